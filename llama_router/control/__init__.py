@@ -1,0 +1,1 @@
+"""The control plane: a Quart-Trio application served by Hypercorn pieces."""

@@ -1,0 +1,259 @@
+"""Every exception llama-router raises on purpose, each with its HTTP status and code.
+
+* RouterError
+  * ConfigError
+  * RequestError
+    * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError
+    * EndpointNotAllowedError, NoModelRunningError
+  * AdmissionError
+    * UnknownModelError, QueueFullError, QueueTimeoutError, ShuttingDownError
+  * BackendError
+    * SpawnError, ReadinessTimeoutError, BackendExitedError, BackendUnreapableError
+    * BackendFailedError
+  * UpstreamError
+    * UpstreamTimeoutError
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """Base class; catching it catches every expected failure, never a bug.
+
+    Attributes:
+        code: Stable machine-readable identifier, part of the HTTP contract.
+        status: Response status used when the error reaches an HTTP client.
+        type: The OpenAI error ``type`` that clients group by.
+        param: Name of the request field at fault, if one is.
+        retry_after_s: When trying again may help, in seconds; None if it cannot be said.
+    """
+
+    code: ClassVar[str] = "router_error"
+    status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
+    type: ClassVar[str] = "server_error"
+    param: str | None = None
+    retry_after_s: float | None = None
+
+
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        path: Keys and indexes that lead to the value, e.g. ``("models", "a", "args", 2)``.
+        message: What is wrong and what would be right.
+        line: 1-based line in the file, or None while it is unknown.
+    """
+
+    __slots__ = ("line", "message", "path")
+
+    def __init__(
+        self, path: tuple[str | int, ...], message: str, line: int | None = None
+    ) -> None:
+        self.path = path
+        self.message = message
+        self.line = line
+
+    @property
+    def location(self) -> str:
+        """Return *path* as it would be written in TOML, e.g. ``models."a b".args[2]``."""
+        text = ""
+        for key in self.path:
+            if isinstance(key, int):
+                text += f"[{key}]"
+                continue
+            bare = key != "" and all(c.isascii() and (c.isalnum() or c in "-_") for c in key)
+            text += ("." if text else "") + (key if bare else f'"{key}"')
+        return text
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        return f"{where}{self.location}: {self.message}" if self.path else f"{where}{self.message}"
+
+    __repr__ = __str__
+
+
+class ConfigError(RouterError):
+    """``router.toml`` cannot be used; the running configuration is kept.
+
+    Attributes:
+        problems: Everything that is wrong, in the order of the file.
+    """
+
+    code = "config_invalid"
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+class RequestError(RouterError):
+    """The request itself cannot be served, whatever the models do."""
+
+    code = "invalid_request"
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, status: HTTPStatus | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        if status is not None:
+            self.status = status
+
+
+class BodyTooLargeError(RequestError):
+    """The body is over ``max_body_mib``."""
+
+    code = "body_too_large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class HeaderTooLargeError(RequestError):
+    """Request line and header fields together are over the limit."""
+
+    code = "header_too_large"
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class RequestTimeoutError(RequestError):
+    """The client stopped sending in the middle of its request."""
+
+    code = "request_timeout"
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class EndpointNotAllowedError(RequestError):
+    """The path is outside the model's ``proxy_endpoints``."""
+
+    code = "endpoint_not_allowed"
+    status = HTTPStatus.NOT_FOUND
+
+
+class NoModelRunningError(RequestError):
+    """``/health``, ``/props`` or ``/slots`` without a model, and none is running."""
+
+    code = "no_models_running"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+
+
+class AdmissionError(RouterError):
+    """The request was refused before any backend saw it."""
+
+    code = "admission_refused"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnknownModelError(AdmissionError):
+    """No configured model or alias has that name."""
+
+    code = "model_not_found"
+    status = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    param = "model"
+
+
+class QueueFullError(AdmissionError):
+    """The model's queue is at ``max_queued``; the client should back off."""
+
+    code = "queue_full"
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    type = "rate_limit_error"
+
+
+class QueueTimeoutError(AdmissionError):
+    """No backend became available within ``max_queue_wait_s``."""
+
+    code = "queue_timeout"
+
+
+class ShuttingDownError(AdmissionError):
+    """The router is stopping and starts nothing new."""
+
+    code = "shutting_down"
+
+
+class BackendError(RouterError):
+    """A backend process failed. Contained: it never crosses into a sibling.
+
+    Attributes:
+        retryable: Whether starting the same command again soon may help.
+    """
+
+    code = "backend_unavailable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retryable: bool = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SpawnError(BackendError):
+    """The process could not be created."""
+
+    code = "backend_spawn_failed"
+    retryable = False
+
+
+class ReadinessTimeoutError(BackendError):
+    """The process ran, but did not become ready within its deadline."""
+
+    code = "backend_not_ready"
+    retryable = False
+
+
+class BackendExitedError(BackendError):
+    """The process exited on its own.
+
+    Attributes:
+        returncode: As in `subprocess.Popen.returncode`: negative means killed
+            by that signal.
+        log_tail: Its last lines of output, oldest first.
+    """
+
+    code = "backend_exited"
+
+    def __init__(self, model: str, returncode: int, log_tail: tuple[str, ...] = ()) -> None:
+        how = f"was killed by signal {-returncode}" if returncode < 0 else (
+            f"exited with code {returncode}"
+        )
+        said = "; its last output: " + " | ".join(log_tail) if log_tail else " without any output"
+        super().__init__(f"the backend of model {model!r} {how}{said}")
+        self.model = model
+        self.returncode = returncode
+        self.log_tail = log_tail
+
+
+class BackendUnreapableError(BackendError):
+    """SIGKILL was sent and the process is still there (uninterruptible sleep)."""
+
+    code = "backend_unreapable"
+
+
+class BackendFailedError(BackendError):
+    """The model's backend failed too often; it is not tried again until a cool-down is over."""
+
+    code = "backend_failed"
+
+
+class UpstreamError(RouterError):
+    """The backend was ready, but the exchange with it failed."""
+
+    code = "upstream_failed"
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The backend was silent for longer than ``read_timeout_s``."""
+
+    code = "upstream_timeout"
+    status = HTTPStatus.GATEWAY_TIMEOUT

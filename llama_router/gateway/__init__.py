@@ -1,0 +1,1 @@
+"""The data plane: accept loop, wire parsing, relay."""
