@@ -49,9 +49,7 @@ class Problem:
 
     __slots__ = ("line", "message", "path")
 
-    def __init__(
-        self, path: tuple[str | int, ...], message: str, line: int | None = None
-    ) -> None:
+    def __init__(self, path: tuple[str | int, ...], message: str, line: int | None = None) -> None:
         self.path = path
         self.message = message
         self.line = line
@@ -158,7 +156,7 @@ class UnknownModelError(AdmissionError):
     code = "model_not_found"
     status = HTTPStatus.NOT_FOUND
     type = "invalid_request_error"
-    param = "model"
+    param: str | None = "model"
 
 
 class QueueFullError(AdmissionError):
@@ -223,8 +221,10 @@ class BackendExitedError(BackendError):
     code = "backend_exited"
 
     def __init__(self, model: str, returncode: int, log_tail: tuple[str, ...] = ()) -> None:
-        how = f"was killed by signal {-returncode}" if returncode < 0 else (
-            f"exited with code {returncode}"
+        how = (
+            f"was killed by signal {-returncode}"
+            if returncode < 0
+            else (f"exited with code {returncode}")
         )
         said = "; its last output: " + " | ".join(log_tail) if log_tail else " without any output"
         super().__init__(f"the backend of model {model!r} {how}{said}")

@@ -1,0 +1,99 @@
+"""One backend's relatives: finding, killing and reaping what a program leaves behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+
+import trio
+
+from . import proctree, treekill
+
+#: Looks at /proc run in threads of their own: they may hang on a process in
+#: uninterruptible sleep, and must not take Trio's other threads with them.
+_LIMITER = trio.CapacityLimiter(64)
+
+#: The leaders that run now. Like the kernel's list of children, there is one per process.
+_leaders: set[int] = set()
+
+
+class Family:
+    """The processes that belong to one leader: by session, by descent or by marker.
+
+    With `proctree.adopt_orphans`, whatever outlives its parent becomes a child of this
+    process: then only the own children are looked at, which takes microseconds. Without
+    it every process of the machine is looked at, and init reaps the orphans.
+
+    Args:
+        leader: A child of this process that leads its own session.
+        started: Its start time.
+        marker: Value of `proctree.BACKEND_VARIABLE` in its environment.
+    """
+
+    def __init__(self, leader: int, started: int, marker: str) -> None:
+        self._leader = leader
+        self._started = started
+        self._marker = marker
+        self._seen: dict[int, int] = {}
+        self._everywhere = treekill.Trees({leader: started}, {marker})
+        self._adopting = proctree.adopts_orphans()
+        _leaders.add(leader)
+
+    def forget(self) -> None:
+        """Say that the leader is reaped: its pid may be anybody's from now on."""
+        _leaders.discard(self._leader)
+
+    async def look(self) -> None:
+        """Remember the leader's descendants: once it is gone, they cannot be told from others."""
+        await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=_LIMITER)
+
+    async def hunt(self) -> bool:
+        """Kill every relative but the leader, and reap the dead ones among the own children.
+
+        Returns:
+            Whether any was still alive: then look again.
+        """
+        return await trio.to_thread.run_sync(self._hunt, abandon_on_cancel=True, limiter=_LIMITER)
+
+    def _look(self) -> None:
+        for pid in proctree.descendants(self._leader):
+            if (started := proctree.start_time(pid)) is not None:
+                self._seen[pid] = started
+
+    def _hunt(self) -> bool:
+        self._look()  # finds nothing once the leader is gone
+        live = self._adopted() if self._adopting else self._everywhere.find()
+        live |= {pid: at for pid, at in self._seen.items() if proctree.alive(pid, at)}
+        live.pop(self._leader, None)
+        for pid, started in live.items():
+            stat = proctree.read_stat(pid)
+            if stat is not None and stat.start_time == started and stat.pgrp == self._leader:
+                # A member holds the group's id. All at once, or a forking group gets away.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._leader, signal.SIGKILL)
+            treekill.kill(pid, started)
+        return bool(live)
+
+    def _adopted(self) -> dict[int, int]:
+        """Return the relatives among the own children, with their descendants; reap zombies."""
+        live: dict[int, int] = {}
+        for pid in proctree.children(os.getpid()) - _leaders:
+            stat = proctree.read_stat(pid)
+            if stat is None or not self._is_relative(stat):
+                continue
+            if stat.gone:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+                continue
+            for each in {pid, *proctree.descendants(pid)}:
+                if (started := proctree.start_time(each)) is not None:
+                    self._seen[each] = live[each] = started
+        return live
+
+    def _is_relative(self, stat: proctree.Stat) -> bool:
+        return (
+            stat.session == self._leader
+            or self._seen.get(stat.pid) == stat.start_time
+            or self._marker in proctree.markers_of(stat.pid)
+        )

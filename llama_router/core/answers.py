@@ -1,0 +1,43 @@
+"""What the router itself answers: OpenAI error envelopes and the error event of a stream.
+
+Source: https://platform.openai.com/docs/guides/error-codes; the shape is
+``{"error": {"message", "type", "code", "param"}}``, also inside SSE ``data:``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from ..errors import RouterError
+
+
+def error_body(error: RouterError) -> bytes:
+    """Return *error* as an OpenAI error object, encoded as JSON."""
+    envelope = {
+        "error": {
+            "message": str(error),
+            "type": error.type,
+            "code": error.code,
+            "param": error.param,
+        }
+    }
+    return msgspec.json.encode(envelope)
+
+
+def error_fields(error: RouterError) -> list[tuple[bytes, bytes]]:
+    """Return the header fields that go with *error*: its type, and when to come back."""
+    fields = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None:
+        # Whole seconds, at least one. Source: RFC 9110, section 10.2.3.
+        fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    return fields
+
+
+def error_event(error: RouterError) -> bytes:
+    """Return *error* as the last event of an SSE stream that already began.
+
+    It begins with a blank line: the backend may have died in the middle of an event.
+    """
+    return b"\n\ndata: " + error_body(error) + b"\n\n"

@@ -1,0 +1,61 @@
+"""The lines by which a llama-server tells its parent how far it is. Pure.
+
+With ``LLAMA_SERVER_ROUTER_PORT`` in its environment llama-server prints
+``cmd_child_to_router:state:{"state": ..., "payload": ...}`` and ends on
+``cmd_router_to_child:exit`` or the end of its standard input.
+Source: llama.cpp, tools/server (router mode), at 0c1e570.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+#: Set in the environment of a child that shall speak this protocol.
+ENV_VARIABLE: Final = "LLAMA_SERVER_ROUTER_PORT"
+
+#: Written to its standard input, this ends the child.
+EXIT_COMMAND: Final = b"cmd_router_to_child:exit\n"
+
+_STATE_PREFIX: Final = "cmd_child_to_router:state:"
+
+
+@attrs.frozen
+class ChildState:
+    """What a child said.
+
+    Attributes:
+        state: ``loading``, ``ready`` or ``sleeping``.
+        progress: How much is loaded, 0 to 1; None if it did not say.
+    """
+
+    state: str
+    progress: float | None = None
+
+
+def parse_state(line: str) -> ChildState | None:
+    """Return what *line* says, or None if it is not a state line of this protocol."""
+    if not line.startswith(_STATE_PREFIX):
+        return None
+    try:
+        document: Any = msgspec.json.decode(line[len(_STATE_PREFIX) :])
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("state"), str):
+        return None
+    return ChildState(document["state"], _progress(document.get("payload")))
+
+
+def _progress(payload: object) -> float | None:
+    """Return the progress over all stages: each counts the same."""
+    if not isinstance(payload, dict):
+        return None
+    value = payload.get("value")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    stages, current = payload.get("stages"), payload.get("current")
+    if isinstance(stages, list) and current in stages:
+        value = (stages.index(current) + value) / len(stages)
+    return min(1.0, max(0.0, float(value)))

@@ -1,0 +1,512 @@
+"""The configuration as frozen values, and the strict way from a TOML document to them. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, StrEnum, auto
+from types import MappingProxyType
+from typing import Any, NewType, TypeVar
+
+import attrs
+
+from ..errors import ConfigError, Problem
+from . import placeholders
+
+ModelId = NewType("ModelId", str)
+
+_T = TypeVar("_T")
+_E = TypeVar("_E", bound=StrEnum)
+_Where = tuple[str | int, ...]
+# Gives the value back as its field wants it, or raises `_RefusedError`.
+_Read = Callable[[object], object]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class ModelState(StrEnum):
+    """Who put a model into the configuration."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+class LogFormat(StrEnum):
+    """How log records are written; AUTO means CONSOLE on a terminal, else JSON."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important records that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class OnChange(Enum):
+    """What a changed field costs on reload."""
+
+    RESTART = auto()  # the process must be replaced: the backend, for a router field the router
+    RETUNE = auto()  # nothing: the next decision sees the new value
+    INSIDE = auto()  # the fields of the value say
+
+
+# --- Kinds of values -----------------------------------------------------------------
+
+
+class _RefusedError(Exception):
+    """A value is unusable; the paths of its problems start at that value."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+
+def _refuse(message: str) -> _RefusedError:
+    return _RefusedError(Problem((), message))
+
+
+def _require(expected: str, value: object) -> _RefusedError:
+    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string"}
+    names |= {list: "an array", dict: "a table"}
+    got = names.get(type(value), f"a value of type {type(value).__name__}")
+    return _refuse(f"expected {expected}, got {got}")
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _require("a boolean (true or false)", value)
+    return value
+
+
+def _integer(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _require("an integer", value)
+        if value < minimum or (maximum is not None and value > maximum):
+            limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+            raise _refuse(f"must be {limits}")
+        return value
+
+    return read
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _require("a number of seconds", value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds < 0:
+        raise _refuse("must be a finite number of seconds, not negative")
+    return seconds
+
+
+def _timeout(value: object) -> float:
+    if (seconds := _seconds(value)) == 0:
+        raise _refuse("must be more than 0 seconds")
+    return seconds
+
+
+def _choice(values: type[_E]) -> Callable[[object], _E]:
+    def read(value: object) -> _E:
+        text, known = _string(value), [str(member) for member in values]
+        if text not in known:
+            raise _refuse(f"must be one of {', '.join(map(repr, known))}")
+        return values(text)
+
+    return read
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise _require("a string", value)
+    if "\0" in value:
+        raise _refuse("must not contain a NUL character")
+    return value
+
+
+def _text(value: object) -> str:
+    """Read what names something: a file, a group, an address."""
+    text = _string(value)
+    if not text:
+        raise _refuse("must not be empty")
+    if _CONTROL.search(text):
+        raise _refuse("must not contain control characters")
+    return text
+
+
+def _url_path(value: object) -> str:
+    # Written into request lines as it stands, so nothing that could end one may be in it.
+    text = _text(value)
+    if not re.fullmatch(r"/[!-~]*", text):
+        raise _refuse("must begin with '/' and hold only visible ASCII characters")
+    return text
+
+
+def _word(value: object) -> str:
+    word = _string(value)
+    try:
+        placeholders.names_in(word)
+    except ValueError as exc:
+        raise _refuse(str(exc)) from exc
+    return word
+
+
+def _all_of(values: Iterable[tuple[str | int, object]], read: Callable[[object], _T]) -> list[_T]:
+    """Read every value, and only then refuse those that are unusable."""
+    good: list[_T] = []
+    bad: list[Problem] = []
+    for key, value in values:
+        try:
+            good.append(read(value))
+        except _RefusedError as refused:
+            bad += [Problem((key, *p.path), p.message) for p in refused.problems]
+    if bad:
+        raise _RefusedError(*bad)
+    return good
+
+
+def _array(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
+    def read_array(value: object) -> tuple[_T, ...]:
+        if not isinstance(value, list):
+            raise _require("an array", value)
+        return tuple(_all_of(enumerate(value), read))
+
+    return read_array
+
+
+def _command(value: object) -> tuple[str, ...]:
+    command = _array(_word)(value)
+    if not command or not command[0]:
+        raise _refuse("must name a program in its first element")
+    return command
+
+
+def _env(value: object) -> Mapping[str, str]:
+    table = _table(value)
+    bad = [name for name in table if not name or "=" in name or "\0" in name]
+    if bad:
+        raise _RefusedError(*(Problem((name,), "not a variable's name") for name in bad))
+    return dict(zip(table, _all_of(table.items(), _word), strict=True))
+
+
+def _table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise _require("a table", value)
+    return value
+
+
+def _restart(read: _Read) -> dict[str, object]:
+    return {"on_change": OnChange.RESTART, "read": read}
+
+
+def _retune(read: _Read) -> dict[str, object]:
+    return {"on_change": OnChange.RETUNE, "read": read}
+
+
+# --- The values ----------------------------------------------------------------------
+
+
+def _frozen_env(env: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(env))
+
+
+def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, ModelSpec]:
+    return MappingProxyType(dict(models))
+
+
+@attrs.frozen(kw_only=True)
+class RouterSpec:
+    """The ``[router]`` table. ``docs/reference/configuration.md`` says what each field means."""
+
+    host: str = attrs.field(default="127.0.0.1", metadata=_restart(_text))
+    port: int = attrs.field(default=8082, metadata=_restart(_integer(0, 65535)))
+    base_port: int = attrs.field(default=50000, metadata=_restart(_integer(1024, 65000)))
+    connection_timeout_s: float = attrs.field(default=5.0, metadata=_retune(_timeout))
+    read_timeout_s: float = attrs.field(default=600.0, metadata=_retune(_timeout))
+    startup_model: str | None = attrs.field(default=None, metadata=_retune(_text))
+    notify_model_swap: bool = attrs.field(default=False, metadata=_retune(_boolean))
+    drain_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
+    state_dir: str | None = attrs.field(default=None, metadata=_restart(_text))
+    log_level: LogLevel = attrs.field(default=LogLevel.INFO, metadata=_restart(_choice(LogLevel)))
+    log_format: LogFormat = attrs.field(
+        default=LogFormat.AUTO, metadata=_restart(_choice(LogFormat))
+    )
+    log_file_mib: int = attrs.field(default=10, metadata=_restart(_integer(1)))
+    log_files: int = attrs.field(default=3, metadata=_restart(_integer(1)))
+    max_body_mib: int = attrs.field(default=64, metadata=_retune(_integer(1)))
+    max_queued: int = attrs.field(default=256, metadata=_retune(_integer(1)))
+    max_queue_wait_s: float = attrs.field(default=600.0, metadata=_retune(_timeout))
+    max_dwell_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
+    min_residency_s: float = attrs.field(default=2.0, metadata=_retune(_seconds))
+    stable_after_s: float = attrs.field(default=60.0, metadata=_retune(_seconds))
+    max_restarts: int = attrs.field(default=3, metadata=_retune(_integer(0)))
+    cooldown_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
+
+
+@attrs.frozen(kw_only=True)
+class SpawnSpec:
+    """How one backend is run: complete, with everything inherited filled in.
+
+    Attributes:
+        command: Program and arguments, placeholders not yet expanded.
+        args: What follows *command*, placeholders not yet expanded.
+        proxy_endpoints: Path prefixes that are proxied; empty allows every path.
+        health_endpoint: Answers 200 once the backend is ready.
+        env: Variables set for the process, placeholders not yet expanded.
+        cwd: The process's folder; None is the router's own.
+        ready_timeout_s: Seconds from spawn to ready.
+        stop_timeout_s: Seconds between SIGTERM and SIGKILL.
+        check_port_owner: Whether the listener must be the spawned process or its child.
+    """
+
+    command: tuple[str, ...] = attrs.field(metadata=_restart(_command))
+    args: tuple[str, ...] = attrs.field(default=(), metadata=_restart(_array(_word)))
+    proxy_endpoints: tuple[str, ...] = attrs.field(default=(), metadata=_retune(_array(_url_path)))
+    health_endpoint: str = attrs.field(default="/health", metadata=_restart(_url_path))
+    env: Mapping[str, str] = attrs.field(
+        factory=dict[str, str], converter=_frozen_env, metadata=_restart(_env)
+    )
+    cwd: str | None = attrs.field(default=None, metadata=_restart(_text))
+    ready_timeout_s: float = attrs.field(default=60.0, metadata=_retune(_timeout))
+    stop_timeout_s: float = attrs.field(default=2.0, metadata=_retune(_timeout))
+    check_port_owner: bool = attrs.field(default=True, metadata=_restart(_boolean))
+
+
+@attrs.frozen(kw_only=True)
+class ModelSpec:
+    """One model and how it is run.
+
+    Attributes:
+        id: Its name in the configuration and in the API.
+        spawn: Complete spawn settings; the model's own ``args`` are at the end of its args.
+        path: Model file for ``$path``.
+        mmproj: Projector file for ``$mmproj``.
+        state: AUTO if a scan found it, MANUAL if a person wrote it.
+        group: Models with the same group run side by side; None runs alone.
+        aliases: Further names for it.
+        template: Name of the template it inherits from; already part of *spawn*.
+        max_queued: Requests that may wait for it.
+        max_in_flight: Requests that it serves at once; None sets no limit.
+    """
+
+    id: ModelId = attrs.field(metadata={"on_change": OnChange.RESTART})
+    spawn: SpawnSpec = attrs.field(metadata={"on_change": OnChange.INSIDE})
+    path: str | None = attrs.field(default=None, metadata=_restart(_text))
+    mmproj: str | None = attrs.field(default=None, metadata=_restart(_text))
+    state: ModelState = attrs.field(
+        default=ModelState.MANUAL, metadata=_retune(_choice(ModelState))
+    )
+    group: str | None = attrs.field(default=None, metadata=_retune(_text))
+    aliases: tuple[str, ...] = attrs.field(default=(), metadata=_retune(_array(_text)))
+    template: str | None = attrs.field(default=None, metadata=_retune(_text))
+    max_queued: int = attrs.field(default=256, metadata=_retune(_integer(1)))
+    max_in_flight: int | None = attrs.field(default=None, metadata=_retune(_integer(1)))
+
+    @property
+    def group_key(self) -> str:
+        """Return what two models share exactly when they may run side by side."""
+        return f"model:{self.id}" if self.group is None else f"group:{self.group}"
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """A whole ``router.toml``, checked. *models* keeps the order of the file."""
+
+    router: RouterSpec = attrs.field(factory=RouterSpec)
+    models: Mapping[ModelId, ModelSpec] = attrs.field(
+        factory=dict[ModelId, ModelSpec], converter=_frozen_models
+    )
+    _owners: Mapping[str, ModelId] = attrs.field(init=False, eq=False, repr=False)
+
+    @_owners.default
+    def _index_names(self) -> Mapping[str, ModelId]:
+        return {
+            name: model
+            for model, spec in self.models.items()
+            for name in (str(model), *spec.aliases)
+        }
+
+    def resolve(self, name: str) -> ModelId | None:
+        """Return the model that has *name* as its id or as an alias, in constant time."""
+        return self._owners.get(name)
+
+
+DEFAULT_SPAWN = SpawnSpec(
+    command=(
+        *("llama-server", "--model", "$path", "--port", "$port", "--host", "$host"),
+        *("--jinja", "--ctx-size", "4096", "--n-gpu-layers", "99"),
+    ),
+    proxy_endpoints=("/v1/", "/health", "/slots", "/props"),
+)
+"""What a model gets where neither it, its template nor ``[default_spawn]`` says otherwise."""
+
+
+# --- From a document to the values ---------------------------------------------------
+
+
+def _readers(spec: type[attrs.AttrsInstance]) -> dict[str, _Read]:
+    return {f.name: f.metadata["read"] for f in attrs.fields(spec) if "read" in f.metadata}
+
+
+_ROUTER_KEYS = _readers(RouterSpec)
+_SPAWN_KEYS = _readers(SpawnSpec)
+_MODEL_KEYS = _readers(ModelSpec) | {"args": _array(_word), "spawn": _table}
+_SECTIONS: dict[str, _Read] = dict.fromkeys(
+    ("router", "default_spawn", "templates", "models"), _table
+)
+# Stands for what could not be read, so that nothing is said twice about it.
+_NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
+
+
+def parse_config(document: Mapping[str, Any]) -> Config:
+    """Turn a parsed TOML document into a `Config`. Nothing is coerced, nothing ignored.
+
+    Raises:
+        ConfigError: with every problem of the document; lines are not known here.
+    """
+    parser = _Parser()
+    config = parser.config(document)
+    if parser.problems:
+        raise ConfigError(tuple(parser.problems))
+    return config
+
+
+class _Parser:
+    """Walks one document, leaves out what is unusable, and remembers why."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def config(self, document: Mapping[str, Any]) -> Config:
+        sections = self.fields(document, _SECTIONS, ())
+        router = RouterSpec(**self.fields(sections.get("router", {}), _ROUTER_KEYS, ("router",)))
+        default = self.spawn(DEFAULT_SPAWN, document, sections, where=("default_spawn",))
+        tables = dict(self.named_tables(sections, "templates"))
+        templates = {
+            name: self.spawn(default, sections["templates"], tables, where=("templates", name))
+            for name in sections.get("templates", {})
+        }
+        models = {
+            ModelId(name): self.model(ModelId(name), table, router, default, templates)
+            for name, table in self.named_tables(sections, "models")
+        }
+        self.check_names(router, models, sections.get("models", {}))
+        return Config(router=router, models=models)
+
+    def report(self, where: _Where, message: str) -> None:
+        self.problems.append(Problem(where, message))
+
+    def fields(
+        self, table: Mapping[str, object], readers: Mapping[str, _Read], where: _Where
+    ) -> dict[str, Any]:
+        """Return the usable values of *table*; report unknown keys and the other values."""
+        usable: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in readers:
+                self.report((*where, key), f"unknown key {key!r}{_suggest(key, readers)}")
+                continue
+            try:
+                usable[key] = readers[key](value)
+            except _RefusedError as refused:
+                for problem in refused.problems:
+                    self.report((*where, key, *problem.path), problem.message)
+        return usable
+
+    def named_tables(
+        self, sections: Mapping[str, Any], section: str
+    ) -> Iterable[tuple[str, Mapping[str, object]]]:
+        """Yield the tables of *section* with their names; report what is not one."""
+        for name, table in sections.get(section, {}).items():
+            if not name or _CONTROL.search(name):
+                message = "a name must not be empty or contain control characters"
+                self.report((section, name), message)
+            elif self.fields({name: table}, {name: _table}, (section,)):
+                yield name, table
+
+    def spawn(
+        self,
+        base: SpawnSpec,
+        written: Mapping[str, object],
+        usable: Mapping[str, Any],
+        *,
+        where: _Where,
+    ) -> SpawnSpec:
+        """Return *base* with the fields of one table in place of its own; env merges by key.
+
+        Args:
+            base: What the table inherits from.
+            written: The table that holds the table, as it is in the document.
+            usable: What of *written* could be read.
+            where: Path of the table; its last key is that in *written*.
+        """
+        key = str(where[-1])
+        if key in written and key not in usable:
+            return attrs.evolve(base, **_NO_WORDS)
+        table = usable.get(key, {})
+        own = self.fields(table, _SPAWN_KEYS, where)
+        own |= {k: v for k, v in _NO_WORDS.items() if k in table and k not in own}
+        if "env" in own:
+            own["env"] = {**base.env, **own["env"]}
+        return attrs.evolve(base, **own)
+
+    def model(
+        self,
+        model: ModelId,
+        table: Mapping[str, object],
+        router: RouterSpec,
+        default: SpawnSpec,
+        templates: Mapping[str, SpawnSpec],
+    ) -> ModelSpec:
+        where = ("models", model)
+        own = self.fields(table, _MODEL_KEYS, where)
+        base, template = default, own.get("template")
+        if "template" in table:
+            base = templates.get(str(template), attrs.evolve(default, **_NO_WORDS))
+        if template is not None and template not in templates:
+            hint = _suggest(template, templates)
+            self.report((*where, "template"), f"there is no template {template!r}{hint}")
+        spawn = self.spawn(base, table, own, where=(*where, "spawn"))
+        own.pop("spawn", None)
+        spawn = attrs.evolve(spawn, args=(*spawn.args, *own.pop("args", ())))
+        words = (*spawn.command, *spawn.args, *spawn.env.values())
+        used = frozenset[str]().union(*map(placeholders.names_in, words))
+        for name in sorted(used & {"path", "mmproj"} - table.keys()):
+            self.report(where, f"the command uses '${name}', but the model has no {name!r}")
+        return ModelSpec(id=model, spawn=spawn, **{"max_queued": router.max_queued, **own})
+
+    def check_names(
+        self,
+        router: RouterSpec,
+        models: Mapping[ModelId, ModelSpec],
+        written: Mapping[str, object],
+    ) -> None:
+        """Report names that two models claim, and a ``startup_model`` that none has."""
+        owners = {name: name for name in written}
+        for model, spec in models.items():
+            for index, alias in enumerate(spec.aliases):
+                if alias in owners:
+                    message = f"{alias!r} is already a name of the model {owners[alias]!r}"
+                    self.report(("models", model, "aliases", index), message)
+                else:
+                    owners[alias] = model
+        startup = router.startup_model
+        if startup is not None and startup not in owners:
+            message = f"no model has the name {startup!r}{_suggest(startup, owners)}"
+            self.report(("router", "startup_model"), message)
+
+
+def _suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names what was probably meant."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(wrong, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(names)}" if names else ""

@@ -1,0 +1,100 @@
+"""What the shell tells the scheduler, and what it is told to do. Values only."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from ..errors import AdmissionError, BackendError
+from .config import Config, ModelId
+from .lifecycle import Signal
+
+
+@attrs.frozen
+class Arrived:
+    """A request named this model (an id or an alias, as the client wrote it)."""
+
+    request: int
+    name: str
+
+
+@attrs.frozen
+class Finished:
+    """A request ended, however it ended: served, refused, or its client left."""
+
+    request: int
+
+
+@attrs.frozen
+class Changed:
+    """A backend became ready (``PROBE_OK``) or is gone (``EXITED``).
+
+    Attributes:
+        model: Whose backend.
+        signal: ``PROBE_OK`` or ``EXITED``; the scheduler itself decides the rest.
+        error: Why it is gone, if it was not asked to stop.
+    """
+
+    model: ModelId
+    signal: Signal
+    error: BackendError | None = None
+
+
+@attrs.frozen
+class Tick:
+    """The time of `Scheduler.wake_s` has come."""
+
+
+@attrs.frozen
+class Reconfigured:
+    """The configuration was replaced."""
+
+    config: Config
+
+
+@attrs.frozen
+class ShutDown:
+    """Refuse whoever waits, start nothing more; requests being served go on."""
+
+
+Event: TypeAlias = Arrived | Finished | Changed | Tick | Reconfigured | ShutDown
+
+
+@attrs.frozen
+class Grant:
+    """Let the request talk to the model's backend."""
+
+    request: int
+    model: ModelId
+
+
+@attrs.frozen
+class Refuse:
+    """Answer the request with an error."""
+
+    request: int
+    error: AdmissionError | BackendError
+
+
+@attrs.frozen
+class Start:
+    """Spawn the model's backend."""
+
+    model: ModelId
+
+
+@attrs.frozen
+class Stop:
+    """Stop the model's backend; it serves nobody.
+
+    Attributes:
+        model: Which one.
+        reason: Why, in words for the log.
+    """
+
+    model: ModelId
+    reason: str
+
+
+Action: TypeAlias = Grant | Refuse | Start | Stop

@@ -1,0 +1,88 @@
+"""``$path``, ``$port`` and the other placeholders of a command line. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .config import ModelSpec
+
+NAMES = frozenset({"path", "port", "host", "mmproj", "model"})
+"""Every placeholder, without its dollar sign."""
+
+# A dollar sign and what it introduces: another dollar sign, a name, or nothing usable.
+_TOKEN = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*|)")
+
+
+def names_in(argument: str) -> frozenset[str]:
+    """Return the placeholders that *argument* uses, without their dollar signs.
+
+    Raises:
+        ValueError: if one of them is unknown, or a dollar sign introduces no name.
+    """
+    names = frozenset(_TOKEN.findall(argument)) - {"$"}
+    if "" in names:
+        raise ValueError("no name follows '$'; write '$$' for a dollar sign")
+    if unknown := sorted(names - NAMES):
+        known = ", ".join(f"${name}" for name in sorted(NAMES))
+        raise ValueError(
+            f"unknown placeholder '${unknown[0]}'; known are {known}; write '$$' for a dollar sign"
+        )
+    return names
+
+
+def expand(argument: str, values: Mapping[str, str]) -> str:
+    """Return *argument* with its placeholders replaced and ``$$`` as one dollar sign.
+
+    A replaced value is never expanded again: a dollar sign in it stays as it is.
+
+    Raises:
+        ValueError: as `names_in`, or if *values* lacks a placeholder that is used.
+    """
+    if missing := sorted(names_in(argument) - values.keys()):
+        raise ValueError(f"there is no value for '${missing[0]}'")
+    return _TOKEN.sub(lambda found: "$" if found[1] == "$" else values[found[1]], argument)
+
+
+def escape(text: str) -> str:
+    """Return *text* written so that `expand` gives it back unchanged."""
+    return text.replace("$", "$$")
+
+
+def command_line(spec: ModelSpec, *, port: int, host: str) -> tuple[str, ...]:
+    """Return the complete argument vector of *spec*'s backend, program first.
+
+    Nothing is added to what the configuration says.
+
+    Args:
+        spec: A model out of `parse_config`, which has checked its placeholders.
+        port: TCP port allotted to the backend.
+        host: Address the backend is to listen on.
+
+    Raises:
+        ValueError: if *spec* was not checked and uses a placeholder without a value.
+    """
+    values = _values(spec, port=port, host=host)
+    return tuple(expand(word, values) for word in (*spec.spawn.command, *spec.spawn.args))
+
+
+def environment(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    """Return the ``env`` table of *spec* with its values expanded.
+
+    These are only the variables that the configuration names, not those that
+    the backend inherits. Arguments and exceptions are those of `command_line`.
+    """
+    values = _values(spec, port=port, host=host)
+    return {name: expand(value, values) for name, value in spec.spawn.env.items()}
+
+
+def _values(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    values = {"model": str(spec.id), "port": str(port), "host": host}
+    if spec.path is not None:
+        values["path"] = spec.path
+    if spec.mmproj is not None:
+        values["mmproj"] = spec.mmproj
+    return values

@@ -1,0 +1,95 @@
+"""What a method and a path ask for. Pure.
+
+The data plane asks here before it reads a body; what is not its own goes to the
+control plane.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+from urllib.parse import parse_qs, unquote
+
+import attrs
+
+#: What a monitoring system looks at. Watching never loads a model.
+OBSERVED: Final = ("/health", "/props", "/slots")
+
+#: Paths that the control plane answers itself, whatever backends may serve there.
+_CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"})
+_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
+
+
+@attrs.frozen
+class ByBody:
+    """Proxied to the model that the body names."""
+
+
+@attrs.frozen
+class ByQuery:
+    """Proxied to the model of ``?model=``, which is loaded if need be."""
+
+    model: str
+
+
+@attrs.frozen
+class Observe:
+    """Proxied to a running model as it is; never loads one.
+
+    Attributes:
+        model: Which one; None for the last spawned one.
+        path: The path that its backend sees.
+    """
+
+    model: str | None
+    path: str
+
+
+@attrs.frozen
+class Control:
+    """Answered by the control plane."""
+
+
+Route: TypeAlias = ByBody | ByQuery | Observe | Control
+
+
+def route(method: bytes, path: bytes, query: bytes) -> Route:
+    """Decide who answers.
+
+    Args:
+        method: As received, e.g. ``b"POST"``.
+        path: Path of the request target, still percent-encoded.
+        query: Its query without the question mark.
+    """
+    plain = unquote(path.decode("ascii", "replace"), errors="replace")
+    if _is_control(plain):
+        return Control()
+    if method in (b"POST", b"PUT", b"PATCH"):
+        return ByBody()
+    if method not in (b"GET", b"HEAD", b"DELETE"):
+        return Control()
+    if query and (model := _model_of(query)) is not None:
+        return ByQuery(model)
+    if method == b"DELETE":
+        return Control()
+    for observed in OBSERVED:
+        if plain == observed:
+            return Observe(None, observed)
+        if plain.endswith(observed):
+            return Observe(plain[1 : -len(observed)], observed)
+    return Control()
+
+
+def _is_control(path: str) -> bool:
+    # "//admin/x" is looked up as "/admin/x" by the control plane: never let it pass as ours.
+    path = "/" + path.lstrip("/")
+    return path in _CONTROL_EXACT or path.startswith(_CONTROL_PREFIX)
+
+
+def _model_of(query: bytes) -> str | None:
+    values = parse_qs(query.decode("ascii", "replace"), errors="replace").get("model")
+    return values[0] if values else None
+
+
+def allowed(path: str, proxy_endpoints: tuple[str, ...]) -> bool:
+    """Say whether *path* begins with one of *proxy_endpoints*; an empty list allows all."""
+    return not proxy_endpoints or path.startswith(proxy_endpoints)

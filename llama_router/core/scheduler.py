@@ -1,0 +1,518 @@
+"""Admission, queueing and swap decisions. Sans-IO: events in, actions out.
+
+Theory of operation
+===================
+
+`Scheduler.handle` records one event, then runs `_reconcile`, which looks at
+everybody who waits and everything that runs and emits every action that is now
+due. Reconciling is idempotent: running it twice in a row emits nothing the
+second time. So no event can be "missed" -- forgetting to wake someone is not a
+bug that can be written here.
+
+All methods are synchronous. In Trio, code between two checkpoints is atomic, so
+the shell calls them from any task and needs neither lock nor mailbox.
+
+Fairness
+========
+
+Whoever waits for a model that is not running has a *turn*: the time since when
+its oldest request waits, or since when it was made to leave for somebody else,
+if that was later. The oldest turn goes first. As long as nobody waits, a ready
+model is granted without limit. When somebody does, the models in its way
+
+* leave at once when all of them are idle;
+* otherwise are granted for `max_dwell_s` more, counted from the moment when
+  both are true: they are ready and somebody waits. Then they drain;
+* but each keeps being granted for `min_residency_s` after it became ready, so
+  that no load is paid for nothing.
+
+A model that could not start anyhow (its backend is in backoff, failed, or still
+exiting) has no turn and drives nobody out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import assert_never
+
+import attrs
+
+from ..errors import (
+    AdmissionError,
+    BackendError,
+    BackendFailedError,
+    QueueFullError,
+    QueueTimeoutError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from .config import Config, ModelId, ModelSpec
+from .diff import plan_reload
+from .events import (
+    Action,
+    Arrived,
+    Changed,
+    Event,
+    Finished,
+    Grant,
+    Reconfigured,
+    Refuse,
+    ShutDown,
+    Start,
+    Stop,
+    Tick,
+)
+from .lifecycle import Phase, Signal, advance
+from .placement import Resident, make_room
+from .restart import CLOSED, Breaker, after_failure
+
+#: What a client is told to wait after 429; queues move at the pace of answers.
+FULL_QUEUE_RETRY_AFTER_S = 5.0
+
+
+@attrs.define(eq=False)
+class _Slot:
+    """Everything known about one model."""
+
+    spec: ModelSpec
+    phase: Phase = Phase.STOPPED
+    in_flight: set[int] = attrs.field(factory=set)
+    queued: dict[int, float] = attrs.field(factory=dict)  # request -> arrival, oldest first
+    ready_since_s: float = -math.inf
+    made_way_s: float = -math.inf
+    served: bool = False  # granted at least once since it became ready
+    breaker: Breaker = CLOSED
+    last_error: BackendError | None = None
+    removed: bool = False
+
+    @property
+    def turn_s(self) -> float:
+        """Since when it is this model's turn; only meaningful if somebody waits."""
+        return max(next(iter(self.queued.values())), self.made_way_s)
+
+    @property
+    def has_room(self) -> bool:
+        limit = self.spec.max_in_flight
+        return limit is None or len(self.in_flight) < limit
+
+
+@attrs.frozen(kw_only=True)
+class ModelStatistics:
+    """A snapshot of one model.
+
+    Attributes:
+        phase: Where its backend is in its life.
+        in_flight: Requests being served.
+        queued: Requests waiting.
+        failures: Failures in a row.
+        last_error: Why it failed last, in words.
+    """
+
+    phase: Phase
+    in_flight: int
+    queued: int
+    failures: int
+    last_error: BackendError | None
+
+
+class Scheduler:
+    """Decides; never acts."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._slots = {m: _Slot(spec) for m, spec in config.models.items()}
+        self._owner: dict[int, ModelId] = {}
+        # The few that matter now, so that an event never costs a walk over all models.
+        self._waiting: set[ModelId] = set()
+        self._resident: set[ModelId] = set()
+        self._backing_off: set[ModelId] = set()
+        self._draining: set[ModelId] = set()
+        self._group_ready_since_s: dict[str, float] = {}
+        self._shutting_down = False
+        self._wake_s = math.inf
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._config
+
+    @property
+    def wake_s(self) -> float:
+        """When a `Tick` is due, in seconds; infinite if nothing is timed."""
+        return self._wake_s
+
+    def handle(self, event: Event, *, now_s: float) -> list[Action]:
+        """Record *event* and return what is now due, in order."""
+        match event:
+            case Arrived(request, name):
+                actions = self._admit(request, name, now_s)
+            case Finished(request):
+                actions = []
+                self._forget(request)
+            case Changed(model, Signal.PROBE_OK):
+                actions = []
+                self._became_ready(model, now_s)
+            case Changed(model, _, error):
+                actions = self._is_gone(model, error, now_s)
+            case Tick():
+                actions = []
+            case Reconfigured(config):
+                actions = self._reconfigure(config)
+            case ShutDown():
+                actions = self._shut_down()
+            case _:
+                assert_never(event)
+        if self._waiting or self._backing_off or self._draining:
+            actions += self._reconcile(now_s)
+        else:
+            self._wake_s = math.inf
+        return actions
+
+    def spec(self, model: ModelId) -> ModelSpec:
+        """Return the settings that the next start of *model* uses."""
+        return self._slots[model].spec
+
+    def phase(self, model: ModelId) -> Phase:
+        """Return where *model*'s backend is in its life."""
+        return self._slots[model].phase
+
+    def statistics(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model."""
+        return {
+            m: ModelStatistics(
+                phase=s.phase,
+                in_flight=len(s.in_flight),
+                queued=len(s.queued),
+                failures=s.breaker.failures,
+                last_error=s.last_error,
+            )
+            for m, s in self._slots.items()
+        }
+
+    # -- events ---------------------------------------------------------------------------
+
+    def _admit(self, request: int, name: str, now_s: float) -> list[Action]:
+        if self._shutting_down:
+            return [Refuse(request, _shutting_down())]
+        model = self._config.resolve(name)
+        if model is None:
+            return [Refuse(request, _unknown(name, self._config))]
+        slot = self._slots[model]
+        if slot.phase is Phase.READY and not self._waiting and slot.has_room:
+            # Nobody waits anywhere: no need to look further. This is the hot path.
+            self._owner[request] = model
+            slot.in_flight.add(request)
+            slot.served = True
+            return [Grant(request, model)]
+        if slot.phase is Phase.FAILED:
+            wait_s = slot.breaker.retry_at_s - now_s
+            if wait_s > 0:
+                return [Refuse(request, _failed(model, slot, wait_s))]
+            slot.phase = advance(slot.phase, Signal.RETRY)  # half-open: one attempt
+        if len(slot.queued) >= slot.spec.max_queued:
+            return [Refuse(request, _queue_full(model, slot))]
+        self._owner[request] = model
+        slot.queued[request] = now_s
+        self._waiting.add(model)
+        return []
+
+    def _forget(self, request: int) -> None:
+        model = self._owner.pop(request, None)
+        if model is None:
+            return  # refused earlier; nothing is held
+        slot = self._slots[model]
+        slot.in_flight.discard(request)
+        if slot.queued.pop(request, None) is not None and not slot.queued:
+            self._waiting.discard(model)
+        self._drop_if_removed(model)
+
+    def _became_ready(self, model: ModelId, now_s: float) -> None:
+        slot = self._slots[model]
+        slot.phase = advance(slot.phase, Signal.PROBE_OK)
+        slot.ready_since_s = now_s
+        slot.served = False
+        self._group_ready_since_s.setdefault(slot.spec.group_key, now_s)
+
+    def _is_gone(self, model: ModelId, error: BackendError | None, now_s: float) -> list[Action]:
+        slot = self._slots[model]
+        was_ready = slot.phase is Phase.READY
+        slot.phase = advance(slot.phase, Signal.EXITED)
+        self._resident.discard(model)
+        self._draining.discard(model)
+        groups = {self._slots[m].spec.group_key for m in self._resident}
+        self._group_ready_since_s = {
+            g: t for g, t in self._group_ready_since_s.items() if g in groups
+        }
+        if slot.phase is not Phase.BACKOFF:
+            self._drop_if_removed(model)
+            return []
+        error = error or BackendError(f"the backend of model {model!r} ended unexpectedly")
+        slot.last_error = error
+        router = self._config.router
+        slot.breaker = after_failure(
+            slot.breaker,
+            now_s=now_s,
+            ready_for_s=now_s - slot.ready_since_s if was_ready else 0.0,
+            retryable=error.retryable,
+            max_restarts=router.max_restarts,
+            stable_after_s=router.stable_after_s,
+            cooldown_s=router.cooldown_s,
+        )
+        if not slot.breaker.open:
+            self._backing_off.add(model)
+            return []
+        slot.phase = advance(slot.phase, Signal.GIVE_UP)
+        error.retry_after_s = router.cooldown_s
+        return self._refuse_queue(model, error)
+
+    def _reconfigure(self, config: Config) -> list[Action]:
+        plan = plan_reload(self._config, config)
+        self._config = config
+        actions: list[Action] = []
+        for model in plan.add:
+            slot = self._slots.setdefault(model, _Slot(config.models[model]))
+            slot.spec = config.models[model]
+            slot.removed = False  # its old process may still be leaving
+        for model in plan.restart | plan.retune:
+            self._slots[model].spec = config.models[model]
+        for model in plan.remove:
+            actions += self._refuse_queue(model, _removed(model))
+        for model in plan.restart | plan.remove:
+            actions += self._retire(model)
+        for model in plan.restart | plan.retune | plan.remove:
+            self._forgive(model)
+        for model in plan.remove:
+            self._slots[model].removed = True
+            self._drop_if_removed(model)
+        return actions
+
+    def _retire(self, model: ModelId) -> list[Action]:
+        """Let *model*'s process, whose settings are outdated, end when its requests have."""
+        slot = self._slots[model]
+        if slot.phase is Phase.READY:
+            slot.phase = advance(slot.phase, Signal.DRAIN)
+            self._draining.add(model)
+        elif slot.phase is Phase.STARTING:  # serves nobody yet
+            return [self._stop(model, "its configuration changed")]
+        return []
+
+    def _forgive(self, model: ModelId) -> None:
+        """Make a failed model eligible again: its changed configuration may be the cure."""
+        slot = self._slots[model]
+        if slot.phase in (Phase.BACKOFF, Phase.FAILED):
+            slot.phase = advance(slot.phase, Signal.RETRY)
+        slot.breaker = CLOSED
+        self._backing_off.discard(model)
+
+    def _shut_down(self) -> list[Action]:
+        self._shutting_down = True
+        return [
+            action
+            for model in tuple(self._waiting)
+            for action in self._refuse_queue(model, _shutting_down())
+        ]
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def _start(self, model: ModelId) -> Start:
+        slot = self._slots[model]
+        slot.phase = advance(slot.phase, Signal.START)
+        self._resident.add(model)
+        return Start(model)
+
+    def _stop(self, model: ModelId, reason: str) -> Stop:
+        slot = self._slots[model]
+        slot.phase = advance(slot.phase, Signal.STOP)
+        self._draining.discard(model)
+        return Stop(model, reason)
+
+    def _refuse(self, request: int, error: AdmissionError | BackendError) -> Refuse:
+        self._forget(request)
+        return Refuse(request, error)
+
+    def _refuse_queue(self, model: ModelId, error: AdmissionError | BackendError) -> list[Action]:
+        return [self._refuse(request, error) for request in tuple(self._slots[model].queued)]
+
+    def _drop_if_removed(self, model: ModelId) -> None:
+        slot = self._slots[model]
+        if slot.removed and slot.phase is Phase.STOPPED and not slot.in_flight:
+            del self._slots[model]
+
+    # -- reconciling ----------------------------------------------------------------------
+
+    def _reconcile(self, now_s: float) -> list[Action]:
+        """Emit whatever is due now, and note when to look again."""
+        self._wake_s = math.inf
+        actions = self._time_out(now_s)
+        for model in tuple(self._backing_off):
+            slot = self._slots[model]
+            if self._due(slot.breaker.retry_at_s, now_s):
+                slot.phase = advance(slot.phase, Signal.RETRY)
+                self._backing_off.discard(model)
+        for model in tuple(self._draining):
+            if not self._slots[model].in_flight:
+                actions.append(self._stop(model, "its configuration changed"))
+        if not self._shutting_down and self._waiting:
+            actions += self._grant(now_s)
+            actions += self._swap(now_s)
+        return actions
+
+    def _due(self, at_s: float, now_s: float) -> bool:
+        """Say whether *at_s* has come; if not, make sure to look again then."""
+        if at_s > now_s:
+            self._wake_s = min(self._wake_s, at_s)
+        return at_s <= now_s
+
+    def _time_out(self, now_s: float) -> list[Action]:
+        limit_s = self._config.router.max_queue_wait_s
+        actions: list[Action] = []
+        for model in tuple(self._waiting):
+            slot = self._slots[model]
+            for request, arrived_s in tuple(slot.queued.items()):
+                if not self._due(arrived_s + limit_s, now_s):
+                    break
+                error = QueueTimeoutError(
+                    f"the request waited {limit_s:g} s (max_queue_wait_s) for model {model!r}: "
+                    f"{self._what_it_waits_for(model)}",
+                    retry_after_s=FULL_QUEUE_RETRY_AFTER_S,
+                )
+                actions.append(self._refuse(request, error))
+        return actions
+
+    def _turns(self) -> list[ModelId]:
+        """Return the models that wait to be started, whose turn it is first."""
+        waiting = (m for m in self._waiting if self._slots[m].phase is Phase.STOPPED)
+        return sorted(waiting, key=lambda m: self._slots[m].turn_s)
+
+    def _open(self, model: ModelId, turns: list[ModelId], now_s: float) -> bool:
+        """Say whether ready *model* is still granted, though others may wait."""
+        slot = self._slots[model]
+        group = slot.spec.group_key
+        rival_s = next(
+            (self._slots[m].turn_s for m in turns if self._slots[m].spec.group_key != group), None
+        )
+        if rival_s is None or not slot.served:
+            return True
+        router = self._config.router
+        until_s = max(
+            max(rival_s, self._group_ready_since_s.get(group, now_s)) + router.max_dwell_s,
+            slot.ready_since_s + router.min_residency_s,
+        )
+        return not self._due(until_s, now_s)
+
+    def _grant(self, now_s: float) -> list[Action]:
+        turns = self._turns()
+        actions: list[Action] = []
+        for model in sorted(self._waiting, key=lambda m: self._slots[m].turn_s):
+            slot = self._slots[model]
+            if slot.phase is not Phase.READY or not self._open(model, turns, now_s):
+                continue
+            while slot.queued and slot.has_room:
+                request = next(iter(slot.queued))
+                del slot.queued[request]
+                slot.in_flight.add(request)
+                slot.served = True
+                actions.append(Grant(request, model))
+            if not slot.queued:
+                self._waiting.discard(model)
+        return actions
+
+    def _swap(self, now_s: float) -> list[Action]:
+        """Start whoever fits, and make room for whose turn it is."""
+        actions: list[Action] = []
+        turns = self._turns()
+        evicting = False
+        for model in turns:
+            slot = self._slots[model]
+            room = make_room(group=slot.spec.group_key, residents=self._residents(turns, now_s))
+            if not room.blockers:
+                if self._may_join(model, turns, now_s):
+                    actions.append(self._start(model))
+            elif not evicting:
+                evicting = True  # only for the oldest turn; the others wait for theirs
+                for victim in room.victims:
+                    actions.append(self._stop(victim, f"model {model!r} takes its place"))
+                    self._slots[victim].made_way_s = now_s
+        return actions
+
+    def _may_join(self, model: ModelId, turns: list[ModelId], now_s: float) -> bool:
+        """Say whether *model* may still start beside its group, though others may wait.
+
+        Without residents it may: then it is first in turn, or of the group of the first.
+        """
+        group = self._slots[model].spec.group_key
+        neighbours = [m for m in self._resident if self._slots[m].spec.group_key == group]
+        if not neighbours or group not in self._group_ready_since_s:
+            return True
+        older = turns[: turns.index(model)]
+        rival_s = next(
+            (self._slots[m].turn_s for m in older if self._slots[m].spec.group_key != group), None
+        )
+        if rival_s is None:
+            return True
+        since_s = max(rival_s, self._group_ready_since_s[group])
+        return not self._due(since_s + self._config.router.max_dwell_s, now_s)
+
+    def _residents(self, turns: list[ModelId], now_s: float) -> list[Resident]:
+        residents = []
+        for model in self._resident:
+            slot = self._slots[model]
+            open_ = slot.phase is not Phase.READY or self._open(model, turns, now_s)
+            residents.append(
+                Resident(
+                    model=model,
+                    group=slot.spec.group_key,
+                    leaving=slot.phase in (Phase.DRAINING, Phase.STOPPING),
+                    idle=not slot.in_flight and not (slot.queued and open_),
+                    closed=not open_,
+                )
+            )
+        return residents
+
+    def _what_it_waits_for(self, model: ModelId) -> str:
+        slot = self._slots[model]
+        match slot.phase:
+            case Phase.STARTING:
+                return "its backend has not become ready yet"
+            case Phase.STOPPING | Phase.DRAINING:
+                return "its previous backend process has not exited yet"
+            case Phase.BACKOFF:
+                return f"its backend is restarted after a failure ({slot.last_error})"
+            case Phase.READY:
+                return f"it is busy with {len(slot.in_flight)} requests, or makes way for others"
+            case _:
+                others = ", ".join(
+                    f"{m!r} ({self._slots[m].phase}, {len(self._slots[m].in_flight)} in flight)"
+                    for m in sorted(self._resident)
+                )
+                return f"it cannot start before these have left: {others or 'none'}"
+
+
+def _shutting_down() -> ShuttingDownError:
+    return ShuttingDownError("the router is shutting down and starts nothing new")
+
+
+def _unknown(name: str, config: Config) -> UnknownModelError:
+    known = ", ".join(repr(str(m)) for m in list(config.models)[:20])
+    more = len(config.models) - 20
+    known += f" and {more} more" if more > 0 else ""
+    return UnknownModelError(f"no model or alias is named {name!r}; there are: {known or 'none'}")
+
+
+def _removed(model: ModelId) -> UnknownModelError:
+    return UnknownModelError(f"model {model!r} was removed from the configuration")
+
+
+def _queue_full(model: ModelId, slot: _Slot) -> QueueFullError:
+    return QueueFullError(
+        f"{len(slot.queued)} requests already wait for model {model!r} (max_queued)",
+        retry_after_s=FULL_QUEUE_RETRY_AFTER_S,
+    )
+
+
+def _failed(model: ModelId, slot: _Slot, wait_s: float) -> BackendFailedError:
+    return BackendFailedError(
+        f"model {model!r} is not tried again for {wait_s:.0f} s, because its backend failed: "
+        f"{slot.last_error}",
+        retry_after_s=wait_s,
+    )

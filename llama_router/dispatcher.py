@@ -1,0 +1,283 @@
+"""Carries out what the scheduler decides; the only one that feeds it.
+
+Code between two Trio checkpoints cannot be interrupted, so `Dispatcher.submit`,
+a plain function, needs no lock: it feeds one event to the scheduler and performs
+the actions. Nothing that it calls is ever asynchronous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import count
+from types import TracebackType
+from typing import NoReturn, Protocol, assert_never
+
+import structlog
+import trio
+
+from .backends.backend import Backend
+from .core.config import Config, ModelId, ModelSpec
+from .core.events import (
+    Arrived,
+    Changed,
+    Event,
+    Finished,
+    Grant,
+    Reconfigured,
+    Refuse,
+    ShutDown,
+    Start,
+    Stop,
+    Tick,
+)
+from .core.lifecycle import Phase, Signal
+from .core.scheduler import ModelStatistics, Scheduler
+from .errors import BackendError, NoModelRunningError, RouterError, UnknownModelError
+
+log = structlog.get_logger()
+
+
+class Launch(Protocol):
+    """Runs a backend; reports it once it is ready."""
+
+    async def __call__(
+        self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = ...
+    ) -> None:
+        """Return only if cancelled; raise `BackendError` if the backend fails."""
+
+
+class Lease:
+    """One request's hold on a model, from its arrival to its end.
+
+    Use it as a (plain) context manager: leaving the block gives the hold back,
+    whether the request was served, refused or abandoned.
+
+    Attributes:
+        arrived_s: Clock time of the arrival, in seconds.
+        granted_s: Clock time of the grant, in seconds; NaN before.
+        backend: The backend to talk to; None while the request waits.
+    """
+
+    __slots__ = ("_dispatcher", "_error", "_request", "_settled", "arrived_s", "backend", "granted_s")
+
+    def __init__(self, dispatcher: Dispatcher, request: int) -> None:
+        self._dispatcher = dispatcher
+        self._request = request
+        self._settled: trio.Event | None = None
+        self._error: RouterError | None = None
+        self.arrived_s = trio.current_time()
+        self.granted_s = math.nan
+        self.backend: Backend | None = None
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._dispatcher.release(self._request)
+
+    def granted_nowait(self) -> Backend | None:
+        """Return the backend if there is one already, or None if the request must wait.
+
+        Raises:
+            AdmissionError: if the request was refused.
+            BackendError: if the backend cannot be brought up.
+        """
+        if self._error is not None:
+            raise self._error
+        return self.backend
+
+    async def granted(self) -> Backend:
+        """Wait for the grant and return the backend.
+
+        Raises:
+            AdmissionError: if the request is refused.
+            BackendError: if the backend cannot be brought up.
+        """
+        while (backend := self.granted_nowait()) is None:
+            if self._settled is None:
+                self._settled = trio.Event()
+            await self._settled.wait()
+        return backend
+
+    @property
+    def load_s(self) -> float:
+        """Seconds of the wait in which the granted backend was loading."""
+        if self.backend is None:
+            return 0.0
+        return max(0.0, self.backend.ready_s - max(self.arrived_s, self.backend.spawned_s))
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds of the wait before that: for others, for a turn, for a slot."""
+        return max(0.0, self.granted_s - self.arrived_s - self.load_s)
+
+    def settle(self, result: Backend | RouterError) -> None:
+        """End the wait, with a backend or with a refusal."""
+        if isinstance(result, Backend):
+            self.backend = result
+            self.granted_s = trio.current_time()
+        else:
+            self._error = result
+        if self._settled is not None:
+            self._settled.set()
+
+
+class Dispatcher:
+    """Bridge between the sans-IO scheduler and Trio tasks."""
+
+    def __init__(self, config: Config, launch: Launch) -> None:
+        self._scheduler = Scheduler(config)
+        self._launch = launch
+        self._ids = count(1)
+        self._leases: dict[int, Lease] = {}
+        self._backends: dict[ModelId, Backend] = {}
+        self._scopes: dict[ModelId, trio.CancelScope] = {}
+        self._last_spawned: list[ModelId] = []  # newest last
+        self._alarm = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._scheduler.config
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Own the backends' tasks until cancelled; backends end with this task."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                with trio.CancelScope(deadline=self._scheduler.wake_s) as self._alarm:
+                    await trio.sleep_forever()
+                self.submit(Tick())
+
+    def lease(self, name: str) -> Lease:
+        """Ask for *name* (an id or an alias). Never blocks; see `Lease`."""
+        request = next(self._ids)
+        lease = self._leases[request] = Lease(self, request)
+        self.submit(Arrived(request, name))
+        return lease
+
+    def release(self, request: int) -> None:
+        """Give back what *request* holds."""
+        if self._leases.pop(request, None) is not None:
+            self.submit(Finished(request))
+
+    def running(self, name: str | None) -> Backend:
+        """Return a ready backend as it is, without a hold on it and without loading.
+
+        Args:
+            name: Model or alias; None for the last spawned model.
+
+        Raises:
+            UnknownModelError: if there is no such model.
+            NoModelRunningError: if it is not ready.
+        """
+        if name is None:
+            for model in reversed(self._last_spawned):
+                if model in self._backends:
+                    return self._backends[model]
+            raise NoModelRunningError("no models running")
+        model_id = self.config.resolve(name)
+        if model_id is None:
+            raise UnknownModelError(f"no model or alias is named {name!r}")
+        if model_id not in self._backends:
+            phase = self._scheduler.phase(model_id)
+            raise NoModelRunningError(
+                f"model {str(model_id)!r} is not running (it is {phase}); watching does not load it"
+            )
+        return self._backends[model_id]
+
+    def reconfigure(self, config: Config) -> None:
+        """Replace the configuration; see `Scheduler` for what that stops and starts."""
+        self.submit(Reconfigured(config))
+
+    def shut_down(self) -> None:
+        """Refuse whoever waits, and start nothing more."""
+        self.submit(ShutDown())
+
+    def statistics(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model."""
+        return self._scheduler.statistics()
+
+    def submit(self, event: Event) -> None:
+        """Feed one event to the scheduler and do what it says; synchronous, hence atomic."""
+        for action in self._scheduler.handle(event, now_s=trio.current_time()):
+            match action:
+                case Grant(request, model):
+                    self._leases[request].settle(self._backends[model])
+                case Refuse(request, error):
+                    self._leases[request].settle(error)
+                case Start(model):
+                    assert self._nursery is not None, "the dispatcher is not running"
+                    self._scopes[model] = trio.CancelScope()
+                    self._nursery.start_soon(self._contain, self._scheduler.spec(model))
+                case Stop(model, reason):
+                    log.info("backend.stopping", model=model, reason=reason)
+                    self._scopes[model].cancel()
+                    self._end(model, None)
+                case _:
+                    assert_never(action)
+        if self._alarm.deadline != self._scheduler.wake_s:
+            self._alarm.deadline = self._scheduler.wake_s
+
+    async def _contain(self, spec: ModelSpec) -> None:
+        """Run one backend; turn its failure into an event. The bulkhead."""
+        model = spec.id
+        error: BackendError | None = None
+        with self._scopes[model] as scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    backend: Backend = await nursery.start(self._run, spec)
+                    if not scope.cancel_called:
+                        self._backends[model] = backend
+                        self._last_spawned = [m for m in self._last_spawned if m != model]
+                        self._last_spawned.append(model)
+                        self.submit(Changed(model, Signal.PROBE_OK))
+            except* BackendError as group:  # expected failures only; bugs pass through
+                error = _first(group)
+        del self._scopes[model]
+        if scope.cancel_called:
+            error = None  # it was asked to go; how it went was logged
+        self._end(model, error)
+        self.submit(Changed(model, Signal.EXITED, error))
+        self._log_end(model, error)
+
+    async def _run(
+        self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]
+    ) -> None:
+        await self._launch(spec, task_status=task_status)
+
+    def _end(self, model: ModelId, error: BackendError | None) -> None:
+        """Let nobody begin to talk to *model*'s backend any more."""
+        backend = self._backends.pop(model, None)
+        if backend is not None:
+            backend.end(error)
+
+    def _log_end(self, model: ModelId, error: BackendError | None) -> None:
+        if error is None:
+            log.info("backend.stopped", model=model)
+            return
+        stats = self._scheduler.statistics().get(model)
+        fields = {"model": model, "reason": str(error), "failures": stats.failures if stats else 0}
+        if stats and stats.phase is Phase.FAILED:
+            log.error("backend.failed", **fields, retry_in_s=error.retry_after_s)
+        else:
+            log.warning("backend.crashed", **fields)
+
+
+def _first(group: BaseExceptionGroup[BackendError]) -> BackendError:
+    """Return the first leaf of *group*."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, BackendError)
+    return leaf

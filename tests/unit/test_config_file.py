@@ -1,0 +1,407 @@
+"""router.toml on disk: lines, files, sentences."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router import config_file
+from llama_router.config_file import LoadedConfig, default_config_path, load_config
+from llama_router.errors import ConfigError, Problem
+
+ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh"]\n'  # a model that needs no file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model file, a projector and a program."""
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "p.gguf").touch()
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "serve"
+    program.touch()
+    program.chmod(0o755)
+    return tmp_path
+
+
+def load(folder: Path, text: str) -> LoadedConfig:
+    path = folder / "router.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def refused(folder: Path, text: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    return list(caught.value.problems)
+
+
+def places(problems: list[Problem] | tuple[Problem, ...]) -> list[tuple[int | None, str]]:
+    return [(problem.line, problem.location) for problem in problems]
+
+
+# --- Lines ---------------------------------------------------------------------------
+
+
+def test_every_problem_has_its_line_and_they_are_in_file_order(folder: Path) -> None:
+    """Problems of the values and of the files come together."""
+    problems = refused(
+        folder,
+        """\
+# A comment = "with a key"
+[models."a b".spawn]
+command = [
+    "serve",  # [not a table]
+    '''$path
+''',
+    "$nope",
+]
+env.A.B = 1
+cwd = "missing"
+
+[models."a b"]
+path = "missing.gguf"
+spawn.env = 3
+
+[router]
+port = "80"
+""".replace("spawn.env = 3\n", ""),
+    )
+    assert places(problems) == [
+        (7, 'models."a b".spawn.command[2]'),
+        (9, 'models."a b".spawn.env.A'),
+        (10, 'models."a b".spawn.cwd'),
+        (13, 'models."a b".path'),
+        (16, "router.port"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "location"),
+    [
+        ("\n\nrouter.port = '1'\n", 3, "router.port"),
+        ("\n[router]\nport = '1'", 3, "router.port"),
+        ("\r\n[router]\r\nport = '1'\r\n", 3, "router.port"),
+        ("\n'router' . \"po\\u0072t\" = '1'", 2, "router.port"),
+        ("\nrouter = { host = 'h', port = '1' }", 2, "router.port"),
+        ('x = """\n\n"""""\n[router]\nport="1"', 1, "x"),
+        ('\n[ models . "q\\"]\\n" ]\n', 2, 'models."q"]\n"'),
+        ("\n[models.'a.b'] # ]\npath = 1", 3, 'models."a.b".path'),
+        ("[models.a]\npath = 'm.gguf'\nargs = [\n\n 'x', # ,\n\n 1,\n]", 7, "models.a.args[1]"),
+        ("[models.a]\npath='m.gguf'\nargs = [[\n'x'],\n[]]", 3, "models.a.args[0]"),
+        ("[[models]]\n[models.a]\nb = 1", 1, "models"),
+        ("[templates.t]\n[models.a]\n", 2, "models.a"),
+        ("[models.a.spawn]\nargs=[]\n\n[models.a]\n", 4, "models.a"),
+        ("models.b.aliases = []\nmodels.a.aliases = []", 1, "models.b"),
+        ("x = 1979-05-27 07:32:00 # y\n[router]\nport=0\n", 1, "x"),
+    ],
+)
+def test_a_problem_has_the_line_of_its_key(
+    folder: Path, text: str, line: int, location: str
+) -> None:
+    """However TOML lets the key be written; else the line of its nearest parent."""
+    assert (line, location) in places(refused(folder, text))
+
+
+def _with_unique_leaves(shape: Any, numbers: Iterator[int]) -> Any:
+    match shape:
+        case dict():
+            return {key: _with_unique_leaves(value, numbers) for key, value in shape.items()}
+        case list():
+            return [_with_unique_leaves(value, numbers) for value in shape]
+        case str():
+            return f"{shape}@{next(numbers)}@"
+    return next(numbers)
+
+
+def _leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield from _leaves(inner, (*path, key))
+        case list():
+            for index, inner in enumerate(value):
+                yield from _leaves(inner, (*path, index))
+        case _:
+            yield path, value
+
+
+_TEXT = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.sampled_from("\"'\\#[]{}=,.\n\t")
+)
+_SHAPES = st.dictionaries(
+    _TEXT,
+    st.recursive(
+        st.none() | _TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+        max_leaves=10,
+    ),
+    max_size=4,
+)
+
+
+@given(_SHAPES)
+def test_each_leaf_is_found_on_the_line_that_has_it(shape: dict[str, Any]) -> None:
+    """Whatever the keys and strings contain; tomlkit writes, a marker in each value tells."""
+    document = _with_unique_leaves(shape, iter(range(70_000_000, 80_000_000)))
+    text = tomlkit.dumps(document)
+    lines = config_file._LineFinder(text).lines
+    assert {path: lines[path] for path, _ in _leaves(document)} == {
+        path: text[
+            : text.index(str(value).split("@")[-2] if "@" in str(value) else str(value))
+        ].count("\n")
+        + 1
+        for path, value in _leaves(document)
+    }
+
+
+# --- Reading -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("[router]\nport = \n", 2, "Invalid value"),
+        ("[router]\nport = 1\nport = 2\n", 3, "Cannot overwrite a value"),
+        ("a = 1\nb = [1", 2, "Unclosed array"),
+        ("a = " + "9" * 5000, None, "not valid TOML"),
+        ("a = " + "[" * 100_000, None, "nested too deeply"),
+    ],
+    ids=["value", "twice", "end", "digits", "depth"],
+)
+def test_bad_syntax_is_one_problem_with_its_line(
+    folder: Path, text: str, line: int | None, message: str
+) -> None:
+    """The parser's own sentence, without its own position."""
+    (problem,) = refused(folder, text)
+    assert problem.line == line
+    assert message in problem.message
+    assert "(at " not in problem.message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The sentence has the whole path."""
+    with pytest.raises(ConfigError, match=f"cannot read {tmp_path}/x.toml: No such file"):
+        load_config(tmp_path / "x.toml")
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    """The system's sentence says what it is."""
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)
+
+
+def test_text_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    """TOML is UTF-8."""
+    path = tmp_path / "router.toml"
+    path.write_bytes(b"# one\n# caf\xe9\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value) == "line 2: not UTF-8 text"
+
+
+def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
+    """Some editors write one."""
+    path = tmp_path / "router.toml"
+    path.write_bytes(b"\xef\xbb\xbf[router]\nport = 1\n")
+    assert load_config(path).config.router.port == 1
+
+
+def test_a_loaded_configuration_says_where_it_came_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path is absolute, whatever was given."""
+    (folder / "router.toml").write_text(ANYTHING)
+    monkeypatch.chdir(folder)
+    loaded = load_config(Path("router.toml"))
+    assert loaded.path == folder / "router.toml"
+    assert loaded.warnings == ()
+    assert list(loaded.config.models) == ["a"]
+
+
+# --- Files ---------------------------------------------------------------------------
+
+
+def test_relative_names_belong_to_the_folder_of_the_file(folder: Path) -> None:
+    """The configuration that comes out has absolute names only."""
+    config = load(
+        folder,
+        """
+        router.state_dir = "state"
+        [models.a]
+        path = "m.gguf"
+        mmproj = "./p.gguf"
+        spawn = { command = ["bin/serve", "$path", "$mmproj", "bin/serve"], cwd = "bin" }
+        """,
+    ).config
+    spec = config.models[config.resolve("a")]  # type: ignore[index] # it is there
+    assert config.router.state_dir == f"{folder}/state"
+    assert (spec.path, spec.mmproj) == (f"{folder}/m.gguf", f"{folder}/p.gguf")
+    assert spec.spawn.cwd == f"{folder}/bin"
+    assert spec.spawn.command == (f"{folder}/bin/serve", "$path", "$mmproj", "bin/serve")
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In models, programs and folders."""
+    monkeypatch.setenv("HOME", str(folder))
+    config = load(
+        folder / "bin",
+        'default_spawn = { command = ["~/bin/serve"], cwd = "~" }\nmodels.a.path = "~/m.gguf"',
+    ).config
+    (spec,) = config.models.values()
+    assert spec.path == f"{folder}/m.gguf"
+    assert spec.spawn.command == (f"{folder}/bin/serve",)
+    assert spec.spawn.cwd == str(folder)
+
+
+def test_an_unknown_home_folder_is_a_problem(folder: Path) -> None:
+    """`~name` of nobody is refused, not taken literally."""
+    (problem,) = refused(folder, f"{ANYTHING}[models.b]\npath = '~nobody-here/m.gguf'")
+    assert problem.location == "models.b.path"
+    assert "home folder" in problem.message
+
+
+def test_a_dollar_sign_in_a_folder_survives(folder: Path) -> None:
+    """A name that is made absolute is still a valid command."""
+    odd = folder / "a$port"
+    (folder / "bin").rename(odd)
+    (spec,) = load(odd, "models.a.spawn.command = ['./serve']").config.models.values()
+    assert spec.spawn.command == (f"{folder}/a$$port/serve",)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("models.b = { path = 'no.gguf' }", "No such file or directory"),
+        ("models.b = { path = 'bin' }", "not a file"),
+        ("models.b = { path = 'm.gguf', mmproj = 'no.gguf' }", "No such file or directory"),
+        ("models.b = { path = 'm.gguf/x' }", "Not a directory"),
+        (f"models.b = {{ path = '{'x' * 300}' }}", "File name too long"),
+        ("default_spawn = { cwd = 'no' }", "No such file or directory"),
+        ("templates.t = { cwd = 'm.gguf' }", "not a folder"),
+        ("templates.t = { command = ['bin/no'] }", "No such file or directory"),
+        ("default_spawn = { command = ['./m.gguf'] }", "not executable"),
+        ("models.b = { spawn.command = ['./bin'] }", "not a file"),
+        ("router.state_dir = 'm.gguf'", "not a folder"),
+    ],
+)
+def test_what_cannot_be_used_is_a_problem_with_its_line(
+    folder: Path, line: str, fault: str
+) -> None:
+    """The message has the absolute name and the reason."""
+    (problem,) = refused(folder, f"\n{line}\n{ANYTHING}")
+    assert problem.line == 2
+    assert fault in problem.message
+    assert str(folder) in problem.message
+
+
+def test_a_model_that_may_not_be_read_is_a_problem(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found at load, not when the first request comes."""
+    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.R_OK)
+    (problem,) = refused(folder, f"models.b.path = 'm.gguf'\n{ANYTHING}")
+    assert problem.message == f"{folder}/m.gguf: not readable for this user"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "router = 1",
+        "router.state_dir = ''",
+        "models = 1",
+        "models.a = 1",
+        "models.a.path = ''",
+        'models.a.path = "\\u0000"',
+        "models.a.spawn = 1",
+        "default_spawn.command = 'bin/no'",
+        "default_spawn.command = []",
+        "default_spawn.command = ['']",
+        'default_spawn.command = ["/\\u0000"]',
+        "default_spawn.command = [1]",
+        "default_spawn.command = ['/$no']",
+        "default_spawn.cwd = 1",
+        "templates = [1]",
+    ],
+)
+def test_what_has_the_wrong_type_is_reported_once(folder: Path, text: str) -> None:
+    """The check of the files leaves it to the check of the values."""
+    assert len(refused(folder, text)) == 1
+
+
+# --- Warnings ------------------------------------------------------------------------
+
+
+def test_no_models_is_a_warning(folder: Path) -> None:
+    """Models may be found later, by a scan."""
+    (warning,) = load(folder, "").warnings
+    assert str(warning) == "no models are configured"
+
+
+def test_a_program_that_is_not_on_path_is_a_warning(folder: Path) -> None:
+    """PATH may be another one when it is spawned."""
+    (warning,) = load(folder, "[models.a.spawn]\ncommand = [\n'no-such-program']").warnings
+    assert (warning.line, warning.location) == (3, "models.a.spawn.command[0]")
+    assert warning.message == "there is no program 'no-such-program' on PATH"
+
+
+def test_a_program_on_path_is_no_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual case."""
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    assert load(folder, "models.a.spawn.command = ['serve']").warnings == ()
+
+
+@pytest.mark.parametrize("written", ["", "default_spawn.command = ['llama-server', '$path']\n"])
+@pytest.mark.parametrize("embedded", [True, False])
+def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, written: str, *, embedded: bool
+) -> None:
+    """One warning says that there is neither, for the built-in command as well."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(config_file, "find_spec", lambda _: object() if embedded else None)
+    text = f"{written}models.a.path = 'm.gguf'\nmodels.b.path = 'm.gguf'"
+    warnings = load(folder, text).warnings
+    assert [(w.line, "xllamacpp" in w.message) for w in warnings] == [(1, True)] * (not embedded)
+
+
+def test_a_program_given_by_a_placeholder_is_not_looked_for(folder: Path) -> None:
+    """It is another one for each model."""
+    loaded = load(folder, "models.a = { path = 'm.gguf', spawn.command = ['$path'] }")
+    assert loaded.warnings == ()
+
+
+def test_an_mmproj_that_nothing_uses_is_a_warning(folder: Path) -> None:
+    """Nothing is appended behind the user's back, so they must hear of it."""
+    text = "[models.a]\npath = 'm.gguf'\nmmproj = 'p.gguf'\n"
+    command = "spawn.command = ['/bin/sh', '$path']\n"
+    (warning,) = load(folder, text + command).warnings
+    assert (warning.line, warning.location) == (3, "models.a.mmproj")
+    assert load(folder, text + command + "args = ['--mmproj=$mmproj']").warnings == ()
+
+
+# --- Where it is looked for ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environ", "second"),
+    [
+        ({"HOME": "/home/u"}, "/home/u/.config"),
+        ({"HOME": "/home/u", "XDG_CONFIG_HOME": ""}, "/home/u/.config"),
+        ({"HOME": "/home/u", "XDG_CONFIG_HOME": "relative"}, "/home/u/.config"),
+        ({"HOME": "/home/u", "XDG_CONFIG_HOME": "/xdg"}, "/xdg"),
+    ],
+)
+def test_the_working_folder_comes_before_the_users_own(
+    environ: dict[str, str], second: str
+) -> None:
+    """XDG_CONFIG_HOME counts only if it is absolute, as its specification says."""
+    assert default_config_path(environ) == [
+        Path("router.toml"),
+        Path(second, "llama-router/router.toml"),
+    ]

@@ -1,0 +1,336 @@
+"""Events become lines that programs and people can trust."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router import logs
+
+log = structlog.get_logger()
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+@contextlib.contextmanager
+def pipe():
+    """Yield the reading descriptor of a pipe and a stream onto its other end."""
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as source, open(writing, "w", encoding="utf-8") as sink:  # noqa: PTH123 -- descriptors
+        yield source, sink
+
+
+def rendered(*, format: str = "json", stream: TextIO | None = None, **fields: object) -> str:  # noqa: A002 -- as in configure
+    """Return what one event with *fields* writes."""
+    stream = stream or io.StringIO()
+    with logs.configure(format=format, stream=stream):
+        log.info("test.happened", **fields)
+    return stream.getvalue()
+
+
+def test_json_line_has_time_level_and_event_first() -> None:
+    """A program finds the same three keys first, then the fields as they are."""
+    line = rendered(model="a", load_s=1.25, port=None)
+    assert list(json.loads(line)) == ["ts", "level", "event", "model", "load_s", "port"]
+    assert re.fullmatch(
+        r'\{"ts":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","level":"info","event":"test.happened",'
+        r'"model":"a","load_s":1.25,"port":null\}\n',
+        line,
+    )
+
+
+def test_json_takes_values_of_any_type() -> None:
+    """A value that JSON does not know is written as its text."""
+    fields = json.loads(rendered(path=Path("/x"), error=OSError("no")))
+    assert (fields["path"], fields["error"]) == ("/x", "no")
+
+
+class Unprintable:
+    """An object that cannot be shown."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("value", ["\ud800", Unprintable(), {(1, 2): "a"}, {"a": "\udcff"}])
+def test_no_value_costs_the_event(format: str, value: object) -> None:  # noqa: A002 -- as in configure
+    """Whatever a field holds, the event is written and nothing is raised."""
+    assert "test.happened" in rendered(format=format, value=value, model="a")
+
+
+@given(st.text(), st.sampled_from(["json", "console"]))
+def test_lines_cannot_be_forged(text: str, format: str) -> None:  # noqa: A002 -- as in configure
+    """Whatever a client sends as a name, one event is one line that steers no terminal."""
+    line = rendered(format=format, model=text + "\n\x1b[2J\x9b\x7f\u2028\u202e", nested=[text])
+    assert line.count("\n") == 1
+    assert line.endswith("\n")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", line)
+    if format == "json":
+        assert json.loads(line)["model"].endswith("\n\x1b[2J\x9b\x7f\u2028\u202e")
+
+
+def test_console_line_is_for_people() -> None:
+    """Time of day, level, event and words; text that is not one word is quoted."""
+    line = rendered(format="console", model="a/b:Q4", reason="no memory", load_s=0.5, names=["x"])
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d\.\d{3} info     test\.happened model=a/b:Q4 reason='no memory' "
+        r"load_s=0\.5 names=\['x'\]\n",
+        line,
+    )
+
+
+def test_only_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A console log that is redirected is plain text."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert "\x1b[32minfo" in rendered(format="console", stream=Terminal())
+    assert "\x1b[" not in rendered(format="console", stream=io.StringIO())
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR turns colours off on a terminal, too. Source: no-color.org."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in rendered(format="auto", stream=Terminal())
+
+
+def test_auto_format_is_json_unless_on_a_terminal() -> None:
+    """A service manager gets JSON without asking for it."""
+    assert rendered(format="auto").startswith("{")
+    assert not rendered(format="auto", stream=Terminal()).startswith("{")
+
+
+def test_level_is_respected() -> None:
+    """What is below the level is not written."""
+    stream = io.StringIO()
+    with logs.configure(level="warning", format="json", stream=stream):
+        log.info("quiet.happened")
+        log.warning("loud.happened")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [
+        "loud.happened"
+    ]
+
+
+def test_unknown_level_is_refused() -> None:
+    """A typing error in the level is reported with the choices."""
+    with pytest.raises(ValueError, match=r"'verbose'.*debug, info, warning, error, critical"):
+        logs.configure(level="verbose")
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_exception_comes_with_its_traceback(format: str) -> None:  # noqa: A002 -- as in configure
+    """`exc_info=True` shows where an error came from, also through `exception`."""
+    stream = io.StringIO()
+    with logs.configure(format=format, stream=stream):
+        try:
+            int("told\x1b[2J\n")
+        except ValueError as error:
+            log.warning("a.failed", exc_info=True)
+            log.exception("b.failed")
+            kept = error
+        log.error("c.failed", exc_info=kept)
+    text = stream.getvalue()
+    assert text.count("Traceback (most recent call last)") == 3
+    assert text.count("ValueError: invalid literal") == 3
+    assert "\x1b" not in text
+    if format == "json":
+        assert all("traceback" in json.loads(line) for line in text.splitlines())
+    else:
+        assert sum(not line.startswith("    ") for line in text.splitlines()) == 3
+
+
+def test_exc_info_without_an_exception_is_no_field() -> None:
+    """Asking for a traceback where there is none adds nothing."""
+    assert list(json.loads(rendered(exc_info=True))) == ["ts", "level", "event"]
+
+
+def test_libraries_warnings_join_the_stream() -> None:
+    """Standard-library records from WARNING up are events; below they are not."""
+    stream = io.StringIO()
+    with logs.configure(format="json", stream=stream):
+        logger = logging.getLogger("some.library")
+        logger.info("quiet")
+        logger.warning("slow by %d s\n", 3)
+        logger.error("broken")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            logging.captureWarnings(capture=True)
+            warnings.warn("old", UserWarning, stacklevel=1)
+    logging.captureWarnings(capture=False)
+    logger.warning("after the end")
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert {event["event"] for event in events} == {"library.logged"}
+    assert [(event["level"], event["logger"]) for event in events] == [
+        ("warning", "some.library"),
+        ("error", "some.library"),
+        ("warning", "py.warnings"),
+    ]
+    assert events[0]["message"] == "slow by 3 s\n"
+
+
+def test_a_library_record_that_cannot_be_formatted_is_still_an_event() -> None:
+    """A library's mistake in its arguments is neither raised nor silent."""
+    stream = io.StringIO()
+    record = logging.LogRecord("some.library", logging.WARNING, "", 0, "%d", ("three",), None)
+    with logs.configure(format="json", stream=stream) as output:
+        output._handler.handle(record)
+    assert json.loads(stream.getvalue())["message"] == "'%d' with arguments that do not fit"
+
+
+def test_close_restores_what_was() -> None:
+    """After close, structlog and logging are as they were before."""
+    before = (structlog.is_configured(), list(logging.getLogger().handlers))
+    output = logs.configure(stream=io.StringIO())
+    assert output.close()
+    assert output.close()
+    assert (structlog.is_configured(), list(logging.getLogger().handlers)) == before
+
+
+def test_every_line_is_written_before_close_returns() -> None:
+    """Nothing that was logged before the end is lost, and the order is kept."""
+    stream = io.StringIO()
+    with logs.configure(format="json", stream=stream):
+        for number in range(1000):
+            log.info("test.happened", number=number)
+    numbers = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
+    assert numbers == list(range(1000))
+
+
+def test_a_stalled_reader_blocks_nobody_and_losses_are_counted() -> None:
+    """Logging goes on while nobody reads; later the stream says how many lines are missing."""
+    with pipe() as (source, sink):
+        output = logs.configure(format="json", stream=sink)
+        total = 20_000
+        for number in range(total):
+            log.info("test.happened", number=number)
+        assert not output.close(timeout_s=0)
+        reading = io.BufferedReader(source)
+        kept = 0
+        for line in reading:
+            fields = json.loads(line)
+            if fields["event"] == "logs.dropped":
+                break
+            kept += 1
+        assert fields["level"] == "warning"
+        assert kept + fields["lines"] == total
+        assert output.close(timeout_s=10)
+
+
+def test_a_reader_that_left_raises_nothing() -> None:
+    """A broken pipe costs the lines, never the program."""
+    with pipe() as (source, sink):
+        source.close()
+        with logs.configure(format="json", stream=sink):
+            log.info("test.happened")
+
+
+def test_a_full_disk_raises_nothing() -> None:
+    """No space for the log costs the lines, never the program."""
+    with Path("/dev/full").open("w") as sink, logs.configure(format="json", stream=sink) as output:
+        log.info("test.happened")
+        assert output.close(10)
+        assert output._dropped == 1
+
+
+def test_lines_lost_to_an_error_are_counted_after_it() -> None:
+    """When a broken stream works again, it says what it missed."""
+
+    class Sometimes(io.StringIO):
+        broken = True
+        tried = threading.Event()
+
+        def write(self, text: str) -> int:
+            self.tried.set()
+            if self.broken:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Sometimes()
+    with logs.configure(format="json", stream=stream):
+        log.info("lost.happened")
+        assert stream.tried.wait(10)
+        stream.broken = False
+        log.info("kept.happened")
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event["event"] for event in events] == ["kept.happened", "logs.dropped"]
+    assert events[1]["lines"] == 1
+
+
+def test_a_non_blocking_stream_gets_everything() -> None:
+    """A terminal that another program made non-blocking is waited for."""
+    with pipe() as (source, sink):
+        os.set_blocking(sink.fileno(), False)
+        output = logs.configure(format="json", stream=sink)
+        for number in range(3000):
+            log.info("test.happened", number=number)
+        reading = io.BufferedReader(source)
+        assert [json.loads(reading.readline())["number"] for _ in range(3000)] == list(range(3000))
+        assert output.close(10)
+
+
+def test_a_process_without_standard_error_can_log() -> None:
+    """Started with descriptor 2 closed, it writes to nobody else's file."""
+    code = (
+        "import os, sys, structlog; from llama_router import logs; assert sys.stderr is None\n"
+        "reading, writing = map(os.dup, os.pipe())\n"
+        "os.dup2(writing, 2); os.set_blocking(reading, False)\n"
+        "with logs.configure(): structlog.get_logger().info('test.happened')\n"
+        "try: os.read(reading, 1)\n"
+        "except BlockingIOError: sys.exit(7)\n"
+    )
+    shell = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    assert subprocess.run(shell, check=False).returncode == 7
+
+
+def test_import_does_not_bring_rich() -> None:
+    """What structlog would import for a renderer that is not used is not paid for."""
+    code = "import sys, llama_router.logs; sys.exit('rich' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestThreadedWriter:
+    """The thread behind the logs."""
+
+    def test_items_beyond_the_bounds_are_refused(self) -> None:
+        """What waits is bounded in number and in bytes, also while the writer is stuck."""
+        entered, leave = threading.Event(), threading.Event()
+        batches: list[list[str]] = []
+
+        def write(batch: list[str]) -> None:
+            batches.append(batch)
+            entered.set()
+            leave.wait(10)
+
+        writer = logs.ThreadedWriter(write, name="test", max_items=2, max_bytes=100)
+        assert writer.put("writing", 10)
+        assert entered.wait(10)
+        assert writer.put("a", 10)
+        assert not writer.put("too large", 90)
+        assert writer.put("b", 10)
+        assert not writer.put("one too many", 1)
+        leave.set()
+        assert writer.close(10)
+        assert not writer.put("closed", 1)
+        assert [item for batch in batches for item in batch] == ["writing", "a", "b"]

@@ -1,0 +1,214 @@
+"""Invariants of the scheduler under any order of events."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llama_router.core.config import Config, ModelId, parse_config
+from llama_router.core.events import (
+    Arrived,
+    Changed,
+    Finished,
+    Grant,
+    Reconfigured,
+    Refuse,
+    Start,
+    Stop,
+    Tick,
+)
+from llama_router.core.lifecycle import RESIDENT, Phase, Signal
+from llama_router.core.scheduler import Scheduler
+from llama_router.errors import BackendExitedError, SpawnError
+
+GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}
+DWELL_S, RESIDENCY_S, WAIT_S = 10.0, 2.0, 300.0
+
+
+def config(limits: dict[str, int], revision: int = 0) -> Config:
+    models = {}
+    for name, group in GROUPS.items():
+        models[name] = {"path": f"{name}.gguf", "max_queued": 5}
+        if group:
+            models[name]["group"] = group
+        if name in limits:
+            models[name]["max_in_flight"] = limits[name]
+    models["a"]["args"] = [f"--revision={revision}"]
+    router = {
+        "max_dwell_s": DWELL_S,
+        "min_residency_s": RESIDENCY_S,
+        "max_queue_wait_s": WAIT_S,
+        "cooldown_s": 20,
+        "stable_after_s": 30,
+    }
+    return parse_config({"router": router, "models": models})
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Clients come and go, backends do as they like, the clock moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = {"b": 1, "c": 2}
+        self.scheduler = Scheduler(config(self.limits))
+        self.now_s = 0.0
+        self.last_request = 0
+        self.revision = 0
+        self.waiting: dict[int, float] = {}
+        self.granted: dict[int, ModelId] = {}
+        self.alive: set[ModelId] = set()  # processes as the shell would see them
+
+    def feed(self, event) -> None:
+        for action in self.scheduler.handle(event, now_s=self.now_s):
+            match action:
+                case Grant(request, model):
+                    assert self.scheduler.phase(model) is Phase.READY
+                    del self.waiting[request]  # KeyError: granted twice, or after it left
+                    self.granted[request] = model
+                case Refuse(request, _):
+                    del self.waiting[request]
+                case Start(model):
+                    assert model not in self.alive, "two processes of one model"
+                    self.alive.add(model)
+                    groups = {GROUPS[m] or m for m in self.alive}
+                    assert len(groups) == 1, "two groups at once"
+                case Stop(model):
+                    assert model in self.alive
+                    assert model not in self.granted.values(), "a request was cut"
+
+    @rule(name=st.sampled_from([*GROUPS, "zzz"]))
+    def arrive(self, name: str) -> None:
+        self.last_request += 1
+        self.waiting[self.last_request] = self.now_s
+        self.feed(Arrived(self.last_request, name))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave_the_queue(self, data) -> None:
+        request = data.draw(st.sampled_from(sorted(self.waiting)))
+        del self.waiting[request]
+        self.feed(Finished(request))
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data())
+    def finish(self, data) -> None:
+        request = data.draw(st.sampled_from(sorted(self.granted)))
+        del self.granted[request]
+        self.feed(Finished(request))
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data())
+    def backend_moves(self, data) -> None:
+        model = data.draw(st.sampled_from(sorted(self.alive)))
+        starting = self.scheduler.phase(model) is Phase.STARTING
+        move = data.draw(
+            st.sampled_from(["ready", "ready", "exit", "spawn"] if starting else ["exit"])
+        )
+        if move == "ready":
+            self.feed(Changed(model, Signal.PROBE_OK))
+            return
+        error = SpawnError("no") if move == "spawn" else BackendExitedError(model, 1)
+        self.alive.discard(model)
+        self.feed(Changed(model, Signal.EXITED, error))
+
+    @rule(delta_s=st.sampled_from([0.1, 1, 5, 20]))
+    def time_passes(self, delta_s: float) -> None:
+        end_s = self.now_s + delta_s
+        while self.scheduler.wake_s <= end_s:
+            assert self.scheduler.wake_s > self.now_s, "a wake-up that is already over"
+            self.now_s = self.scheduler.wake_s
+            self.feed(Tick())
+        self.now_s = end_s
+
+    @rule()
+    def reload(self) -> None:
+        self.revision += 1
+        self.feed(Reconfigured(config(self.limits, self.revision)))
+
+    @invariant()
+    def everybody_is_granted_or_queued_exactly_once(self) -> None:
+        stats = self.scheduler.statistics().values()
+        assert sum(s.queued for s in stats) == len(self.waiting)
+        assert sum(s.in_flight for s in stats) == len(self.granted)
+
+    @invariant()
+    def processes_are_accounted_for(self) -> None:
+        stats = self.scheduler.statistics()
+        assert {m for m, s in stats.items() if s.phase in RESIDENT} == self.alive
+
+    @invariant()
+    def limits_hold(self) -> None:
+        stats = self.scheduler.statistics()
+        for name, limit in self.limits.items():
+            crashed = stats[ModelId(name)].phase is not Phase.READY
+            assert crashed or stats[ModelId(name)].in_flight <= limit
+        assert all(s.queued <= 5 for s in stats.values())
+
+    @invariant()
+    def nothing_is_due_twice(self) -> None:
+        assert self.scheduler._reconcile(self.now_s) == []
+
+    @invariant()
+    def nobody_waits_without_a_reason(self) -> None:
+        """Whoever waits has something to wait for: a process that lives, or a timed retry."""
+        stats = self.scheduler.statistics()
+        for model, s in stats.items():
+            if s.queued and s.phase is Phase.STOPPED:
+                assert self.alive, f"{model} waits although nothing runs"
+            if s.queued:
+                assert self.scheduler.wake_s < float("inf")
+            assert not (s.queued and s.phase is Phase.FAILED)
+
+    def honest_backends(self) -> None:
+        """Let every load succeed and every stopped process exit."""
+        for model in sorted(self.alive):
+            phase = self.scheduler.phase(model)
+            if phase is Phase.STARTING:
+                self.feed(Changed(model, Signal.PROBE_OK))
+            elif phase is Phase.STOPPING:
+                self.alive.discard(model)
+                self.feed(Changed(model, Signal.EXITED))
+
+    def end_requests(self, requests) -> None:
+        for request in requests:
+            del self.granted[request]
+            self.feed(Finished(request))
+
+    def teardown(self) -> None:
+        """Progress: with honest backends and requests that end, everybody is served."""
+        for _ in range(400):
+            if not self.waiting:
+                break
+            self.honest_backends()
+            self.end_requests(sorted(self.granted))
+            self.time_passes(0.1)
+        # 40 s of pretended time are far below max_queue_wait_s: nobody was refused for that.
+        assert not self.waiting
+
+
+class BusyMachine(SchedulerMachine):
+    """The same, but a stream of requests for one model never ends: others must not starve."""
+
+    def teardown(self) -> None:
+        """Bounded wait: a second-long request for c begins every 0.1 s, so c is never idle."""
+        victims = set(self.waiting)
+        granted_at_s = dict.fromkeys(self.granted, self.now_s)
+        # Every other group may dwell once before the last victim's turn.
+        deadline_s = self.now_s + 4 * (DWELL_S + RESIDENCY_S) + 40
+        while victims & self.waiting.keys() and self.now_s < deadline_s:
+            if len(self.waiting.keys() - victims) < 4:
+                self.last_request += 1
+                self.waiting[self.last_request] = self.now_s
+                self.feed(Arrived(self.last_request, "c"))
+            self.honest_backends()
+            for request in self.granted:
+                granted_at_s.setdefault(request, self.now_s)
+            over = [r for r in sorted(self.granted) if granted_at_s[r] <= self.now_s - 1]
+            self.end_requests(over)
+            self.time_passes(0.1)
+        assert not victims & self.waiting.keys()
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestBusy = BusyMachine.TestCase
+TestBusy.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
