@@ -16,7 +16,7 @@ import attrs
 #: back of router.toml. ``env`` in router.toml adds whatever else is needed.
 ALLOWED: Final = frozenset(
     "HOME LANG LANGUAGE LD_LIBRARY_PATH LIBRARY_PATH LOGNAME PATH SHELL TEMP TERM TMP TMPDIR TZ "
-    "USER VIRTUAL_ENV CONDA_PREFIX DISPLAY DOCKER_HOST SSL_CERT_DIR SSL_CERT_FILE "
+    "PYTHONPATH USER VIRTUAL_ENV CONDA_PREFIX DISPLAY DOCKER_HOST SSL_CERT_DIR SSL_CERT_FILE "
     "HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy".split()
 )
 

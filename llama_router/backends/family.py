@@ -57,14 +57,16 @@ class Family:
         return await trio.to_thread.run_sync(self._hunt, abandon_on_cancel=True, limiter=_LIMITER)
 
     def _look(self) -> None:
+        if proctree.start_time(self._leader) != self._started:
+            return  # reaped, and its pid may be a stranger's by now
         for pid in proctree.descendants(self._leader):
             if (started := proctree.start_time(pid)) is not None:
                 self._seen[pid] = started
 
     def _hunt(self) -> bool:
-        self._look()  # finds nothing once the leader is gone
+        self._look()
         live = self._adopted() if self._adopting else self._everywhere.find()
-        live |= {pid: at for pid, at in self._seen.items() if proctree.alive(pid, at)}
+        live |= {pid: at for pid, at in list(self._seen.items()) if proctree.alive(pid, at)}
         live.pop(self._leader, None)
         for pid, started in live.items():
             stat = proctree.read_stat(pid)

@@ -32,11 +32,13 @@ _PROTOCOL: Final = re.compile(re.escape(PROTOCOL_PREFIX.encode()) + rb"[^\r\n]*\
 _MAX_LINES: Final = 1000
 _MAX_CHARS: Final = 256 * 1024
 
-# Splitting costs some 20 ms per MiB of ordinary lines, of everybody's time. A backend in
-# its most talkative mode stays well below this.
-FLOOD_BYTES_PER_S: Final = 2 * 2**20
+# What may be split in a second, as bytes; a line counts as this many more, for that is what
+# it costs. 2 MiB of ordinary lines, 60 000 tiny ones: some 100 ms of everybody's time. A
+# backend in its most talkative mode stays well below.
+_LINE_COST: Final = 50
+FLOOD_COST_PER_S: Final = 3 * 2**20
 # In the second after one with a flood.
-_CALM_BYTES_PER_S: Final = 64 * 1024
+_CALM_COST_PER_S: Final = 96 * 1024
 # Kept of a flood's end, once a second.
 _NEWEST_BYTES: Final = MAX_LINE_BYTES
 
@@ -69,8 +71,8 @@ class ModelLog:
         self._since_mark = 0
         self._progress: str | None = None
         self._second_started_s = clock()
-        self._second_bytes = 0
-        self._allowed_bytes = FLOOD_BYTES_PER_S
+        self._second_cost = 0
+        self._allowed_cost = FLOOD_COST_PER_S
         self._flood: _Flood | None = None
 
     def write(self, data: bytes) -> None:
@@ -78,12 +80,14 @@ class ModelLog:
         elapsed_s = self._clock() - self._second_started_s
         if elapsed_s >= 1:
             self._settle()
-            flooded = self._second_bytes > self._allowed_bytes and elapsed_s < 2
-            self._allowed_bytes = _CALM_BYTES_PER_S if flooded else FLOOD_BYTES_PER_S
+            flooded = self._second_cost > self._allowed_cost and elapsed_s < 2
+            self._allowed_cost = _CALM_COST_PER_S if flooded else FLOOD_COST_PER_S
             self._second_started_s += elapsed_s
-            self._second_bytes = 0
-        self._second_bytes += len(data)
-        if self._second_bytes <= self._allowed_bytes:
+            self._second_cost = 0
+        self._second_cost += len(data)
+        if self._flood is None:
+            self._second_cost += _LINE_COST * (data.count(b"\n") + data.count(b"\r"))
+        if self._second_cost <= self._allowed_cost:
             self._keep(self._splitter.feed(data))
             return
         if self._flood is None:

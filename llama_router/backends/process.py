@@ -248,7 +248,18 @@ async def _end(
     Returns:
         False if that was given up.
     """
-    with trio.CancelScope(shield=True):  # every wait below is bounded, the last by `hurry`
+    gone = False
+
+    async def until_gone() -> None:
+        nonlocal gone
+        await _until_gone(process, family)
+        gone = True
+
+    async def give_up() -> None:
+        await hurry.wait()
+        await trio.sleep(REAP_TIMEOUT_S)
+
+    with trio.CancelScope(shield=True):  # every wait is bounded, the last by `hurry`
         if process.poll() is None:
             with trio.move_on_after(LOOK_TIMEOUT_S):
                 await family.look()
@@ -257,23 +268,11 @@ async def _end(
                 await _either(process.wait, hurry.wait)
             _signal_group(process, signal.SIGKILL)
         with trio.move_on_after(REAP_TIMEOUT_S):
-            await _until_gone(process, family)
-            return True
-        on_stuck()
-
-        async def give_up() -> None:
-            await hurry.wait()
-            await trio.sleep(REAP_TIMEOUT_S)
-
-        gone = False
-
-        async def until_gone() -> None:
-            nonlocal gone
-            await _until_gone(process, family)
-            gone = True
-
-        await _either(until_gone, give_up)
-        return gone
+            await until_gone()
+        if not gone:
+            on_stuck()
+            await _either(until_gone, give_up)
+    return gone
 
 
 async def _until_gone(process: trio.Process, family: Family) -> None:
@@ -287,8 +286,11 @@ async def _until_gone(process: trio.Process, family: Family) -> None:
             empty += 1
             continue
         empty = 0
-        with trio.move_on_after(pause_s):
-            await (trio.sleep_forever() if process.poll() is not None else process.wait())
+        if process.poll() is None:
+            with trio.move_on_after(pause_s):
+                await process.wait()
+        else:
+            await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
 

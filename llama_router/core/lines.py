@@ -19,6 +19,10 @@ _TERMINAL_SEQUENCE: Final = re.compile(
 # C0 but for tab, DEL, C1, line and paragraph separators, bidirectional overrides.
 # `str.isprintable` would also refuse joiners inside emoji and no-break spaces.
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_ESCAPES: Final = {
+    char: char.encode("unicode_escape").decode("ascii")
+    for char in map(chr, (*range(0xA0), *range(0x2028, 0x206A)))
+}
 
 
 @attrs.frozen
@@ -109,7 +113,7 @@ class LineSplitter:
 
 def escape_controls(text: str) -> str:
     r"""Return *text* with control characters, but for tabs, as escapes such as ``\x1b``."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+    return _CONTROL.sub(lambda match: _ESCAPES[match[0]], text)
 
 
 def _readable(raw: bytes | bytearray) -> str:

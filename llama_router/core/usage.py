@@ -15,7 +15,8 @@ import attrs
 TAIL_BYTES: Final = 4096
 
 _FIGURES = re.compile(
-    rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|prompt_n|predicted_n)"\s*:\s*(\d{1,15})'
+    rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|cache_n|prompt_n|predicted_n)"'
+    rb"\s*:\s*(\d{1,15})"
 )
 
 
@@ -30,15 +31,16 @@ class Usage:
 def usage_of(tail: bytes) -> Usage:
     """Return the figures in *tail*, the last `TAIL_BYTES` of an answer.
 
-    ``usage`` counts before ``timings``, whose ``prompt_n`` leaves out what came
-    from the prompt cache; the last mention of each counts.
+    ``usage`` counts before llama.cpp's ``timings``, in which the prompt is
+    ``cache_n`` tokens from the cache and ``prompt_n`` new ones. The last mention of
+    each figure counts.
     """
     found = {name: int(figure) for name, figure in _FIGURES.findall(tail)}
-
-    def first(*names: bytes) -> int | None:
-        return next((found[n] for n in names if n in found), None)
-
+    prompt_tokens = found.get(b"prompt_tokens", found.get(b"input_tokens"))
+    if prompt_tokens is None and b"prompt_n" in found:
+        prompt_tokens = found.get(b"cache_n", 0) + found[b"prompt_n"]
+    completion_tokens = found.get(b"completion_tokens", found.get(b"output_tokens"))
     return Usage(
-        prompt_tokens=first(b"prompt_tokens", b"input_tokens", b"prompt_n"),
-        completion_tokens=first(b"completion_tokens", b"output_tokens", b"predicted_n"),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=found.get(b"predicted_n") if completion_tokens is None else completion_tokens,
     )

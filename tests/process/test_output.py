@@ -236,7 +236,8 @@ class TestFlood:
         clock = Clock()
         model_log = ModelLog("a", clock=clock)
         heard = heard_by(model_log)
-        model_log.write(b"x\n" * (output.FLOOD_BYTES_PER_S // 2 - 10) + STATE[:11])
+        model_log.write(b"x" * (output.FLOOD_COST_PER_S - 200) + b"\n" + STATE[:11])
+        assert len(heard) > 1
         model_log.write(STATE[11:] + b"y\n" * 100)
         assert heard[-1].text == STATE.decode().rstrip()
 
@@ -249,7 +250,7 @@ class TestFlood:
         model_log.write(b"calm\n")
         assert model_log.tail(2) == (f"{59_999:099d}", "calm")
         clock.now_s = 2.2
-        model_log.write(b"x\n" * 100_000)
+        model_log.write(b"x\n" * 20_000)
         assert model_log.tail(1) == ("x",)
         assert not any("dropped" in line for line in model_log.tail(900))
 
@@ -266,6 +267,14 @@ class TestFlood:
         flooded(model_log)
         assert 100 < len(kept) - before < 2500
         assert sum(line.startswith("…") for line in kept) == 2
+
+    def test_a_flood_of_tiny_lines_is_one(self) -> None:
+        """Lines cost more than bytes: many short ones are dropped before they take long."""
+        model_log = ModelLog("a", clock=Clock())
+        heard = heard_by(model_log)
+        for _ in range(32):
+            model_log.write(b"x\n" * 32_768)
+        assert 10_000 < len(heard) < 100_000
 
     @pytest.mark.parametrize("byte", [b"x", b"\r", b"\x00"])
     def test_flood_without_lines_is_bounded(self, byte: bytes) -> None:

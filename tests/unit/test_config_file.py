@@ -67,11 +67,10 @@ cwd = "missing"
 
 [models."a b"]
 path = "missing.gguf"
-spawn.env = 3
 
 [router]
 port = "80"
-""".replace("spawn.env = 3\n", ""),
+""",
     )
     assert places(problems) == [
         (7, 'models."a b".spawn.command[2]'),
@@ -314,6 +313,7 @@ def test_a_model_that_may_not_be_read_is_a_problem(
     "text",
     [
         "router = 1",
+        "router.port = 0x" + "f" * 5000,
         "router.state_dir = ''",
         "models = 1",
         "models.a = 1",

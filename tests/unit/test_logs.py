@@ -254,28 +254,49 @@ def test_a_full_disk_raises_nothing() -> None:
         assert output._dropped == 1
 
 
-def test_lines_lost_to_an_error_are_counted_after_it() -> None:
+def test_lines_lost_to_errors_are_counted_after_them() -> None:
     """When a broken stream works again, it says what it missed."""
 
     class Sometimes(io.StringIO):
         broken = True
-        tried = threading.Event()
 
         def write(self, text: str) -> int:
-            self.tried.set()
             if self.broken:
                 raise OSError(28, "No space left on device")
             return super().write(text)
 
     stream = Sometimes()
-    with logs.configure(format="json", stream=stream):
-        log.info("lost.happened")
-        assert stream.tried.wait(10)
-        stream.broken = False
-        log.info("kept.happened")
-    events = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [event["event"] for event in events] == ["kept.happened", "logs.dropped"]
-    assert events[1]["lines"] == 1
+    output = logs.configure(format="json", stream=stream)
+    output.close()
+    output._write([b"lost\n"])  # as the thread does
+    output._write([b"lost\n", b"lost\n"])
+    stream.broken = False
+    output._write([b"kept\n"])
+    output._write([b"kept\n"])
+    first, dropped, last = stream.getvalue().splitlines()
+    assert (first, last) == ("kept", "kept")
+    assert json.loads(dropped)["event"] == "logs.dropped"
+    assert json.loads(dropped)["lines"] == 3
+
+
+def test_half_a_line_before_an_error_spoils_no_other(tmp_path: Path) -> None:
+    """A disk that fills up in the middle of a line does not join it to a later one."""
+    path = tmp_path / "log"
+    code = f"""
+import resource
+from pathlib import Path
+from llama_router import logs
+sink = Path({str(path)!r}).open("w")
+output = logs.configure(format="json", stream=sink)
+output.close()
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+output._write([b"whole\\n", b"cut off\\n"])
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+output._write([b"later\\n"])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert path.read_text().splitlines()[:3] == ["whole", "cut ", "later"]
 
 
 def test_a_non_blocking_stream_gets_everything() -> None:

@@ -1,0 +1,241 @@
+"""One backend from its port to its end: spawn, wait until ready, run, reap."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from itertools import count
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from ..core import child_protocol, placeholders
+from ..core.config import ModelSpec
+from ..core.lines import Line
+from ..errors import BackendExitedError, ReadinessTimeoutError
+from . import proctree
+from .backend import Backend
+from .environment import Program, find_program, inherited
+from .instances import InstanceRecord
+from .lifeline import Lifeline
+from .output import LogStore, ModelLog
+from .ports import Ports
+from .process import SpawnedProcess, run_process
+from .readiness import Loading, wait_ready
+
+log = structlog.get_logger()
+
+#: Where backends listen: never reachable from outside, whatever the router listens on.
+BACKEND_HOST: Final = "127.0.0.1"
+
+#: Lines of output quoted when a backend fails.
+LAST_LINES: Final = 8
+
+#: How often a start that takes long is reported, in seconds.
+REPORT_S: Final = 1.0
+
+
+@attrs.define(eq=False, kw_only=True)
+class Launcher:
+    """What all backends of one router share.
+
+    Attributes:
+        instance: This router's marker in the environment of its backends.
+        environ: The router's own environment.
+        router_port: The router's port, which llama-server wants to know.
+        ports: Whom to ask for a port.
+        lifeline: Ends backends if the router is killed.
+        record: What runs, on disk.
+        logs: Where output goes.
+        hurry: Set when backends get no more grace.
+    """
+
+    instance: str
+    environ: Mapping[str, str]
+    router_port: int
+    ports: Ports
+    lifeline: Lifeline
+    record: InstanceRecord
+    logs: LogStore
+    hurry: trio.Event
+    _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
+
+    async def __call__(
+        self,
+        spec: ModelSpec,
+        *,
+        task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run *spec*'s backend until it ends or this is cancelled; report it once ready.
+
+        Raises:
+            SpawnError: if it cannot be started.
+            ReadinessTimeoutError: if it is not ready within ``ready_timeout_s``.
+            BackendExitedError: if it exits without being asked to.
+            BackendUnreapableError: if it cannot be ended.
+        """
+        model_log = self.logs.for_model(spec.id)
+        with self.ports.lease() as port:
+            argv = placeholders.command_line(spec, port=port, host=BACKEND_HOST)
+            program = find_program(argv, path=spec.spawn.env.get("PATH"))
+            loading = Loading(announces=program.speaks_child_protocol)
+
+            def listen(line: Line) -> None:
+                if (state := child_protocol.parse_state(line.text)) is not None:
+                    loading.note(state)
+
+            model_log.on_line = listen
+            spawned_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                process: SpawnedProcess = await nursery.start(
+                    self._run, spec, program, port, model_log
+                )
+                with trio.move_on_after(spec.spawn.ready_timeout_s) as waiting:
+                    async with trio.open_nursery() as reporting:
+                        reporting.start_soon(_report, spec, loading)
+                        await self._wait_ready(spec, port, process, loading)
+                        reporting.cancel_scope.cancel()
+                if waiting.cancelled_caught:
+                    raise _not_ready(spec, port, loading, model_log)
+                backend = Backend(
+                    model=spec.id,
+                    spec=spec,
+                    host=BACKEND_HOST,
+                    port=port,
+                    pid=process.pid,
+                    spawned_s=spawned_s,
+                    ready_s=trio.current_time(),
+                )
+                log.info(
+                    "backend.ready",
+                    model=spec.id,
+                    pid=process.pid,
+                    port=port,
+                    load_s=round(backend.ready_s - spawned_s, 4),
+                )
+                task_status.started(backend)
+
+    async def _run(
+        self,
+        spec: ModelSpec,
+        program: Program,
+        port: int,
+        model_log: ModelLog,
+        *,
+        task_status: trio.TaskStatus[SpawnedProcess],
+    ) -> None:
+        """Run the process; what it leaves behind in our books is gone when this ends."""
+        marker = f"{self.instance}.{next(self._serial)}"
+        env = inherited(self.environ) | placeholders.environment(
+            spec, port=port, host=BACKEND_HOST
+        )
+        env[proctree.INSTANCE_VARIABLE] = self.instance
+        if program.speaks_child_protocol:
+            env[child_protocol.ENV_VARIABLE] = str(self.router_port)
+
+        def stuck() -> None:
+            log.error(
+                "backend.stuck",
+                model=spec.id,
+                reason="it survived SIGKILL; its memory counts as taken until it is gone",
+            )
+
+        process: SpawnedProcess | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                process = await nursery.start(
+                    partial(
+                        run_process,
+                        program.argv,
+                        env=env,
+                        cwd=spec.spawn.cwd,
+                        stdin="pipe" if program.speaks_child_protocol else "null",
+                        grace_s=spec.spawn.stop_timeout_s,
+                        hurry=self.hurry,
+                        on_output=model_log.write,
+                        on_stuck=stuck,
+                        marker=marker,
+                    )
+                )
+                self.lifeline.register(process.pid, process.start_time, marker)
+                log.info(
+                    "backend.spawned", model=spec.id, pid=process.pid, port=port, argv=program.argv
+                )
+                model_log.mark(f"pid {process.pid} started: {shlex.join(program.argv)}")
+                task_status.started(process)
+                await trio.to_thread.run_sync(
+                    partial(
+                        self.record.add,
+                        process.pid,
+                        process.start_time,
+                        program.argv,
+                        model=spec.id,
+                        marker=marker,
+                    )
+                )
+        finally:
+            model_log.end_of_process()
+            if process is not None:
+                self.lifeline.unregister(process.pid)
+                with trio.CancelScope(shield=True):  # one small file
+                    await trio.to_thread.run_sync(self.record.remove, process.pid)
+        raise BackendExitedError(
+            spec.id, process.returncode or 0, model_log.tail(LAST_LINES, since_mark=True)
+        )
+
+    async def _wait_ready(
+        self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading
+    ) -> None:
+        async def is_ours() -> str | None:
+            if not spec.spawn.check_port_owner:
+                return None
+            return await trio.to_thread.run_sync(_stranger_on, port, process.pid)
+
+        await wait_ready(
+            BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours
+        )
+
+
+def _stranger_on(port: int, pid: int) -> str | None:
+    """Say who else than the family of *pid* listens on *port*; None if it does itself."""
+    owners = proctree.listener_owner(port, BACKEND_HOST, (pid,))
+    if pid in owners:
+        return None
+    family = {pid} | proctree.descendants(pid) | proctree.session_members((pid,))
+    if owners & family:
+        return None
+    who = f"process {min(owners)}" if owners else "a process of another user"
+    return (
+        f"port {port} is answered by {who}, which does not belong to the backend (if it does, "
+        "as with a container, set check_port_owner = false)"
+    )
+
+
+async def _report(spec: ModelSpec, loading: Loading) -> None:
+    """Say every second what a start waits for."""
+    begun_s = trio.current_time()
+    while True:
+        await trio.sleep(REPORT_S)
+        log.info(
+            "backend.loading",
+            model=spec.id,
+            waited_s=round(trio.current_time() - begun_s, 1),
+            timeout_s=spec.spawn.ready_timeout_s,
+            progress=loading.progress,
+            awaited=f"{spec.spawn.health_endpoint} to answer 200; last seen: {loading.seen}",
+        )
+
+
+def _not_ready(
+    spec: ModelSpec, port: int, loading: Loading, model_log: ModelLog
+) -> ReadinessTimeoutError:
+    tail = model_log.tail(LAST_LINES, since_mark=True)
+    said = "; its last output: " + " | ".join(tail) if tail else "; it has not printed anything"
+    return ReadinessTimeoutError(
+        f"the backend of model {str(spec.id)!r} was not ready within "
+        f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "
+        f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: {loading.seen}{said}"
+    )

@@ -1,0 +1,83 @@
+"""The commands and their options. The work is done in modules of their own, imported late."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from .. import __version__
+
+app = App(
+    name="llama-router",
+    help="Many local models behind one always-ready API: spawns, swaps and streams their backends.",
+    version=__version__,
+)
+
+
+@app.command
+def serve(
+    *,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    host: str | None = None,
+    port: int | None = None,
+) -> int:
+    """Serve the models of a configuration until SIGINT or SIGTERM.
+
+    The first of these signals drains: requests in flight get ``drain_s`` seconds. A second
+    one ends at once. SIGHUP reads the configuration again.
+
+    Args:
+        config: Configuration file. Without it: ./router.toml, then
+            $XDG_CONFIG_HOME/llama-router/router.toml.
+        host: Address to listen on, instead of ``router.host``.
+        port: Port to listen on, instead of ``router.port``; 0 picks a free one.
+    """
+    from .serve import serve as run  # noqa: PLC0415 -- keeps --help and --version quick
+
+    return run(config, host=host, port=port)
+
+
+@app.command
+def check(file: Path | None = None, /) -> int:
+    """Say everything that is wrong with a configuration; exit 1 if anything is.
+
+    Args:
+        file: Configuration file. Without it: where ``serve`` would find one.
+    """
+    from .files import check as run  # noqa: PLC0415 -- same
+
+    return run(file)
+
+
+@app.command
+def init(file: Path = Path("router.toml"), /) -> int:
+    """Write the documented example configuration; never over an existing file.
+
+    Args:
+        file: Where to.
+    """
+    from .files import init as run  # noqa: PLC0415 -- same
+
+    return run(file)
+
+
+@app.command
+def demo(*, once: bool = False, port: int | None = None, folder: Path | None = None) -> int:
+    """Make two tiny models, serve them, and say what to try.
+
+    Args:
+        once: Send the requests, print how long each step took, and end.
+        port: Port to listen on; 8082 by default, with --once any free one.
+        folder: Where the models are made; $XDG_CACHE_HOME/llama-router/demo by default.
+    """
+    from .demo import demo as run  # noqa: PLC0415 -- same
+
+    return run(once=once, port=port, folder=folder)
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names, and exit with its status."""
+    sys.exit(app())

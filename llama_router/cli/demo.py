@@ -1,0 +1,198 @@
+"""``demo``: two tiny models, the router, and a swap to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TextIO
+
+import attrs
+import httpx
+import structlog
+import trio
+
+from .. import logs
+from ..config_file import LoadedConfig, load_config
+from ..errors import RouterError
+from ..models import tiny
+from ..supervisor import Requests, Running, run_router
+from .serve import leaves, override, serve_config
+
+log = structlog.get_logger()
+
+#: The two models: name and seed. Different seeds answer differently.
+MODELS = {"tiny-a": 1, "tiny-b": 2}
+
+_CONFIG = """\
+# Made by `llama-router demo`. Two exclusive models: asking for one unloads the other.
+[models.tiny-a]
+path = "tiny-a.gguf"
+
+[models.tiny-b]
+path = "tiny-b.gguf"
+"""
+
+
+def demo(*, once: bool, port: int | None, folder: Path | None) -> int:
+    """Run the demonstration; return the exit status."""
+    if find_spec("xllamacpp") is None and shutil.which("llama-server") is None:
+        _print(
+            "The demo needs a backend: pip install 'llama-router[embedded]', "
+            "or put llama-server on PATH.",
+            file=sys.stderr,
+        )
+        return 1
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = folder or base / "llama-router" / "demo"
+    try:
+        loaded = prepare(folder)
+    except (ImportError, OSError) as exc:
+        _print(f"The demo's models cannot be made in {folder}: {exc}", file=sys.stderr)
+        return 1
+    if once:
+        return _demo_once(override(loaded, host=None, port=port or 0), folder)
+    loaded = override(loaded, host=None, port=port)
+    router = loaded.config.router
+    _print(_WHAT_TO_TRY.format(url=f"http://{router.host}:{router.port}", folder=folder))
+    return serve_config(loaded)
+
+
+def prepare(folder: Path) -> LoadedConfig:
+    """Make the models and the configuration in *folder*, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, seed in MODELS.items():
+        path = folder / f"{name}.gguf"
+        if not path.exists():
+            tiny.make_chat_model(path, name=name, seed=seed)
+    config = folder / "router.toml"
+    config.write_text(_CONFIG)
+    return load_config(config)
+
+
+_WHAT_TO_TRY = """\
+Two tiny random models are served at {url} (they babble, but fast).
+Their configuration is {folder}/router.toml. In another terminal, try:
+
+  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "tiny-a", "stream": true, "max_tokens": 32,
+         "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+    spawns the backend of tiny-a, waits until it is ready, and streams its answer.
+
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "tiny-b", "max_tokens": 32,
+         "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+    stops tiny-a and starts tiny-b in its place: a swap. Below you see each step.
+
+  curl {url}/v1/models        lists both, and which one is loaded.
+
+Ctrl-C ends it; no backend stays behind.
+"""
+
+
+@attrs.frozen
+class _Step:
+    """One request of the demonstration and what it showed."""
+
+    what: str
+    ttft_s: float
+    duration_s: float
+    answer: str
+
+
+def _demo_once(loaded: LoadedConfig, folder: Path) -> int:
+    """Send the requests; print what happened; return 0 only if all of it was right."""
+    steps: list[_Step] = []
+    with logs.configure(level="warning"):
+        try:
+            steps = trio.run(partial(_run_once, loaded, folder))
+        except* (RouterError, httpx.HTTPError, trio.TooSlowError, _WrongAnswerError) as group:
+            for error in leaves(group):
+                _print(f"The demo failed: {str(error) or repr(error)}", file=sys.stderr)
+    if not steps:
+        return 1
+    _print(f"{'step':<44} {'first token':>12} {'whole answer':>13}")
+    for step in steps:
+        _print(f"{step.what:<44} {step.ttft_s * 1000:9.1f} ms {step.duration_s * 1000:10.1f} ms")
+        _print(f"    {step.answer[:70]!r}")
+    return 0
+
+
+class _WrongAnswerError(Exception):
+    """A backend answered, but not as it should."""
+
+
+async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
+    requests = Requests()
+    steps: list[_Step] = []
+    async with trio.open_nursery() as nursery:
+        running: Running = await nursery.start(
+            partial(
+                run_router, loaded, requests, state_dir=folder / "state", environ=os.environ
+            )
+        )
+        timeout = httpx.Timeout(120)
+        async with httpx.AsyncClient(
+            base_url=running.urls[0], timeout=timeout, trust_env=False
+        ) as client:
+            with trio.fail_after(180):
+                steps.append(await _stream(client, "tiny-a", "tiny-a: spawn, load, stream"))
+                steps.append(await _stream(client, "tiny-a", "tiny-a again: it is loaded"))
+                steps.append(await _answer(client, "tiny-b", "swap: stop tiny-a, load tiny-b, answer"))
+                await _check_loaded(client, "tiny-b")
+        requests.stop.set()
+    return steps
+
+
+def _body(model: str, *, stream: bool) -> dict[str, object]:
+    messages = [{"role": "user", "content": "Hello"}]
+    return {"model": model, "messages": messages, "max_tokens": 16, "stream": stream}
+
+
+async def _stream(client: httpx.AsyncClient, model: str, what: str) -> _Step:
+    begun_s = time.perf_counter()
+    first_s: float | None = None
+    words: list[str] = []
+    async with client.stream(
+        "POST", "/v1/chat/completions", json=_body(model, stream=True)
+    ) as response:
+        if response.status_code != 200:
+            await response.aread()
+            raise _WrongAnswerError(response.text)
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                if content := choice["delta"].get("content"):
+                    first_s = first_s or time.perf_counter()
+                    words.append(content)
+    if first_s is None:
+        raise _WrongAnswerError(f"{model} streamed no text")
+    return _Step(what, first_s - begun_s, time.perf_counter() - begun_s, "".join(words))
+
+
+async def _answer(client: httpx.AsyncClient, model: str, what: str) -> _Step:
+    begun_s = time.perf_counter()
+    response = await client.post("/v1/chat/completions", json=_body(model, stream=False))
+    if response.status_code != 200:
+        raise _WrongAnswerError(response.text)
+    took_s = time.perf_counter() - begun_s
+    return _Step(what, took_s, took_s, response.json()["choices"][0]["message"]["content"])
+
+
+async def _check_loaded(client: httpx.AsyncClient, model: str) -> None:
+    listed = (await client.get("/v1/models")).json()["data"]
+    loaded = [entry["id"] for entry in listed if entry["status"]["value"] == "loaded"]
+    if loaded != [model]:
+        raise _WrongAnswerError(f"after the swap {loaded} are loaded instead of {model}")
+
+
+def _print(text: str, *, file: TextIO | None = None) -> None:
+    print(text, file=file, flush=True)  # noqa: T201 -- the command's output

@@ -1,0 +1,104 @@
+"""``serve``: logging, signals, exit status around one router."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import structlog
+import trio
+
+from .. import __version__, logs
+from ..config_file import LoadedConfig
+from ..errors import RouterError
+from ..supervisor import Requests, Running, run_router, state_dir_for
+from .files import load_or_explain
+
+log = structlog.get_logger()
+
+E = TypeVar("E", bound=BaseException)
+
+
+def serve(config: Path | None, *, host: str | None, port: int | None) -> int:
+    """Serve until a signal; return the exit status."""
+    loaded = load_or_explain(config)
+    if loaded is None:
+        return 1
+    return serve_config(override(loaded, host=host, port=port))
+
+
+def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> LoadedConfig:
+    """Return *loaded* with what the command line says instead."""
+    router = loaded.config.router
+    router = attrs.evolve(
+        router,
+        host=router.host if host is None else host,
+        port=router.port if port is None else port,
+    )
+    return attrs.evolve(loaded, config=attrs.evolve(loaded.config, router=router))
+
+
+def serve_config(loaded: LoadedConfig) -> int:
+    """Serve *loaded* until a signal; return the exit status."""
+    router = loaded.config.router
+    with logs.configure(level=router.log_level, format=router.log_format.value):
+        log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
+        try:
+            return trio.run(partial(run_until_signalled, loaded))
+        except* RouterError as group:
+            for error in leaves(group):
+                log.error("router.failed", code=error.code, reason=str(error))
+                print(f"llama-router: {error}", file=sys.stderr)  # noqa: T201 -- for who started it
+        return 1
+
+
+def leaves(group: BaseExceptionGroup[E]) -> list[E]:
+    """Return the errors in *group*, however deep."""
+    found: list[E] = []
+    for exc in group.exceptions:
+        found += leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
+
+
+async def run_until_signalled(
+    loaded: LoadedConfig,
+    *,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Run a router that obeys signals; return the exit status."""
+    requests = Requests()
+    exit_status = 0
+
+    async def obey(*, task_status: trio.TaskStatus[None]) -> None:
+        nonlocal exit_status
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
+            async for signum in signals:
+                name = signal.Signals(signum).name
+                if signum == signal.SIGHUP:
+                    log.info("router.signalled", signal=name, effect="reload")
+                    requests.reload()
+                elif not requests.stop.is_set():
+                    log.info("router.signalled", signal=name, effect="drain")
+                    requests.stop.set()
+                else:
+                    log.warning("router.signalled", signal=name, effect="end now")
+                    exit_status = 128 + signum
+                    requests.hurry.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(obey)
+        await run_router(
+            loaded,
+            requests,
+            state_dir=state_dir_for(loaded.config.router.state_dir, os.environ),
+            environ=os.environ,
+            task_status=task_status,
+        )
+        nursery.cancel_scope.cancel()
+    return exit_status

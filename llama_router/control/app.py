@@ -1,0 +1,82 @@
+"""The control plane: a Quart-Trio application for what no backend answers."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from quart import Response
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from ..core.answers import error_body, error_fields
+from ..dispatcher import Dispatcher
+from ..errors import RequestError, RouterError
+from . import models
+
+log = structlog.get_logger()
+
+
+class RouteNotFoundError(RequestError):
+    """Neither the control plane nor the data plane has such a path."""
+
+    code = "not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class InternalError(RouterError):
+    """A bug; its details are in the log only."""
+
+    code = "internal_error"
+
+
+def build_app(dispatcher: Dispatcher) -> QuartTrio:
+    """Assemble the application; it asks *dispatcher* and owns nothing."""
+    app = QuartTrio("llama_router")
+    app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
+    app.register_blueprint(models.blueprint(dispatcher))
+
+    @app.errorhandler(RouterError)
+    async def refuse(error: RouterError) -> Response:
+        return _error_response(error)
+
+    @app.errorhandler(HTTPException)
+    async def refuse_http(error: HTTPException) -> Response:
+        if error.code == HTTPStatus.NOT_FOUND:
+            return _error_response(
+                RouteNotFoundError(
+                    "there is no such endpoint; models answer under /v1/, /health, /props and "
+                    "/slots, and GET /v1/models lists them"
+                )
+            )
+        if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return _error_response(MethodNotAllowedError("this endpoint has no such method"))
+        status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+        return _error_response(RequestError(error.description or status.phrase, status=status))
+
+    @app.errorhandler(Exception)
+    async def hide(error: Exception) -> Response:
+        log.error("control.crashed", exc_info=error)
+        return _error_response(InternalError("the router failed to answer; its log says why"))
+
+    @app.after_request
+    async def close(response: Response) -> Response:
+        # A connection is either a reusable one of the data plane or a one-shot one here.
+        response.headers["connection"] = "close"
+        return response
+
+    return app
+
+
+def _error_response(error: RouterError) -> Response:
+    response = Response(error_body(error), error.status)
+    for name, value in error_fields(error):
+        response.headers[name.decode()] = value.decode()
+    return response

@@ -1,0 +1,118 @@
+"""Hypercorn's Trio pieces behind our own accept loop.
+
+``hypercorn.trio.serve`` ends as a whole when one connection breaks a rule, so only
+the part that serves one connection is used. That is one level below its public API:
+``hypercorn==0.18.*`` is pinned for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+
+#: A client that takes nothing of its answer for so long is given up, in seconds.
+WRITE_TIMEOUT_S: Final = 30.0
+
+#: Bound on the last, shielded steps of a connection, in seconds.
+CLOSE_TIMEOUT_S: Final = 5.0
+
+#: Longest control request, in seconds, whatever the client does meanwhile: one
+#: pipelined byte is enough to hide a disconnect.
+REQUEST_TIMEOUT_S: Final = 600.0
+
+
+class _ReplayStream:
+    """A connection with what was read from it already put back in front."""
+
+    def __init__(self, stream: trio.SocketStream, replay: bytes) -> None:
+        self._stream = stream
+        self._replay = replay
+        self.socket = stream.socket
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._replay:
+            data, self._replay = self._replay, b""
+            return data
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def _no_upgrade(_protocol: H11Protocol, _request: object) -> None:
+    """Speak HTTP/1.1 only: Hypercorn's h2c has ways to end a server, and no switch."""
+
+
+class _Connection(TCPServer):
+    """One connection, with a deadline on everything that Hypercorn shields."""
+
+    stream: Any
+
+    async def run(self) -> None:
+        """Serve until the connection ends; never raises for what a client did."""
+        with trio.move_on_after(REQUEST_TIMEOUT_S):
+            await super().run()
+
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            # Else its task stays until the keep-alive time-out, long after the client left.
+            await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            # Quart-Trio cancels itself while the connection is being closed.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+                await super().protocol_send(event)
+            return
+        gone = False
+        async with self.send_lock:
+            deadline = trio.current_time() + WRITE_TIMEOUT_S
+            with trio.CancelScope(shield=True, deadline=deadline) as scope:
+                try:
+                    await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    gone = True
+        if scope.cancelled_caught:
+            await trio.aclose_forcefully(self.stream)
+            gone = True
+        if gone:
+            await self.protocol.handle(Closed())
+
+
+class ControlServer:
+    """Serves an ASGI application to connections that somebody else accepted."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = ASGIWrapper(app)
+        self._config = Config()
+        self._config.accesslog = None  # its lines can be forged; ours are in the app
+        self._config.errorlog = None
+        self._config.h11_max_incomplete_size = 64 * 1024
+        self._config.keep_alive_timeout = 5.0
+        self._context = WorkerContext(None)
+        H11Protocol._check_protocol = _no_upgrade  # type: ignore[method-assign, assignment]  # noqa: SLF001 -- it is built by name
+
+    async def drain(self) -> None:
+        """Let connections end with their current answer."""
+        await self._context.terminated.set()
+
+    async def serve(self, stream: trio.SocketStream, replay: bytes) -> None:
+        """Serve *stream* to its end, beginning with the bytes *replay*."""
+        connection: Any = _ReplayStream(stream, replay)
+        await _Connection(self._app, self._config, self._context, {}, connection).run()

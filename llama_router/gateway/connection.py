@@ -1,0 +1,388 @@
+"""One client's connection: request after request, until one is not the data plane's.
+
+Such a request is handed to the control plane, together with the connection and the
+bytes already read; it does not come back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from ..backends.backend import Backend
+from ..core.answers import error_body, error_fields
+from ..core.peek import asked_by
+from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
+from ..core.usage import usage_of
+from ..dispatcher import Dispatcher, Lease
+from ..errors import (
+    BodyTooLargeError,
+    EndpointNotAllowedError,
+    RequestError,
+    RequestTimeoutError,
+    RouterError,
+)
+from .relay import Exchange, relay
+from .sockets import Client, ClientGoneError, Progress
+from .wire import ChunkedBody, RequestHead, parse_request_head
+
+log = structlog.get_logger()
+
+#: How long an idle connection is kept for the next request, in seconds.
+KEEP_ALIVE_S: Final = 75.0
+
+#: How long a request's head may take from its first byte, in seconds.
+HEAD_TIMEOUT_S: Final = 30.0
+
+#: Longest silence while a request's body is received, in seconds.
+BODY_TIMEOUT_S: Final = 60.0
+
+Handover = Callable[[trio.SocketStream, bytes], Awaitable[None]]
+"""Serves the rest of a connection: the stream, and what was read from it already."""
+
+
+@attrs.define(eq=False)
+class Gateway:
+    """What all connections share.
+
+    Attributes:
+        dispatcher: Who grants backends.
+        handover: The control plane.
+        draining: Set at shutdown: every connection ends with its current answer.
+        idle: Cancelled at shutdown: the waits between two requests.
+    """
+
+    dispatcher: Dispatcher
+    handover: Handover
+    draining: trio.Event = attrs.field(factory=trio.Event)
+    idle: set[trio.CancelScope] = attrs.field(factory=set)
+
+    def drain(self) -> None:
+        """Let idle connections end now and busy ones with their answer."""
+        self.draining.set()
+        for scope in self.idle:
+            scope.cancel()
+
+
+async def serve_connection(gateway: Gateway, client: Client) -> None:
+    """Serve *client* until one of the two sides ends the connection. Closes it."""
+    try:
+        await _Connection(gateway, client).serve()
+    except (ClientGoneError, OSError):
+        pass  # nobody is there to be told
+    finally:
+        client.close()
+
+
+class _Connection:
+    def __init__(self, gateway: Gateway, client: Client) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._buffer = b""  # received, not used yet: the beginning of the next request
+
+    async def serve(self) -> None:
+        while True:
+            try:
+                head = await self._receive_head()
+            except RequestError as exc:
+                await self._refuse(None, exc)
+                await self._client.linger()
+                return
+            if head is None:
+                return
+            asked_for = route(head.method, head.path, head.query)
+            if isinstance(asked_for, Control):
+                await self._hand_over()
+                return
+            if not await self._proxy(head, asked_for):
+                await self._client.linger()
+                return
+
+    async def _receive_head(self) -> RequestHead | None:
+        """Return the next request's head, or None if there is none."""
+        searched = 0
+        head = parse_request_head(self._buffer) if self._buffer else None
+        if not self._buffer and not await self._wait_for_first_bytes():
+            return None
+        with trio.move_on_after(HEAD_TIMEOUT_S):
+            while head is None:
+                head = parse_request_head(self._buffer, searched=searched)
+                if head is None:
+                    searched = len(self._buffer)
+                    data = await self._client.receive()
+                    if not data:
+                        return None
+                    self._buffer += data
+            return head
+        raise RequestTimeoutError(f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s")
+
+    async def _wait_for_first_bytes(self) -> bool:
+        gateway = self._gateway
+        if gateway.draining.is_set():
+            return False
+        with trio.move_on_after(KEEP_ALIVE_S) as scope:
+            gateway.idle.add(scope)
+            try:
+                self._buffer = await self._client.receive()
+            finally:
+                gateway.idle.discard(scope)
+        return bool(self._buffer)
+
+    async def _hand_over(self) -> None:
+        replay, self._buffer = self._buffer, b""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._client.release()))
+        await self._gateway.handover(stream, replay)
+
+    async def _receive_body(self, head: RequestHead, limit_bytes: int) -> bytes | bytearray | None:
+        """Return the whole body, decoded; the bytes behind it go to the buffer.
+
+        Raises:
+            BodyTooLargeError: if it is over *limit_bytes*.
+            RequestError: if it is malformed, or stops arriving.
+            ClientGoneError: if the client left.
+        """
+        received = self._buffer[head.size :]
+        length = head.content_length
+        if not head.chunked and not length:
+            self._buffer = received
+            return None if length is None else b""
+        if length is not None and length > limit_bytes:
+            raise _too_large(limit_bytes)
+        if length is not None and len(received) >= length:
+            self._buffer = received[length:]
+            return received[:length]
+        if head.expect_continue and not received:
+            await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._buffer = b""
+        progress = Progress(BODY_TIMEOUT_S)
+        with progress.scope:
+            if length is not None:
+                return await self._receive_length(received, length, progress)
+            return await self._receive_chunks(received, limit_bytes, progress)
+        raise RequestTimeoutError(f"nothing of the request body came for {BODY_TIMEOUT_S:g} s")
+
+    async def _receive_length(self, received: bytes, length: int, progress: Progress) -> bytearray:
+        body = bytearray(received)
+        while len(body) < length:
+            data = await self._client.receive()
+            if not data:
+                raise ClientGoneError
+            progress.note()
+            body += data
+        self._buffer = bytes(body[length:])
+        del body[length:]
+        return body
+
+    async def _receive_chunks(
+        self, received: bytes, limit_bytes: int, progress: Progress
+    ) -> bytearray:
+        decoder = ChunkedBody(limit_bytes)
+        body = bytearray(decoder.feed(received))
+        while not decoder.done:
+            data = await self._client.receive()
+            if not data:
+                raise ClientGoneError
+            progress.note()
+            body += decoder.feed(data)
+        self._buffer = decoder.excess
+        return body
+
+    # -- proxied requests -----------------------------------------------------------------
+
+    async def _proxy(self, head: RequestHead, asked_for: ByBody | ByQuery | Observe) -> bool:
+        """Serve one request; return whether the connection can be used for another."""
+        begun_s = trio.current_time()
+        body_received = False
+        record = _Record(head)
+        exchange = Exchange()
+        try:
+            limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
+            body = await self._receive_body(head, limit_bytes)
+            body_received = True
+            if isinstance(asked_for, Observe):
+                await self._observe(head, asked_for, body, exchange, record)
+            else:
+                await self._serve_model(head, asked_for, body, exchange, record)
+        except RouterError as exc:
+            record.refused(exc)
+            keep = body_received and head.keep_alive and not self._gateway.draining.is_set()
+            await self._refuse(head, exc, close=not keep)
+            return keep
+        except ClientGoneError:
+            record.outcome = "client_gone"
+            raise
+        except trio.Cancelled:
+            record.outcome = "cancelled"
+            raise
+        finally:
+            record.write(exchange, duration_s=trio.current_time() - begun_s)
+        return exchange.reusable
+
+    async def _serve_model(
+        self,
+        head: RequestHead,
+        asked_for: ByBody | ByQuery,
+        body: bytes | bytearray | None,
+        exchange: Exchange,
+        record: _Record,
+    ) -> None:
+        if isinstance(asked_for, ByQuery):
+            name = asked_for.model
+        else:
+            name = asked_by(body or b"", head.get(b"content-type") or b"").model
+        dispatcher = self._gateway.dispatcher
+        model = dispatcher.config.resolve(name)
+        record.model = name if model is None else model
+        if model is not None:
+            endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
+            self._check_allowed(head.path, endpoints, model)
+        with dispatcher.lease(name) as lease:
+            try:
+                backend = lease.granted_nowait() or await self._wait_for_grant(lease)
+                await self._relay(head, head.target, body, backend, exchange)
+            finally:
+                record.lease = lease
+
+    async def _observe(
+        self,
+        head: RequestHead,
+        asked_for: Observe,
+        body: bytes | bytearray | None,
+        exchange: Exchange,
+        record: _Record,
+    ) -> None:
+        backend = self._gateway.dispatcher.running(asked_for.model)
+        record.model = backend.model
+        path = asked_for.path.encode()
+        self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
+        target = path + b"?" + head.query if head.query else path
+        await self._relay(head, target, body, backend, exchange)
+
+    @staticmethod
+    def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
+        if not allowed(path.decode("ascii", "replace"), endpoints):
+            raise EndpointNotAllowedError(
+                f"the path {path.decode('ascii', 'replace')!r} is not among the proxy_endpoints of "
+                f"model {str(model)!r}: {', '.join(endpoints)}"
+            )
+
+    async def _wait_for_grant(self, lease: Lease) -> Backend:
+        """Wait, but not for longer than the client does."""
+        backend: Backend | None = None
+        error: RouterError | None = None
+        async with trio.open_nursery() as nursery:
+            scope = nursery.cancel_scope
+
+            async def leave_when_gone() -> None:
+                await self._client.hung_up()
+                scope.cancel()
+
+            nursery.start_soon(leave_when_gone)
+            try:
+                backend = await lease.granted()
+            except RouterError as exc:
+                error = exc
+            scope.cancel()
+        if error is not None:
+            raise error
+        if backend is None:
+            raise ClientGoneError
+        return backend
+
+    async def _relay(
+        self,
+        head: RequestHead,
+        target: bytes,
+        body: bytes | bytearray | None,
+        backend: Backend,
+        exchange: Exchange,
+    ) -> None:
+        router = self._gateway.dispatcher.config.router
+        await relay(
+            self._client,
+            head,
+            target,
+            body,
+            backend,
+            exchange,
+            connection_timeout_s=router.connection_timeout_s,
+            read_timeout_s=router.read_timeout_s,
+            close=self._gateway.draining.is_set(),
+        )
+
+    async def _refuse(
+        self, head: RequestHead | None, error: RouterError, *, close: bool = True
+    ) -> None:
+        """Answer with an OpenAI-shaped error."""
+        if head is None:
+            log.info("request.refused", code=error.code, status=int(error.status), reason=str(error))
+        body = error_body(error)
+        status = HTTPStatus(error.status)
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]
+        lines += [b"%b: %b\r\n" % field for field in error_fields(error)]
+        lines.append(b"content-length: %d\r\n" % len(body))
+        if close:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        if head is None or head.method != b"HEAD":
+            lines.append(body)
+        with contextlib.suppress(ClientGoneError), trio.move_on_after(BODY_TIMEOUT_S):
+            await self._client.send(b"".join(lines))
+
+
+def _too_large(limit_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"the request body is over {limit_bytes // (1024 * 1024)} MiB (max_body_mib)"
+    )
+
+
+class _Record:
+    """What is logged of one request, once it is over."""
+
+    def __init__(self, head: RequestHead) -> None:
+        self._head = head
+        self._error: RouterError | None = None
+        self.model: str | None = None
+        self.lease: Lease | None = None
+        self.outcome = "ok"
+
+    def refused(self, error: RouterError) -> None:
+        self._error = error
+        self.outcome = "refused"
+
+    def write(self, exchange: Exchange, *, duration_s: float) -> None:
+        """Write the one line of this request."""
+        fields: dict[str, object] = {
+            "model": self.model,
+            "method": self._head.method.decode("ascii", "replace"),
+            "path": self._head.path.decode("ascii", "replace"),
+        }
+        if (lease := self.lease) is not None and lease.backend is not None:
+            fields["queue_s"] = round(lease.queue_s, 4)
+            fields["load_s"] = round(lease.load_s, 4)
+            if exchange.first_byte_s is not None:
+                fields["ttft_s"] = round(exchange.first_byte_s - lease.arrived_s, 4)
+        fields["duration_s"] = round(duration_s, 4)
+        error = self._error or exchange.error
+        if error is not None:
+            fields |= {"code": error.code, "reason": str(error)}
+        if self.outcome == "refused" and error is not None:
+            log.info("request.refused", status=int(error.status), **fields)
+            return
+        if exchange.error is not None:
+            self.outcome = "cut"
+        usage = usage_of(exchange.tail)
+        fields |= {
+            "status": exchange.status,
+            "outcome": self.outcome,
+            "sent_bytes": exchange.sent_bytes,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        log.info("request.completed", **fields)

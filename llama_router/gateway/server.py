@@ -1,0 +1,108 @@
+"""The accept loop: one task per connection, each behind its own fire wall."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final
+
+import structlog
+import trio
+
+from ..errors import RouterError
+from .connection import Gateway, serve_connection
+from .sockets import Client
+
+log = structlog.get_logger()
+
+#: Connections that the kernel keeps for us while we are busy.
+BACKLOG: Final = 1024
+
+#: Pause after running out of file descriptors, in seconds: until a connection ends,
+#: accepting again would fail again.
+EXHAUSTED_PAUSE_S: Final = 0.1
+
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class ListenError(RouterError):
+    """The address to listen on cannot be used."""
+
+    code = "listen_failed"
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return a listening socket for every address of *host*.
+
+    Raises:
+        ListenError: if an address is taken or does not exist; with what to do.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        ):
+            listener = socket.create_server(
+                (address[0], listeners[0].getsockname()[1] if listeners else port),
+                family=family,
+                backlog=BACKLOG,
+            )
+            listener.setblocking(False)
+            listeners.append(listener)
+    except OSError as exc:
+        for listener in listeners:
+            listener.close()
+        hint = "; another program listens there" if exc.errno == errno.EADDRINUSE else ""
+        raise ListenError(
+            f"cannot listen on {host} port {port}: {exc.strerror or exc}{hint} "
+            "(router.host and router.port in router.toml)"
+        ) from exc
+    return listeners
+
+
+async def serve(
+    gateway: Gateway,
+    listeners: list[socket.socket],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept connections until ``gateway.draining`` is set; return when all have ended.
+
+    The sockets are closed as soon as draining begins, so that clients turn elsewhere.
+    """
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(_accept, gateway, listener, connections)
+            task_status.started()
+            await gateway.draining.wait()
+            accepting.cancel_scope.cancel()
+
+
+async def _accept(
+    gateway: Gateway, listener: socket.socket, connections: trio.Nursery
+) -> None:
+    with listener:
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                if exc.errno in _EXHAUSTED:
+                    log.error("connection.rejected", reason=exc.strerror)
+                    await trio.sleep(EXHAUSTED_PAUSE_S)
+                continue  # else this one client left already
+            connection.setblocking(False)
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connections.start_soon(_guarded, gateway, connection)
+
+
+async def _guarded(gateway: Gateway, connection: socket.socket) -> None:
+    """Serve one connection; whatever goes wrong in it costs no other one."""
+    try:
+        await serve_connection(gateway, Client(connection))
+    except Exception:
+        log.exception("connection.crashed")

@@ -1,0 +1,150 @@
+"""router.toml and the configuration reference say what the code does."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from llama_router.config_file import load_config
+from llama_router.core import placeholders
+from llama_router.core.config import (
+    DEFAULT_SPAWN,
+    ModelSpec,
+    OnChange,
+    RouterSpec,
+    SpawnSpec,
+    parse_config,
+)
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "router.toml"
+REFERENCE = ROOT / "docs" / "reference" / "configuration.md"
+
+# An example in a comment: a whole table header, or a key with a value.
+EXAMPLE_LINE = re.compile(r"^# (\[[^\]]+\]|[a-z_]+ = .+)$", re.MULTILINE)
+ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \| .+ \| (.+) \|$", re.MULTILINE)
+
+# What a model's table has beside the fields of its spec, and what it has not.
+MODEL_KEYS = {field.name for field in attrs.fields(ModelSpec)} - {"id"} | {"args"}
+SECTIONS: dict[str, tuple[type[attrs.AttrsInstance], Any]] = {
+    "## `[router]`": (RouterSpec, RouterSpec()),
+    "## Spawn settings": (SpawnSpec, DEFAULT_SPAWN),
+}
+
+
+def uncommented() -> str:
+    return EXAMPLE_LINE.sub(r"\1", EXAMPLE.read_text())
+
+
+def rows(heading: str) -> dict[str, tuple[str, str]]:
+    """Return default and restart column of each field under *heading*."""
+    text = REFERENCE.read_text()
+    (section,) = (part for part in re.split(r"^(?=## )", text, flags=re.M) if heading in part)
+    return {name: (default, restart) for name, default, restart in ROW.findall(section)}
+
+
+def fields(spec: type[attrs.AttrsInstance]) -> set[str]:
+    return {field.name for field in attrs.fields(spec)}
+
+
+def test_the_example_can_be_used_as_it_is() -> None:
+    """A new user starts from it; that it has no models is the only thing to say."""
+    loaded = load_config(EXAMPLE)
+    assert loaded.config == parse_config({})
+    assert [str(warning) for warning in loaded.warnings] == ["no models are configured"]
+
+
+def test_the_example_has_every_field() -> None:
+    """Everything that can be set is in it."""
+    document = tomllib.loads(uncommented())
+    assert document["router"].keys() == fields(RouterSpec)
+    assert document["default_spawn"].keys() == fields(SpawnSpec)
+    assert set[str]().union(*document["models"].values()) == MODEL_KEYS
+
+
+def test_the_uncommented_example_is_valid() -> None:
+    """Every example line works, all of them together as well."""
+    config = parse_config(tomllib.loads(uncommented()))
+    assert list(config.models) == ["qwen-7b", "vllm-qwen"]
+    assert config.resolve("qwen") == "qwen-7b"
+
+
+def test_the_example_shows_the_defaults() -> None:
+    """A line that is uncommented and not edited changes nothing."""
+    document = tomllib.loads(uncommented())
+    without_default = {"startup_model", "state_dir", "cwd"}
+    router = {k: v for k, v in document["router"].items() if k not in without_default}
+    spawn = {k: v for k, v in document["default_spawn"].items() if k not in without_default}
+    config = parse_config({"router": router, "models": {"a": {"path": "/m", "spawn": spawn}}})
+    assert config == parse_config({"models": {"a": {"path": "/m"}}})
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_reference_has_every_field_with_its_default(heading: str) -> None:
+    """The tables are compared with the code, value by value."""
+    spec, defaults = SECTIONS[heading]
+    table = rows(heading)
+    assert table.keys() == fields(spec)
+    for name, (default, _) in table.items():
+        expected = getattr(defaults, name)
+        if default == "none":
+            assert expected is None, name
+        elif default == "see below":
+            assert name == "command"
+        else:
+            value = tomllib.loads(f"value = {default.strip('`')}")["value"]
+            assert value == (list(expected) if isinstance(expected, tuple) else expected), name
+
+
+def test_the_reference_has_every_field_of_a_model() -> None:
+    """Fields without a default of their own say `none` or where it comes from."""
+    table = rows('## Models: `[models."NAME"]`')
+    assert table.keys() == MODEL_KEYS
+    spec = ModelSpec(
+        id=next(iter(parse_config({"models": {"a": {"path": "/"}}}).models)), spawn=DEFAULT_SPAWN
+    )
+    assert {name for name, (default, _) in table.items() if default == "none"} == {
+        name for name in MODEL_KEYS - {"args"} if getattr(spec, name) is None
+    }
+
+
+def test_the_reference_says_what_needs_a_restart() -> None:
+    """The last column is the metadata of the fields."""
+    written, actual = {}, {}
+    for heading, spec in (
+        *((heading, spec) for heading, (spec, _) in SECTIONS.items()),
+        ('## Models: `[models."NAME"]`', ModelSpec),
+    ):
+        for field in attrs.fields(spec):
+            if field.name == "id":
+                continue
+            key = (spec.__name__, field.name)
+            written[key] = rows(heading)[field.name][1]
+            actual[key] = {
+                OnChange.RESTART: "yes",
+                OnChange.RETUNE: "no",
+                OnChange.INSIDE: "as there",
+            }[field.metadata["on_change"]]
+    assert written == actual
+
+
+def test_the_examples_in_the_reference_are_valid() -> None:
+    """The first is the built-in command, the second a file of its own."""
+    command, example = re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(), re.S)
+    assert tuple(tomllib.loads(command)["command"]) == DEFAULT_SPAWN.command
+    (spec,) = parse_config(tomllib.loads(example)).models.values()
+    assert spec.spawn == attrs.evolve(
+        DEFAULT_SPAWN,
+        args=("--ctx-size", "32768"),
+        ready_timeout_s=300,
+        env={"CUDA_VISIBLE_DEVICES": "1"},
+    )
+
+
+def test_the_reference_has_every_placeholder() -> None:
+    """And no other."""
+    named = set(re.findall(r"^\| `\$(\w+)` \|", REFERENCE.read_text(), re.M))
+    assert named == placeholders.NAMES
