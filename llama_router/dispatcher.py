@@ -8,10 +8,9 @@ the actions. Nothing that it calls is ever asynchronous.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import count
 from types import TracebackType
-from typing import NoReturn, Protocol, assert_never
+from typing import NoReturn, Protocol, Self, assert_never
 
 import structlog
 import trio
@@ -59,7 +58,15 @@ class Lease:
         backend: The backend to talk to; None while the request waits.
     """
 
-    __slots__ = ("_dispatcher", "_error", "_request", "_settled", "arrived_s", "backend", "granted_s")
+    __slots__ = (
+        "_dispatcher",
+        "_error",
+        "_request",
+        "_settled",
+        "arrived_s",
+        "backend",
+        "granted_s",
+    )
 
     def __init__(self, dispatcher: Dispatcher, request: int) -> None:
         self._dispatcher = dispatcher
@@ -70,7 +77,7 @@ class Lease:
         self.granted_s = math.nan
         self.backend: Backend | None = None
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -251,9 +258,7 @@ class Dispatcher:
         self.submit(Changed(model, Signal.EXITED, error))
         self._log_end(model, error)
 
-    async def _run(
-        self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]
-    ) -> None:
+    async def _run(self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]) -> None:
         await self._launch(spec, task_status=task_status)
 
     def _end(self, model: ModelId, error: BackendError | None) -> None:

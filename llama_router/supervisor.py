@@ -10,7 +10,7 @@ told to stop.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 import socket
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from .backends import proctree
-from .backends.instances import InstanceRecord, sweep
+from .backends.instances import InstanceRecord, Outcome, sweep
 from .backends.launch import Launcher
 from .backends.lifeline import Lifeline
 from .backends.output import LogStore
@@ -105,12 +105,14 @@ async def run_router(
     listeners = listen(router.host, router.port)
     try:
         await trio.to_thread.run_sync(_sweep, state_dir)
-        record = await trio.to_thread.run_sync(InstanceRecord, state_dir, instance)
+        record = await trio.to_thread.run_sync(_open_record, state_dir, instance)
         proctree.adopt_orphans()
         port = listeners[0].getsockname()[1]
         lifeline = Lifeline(instance)
         logs = LogStore(
-            state_dir / "logs", max_bytes=router.log_file_mib * 1024 * 1024, backups=router.log_files
+            state_dir / "logs",
+            max_bytes=router.log_file_mib * 1024 * 1024,
+            backups=router.log_files,
         )
         launcher = Launcher(
             instance=instance,
@@ -130,9 +132,7 @@ async def run_router(
                     await backends.start(dispatcher.run)
                     try:
                         if await _start_up(dispatcher, requests):
-                            await _serve(
-                                loaded.path, requests, dispatcher, listeners, launcher, task_status
-                            )
+                            await _serve(loaded.path, requests, dispatcher, listeners, task_status)
                     finally:
                         services.start_soon(_bound_the_end, dispatcher, requests, launcher.hurry)
                         backends.cancel_scope.cancel()
@@ -140,17 +140,42 @@ async def run_router(
         finally:
             with trio.CancelScope(shield=True):  # bounded by LOG_FLUSH_S
                 await trio.to_thread.run_sync(logs.close, LOG_FLUSH_S)
-                await trio.to_thread.run_sync(record.close)
+                with contextlib.suppress(OSError):  # then the next start finds nothing to end
+                    await trio.to_thread.run_sync(record.close)
     finally:
         for listener in listeners:
             listener.close()
     log.info("router.stopped")
 
 
+class StateDirError(RouterError):
+    """The state directory cannot be used."""
+
+    code = "state_dir_unusable"
+
+
+def _open_record(state_dir: Path, instance: str) -> InstanceRecord:
+    try:
+        return InstanceRecord(state_dir, instance)
+    except OSError as exc:
+        raise StateDirError(
+            f"the state directory {state_dir} cannot be used: {exc.strerror}: {exc.filename}; "
+            "set router.state_dir to a folder that the router may write"
+        ) from exc
+
+
 def _sweep(state_dir: Path) -> None:
     """End what an earlier life of this router left behind."""
     for swept in sweep(state_dir):
-        log.warning("backend.swept", **attrs.asdict(swept))
+        if swept.outcome is Outcome.SKIPPED:
+            log.warning("instances.skipped", path=str(swept.path), reason=swept.reason)
+        elif swept.killed or swept.survivors:
+            log.warning(
+                "backend.swept",
+                models=swept.models,
+                killed=sorted(swept.killed),
+                survivors=sorted(swept.survivors),
+            )
 
 
 async def _start_up(dispatcher: Dispatcher, requests: Requests) -> bool:
@@ -186,7 +211,6 @@ async def _serve(
     requests: Requests,
     dispatcher: Dispatcher,
     listeners: list[socket.socket],
-    launcher: Launcher,
     task_status: trio.TaskStatus[Running],
 ) -> None:
     """Serve until the end is asked for, then until everybody is served or time is up."""
@@ -220,13 +244,11 @@ async def _serve(
         face.cancel_scope.cancel()
 
 
-async def _bound_the_end(
-    dispatcher: Dispatcher, requests: Requests, hurry: trio.Event
-) -> None:
+async def _bound_the_end(dispatcher: Dispatcher, requests: Requests, hurry: trio.Event) -> None:
     """See to it that stopping the backends takes no longer than it may."""
     specs = dispatcher.config.models.values()
     grace_s = max((spec.spawn.stop_timeout_s for spec in specs), default=0.0)
-    with trio.CancelScope(shield=False), trio.move_on_after(grace_s + REAP_TIMEOUT_S):
+    with trio.move_on_after(grace_s + REAP_TIMEOUT_S):
         await requests.hurry.wait()
     hurry.set()
 
@@ -247,5 +269,5 @@ def state_dir_for(config_dir: str | None, environ: Mapping[str, str]) -> Path:
         return Path(config_dir)
     if given := environ.get("STATE_DIRECTORY"):
         return Path(given.split(":")[0])
-    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "llama-router"
+    base = Path(environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+    return base / "llama-router"

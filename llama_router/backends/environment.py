@@ -15,9 +15,35 @@ import attrs
 #: secrets, and settings such as LLAMA_ARG_* that would change a backend behind the
 #: back of router.toml. ``env`` in router.toml adds whatever else is needed.
 ALLOWED: Final = frozenset(
-    "HOME LANG LANGUAGE LD_LIBRARY_PATH LIBRARY_PATH LOGNAME PATH SHELL TEMP TERM TMP TMPDIR TZ "
-    "PYTHONPATH USER VIRTUAL_ENV CONDA_PREFIX DISPLAY DOCKER_HOST SSL_CERT_DIR SSL_CERT_FILE "
-    "HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy".split()
+    (
+        "CONDA_PREFIX",
+        "DISPLAY",
+        "DOCKER_HOST",
+        "HOME",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "LANG",
+        "LANGUAGE",
+        "LD_LIBRARY_PATH",
+        "LIBRARY_PATH",
+        "LOGNAME",
+        "NO_PROXY",
+        "PATH",
+        "PYTHONPATH",
+        "SHELL",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+        "TEMP",
+        "TERM",
+        "TMP",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "VIRTUAL_ENV",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    )
 )
 
 #: The same by prefix: locales, accelerators and their libraries, model caches.

@@ -18,6 +18,11 @@ _LIMITER = trio.CapacityLimiter(64)
 _leaders: set[int] = set()
 
 
+def leaders() -> frozenset[int]:
+    """Return the leaders that run now."""
+    return frozenset(_leaders)
+
+
 class Family:
     """The processes that belong to one leader: by session, by descent or by marker.
 

@@ -205,6 +205,7 @@ def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> Swept:
     survivors = trees.end(timeout_s=timeout_s)
     if not survivors:
         path.unlink(missing_ok=True)
+        path.with_suffix(".tmp").unlink(missing_ok=True)  # it was killed while it wrote
     return Swept(
         path=path,
         outcome=Outcome.SURVIVED if survivors else Outcome.SWEPT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import Final
@@ -129,9 +129,7 @@ class Launcher:
     ) -> None:
         """Run the process; what it leaves behind in our books is gone when this ends."""
         marker = f"{self.instance}.{next(self._serial)}"
-        env = inherited(self.environ) | placeholders.environment(
-            spec, port=port, host=BACKEND_HOST
-        )
+        env = inherited(self.environ) | placeholders.environment(spec, port=port, host=BACKEND_HOST)
         env[proctree.INSTANCE_VARIABLE] = self.instance
         if program.speaks_child_protocol:
             env[child_protocol.ENV_VARIABLE] = str(self.router_port)
@@ -166,12 +164,12 @@ class Launcher:
                 )
                 model_log.mark(f"pid {process.pid} started: {shlex.join(program.argv)}")
                 task_status.started(process)
-                await trio.to_thread.run_sync(
+                await self._note(
                     partial(
                         self.record.add,
                         process.pid,
                         process.start_time,
-                        program.argv,
+                        argv=program.argv,
                         model=spec.id,
                         marker=marker,
                     )
@@ -181,10 +179,17 @@ class Launcher:
             if process is not None:
                 self.lifeline.unregister(process.pid)
                 with trio.CancelScope(shield=True):  # one small file
-                    await trio.to_thread.run_sync(self.record.remove, process.pid)
+                    await self._note(partial(self.record.remove, process.pid))
         raise BackendExitedError(
             spec.id, process.returncode or 0, model_log.tail(LAST_LINES, since_mark=True)
         )
+
+    async def _note(self, write: Callable[[], None]) -> None:
+        """Write the record; a full disk must not cost a backend."""
+        try:
+            await trio.to_thread.run_sync(write)
+        except OSError as exc:
+            log.warning("instances.unwritten", path=str(self.record.path), reason=exc.strerror)
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading
@@ -194,9 +199,7 @@ class Launcher:
                 return None
             return await trio.to_thread.run_sync(_stranger_on, port, process.pid)
 
-        await wait_ready(
-            BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours
-        )
+        await wait_ready(BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours)
 
 
 def _stranger_on(port: int, pid: int) -> str | None:

@@ -96,7 +96,7 @@ class Lifeline:
             except OSError as exc:
                 if not started_once:
                     raise SpawnError(f"cannot start the guardian process: {exc}") from exc
-                log.error("guardian.failed", error=str(exc), retry_in_s=retry_s)  # noqa: TRY400 -- the message says it all
+                log.error("guardian.failed", error=str(exc), retry_in_s=retry_s)
             else:
                 if not started_once:
                     started_once = True

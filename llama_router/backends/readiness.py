@@ -97,8 +97,9 @@ async def probe(host: str, port: int, path: str) -> str:
     connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         connection.setblocking(False)
-        with trio.move_on_after(PROBE_TIMEOUT_S):
+        with trio.fail_after(PROBE_TIMEOUT_S):
             return await _ask(connection, host, port, path)
+    except trio.TooSlowError:
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
     except OSError as exc:
         return exc.strerror or str(exc)

@@ -134,9 +134,7 @@ async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
     steps: list[_Step] = []
     async with trio.open_nursery() as nursery:
         running: Running = await nursery.start(
-            partial(
-                run_router, loaded, requests, state_dir=folder / "state", environ=os.environ
-            )
+            partial(run_router, loaded, requests, state_dir=folder / "state", environ=os.environ)
         )
         timeout = httpx.Timeout(120)
         async with httpx.AsyncClient(
@@ -145,7 +143,9 @@ async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
             with trio.fail_after(180):
                 steps.append(await _stream(client, "tiny-a", "tiny-a: spawn, load, stream"))
                 steps.append(await _stream(client, "tiny-a", "tiny-a again: it is loaded"))
-                steps.append(await _answer(client, "tiny-b", "swap: stop tiny-a, load tiny-b, answer"))
+                steps.append(
+                    await _answer(client, "tiny-b", "swap: stop tiny-a, load tiny-b, answer")
+                )
                 await _check_loaded(client, "tiny-b")
         requests.stop.set()
     return steps
@@ -195,4 +195,4 @@ async def _check_loaded(client: httpx.AsyncClient, model: str) -> None:
 
 
 def _print(text: str, *, file: TextIO | None = None) -> None:
-    print(text, file=file, flush=True)  # noqa: T201 -- the command's output
+    print(text, file=file, flush=True)

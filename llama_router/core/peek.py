@@ -13,8 +13,12 @@ from ..errors import RequestError
 #: Longest model name looked at, in bytes; no identifier on any hub comes near it.
 MAX_NAME_BYTES: Final = 1024
 
-_BOUNDARY = re.compile(rb'multipart/form-data\s*;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;]{1,200}))', re.I)
-_FIELD_NAME = re.compile(rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))', re.I)
+_BOUNDARY = re.compile(
+    rb'multipart/form-data\s*;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;]{1,200}))', re.IGNORECASE
+)
+_FIELD_NAME = re.compile(
+    rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))', re.IGNORECASE
+)
 
 
 @attrs.frozen
@@ -62,7 +66,7 @@ def _asked_by_json(body: bytes | bytearray | memoryview) -> Asked:
         asked = _decode(body)
     except msgspec.ValidationError as exc:
         raise RequestError(f"the body is not as expected: {exc}", param=_field_of(exc)) from exc
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc

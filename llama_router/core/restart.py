@@ -33,7 +33,7 @@ class Breaker:
 CLOSED: Final = Breaker()
 
 
-def after_failure(  # noqa: PLR0913 -- each is one figure of the policy, by keyword
+def after_failure(
     breaker: Breaker,
     *,
     now_s: float,

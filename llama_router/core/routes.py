@@ -18,6 +18,9 @@ OBSERVED: Final = ("/health", "/props", "/slots")
 _CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"})
 _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
 
+_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+_PROXIED: Final = _WITH_BODY | {b"GET", b"HEAD", b"DELETE"}
+
 
 @attrs.frozen
 class ByBody:
@@ -61,21 +64,16 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
         query: Its query without the question mark.
     """
     plain = unquote(path.decode("ascii", "replace"), errors="replace")
-    if _is_control(plain):
+    if _is_control(plain) or method not in _PROXIED:
         return Control()
-    if method in (b"POST", b"PUT", b"PATCH"):
+    if method in _WITH_BODY:
         return ByBody()
-    if method not in (b"GET", b"HEAD", b"DELETE"):
-        return Control()
     if query and (model := _model_of(query)) is not None:
         return ByQuery(model)
-    if method == b"DELETE":
-        return Control()
-    for observed in OBSERVED:
-        if plain == observed:
-            return Observe(None, observed)
-        if plain.endswith(observed):
-            return Observe(plain[1 : -len(observed)], observed)
+    if method != b"DELETE":
+        for observed in OBSERVED:
+            if plain.endswith(observed):
+                return Observe(plain[1 : -len(observed)] or None, observed)
     return Control()
 
 

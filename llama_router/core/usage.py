@@ -42,5 +42,7 @@ def usage_of(tail: bytes) -> Usage:
     completion_tokens = found.get(b"completion_tokens", found.get(b"output_tokens"))
     return Usage(
         prompt_tokens=prompt_tokens,
-        completion_tokens=found.get(b"predicted_n") if completion_tokens is None else completion_tokens,
+        completion_tokens=found.get(b"predicted_n")
+        if completion_tokens is None
+        else completion_tokens,
     )

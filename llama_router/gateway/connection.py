@@ -28,7 +28,7 @@ from ..errors import (
     RequestTimeoutError,
     RouterError,
 )
-from .relay import Exchange, relay
+from .relay import Ask, Exchange, relay
 from .sockets import Client, ClientGoneError, Progress
 from .wire import ChunkedBody, RequestHead, parse_request_head
 
@@ -304,24 +304,24 @@ class _Connection:
         exchange: Exchange,
     ) -> None:
         router = self._gateway.dispatcher.config.router
-        await relay(
-            self._client,
-            head,
-            target,
-            body,
-            backend,
-            exchange,
+        ask = Ask(
+            head=head,
+            target=target,
+            body=body,
             connection_timeout_s=router.connection_timeout_s,
             read_timeout_s=router.read_timeout_s,
             close=self._gateway.draining.is_set(),
         )
+        await relay(self._client, ask, backend, exchange)
 
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True
     ) -> None:
         """Answer with an OpenAI-shaped error."""
         if head is None:
-            log.info("request.refused", code=error.code, status=int(error.status), reason=str(error))
+            log.info(
+                "request.refused", code=error.code, status=int(error.status), reason=str(error)
+            )
         body = error_body(error)
         status = HTTPStatus(error.status)
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]

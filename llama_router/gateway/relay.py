@@ -6,6 +6,8 @@ backend dies: an incomplete chunk is held back until the rest of it is here.
 
 from __future__ import annotations
 
+import contextlib
+from http import HTTPStatus
 from typing import Final
 
 import attrs
@@ -35,6 +37,9 @@ MAX_HELD_BYTES: Final = 64 * 1024
 #: seconds: the exit is seen within a millisecond, and explains far more.
 OBITUARY_S: Final = 0.5
 
+#: Bodies below this are sent together with the head, in one segment, in bytes.
+SMALL_BODY_BYTES: Final = 64 * 1024
+
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
@@ -61,66 +66,63 @@ class Exchange:
     error: RouterError | None = None
 
 
+@attrs.frozen(kw_only=True)
+class Ask:
+    """What to ask a backend for, in whose name, and under which limits.
+
+    Attributes:
+        head: The client's request.
+        target: What to ask for, in the backend's own terms.
+        body: The request's body, decoded; None if it has none.
+        connection_timeout_s: Seconds allowed for a connection to the backend.
+        read_timeout_s: Longest silence, of either side, in seconds.
+        close: The client's connection ends with this answer.
+    """
+
+    head: RequestHead
+    target: bytes
+    body: bytes | bytearray | None
+    connection_timeout_s: float
+    read_timeout_s: float
+    close: bool
+
+
 class _StaleError(Exception):
     """A kept connection was closed before a byte of the answer came."""
 
 
-async def relay(
-    client: Client,
-    head: RequestHead,
-    target: bytes,
-    body: bytes | bytearray | None,
-    backend: Backend,
-    exchange: Exchange,
-    *,
-    connection_timeout_s: float,
-    read_timeout_s: float,
-    close: bool,
-) -> None:
-    """Send the request to *backend* and its answer to *client*.
+async def relay(client: Client, ask: Ask, backend: Backend, exchange: Exchange) -> None:
+    """Send the request to *backend* and its answer to *client*; fill in *exchange*.
 
     If the backend fails before the answer has begun, the failure is raised, and the
     client has got nothing. If it fails later, an event stream is ended with an error
     event, any other body is left visibly incomplete, and `Exchange.error` says why.
-
-    Args:
-        client: Who asked.
-        head: Its request.
-        target: What to ask the backend for.
-        body: The request's body, decoded; None if it has none.
-        backend: Whom to ask.
-        exchange: Filled in on the way.
-        connection_timeout_s: Seconds allowed for a connection to the backend.
-        read_timeout_s: Longest silence, of either side, in seconds.
-        close: The client's connection ends with this answer.
 
     Raises:
         ClientGoneError: if the client left; the backend was told by closing.
         BackendError: if the backend's process ended before it answered.
         UpstreamError: if the exchange with it failed otherwise.
     """
-    progress = Progress(read_timeout_s)
+    progress = Progress(ask.read_timeout_s)
+    attempt = _Attempt(client, ask, backend, exchange, progress)
     with progress.scope:
-        request = upstream_request_head(
-            head,
-            target=target,
-            host=b"%b:%d" % (backend.host.encode(), backend.port),
-            content_length=None if body is None else len(body),
-        )
-        attempt = _Attempt(client, head, backend, exchange, progress, close=close)
         try:
-            await attempt.run(request, body, await _open(client, backend, connection_timeout_s))
+            await attempt.run(await _open(client, backend, ask.connection_timeout_s))
         except _StaleError:
-            fresh = await _open(client, backend, connection_timeout_s, fresh=True)
-            await attempt.run(request, body, fresh)
-    if progress.scope.cancelled_caught:
-        error = UpstreamTimeoutError(
-            f"the backend of model {str(backend.model)!r} was silent for {read_timeout_s:g} s "
-            "(read_timeout_s), or the client took nothing for as long"
-        )
+            fresh = await _open(client, backend, ask.connection_timeout_s, fresh=True)
+            await attempt.run(fresh)
+    if progress.scope.cancelled_caught and exchange.error is None:
+        error = _silence(backend, ask.read_timeout_s)
         if not exchange.begun:
             raise error
-        exchange.error = exchange.error or error
+        exchange.error = error
+
+
+def _silence(backend: Backend, read_timeout_s: float) -> UpstreamTimeoutError:
+    return UpstreamTimeoutError(
+        f"the backend of model {str(backend.model)!r} was silent for {read_timeout_s:g} s "
+        "(read_timeout_s), or the client took nothing for as long"
+    )
 
 
 async def _open(
@@ -153,73 +155,99 @@ async def _explain(backend: Backend, symptom: str) -> RouterError:
     return UpstreamError(f"the backend of model {str(backend.model)!r} failed: {symptom}")
 
 
+class _Shaper:
+    """What becomes of a body's bytes on their way to the client.
+
+    Most pass as they are. Of a chunked event stream only complete chunks pass, so that
+    an error event can always be put behind them. For an HTTP/1.0 client chunks are decoded.
+    """
+
+    __slots__ = ("_decoder", "_events", "_held", "_holding", "_open_ended")
+
+    def __init__(self, head: ResponseHead, *, http10: bool) -> None:
+        chunked = head.framing is Framing.CHUNKED
+        self._events = head.is_event_stream
+        self._decoder = Dechunker() if chunked and http10 else None
+        self._holding = self._events and chunked and not http10
+        self._open_ended = head.framing is Framing.CLOSE or self._decoder is not None
+        self._held = b""
+
+    def shape(self, data: bytes, boundary: int) -> bytes:
+        """Return what to send now; *boundary* is where the last complete chunk ends."""
+        if self._holding:
+            held = self._held
+            if boundary == len(data):
+                if held:
+                    self._held = b""
+                    return held + data
+                return data
+            self._held = data[boundary:] if boundary else held + data
+            if len(self._held) > MAX_HELD_BYTES:
+                self._holding = False
+                return held + data
+            return held + data[:boundary] if boundary else b""
+        if self._decoder is not None:
+            return self._decoder.feed(data)
+        return data
+
+    def ending(self, error: RouterError) -> bytes:
+        """Return what tells the client, in the middle of the body, that it is over.
+
+        Nothing, where an incomplete body is the only honest sign that is left.
+        """
+        if not self._events:
+            return b""
+        event = error_event(error)
+        if self._holding:
+            return b"%x\r\n%b\r\n%b" % (len(event), event, _LAST_CHUNK)
+        return event if self._open_ended else b""
+
+
 class _Attempt:
-    """One try to get the answer; a second one is made only if nothing came back."""
+    """Tries to get the answer; a second time only if nothing at all came back."""
 
     def __init__(
-        self,
-        client: Client,
-        request: RequestHead,
-        backend: Backend,
-        exchange: Exchange,
-        progress: Progress,
-        *,
-        close: bool,
+        self, client: Client, ask: Ask, backend: Backend, exchange: Exchange, progress: Progress
     ) -> None:
         self._client = client
-        self._request = request
+        self._ask = ask
         self._backend = backend
         self._exchange = exchange
         self._progress = progress
-        self._close = close
-        self._held = b""
 
-    async def run(
-        self, request: bytes, body: bytes | bytearray | None, upstream: Upstream
-    ) -> None:
+    async def run(self, upstream: Upstream) -> None:
         clean = False
         try:
-            await self._send(upstream, request, body)
+            await self._send(upstream)
             head, rest = await self._receive_head(upstream)
             clean = await self._relay_body(upstream, head, rest)
-        except ClientGoneError:
-            self._exchange.reusable = False
-            raise
         finally:
             if clean:
                 self._backend.give_connection(upstream.detach())
             else:
                 upstream.close()
 
-    async def _send(
-        self, upstream: Upstream, request: bytes, body: bytes | bytearray | None
-    ) -> None:
-        try:
-            if body is None or len(body) < 65536:
+    async def _send(self, upstream: Upstream) -> None:
+        body = self._ask.body
+        request = upstream_request_head(
+            self._ask.head,
+            target=self._ask.target,
+            host=b"%b:%d" % (self._backend.host.encode(), self._backend.port),
+            content_length=None if body is None else len(body),
+        )
+        # If it closed, it may have answered before, e.g. 413; the answer is read next.
+        with contextlib.suppress(OSError):
+            if body is None or len(body) < SMALL_BODY_BYTES:
                 await upstream.send(request + body if body else request)
             else:
                 await upstream.send(request)
                 await upstream.send(body)
-        except OSError:
-            # It may have answered before it closed, e.g. 413; the answer is read next.
-            pass
         self._progress.note()
 
     async def _receive_head(self, upstream: Upstream) -> tuple[ResponseHead, bytes]:
         """Return the final response head and the bytes behind it."""
         buffer, searched = b"", 0
         while True:
-            head = parse_response_head(
-                buffer, request_method=self._request.method, searched=searched
-            )
-            if head is not None and head.status >= 200:
-                return head, buffer[head.size :]
-            if head is not None and head.status == 101:
-                raise UpstreamError("the backend switched protocols without being asked to")
-            if head is not None:  # an interim response is for this hop only
-                buffer, searched = buffer[head.size :], 0
-                continue
-            searched = len(buffer)
             data = await upstream.receive()
             if not data:
                 if upstream.reused and not buffer:
@@ -229,87 +257,83 @@ class _Attempt:
                 self._exchange.first_byte_s = trio.current_time()
             self._progress.note()
             buffer += data
+            while head := parse_response_head(
+                buffer, request_method=self._ask.head.method, searched=searched
+            ):
+                if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                    raise UpstreamError("the backend switched protocols without being asked to")
+                if head.status >= HTTPStatus.OK:
+                    return head, buffer[head.size :]
+                # An interim response is for this hop only; the final one follows.
+                buffer, searched = buffer[head.size :], 0
+            searched = len(buffer)
 
-    async def _relay_body(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
+    async def _relay_body(self, upstream: Upstream, head: ResponseHead, rest: bytes) -> bool:
         """Send the answer; return whether the backend's connection can be used again."""
         exchange = self._exchange
-        framing = ResponseFraming(head)
-        http10 = self._request.version_minor == 0
-        close = self._close or not self._request.keep_alive
+        http10 = self._ask.head.version_minor == 0
+        close = self._ask.close or not self._ask.head.keep_alive
         exchange.status = head.status
-        chunked = head.framing is Framing.CHUNKED
-        out = client_response_head(head, close=close, http10=http10)
-        decode = Dechunker() if chunked and http10 else None
-        hold = head.is_event_stream and chunked and not http10
-        closes = close or head.framing is Framing.CLOSE or decode is not None
+        shaper = _Shaper(head, http10=http10)
         try:
-            while True:
-                used = framing.feed(data)
-                surplus = used < len(data)
-                if surplus:
-                    data = data[:used]
-                exchange.tail = (exchange.tail + data)[-TAIL_BYTES:]
-                exchange.sent_bytes += used
-                if decode is not None:
-                    data = decode.feed(data)
-                elif hold:
-                    data = self._hold_back(data, framing.boundary)
-                    hold = len(self._held) <= MAX_HELD_BYTES
-                    if not hold:
-                        data, self._held = data + self._held, b""
-                out += data
-                if out:
-                    exchange.begun = True
-                    await self._client.send(out)
-                if framing.done:
-                    exchange.reusable = not closes
-                    return head.keep_alive and not surplus
-                out = b""
-                data = await upstream.receive()
-                self._progress.note()
-                if not data:
-                    if framing.eof():
-                        return False
-                    raise await _explain(self._backend, "it closed the connection mid-answer")
+            surplus = await self._pump(
+                upstream, head, client_response_head(head, close=close, http10=http10), rest, shaper
+            )
         except (UpstreamError, BackendError) as exc:
             exchange.error = exc
-            await self._end_stream(head, exc, hold=hold, decoded=decode is not None)
+            if exchange.begun:
+                await self._client.send(shaper.ending(exc))
+            else:
+                raise
             return False
         except trio.Cancelled:
-            if self._progress.scope.cancel_called:
-                await self._end_stream_shielded(head, hold=hold, decoded=decode is not None)
+            if self._progress.scope.cancel_called and exchange.begun:
+                exchange.error = _silence(self._backend, self._ask.read_timeout_s)
+                # Best effort: the silent side may be the client.
+                with trio.move_on_after(1, shield=True), contextlib.suppress(ClientGoneError):
+                    await self._client.send(shaper.ending(exchange.error))
             raise
-
-    def _hold_back(self, data: bytes, boundary: int) -> bytes:
-        """Return what ends with a complete chunk; keep the rest for later."""
-        if not boundary:
-            self._held += data
-            return b""
-        complete = self._held + data[:boundary] if self._held else data[:boundary]
-        self._held = data[boundary:]
-        return complete
-
-    async def _end_stream(
-        self, head: ResponseHead, error: RouterError, *, hold: bool, decoded: bool
-    ) -> None:
-        """Tell a client that is in the middle of an event stream that it is over."""
-        if not head.is_event_stream:
-            return  # an incomplete body is the only honest sign that is left
-        event = error_event(error)
-        if hold:
-            await self._client.send(b"%x\r\n%b\r\n%b" % (len(event), event, _LAST_CHUNK))
-        elif decoded or head.framing is Framing.CLOSE:
-            await self._client.send(event)
-
-    async def _end_stream_shielded(self, head: ResponseHead, *, hold: bool, decoded: bool) -> None:
-        """The same after the silence time-out; best effort, a second at most."""
-        error = UpstreamTimeoutError(
-            f"the backend of model {str(self._backend.model)!r} was silent for too long "
-            "(read_timeout_s)"
+        ends_with_close = head.framing is Framing.CLOSE or (
+            http10 and head.framing is Framing.CHUNKED
         )
-        self._exchange.error = error
-        with trio.move_on_after(1, shield=True):
-            try:
-                await self._end_stream(head, error, hold=hold, decoded=decoded)
-            except ClientGoneError:
-                pass
+        exchange.reusable = not (close or ends_with_close)
+        return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
+
+    async def _pump(
+        self, upstream: Upstream, head: ResponseHead, out: bytes, data: bytes, shaper: _Shaper
+    ) -> bool:
+        """Move the body until it is complete; return whether surplus bytes followed it.
+
+        Args:
+            upstream: Where it comes from.
+            head: Its head.
+            out: What to send before it.
+            data: Its beginning, as far as it is here.
+            shaper: What to make of it.
+
+        Raises:
+            UpstreamError, BackendError: if it breaks off or is malformed.
+            ClientGoneError: if the client left.
+        """
+        exchange = self._exchange
+        framing = ResponseFraming(head)
+        while True:
+            used = framing.feed(data)
+            surplus = used < len(data)
+            if surplus:
+                data = data[:used]
+            exchange.tail = (exchange.tail + data)[-TAIL_BYTES:]
+            exchange.sent_bytes += used
+            out += shaper.shape(data, framing.boundary)
+            if out:
+                exchange.begun = True
+                await self._client.send(out)
+                out = b""
+            if framing.done:
+                return surplus
+            data = await upstream.receive()
+            self._progress.note()
+            if not data:
+                if framing.eof():
+                    return False
+                raise await _explain(self._backend, "it closed the connection mid-answer")

@@ -70,18 +70,15 @@ async def serve(
 
     The sockets are closed as soon as draining begins, so that clients turn elsewhere.
     """
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            for listener in listeners:
-                accepting.start_soon(_accept, gateway, listener, connections)
-            task_status.started()
-            await gateway.draining.wait()
-            accepting.cancel_scope.cancel()
+    async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+        for listener in listeners:
+            accepting.start_soon(_accept, gateway, listener, connections)
+        task_status.started()
+        await gateway.draining.wait()
+        accepting.cancel_scope.cancel()
 
 
-async def _accept(
-    gateway: Gateway, listener: socket.socket, connections: trio.Nursery
-) -> None:
+async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.Nursery) -> None:
     with listener:
         while True:
             await trio.lowlevel.wait_readable(listener)

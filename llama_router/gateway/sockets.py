@@ -230,9 +230,10 @@ async def connect(host: str, port: int) -> socket.socket:
         if error == errno.EINPROGRESS:
             await _wait_writable(connection)
             error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if error:
-            raise OSError(error, os.strerror(error))
     except BaseException:
         connection.close()
         raise
+    if error:
+        connection.close()
+        raise OSError(error, os.strerror(error))
     return connection

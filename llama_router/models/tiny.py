@@ -80,7 +80,7 @@ _CHAT_TEMPLATE = r"""{%- if tools %}
 """
 
 
-def make_chat_model(  # noqa: PLR0913 -- what one may choose about a model, all with defaults
+def make_chat_model(
     path: Path,
     *,
     name: str,

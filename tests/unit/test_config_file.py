@@ -246,6 +246,15 @@ def test_relative_names_belong_to_the_folder_of_the_file(folder: Path) -> None:
     assert spec.spawn.command == (f"{folder}/bin/serve", "$path", "$mmproj", "bin/serve")
 
 
+def test_a_link_to_the_file_counts_as_the_file(folder: Path) -> None:
+    """Names belong to the folder of the link, not to that of its target."""
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "real.toml").write_text("models.a.path = 'm.gguf'")
+    (folder / "router.toml").symlink_to("elsewhere/real.toml")
+    (spec,) = load_config(folder / "router.toml").config.models.values()
+    assert spec.path == f"{folder}/m.gguf"
+
+
 def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In models, programs and folders."""
     monkeypatch.setenv("HOME", str(folder))

@@ -1,0 +1,268 @@
+"""The dispatcher with fake backends and a virtual clock: hours in milliseconds."""
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from llama_router.backends.backend import Backend
+from llama_router.core.config import Config, ModelId, ModelSpec, parse_config
+from llama_router.core.lifecycle import Phase
+from llama_router.dispatcher import Dispatcher
+from llama_router.errors import (
+    BackendExitedError,
+    NoModelRunningError,
+    QueueTimeoutError,
+    ShuttingDownError,
+    SpawnError,
+    UnknownModelError,
+)
+
+A, B = ModelId("a"), ModelId("b")
+
+
+class FakeBackends:
+    """Loads for load_s seconds; crashes when told to; takes stop_s seconds to stop."""
+
+    def __init__(self, load_s: float = 0.0, stop_s: float = 0.0) -> None:
+        self.load_s = load_s
+        self.stop_s = stop_s
+        self.started: list[tuple[float, ModelId]] = []
+        self.alive: set[ModelId] = set()
+        self.crash: dict[ModelId, trio.Event] = {}
+        self.fails: dict[ModelId, list[Exception]] = {}
+
+    async def __call__(self, spec: ModelSpec, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
+        model = spec.id
+        spawned_s = trio.current_time()
+        self.started.append((spawned_s, model))
+        self.alive.add(model)
+        self.crash[model] = crash = trio.Event()
+        try:
+            await trio.sleep(self.load_s)
+            if self.fails.get(model):
+                raise self.fails[model].pop(0)
+            task_status.started(
+                Backend(
+                    model=model,
+                    spec=spec,
+                    host="127.0.0.1",
+                    port=1,
+                    pid=1,
+                    spawned_s=spawned_s,
+                    ready_s=trio.current_time(),
+                )
+            )
+            await crash.wait()
+            raise BackendExitedError(model, -11)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.stop_s)
+            self.alive.discard(model)
+
+
+def config(router: dict | None = None, **models: dict) -> Config:
+    return parse_config(
+        {
+            "router": router or {},
+            "models": {m: {"path": f"{m}.gguf", **f} for m, f in models.items()},
+        }
+    )
+
+
+async def start(nursery: trio.Nursery, conf: Config, fake: FakeBackends) -> Dispatcher:
+    dispatcher = Dispatcher(conf, fake)
+    await nursery.start(dispatcher.run)
+    return dispatcher
+
+
+def phase(dispatcher: Dispatcher, model: ModelId) -> Phase:
+    return dispatcher.statistics()[model].phase
+
+
+async def use(dispatcher: Dispatcher, name: str) -> Backend:
+    with dispatcher.lease(name) as lease:
+        return await lease.granted()
+
+
+async def test_a_ready_model_is_granted_without_waiting(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The second request has its backend at once, without a checkpoint."""
+    d = await start(nursery, config(a={}), FakeBackends())
+    await use(d, "a")
+    with d.lease("a") as lease:
+        assert lease.granted_nowait() is not None
+
+
+async def test_swap_under_virtual_time(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """b starts only when a, which takes 5 s to stop, is really gone."""
+    fake = FakeBackends(load_s=90, stop_s=5)
+    d = await start(nursery, config(a={}, b={}), fake)
+    await use(d, "a")
+    assert trio.current_time() == 90
+    await use(d, "b")
+    assert fake.started == [(0, A), (95, B)]
+    assert trio.current_time() == 185
+
+
+async def test_queue_and_load_times_add_up(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Waiting for another's exit is queue_s, waiting for one's own load is load_s."""
+    d = await start(nursery, config(a={}, b={}), FakeBackends(load_s=90, stop_s=5))
+    await use(d, "a")
+    with d.lease("b") as lease:
+        await lease.granted()
+        assert (lease.queue_s, lease.load_s) == (5, 90)
+
+
+async def test_a_crash_is_contained(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The sibling of the same group stays ready; the crashed one comes back on demand."""
+    fake = FakeBackends()
+    d = await start(nursery, config(a={"group": "g"}, b={"group": "g"}), fake)
+    with d.lease("a") as first, d.lease("b") as second:
+        backend = await first.granted()
+        await second.granted()
+        fake.crash[A].set()
+        await wait_all_tasks_blocked()
+        assert phase(d, A) is Phase.BACKOFF
+        assert phase(d, B) is Phase.READY
+        assert backend.gone.is_set()
+        assert isinstance(backend.error, BackendExitedError)
+    assert (await use(d, "a")) is not backend
+
+
+async def test_crash_loop_gives_up_with_the_reason(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Starts at 0, 0.5, 1.5 and 3.5 s, then the queued request hears why."""
+    fake = FakeBackends()
+    fake.fails[A] = [BackendExitedError(A, 1, ("bad flag",)) for _ in range(9)]
+    d = await start(nursery, config(a={}), fake)
+    with pytest.raises(BackendExitedError, match="bad flag"):
+        await use(d, "a")
+    assert [t for t, _ in fake.started] == [0, 0.5, 1.5, 3.5]
+    assert phase(d, A) is Phase.FAILED
+
+
+async def test_a_program_that_does_not_exist_is_not_tried_again(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The first failure is the answer; half-open after the cool-down."""
+    fake = FakeBackends()
+    fake.fails[A] = [SpawnError("no such program")]
+    d = await start(nursery, config({"cooldown_s": 30}, a={}), fake)
+    with pytest.raises(SpawnError):
+        await use(d, "a")
+    assert len(fake.started) == 1
+    await trio.sleep(30)
+    await use(d, "a")
+    assert len(fake.started) == 2
+
+
+async def test_a_client_that_left_leaves_no_trace(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Its place in the queue is free, and the load goes on for the next one."""
+    d = await start(nursery, config(a={}), FakeBackends(load_s=90))
+    with trio.move_on_after(1):
+        await use(d, "a")
+    stats = d.statistics()[A]
+    assert (stats.queued, stats.in_flight, d._leases) == (0, 0, {})
+
+
+async def test_a_queue_timeout_fires_by_itself(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """No other event is needed: the dispatcher wakes up for it."""
+    d = await start(nursery, config({"max_queue_wait_s": 7}, a={}), FakeBackends(load_s=90))
+    with pytest.raises(QueueTimeoutError, match="not become ready"):
+        await use(d, "a")
+    assert trio.current_time() == 7
+
+
+async def test_a_busy_model_yields_after_its_dwell(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Requests for a overlap without end; b is served all the same."""
+    d = await start(nursery, config({"max_dwell_s": 30}, a={}, b={}), FakeBackends())
+
+    async def keep_busy() -> None:
+        while True:
+            with d.lease("a") as lease:
+                await lease.granted()
+                await trio.sleep(2)
+
+    for offset_s in (0, 1):
+        nursery.start_soon(keep_busy)
+        await trio.sleep(offset_s)
+    begun_s = trio.current_time()
+    await use(d, "b")
+    assert 30 <= trio.current_time() - begun_s <= 32
+
+
+async def test_a_bug_in_a_backend_task_is_not_swallowed(autojump_clock: MockClock) -> None:
+    """Only BackendError is contained; anything else stops the router loudly."""
+    fake = FakeBackends()
+    fake.fails[A] = [TypeError("a bug")]
+    with pytest.RaisesGroup(TypeError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            d = await start(nursery, config(a={}), fake)
+            await use(d, "a")
+
+
+async def test_shutdown_refuses_who_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """The queued request is refused, a new one too."""
+    d = await start(nursery, config(a={}), FakeBackends(load_s=90))
+    nursery.start_soon(trio.sleep, 1)
+    with d.lease("a") as lease:
+        d.shut_down()
+        with pytest.raises(ShuttingDownError):
+            await lease.granted()
+    with d.lease("a") as late, pytest.raises(ShuttingDownError):
+        late.granted_nowait()
+
+
+async def test_watching_never_loads(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """`running` knows ready backends only, the last spawned one by default."""
+    fake = FakeBackends()
+    d = await start(nursery, config(a={"group": "g"}, b={"group": "g"}), fake)
+    with pytest.raises(NoModelRunningError, match="no models running"):
+        d.running(None)
+    with pytest.raises(NoModelRunningError, match="'a' is not running"):
+        d.running("a")
+    with pytest.raises(UnknownModelError):
+        d.running("zzz")
+    backend_a, backend_b = await use(d, "a"), await use(d, "b")
+    assert (d.running("a"), d.running(None)) == (backend_a, backend_b)
+    fake.crash[B].set()
+    await wait_all_tasks_blocked()
+    assert d.running(None) is backend_a
+
+
+async def test_reload_restarts_only_what_changed(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """a gets new arguments and a new process; b keeps its own."""
+    group = {"group": "g"}
+    fake = FakeBackends()
+    d = await start(nursery, config(a=group, b=group), fake)
+    old_a, old_b = await use(d, "a"), await use(d, "b")
+    d.reconfigure(config(a={**group, "args": ["--new"]}, b=group))
+    await wait_all_tasks_blocked()
+    assert old_a.gone.is_set()
+    new_a = await use(d, "a")
+    assert new_a.spec.spawn.args[-1] == "--new"
+    assert await use(d, "b") is old_b
+
+
+async def test_cancelling_the_dispatcher_ends_every_backend(autojump_clock: MockClock) -> None:
+    """Nothing is alive after run() has ended."""
+    fake = FakeBackends(stop_s=3)
+    async with trio.open_nursery() as nursery:
+        d = await start(nursery, config(a={"group": "g"}, b={"group": "g"}), fake)
+        await use(d, "a")
+        await use(d, "b")
+        assert fake.alive == {A, B}
+        nursery.cancel_scope.cancel()
+    assert fake.alive == set()

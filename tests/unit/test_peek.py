@@ -1,0 +1,118 @@
+"""The model that a body asks for."""
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.peek import Asked, asked_by
+from llama_router.errors import RequestError
+
+JSON = b"application/json"
+
+
+@pytest.mark.parametrize(
+    ("body", "asked"),
+    [
+        (b'{"model":"a"}', Asked("a", stream=False)),
+        (
+            b'{"messages":[{"model":"no"}],"stream":true,"model":"a/b:c"}',
+            Asked("a/b:c", stream=True),
+        ),
+        (b'{"model":"a","stream":null}', Asked("a", stream=False)),
+        ('{"model":"mod\u00e8le"}'.encode(), Asked("mod\u00e8le", stream=False)),
+        (rb'{"model":"a","x":"\"model\":\"b\""}', Asked("a", stream=False)),
+    ],
+)
+def test_json(body: bytes, asked: Asked) -> None:
+    """Only the top level counts, wherever the field stands."""
+    assert asked_by(body, JSON) == asked
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "empty"),
+        (b"hello", "not valid JSON"),
+        (b'{"model":"a"', "not valid JSON"),
+        (b'{"model":"a"}garbage', "not valid JSON"),
+        (b'{"model":"\xff"}', "not valid JSON"),
+        (b'{"stream":true}', "no model is named"),
+        (b'{"model":""}', "no model is named"),
+        (b'{"model":null}', "no model is named"),
+        (b'{"model":7}', "not as expected"),
+        (b'{"model":"a","stream":"yes"}', "not as expected"),
+        (b'["model"]', "not as expected"),
+        (b"[" * 100_000, "nested too deeply|not valid JSON|not as expected"),
+        (b'{"model":"' + b"a" * 2000 + b'"}', "over 1024"),
+    ],
+)
+def test_bad_json(body: bytes, said: str) -> None:
+    """Each mistake is said in a sentence."""
+    with pytest.raises(RequestError, match=said):
+        asked_by(body, JSON)
+
+
+def test_the_field_at_fault_is_named() -> None:
+    """OpenAI clients show ``param``."""
+    with pytest.raises(RequestError) as info:
+        asked_by(b'{"model":["a"]}', JSON)
+    assert info.value.param == "model"
+
+
+def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:
+    body = b""
+    for disposition, value in parts:
+        body += b"--" + boundary + b"\r\nContent-Disposition: form-data; " + disposition.encode()
+        body += b"\r\n\r\n" + value + b"\r\n"
+    return body + b"--" + boundary + b"--\r\n"
+
+
+FORM = b"multipart/form-data; boundary=XX"
+
+
+def test_multipart_field() -> None:
+    """The field may stand behind a file."""
+    body = form(('name="file"; filename="a.wav"', b"\0" * 5000), ('name="model"', b"whisper"))
+    assert asked_by(body, FORM) == Asked("whisper", stream=False)
+
+
+def test_multipart_stream_flag() -> None:
+    """Audio endpoints stream on ``stream=true``."""
+    body = form(('name="stream"', b"true"), ('name="model"', b"whisper"))
+    assert asked_by(body, FORM) == Asked("whisper", stream=True)
+
+
+def test_a_file_cannot_pretend_to_be_a_field() -> None:
+    """What looks like a field inside a part's content is content."""
+    fake = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\nevil\r\n'
+    body = form(('name="file"; filename="f"', fake), ('name="model"', b"good"))
+    assert asked_by(body, FORM).model == "good"
+
+
+def test_quoted_boundary() -> None:
+    """Boundaries may be quoted. Source: RFC 2046, section 5.1.1."""
+    body = form(('name="model"', b"m"), boundary=b"a b")
+    assert asked_by(body, b'Multipart/Form-Data; charset=utf-8; boundary="a b"').model == "m"
+
+
+@pytest.mark.parametrize("cut", [10, 40, 70])
+def test_a_form_that_is_cut_off(cut: int) -> None:
+    """It is refused, not half read."""
+    with pytest.raises(RequestError):
+        asked_by(form(('name="model"', b"whisper-large"))[:cut], FORM)
+
+
+@given(st.binary(max_size=300), st.sampled_from([JSON, FORM, b"", b"multipart/form-data"]))
+def test_any_bytes_give_an_answer_or_a_sentence(body: bytes, content_type: bytes) -> None:
+    """Nothing but RequestError is ever raised."""
+    with contextlib.suppress(RequestError):
+        assert asked_by(body, content_type).model
+
+
+@given(st.text(min_size=1, max_size=100).filter(lambda s: s.isprintable()))
+def test_any_name_survives(name: str) -> None:
+    """The name comes out as it went in."""
+    assert asked_by(json.dumps({"model": name}).encode(), JSON).model == name

@@ -1,0 +1,59 @@
+"""What a method and a path ask for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.routes import ByBody, ByQuery, Control, Observe, allowed, route
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "expected"),
+    [
+        (b"POST", b"/v1/chat/completions", b"", ByBody()),
+        (b"POST", b"/completion", b"", ByBody()),
+        (b"POST", b"/anything", b"model=a", ByBody()),
+        (b"GET", b"/v1/models", b"", Control()),
+        (b"GET", b"/models", b"model=a", Control()),
+        (b"POST", b"/v1/models", b"", Control()),
+        (b"GET", b"/", b"", Control()),
+        (b"POST", b"/admin/reload", b"", Control()),
+        (b"POST", b"//admin/reload", b"", Control()),
+        (b"POST", b"/%61dmin/reload", b"", Control()),
+        (b"GET", b"/nowhere", b"", Control()),
+        (b"OPTIONS", b"/v1/chat/completions", b"", Control()),
+        (b"GET", b"/health", b"", Observe(None, "/health")),
+        (b"HEAD", b"/slots", b"", Observe(None, "/slots")),
+        (b"GET", b"/props", b"model=a%2Fb:Q4", ByQuery("a/b:Q4")),
+        (b"GET", b"/props", b"autoload=false", Observe(None, "/props")),
+        (b"GET", b"/owner/repo:Q4_K_M/health", b"", Observe("owner/repo:Q4_K_M", "/health")),
+        (b"GET", b"/a%2Fb%3Ac/props", b"", Observe("a/b:c", "/props")),
+        (b"GET", b"/v1/audio/voices", b"model=tts", ByQuery("tts")),
+        (b"DELETE", b"/v1/responses/1", b"model=a", ByQuery("a")),
+        (b"DELETE", b"/v1/responses/1", b"", Control()),
+    ],
+)
+def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
+    """Each kind of request finds who answers it."""
+    assert route(method, path, query) == expected
+
+
+@given(st.binary(), st.binary(), st.binary())
+def test_any_bytes_have_a_route(method: bytes, path: bytes, query: bytes) -> None:
+    """Nothing that a client sends makes the lookup fail."""
+    assert isinstance(route(method, path, query), ByBody | ByQuery | Control | Observe)
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"PUT", b"DELETE"]), st.text("/%2fFaAdDmMiInN61", max_size=20)
+)
+def test_admin_is_never_proxied(method: bytes, tail: str) -> None:
+    """However often slashes are repeated, /admin/ belongs to the control plane."""
+    assert route(method, b"//admin/" + tail.encode(), b"model=a") == Control()
+
+
+def test_allowed_is_a_plain_prefix_match() -> None:
+    """An empty list allows everything."""
+    assert allowed("/v1/chat/completions", ("/v1/", "/health"))
+    assert not allowed("/completion", ("/v1/", "/health"))
+    assert allowed("/completion", ())
