@@ -128,6 +128,7 @@ async def run_router(
         try:
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
+                await services.start(launcher.keep_record)
                 async with trio.open_nursery() as backends:
                     await backends.start(dispatcher.run)
                     try:

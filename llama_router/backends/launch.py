@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
-from typing import Final
+from typing import Final, NoReturn
 
 import attrs
 import structlog
@@ -62,6 +63,8 @@ class Launcher:
     logs: LogStore
     hurry: trio.Event
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
+    _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
+    _written: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def __call__(
         self,
@@ -164,7 +167,7 @@ class Launcher:
                 )
                 model_log.mark(f"pid {process.pid} started: {shlex.join(program.argv)}")
                 task_status.started(process)
-                await self._note(
+                self._note(
                     partial(
                         self.record.add,
                         process.pid,
@@ -178,18 +181,30 @@ class Launcher:
             model_log.end_of_process()
             if process is not None:
                 self.lifeline.unregister(process.pid)
-                with trio.CancelScope(shield=True):  # one small file
-                    await self._note(partial(self.record.remove, process.pid))
+                self._note(partial(self.record.remove, process.pid))
         raise BackendExitedError(
             spec.id, process.returncode or 0, model_log.tail(LAST_LINES, since_mark=True)
         )
 
-    async def _note(self, write: Callable[[], None]) -> None:
-        """Write the record; a full disk must not cost a backend."""
-        try:
-            await trio.to_thread.run_sync(write)
-        except OSError as exc:
-            log.warning("instances.unwritten", path=str(self.record.path), reason=exc.strerror)
+    def _note(self, write: Callable[[], None]) -> None:
+        """Let the record be written soon. A late record is harmless, a late swap is not."""
+        self._writes.append(write)
+        self._written.set()
+
+    async def keep_record(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> NoReturn:
+        """Write the record, in order, until cancelled; a full disk costs no backend."""
+        task_status.started()
+        while True:
+            await self._written.wait()
+            self._written = trio.Event()
+            while self._writes:
+                try:
+                    await trio.to_thread.run_sync(self._writes.popleft())
+                except OSError as exc:
+                    path = str(self.record.path)
+                    log.warning("instances.unwritten", path=path, reason=exc.strerror)
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading

@@ -35,7 +35,9 @@ def serve(
         host: Address to listen on, instead of ``router.host``.
         port: Port to listen on, instead of ``router.port``; 0 picks a free one.
     """
-    from .serve import serve as run  # noqa: PLC0415 -- keeps --help and --version quick
+    # First of all, because it imports structlog at a third of the usual cost.
+    from .. import logs  # noqa: F401, PLC0415 -- here, not above, for --help and --version
+    from .serve import serve as run  # noqa: PLC0415 -- same
 
     return run(config, host=host, port=port)
 
@@ -73,6 +75,7 @@ def demo(*, once: bool = False, port: int | None = None, folder: Path | None = N
         port: Port to listen on; 8082 by default, with --once any free one.
         folder: Where the models are made; $XDG_CACHE_HOME/llama-router/demo by default.
     """
+    from .. import logs  # noqa: F401, PLC0415 -- same, first again
     from .demo import demo as run  # noqa: PLC0415 -- same
 
     return run(once=once, port=port, folder=folder)

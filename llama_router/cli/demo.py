@@ -14,7 +14,6 @@ from typing import TextIO
 
 import attrs
 import httpx
-import structlog
 import trio
 
 from .. import logs
@@ -23,8 +22,6 @@ from ..errors import RouterError
 from ..models import tiny
 from ..supervisor import Requests, Running, run_router
 from .serve import leaves, override, serve_config
-
-log = structlog.get_logger()
 
 #: The two models: name and seed. Different seeds answer differently.
 MODELS = {"tiny-a": 1, "tiny-b": 2}

@@ -241,7 +241,7 @@ class RouterSpec:
         default=LogFormat.AUTO, metadata=_restart(_choice(LogFormat))
     )
     log_file_mib: int = attrs.field(default=10, metadata=_restart(_integer(1)))
-    log_files: int = attrs.field(default=3, metadata=_restart(_integer(1)))
+    log_files: int = attrs.field(default=3, metadata=_restart(_integer(0)))
     max_body_mib: int = attrs.field(default=64, metadata=_retune(_integer(1)))
     max_queued: int = attrs.field(default=256, metadata=_retune(_integer(1)))
     max_queue_wait_s: float = attrs.field(default=600.0, metadata=_retune(_timeout))

@@ -114,9 +114,10 @@ def forest(spawn):
     source = f"CODE = {FOREST!r}\nCODE = 'CODE = ' + repr(CODE) + chr(10) + CODE\n" + FOREST
     root = spawn(source)
     family = [root.pid, *map(int, root.first_line.split())]
+    starts = {pid: proctree.start_time(pid) for pid in family}
     yield family
-    for pid in family:
-        os.kill(pid, signal.SIGKILL)
+    for pid, started in starts.items():
+        treekill.kill(pid, started)
 
 
 @pytest.mark.parametrize("listed", [True, False])
