@@ -251,10 +251,11 @@ class Dispatcher:
                         self.submit(Changed(model, Signal.PROBE_OK))
             except* BackendError as group:  # expected failures only; bugs pass through
                 error = _first(group)
+            finally:
+                if scope.cancel_called:
+                    error = None  # it was asked to go; how it went was logged
+                self._end(model, error)  # here, because the router's own end passes through
         del self._scopes[model]
-        if scope.cancel_called:
-            error = None  # it was asked to go; how it went was logged
-        self._end(model, error)
         self.submit(Changed(model, Signal.EXITED, error))
         self._log_end(model, error)
 

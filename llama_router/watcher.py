@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import attrs
 import structlog
 import trio
 
 from .config_file import load_config
-from .core.config import Config, OnChange, RouterSpec
-from .core.diff import plan_reload
+from .core.diff import plan_reload, router_fields_to_restart_for
 from .dispatcher import Dispatcher
 from .errors import ConfigError
 
@@ -31,7 +29,7 @@ async def reload(path: Path, dispatcher: Dispatcher) -> bool:
     for warning in loaded.warnings:
         log.warning("config.doubted", path=str(path), problem=str(warning))
     plan = plan_reload(dispatcher.config, loaded.config)
-    needs_restart = _fixed_fields_changed(dispatcher.config, loaded.config)
+    needs_restart = router_fields_to_restart_for(dispatcher.config, loaded.config)
     dispatcher.reconfigure(loaded.config)
     log.info(
         "config.applied",
@@ -43,13 +41,3 @@ async def reload(path: Path, dispatcher: Dispatcher) -> bool:
         needs_router_restart=needs_restart,
     )
     return True
-
-
-def _fixed_fields_changed(old: Config, new: Config) -> list[str]:
-    """Return the changed fields of ``[router]`` that only a new start of it can apply."""
-    return [
-        f"router.{field.name}"
-        for field in attrs.fields(RouterSpec)
-        if field.metadata.get("on_change") is OnChange.RESTART
-        and getattr(old.router, field.name) != getattr(new.router, field.name)
-    ]

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import difflib
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum, auto
 from types import MappingProxyType
-from typing import Any, NewType, TypeVar
+from typing import Any, NewType
 
 import attrs
 
 from ..errors import ConfigError, Problem
 from . import placeholders
+from .values import (
+    CONTROL,
+    Read,
+    RefusedError,
+    array_reader,
+    choice_reader,
+    integer_reader,
+    read_boolean,
+    read_command,
+    read_env,
+    read_seconds,
+    read_table,
+    read_text,
+    read_timeout,
+    read_url_path,
+    read_word,
+)
 
 ModelId = NewType("ModelId", str)
 
-_T = TypeVar("_T")
-_E = TypeVar("_E", bound=StrEnum)
 _Where = tuple[str | int, ...]
-# Gives the value back as its field wants it, or raises `_RefusedError`.
-_Read = Callable[[object], object]
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class ModelState(StrEnum):
@@ -57,158 +67,11 @@ class OnChange(Enum):
     INSIDE = auto()  # the fields of the value say
 
 
-# --- Kinds of values -----------------------------------------------------------------
-
-
-class _RefusedError(Exception):
-    """A value is unusable; the paths of its problems start at that value."""
-
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-
-def _refuse(message: str) -> _RefusedError:
-    return _RefusedError(Problem((), message))
-
-
-def _require(expected: str, value: object) -> _RefusedError:
-    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string"}
-    names |= {list: "an array", dict: "a table"}
-    got = names.get(type(value), f"a value of type {type(value).__name__}")
-    return _refuse(f"expected {expected}, got {got}")
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _require("a boolean (true or false)", value)
-    return value
-
-
-def _integer(minimum: int, maximum: int | None = None) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _require("an integer", value)
-        if value < minimum or (maximum is not None and value > maximum):
-            limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-            raise _refuse(f"must be {limits}")
-        return value
-
-    return read
-
-
-def _seconds(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _require("a number of seconds", value)
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not math.isfinite(seconds) or seconds < 0:
-        raise _refuse("must be a finite number of seconds, not negative")
-    return seconds
-
-
-def _timeout(value: object) -> float:
-    if (seconds := _seconds(value)) == 0:
-        raise _refuse("must be more than 0 seconds")
-    return seconds
-
-
-def _choice(values: type[_E]) -> Callable[[object], _E]:
-    def read(value: object) -> _E:
-        text, known = _string(value), [str(member) for member in values]
-        if text not in known:
-            raise _refuse(f"must be one of {', '.join(map(repr, known))}")
-        return values(text)
-
-    return read
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise _require("a string", value)
-    if "\0" in value:
-        raise _refuse("must not contain a NUL character")
-    return value
-
-
-def _text(value: object) -> str:
-    """Read what names something: a file, a group, an address."""
-    text = _string(value)
-    if not text:
-        raise _refuse("must not be empty")
-    if _CONTROL.search(text):
-        raise _refuse("must not contain control characters")
-    return text
-
-
-def _url_path(value: object) -> str:
-    # Written into request lines as it stands, so nothing that could end one may be in it.
-    text = _text(value)
-    if not re.fullmatch(r"/[!-~]*", text):
-        raise _refuse("must begin with '/' and hold only visible ASCII characters")
-    return text
-
-
-def _word(value: object) -> str:
-    word = _string(value)
-    try:
-        placeholders.names_in(word)
-    except ValueError as exc:
-        raise _refuse(str(exc)) from exc
-    return word
-
-
-def _all_of(values: Iterable[tuple[str | int, object]], read: Callable[[object], _T]) -> list[_T]:
-    """Read every value, and only then refuse those that are unusable."""
-    good: list[_T] = []
-    bad: list[Problem] = []
-    for key, value in values:
-        try:
-            good.append(read(value))
-        except _RefusedError as refused:
-            bad += [Problem((key, *p.path), p.message) for p in refused.problems]
-    if bad:
-        raise _RefusedError(*bad)
-    return good
-
-
-def _array(read: Callable[[object], _T]) -> Callable[[object], tuple[_T, ...]]:
-    def read_array(value: object) -> tuple[_T, ...]:
-        if not isinstance(value, list):
-            raise _require("an array", value)
-        return tuple(_all_of(enumerate(value), read))
-
-    return read_array
-
-
-def _command(value: object) -> tuple[str, ...]:
-    command = _array(_word)(value)
-    if not command or not command[0]:
-        raise _refuse("must name a program in its first element")
-    return command
-
-
-def _env(value: object) -> Mapping[str, str]:
-    table = _table(value)
-    bad = [name for name in table if not name or "=" in name or "\0" in name]
-    if bad:
-        raise _RefusedError(*(Problem((name,), "not a variable's name") for name in bad))
-    return dict(zip(table, _all_of(table.items(), _word), strict=True))
-
-
-def _table(value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise _require("a table", value)
-    return value
-
-
-def _restart(read: _Read) -> dict[str, object]:
+def _restart(read: Read) -> dict[str, object]:
     return {"on_change": OnChange.RESTART, "read": read}
 
 
-def _retune(read: _Read) -> dict[str, object]:
+def _retune(read: Read) -> dict[str, object]:
     return {"on_change": OnChange.RETUNE, "read": read}
 
 
@@ -227,29 +90,31 @@ def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, Mode
 class RouterSpec:
     """The ``[router]`` table. ``docs/reference/configuration.md`` says what each field means."""
 
-    host: str = attrs.field(default="127.0.0.1", metadata=_restart(_text))
-    port: int = attrs.field(default=8082, metadata=_restart(_integer(0, 65535)))
-    base_port: int = attrs.field(default=50000, metadata=_restart(_integer(1024, 65000)))
-    connection_timeout_s: float = attrs.field(default=5.0, metadata=_retune(_timeout))
-    read_timeout_s: float = attrs.field(default=600.0, metadata=_retune(_timeout))
-    startup_model: str | None = attrs.field(default=None, metadata=_retune(_text))
-    notify_model_swap: bool = attrs.field(default=False, metadata=_retune(_boolean))
-    drain_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
-    state_dir: str | None = attrs.field(default=None, metadata=_restart(_text))
-    log_level: LogLevel = attrs.field(default=LogLevel.INFO, metadata=_restart(_choice(LogLevel)))
-    log_format: LogFormat = attrs.field(
-        default=LogFormat.AUTO, metadata=_restart(_choice(LogFormat))
+    host: str = attrs.field(default="127.0.0.1", metadata=_restart(read_text))
+    port: int = attrs.field(default=8082, metadata=_restart(integer_reader(0, 65535)))
+    base_port: int = attrs.field(default=50000, metadata=_restart(integer_reader(1024, 65000)))
+    connection_timeout_s: float = attrs.field(default=5.0, metadata=_retune(read_timeout))
+    read_timeout_s: float = attrs.field(default=600.0, metadata=_retune(read_timeout))
+    startup_model: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    notify_model_swap: bool = attrs.field(default=False, metadata=_retune(read_boolean))
+    drain_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
+    state_dir: str | None = attrs.field(default=None, metadata=_restart(read_text))
+    log_level: LogLevel = attrs.field(
+        default=LogLevel.INFO, metadata=_restart(choice_reader(LogLevel))
     )
-    log_file_mib: int = attrs.field(default=10, metadata=_restart(_integer(1)))
-    log_files: int = attrs.field(default=3, metadata=_restart(_integer(0)))
-    max_body_mib: int = attrs.field(default=64, metadata=_retune(_integer(1)))
-    max_queued: int = attrs.field(default=256, metadata=_retune(_integer(1)))
-    max_queue_wait_s: float = attrs.field(default=600.0, metadata=_retune(_timeout))
-    max_dwell_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
-    min_residency_s: float = attrs.field(default=2.0, metadata=_retune(_seconds))
-    stable_after_s: float = attrs.field(default=60.0, metadata=_retune(_seconds))
-    max_restarts: int = attrs.field(default=3, metadata=_retune(_integer(0)))
-    cooldown_s: float = attrs.field(default=30.0, metadata=_retune(_seconds))
+    log_format: LogFormat = attrs.field(
+        default=LogFormat.AUTO, metadata=_restart(choice_reader(LogFormat))
+    )
+    log_file_mib: int = attrs.field(default=10, metadata=_restart(integer_reader(1)))
+    log_files: int = attrs.field(default=3, metadata=_restart(integer_reader(0)))
+    max_body_mib: int = attrs.field(default=64, metadata=_retune(integer_reader(1)))
+    max_queued: int = attrs.field(default=256, metadata=_retune(integer_reader(1)))
+    max_queue_wait_s: float = attrs.field(default=600.0, metadata=_retune(read_timeout))
+    max_dwell_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
+    min_residency_s: float = attrs.field(default=2.0, metadata=_retune(read_seconds))
+    stable_after_s: float = attrs.field(default=60.0, metadata=_retune(read_seconds))
+    max_restarts: int = attrs.field(default=3, metadata=_retune(integer_reader(0)))
+    cooldown_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
 
 
 @attrs.frozen(kw_only=True)
@@ -268,17 +133,19 @@ class SpawnSpec:
         check_port_owner: Whether the listener must be the spawned process or its child.
     """
 
-    command: tuple[str, ...] = attrs.field(metadata=_restart(_command))
-    args: tuple[str, ...] = attrs.field(default=(), metadata=_restart(_array(_word)))
-    proxy_endpoints: tuple[str, ...] = attrs.field(default=(), metadata=_retune(_array(_url_path)))
-    health_endpoint: str = attrs.field(default="/health", metadata=_restart(_url_path))
-    env: Mapping[str, str] = attrs.field(
-        factory=dict[str, str], converter=_frozen_env, metadata=_restart(_env)
+    command: tuple[str, ...] = attrs.field(metadata=_restart(read_command))
+    args: tuple[str, ...] = attrs.field(default=(), metadata=_restart(array_reader(read_word)))
+    proxy_endpoints: tuple[str, ...] = attrs.field(
+        default=(), metadata=_retune(array_reader(read_url_path))
     )
-    cwd: str | None = attrs.field(default=None, metadata=_restart(_text))
-    ready_timeout_s: float = attrs.field(default=60.0, metadata=_retune(_timeout))
-    stop_timeout_s: float = attrs.field(default=2.0, metadata=_retune(_timeout))
-    check_port_owner: bool = attrs.field(default=True, metadata=_restart(_boolean))
+    health_endpoint: str = attrs.field(default="/health", metadata=_restart(read_url_path))
+    env: Mapping[str, str] = attrs.field(
+        factory=dict[str, str], converter=_frozen_env, metadata=_restart(read_env)
+    )
+    cwd: str | None = attrs.field(default=None, metadata=_restart(read_text))
+    ready_timeout_s: float = attrs.field(default=60.0, metadata=_retune(read_timeout))
+    stop_timeout_s: float = attrs.field(default=2.0, metadata=_retune(read_timeout))
+    check_port_owner: bool = attrs.field(default=True, metadata=_restart(read_boolean))
 
 
 @attrs.frozen(kw_only=True)
@@ -300,16 +167,16 @@ class ModelSpec:
 
     id: ModelId = attrs.field(metadata={"on_change": OnChange.RESTART})
     spawn: SpawnSpec = attrs.field(metadata={"on_change": OnChange.INSIDE})
-    path: str | None = attrs.field(default=None, metadata=_restart(_text))
-    mmproj: str | None = attrs.field(default=None, metadata=_restart(_text))
+    path: str | None = attrs.field(default=None, metadata=_restart(read_text))
+    mmproj: str | None = attrs.field(default=None, metadata=_restart(read_text))
     state: ModelState = attrs.field(
-        default=ModelState.MANUAL, metadata=_retune(_choice(ModelState))
+        default=ModelState.MANUAL, metadata=_retune(choice_reader(ModelState))
     )
-    group: str | None = attrs.field(default=None, metadata=_retune(_text))
-    aliases: tuple[str, ...] = attrs.field(default=(), metadata=_retune(_array(_text)))
-    template: str | None = attrs.field(default=None, metadata=_retune(_text))
-    max_queued: int = attrs.field(default=256, metadata=_retune(_integer(1)))
-    max_in_flight: int | None = attrs.field(default=None, metadata=_retune(_integer(1)))
+    group: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    aliases: tuple[str, ...] = attrs.field(default=(), metadata=_retune(array_reader(read_text)))
+    template: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    max_queued: int = attrs.field(default=256, metadata=_retune(integer_reader(1)))
+    max_in_flight: int | None = attrs.field(default=None, metadata=_retune(integer_reader(1)))
 
     @property
     def group_key(self) -> str:
@@ -353,15 +220,15 @@ DEFAULT_SPAWN = SpawnSpec(
 # --- From a document to the values ---------------------------------------------------
 
 
-def _readers(spec: type[attrs.AttrsInstance]) -> dict[str, _Read]:
+def _readers(spec: type[attrs.AttrsInstance]) -> dict[str, Read]:
     return {f.name: f.metadata["read"] for f in attrs.fields(spec) if "read" in f.metadata}
 
 
 _ROUTER_KEYS = _readers(RouterSpec)
 _SPAWN_KEYS = _readers(SpawnSpec)
-_MODEL_KEYS = _readers(ModelSpec) | {"args": _array(_word), "spawn": _table}
-_SECTIONS: dict[str, _Read] = dict.fromkeys(
-    ("router", "default_spawn", "templates", "models"), _table
+_MODEL_KEYS = _readers(ModelSpec) | {"args": array_reader(read_word), "spawn": read_table}
+_SECTIONS: dict[str, Read] = dict.fromkeys(
+    ("router", "default_spawn", "templates", "models"), read_table
 )
 # Stands for what could not be read, so that nothing is said twice about it.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
@@ -406,7 +273,7 @@ class _Parser:
         self.problems.append(Problem(where, message))
 
     def fields(
-        self, table: Mapping[str, object], readers: Mapping[str, _Read], where: _Where
+        self, table: Mapping[str, object], readers: Mapping[str, Read], where: _Where
     ) -> dict[str, Any]:
         """Return the usable values of *table*; report unknown keys and the other values."""
         usable: dict[str, Any] = {}
@@ -416,7 +283,7 @@ class _Parser:
                 continue
             try:
                 usable[key] = readers[key](value)
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 for problem in refused.problems:
                     self.report((*where, key, *problem.path), problem.message)
         return usable
@@ -426,10 +293,10 @@ class _Parser:
     ) -> Iterable[tuple[str, Mapping[str, object]]]:
         """Yield the tables of *section* with their names; report what is not one."""
         for name, table in sections.get(section, {}).items():
-            if not name or _CONTROL.search(name):
+            if not name or CONTROL.search(name):
                 message = "a name must not be empty or contain control characters"
                 self.report((section, name), message)
-            elif self.fields({name: table}, {name: _table}, (section,)):
+            elif self.fields({name: table}, {name: read_table}, (section,)):
                 yield name, table
 
     def spawn(

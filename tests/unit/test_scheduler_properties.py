@@ -54,7 +54,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.last_request = 0
         self.revision = 0
         self.waiting: dict[int, float] = {}
-        self.granted: dict[int, ModelId] = {}
+        self.granted: dict[int, ModelId | None] = {}  # None: its process died under it
         self.alive: set[ModelId] = set()  # processes as the shell would see them
 
     def feed(self, event) -> None:
@@ -107,8 +107,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.feed(Changed(model, Signal.PROBE_OK))
             return
         error = SpawnError("no") if move == "spawn" else BackendExitedError(model, 1)
-        self.alive.discard(model)
+        self.process_ended(model)
         self.feed(Changed(model, Signal.EXITED, error))
+
+    def process_ended(self, model: ModelId) -> None:
+        self.alive.discard(model)
+        for request in [r for r, m in self.granted.items() if m == model]:
+            self.granted[request] = None
 
     @rule(delta_s=st.sampled_from([0.1, 1, 5, 20]))
     def time_passes(self, delta_s: float) -> None:
@@ -165,7 +170,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if phase is Phase.STARTING:
                 self.feed(Changed(model, Signal.PROBE_OK))
             elif phase is Phase.STOPPING:
-                self.alive.discard(model)
+                self.process_ended(model)
                 self.feed(Changed(model, Signal.EXITED))
 
     def end_requests(self, requests) -> None:

@@ -1,0 +1,197 @@
+"""The router as a program, serving tiny models by the embedded llama.cpp server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from llama_router.backends import proctree
+from llama_router.models import tiny
+
+ROOT = Path(__file__).parents[2]
+
+#: No test may take longer, in seconds, unless it says so.
+LIMIT_S = 60
+
+#: Chat models that `make_models` makes: file name to seed.
+CHAT_SEEDS = {"a": 1, "b": 2, "c": 3}
+
+_MODEL = """
+[models.{name}]
+path = "{folder}/{file}.gguf"
+args = {arguments}
+"""
+
+
+def make_models(factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the chat models a, b and c and the embedding model ``embedder``.
+
+    They are made once per test run.
+    """
+    folder = factory.getbasetemp() / "real-models"
+    folder.mkdir(exist_ok=True)
+    for name, seed in CHAT_SEEDS.items():
+        if not (path := folder / f"{name}.gguf").exists():
+            tiny.make_chat_model(path, name=name, seed=seed)
+    if not (path := folder / "embedder.gguf").exists():
+        tiny.make_embedding_model(path)
+    return folder
+
+
+def model_table(
+    folder: Path, name: str, *lines: str, file: str | None = None, args: Iterable[str] = ()
+) -> str:
+    """Return the TOML table of a model; *lines* are added as they are."""
+    table = _MODEL.format(
+        name=name, folder=folder, file=file or name, arguments=json.dumps(list(args))
+    )
+    return table + "".join(f"{line}\n" for line in lines)
+
+
+def write_config(folder: Path, *tables: str, router: Iterable[str] = ()) -> Path:
+    """Write ``router.toml`` with these tables; its state goes to ``folder/state``."""
+    path = folder / "router.toml"
+    lines = ["[router]", f'state_dir = "{folder}/state"', *router]
+    path.write_text("\n".join(lines) + "\n" + "".join(tables))
+    return path
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Return the environment in which the program under test runs."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | changes
+
+
+def chat(model: str, *, max_tokens: int = 4, **more: object) -> dict[str, Any]:
+    """Return the body of a chat request."""
+    messages = [{"role": "user", "content": "what do you see"}]
+    return {"model": model, "messages": messages, "max_tokens": max_tokens, **more}
+
+
+class RealRouter:
+    """A router that runs as a process.
+
+    Attributes:
+        process: The process.
+        events: What it logged so far.
+        said: Other lines on its standard error.
+        url: Its base URL; set once it is ready.
+    """
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.events: list[dict[str, Any]] = []
+        self.said: list[str] = []
+        self.url = ""
+        self._news = trio.Event()
+        self._ended = False
+
+    async def listen(self) -> None:
+        """Take in its standard error until it ends."""
+        assert self.process.stderr is not None
+        rest = b""
+        async for data in self.process.stderr:
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line.startswith(b"{"):
+                    self.events.append(json.loads(line))
+                else:
+                    self.said.append(line.decode())
+            self._announce()
+        self._ended = True
+        self._announce()
+
+    def _announce(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    async def event(self, name: str, *, after: int = 0, **fields: object) -> dict[str, Any]:
+        """Return the first event, from the index *after* on, with that name and these fields."""
+        while True:
+            for event in self.events[after:]:
+                if event["event"] == name and fields.items() <= event.items():
+                    return event
+            assert not self._ended, f"no event {name} {fields} among {self.events} {self.said}"
+            await self._news.wait()
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """Return the events with that name."""
+        return [event for event in self.events if event["event"] == name]
+
+    def client(self) -> httpx.AsyncClient:
+        """Return an HTTP client for this router."""
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LIMIT_S)
+
+    async def loaded(self) -> list[str]:
+        """Return the models that it says are loaded."""
+        async with self.client() as client:
+            listed = (await client.get("/v1/models")).json()["data"]
+        return [model["id"] for model in listed if model["status"]["value"] == "loaded"]
+
+    def family(self) -> dict[int, int]:
+        """Return pid to start time of every process that it started, and of theirs."""
+        pids = proctree.descendants(self.process.pid)
+        times = {pid: proctree.start_time(pid) for pid in pids}
+        return {pid: started for pid, started in times.items() if started is not None}
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(signum)
+
+
+def alive(processes: dict[int, int]) -> set[int]:
+    """Return those *processes* (pid to start time) that still run."""
+    return {pid for pid, started in processes.items() if proctree.alive(pid, started)}
+
+
+@asynccontextmanager
+async def started(config: Path, *arguments: str) -> AsyncIterator[RealRouter]:
+    """Start ``serve``; at the end it is killed if it still runs, and so is all it started."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "llama_router", "serve", "--config", str(config), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        cwd=config.parent,
+    )
+    router = RealRouter(process)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(router.listen)
+        try:
+            yield router
+        finally:
+            family = router.family()
+            if process.poll() is None:
+                process.kill()
+            for pid in alive(family):
+                os.kill(pid, signal.SIGKILL)
+            with trio.CancelScope(shield=True):  # it was killed
+                await process.wait()
+            nursery.cancel_scope.cancel()
+    assert process.stderr is not None
+    await process.stderr.aclose()
+
+
+@asynccontextmanager
+async def serving(config: Path, *, exit_status: int = 0) -> AsyncIterator[RealRouter]:
+    """Run a router on a free port; then SIGTERM must end it and all it started."""
+    async with started(config, "--port", "0") as router:
+        router.url = (await router.event("router.ready"))["urls"][0]
+        yield router
+        family = router.family()
+        if router.process.poll() is None:
+            router.signal(signal.SIGTERM)
+        assert await router.process.wait() == exit_status, (router.said, router.events[-5:])
+        assert alive(family) == set()
+        assert not [said for said in router.said if "Traceback" in said], router.said

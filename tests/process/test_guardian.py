@@ -1,0 +1,47 @@
+"""The guardian understands its router, and stays small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_router.backends import guardian
+from llama_router.backends.guardian import Register
+
+pytestmark = pytest.mark.process
+
+
+def test_register_understands_its_lines() -> None:
+    """Lines may come in pieces, and nonsense is passed over."""
+    register = Register()
+    for piece in (b"+ 1 2 a\n+ 3", b" 4 b\n- 1", b"\n\xff\xfe\n+ x y z\n+ 5\n- \n- 99\n"):
+        register.feed(piece)
+    assert register.backends == {3: (4, "b")}
+    assert not register.stopped
+    register.feed(b".\n")
+    assert register.stopped
+
+
+def test_guardian_imports_nothing_big() -> None:
+    """It stays small: standard library only, and of that only what is needed."""
+    code = (
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "before = set(sys.modules); import llama_router.backends.guardian\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    root = str(Path(guardian.__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, root], capture_output=True, check=True, text=True
+    )
+    ours = {name for name in run.stdout.split() if name.startswith("llama_router")}
+    assert ours == {
+        "llama_router",
+        "llama_router.backends",
+        "llama_router.backends.guardian",
+        "llama_router.backends.proctree",
+        "llama_router.backends.treekill",
+    }
+    assert not set(run.stdout.split()) & {"trio", "structlog", "ctypes", "socket", "typing", "json"}
