@@ -173,7 +173,7 @@ class _Files:
         spawns += [(("templates", name), table) for name, table in _tables(document, "templates")]
         for name, model in _tables(document, "models"):
             where: _Where = ("models", name)
-            self._make_absolute(model, "path", where, _readable_fault)
+            self._make_absolute(model, "path", where, _model_fault)
             self._make_absolute(model, "mmproj", where, _readable_fault)
             spawns.append(((*where, "spawn"), model.get("spawn")))
         for place, spawn in spawns:
@@ -236,6 +236,13 @@ def _readable_fault(path: Path) -> str | None:
     if not stat.S_ISREG(path.stat().st_mode):
         return "not a file"
     return None if os.access(path, os.R_OK) else "not readable for this user"
+
+
+def _model_fault(path: Path) -> str | None:
+    """Allow a folder, too: that is what a model is for vLLM and its like."""
+    if stat.S_ISDIR(path.stat().st_mode):
+        return None if os.access(path, os.R_OK | os.X_OK) else "not readable for this user"
+    return _readable_fault(path)
 
 
 def _program_fault(path: Path) -> str | None:

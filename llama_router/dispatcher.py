@@ -206,6 +206,9 @@ class Dispatcher:
     def reconfigure(self, config: Config) -> None:
         """Replace the configuration; see `Scheduler` for what that stops and starts."""
         self.submit(Reconfigured(config))
+        for model, backend in self._backends.items():
+            if model in config.models:
+                backend.spec = config.models[model]
 
     def shut_down(self) -> None:
         """Refuse whoever waits, and start nothing more."""

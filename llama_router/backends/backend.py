@@ -18,7 +18,7 @@ class Backend:
 
     Attributes:
         model: Whose backend it is.
-        spec: The settings it was started with.
+        spec: Its settings; after a reload those that need no new process are the new ones.
         host: Address it listens on.
         port: Port it listens on.
         pid: Its process id.

@@ -37,15 +37,8 @@ from typing import assert_never
 
 import attrs
 
-from ..errors import (
-    AdmissionError,
-    BackendError,
-    BackendFailedError,
-    QueueFullError,
-    QueueTimeoutError,
-    ShuttingDownError,
-    UnknownModelError,
-)
+from ..errors import AdmissionError, BackendError
+from . import refusals
 from .config import Config, ModelId, ModelSpec
 from .diff import plan_reload
 from .events import (
@@ -65,9 +58,6 @@ from .events import (
 from .lifecycle import Phase, Signal, advance
 from .placement import Resident, make_room
 from .restart import CLOSED, Breaker, after_failure
-
-#: What a client is told to wait after 429; queues move at the pace of answers.
-FULL_QUEUE_RETRY_AFTER_S = 5.0
 
 
 @attrs.define(eq=False)
@@ -193,10 +183,10 @@ class Scheduler:
 
     def _admit(self, request: int, name: str, now_s: float) -> list[Action]:
         if self._shutting_down:
-            return [Refuse(request, _shutting_down())]
+            return [Refuse(request, refusals.shutting_down())]
         model = self._config.resolve(name)
         if model is None:
-            return [Refuse(request, _unknown(name, self._config))]
+            return [Refuse(request, refusals.unknown(name, self._config))]
         slot = self._slots[model]
         if slot.phase is Phase.READY and not self._waiting and slot.has_room:
             # Nobody waits anywhere: no need to look further. This is the hot path.
@@ -207,10 +197,10 @@ class Scheduler:
         if slot.phase is Phase.FAILED:
             wait_s = slot.breaker.retry_at_s - now_s
             if wait_s > 0:
-                return [Refuse(request, _failed(model, slot, wait_s))]
+                return [Refuse(request, refusals.failed(model, slot.last_error, wait_s))]
             slot.phase = advance(slot.phase, Signal.RETRY)  # half-open: one attempt
         if len(slot.queued) >= slot.spec.max_queued:
-            return [Refuse(request, _queue_full(model, slot))]
+            return [Refuse(request, refusals.queue_full(model, len(slot.queued)))]
         self._owner[request] = model
         slot.queued[request] = now_s
         self._waiting.add(model)
@@ -276,7 +266,7 @@ class Scheduler:
         for model in plan.restart | plan.retune:
             self._slots[model].spec = config.models[model]
         for model in plan.remove:
-            actions += self._refuse_queue(model, _removed(model))
+            actions += self._refuse_queue(model, refusals.removed(model))
         for model in plan.restart | plan.remove:
             actions += self._retire(model)
         for model in plan.restart | plan.retune | plan.remove:
@@ -309,7 +299,7 @@ class Scheduler:
         return [
             action
             for model in tuple(self._waiting)
-            for action in self._refuse_queue(model, _shutting_down())
+            for action in self._refuse_queue(model, refusals.shutting_down())
         ]
 
     # -- steps ----------------------------------------------------------------------------
@@ -371,11 +361,8 @@ class Scheduler:
             for request, arrived_s in tuple(slot.queued.items()):
                 if not self._due(arrived_s + limit_s, now_s):
                     break
-                error = QueueTimeoutError(
-                    f"the request waited {limit_s:g} s (max_queue_wait_s) for model {model!r}: "
-                    f"{self._what_it_waits_for(model)}",
-                    retry_after_s=FULL_QUEUE_RETRY_AFTER_S,
-                )
+                awaited = self._what_it_waits_for(model)
+                error = refusals.queue_timeout(model, limit_s, awaited)
                 actions.append(self._refuse(request, error))
         return actions
 
@@ -486,33 +473,3 @@ class Scheduler:
                     for m in sorted(self._resident)
                 )
                 return f"it cannot start before these have left: {others or 'none'}"
-
-
-def _shutting_down() -> ShuttingDownError:
-    return ShuttingDownError("the router is shutting down and starts nothing new")
-
-
-def _unknown(name: str, config: Config) -> UnknownModelError:
-    known = ", ".join(repr(str(m)) for m in list(config.models)[:20])
-    more = len(config.models) - 20
-    known += f" and {more} more" if more > 0 else ""
-    return UnknownModelError(f"no model or alias is named {name!r}; there are: {known or 'none'}")
-
-
-def _removed(model: ModelId) -> UnknownModelError:
-    return UnknownModelError(f"model {model!r} was removed from the configuration")
-
-
-def _queue_full(model: ModelId, slot: _Slot) -> QueueFullError:
-    return QueueFullError(
-        f"{len(slot.queued)} requests already wait for model {model!r} (max_queued)",
-        retry_after_s=FULL_QUEUE_RETRY_AFTER_S,
-    )
-
-
-def _failed(model: ModelId, slot: _Slot, wait_s: float) -> BackendFailedError:
-    return BackendFailedError(
-        f"model {model!r} is not tried again for {wait_s:.0f} s, because its backend failed: "
-        f"{slot.last_error}",
-        retry_after_s=wait_s,
-    )

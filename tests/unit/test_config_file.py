@@ -287,7 +287,7 @@ def test_a_dollar_sign_in_a_folder_survives(folder: Path) -> None:
     ("line", "fault"),
     [
         ("models.b = { path = 'no.gguf' }", "No such file or directory"),
-        ("models.b = { path = 'bin' }", "not a file"),
+        ("models.b = { mmproj = 'bin', path = 'm.gguf' }", "not a file"),
         ("models.b = { path = 'm.gguf', mmproj = 'no.gguf' }", "No such file or directory"),
         ("models.b = { path = 'm.gguf/x' }", "Not a directory"),
         (f"models.b = {{ path = '{'x' * 300}' }}", "File name too long"),

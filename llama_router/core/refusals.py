@@ -1,0 +1,65 @@
+"""The sentences with which a request is refused. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..errors import (
+    BackendError,
+    BackendFailedError,
+    QueueFullError,
+    QueueTimeoutError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from .config import Config, ModelId
+
+#: What a client is told to wait after a full or slow queue, in seconds; queues move at
+#: the pace of answers.
+QUEUE_RETRY_AFTER_S: Final = 5.0
+
+#: Most names listed to a client that asked for a model that does not exist.
+_MAX_LISTED: Final = 20
+
+
+def unknown(name: str, config: Config) -> UnknownModelError:
+    """Refuse a name that no model has; say which there are."""
+    known = ", ".join(repr(str(m)) for m in list(config.models)[:_MAX_LISTED])
+    more = len(config.models) - _MAX_LISTED
+    known += f" and {more} more" if more > 0 else ""
+    return UnknownModelError(f"no model or alias is named {name!r}; there are: {known or 'none'}")
+
+
+def removed(model: ModelId) -> UnknownModelError:
+    """Refuse who waited for a model that a reload took away."""
+    return UnknownModelError(f"model {str(model)!r} was removed from the configuration")
+
+
+def queue_full(model: ModelId, queued: int) -> QueueFullError:
+    """Refuse one request more than may wait."""
+    return QueueFullError(
+        f"{queued} requests already wait for model {str(model)!r} (max_queued)",
+        retry_after_s=QUEUE_RETRY_AFTER_S,
+    )
+
+
+def queue_timeout(model: ModelId, limit_s: float, awaited: str) -> QueueTimeoutError:
+    """Refuse who waited too long; *awaited* says what for."""
+    return QueueTimeoutError(
+        f"the request waited {limit_s:g} s (max_queue_wait_s) for model {str(model)!r}: {awaited}",
+        retry_after_s=QUEUE_RETRY_AFTER_S,
+    )
+
+
+def failed(model: ModelId, error: BackendError | None, wait_s: float) -> BackendFailedError:
+    """Refuse a model that failed too often and has *wait_s* seconds of cool-down left."""
+    return BackendFailedError(
+        f"model {str(model)!r} is not tried again for {wait_s:.0f} s, because its backend "
+        f"failed: {error}",
+        retry_after_s=wait_s,
+    )
+
+
+def shutting_down() -> ShuttingDownError:
+    """Refuse whoever is not served yet when the router stops."""
+    return ShuttingDownError("the router is shutting down and starts nothing new")
