@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import structlog
@@ -20,6 +22,9 @@ from ..supervisor import Requests, Running, run_router, state_dir_for
 from .files import load_or_explain
 
 log = structlog.get_logger()
+
+#: Open files that the router asks for; what a system usually grants at most is more.
+OPEN_FILES: Final = 65536
 
 E = TypeVar("E", bound=BaseException)
 
@@ -46,6 +51,7 @@ def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> Loa
 def serve_config(loaded: LoadedConfig) -> int:
     """Serve *loaded* until a signal; return the exit status."""
     router = loaded.config.router
+    _allow_many_files()
     with logs.configure(level=router.log_level, format=router.log_format.value):
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
         try:
@@ -55,6 +61,19 @@ def serve_config(loaded: LoadedConfig) -> int:
                 log.error("router.failed", code=error.code, reason=str(error))
                 print(f"llama-router: {error}", file=sys.stderr)  # noqa: T201 -- for who started it
         return 1
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files: a connection takes up to three.
+
+    The usual soft limit, 1024, is for programs that call select(); it would end at some
+    hundred streams.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def leaves(group: BaseExceptionGroup[E]) -> list[E]:

@@ -79,6 +79,7 @@ async def serve(
 
 
 async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.Nursery) -> None:
+    exhausted = False
     with listener:
         while True:
             await trio.lowlevel.wait_readable(listener)
@@ -88,9 +89,12 @@ async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.N
                 continue
             except OSError as exc:
                 if exc.errno in _EXHAUSTED:
-                    log.error("connection.rejected", reason=exc.strerror)
+                    if not exhausted:
+                        exhausted = True
+                        log.error("connection.delayed", reason=exc.strerror)
                     await trio.sleep(EXHAUSTED_PAUSE_S)
                 continue  # else this one client left already
+            exhausted = False
             connection.setblocking(False)
             if connection.family in (socket.AF_INET, socket.AF_INET6):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -222,7 +222,9 @@ class ChunkedBody(ClientChunks):
         if self._max_body_bytes is not None:
             self._received_bytes += len(payload)
             if self._received_bytes + self.payload_left > self._max_body_bytes:
-                raise BodyTooLargeError(f"The request body is over {self._max_body_bytes} bytes (max_body_mib).")
+                raise BodyTooLargeError(
+                    f"The request body is over {self._max_body_bytes} bytes (max_body_mib)."
+                )
         return payload
 
 

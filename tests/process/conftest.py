@@ -24,7 +24,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 @pytest.fixture
-async def start(stage: Stage, tmp_path: Path) -> AsyncIterator[Start]:  # noqa: ARG001 -- ends later
+async def start(stage: Stage, tmp_path: Path) -> AsyncIterator[Start]:
     """Start a router; at the end of the test it is stopped, and must leave nothing behind."""
     events = Events()
     with events.captured(), trio.fail_after(LIMIT_S):

@@ -115,54 +115,41 @@ class Backend:
 
     def serve(self, connection: socket.socket, number: int) -> None:
         """Answer one connection's requests until it ends."""
-        buffer = b""
+        reader = Reader(connection)
         try:
-            while True:
-                while b"\r\n\r\n" not in buffer:
-                    data = connection.recv(65536)
-                    if not data:
-                        return
-                    buffer += data
-                head, _, buffer = buffer.partition(b"\r\n\r\n")
+            while (head := reader.until(b"\r\n\r\n")) is not None:
                 method, target, fields = parse(head)
                 if target == "/v1/early":
                     connection.sendall(answer(b'{"early": true}', status="413 Too Large"))
-                    connection.shutdown(socket.SHUT_WR)
-                    self.tell(event="answered early")
-                    return
-                length = int(dict(fields).get("content-length", "0"))
-                while len(buffer) < length:
-                    buffer += connection.recv(65536)
-                body, buffer = buffer[:length], buffer[length:]
-                if target == "/v1/script":
-                    self.tell(
-                        event="request", number=number, method=method, body=body.decode("latin-1")
-                    )
-                    buffer = connection.recv(65536)
-                    if not buffer:
-                        return
-                elif target.startswith("/v1/big?"):
-                    self.send_big(connection, int(target.partition("?")[2]))
-                elif target == "/health":
-                    self.answer_health(connection)
-                else:
-                    echo = {
-                        "name": self.name,
-                        "pid": os.getpid(),
-                        "connection": number,
-                        "method": method,
-                        "target": target,
-                        "fields": fields,
-                        "body": body.decode("latin-1"),
-                    }
-                    text = json.dumps(echo).encode()
-                    connection.sendall(answer(text, bodiless=method == "HEAD"))
+                    break
+                body = reader.exactly(int(dict(fields).get("content-length", "0")))
+                received = {
+                    "number": number,
+                    "method": method,
+                    "target": target,
+                    "fields": fields,
+                    "body": body.decode("latin-1"),
+                }
+                self.respond(connection, received)
         except OSError:
             pass
         finally:
             self.tell(event="gone", number=number, at_s=time.monotonic())
             del self.connections[number]
             connection.close()
+
+    def respond(self, connection: socket.socket, received: dict[str, object]) -> None:
+        """Answer one request, or leave that to the test."""
+        target = str(received["target"])
+        if target == "/v1/script":
+            self.tell(event="request", **received)
+        elif target.startswith("/v1/big?"):
+            self.send_big(connection, int(target.partition("?")[2]))
+        elif target == "/health":
+            self.answer_health(connection)
+        else:
+            text = json.dumps({"name": self.name, "pid": os.getpid(), **received}).encode()
+            connection.sendall(answer(text, bodiless=received["method"] == "HEAD"))
 
     def answer_health(self, connection: socket.socket) -> None:
         """Answer as ``--health`` says."""
@@ -191,6 +178,34 @@ class Backend:
         connection.setblocking(True)
 
 
+class Reader:
+    """Reads a connection; what came too early is kept for the next call."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        self.buffer = b""
+
+    def until(self, end: bytes) -> bytes | None:
+        """Return what is before *end*; None if the connection ends."""
+        while end not in self.buffer:
+            data = self.connection.recv(65536)
+            if not data:
+                return None
+            self.buffer += data
+        found, _, self.buffer = self.buffer.partition(end)
+        return found
+
+    def exactly(self, size_bytes: int) -> bytes:
+        """Return that many bytes; raise OSError if the connection ends before."""
+        while len(self.buffer) < size_bytes:
+            data = self.connection.recv(65536)
+            if not data:
+                raise ConnectionResetError
+            self.buffer += data
+        found, self.buffer = self.buffer[:size_bytes], self.buffer[size_bytes:]
+        return found
+
+
 def parse(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
     """Return method, target and fields of a request head."""
     first, *lines = head.decode("latin-1").split("\r\n")
@@ -201,9 +216,8 @@ def parse(head: bytes) -> tuple[str, str, list[tuple[str, str]]]:
 
 def answer(body: bytes, *, status: str = "200 OK", bodiless: bool = False) -> bytes:
     """Return a whole JSON answer."""
-    head = (
-        f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
+    fields = f"content-type: application/json\r\ncontent-length: {len(body)}"
+    head = f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n"
     return head.encode() + (b"" if bodiless else body)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import sys
-import time
-
 import pytest
 import trio
 
@@ -85,7 +81,9 @@ class TestStart:
         """The router does not start without its startup model, and says why."""
         model = stage.model("a", "--exit", "4")
         with pytest.RaisesGroup(
-            pytest.RaisesExc(Exception, match="code 4"), flatten_subgroups=True, allow_unwrapped=True
+            pytest.RaisesExc(Exception, match="code 4"),
+            flatten_subgroups=True,
+            allow_unwrapped=True,
         ):
             await start({"a": model}, startup_model="a", max_restarts=0)
 
@@ -170,7 +168,11 @@ class TestMisbehaviour:
             for entry in router.events.entries
             if entry["event"] in ("backend.stopped", "backend.spawned")
         ]
-        assert order == [("backend.spawned", "a"), ("backend.stopped", "a"), ("backend.spawned", "b")]
+        assert order == [
+            ("backend.spawned", "a"),
+            ("backend.stopped", "a"),
+            ("backend.spawned", "b"),
+        ]
 
     async def test_flood_of_output(self, start, stage) -> None:
         """Answers still come, and the list of models is not slow."""
@@ -327,7 +329,7 @@ class TestDeath:
         router = await start({"a": stage.model("a")})
         client = await router.connect()
         await client.send(post(ECHO, "a"))
-        kept = (await client.answer()).json()["connection"]
+        kept = (await client.answer()).json()["number"]
         backend = await stage.backend("a")
         await client.send(post(SCRIPT, "a"))
         script = await backend.request()
@@ -340,9 +342,7 @@ class TestDeath:
 
     async def test_crash_loop_opens_the_breaker(self, start, stage) -> None:
         """Then requests fail at once, with the reason and when to come back; later one attempt."""
-        router = await start(
-            {"a": stage.model("a", "--exit", "9")}, max_restarts=0, cooldown_s=0.4
-        )
+        router = await start({"a": stage.model("a", "--exit", "9")}, max_restarts=0, cooldown_s=0.4)
         assert (await router.ask(post(ECHO, "a"))).error["code"] == "backend_exited"
         closed = await router.ask(post(ECHO, "a"))
         assert closed.status == 503

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,16 @@ import tomlkit
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.process.harness import LIMIT_S, RawClient, Router, Scripted, Stage, base_port
-from tests.process.harness import post as post_to
-from tests.process.harness import request as request_for
+from tests.process.harness import (
+    LIMIT_S,
+    RawClient,
+    Router,
+    Scripted,
+    Stage,
+    base_port,
+    post,
+    request,
+)
 
 pytestmark = pytest.mark.process
 
@@ -33,7 +41,7 @@ MIB = 1024 * 1024
 async def begun_stream(router: Router, stage: Stage, model: str) -> tuple[RawClient, Scripted]:
     """Return a client in the middle of a stream, and who sends the rest of it."""
     client = await router.connect()
-    await client.send(post_to(SCRIPT, model, stream=True))
+    await client.send(post(SCRIPT, model, stream=True))
     script = await (await stage.backend(model)).request()
     await script.begin_stream()
     await client.head()
@@ -58,7 +66,7 @@ class TestQueue:
         router = await start({"a": stage.model("a"), "b": stage.model("b")})
         client, script = await begun_stream(router, stage, "a")
         other = await router.connect()
-        await other.send(post_to(ECHO, "b"))
+        await other.send(post(ECHO, "b"))
         await wait_all_tasks_blocked()
         assert router.of("b").queued == 1
         assert router.spawned() == ["a"]
@@ -70,9 +78,9 @@ class TestQueue:
         """Who comes too late is 429, with when to come back; who waits is served."""
         router = await start({"a": stage.model("a", "--health", "told", max_queued=1)})
         first = await router.connect()
-        await first.send(post_to(ECHO, "a"))
+        await first.send(post(ECHO, "a"))
         backend = await stage.backend("a")
-        late = await router.ask(post_to(ECHO, "a"))
+        late = await router.ask(post(ECHO, "a"))
         assert late.status == 429
         assert late.error["code"] == "queue_full"
         assert int(late.fields["retry-after"]) > 0
@@ -82,7 +90,7 @@ class TestQueue:
     async def test_time_out_while_loading(self, start, stage) -> None:
         """After max_queue_wait_s the error says what was waited for, and when to come back."""
         router = await start({"a": stage.model("a", "--health", "told")}, max_queue_wait_s=0.3)
-        answer = await router.ask(post_to(ECHO, "a"))
+        answer = await router.ask(post(ECHO, "a"))
         assert answer.status == 503
         assert answer.error["code"] == "queue_timeout"
         assert "not become ready" in answer.error["message"]
@@ -93,7 +101,7 @@ class TestQueue:
         models = {"a": stage.model("a"), "b": stage.model("b")}
         router = await start(models, max_queue_wait_s=0.3)
         await begun_stream(router, stage, "a")
-        answer = await router.ask(post_to(ECHO, "b"))
+        answer = await router.ask(post(ECHO, "b"))
         assert answer.error["code"] == "queue_timeout"
         assert "'a'" in answer.error["message"]
         assert "1 in flight" in answer.error["message"]
@@ -107,14 +115,14 @@ class TestClientGone:
         router = await start({"a": stage.model("a"), "b": stage.model("b")})
         client, script = await begun_stream(router, stage, "a")
         impatient = await router.connect()
-        await impatient.send(post_to(ECHO, "b"))
+        await impatient.send(post(ECHO, "b"))
         await wait_all_tasks_blocked()
         assert router.of("b").queued == 1
         await impatient.stream.aclose()
         await router.events.wait("request.completed", model="b", outcome="client_gone")
         assert router.of("b").queued == 0
         await end_stream(client, script)
-        assert (await router.ask(post_to(ECHO, "a"))).status == 200
+        assert (await router.ask(post(ECHO, "a"))).status == 200
         assert router.spawned() == ["a"]
 
     @pytest.mark.parametrize("pipelined", [b"", b"GET"], ids=["alone", "pipelined"])
@@ -134,7 +142,7 @@ class TestClientGone:
         """A generation that has not said a word yet is stopped, too."""
         router = await start({"a": stage.model("a")})
         client = await router.connect()
-        await client.send(post_to(SCRIPT, "a"))
+        await client.send(post(SCRIPT, "a"))
         script = await (await stage.backend("a")).request()
         left_s = time.monotonic()
         await client.stream.aclose()
@@ -149,14 +157,14 @@ class TestClientGone:
         left_s = time.monotonic()
         await client.stream.aclose()  # with unread chunks, hence a reset
         assert await script.gone_s() - left_s < 0.5
-        assert (await router.ask(post_to(ECHO, "a"))).status == 200
+        assert (await router.ask(post(ECHO, "a"))).status == 200
 
     async def test_others_do_not_notice(self, start, stage) -> None:
         """A second stream of the same backend goes on."""
         router = await start({"a": stage.model("a")})
         client, script = await begun_stream(router, stage, "a")
         other = await router.connect()
-        await other.send(post_to(SCRIPT, "a", stream=True))
+        await other.send(post(SCRIPT, "a", stream=True))
         second = await script.backend.request()
         await client.stream.aclose()
         await script.gone_s()
@@ -173,7 +181,7 @@ class TestReload:
         models = {name: stage.model(name, group="g") for name in ("a", "b")}
         router = await start(models)
         client, script = await begun_stream(router, stage, "a")
-        pid = (await router.ask(post_to(ECHO, "b"))).json()["pid"]
+        pid = (await router.ask(post(ECHO, "b"))).json()["pid"]
         models["a"]["args"] = ["--name", "a"]
         router.path.write_text(tomlkit.dumps(router.document))
         router.requests.reload()
@@ -182,19 +190,19 @@ class TestReload:
         assert router.events.named("backend.stopping") == []
         await end_stream(client, script)
         await router.events.wait("backend.stopped", model="a")
-        assert (await router.ask(post_to(ECHO, "a"))).json()["pid"] != script.backend.pid
-        assert (await router.ask(post_to(ECHO, "b"))).json()["pid"] == pid
+        assert (await router.ask(post(ECHO, "a"))).json()["pid"] != script.backend.pid
+        assert (await router.ask(post(ECHO, "b"))).json()["pid"] == pid
 
     @pytest.mark.parametrize("bad", ["models = 5", "[", "[models.a]\nnonsense = 1\n"])
     async def test_a_bad_file_changes_nothing(self, start, stage, bad) -> None:
         """Every problem is logged; the models go on with the same processes."""
         router = await start({"a": stage.model("a")})
-        pid = (await router.ask(post_to(ECHO, "a"))).json()["pid"]
+        pid = (await router.ask(post(ECHO, "a"))).json()["pid"]
         router.path.write_text(bad)
         router.requests.reload()
         rejected = await router.events.wait("config.rejected")
         assert rejected["problems"]
-        assert (await router.ask(post_to(ECHO, "a"))).json()["pid"] == pid
+        assert (await router.ask(post(ECHO, "a"))).json()["pid"] == pid
 
     async def test_a_removed_model_is_unknown(self, start, stage) -> None:
         """Its stream may end; who asks again is told; a new one can be used at once."""
@@ -206,20 +214,20 @@ class TestReload:
         router.path.write_text(tomlkit.dumps(router.document))
         router.requests.reload()
         await router.events.wait("config.applied", added=["b"], removed=["a"])
-        assert (await router.ask(post_to(ECHO, "a"))).status == 404
+        assert (await router.ask(post(ECHO, "a"))).status == 404
         await end_stream(client, script)
-        assert (await router.ask(post_to(ECHO, "b"))).status == 200
+        assert (await router.ask(post(ECHO, "b"))).status == 200
 
     async def test_a_cured_model_is_tried_at_once(self, start, stage) -> None:
         """A failed model whose settings changed does not wait for its cool-down."""
         models = {"a": stage.model("a", "--exit", "1")}
         router = await start(models, max_restarts=0, cooldown_s=600.0)
-        assert (await router.ask(post_to(ECHO, "a"))).status == 503
+        assert (await router.ask(post(ECHO, "a"))).status == 503
         models["a"] = stage.model("a")
         router.path.write_text(tomlkit.dumps(router.document))
         router.requests.reload()
         await router.events.wait("config.applied")
-        assert (await router.ask(post_to(ECHO, "a"))).status == 200
+        assert (await router.ask(post(ECHO, "a"))).status == 200
 
 
 class TestShutdown:
@@ -230,21 +238,23 @@ class TestShutdown:
         router = await start({"a": stage.model("a"), "b": stage.model("b")})
         client, script = await begun_stream(router, stage, "a")
         idle = await router.connect()
-        await idle.send(post_to(ECHO, "a"))
+        await idle.send(post(ECHO, "a"))
         assert (await idle.answer()).status == 200
         waiting = await router.connect()
-        await waiting.send(post_to(ECHO, "b"))
+        await waiting.send(post(ECHO, "b"))
         await wait_all_tasks_blocked()
         router.requests.stop.set()
         refused = await waiting.answer()
         assert (refused.status, refused.error["code"]) == (503, "shutting_down")
         assert await waiting.rest() == b""
+        await waiting.stream.aclose()
         assert await idle.rest() == b""
         with pytest.raises(OSError, match="all attempts to connect"):
             await router.connect()
         assert not router.ended.is_set()
         await end_stream(client, script)
         assert await client.rest() == b""
+        await client.stream.aclose()
         await router.ended.wait()
 
     async def test_drain_deadline(self, start, stage) -> None:
@@ -275,14 +285,15 @@ class TestShutdown:
         """A start under way is given up, and who waits for it is told."""
         router = await start({"a": stage.model("a", "--health", "told")})
         client = await router.connect()
-        await client.send(post_to(ECHO, "a"))
+        await client.send(post(ECHO, "a"))
         await stage.backend("a")
         router.requests.stop.set()
         assert (await client.answer()).error["code"] == "shutting_down"
+        await client.stream.aclose()
         await router.ended.wait()
 
     async def test_while_the_startup_model_loads(self, start, stage) -> None:
-        """Before it is ready nobody can connect; cancelling leaves nothing behind."""
+        """A router that is cancelled before it is ready leaves nothing behind."""
         model = stage.model("a", "--health", "told")
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -293,6 +304,7 @@ class TestShutdown:
 
                 nursery.start_soon(give_up)
                 await start({"a": model}, startup_model="a")
+        assert scope.cancelled_caught
 
 
 # --- Routers in processes of their own -----------------------------------------------
@@ -339,16 +351,15 @@ async def serving(folder: Path, models: dict[str, Any]) -> AsyncIterator[Serving
     command = [sys.executable, "-m", "llama_router", "serve", "--config", str(path)]
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            process: trio.Process = await nursery.start(
-                lambda task_status: trio.run_process(
-                    command,
-                    env={**os.environ, "PYTHONPATH": str(ROOT)},
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    check=False,
-                    task_status=task_status,
-                )
+            run = partial(
+                trio.run_process,
+                command,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                check=False,
             )
+            process: trio.Process = await nursery.start(run)
             found = Serving(process)
             await found.wait_ready()
             nursery.start_soon(_drain, process)
@@ -364,6 +375,13 @@ async def _drain(process: trio.Process) -> None:
         pass
 
 
+def reap_adopted() -> None:
+    """Wait for what a killed router left, which is ours if an earlier test adopts orphans."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
 class TestProcess:
     """What only a process of its own shows."""
 
@@ -372,15 +390,15 @@ class TestProcess:
         size_bytes = 200 * MIB
         async with serving(tmp_path, {"a": stage.model("a")}) as router:
             client = await router.connect()
-            await client.send(post_to(ECHO, "a"))
+            await client.send(post(ECHO, "a"))
             await client.answer()
             before_mib = router.peak_mib()
-            await client.send(post_to(f"/v1/big?{size_bytes}", "a"))
+            await client.send(post(f"/v1/big?{size_bytes}", "a"))
             backend = await stage.backend("a")
             stalled = await backend.said("stalled")
             assert stalled["sent_bytes"] < 50 * MIB
             other = await router.connect()
-            await other.send(post_to(ECHO, "a"))
+            await other.send(post(ECHO, "a"))
             assert (await other.answer()).status == 200
             await other.stream.aclose()
             head = await client.head()
@@ -398,18 +416,20 @@ class TestProcess:
         model = stage.model("a", "--sigterm", "ignore")
         async with serving(tmp_path, {"a": model}) as router:
             client = await router.connect()
-            await client.send(post_to(ECHO, "a"))
+            await client.send(post(ECHO, "a"))
             await client.answer()
             backend = await stage.backend("a")
             router.process.kill()
             await backend.ended.wait()
             await client.stream.aclose()
+            await router.process.wait()
+            await trio.to_thread.run_sync(reap_adopted)
 
     async def test_sigterm_drains_and_exits_0(self, stage, tmp_path) -> None:
         """One signal lets a stream end; the exit status says that all is well."""
         async with serving(tmp_path, {"a": stage.model("a")}) as router:
             client = await router.connect()
-            await client.send(post_to(SCRIPT, "a", stream=True))
+            await client.send(post(SCRIPT, "a", stream=True))
             script = await (await stage.backend("a")).request()
             await script.begin_stream()
             await client.head()
@@ -428,6 +448,6 @@ class TestProcess:
                 await client.send(os.urandom(20) + b"\r\n\r\n")
                 await client.stream.aclose()
             client = await router.connect()
-            await client.send(request_for("GET", "/health"))
+            await client.send(request("GET", "/health"))
             assert (await client.answer()).status == 503
             await client.stream.aclose()
