@@ -41,6 +41,7 @@ def build_app(dispatcher: Dispatcher) -> QuartTrio:
     """Assemble the application; it asks *dispatcher* and owns nothing."""
     app = QuartTrio("llama_router")
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
     app.register_blueprint(models.blueprint(dispatcher))
 
     @app.errorhandler(RouterError)

@@ -103,6 +103,7 @@ class ControlServer:
         self._config = Config()
         self._config.accesslog = None  # its lines can be forged; ours are in the app
         self._config.errorlog = None
+        self._config.include_server_header = False
         self._config.h11_max_incomplete_size = 64 * 1024
         self._config.keep_alive_timeout = 5.0
         self._context = WorkerContext(None)

@@ -292,6 +292,16 @@ class TestHttp:
         served = [answers[n].json()["body"] for n in (0, 1, 3)]
         assert [json.loads(body)["n"] for body in served] == [0, 1, 3]
 
+    async def test_a_control_request_behind_a_proxied_one(self, router) -> None:
+        """Both planes answer on one connection, in order, and what follows is not lost silently."""
+        client = await router.connect()
+        await client.send(post(ECHO, "a") + request("GET", "/v1/models") + post(ECHO, "a"))
+        assert (await client.answer()).json()["name"] == "a"
+        listed = await client.answer()
+        assert listed.json()["object"] == "list"
+        assert listed.fields["connection"] == "close"
+        assert await client.rest() == b""
+
     async def test_connections_are_kept_on_both_sides(self, router) -> None:
         """Requests one after the other use one connection to the router and one behind it."""
         client = await router.connect()

@@ -106,8 +106,7 @@ def test_living_router_is_left_alone(tmp_path, instance, stranger) -> None:
 
 
 def test_recycled_pid_is_spared(tmp_path, instance, stranger) -> None:
-    """A process with the same pid and another start time is another process, and its
-    session is its own."""  # noqa: D209, D205, D400, D415 -- one sentence
+    """A process with the same pid and another start time is a stranger, as is its session."""
     record = InstanceRecord(tmp_path, instance)
     add(record, stranger.pid, start_time=proctree.start_time(stranger.pid) + 1)
     dead(record)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -175,8 +174,7 @@ def starts(monkeypatch):
     return receive
 
 
-@pytest.fixture
-def victim(instance):
+def sleeper():
     """Return a process that a guardian may end."""
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True, env={})
     yield child
@@ -184,21 +182,25 @@ def victim(instance):
     child.wait()
 
 
+victim = pytest.fixture(sleeper)
+bystander = pytest.fixture(sleeper)
+
+
 async def test_guardian_holds_nothing_of_the_router(nursery, instance) -> None:
     """It has its pipe and two null devices, its own session, and no working directory."""
     extra = os.open("/dev/zero", os.O_RDONLY)
-    os.set_inheritable(extra, True)  # noqa: FBT003 -- the call takes no name
+    os.set_inheritable(extra, True)
     try:
         line = Lifeline(instance)
         await nursery.start(line.run)
         folder = Path("/proc", str(line.guardian_pid))
-        files = {path.name: os.readlink(path) for path in (folder / "fd").iterdir()}
+        files = {path.name: str(path.readlink()) for path in (folder / "fd").iterdir()}
         # While it starts, it may have a module open.
         assert {"0", "1", "2"} <= files.keys()
         assert "/dev/zero" not in files.values()
         assert files["0"].startswith("pipe:")
         assert files["1"] == files["2"] == "/dev/null"
-        assert os.readlink(folder / "cwd") == "/"
+        assert (folder / "cwd").readlink() == Path("/")
         assert proctree.read_stat(line.guardian_pid).session == line.guardian_pid
     finally:
         os.close(extra)
@@ -226,11 +228,10 @@ async def test_guardian_is_not_ended_by_what_ends_a_router(instance, victim, sig
 
 
 async def test_dead_guardian_is_replaced_and_told_everything(
-    nursery, instance, starts, victim
+    instance, starts, victim, bystander
 ) -> None:
     """A guardian that was killed has a successor that knows all backends but the past ones."""
     line = Lifeline(instance)
-    bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     with trio.CancelScope() as scope, capture_logs() as logs:
         async with trio.open_nursery() as running:
             await running.start(line.run)
@@ -248,8 +249,6 @@ async def test_dead_guardian_is_replaced_and_told_everything(
     # Nobody unregistered the victim, so the end of the lifeline is its end.
     assert victim.wait() == -signal.SIGKILL
     assert bystander.poll() is None
-    bystander.kill()
-    bystander.wait()
 
 
 async def test_guardian_that_does_not_read_is_replaced(instance, starts) -> None:
@@ -331,7 +330,7 @@ from llama_router.backends import proctree
 from llama_router.backends.lifeline import Lifeline
 from llama_router.backends.orphans import tend_orphans
 
-DAEMON = "setsid env -i sleep {} & echo $!"
+DAEMON = "setsid env -i sleep {} >/dev/null & echo $!"
 
 def adopt(seconds):
     shell = subprocess.run(
@@ -348,8 +347,10 @@ async def main(instance):
     async with trio.open_nursery() as nursery:
         await nursery.start(line.run)
         proctree.adopt_orphans()
-        helper = subprocess.Popen(["sleep", "1000"])
-        owner = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        helper = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
+        owner = subprocess.Popen(
+            ["sleep", "1000"], stdout=subprocess.DEVNULL, start_new_session=True
+        )
         line.register(owner.pid, proctree.start_time(owner.pid), "m")
         SCENARIO
         helper.kill(); helper.wait()

@@ -1,0 +1,238 @@
+"""The official OpenAI client works against the router, its error classes included."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import trio
+from openai.types.chat import ChatCompletionChunk
+
+from tests.process.real import (
+    LIMIT_S,
+    RealRouter,
+    chat,
+    make_models,
+    model_table,
+    serving,
+    write_config,
+)
+
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+pytestmark = [pytest.mark.process, pytest.mark.embedded]
+
+#: A model whose program exists and fails, whatever it is asked.
+BROKEN = """
+[models.broken]
+aliases = ["cracked"]
+spawn.command = ["{python}", "-c", "print('no such device: gpu7'); raise SystemExit(3)", "$port"]
+"""
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory) -> Path:
+    """A configuration with two chat models, an embedding model and a broken one."""
+    models = make_models(tmp_path_factory)
+    return write_config(
+        tmp_path,
+        model_table(models, "a", 'aliases = ["gpt-4o"]'),
+        model_table(models, "b"),
+        model_table(models, "embedder", args=["--embeddings"]),
+        BROKEN.format(python=sys.executable),
+        router=["max_restarts = 0"],
+    )
+
+
+@asynccontextmanager
+async def connected(config: Path) -> AsyncIterator[tuple[openai.AsyncOpenAI, RealRouter]]:
+    """Run a router and yield a client that never retries."""
+    with trio.fail_after(LIMIT_S):
+        async with (
+            serving(config) as router,
+            openai.AsyncOpenAI(
+                base_url=f"{router.url}/v1", api_key="any", max_retries=0, timeout=LIMIT_S
+            ) as client,
+        ):
+            yield client, router
+
+
+async def test_chat(config) -> None:
+    """A chat completion parses, and names model, text and tokens."""
+    async with connected(config) as (client, _):
+        answer = await client.chat.completions.create(**chat("a", max_tokens=6))
+    assert answer.object == "chat.completion"
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 6
+
+
+async def test_two_models_answer_differently(config) -> None:
+    """Each request reaches the model that it names, by its id or by an alias."""
+    texts: dict[str, str | None] = {}
+    async with connected(config) as (client, router):
+        for name in ("a", "b", "gpt-4o"):
+            answer = await client.chat.completions.create(**chat(name, temperature=0))
+            texts[name] = answer.choices[0].message.content
+        assert await router.loaded() == ["a"]
+    assert texts["a"] == texts["gpt-4o"]
+    assert texts["a"] != texts["b"]
+
+
+async def streamed(
+    router: RealRouter, asked: dict[str, Any], *, at_first: Callable[[], None] | None = None
+) -> list[ChatCompletionChunk]:
+    """Return the chunks of a streamed answer; *at_first* is called when there is the first.
+
+    In a thread, because the asynchronous client does not close its generators in Trio.
+    """
+
+    def read() -> list[ChatCompletionChunk]:
+        with (
+            openai.OpenAI(base_url=f"{router.url}/v1", api_key="any", max_retries=0) as client,
+            client.chat.completions.create(stream=True, **asked) as stream,
+        ):
+            chunks = [next(stream)]
+            if at_first is not None:
+                trio.from_thread.run_sync(at_first)
+            return chunks + list(stream)
+
+    return await trio.to_thread.run_sync(read)
+
+
+def pieces(chunks: list[ChatCompletionChunk]) -> list[str]:
+    """Return the text of *chunks*, piece by piece."""
+    texts = [choice.delta.content for chunk in chunks for choice in chunk.choices]
+    return [text for text in texts if text]
+
+
+async def test_streamed_chat(config) -> None:
+    """A streamed answer has the same text as the whole one, and comes token by token."""
+    asked = chat("a", max_tokens=40, temperature=0, seed=1)
+    async with connected(config) as (client, router):
+        whole = await client.chat.completions.create(**asked)
+        chunks = await streamed(router, asked)
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+    assert len(pieces(chunks)) == 40
+    assert "".join(pieces(chunks)) == whole.choices[0].message.content
+
+
+async def test_a_stream_begins_before_it_ends(config) -> None:
+    """The first chunk is in the client's hands while the backend still generates."""
+    asked = chat("a", max_tokens=1500, temperature=0)
+    completed_at_first: list[object] = []
+    async with connected(config) as (_, router):
+
+        def look() -> None:
+            completed_at_first.append(router.named("request.completed"))
+
+        chunks = await streamed(router, asked, at_first=look)
+        await router.event("request.completed", completion_tokens=1500)
+    assert completed_at_first == [[]]
+    assert len(pieces(chunks)) == 1500
+
+
+async def test_the_stream_ends_with_usage_if_asked_for(config) -> None:
+    """``include_usage`` adds a last chunk without choices that counts the tokens."""
+    asked = chat("a", max_tokens=9, stream_options={"include_usage": True})
+    async with connected(config) as (_, router):
+        *chunks, last = await streamed(router, asked)
+    assert last.choices == []
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 9
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+async def test_embeddings(config) -> None:
+    """An embedding model gives vectors: the same for the same text, others for others."""
+    async with connected(config) as (client, router):
+        answer = await client.embeddings.create(
+            model="embedder", input=["water", "water", "the long way"]
+        )
+        assert await router.loaded() == ["embedder"]
+    same, again, other = (item.embedding for item in answer.data)
+    assert len(same) == 64
+    assert same == pytest.approx(again)
+    assert same != pytest.approx(other)
+
+
+async def test_models_list(config) -> None:
+    """All configured models are listed, loaded or not."""
+    async with connected(config) as (client, _):
+        listed = [model async for model in client.models.list()]
+    assert [model.id for model in listed] == ["a", "b", "embedder", "broken"]
+    assert {model.object for model in listed} == {"model"}
+
+
+async def test_models_retrieve(config) -> None:
+    """A model is found by its id and by its alias, and says its id."""
+    async with connected(config) as (client, _):
+        assert (await client.models.retrieve("b")).id == "b"
+        assert (await client.models.retrieve("gpt-4o")).id == "a"
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.models.retrieve("nobody")
+    assert caught.value.code == "model_not_found"
+
+
+async def test_an_unknown_model_is_not_found(config) -> None:
+    """The client raises its NotFoundError, and the sentence names the model."""
+    async with connected(config) as (client, _):
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.chat.completions.create(**chat("nobody"))
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert caught.value.type == "invalid_request_error"
+    assert "nobody" in caught.value.message
+
+
+async def test_a_request_without_a_model_is_bad(config) -> None:
+    """Leaving out the model is the client's mistake, and the error names the field."""
+    asked: dict[str, Any] = chat("") | {"model": openai.omit}
+    async with connected(config) as (client, _):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.create(**asked)
+    assert caught.value.param == "model"
+    assert caught.value.type == "invalid_request_error"
+
+
+async def test_a_backend_that_cannot_start_is_a_server_error(config) -> None:
+    """The client raises InternalServerError 503; the sentence has exit code and last words."""
+    async with connected(config) as (client, _):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**chat("broken"))
+        answer = await client.chat.completions.create(**chat("a"))  # the others still work
+    assert caught.value.status_code == 503
+    assert "exited with code 3" in caught.value.message
+    assert "no such device: gpu7" in caught.value.message
+    assert answer.choices
+
+
+async def test_a_backends_own_refusal_passes_through(config) -> None:
+    """What the backend itself finds wrong reaches the client with the backend's sentence."""
+    async with connected(config) as (client, _):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.embeddings.create(model="a", input="water")
+    assert caught.value.status_code in {400, 501}
+    assert "embeddings" in caught.value.message
+
+
+async def test_closing_a_stream_early_leaves_a_usable_router(config) -> None:
+    """After a reader lost interest the next request is served, by another model too."""
+
+    def lose_interest(url: str) -> list[str | None]:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            asked = chat("a", max_tokens=100_000)
+            with client.chat.completions.create(stream=True, **asked) as stream:
+                next(stream)
+            answers = [client.chat.completions.create(**chat(name)) for name in "ab"]
+            return [answer.choices[0].message.content for answer in answers]
+
+    async with connected(config) as (_, router):
+        texts = await trio.to_thread.run_sync(lose_interest, router.url)
+        left = await router.event("request.completed")
+    assert all(texts)
+    assert left["outcome"] == "client_gone"
