@@ -122,5 +122,6 @@ def find_program(argv: tuple[str, ...], *, path: str | None = None) -> Program:
     found = shutil.which(name, path=beside) or shutil.which(name, path=path)
     if found:
         return Program((found, *argv[1:]), speaks_child_protocol=True)
-    embedded = (sys.executable, "-m", "llama_router.backends.embedded")
+    # -P: a module in the working directory must not take the place of an installed one.
+    embedded = (sys.executable, "-P", "-m", "llama_router.backends.embedded")
     return Program((*embedded, *argv[1:]), speaks_child_protocol=True)

@@ -49,6 +49,46 @@ def make_models(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+#: A program that is ready at once and whose streams begin, but never end.
+_ENDLESS = """
+import http.server, subprocess, sys, threading
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b"data: {}\\n\\n")
+        threading.Event().wait()
+
+    def log_message(self, *_):
+        pass
+
+for arguments in sys.argv[2:]:
+    subprocess.Popen([sys.executable, "-I", "-S", "-c", arguments])
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def endless_table(folder: Path, name: str, *children: str) -> str:
+    """Return the TOML table of a model whose streams never end, and write its program.
+
+    Args:
+        folder: Where the program is written.
+        name: The model.
+        children: Python source of programs that the backend starts.
+    """
+    script = folder / f"{name}.py"
+    script.write_text(_ENDLESS)
+    command = [sys.executable, "-I", str(script), "$port", *children]
+    return f"\n[models.{name}]\nspawn.command = {json.dumps(command)}\n"
+
+
 def model_table(
     folder: Path, name: str, *lines: str, file: str | None = None, args: Iterable[str] = ()
 ) -> str:
@@ -152,6 +192,21 @@ class RealRouter:
 def alive(processes: dict[int, int]) -> set[int]:
     """Return those *processes* (pid to start time) that still run."""
     return {pid for pid, started in processes.items() if proctree.alive(pid, started)}
+
+
+async def run_cli(
+    *arguments: str, folder: Path, **changes: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``llama-router`` with these arguments to its end, in *folder* as its home."""
+    changes = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")} | changes
+    return await trio.run_process(
+        [sys.executable, "-m", "llama_router", *arguments],
+        cwd=folder,
+        env=environment(**changes),
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
 
 
 @asynccontextmanager

@@ -230,6 +230,15 @@ class TestReload:
         assert (await router.ask(post(ECHO, "a"))).status == 200
 
 
+def open_sockets() -> set[str]:
+    """Return the sockets that this process holds, by their names in /proc."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists the folder
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}
+
+
 class TestShutdown:
     """The end of the router."""
 
@@ -256,6 +265,16 @@ class TestShutdown:
         assert await client.rest() == b""
         await client.stream.aclose()
         await router.ended.wait()
+
+    async def test_kept_connections_are_closed(self, start, stage) -> None:
+        """A router that has ended holds no socket any more, none to a backend either."""
+        before = open_sockets()
+        router = await start({"a": stage.model("a")})
+        assert (await router.ask(post(ECHO, "a"))).status == 200
+        await router.stop()
+        await (await stage.backend("a")).ended.wait()
+        await wait_all_tasks_blocked()
+        assert open_sockets() - before == set()
 
     async def test_drain_deadline(self, start, stage) -> None:
         """After drain_s a stream that has not ended is cut, visibly."""

@@ -81,8 +81,9 @@ def test_leftovers_of_a_killed_router_are_ended(tmp_path, instance) -> None:
         [sys.executable, "-c", ROUTER, str(tmp_path), instance], stdout=subprocess.PIPE
     )
     family = list(map(int, router.stdout.readline().split()))
+    router.stdout.close()
     router.kill()
-    router.communicate()
+    router.wait()
     assert [pid for pid in family if proctree.state(pid) in {None, "Z"}] == []
     (swept,) = sweep(tmp_path)
     assert swept.outcome is Outcome.SWEPT

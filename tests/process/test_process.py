@@ -159,24 +159,31 @@ async def test_stubborn_program_is_killed_after_the_grace(program, heard) -> Non
     assert trio.current_time() - begun_s >= 0.2
 
 
-@pytest.mark.parametrize("already", [True, False])
-async def test_hurry_cuts_the_grace_short(program, heard, already) -> None:
-    """A hard shutdown does not wait for a stubborn program, whenever it is asked for."""
+async def test_no_grace_in_a_hurry(program, heard) -> None:
+    """Once a hard shutdown is under way, a stubborn program is killed at once."""
     hurry = trio.Event()
-    if already:
-        hurry.set()
+    hurry.set()
+    spawned, _ = await stop(program(STUBBORN, grace_s=1000, hurry=hurry), heard)
+    assert spawned.returncode == -signal.SIGKILL
+
+
+async def test_hurry_cuts_a_grace_short(nursery, program, heard, monkeypatch) -> None:
+    """A hard shutdown that begins during the grace ends it."""
+    hurry = trio.Event()
+    killpg = os.killpg
 
     async def hasten() -> None:
         await trio.testing.wait_all_tasks_blocked()
         hurry.set()
 
-    async def run() -> None:
-        spawned, _ = await stop(program(STUBBORN, grace_s=1000, hurry=hurry), heard)
-        assert spawned.returncode == -signal.SIGKILL
+    def watch(pid, signum):
+        killpg(pid, signum)
+        if signum == signal.SIGTERM:
+            nursery.start_soon(hasten)
 
-    async with trio.open_nursery() as outer:
-        outer.start_soon(run)
-        outer.start_soon(hasten)
+    monkeypatch.setattr(os, "killpg", watch)
+    spawned, _ = await stop(program(STUBBORN, grace_s=1000, hurry=hurry), heard)
+    assert spawned.returncode == -signal.SIGKILL
 
 
 async def test_exit_by_itself_is_returned(program, heard) -> None:

@@ -1,0 +1,308 @@
+"""The command line: what it prints, how it exits, which signals it obeys."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sys
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+import llama_router
+from tests.process.real import (
+    LIMIT_S,
+    RealRouter,
+    alive,
+    chat,
+    endless_table,
+    make_models,
+    model_table,
+    run_cli,
+    serving,
+    started,
+    write_config,
+)
+
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
+
+CHAT_PATH = "/v1/chat/completions"
+
+FIVE_MISTAKES = """\
+[router]
+port = 99999
+conection_timeout_s = 5
+
+[models.a]
+path = "missing.gguf"
+
+[models.b]
+spawn.command = ["no-such-folder/server", "$prot"]
+aliases = "b2"
+"""
+
+EXITS = f"""
+[models.exits]
+spawn.command = ["{sys.executable}", "-c", "print('out of paper'); raise SystemExit(3)"]
+"""
+
+
+@pytest.fixture
+def models(tmp_path_factory) -> Path:
+    """The folder of the models."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    return make_models(tmp_path_factory)
+
+
+@pytest.fixture
+async def _in_time() -> AsyncIterator[None]:
+    """Let no test take longer than it may."""
+    with trio.fail_after(LIMIT_S):
+        yield
+
+
+# -- commands that end by themselves ------------------------------------------------------
+
+
+async def test_version(tmp_path) -> None:
+    """``python -m llama_router --version`` prints the version and nothing else."""
+    done = await run_cli("--version", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().strip() == llama_router.__version__
+
+
+async def test_without_a_command_the_commands_are_listed(tmp_path) -> None:
+    """``python -m llama_router`` alone explains itself."""
+    done = await run_cli(folder=tmp_path)
+    for command in (b"serve", b"check", b"init", b"demo"):
+        assert command in done.stdout
+
+
+async def test_check_accepts_a_good_file(tmp_path) -> None:
+    """A good file is said to be good, with the number of its models, and the status is 0."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    done = await run_cli("check", str(config), folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == f"{config}: ok, 1 model\n"
+
+
+async def test_check_reports_every_mistake_with_its_line(tmp_path) -> None:
+    """All five mistakes are reported at once, each as FILE:LINE: error, and the status is 1."""
+    config = tmp_path / "router.toml"
+    config.write_text(FIVE_MISTAKES)
+    done = await run_cli("check", str(config), folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    errors = [line for line in done.stderr.decode().splitlines() if ": error: " in line]
+    places = {line.split(": error: ")[0] for line in errors}
+    assert places >= {f"{config}:{number}" for number in (2, 3, 6, 9, 10)}, errors
+    for word in ("router.port", "connection_timeout_s", "missing.gguf", "prot", "aliases"):
+        assert any(word in line for line in errors), (word, errors)
+
+
+async def test_check_of_a_missing_file(tmp_path) -> None:
+    """A file that is not there is one clear sentence and status 1."""
+    done = await run_cli("check", "nowhere.toml", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"nowhere.toml" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_init_writes_the_example(tmp_path) -> None:
+    """``init`` writes a router.toml that ``check`` accepts, and says what to do next."""
+    done = await run_cli("init", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"serve --config router.toml" in done.stdout
+    assert "router" in tomllib.loads((tmp_path / "router.toml").read_text())
+    assert (await run_cli("check", "router.toml", folder=tmp_path)).returncode == 0
+
+
+async def test_init_never_overwrites(tmp_path) -> None:
+    """An existing file stays as it is, and the status is 1."""
+    config = tmp_path / "router.toml"
+    config.write_text("# mine\n")
+    done = await run_cli("init", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"router.toml" in done.stderr
+    assert config.read_text() == "# mine\n"
+
+
+async def test_serve_without_a_configuration(tmp_path) -> None:
+    """Without any configuration ``serve`` says where it looked and how to get one."""
+    done = await run_cli("serve", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"there is no configuration" in done.stderr
+    assert b"llama-router init" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_serve_on_a_taken_port(tmp_path) -> None:
+    """A port that somebody has is one clear sentence, and the status is 1."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = await run_cli("serve", "--config", str(config), "--port", port, folder=tmp_path)
+    assert done.returncode == 1
+    assert f"port {port}".encode() in done.stderr
+    assert b"another program listens there" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+async def test_serve_with_an_unknown_startup_model(tmp_path) -> None:
+    """A startup_model that is not configured keeps the router from starting, and is named."""
+    config = write_config(
+        tmp_path, endless_table(tmp_path, "a"), router=['startup_model = "nobody"']
+    )
+    done = await run_cli("serve", "--config", str(config), folder=tmp_path)
+    assert done.returncode == 1
+    assert b"startup_model" in done.stderr
+    assert b"nobody" in done.stderr
+
+
+async def test_serve_with_a_startup_model_that_does_not_start(tmp_path) -> None:
+    """If the startup model cannot be loaded the router ends with its reason and status 1."""
+    router = ['startup_model = "exits"', "max_restarts = 0"]
+    config = write_config(tmp_path, EXITS, router=router)
+    done = await run_cli("serve", "--config", str(config), "--port", "0", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"exited with code 3" in done.stderr
+    assert b"out of paper" in done.stderr
+    assert b"router.ready" not in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.embedded
+async def test_demo_shows_a_swap(tmp_path) -> None:
+    """``demo --once`` makes its models, swaps them, prints the times, and exits with 0."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    done = await run_cli("demo", "--once", "--folder", "demo", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"swap: stop tiny-a, load tiny-b, answer" in done.stdout
+    assert (tmp_path / "demo" / "tiny-a.gguf").exists()
+
+
+# -- a running router ---------------------------------------------------------------------
+
+
+@pytest.mark.embedded
+async def test_the_startup_model_is_loaded_first(models, tmp_path) -> None:
+    """The router says that it is ready only when the startup model is."""
+    config = write_config(tmp_path, model_table(models, "a"), router=['startup_model = "a"'])
+    async with serving(config) as router, router.client() as client:
+        names = [event["event"] for event in router.events]
+        assert names.index("backend.ready") < names.index("router.ready")
+        assert await router.loaded() == ["a"]
+        assert (await client.post(CHAT_PATH, json=chat("a"))).status_code == 200
+        assert len(router.named("backend.spawned")) == 1
+
+
+@pytest.mark.embedded
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_and_all_it_started(models, tmp_path, signum) -> None:
+    """SIGINT and SIGTERM both mean: stop every backend, then exit with status 0."""
+    config = write_config(tmp_path, model_table(models, "a"))
+    async with serving(config) as router:
+        async with router.client() as client:
+            assert (await client.post(CHAT_PATH, json=chat("a"))).status_code == 200
+        family = router.family()
+        assert len(family) == 2  # a backend and the guardian
+        router.signal(signum)
+        assert await router.process.wait() == 0
+        assert alive(family) == set()
+        await router.event("router.stopped")
+    assert list((tmp_path / "state" / "instances").iterdir()) == []
+
+
+async def open_stream(router: RealRouter, model: str) -> trio.SocketStream:
+    """Ask for a stream and return the connection once the first event came."""
+    body = json.dumps(chat(model, stream=True)).encode()
+    head = f"POST {CHAT_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    host, _, port = router.url.removeprefix("http://").partition(":")
+    connection = await trio.open_tcp_stream(host, int(port))
+    await connection.send_all(head.encode() + body)
+    received = b""
+    while b"data: " not in received:
+        data = await connection.receive_some()
+        assert data, received
+        received += data
+    return connection
+
+
+async def test_the_first_signal_waits_for_a_stream_in_flight(tmp_path) -> None:
+    """A drain lasts as long as the stream; when its reader leaves, the router ends with 0."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    async with serving(config) as router:
+        async with await open_stream(router, "a"):
+            router.signal(signal.SIGTERM)
+            await router.event("router.draining")
+            assert router.named("backend.stopping") == []
+            assert router.process.poll() is None
+        assert await router.process.wait() == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_the_second_signal_ends_at_once(tmp_path, signum) -> None:
+    """With a stream in flight the second signal cuts it, and the status says which it was."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"), router=["drain_s = 600"])
+    async with serving(config, exit_status=128 + signum) as router:
+        async with await open_stream(router, "a"):
+            family = router.family()
+            router.signal(signal.SIGTERM)
+            await router.event("router.draining")
+            with trio.fail_after(5):
+                router.signal(signum)
+                assert await router.process.wait() == 128 + signum
+        assert alive(family) == set()
+
+
+async def test_the_drain_is_bounded(tmp_path) -> None:
+    """A stream that never ends is cut after ``drain_s``, and the router ends with 0."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"), router=["drain_s = 0.2"])
+    async with serving(config) as router, await open_stream(router, "a") as connection:
+        router.signal(signal.SIGTERM)
+        while await connection.receive_some():
+            pass
+        assert await router.process.wait() == 0
+
+
+async def test_sighup_reads_the_configuration_again(tmp_path) -> None:
+    """A model that was added to the file can be asked for after SIGHUP."""
+    a, b = (endless_table(tmp_path, name) for name in "ab")
+    config = write_config(tmp_path, a)
+    async with serving(config) as router, router.client() as client:
+        assert (await client.get("/v1/models/b")).status_code == 404
+        write_config(tmp_path, a, b)
+        router.signal(signal.SIGHUP)
+        await router.event("config.applied", added=["b"])
+        assert (await client.get("/v1/models/b")).status_code == 200
+
+
+async def test_sighup_with_a_bad_file_changes_nothing(tmp_path) -> None:
+    """A file with a mistake is refused in the log, and the models stay as they were."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    async with serving(config) as router, router.client() as client:
+        config.write_text("[models.b]\npath = 3\n")
+        router.signal(signal.SIGHUP)
+        refused = await router.event("config.rejected")
+        assert any("line 2" in problem for problem in refused["problems"])
+        assert (await client.get("/v1/models/a")).status_code == 200
+        assert (await client.get("/v1/models/b")).status_code == 404
+
+
+async def test_a_router_that_never_served_ends_on_a_signal(tmp_path) -> None:
+    """SIGTERM while the startup model still loads ends the router, with status 0."""
+    loads_forever = f"""
+[models.a]
+spawn.command = ["{sys.executable}", "-c", "import time; time.sleep(600)"]
+"""
+    config = write_config(tmp_path, loads_forever, router=['startup_model = "a"'])
+    async with started(config, "--port", "0") as router:
+        await router.event("backend.spawned")
+        family = router.family()
+        router.signal(signal.SIGTERM)
+        assert await router.process.wait() == 0
+        assert alive(family) == set()
+        assert router.named("router.ready") == []

@@ -1,0 +1,76 @@
+"""Which program serves, and what it inherits."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama_router.backends.environment import find_program, inherited
+
+
+def executable(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pretend that the running program lies in an empty folder, and so does all of PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "argv", [str(folder / "llama-router")])
+    monkeypatch.setattr(sys, "executable", str(folder / "python3"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    return folder
+
+
+def test_llama_server_beside_the_program_comes_first(beside: Path, tmp_path: Path) -> None:
+    """Before one on PATH."""
+    executable(tmp_path / "path" / "llama-server")
+    own = executable(beside / "llama-server")
+    program = find_program(("llama-server", "--port", "1"))
+    assert program.argv == (str(own), "--port", "1")
+    assert program.speaks_child_protocol
+
+
+def test_llama_server_on_path_comes_second(beside: Path, tmp_path: Path) -> None:
+    """Before the embedded one."""
+    found = executable(tmp_path / "path" / "llama-server")
+    assert find_program(("llama-server",)).argv == (str(found),)
+
+
+def test_the_embedded_server_takes_its_place(beside: Path) -> None:
+    """With the same arguments."""
+    program = find_program(("llama-server", "-m", "x"))
+    assert program.argv[0] == sys.executable
+    assert program.argv[-3:] == ("llama_router.backends.embedded", "-m", "x")
+    assert program.speaks_child_protocol
+
+
+def test_other_programs_are_left_to_path(beside: Path) -> None:
+    """And are not taken for a llama-server."""
+    program = find_program(("vllm", "serve"))
+    assert program.argv == ("vllm", "serve")
+    assert not program.speaks_child_protocol
+
+
+def test_a_llama_server_given_by_path_speaks_the_protocol() -> None:
+    """Its name says what it is."""
+    assert find_program(("/opt/llama/llama-server",)).speaks_child_protocol
+
+
+def test_only_allowed_variables_are_inherited() -> None:
+    """Secrets and LLAMA_ARG_* stay with the router; accelerators and locales go through."""
+    environ = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "t",
+        "LLAMA_ARG_CTX_SIZE": "9",
+        "OPENAI_API_KEY": "secret",
+        "NOTIFY_SOCKET": "/run/x",
+    }
+    kept = {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "HF_TOKEN"}
+    assert inherited(environ).keys() == kept
