@@ -14,6 +14,10 @@ from . import proctree, treekill
 #: uninterruptible sleep, and must not take Trio's other threads with them.
 _LIMITER = trio.CapacityLimiter(64)
 
+#: How often a stop looks again because a process was just executing a program. With the
+#: pauses between looks it takes seconds: whoever executes that long is left alone.
+MAX_DOUBTS = 50
+
 #: The leaders that run now. Like the kernel's list of children, there is one per process.
 _leaders: set[int] = set()
 
@@ -43,6 +47,8 @@ class Family:
         self._seen: dict[int, int] = {}
         self._everywhere = treekill.Trees({leader: started}, {marker})
         self._adopting = proctree.adopts_orphans()
+        self._unsure = False
+        self._doubts_left = MAX_DOUBTS
         _leaders.add(leader)
 
     def forget(self) -> None:
@@ -57,7 +63,7 @@ class Family:
         """Kill every relative but the leader, and reap the dead ones among the own children.
 
         Returns:
-            Whether any was still alive: then look again.
+            Whether any was still alive, or something could not be told: then look again.
         """
         return await trio.to_thread.run_sync(self._hunt, abandon_on_cancel=True, limiter=_LIMITER)
 
@@ -70,7 +76,12 @@ class Family:
 
     def _hunt(self) -> bool:
         self._look()
-        live = self._adopted() if self._adopting else self._everywhere.find()
+        self._unsure = False
+        if self._adopting:
+            live = self._adopted()
+        else:
+            live = self._everywhere.find()
+            self._unsure = self._everywhere.unsure
         live |= {pid: at for pid, at in list(self._seen.items()) if proctree.alive(pid, at)}
         live.pop(self._leader, None)
         for pid, started in live.items():
@@ -80,6 +91,9 @@ class Family:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._leader, signal.SIGKILL)
             treekill.kill(pid, started)
+        if self._unsure and not live:
+            self._doubts_left -= 1
+            return self._doubts_left > 0
         return bool(live)
 
     def _adopted(self) -> dict[int, int]:
@@ -99,8 +113,10 @@ class Family:
         return live
 
     def _is_relative(self, stat: proctree.Stat) -> bool:
-        return (
-            stat.session == self._leader
-            or self._seen.get(stat.pid) == stat.start_time
-            or self._marker in proctree.markers_of(stat.pid)
-        )
+        if stat.session == self._leader or self._seen.get(stat.pid) == stat.start_time:
+            return True
+        markers = proctree.markers_of(stat.pid)
+        if markers is None:
+            self._unsure = True
+            return False
+        return self._marker in markers

@@ -22,6 +22,13 @@ INSTANCE_VARIABLE = "LLAMA_ROUTER_INSTANCE"
 #: Environment variable that every process of one backend carries.
 BACKEND_VARIABLE = "LLAMA_ROUTER_BACKEND"
 
+_MARKER_VARIABLES = {INSTANCE_VARIABLE.encode(), BACKEND_VARIABLE.encode()}
+
+#: Positions in /proc/PID/stat behind the name: size of the address space, and where the
+#: environment ends in it.
+_VSIZE = 20
+_ENV_END = 48
+
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
@@ -134,23 +141,41 @@ def descendants(pid: int) -> set[int]:
     return {each for each in found if (stat := read_stat(each)) is not None and not stat.gone}
 
 
-def markers_of(pid: int) -> frozenset[str]:
+def markers_of(pid: int) -> frozenset[str] | None:
     """Return the values of the two marker variables in the environment of *pid*.
 
     Empty if the environment may not be read, was overwritten by the program (as
     setproctitle does) or is that of a zombie.
+
+    None while it cannot be known: in the middle of ``execve`` the old environment is gone
+    and the new one not there yet. That takes microseconds, or as long as the machine is
+    busy with something else.
     """
+    for _ in range(2):
+        data = _read(f"/proc/{pid}/environ")
+        if data is None:
+            return frozenset()
+        if data:
+            break
+        fields = (_read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
+        if not fields or fields[_VSIZE] == b"0":  # gone, a zombie or a kernel thread
+            return frozenset()
+        if fields[_ENV_END] == b"0":
+            return None
+        # It is really empty; or that was the very moment, and reading again will tell.
+    else:
+        return frozenset()
     found = set()
-    for variable in (_read(f"/proc/{pid}/environ") or b"").split(b"\0"):
+    for variable in data.split(b"\0"):
         name, _, value = variable.partition(b"=")
-        if name in {BACKEND_VARIABLE.encode(), INSTANCE_VARIABLE.encode()}:
+        if name in _MARKER_VARIABLES:
             found.add(os.fsdecode(value))
     return frozenset(found)
 
 
 def marked(marker: str) -> set[int]:
     """Return the live processes that carry *marker* as instance or as backend."""
-    return {pid for pid in all_pids() if marker in markers_of(pid)}
+    return {pid for pid in all_pids() if marker in (markers_of(pid) or ())}
 
 
 def boot_id() -> str:

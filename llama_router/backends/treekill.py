@@ -29,6 +29,11 @@ class Trees:
     Args:
         roots: Pid to start time of processes that lead their own session.
         markers: Values of the marker variables that belong to these trees.
+
+    Attributes:
+        killed: Every process that `end` killed.
+        unsure: Whether the last look met a process that may belong to them: it was just
+            executing a program, so its environment could not be read.
     """
 
     def __init__(self, roots: Mapping[int, int], markers: Collection[str] = ()) -> None:
@@ -36,6 +41,7 @@ class Trees:
         self._markers = frozenset(markers)
         self._seen = dict(roots)
         self.killed: set[int] = set()
+        self.unsure = False
 
     def find(self) -> dict[int, int]:
         """Return pid to start time of every live process of the trees.
@@ -51,6 +57,7 @@ class Trees:
             if pid not in table or table[pid].start_time == started
         }
         spared = {1, os.getpid()}
+        self.unsure = False
         found = {
             pid
             for pid, stat in table.items()
@@ -58,7 +65,7 @@ class Trees:
             and (
                 self._seen.get(pid) == stat.start_time
                 or stat.session in sessions
-                or (self._markers and not self._markers.isdisjoint(proctree.markers_of(pid)))
+                or self._carries_marker(pid)
             )
         }
         offspring: dict[int, list[int]] = {}
@@ -73,6 +80,15 @@ class Trees:
         self._seen.update(live)
         return live
 
+    def _carries_marker(self, pid: int) -> bool:
+        if not self._markers:
+            return False
+        markers = proctree.markers_of(pid)
+        if markers is None:
+            self.unsure = True
+            return False
+        return not self._markers.isdisjoint(markers)
+
     def end(self, *, timeout_s: float) -> dict[int, int]:
         """SIGKILL everything until two looks in a row find nothing, or time is up.
 
@@ -84,8 +100,8 @@ class Trees:
         empty = 0
         while True:
             live = self.find()
-            empty = 0 if live else empty + 1
-            if empty == 2 or (live and time.monotonic() > deadline_s):
+            empty = 0 if live or self.unsure else empty + 1
+            if empty == 2 or time.monotonic() > deadline_s:
                 return live
             for pid, started in live.items():
                 if kill(pid, started):

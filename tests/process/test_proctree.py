@@ -58,7 +58,7 @@ def test_a_program_may_have_any_name(spawn) -> None:
     assert (stat.ppid, stat.pgrp, stat.session) == (os.getpid(), child.pid, child.pid)
     now_ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
     assert 0 <= now_ticks - stat.start_time < 60 * os.sysconf("SC_CLK_TCK")
-    assert proctree.state(child.pid) == "S"
+    assert proctree.state(child.pid) in {"R", "S"}
 
 
 def test_zombie_counts_as_gone(spawn) -> None:
@@ -152,6 +152,41 @@ def test_marker_is_compared_as_a_whole(spawn) -> None:
     assert proctree.marked("m-1") == {one.pid, two.pid}
     assert proctree.markers_of(one.pid) == {"m-1"}
     assert proctree.marked("nobody") == set()
+
+
+def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> None:
+    """While a program is being executed nobody can say whose it is, and the tree is not gone."""
+    child = spawn(env={proctree.INSTANCE_VARIABLE: "m-exec"})
+    read = proctree._read
+
+    def in_execve(path):
+        content = read(path)
+        if path == f"/proc/{child.pid}/environ":
+            return b""
+        if path == f"/proc/{child.pid}/stat":
+            head, paren, tail = content.rpartition(b")")
+            fields = tail.split()
+            fields[proctree._ENV_END] = b"0"
+            return head + paren + b" " + b" ".join(fields)
+        return content
+
+    trees = treekill.Trees({}, {"m-exec"})
+    with monkeypatch.context() as patch:
+        patch.setattr(proctree, "_read", in_execve)
+        assert proctree.markers_of(child.pid) is None
+        assert trees.find() == {}
+        assert trees.unsure
+    assert set(trees.find()) == {child.pid}
+    assert not trees.unsure
+
+
+def test_empty_environment_is_known_to_be_empty(spawn) -> None:
+    """A process without any variable and a zombie carry no marker."""
+    assert proctree.markers_of(spawn(env={}).pid) == frozenset()
+    child = spawn(env={proctree.INSTANCE_VARIABLE: "m-zombie"})
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert proctree.markers_of(child.pid) == frozenset()
 
 
 def test_boot_id_is_stable() -> None:
