@@ -63,3 +63,8 @@ def failed(model: ModelId, error: BackendError | None, wait_s: float) -> Backend
 def shutting_down() -> ShuttingDownError:
     """Refuse whoever is not served yet when the router stops."""
     return ShuttingDownError("the router is shutting down and starts nothing new")
+
+
+def cut_by_shutdown() -> ShuttingDownError:
+    """End a stream that did not finish before the router's drain deadline."""
+    return ShuttingDownError("the router is shutting down; the answer was cut off")

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from ..backends.backend import Backend
+from ..core import refusals
 from ..core.answers import error_event
 from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
@@ -39,6 +40,9 @@ OBITUARY_S: Final = 0.5
 
 #: Bodies below this are sent together with the head, in one segment, in bytes.
 SMALL_BODY_BYTES: Final = 64 * 1024
+
+#: How long a client gets to take the last event of a stream that is cut, in seconds.
+ENDING_S: Final = 0.5
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -287,10 +291,17 @@ class _Attempt:
                 raise
             return False
         except trio.Cancelled:
-            if self._progress.scope.cancel_called and exchange.begun:
-                exchange.error = _silence(self._backend, self._ask.read_timeout_s)
+            if exchange.begun:
+                exchange.error = (
+                    _silence(self._backend, self._ask.read_timeout_s)
+                    if self._progress.scope.cancel_called
+                    else refusals.cut_by_shutdown()
+                )
                 # Best effort: the silent side may be the client.
-                with trio.move_on_after(1, shield=True), contextlib.suppress(ClientGoneError):
+                with (
+                    trio.move_on_after(ENDING_S, shield=True),
+                    contextlib.suppress(ClientGoneError),
+                ):
                     await self._client.send(shaper.ending(exchange.error))
             raise
         ends_with_close = head.framing is Framing.CLOSE or (

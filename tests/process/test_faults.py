@@ -277,13 +277,14 @@ class TestShutdown:
         assert open_sockets() - before == set()
 
     async def test_drain_deadline(self, start, stage) -> None:
-        """After drain_s a stream that has not ended is cut, visibly."""
+        """After drain_s a stream that has not ended gets an error event and a proper end."""
         router = await start({"a": stage.model("a")}, drain_s=0.3)
         client, _ = await begun_stream(router, stage, "a")
         begun_s = trio.current_time()
         router.requests.stop.set()
         rest = await client.rest()
-        assert not rest.endswith(b"0\r\n\r\n") or b'"error"' in rest
+        assert b'"code":"shutting_down"' in rest
+        assert rest.endswith(b"0\r\n\r\n")
         await router.ended.wait()
         assert 0.3 <= trio.current_time() - begun_s < 5
 
