@@ -25,6 +25,7 @@ from .backends.instances import InstanceRecord, Outcome, sweep
 from .backends.launch import Launcher
 from .backends.lifeline import Lifeline
 from .backends.output import LogStore
+from .backends.orphans import tend_orphans
 from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
 from .config_file import LoadedConfig
@@ -84,6 +85,7 @@ async def run_router(
     *,
     state_dir: Path,
     environ: Mapping[str, str],
+    whole_process: bool = False,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until *requests* ask for the end; then every backend is gone.
@@ -93,6 +95,8 @@ async def run_router(
         requests: Set from outside, e.g. by signal handlers.
         state_dir: Where logs and the record of running backends are kept.
         environ: The environment that backends inherit a part of.
+        whole_process: This process does nothing else, so every child that it did not
+            start was left behind by a backend, and is ended with the last that may own it.
         task_status: Reports the router once it accepts connections; the startup model
             is ready then.
 
@@ -129,6 +133,8 @@ async def run_router(
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
                 await services.start(launcher.keep_record)
+                if whole_process:
+                    services.start_soon(tend_orphans, lifeline)
                 async with trio.open_nursery() as backends:
                     await backends.start(dispatcher.run)
                     try:

@@ -117,6 +117,7 @@ async def run_until_signalled(
             requests,
             state_dir=state_dir_for(loaded.config.router.state_dir, os.environ),
             environ=os.environ,
+            whole_process=True,
             task_status=task_status,
         )
         nursery.cancel_scope.cancel()

@@ -10,7 +10,9 @@ import llama_router
 from llama_router.errors import RouterError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
-ROW = re.compile(r"^\| `(\w+)` \| (\d{3})([^|]*) \| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(\w+)` \| (\d{3})([^|]*) \| `(\w+)` \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE
+)
 
 
 def errors() -> Iterator[type[RouterError]]:
@@ -32,7 +34,9 @@ def test_no_two_errors_share_a_code() -> None:
 
 def test_table_and_code_agree() -> None:
     """Every error has one row, with its status and type, and every row is an error."""
-    rows = {code: (int(status), type_) for code, status, _, type_, _, _ in ROW.findall(PAGE.read_text())}
+    rows = {
+        code: (int(status), type_) for code, status, _, type_, _, _ in ROW.findall(PAGE.read_text())
+    }
     assert rows == {error.code: (int(error.status), error.type) for error in errors()}
 
 

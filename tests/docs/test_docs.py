@@ -1,0 +1,117 @@
+"""The documentation can be followed: links, examples, commands."""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from llama_router.cli.app import app
+from llama_router.core.config import parse_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))
+DEMO = (
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[embedded]' && .venv/bin/llama-router demo"
+)
+TEST = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+
+FLAGS = re.MULTILINE | re.DOTALL
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", FLAGS)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Return the contents of the fenced blocks of *language* in *path*."""
+    return [body for _, found, body in FENCE.findall(path.read_text()) if found == language]
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of the headings in *path*."""
+    prose = FENCE.sub("", path.read_text())
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in HEADING.findall(prose)
+    }
+
+
+EXAMPLES = [
+    pytest.param(body, id=f"{name(path)}-{number}")
+    for path in PAGES
+    for number, body in enumerate(blocks(path, "toml"), 1)
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Each relative link names a file that exists, and a heading in it."""
+    for link in LINK.findall(FENCE.sub("", path.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(ROOT), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=name)
+def test_the_index_knows_every_page(path: Path) -> None:
+    """No page can be found by its file name only."""
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    assert path == index or path in linked
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_configuration_examples_are_valid(example: str) -> None:
+    """Each example is a whole file, or without a table header some spawn settings."""
+    document = tomllib.loads(example)
+    if not re.search(r"^\[", example, re.MULTILINE):
+        document = {"default_spawn": document}
+    parse_config(document)
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    """Each stands alone on a line of a block, ready to be copied."""
+    lines = [line for body in blocks(ROOT / "README.md", "") for line in body.splitlines()]
+    assert lines.count(DEMO) == 1
+    assert lines.count(TEST) == 1
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    """What newcomers type is what is checked."""
+    assert TEST in [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+
+
+def test_the_command_reference_is_complete() -> None:
+    """It has every command, and every option of each."""
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    sections = dict(
+        re.findall(r"^## `llama-router (\w+).*?`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    )
+    commands = {command for command in app if not command.startswith("-")}
+    assert sections.keys() == commands
+    for command in commands:
+        function = app[command].default_command
+        assert function is not None
+        options = {
+            "--" + parameter.name.replace("_", "-")
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        assert set(re.findall(r"^\| `(--[\w-]+)", sections[command], re.MULTILINE)) == options
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / ".ci" / "run", ROOT / "router.toml"], ids=name)
+def test_nothing_depends_on_one_machine(path: Path) -> None:
+    """No path below somebody's home or work folder."""
+    text = path.read_text()
+    assert not re.search(r"(?<![\w.~])/(?:home|root|tmp|work|Users)/", text)
+    assert str(ROOT) not in text
