@@ -286,9 +286,11 @@ def report(figures: Figures, *, size_mb: float) -> float:
     }
     size = f"{size_mb:g} MB" if size_mb else "tiny"
     print(f"{len(figures.router_s)} rounds, {size} models, milliseconds")
-    print(f"{'':<26}{'median':>9}{'min':>9}{'max':>9}")
+    # On a busy machine the best tenth says more than the median.
+    print(f"{'':<26}{'median':>9}{'min':>9}{'10 %':>9}{'max':>9}")
     for name, values in rows.items():
-        cells = (statistics.median(values), min(values), max(values))
+        tenth = sorted(values)[len(values) // 10]
+        cells = (statistics.median(values), min(values), tenth, max(values))
         print(f"{name:<26}" + "".join(f"{value * 1000:9.1f}" for value in cells))
     difference_s = statistics.median(differences_s)
     verdict = "met" if difference_s <= GOAL_S else "MISSED"

@@ -24,8 +24,8 @@ from .backends import proctree
 from .backends.instances import InstanceRecord, Outcome, sweep
 from .backends.launch import Launcher
 from .backends.lifeline import Lifeline
-from .backends.output import LogStore
 from .backends.orphans import tend_orphans
+from .backends.output import LogStore
 from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
 from .config_file import LoadedConfig

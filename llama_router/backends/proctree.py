@@ -35,6 +35,8 @@ _PR_GET_CHILD_SUBREAPER = 37
 #: The ``st`` column of a listening socket in /proc/net/tcp.
 _TCP_LISTEN = "0A"
 
+_TCP_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
 
 class Stat:
     """One process, as /proc/PID/stat describes it.
@@ -222,26 +224,14 @@ def listener_inodes(port: int, host: str = "127.0.0.1") -> set[int]:
     Raises:
         OSError: if *host* is no IP address.
     """
-    import socket  # noqa: PLC0415 -- the guardian does not need it
-
-    if ":" in host:
-        wanted = {socket.inet_pton(socket.AF_INET6, host), bytes(16)}
-    else:
-        # An IPv6 socket accepts IPv4 connections: on ::, or on the mapped address.
-        address = socket.inet_pton(socket.AF_INET, host)
-        wanted = {address, bytes(4), bytes(10) + b"\xff\xff" + address, bytes(16)}
-    found = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in (_read(table) or b"").decode("ascii").splitlines()[1:]:
-            fields = line.split()
-            address_hex, _, port_hex = fields[1].partition(":")
-            if (
-                fields[3] == _TCP_LISTEN
-                and int(port_hex, 16) == port
-                and _address(address_hex) in wanted
-            ):
-                found.add(int(fields[9]))
-    return found
+    wanted = _accepting(host)
+    for all_lines in (False, True):
+        for_each_table = (
+            _listeners(table, port, wanted, all_lines=all_lines) for table in _TCP_TABLES
+        )
+        if found := set[int]().union(*for_each_table):
+            return found
+    return set()
 
 
 def listener_owner(port: int, host: str = "127.0.0.1", candidates: Iterable[int] = ()) -> set[int]:
@@ -259,12 +249,55 @@ def listener_owner(port: int, host: str = "127.0.0.1", candidates: Iterable[int]
     Raises:
         OSError: if *host* is no IP address.
     """
+    wanted, candidates = _accepting(host), tuple(candidates)
+    for table in _TCP_TABLES:  # one by one: reading the second takes a millisecond
+        if found := _holders(_listeners(table, port, wanted), candidates):
+            return found
     inodes = listener_inodes(port, host)
     if not inodes:
         return set()
+    return _holders(inodes, candidates) or _holders(inodes, all_pids())
+
+
+def _accepting(host: str) -> set[bytes]:
+    """Return the addresses on which a socket gets connections to *host*, in network order."""
+    import socket  # noqa: PLC0415 -- the guardian does not need it
+
+    if ":" in host:
+        return {socket.inet_pton(socket.AF_INET6, host), bytes(16)}
+    # An IPv6 socket accepts IPv4 connections: on ::, or on the mapped address.
+    address = socket.inet_pton(socket.AF_INET, host)
+    return {address, bytes(4), bytes(10) + b"\xff\xff" + address, bytes(16)}
+
+
+def _listeners(table: str, port: int, wanted: set[bytes], *, all_lines: bool = False) -> set[int]:
+    """Return the sockets in *table* that listen on *port* of an address in *wanted*.
+
+    Linux lists listeners first, and thousands of connections after them: those are read
+    only with *all_lines*, in case that a sandbox orders its table differently.
+    """
+    found: set[int] = set()
+    try:
+        with open(table, encoding="ascii") as lines:  # noqa: PTH123 -- see all_pids
+            next(lines, None)  # the headline
+            for line in lines:
+                fields = line.split()
+                if fields[3] != _TCP_LISTEN:
+                    if all_lines:
+                        continue
+                    break
+                address, _, port_hex = fields[1].partition(":")
+                if int(port_hex, 16) == port and _address(address) in wanted:
+                    found.add(int(fields[9]))
+    except FileNotFoundError:  # a kernel without IPv6
+        pass
+    return found
+
+
+def _holders(inodes: set[int], pids: Iterable[int]) -> set[int]:
+    """Return those of *pids* that hold one of the sockets *inodes*."""
     links = {f"socket:[{inode}]" for inode in inodes}
-    holders = {pid for pid in candidates if not links.isdisjoint(_open_files(pid))}
-    return holders or {pid for pid in all_pids() if not links.isdisjoint(_open_files(pid))}
+    return {pid for pid in pids if links and not links.isdisjoint(_open_files(pid))}
 
 
 def _kernel_lists_children() -> bool:
