@@ -28,6 +28,9 @@ MODELS = {"tiny-a": 1, "tiny-b": 2}
 
 _CONFIG = """\
 # Made by `llama-router demo`. Two exclusive models: asking for one unloads the other.
+[router]
+state_dir = "state"
+
 [models.tiny-a]
 path = "tiny-a.gguf"
 

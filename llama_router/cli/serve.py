@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -59,7 +58,6 @@ def serve_config(loaded: LoadedConfig) -> int:
         except* RouterError as group:
             for error in leaves(group):
                 log.error("router.failed", code=error.code, reason=str(error))
-                print(f"llama-router: {error}", file=sys.stderr)  # noqa: T201 -- for who started it
         return 1
 
 

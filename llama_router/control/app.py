@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import structlog
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -71,6 +71,8 @@ def build_app(dispatcher: Dispatcher) -> QuartTrio:
     async def close(response: Response) -> Response:
         # A connection is either a reusable one of the data plane or a one-shot one here.
         response.headers["connection"] = "close"
+        status = response.status_code
+        log.debug("control.answered", method=request.method, path=request.path, status=status)
         return response
 
     return app
