@@ -47,7 +47,7 @@ class Family:
         self._seen: dict[int, int] = {}
         self._everywhere = treekill.Trees({leader: started}, {marker})
         self._adopting = proctree.adopts_orphans()
-        self._unsure = False
+        self._unsure = self._changing = False
         self._doubts_left = MAX_DOUBTS
         _leaders.add(leader)
 
@@ -76,25 +76,25 @@ class Family:
 
     def _hunt(self) -> bool:
         self._look()
-        self._unsure = False
-        if self._adopting:
-            live = self._adopted()
-        else:
-            live = self._everywhere.find()
-            self._unsure = self._everywhere.unsure
+        self._unsure = self._changing = False
+        live = self._adopted() if self._adopting else self._anywhere()
         live |= {pid: at for pid, at in list(self._seen.items()) if proctree.alive(pid, at)}
         live.pop(self._leader, None)
         for pid, started in live.items():
-            stat = proctree.read_stat(pid)
-            if stat is not None and stat.start_time == started and stat.pgrp == self._leader:
-                # A member holds the group's id. All at once, or a forking group gets away.
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._leader, signal.SIGKILL)
             treekill.kill(pid, started)
-        if self._unsure and not live:
+        if live or self._changing:
+            return True
+        if self._unsure:
             self._doubts_left -= 1
-            return self._doubts_left > 0
-        return bool(live)
+        return self._unsure and self._doubts_left > 0
+
+    def _anywhere(self) -> dict[int, int]:
+        """Look at every process; return the live relatives."""
+        live = self._everywhere.find()
+        self._everywhere.kill_groups()
+        self._unsure = self._everywhere.unsure
+        self._changing = self._everywhere.changing
+        return live
 
     def _adopted(self) -> dict[int, int]:
         """Return the relatives among the own children, with their descendants; reap zombies."""
@@ -103,7 +103,13 @@ class Family:
             stat = proctree.read_stat(pid)
             if stat is None or not self._is_relative(stat):
                 continue
+            if stat.pgrp == self._leader:
+                # A member, even a dead one, keeps the group's id from being given to
+                # another. All at once, or a group that keeps forking gets away.
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._leader, signal.SIGKILL)
             if stat.gone:
+                self._changing = True  # it may have forked before it died
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
                 continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 
 from . import proctree
 
@@ -34,6 +35,8 @@ class Trees:
         killed: Every process that `end` killed.
         unsure: Whether the last look met a process that may belong to them: it was just
             executing a program, so its environment could not be read.
+        changing: Whether the last look met one that had died since the look before. It
+            may have forked before it did, so the trees are not gone yet.
     """
 
     def __init__(self, roots: Mapping[int, int], markers: Collection[str] = ()) -> None:
@@ -42,6 +45,9 @@ class Trees:
         self._seen = dict(roots)
         self.killed: set[int] = set()
         self.unsure = False
+        self.changing = False
+        self._dead: set[tuple[int, int]] = set()
+        self._groups: set[int] = set()
 
     def find(self) -> dict[int, int]:
         """Return pid to start time of every live process of the trees.
@@ -76,6 +82,11 @@ class Trees:
             fresh = set(offspring.get(ahead.pop(), ())) - found - spared
             found |= fresh
             ahead += fresh
+        # A member, even a dead one, keeps the group's id from being given to another.
+        self._groups = {table[pid].pgrp for pid in found} & sessions
+        dead = {(pid, table[pid].start_time) for pid in found if table[pid].gone}
+        self.changing = not dead <= self._dead
+        self._dead = dead
         live = {pid: table[pid].start_time for pid in found if not table[pid].gone}
         self._seen.update(live)
         return live
@@ -89,6 +100,16 @@ class Trees:
             return False
         return not self._markers.isdisjoint(markers)
 
+    def kill_groups(self) -> None:
+        """SIGKILL the groups that the roots lead, as of the last look.
+
+        The kernel does this in one step: a group that forks faster than it can be looked
+        at does not get away.
+        """
+        for group in self._groups:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+
     def end(self, *, timeout_s: float) -> dict[int, int]:
         """SIGKILL everything until two looks in a row find nothing, or time is up.
 
@@ -100,9 +121,10 @@ class Trees:
         empty = 0
         while True:
             live = self.find()
-            empty = 0 if live or self.unsure else empty + 1
+            empty = 0 if live or self.unsure or self.changing else empty + 1
             if empty == 2 or time.monotonic() > deadline_s:
                 return live
+            self.kill_groups()
             for pid, started in live.items():
                 if kill(pid, started):
                     self.killed.add(pid)

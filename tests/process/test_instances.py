@@ -160,6 +160,7 @@ def test_survivor_keeps_its_record(tmp_path, instance, stranger, monkeypatch) ->
     dead(record)
     with monkeypatch.context() as patch:
         patch.setattr(treekill, "kill", lambda *_: False)
+        patch.setattr(os, "killpg", lambda *_: None)
         (swept,) = sweep(tmp_path, timeout_s=0.05)
     assert (swept.outcome, swept.survivors) == (Outcome.SURVIVED, {stranger.pid})
     (swept,) = sweep(tmp_path)

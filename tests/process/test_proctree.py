@@ -268,6 +268,7 @@ def test_survivors_are_reported(spawn, monkeypatch) -> None:
     """What does not die is said, once time is up."""
     child = spawn()
     monkeypatch.setattr(treekill, "kill", lambda *_: False)
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
     started = proctree.start_time(child.pid)
     assert treekill.Trees({child.pid: started}).end(timeout_s=0.05) == {child.pid: started}
 

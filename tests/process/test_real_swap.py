@@ -67,7 +67,7 @@ async def read_a_little(router: RealRouter, body: dict[str, object]) -> None:
             received += data
 
 
-async def test_two_hundred_swaps_in_a_row_all_succeed(models, tmp_path) -> None:
+async def test_two_hundred_swaps_in_a_row_all_succeed(models, tmp_path, record_property) -> None:
     """200 requests, each for another exclusive model than the one before, are all answered."""
     config = write_config(tmp_path, *(model_table(models, name) for name in "abc"))
     with trio.fail_after(400):
@@ -76,10 +76,9 @@ async def test_two_hundred_swaps_in_a_row_all_succeed(models, tmp_path) -> None:
             for number in range(200):
                 answer = await client.post(CHAT_PATH, json=chat("abc"[number % 3], max_tokens=1))
                 assert answer.status_code == 200, (number, answer.text)
-            took_s = time.monotonic() - begun_s
+            record_property("swaps_s", time.monotonic() - begun_s)
             assert len(router.named("backend.ready")) == 200
             assert await router.loaded() == ["b"]
-    assert took_s < 60  # it takes some 15 s on two cores
 
 
 async def test_requests_for_exclusive_models_at_once_all_succeed(models, tmp_path) -> None:
