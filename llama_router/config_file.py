@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .core import placeholders
-from .core.config import DEFAULT_SPAWN, Config, parse_config
+from .core.config import DEFAULT_SPAWN, Config, RouterSpec, parse_config
 from .errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ class LoadedConfig:
         config: Every file in it is an absolute path.
         warnings: What does not prevent its use, in the order of the file.
         path: Where it was read from, absolute.
+        as_written: ``[router]`` as the file has it, whatever the command line overrides.
     """
 
     config: Config
     warnings: tuple[Problem, ...]
     path: Path
+    as_written: RouterSpec
 
 
 def default_config_path(environ: Mapping[str, str]) -> list[Path]:
@@ -65,7 +67,11 @@ def load_config(path: Path) -> LoadedConfig:
         ConfigError: with every problem at once, in the order of the file, each
             with its line where it has one.
     """
-    path = path.absolute()
+    try:
+        path = path.absolute()
+    except FileNotFoundError:
+        message = f"cannot find {path}: the working directory no longer exists"
+        raise ConfigError((Problem((), message),)) from None
     text = _read(path)
     document = _parse(text)
     files = _Files(path.parent)
@@ -78,11 +84,13 @@ def load_config(path: Path) -> LoadedConfig:
     if problems:
         raise ConfigError(_in_file_order(text, problems))
     warnings = _in_file_order(text, [*files.warnings, *_doubts(config)])
-    return LoadedConfig(config=config, warnings=warnings, path=path)
+    return LoadedConfig(config=config, warnings=warnings, path=path, as_written=config.router)
 
 
 def _read(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
+            raise ConfigError((Problem((), f"cannot read {path}: it is not a file"),))
         data = path.read_bytes()
     except OSError as exc:
         raise ConfigError((Problem((), f"cannot read {path}: {exc.strerror}"),)) from exc

@@ -39,6 +39,9 @@ from .watcher import reload
 
 log = structlog.get_logger()
 
+#: Seconds that refusals get to be written, however short ``drain_s`` is.
+REFUSAL_S = 0.25
+
 #: Seconds that the logs of models get to reach the disk at the end.
 LOG_FLUSH_S = 2.0
 
@@ -139,7 +142,7 @@ async def run_router(
                     await backends.start(dispatcher.run)
                     try:
                         if await _start_up(dispatcher, requests):
-                            await _serve(loaded.path, requests, dispatcher, listeners, task_status)
+                            await _serve(loaded, requests, dispatcher, listeners, task_status)
                     finally:
                         services.start_soon(_bound_the_end, dispatcher, requests, launcher.hurry)
                         backends.cancel_scope.cancel()
@@ -214,7 +217,7 @@ async def _start_up(dispatcher: Dispatcher, requests: Requests) -> bool:
 
 
 async def _serve(
-    config_path: Path,
+    loaded: LoadedConfig,
     requests: Requests,
     dispatcher: Dispatcher,
     listeners: list[socket.socket],
@@ -232,14 +235,14 @@ async def _serve(
             dispatcher.shut_down()
             gateway.drain()
             await control.drain()
-            with trio.move_on_after(drain_s):
+            with trio.move_on_after(max(drain_s, REFUSAL_S)):
                 await requests.hurry.wait()
             face.cancel_scope.cancel()
 
         async def reload_when_asked() -> None:
             while True:
                 await requests.next_reload()
-                await reload(config_path, dispatcher)
+                await reload(loaded.path, dispatcher, started=loaded.as_written)
 
         face.start_soon(drain)
         face.start_soon(reload_when_asked)

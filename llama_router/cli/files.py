@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from ..config_file import LoadedConfig, default_config_path, load_config
+from ..core.lines import escape_controls
 from ..errors import ConfigError, Problem
 
 
@@ -51,7 +52,7 @@ def _say(path: Path | None, problem: Problem, severity: str) -> None:
     line = "" if problem.line is None else f":{problem.line}"
     where = f"{path}{line}: " if path is not None else ""
     what = f"{problem.location}: {problem.message}" if problem.path else problem.message
-    print(f"{where}{severity}: {what}", file=sys.stderr)  # noqa: T201 -- the command's output
+    print(escape_controls(f"{where}{severity}: {what}"), file=sys.stderr)  # noqa: T201 -- the command's output
 
 
 def check(file: Path | None) -> int:

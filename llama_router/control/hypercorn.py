@@ -86,7 +86,11 @@ class _Connection(TCPServer):
             with trio.CancelScope(shield=True, deadline=deadline) as scope:
                 try:
                     await self.stream.send_all(event.data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                except (
+                    trio.BrokenResourceError,
+                    trio.ClosedResourceError,
+                    trio.BusyResourceError,  # Hypercorn is closing it at this moment
+                ):
                     gone = True
         if scope.cancelled_caught:
             await trio.aclose_forcefully(self.stream)

@@ -89,5 +89,15 @@ def _model_of(query: bytes) -> str | None:
 
 
 def allowed(path: str, proxy_endpoints: tuple[str, ...]) -> bool:
-    """Say whether *path* begins with one of *proxy_endpoints*; an empty list allows all."""
-    return not proxy_endpoints or path.startswith(proxy_endpoints)
+    """Say whether *path* begins with one of *proxy_endpoints*; an empty list allows all.
+
+    A path with a ``..`` in it is never allowed where a list is given: a backend that
+    resolves it would serve what the list keeps out.
+
+    Args:
+        path: Already percent-decoded.
+        proxy_endpoints: Prefixes.
+    """
+    if not proxy_endpoints:
+        return True
+    return path.startswith(proxy_endpoints) and ".." not in path.split("/")

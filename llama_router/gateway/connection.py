@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import unquote
 
 import attrs
 import structlog
@@ -135,7 +136,8 @@ class _Connection:
         return bool(self._buffer)
 
     async def _hand_over(self) -> None:
-        replay, self._buffer = self._buffer, b""
+        # Hypercorn does not ignore empty lines before a request. Source: RFC 9112, section 2.2.
+        replay, self._buffer = self._buffer.lstrip(b"\r\n"), b""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._client.release()))
         await self._gateway.handover(stream, replay)
 
@@ -217,9 +219,8 @@ class _Connection:
         except ClientGoneError:
             record.outcome = "client_gone"
             raise
-        except trio.Cancelled:
-            record.outcome = "cancelled"
-            raise
+        else:
+            record.outcome = "ok"
         finally:
             record.write(exchange, duration_s=trio.current_time() - begun_s)
         return exchange.reusable
@@ -266,7 +267,7 @@ class _Connection:
 
     @staticmethod
     def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
-        if not allowed(path.decode("ascii", "replace"), endpoints):
+        if not allowed(unquote(path.decode("ascii", "replace"), errors="replace"), endpoints):
             raise EndpointNotAllowedError(
                 f"the path {path.decode('ascii', 'replace')!r} is not among the proxy_endpoints of "
                 f"model {str(model)!r}: {', '.join(endpoints)}"
@@ -350,7 +351,7 @@ class _Record:
         self._error: RouterError | None = None
         self.model: str | None = None
         self.lease: Lease | None = None
-        self.outcome = "ok"
+        self.outcome = "cut"  # until it is known to have ended otherwise
 
     def refused(self, error: RouterError) -> None:
         self._error = error

@@ -11,7 +11,7 @@ import trio
 
 from ..errors import RouterError
 from .connection import Gateway, serve_connection
-from .sockets import Client
+from .sockets import EXHAUSTED, Client
 
 log = structlog.get_logger()
 
@@ -21,8 +21,6 @@ BACKLOG: Final = 1024
 #: Pause after running out of file descriptors, in seconds: until a connection ends,
 #: accepting again would fail again.
 EXHAUSTED_PAUSE_S: Final = 0.1
-
-_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class ListenError(RouterError):
@@ -49,12 +47,14 @@ def listen(host: str, port: int) -> list[socket.socket]:
             )
             listener.setblocking(False)
             listeners.append(listener)
-    except OSError as exc:
+    except (OSError, OverflowError, UnicodeError) as exc:
         for listener in listeners:
             listener.close()
-        hint = "; another program listens there" if exc.errno == errno.EADDRINUSE else ""
+        in_use = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+        hint = "; another program listens there" if in_use else ""
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
         raise ListenError(
-            f"cannot listen on {host} port {port}: {exc.strerror or exc}{hint} "
+            f"cannot listen on {host} port {port}: {reason}{hint} "
             "(router.host and router.port in router.toml)"
         ) from exc
     return listeners
@@ -88,7 +88,7 @@ async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.N
             except BlockingIOError:
                 continue
             except OSError as exc:
-                if exc.errno in _EXHAUSTED:
+                if exc.errno in EXHAUSTED:
                     if not exhausted:
                         exhausted = True
                         log.error("connection.delayed", reason=exc.strerror)

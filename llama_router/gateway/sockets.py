@@ -12,13 +12,19 @@ import errno
 import os
 import select
 import socket
+from http import HTTPStatus
 from typing import Final
 
 import trio
 
+from ..errors import RouterError
+
 #: Most bytes taken from a socket at once. More would only raise the memory that a
 #: slow reader can hold; the kernel's loopback segments are this size.
 RECEIVE_BYTES: Final = 64 * 1024
+
+#: Errors that say that this process, or the machine, has too much open.
+EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 #: How long a closing connection may take to read what was sent, in seconds.
 LINGER_S: Final = 2.0
@@ -33,6 +39,23 @@ class ClientGoneError(Exception):
     A client that only closes its sending side counts as gone, too: the two cannot be
     told apart before something is sent, and a backend must not compute for nobody.
     """
+
+
+class ExhaustedError(RouterError):
+    """This router has no file descriptors or memory left for one more connection."""
+
+    code = "router_exhausted"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after_s: float | None = 1.0
+
+
+def _raise_if_exhausted(exc: OSError) -> None:
+    """Tell the router's own limits from what a peer did."""
+    if exc.errno in EXHAUSTED:
+        raise ExhaustedError(
+            f"the router cannot open one more connection: {exc.strerror}; raise its limit of "
+            "open files (ulimit -n, LimitNOFILE=)"
+        ) from exc
 
 
 class Progress:
@@ -105,9 +128,16 @@ class Client:
 
         Its own epoll, because Trio's cannot wait for a hang-up alone: with a pipelined
         request in the socket it would always report "readable".
+
+        Raises:
+            ExhaustedError: if there is no file descriptor left for it.
         """
         if self._hangup is None:
-            self._hangup = select.epoll()
+            try:
+                self._hangup = select.epoll()
+            except OSError as exc:
+                _raise_if_exhausted(exc)
+                raise
             self._hangup.register(self.socket, select.EPOLLRDHUP)
         return self._hangup
 
@@ -221,8 +251,13 @@ async def connect(host: str, port: int) -> socket.socket:
 
     Raises:
         OSError: if nobody listens there.
+        ExhaustedError: if there is no file descriptor left for it.
     """
-    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as exc:
+        _raise_if_exhausted(exc)
+        raise
     try:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

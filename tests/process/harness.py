@@ -448,7 +448,12 @@ class Harness:
         path = self.folder / "router.toml"
         run = partial(
             run_router,
-            LoadedConfig(config=parse_config(document), warnings=(), path=path),
+            LoadedConfig(
+                config=parse_config(document),
+                warnings=(),
+                path=path,
+                as_written=parse_config(document).router,
+            ),
             requests,
             state_dir=self.folder / "state",
             environ=os.environ,

@@ -57,3 +57,9 @@ def test_allowed_is_a_plain_prefix_match() -> None:
     assert allowed("/v1/chat/completions", ("/v1/", "/health"))
     assert not allowed("/completion", ("/v1/", "/health"))
     assert allowed("/completion", ())
+
+
+def test_dots_do_not_lead_out_of_the_list() -> None:
+    """A backend that resolves ".." would serve what the list keeps out."""
+    assert not allowed("/v1/../slots", ("/v1/",))
+    assert allowed("/v1/a..b", ("/v1/",))
