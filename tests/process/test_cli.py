@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -188,6 +189,21 @@ async def test_demo_shows_a_swap(tmp_path) -> None:
 
 
 @pytest.mark.embedded
+async def test_a_port_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+    """Out of range on the command line: no traceback, exit 1."""
+    config = tmp_path / "router.toml"
+    config.write_text(f'[router]\nstate_dir = "{tmp_path}"\n')
+    done = await trio.run_process(
+        [sys.executable, "-m", "llama_router", "serve", "-c", str(config), "--port", "99999"],
+        capture_stderr=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 1
+    assert b"cannot listen on" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 async def test_the_startup_model_is_loaded_first(models, tmp_path) -> None:
     """The router says that it is ready only when the startup model is."""
     config = write_config(tmp_path, model_table(models, "a"), router=['startup_model = "a"'])

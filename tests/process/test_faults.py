@@ -204,6 +204,14 @@ class TestReload:
         assert rejected["problems"]
         assert (await router.ask(post(ECHO, "a"))).json()["pid"] == pid
 
+    async def test_a_fifo_in_place_of_the_file_changes_nothing(self, start, stage) -> None:
+        """It is refused at once, although reading it would wait for a writer."""
+        router = await start({"a": stage.model("a")})
+        os.mkfifo(router.path)
+        router.requests.reload()
+        rejected = await router.events.wait("config.rejected")
+        assert "it is not a file" in rejected["problems"][0]
+
     async def test_a_removed_model_is_unknown(self, start, stage) -> None:
         """Its stream may end; who asks again is told; a new one can be used at once."""
         models = {"a": stage.model("a")}
@@ -275,6 +283,17 @@ class TestShutdown:
         await (await stage.backend("a")).ended.wait()
         await wait_all_tasks_blocked()
         assert open_sockets() - before == set()
+
+    async def test_who_waits_is_refused_even_without_a_drain(self, start, stage) -> None:
+        """With drain_s = 0 the refusal is still written."""
+        router = await start({"a": stage.model("a", "--health", "told")}, drain_s=0.0)
+        client = await router.connect()
+        await client.send(post(ECHO, "a"))
+        await stage.backend("a")
+        router.requests.stop.set()
+        assert (await client.answer()).error["code"] == "shutting_down"
+        await client.stream.aclose()
+        await router.ended.wait()
 
     async def test_drain_deadline(self, start, stage) -> None:
         """After drain_s a stream that has not ended gets an error event and a proper end."""

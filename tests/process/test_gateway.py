@@ -292,6 +292,11 @@ class TestHttp:
         served = [answers[n].json()["body"] for n in (0, 1, 3)]
         assert [json.loads(body)["n"] for body in served] == [0, 1, 3]
 
+    async def test_empty_lines_before_a_control_request(self, router) -> None:
+        """They are ignored, as before any other request."""
+        answer = await router.ask(b"\r\n" + request("GET", "/v1/models"))
+        assert answer.status == 200
+
     async def test_a_control_request_behind_a_proxied_one(self, router) -> None:
         """Both planes answer on one connection, in order, and what follows is not lost silently."""
         client = await router.connect()
