@@ -32,7 +32,7 @@ class Trees:
         markers: Values of the marker variables that belong to these trees.
 
     Attributes:
-        killed: Every process that `end` killed.
+        killed: Every process that was there when `end` looked, and is gone.
         unsure: Whether the last look met a process that may belong to them: it was just
             executing a program, so its environment could not be read.
         changing: Whether the last look met one that had died since the look before. It
@@ -123,11 +123,12 @@ class Trees:
             live = self.find()
             empty = 0 if live or self.unsure or self.changing else empty + 1
             if empty == 2 or time.monotonic() > deadline_s:
+                self.killed -= live.keys()
                 return live
+            self.killed |= live.keys()
             self.kill_groups()
             for pid, started in live.items():
-                if kill(pid, started):
-                    self.killed.add(pid)
+                kill(pid, started)
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 

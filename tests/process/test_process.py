@@ -57,6 +57,9 @@ LOST_WITHOUT_PARENT = "own session, no environment"
 
 ENV = {"PATH": os.environ["PATH"]}
 
+# Of this run alone: another one on the same machine must not take our processes for its own.
+MARKER = f"test-process.{os.getpid()}.1"
+
 
 @attrs.define(eq=False)
 class Heard:
@@ -125,7 +128,7 @@ def program(heard, nothing_left):
             "hurry": trio.Event(),
             "on_output": heard,
             "on_stuck": pytest.fail,
-            "marker": "test-process.1",
+            "marker": MARKER,
         }
         argv = code if isinstance(code, list) else [sys.executable, "-S", "-c", PREAMBLE + code]
         return partial(run_process, argv, **(given | options))
@@ -234,7 +237,7 @@ for _ in range(3):
 say('up')
 """
     assert await program(code)() == 0
-    assert proctree.marked("test-process.1") == set()
+    assert proctree.marked(MARKER) == set()
 
 
 async def test_siblings_are_left_alone(program, heard, adopting) -> None:
@@ -242,7 +245,7 @@ async def test_siblings_are_left_alone(program, heard, adopting) -> None:
     async with trio.open_nursery() as nursery:
         other = Heard()
         code = f"say(*{RELATIVES['many']}, *{RELATIVES['own session']}); {POLITE}"
-        await nursery.start(program(code, on_output=other, marker="test-process.10"))
+        await nursery.start(program(code, on_output=other, marker=MARKER + "0"))
         living = [int(pid) for pid in (await other.line()).split()]
         await stop(program(f"say(*{RELATIVES['many']}); {POLITE}"), heard)
         assert [pid for pid in living if proctree.state(pid) in {None, "Z"}] == []
@@ -515,7 +518,7 @@ async def test_environment_is_what_was_given(program, heard) -> None:
     """Nothing of the router's environment leaks; the marker is added."""
     env = {"PATH": "/bin:/usr/bin", "LC_CTYPE": "C.UTF-8"}
     await program("say(sorted(os.environ.items()))", env=env)()
-    wanted = sorted({**env, proctree.BACKEND_VARIABLE: "test-process.1"}.items())
+    wanted = sorted({**env, proctree.BACKEND_VARIABLE: MARKER}.items())
     assert await heard.line() == repr(wanted)
 
 
