@@ -276,7 +276,12 @@ class Dispatcher:
             log.info("backend.stopped", model=model)
             return
         stats = self._scheduler.statistics().get(model)
-        fields = {"model": model, "reason": str(error), "failures": stats.failures if stats else 0}
+        fields = {
+            "model": model,
+            "cause": error.cause,
+            "reason": str(error),
+            "failures": stats.failures if stats else 0,
+        }
         if stats and stats.phase is Phase.FAILED:
             log.error("backend.failed", **fields, retry_in_s=error.retry_after_s)
         else:

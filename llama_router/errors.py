@@ -184,11 +184,14 @@ class BackendError(RouterError):
 
     Attributes:
         retryable: Whether starting the same command again soon may help.
+        cause: Why its process ended, as one word of `core.explain.Cause`; None if it did
+            not end by itself.
     """
 
     code = "backend_unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retryable: bool = True
+    cause: str | None = None
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -220,17 +223,43 @@ class BackendExitedError(BackendError):
 
     code = "backend_exited"
 
-    def __init__(self, model: str, returncode: int, log_tail: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        model: str,
+        returncode: int,
+        log_tail: tuple[str, ...] = (),
+        *,
+        cause: str = "unknown",
+        reason: str = "",
+        evidence: tuple[str, ...] = (),
+    ) -> None:
+        """Say how it ended, and why if that is known.
+
+        Args:
+            model: Whose backend.
+            returncode: See above.
+            log_tail: See above.
+            cause: See `BackendError`.
+            reason: The cause as part of a sentence; empty if it is not known.
+            evidence: Lines of its output that say so; quoted instead of the last ones.
+        """
         how = (
             f"was killed by signal {-returncode}"
             if returncode < 0
             else (f"exited with code {returncode}")
         )
-        said = "; its last output: " + " | ".join(log_tail) if log_tail else " without any output"
-        super().__init__(f"the backend of model {model!r} {how}{said}")
+        why = f": {reason}" if reason else ""
+        if evidence:
+            said = "; its output says: " + " | ".join(evidence)
+        elif log_tail:
+            said = "; its last output: " + " | ".join(log_tail)
+        else:
+            said = "; it printed nothing" if reason else " without any output"
+        super().__init__(f"the backend of model {model!r} {how}{why}{said}")
         self.model = model
         self.returncode = returncode
         self.log_tail = log_tail
+        self.cause = cause
 
 
 class BackendUnreapableError(BackendError):

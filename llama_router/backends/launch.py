@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
@@ -15,6 +17,7 @@ import trio
 
 from ..core import child_protocol, placeholders
 from ..core.config import ModelSpec
+from ..core.explain import LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..errors import BackendExitedError, ReadinessTimeoutError
 from . import proctree
@@ -22,6 +25,7 @@ from .backend import Backend
 from .environment import Program, find_program, inherited
 from .instances import InstanceRecord
 from .lifeline import Lifeline
+from .oom import Kernel
 from .output import LogStore, ModelLog
 from .ports import Ports
 from .process import SpawnedProcess, run_process
@@ -34,6 +38,9 @@ BACKEND_HOST: Final = "127.0.0.1"
 
 #: Lines of output quoted when a backend fails.
 LAST_LINES: Final = 8
+
+#: Seconds that may go into finding out why a backend exited.
+EXPLAIN_TIMEOUT_S: Final = 1.0
 
 #: How often a start that takes long is reported, in seconds.
 REPORT_S: Final = 1.0
@@ -52,6 +59,7 @@ class Launcher:
         record: What runs, on disk.
         logs: Where output goes.
         hurry: Set when backends get no more grace.
+        kernel: Asked whether it killed a backend.
     """
 
     instance: str
@@ -62,6 +70,7 @@ class Launcher:
     record: InstanceRecord
     logs: LogStore
     hurry: trio.Event
+    kernel: Kernel = attrs.field(factory=Kernel)
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
     _written: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -145,6 +154,8 @@ class Launcher:
             )
 
         process: SpawnedProcess | None = None
+        oom_counters: dict[Path, int] = {}
+        stopped = True
         try:
             async with trio.open_nursery() as nursery:
                 process = await nursery.start(
@@ -167,6 +178,7 @@ class Launcher:
                 )
                 model_log.mark(f"pid {process.pid} started: {shlex.join(program.argv)}")
                 task_status.started(process)
+                oom_counters = self.kernel.oom_counters(process.pid)
                 self._note(
                     partial(
                         self.record.add,
@@ -177,14 +189,47 @@ class Launcher:
                         marker=marker,
                     )
                 )
+            stopped = False
         finally:
             model_log.end_of_process()
             if process is not None:
+                if stopped:
+                    model_log.note(f"pid {process.pid} was ended by the router")
                 self.lifeline.unregister(process.pid)
                 self._note(partial(self.record.remove, process.pid))
-        raise BackendExitedError(
-            spec.id, process.returncode or 0, model_log.tail(LAST_LINES, since_mark=True)
+        raise await self._exited(spec, process, oom_counters, model_log)
+
+    async def _exited(
+        self,
+        spec: ModelSpec,
+        process: SpawnedProcess,
+        oom_counters: dict[Path, int],
+        model_log: ModelLog,
+    ) -> BackendExitedError:
+        """Return the error that says how *process* ended, and why as far as can be told."""
+        returncode = process.returncode or 0
+        tail = model_log.tail(LOOK_BACK_LINES, since_mark=True)
+
+        def find_out() -> Explanation:
+            since_s = process.start_time / os.sysconf("SC_CLK_TCK")
+            oom_killed = self.kernel.oom_killed(process.pid, oom_counters, since_s=since_s)
+            return explain(returncode, tail, oom_killed=oom_killed)
+
+        found = explain(returncode, ())
+        with trio.move_on_after(EXPLAIN_TIMEOUT_S):
+            found = await trio.to_thread.run_sync(find_out, abandon_on_cancel=True)
+        error = BackendExitedError(
+            spec.id,
+            returncode,
+            tail[-LAST_LINES:],
+            cause=found.cause,
+            reason=found.sentence,
+            evidence=found.evidence,
         )
+        how = f"code {returncode}" if returncode >= 0 else f"signal {-returncode}"
+        why = f": {found.sentence}" if found.sentence else ""
+        model_log.note(f"pid {process.pid} ended with {how}{why}")
+        return error
 
     def _note(self, write: Callable[[], None]) -> None:
         """Let the record be written soon. A late record is harmless, a late swap is not."""

@@ -95,9 +95,14 @@ class ModelLog:
         for line in self._flood.skim(data):
             self._notify(line)
 
-    def mark(self, text: str) -> None:
-        """Note between the lines what the router did, e.g. ``started pid 123``."""
+    def note(self, text: str) -> None:
+        """Say between the lines what the router did or knows, e.g. ``pid 123 ended``."""
+        self._settle()
         self._record([text])
+
+    def mark(self, text: str) -> None:
+        """Do the same, and let `tail` tell what was before from what follows."""
+        self.note(text)
         self._since_mark = 0
         self._progress = None
 

@@ -10,20 +10,23 @@ import math
 
 import msgspec
 
-from ..errors import RouterError
+from ..errors import BackendError, RouterError
 
 
 def error_body(error: RouterError) -> bytes:
-    """Return *error* as an OpenAI error object, encoded as JSON."""
-    envelope = {
-        "error": {
-            "message": str(error),
-            "type": error.type,
-            "code": error.code,
-            "param": error.param,
-        }
+    """Return *error* as an OpenAI error object, encoded as JSON.
+
+    If a backend's process ended by itself, ``cause`` says why, in addition.
+    """
+    fields = {
+        "message": str(error),
+        "type": error.type,
+        "code": error.code,
+        "param": error.param,
     }
-    return msgspec.json.encode(envelope)
+    if isinstance(error, BackendError) and error.cause is not None:
+        fields["cause"] = error.cause
+    return msgspec.json.encode({"error": fields})
 
 
 def error_fields(error: RouterError) -> list[tuple[bytes, bytes]]:

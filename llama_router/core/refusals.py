@@ -53,11 +53,13 @@ def queue_timeout(model: ModelId, limit_s: float, awaited: str) -> QueueTimeoutE
 
 def failed(model: ModelId, error: BackendError | None, wait_s: float) -> BackendFailedError:
     """Refuse a model that failed too often and has *wait_s* seconds of cool-down left."""
-    return BackendFailedError(
+    refusal = BackendFailedError(
         f"model {str(model)!r} is not tried again for {wait_s:.0f} s, because its backend "
         f"failed: {error}",
         retry_after_s=wait_s,
     )
+    refusal.cause = error.cause if error is not None else None
+    return refusal
 
 
 def shutting_down() -> ShuttingDownError:

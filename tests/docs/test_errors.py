@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import llama_router
+from llama_router.core.explain import Cause
 from llama_router.errors import RouterError
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
@@ -44,3 +45,9 @@ def test_rows_are_in_order() -> None:
     """A code is found by its alphabet, and none is there twice."""
     codes = [row[0] for row in ROW.findall(PAGE.read_text())]
     assert codes == sorted(set(codes))
+
+
+def test_every_cause_is_explained() -> None:
+    """Causes are part of the API: each has one row, in order."""
+    causes = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
+    assert causes == sorted(Cause)

@@ -261,7 +261,7 @@ class Answer:
     def error(self) -> Any:
         """Return the OpenAI error object; fails if this is not one."""
         error = self.json()["error"]
-        assert error.keys() == {"message", "type", "code", "param"}
+        assert error.keys() - {"cause"} == {"message", "type", "code", "param"}
         return error
 
 

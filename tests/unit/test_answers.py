@@ -7,7 +7,13 @@ import pytest
 from llama_router.core.answers import error_body, error_event, error_fields
 from llama_router.core.child_protocol import ChildState, parse_state
 from llama_router.core.usage import Usage, usage_of
-from llama_router.errors import QueueFullError, RequestError, UnknownModelError
+from llama_router.errors import (
+    BackendExitedError,
+    QueueFullError,
+    RequestError,
+    SpawnError,
+    UnknownModelError,
+)
 
 
 def test_error_body_has_the_shape_of_openai() -> None:
@@ -21,6 +27,19 @@ def test_error_body_has_the_shape_of_openai() -> None:
             "param": "model",
         }
     }
+
+
+def test_error_body_says_why_a_backend_ended() -> None:
+    """The cause is one more field, and only there where it is known that a process ended."""
+    exited = BackendExitedError("m", 1, cause="port_in_use", reason="taken", evidence=("bind",))
+    assert json.loads(error_body(exited))["error"] == {
+        "message": "the backend of model 'm' exited with code 1: taken; its output says: bind",
+        "type": "server_error",
+        "code": "backend_exited",
+        "param": None,
+        "cause": "port_in_use",
+    }
+    assert "cause" not in json.loads(error_body(SpawnError("no")))["error"]
 
 
 def test_retry_after_is_whole_seconds() -> None:
