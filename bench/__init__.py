@@ -1,1 +1,1 @@
-"""Benchmarks; each is run as ``python -m bench.NAME`` from the repository."""
+"""Benchmarks: ``python -m bench proxy`` and ``python -m bench swap``, from the repository."""

@@ -1,6 +1,6 @@
 """How much a swap through the router costs over the same swap by hand.
 
-Run ``python -m bench.swap`` from the repository. Both ways swap between the same two
+Run ``python -m bench swap`` from the repository. Both ways swap between the same two
 models with the same command lines, in turns:
 
 * router: a chat request (one token, not streamed) for the model that is not loaded, from
@@ -49,13 +49,15 @@ GOAL_S = 0.015
 _LIMIT_S = 120
 
 
-def main() -> int:
-    """Run the benchmark; return 1 if the goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.swap", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which options there are."""
     parser.add_argument("--rounds", type=int, default=20, help="swaps of each kind")
     parser.add_argument("--size-mb", type=float, default=0, help="size of each model; 0 is tiny")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benchmark; return 1 if the goal is missed."""
     with tempfile.TemporaryDirectory(prog_name()) as folder:
         figures = measure(Path(folder), rounds=options.rounds, size_mb=options.size_mb)
     difference_s = report(figures, size_mb=options.size_mb)
@@ -296,7 +298,3 @@ def report(figures: Figures, *, size_mb: float) -> float:
     verdict = "met" if difference_s <= GOAL_S else "MISSED"
     print(f"goal: at most {GOAL_S * 1000:g} ms more than by hand: {verdict}")
     return difference_s
-
-
-if __name__ == "__main__":
-    sys.exit(main())

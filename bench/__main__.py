@@ -1,0 +1,32 @@
+"""``python -m bench COMMAND``: which benchmark to run."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from types import FrameType
+
+from . import swap
+from .proxy import command as proxy
+
+
+def main() -> int:
+    """Run one benchmark; return 1 if it missed a goal, 2 if it could not be run."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    proxy.add_arguments(commands.add_parser("proxy", help="what passing requests on costs"))
+    swap.add_arguments(commands.add_parser("swap", help="what exchanging two models costs"))
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stop)
+    run = proxy.run if options.command == "proxy" else swap.run
+    return run(options)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End like on Ctrl-C: every process that was started is ended on the way out."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Builds the native programs of the benchmark with the C compiler of this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import attrs
+
+_SOURCES = Path(__file__).parent / "native"
+_OUT = Path(__file__).parent / "out"
+
+
+class BuildError(Exception):
+    """The native programs cannot be built; the text says why."""
+
+
+@attrs.frozen
+class Native:
+    """The programs that were built.
+
+    Attributes:
+        stub: The upstream.
+        load: The client.
+    """
+
+    stub: Path
+    load: Path
+
+
+def build() -> Native:
+    """Compile what is not up to date, into ``bench/out``.
+
+    Raises:
+        BuildError: if there is no compiler, or it refuses the sources.
+    """
+    return Native(stub=_compiled("stub"), load=_compiled("load"))
+
+
+def _compiled(name: str) -> Path:
+    source, program = _SOURCES / f"{name}.c", _OUT / name
+    newest_s = max(path.stat().st_mtime for path in (source, _SOURCES / "common.h"))
+    if program.exists() and program.stat().st_mtime > newest_s:
+        return program
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise BuildError("there is no C compiler (on Debian: apt install gcc libc6-dev)")
+    _OUT.mkdir(exist_ok=True)
+    # Under another name first: tests that run side by side must not meet half a program.
+    fresh = _OUT / f"{name}.{os.getpid()}"
+    argv = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise BuildError(f"{' '.join(argv)} failed:\n{result.stderr}")
+    fresh.replace(program)
+    return program

@@ -1,0 +1,1 @@
+"""The proxy benchmark: what it costs to pass requests on, against other proxies."""

@@ -1,0 +1,130 @@
+"""Runs the load client against a contestant, and takes what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import attrs
+
+from bench import machine
+
+from .contestants import Running, Setting
+
+#: Figures of one measurement, by name; the unit is at the end of the name.
+Figures = dict[str, float]
+
+#: How long connections that were closed may take to be forgotten, before CPU time is read.
+_SETTLE_S = 0.1
+
+_LIMIT_S = 150
+
+
+class LoadError(Exception):
+    """The client ended without figures."""
+
+
+@attrs.frozen
+class Load:
+    """What one run of the client saw, and what it cost the contestant.
+
+    Attributes:
+        seen: The client's figures.
+        cpu_s: CPU time of the contestant.
+        helpers_cpu_s: CPU time of the stub and the client.
+        wall_s: How long it took.
+        others_share: What other programs used of the whole machine meanwhile.
+        complaints: What the client found wrong first.
+    """
+
+    seen: Figures
+    cpu_s: float
+    helpers_cpu_s: float
+    wall_s: float
+    others_share: float
+    complaints: str
+
+    @property
+    def figures(self) -> Figures:
+        """Return what every workload reports."""
+        return {
+            "errors": self.seen["errors"],
+            "cpu_s": self.cpu_s,
+            "helpers_share": self.helpers_cpu_s / self.wall_s,
+            "others_share": self.others_share,
+        }
+
+
+@contextlib.contextmanager
+def start_load(setting: Setting, running: Running, *arguments: object) -> Iterator[StartedLoad]:
+    """Start the client; it is ended at the end, if it has not."""
+    argv = [str(setting.native.load), "--port", str(running.port), *map(str, arguments)]
+    if setting.pinning.load is not None:
+        argv += ["--cpu", str(setting.pinning.load)]
+    started = StartedLoad(running, argv)
+    try:
+        yield started
+    finally:
+        started.process.kill()
+        started.process.communicate()
+
+
+class StartedLoad:
+    """A client that runs."""
+
+    def __init__(self, running: Running, argv: list[str]) -> None:
+        self._running = running
+        self._stubs = running.stubs()
+        self._before = self._readings()
+        self._begun_s = time.perf_counter()
+        self.process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait_holding(self) -> None:
+        """Wait until all requests are answered and the connections are being held."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if "holding" not in line:
+            raise LoadError(f"the client did not come so far: {line}")
+
+    def finish(self) -> Load:
+        """Wait for the end; return what happened.
+
+        Raises:
+            LoadError: if it gives no figures.
+        """
+        try:
+            output, complaints = self.process.communicate(timeout=_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise LoadError(f"the client did not end within {_LIMIT_S} s") from None
+        wall_s = time.perf_counter() - self._begun_s
+        lines = output.splitlines()
+        if self.process.returncode or not lines:
+            raise LoadError(f"the client failed: {complaints.strip()}")
+        time.sleep(_SETTLE_S)
+        cpu_s, stub_s, busy_s = (
+            after - before for after, before in zip(self._readings(), self._before, strict=True)
+        )
+        seen = json.loads(lines[-1])
+        helpers_s = stub_s + seen["client_cpu_s"]
+        others_s = max(0.0, busy_s - cpu_s - helpers_s)
+        return Load(
+            seen=seen,
+            cpu_s=cpu_s,
+            helpers_cpu_s=helpers_s,
+            wall_s=wall_s,
+            others_share=others_s / (wall_s * (os.cpu_count() or 1)),
+            complaints=complaints.strip(),
+        )
+
+    def _readings(self) -> tuple[float, float, float]:
+        return (
+            machine.cpu_s(self._running.pids()),
+            machine.cpu_s(self._stubs),
+            machine.busy_s(),
+        )

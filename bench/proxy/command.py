@@ -1,0 +1,213 @@
+"""``python -m bench proxy``: its options, its rounds, and what it leaves behind."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import attrs
+
+from bench import machine
+from bench.build import BuildError, build
+
+from . import chart, report
+from .client import LoadError
+from .contestants import CONTESTANTS, Contestant, Setting, StartError
+from .goals import Outcome, Verdict, judge
+from .results import Results
+from .workloads import WORKLOADS, Scale, Stage, Workload
+
+#: Pause before each measurement, in seconds: whoever was measured last comes to rest.
+_SETTLE_S = 0.2
+
+_QUICK = Scale(seconds=0.5, transfers=3, bursts=1, slow_readers=50, idle=200)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which options there are."""
+    parser.add_argument("--rounds", type=int, help="measurements of each kind (default: 5)")
+    parser.add_argument("--seconds", type=float, help="how long each load goes on (default: 3)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, to see that it works"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="WORKLOAD",
+        help=f"one or more of: {', '.join(w.name for w in WORKLOADS)}",
+    )
+    parser.add_argument(
+        "--contestants",
+        metavar="A,B",
+        help=f"of: {','.join(c.name for c in CONTESTANTS)} (default: all)",
+    )
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--chart", type=Path, help="draw a PNG; needs the extra 'bench'")
+    parser.add_argument(
+        "--pin",
+        action=argparse.BooleanOptionalAction,
+        help="give the proxy a processor of its own (default: if there are two)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and report; return 1 if a goal was missed or somebody failed, 2 if nothing ran."""
+    try:
+        workloads = _chosen(WORKLOADS, options.only)
+        contestants = _chosen(CONTESTANTS, options.contestants and options.contestants.split(","))
+        pinning = machine.choose_pinning(pin=options.pin)
+        native = build()
+    except (ValueError, BuildError) as error:
+        print(f"bench proxy: {error}", file=sys.stderr)
+        return 2
+    scale = _QUICK if options.quick else Scale()
+    if options.seconds is not None:
+        scale = attrs.evolve(scale, seconds=options.seconds)
+    rounds = options.rounds or (1 if options.quick else 5)
+    absent = {c.name: reason for c in contestants if (reason := c.missing()) is not None}
+    present = [c for c in contestants if c.name not in absent]
+    machine.allow_descriptors()
+    with tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder:
+        bench = Bench(Setting(native, pinning, Path(folder)), scale, absent)
+        bench.measure(present, workloads, rounds)
+    return bench.finish(options, workloads, rounds)
+
+
+class Bench:
+    """One run of the benchmark."""
+
+    def __init__(self, setting: Setting, scale: Scale, absent: dict[str, str]) -> None:
+        self._setting = setting
+        self._scale = scale
+        self._absent = absent
+        self._results = Results()
+        self._problems: list[str] = []
+        self._names: list[str] = []
+
+    def measure(
+        self, contestants: Sequence[Contestant], workloads: Sequence[Workload], rounds: int
+    ) -> None:
+        """Run all contestants, and put one after the other through each workload, in turns."""
+        with contextlib.ExitStack() as stack:
+            stages = []
+            for contestant in contestants:
+                try:
+                    running = stack.enter_context(contestant.running(self._setting))
+                except StartError as error:
+                    self._absent[contestant.name] = str(error)
+                else:
+                    stages.append(Stage(self._setting, contestant, running, self._scale))
+            self._names = [stage.contestant.name for stage in stages]
+            for number in range(rounds):
+                for place, workload in enumerate(workloads):
+                    # Who is first might have it easier, or harder: take turns.
+                    first = (number + place) % max(1, len(stages))
+                    for stage in (*stages[first:], *stages[:first]):
+                        self._measure_one(stage, workload, f"round {number + 1} of {rounds}")
+
+    def _measure_one(self, stage: Stage, workload: Workload, where: str) -> None:
+        name = stage.contestant.name
+        if workload.name == "start" and stage.running.root is None:
+            return
+        print(f"{where}: {workload.name}, {name}", file=sys.stderr, flush=True)
+        time.sleep(_SETTLE_S)
+        try:
+            figures = workload.run(stage)
+        except (LoadError, StartError) as error:
+            figures = {}
+            self._problems.append(f"{where}: {workload.name}, {name}: {error}")
+        if figures.get("errors"):
+            self._problems.append(
+                f"{where}: {workload.name}, {name}: {figures['errors']:.0f} errors"
+            )
+        self._results.add(workload.name, name, figures)
+
+    def finish(
+        self, options: argparse.Namespace, workloads: Sequence[Workload], rounds: int
+    ) -> int:
+        """Print the tables, write the files, and return the exit status."""
+        outcomes = judge(self._results)
+        print("\n".join(self._lines(workloads, outcomes, rounds)))
+        if options.json is not None:
+            options.json.write_text(json.dumps(self._document(outcomes, rounds), indent=1))
+        if options.chart is not None:
+            try:
+                chart.draw(self._results, self._names, options.chart)
+            except chart.ChartError as error:
+                print(f"bench proxy: {error}", file=sys.stderr)
+        failed = self._problems or any(one.verdict is Verdict.MISSED for one in outcomes)
+        return int(bool(failed))
+
+    def _lines(
+        self, workloads: Sequence[Workload], outcomes: Sequence[Outcome], rounds: int
+    ) -> list[str]:
+        titles = {workload.name: workload.title for workload in workloads}
+        pinning = self._setting.pinning
+        pinned = "nothing pinned"
+        if pinning.proxy is not None:
+            pinned = f"proxy on {pinning.proxy}, stub on {pinning.stub}, client on {pinning.load}"
+        lines = [f"{rounds} rounds, median (least..most); {os.cpu_count()} processors, {pinned}"]
+        lines += report.figures(self._results, titles, self._names)
+        lines += report.goals(outcomes)
+        lines += [""] + [f"not run: {name}: {why}" for name, why in self._absent.items()]
+        lines += [f"problem: {problem}" for problem in self._problems]
+        return lines
+
+    def _document(self, outcomes: Sequence[Outcome], rounds: int) -> dict[str, object]:
+        return {
+            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "machine": {
+                "processors": os.cpu_count(),
+                "kernel": platform.release(),
+                "python": platform.python_version(),
+                "load_average": os.getloadavg(),
+            },
+            "pinning": attrs.asdict(self._setting.pinning),
+            "scale": attrs.asdict(self._scale),
+            "rounds": rounds,
+            "contestants": self._names,
+            "not_run": self._absent,
+            "problems": self._problems,
+            "goals": [
+                {
+                    "title": one.goal.title,
+                    "limit": one.goal.limit,
+                    "verdict": one.verdict,
+                    "value": None if one.value is None else attrs.asdict(one.value),
+                }
+                for one in outcomes
+            ],
+            "workloads": self._results.rounds,
+        }
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+_T = TypeVar("_T", bound=_Named)
+
+
+def _chosen(known: Sequence[_T], names: Sequence[str] | None) -> list[_T]:
+    """Return those with these names, in their usual order, or all of them.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if not names:
+        return list(known)
+    if unknown := set(names) - {one.name for one in known}:
+        names_known = ", ".join(one.name for one in known)
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {names_known}")
+    return [one for one in known if one.name in names]

@@ -1,0 +1,369 @@
+"""The programs that are compared: how each is configured, started and ended."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import attrs
+
+from bench import machine
+from bench.build import Native
+from bench.machine import Pinning
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).parents[2]
+
+#: How often a program that starts is asked whether it listens.
+_POLL_S = 0.001
+_START_S = 30
+_STOP_S = 15
+
+
+class StartError(Exception):
+    """A contestant did not start, or does not answer; the text says why."""
+
+
+@attrs.frozen
+class Setting:
+    """What every contestant runs in.
+
+    Attributes:
+        native: The stub and the client.
+        pinning: Which processors to use.
+        folder: Where configurations and logs go.
+    """
+
+    native: Native
+    pinning: Pinning
+    folder: Path
+
+
+@attrs.define(eq=False)
+class Running:
+    """A contestant that answers requests.
+
+    Attributes:
+        port: Where.
+        root: Its process; None if there is nothing between the client and the stub.
+        upstreams: Programs in its process tree that are not part of it.
+        stub: The process of the stub, unless the contestant started it.
+        start_cpu_s: What it used from exec until it listened.
+        start_s: How long that took.
+    """
+
+    port: int
+    root: int | None
+    upstreams: frozenset[Path]
+    stub: int | None = None
+    start_cpu_s: float = 0.0
+    start_s: float = 0.0
+
+    def pids(self) -> list[int]:
+        """Return the processes whose use of CPU and memory counts."""
+        return [] if self.root is None else machine.tree(self.root, without=self.upstreams)
+
+    def stubs(self) -> list[int]:
+        """Return the processes of the stub."""
+        if self.stub is not None:
+            return [self.stub]
+        if self.root is None:
+            return []
+        return list(set(machine.tree(self.root)) - set(self.pids()))
+
+
+class Contestant(abc.ABC):
+    """One program to compare.
+
+    Attributes:
+        name: As in the table and on the command line.
+    """
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def missing(self) -> str | None:
+        """Return why it cannot take part here, or None if it can."""
+
+    @abc.abstractmethod
+    def running(self, setting: Setting) -> contextlib.AbstractContextManager[Running]:
+        """Start it, wait until its first answer, and end it at the end.
+
+        Raises:
+            StartError: if it does not come up.
+        """
+
+
+class Direct(Contestant):
+    """The stub alone: what there is without a proxy."""
+
+    name = "direct"
+
+    def missing(self) -> str | None:
+        """Nothing else is needed."""
+        return None
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Running]:
+        """Run the stub."""
+        with _stub(setting) as (port, pid):
+            _first_answer(port)
+            yield Running(port=port, root=None, upstreams=frozenset(), stub=pid)
+
+
+class LlamaRouter(Contestant):
+    """This project, with the stub as the backend of its one model."""
+
+    name = "llama-router"
+
+    def missing(self) -> str | None:
+        """It is always there."""
+        return None
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Running]:
+        """Run ``llama-router serve``; its log goes to a file, as JSON."""
+        folder = _own_folder(setting, self.name)
+        port = free_port()
+        config = folder / "router.toml"
+        command = json.dumps(_stub_argv(setting, "$port"))
+        config.write_text(
+            f'[router]\nport = {port}\nstate_dir = "{folder}/state"\nlog_format = "json"\n'
+            f"base_port = {free_port()}\n[models.m1]\nspawn.command = {command}\n"
+        )
+        argv = [sys.executable, "-m", "llama_router", "serve", "--config", str(config)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with _program(argv, port, setting, folder, environment) as running:
+            yield running
+
+
+class Nginx(Contestant):
+    """nginx, set up to pass on streams: the cost of a proxy that knows nothing of models."""
+
+    name = "nginx"
+
+    def missing(self) -> str | None:
+        """Say so if it is not installed."""
+        if shutil.which("nginx", path=_search_path()) is None:
+            return "nginx is not installed (on Debian: apt install nginx-light)"
+        return None
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Running]:
+        """Run nginx with one worker and the stub as its upstream."""
+        folder = _own_folder(setting, self.name)
+        port = free_port()
+        nginx = shutil.which("nginx", path=_search_path())
+        if nginx is None:
+            raise StartError("nginx is gone")
+        with _stub(setting) as (stub_port, stub):
+            config = folder / "nginx.conf"
+            config.write_text(_nginx_config(folder, port, stub_port))
+            argv = [nginx, "-e", f"{folder}/error.log", "-p", str(folder), "-c", str(config)]
+            with _program(argv, port, setting, folder) as running:
+                running.stub = stub
+                yield running
+
+
+def _nginx_config(folder: Path, port: int, stub_port: int) -> str:
+    # Started as root, nginx gives up its rights; the folder is for nobody else.
+    user = "user root root;" if os.geteuid() == 0 else ""
+    temporary = "\n".join(
+        f"    {kind}_temp_path {folder}/{kind};"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"""
+daemon off;
+{user}
+pid {folder}/nginx.pid;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+{temporary}
+    access_log {folder}/access.log combined;
+    upstream stub {{
+        server {HOST}:{stub_port};
+        keepalive 512;
+        keepalive_requests 10000000;
+    }}
+    server {{
+        listen {HOST}:{port} backlog=2048;
+        keepalive_requests 10000000;
+        client_max_body_size 0;
+        location / {{
+            proxy_pass http://stub;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $host;
+            proxy_buffering off;
+            proxy_request_buffering off;
+            proxy_read_timeout 600;
+            proxy_send_timeout 600;
+            send_timeout 600;
+        }}
+    }}
+}}
+"""
+
+
+class LlamaSwap(Contestant):
+    """llama-swap, with the stub as the command of its one model."""
+
+    name = "llama-swap"
+
+    def missing(self) -> str | None:
+        """Say so if the environment does not name it."""
+        return _missing_binary("LLAMA_SWAP_BIN")
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Running]:
+        """Run llama-swap; its log goes to a file."""
+        folder = _own_folder(setting, self.name)
+        port = free_port()
+        config = folder / "config.yaml"
+        command = " ".join(_stub_argv(setting, "${PORT}"))
+        config.write_text(
+            f"startPort: {free_port()}\nmodels:\n  m1:\n    cmd: {command}\n"
+            f"    proxy: http://{HOST}:${{PORT}}\n"
+        )
+        binary = os.environ["LLAMA_SWAP_BIN"]
+        argv = [binary, "--config", str(config), "--listen", f"{HOST}:{port}"]
+        with _program(argv, port, setting, folder) as running:
+            yield running
+
+
+CONTESTANTS: tuple[Contestant, ...] = (Direct(), LlamaRouter(), Nginx(), LlamaSwap())
+
+
+# -- starting and ending ------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port that nobody uses at the moment."""
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _search_path() -> str:
+    """Return PATH with the places where Debian keeps servers."""
+    return os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+
+def _missing_binary(variable: str) -> str | None:
+    path = os.environ.get(variable)
+    if not path:
+        return f"{variable} is not set"
+    return None if os.access(path, os.X_OK) else f"{variable}: {path} is not a program"
+
+
+def _own_folder(setting: Setting, name: str) -> Path:
+    folder = setting.folder / f"{name}-{time.monotonic_ns()}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _stub_argv(setting: Setting, port: str) -> list[str]:
+    argv = [str(setting.native.stub), port]
+    if setting.pinning.stub is not None:
+        argv += ["--cpu", str(setting.pinning.stub)]
+    return argv
+
+
+@contextlib.contextmanager
+def _stub(setting: Setting) -> Iterator[tuple[int, int]]:
+    """Run a stub; yield its port and its process."""
+    port = free_port()
+    with _child(_stub_argv(setting, str(port)), setting.folder / "stub.log") as process:
+        _wait_listening(port, process, setting.folder / "stub.log")
+        yield port, process.pid
+
+
+@contextlib.contextmanager
+def _program(
+    argv: Sequence[str],
+    port: int,
+    setting: Setting,
+    folder: Path,
+    environment: dict[str, str] | None = None,
+) -> Iterator[Running]:
+    """Run a proxy on its processor; yield it once a request was answered."""
+    log = folder / "log"
+    begun_s = time.perf_counter()
+    with _child(argv, log, processor=setting.pinning.proxy, environment=environment) as process:
+        _wait_listening(port, process, log)
+        running = Running(
+            port=port, root=process.pid, upstreams=frozenset({setting.native.stub.resolve()})
+        )
+        running.start_s = time.perf_counter() - begun_s
+        running.start_cpu_s = machine.cpu_s(running.pids())
+        _first_answer(port, log)
+        yield running
+
+
+@contextlib.contextmanager
+def _child(
+    argv: Sequence[str],
+    log: Path,
+    *,
+    processor: int | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program whose output goes to *log*; end it at the end."""
+    with log.open("ab") as sink, machine.running_on(processor):
+        process = subprocess.Popen(
+            argv, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    give_up_s = time.perf_counter() + _START_S
+    while process.poll() is None and time.perf_counter() < give_up_s:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(_POLL_S)
+    raise StartError(f"{process.args!r} does not listen: {_end_of(log)}")
+
+
+def _first_answer(port: int, log: Path | None = None) -> None:
+    """Ask until the model answers; that loads it where models are loaded."""
+    body = json.dumps({"model": "m1", "messages": [{"role": "user", "content": "Hello"}]})
+    headers = {"Content-Type": "application/json"}
+    give_up_s = time.perf_counter() + _START_S
+    problem = ""
+    while time.perf_counter() < give_up_s:
+        connection = http.client.HTTPConnection(HOST, port, timeout=_START_S)
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("POST", "/v1/chat/completions", body, headers)
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+            if response.status == 200:
+                return
+            problem = f"status {response.status}: {text}"
+        time.sleep(0.05)
+    raise StartError(f"no answer; {problem}; {_end_of(log)}")
+
+
+def _end_of(log: Path | None) -> str:
+    """Return what a program said last."""
+    return log.read_text(errors="replace")[-2000:] if log is not None and log.exists() else ""

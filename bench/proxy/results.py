@@ -1,0 +1,88 @@
+"""Statistics over rounds: medians, ranges, and ratios of what was measured side by side. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+
+import attrs
+
+Figures = dict[str, float]
+
+
+@attrs.frozen
+class Spread:
+    """What several rounds gave.
+
+    Attributes:
+        median: The middle one.
+        least: The smallest one.
+        most: The largest one.
+    """
+
+    median: float
+    least: float
+    most: float
+
+
+@attrs.define
+class Results:
+    """Every figure, by workload, contestant and round.
+
+    A round in which a contestant failed is there, and empty, so that rounds stay paired.
+    """
+
+    rounds: dict[str, dict[str, list[Figures]]] = attrs.field(factory=dict)
+
+    def add(self, workload: str, contestant: str, figures: Figures) -> None:
+        """Add what one contestant gave in one round."""
+        self.rounds.setdefault(workload, {}).setdefault(contestant, []).append(figures)
+
+    def workloads(self) -> list[str]:
+        """Return what was measured, in that order."""
+        return list(self.rounds)
+
+    def series(self, workload: str, contestant: str, figure: str) -> list[float | None]:
+        """Return one figure of every round; None where it is missing."""
+        rounds = self.rounds.get(workload, {}).get(contestant, [])
+        return [figures.get(figure) for figures in rounds]
+
+    def spread(self, workload: str, contestant: str, figure: str) -> Spread | None:
+        """Return the middle and the range of one figure, or None if it was never measured."""
+        return spread_of(self.series(workload, contestant, figure))
+
+    def paired(
+        self,
+        workload: str,
+        figure: str,
+        one: str,
+        other: str,
+        combine: Callable[[float, float], float | None],
+    ) -> Spread | None:
+        """Return the middle and the range of what *combine* makes of the two in each round."""
+        pairs = zip(
+            self.series(workload, one, figure), self.series(workload, other, figure), strict=False
+        )
+        return spread_of(
+            combine(first, second)
+            for first, second in pairs
+            if first is not None and second is not None
+        )
+
+
+def spread_of(values: Iterable[float | None]) -> Spread | None:
+    """Return the middle and the range of the values that are there."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return None
+    return Spread(statistics.median(there), min(there), max(there))
+
+
+def ratio(first: float, second: float) -> float | None:
+    """Return how many times *second* the *first* is; None if *second* is nothing."""
+    return first / second if second > 0 else None
+
+
+def difference(first: float, second: float) -> float:
+    """Return how much more *first* is."""
+    return first - second

@@ -1,0 +1,305 @@
+"""What the contestants are put through: one function per kind of load."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import attrs
+
+from bench import machine
+
+from .client import Figures, Load, StartedLoad, start_load
+from .contestants import Contestant, Running, Setting
+
+CHAT = "/v1/chat/completions"
+PER_S = 50
+UPLOAD_BYTES = 15_000_000
+DOWNLOAD_BYTES = 50_000_000
+SLOW_BYTES_PER_S = 200_000
+
+#: After a load, memory and connections come to rest.
+_REST_S = 1.0
+_SAMPLE_S = 0.05
+
+
+@attrs.frozen
+class Scale:
+    """How much of everything there is.
+
+    Attributes:
+        seconds: How long a load goes on where it could go on for ever.
+        transfers: How often a big body is sent in one measurement.
+        bursts: How often many streams are begun at once.
+        slow_readers: Connections that read slowly.
+        idle: Connections that do nothing.
+    """
+
+    seconds: float = 3.0
+    transfers: int = 10
+    bursts: int = 3
+    slow_readers: int = 200
+    idle: int = 1000
+
+
+@attrs.frozen
+class Stage:
+    """Who is measured, and how much.
+
+    Attributes:
+        setting: What every contestant runs in.
+        contestant: Who.
+        running: Its running program.
+        scale: How much.
+    """
+
+    setting: Setting
+    contestant: Contestant
+    running: Running
+    scale: Scale
+
+    @contextlib.contextmanager
+    def fresh(self) -> Iterator[Stage]:
+        """Run another one of it, which has not served anything yet."""
+        with self.contestant.running(self.setting) as running:
+            time.sleep(_REST_S)
+            yield attrs.evolve(self, running=running)
+
+    def load(self, *arguments: object) -> Load:
+        """Run the client against this contestant."""
+        with self.started(*arguments) as client:
+            return client.finish()
+
+    def started(self, *arguments: object) -> contextlib.AbstractContextManager[StartedLoad]:
+        """Start the client against this contestant; it is ended at the end."""
+        return start_load(self.setting, self.running, *arguments)
+
+
+@attrs.frozen
+class Workload:
+    """One kind of load.
+
+    Attributes:
+        name: As on the command line.
+        title: As in the table.
+        run: Does it, and returns the figures.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Stage], Figures]
+
+
+def start_and_rest(stage: Stage) -> Figures:
+    """Start another one of it; what that cost, and what it needs when nothing happens."""
+    with stage.fresh() as fresh:
+        pids = fresh.running.pids()
+        before_s, begun_s = machine.cpu_s(pids), time.perf_counter()
+        time.sleep(_REST_S)
+        return {
+            "start_cpu_s": fresh.running.start_cpu_s,
+            "start_s": fresh.running.start_s,
+            "rss_mib": machine.rss_mib(pids),
+            "idle_cpu_share": (machine.cpu_s(pids) - before_s) / (time.perf_counter() - begun_s),
+        }
+
+
+def small(stage: Stage, *, conns: int) -> Figures:
+    """Small POSTs on connections that are kept."""
+    load = stage.load("--conns", conns, "--seconds", stage.scale.seconds, "--expect", "small")
+    return (
+        load.figures
+        | _latencies(load, "latency")
+        | {
+            "per_s": load.seen["requests"] / load.seen["wall_s"],
+            "cpu_us": load.cpu_s / load.seen["requests"] * 1e6,
+        }
+    )
+
+
+def streams(stage: Stage, *, count: int) -> Figures:
+    """Streams of 50 chunks per second, begun one after the other."""
+    chunks = max(1, round(PER_S * stage.scale.seconds))
+    spread_s = min(1.0, stage.scale.seconds / 2)
+    load = stage.load(*_stream_arguments(count, chunks), "--spread-ms", spread_s * 1000)
+    return (
+        load.figures
+        | _latencies(load, "ttft")
+        | _latencies(load, "chunk")
+        | {
+            "cpu_us": load.cpu_s / max(1, load.seen["chunks"]) * 1e6,
+            "delivered_share": load.seen["chunks"] / (count * chunks),
+            # Of one processor, while all of them run.
+            "core_share": load.cpu_s / max(1, load.seen["chunks"]) * count * PER_S,
+            "late_s": load.seen["wall_s"] - spread_s - chunks / PER_S,
+        }
+    )
+
+
+def simultaneous_starts(stage: Stage, *, count: int) -> Figures:
+    """Many streams that begin at the same moment; the median over some bursts."""
+    bursts = []
+    for _ in range(stage.scale.bursts):
+        load = stage.load(*_stream_arguments(count, 5))
+        bursts.append(
+            load.figures | _latencies(load, "ttft") | {"cpu_us": load.cpu_s / count * 1e6}
+        )
+        time.sleep(_SAMPLE_S)
+    return {
+        key: statistics.median(burst[key] for burst in bursts)
+        for key in bursts[0]
+        if key != "errors"
+    } | {"errors": sum(burst["errors"] for burst in bursts)}
+
+
+def upload(stage: Stage, *, model_last: bool) -> Figures:
+    """Big bodies of requests, one after the other."""
+    arguments = ["--expect", "count", "--path", f"{CHAT}?count", "--body-bytes", UPLOAD_BYTES]
+    if model_last:
+        arguments.append("--model-last")
+    load = stage.load(*arguments, "--requests", stage.scale.transfers)
+    return load.figures | _latencies(load, "latency") | _per_transfer(load)
+
+
+def download(stage: Stage) -> Figures:
+    """Big bodies of answers, one after the other."""
+    load = stage.load(*_download_arguments(), "--requests", stage.scale.transfers)
+    return load.figures | _latencies(load, "latency") | _per_transfer(load)
+
+
+def slow_readers(stage: Stage) -> Figures:
+    """Many clients that read a big answer slowly, and leave in the middle."""
+    with stage.fresh() as fresh:
+        return _slow_readers(fresh)
+
+
+def _slow_readers(stage: Stage) -> Figures:
+    conns = stage.scale.slow_readers
+    before_mib = machine.rss_mib(stage.running.pids())
+    seconds = max(1.0, stage.scale.seconds)
+    arguments = ("--conns", conns, "--requests", conns, "--seconds", seconds, "--cut")
+    during_mib, pids = before_mib, stage.running.pids()
+    with stage.started(
+        *_download_arguments(), *arguments, "--read-rate", SLOW_BYTES_PER_S
+    ) as client:
+        while client.process.poll() is None:
+            during_mib = max(during_mib, machine.rss_mib(pids))
+            time.sleep(_SAMPLE_S)
+        load = client.finish()
+    time.sleep(_REST_S)
+    after_mib = machine.rss_mib(stage.running.pids())
+    return load.figures | {
+        "before_mib": before_mib,
+        "during_mib": during_mib,
+        "after_mib": after_mib,
+        "grown_mib": after_mib - before_mib,
+        "read_share": load.seen["bytes"] / (conns * SLOW_BYTES_PER_S * seconds),
+    }
+
+
+def idle_connections(stage: Stage) -> Figures:
+    """Many connections that had one request each, and are kept."""
+    with stage.fresh() as fresh:
+        return _idle_connections(fresh)
+
+
+def _idle_connections(stage: Stage) -> Figures:
+    count, pids = stage.scale.idle, stage.running.pids
+    before_mib = machine.rss_mib(pids())
+    arguments = ("--conns", count, "--requests", count, "--expect", "small")
+    with stage.started(*arguments, "--hold", max(1.0, stage.scale.seconds)) as client:
+        client.wait_holding()
+        held_mib = machine.rss_mib(pids())
+        before_s, begun_s = machine.cpu_s(pids()), time.perf_counter()
+        time.sleep(max(1.0, stage.scale.seconds) * 0.8)
+        share = (machine.cpu_s(pids()) - before_s) / (time.perf_counter() - begun_s)
+        load = client.finish()
+    return load.figures | {
+        "before_mib": before_mib,
+        "held_mib": held_mib,
+        "kib_each": (held_mib - before_mib) * 1024 / count,
+        "idle_cpu_share": share,
+        "closed": load.seen["closed_while_held"],
+    }
+
+
+def mixed(stage: Stage) -> Figures:
+    """/health and /v1/models, asked now and then while 12,000 chunks per second flow."""
+    count, seconds = 240, max(1.0, stage.scale.seconds)
+    chunks = round(PER_S * seconds)
+    probe = ("--get", "--interval-ms", 10, "--seconds", seconds - 0.5, "--path")
+    with stage.started(*_stream_arguments(count, chunks), "--spread-ms", 200) as client:
+        time.sleep(0.3)
+        with (
+            stage.started(*probe, "/health") as health,
+            stage.started(*probe, "/v1/models") as models,
+        ):
+            probes = {"health": health.finish(), "models": models.finish()}
+        load = client.finish()
+    figures = (
+        load.figures
+        | _latencies(load, "chunk")
+        | {
+            "cpu_us": load.cpu_s / max(1, load.seen["chunks"]) * 1e6,
+            "delivered_share": load.seen["chunks"] / (count * chunks),
+        }
+    )
+    for name, asked in probes.items():
+        figures |= {f"{name}_{key}": value for key, value in _latencies(asked, "latency").items()}
+        figures["errors"] += asked.seen["errors"]
+    return figures
+
+
+WORKLOADS = (
+    Workload("start", "start, and rest", start_and_rest),
+    *(
+        Workload(f"small-{conns}", f"small POSTs, {conns} at a time", partial(small, conns=conns))
+        for conns in (1, 16, 64)
+    ),
+    *(
+        Workload(f"sse-{count}", f"{count} streams x 50/s", partial(streams, count=count))
+        for count in (1, 32, 256, 512)
+    ),
+    Workload(
+        "starts-256", "256 simultaneous stream starts", partial(simultaneous_starts, count=256)
+    ),
+    Workload("upload", "15 MB upload", partial(upload, model_last=False)),
+    Workload("upload-last", "15 MB upload, model named last", partial(upload, model_last=True)),
+    Workload("download", "50 MB response", download),
+    Workload("slow-200", "200 slow readers of 50 MB", slow_readers),
+    Workload("idle-1000", "1000 idle connections", idle_connections),
+    Workload("mixed", "/health, /v1/models during 12,000 chunks/s", mixed),
+)
+
+
+# -- parts --------------------------------------------------------------------------------
+
+
+def _stream_arguments(count: int, chunks: int) -> tuple[object, ...]:
+    return (
+        *("--conns", count, "--requests", count, "--expect", "stream", "--chunks", chunks),
+        *("--path", f"{CHAT}?chunks={chunks}&per_s={PER_S}"),
+    )
+
+
+def _download_arguments() -> tuple[object, ...]:
+    return (
+        *("--expect", "big", "--bytes", DOWNLOAD_BYTES),
+        *("--path", f"{CHAT}?bytes={DOWNLOAD_BYTES}"),
+    )
+
+
+def _latencies(load: Load, kind: str) -> Figures:
+    """Return the client's percentiles of *kind*, in milliseconds."""
+    return {
+        f"{kind}_{which}_ms": load.seen[f"{kind}_{which}_us"] / 1000
+        for which in ("p50", "p90", "p99", "max")
+        if f"{kind}_{which}_us" in load.seen
+    }
+
+
+def _per_transfer(load: Load) -> Figures:
+    return {"cpu_ms": load.cpu_s / max(1, load.seen["requests"]) * 1000}
