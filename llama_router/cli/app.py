@@ -81,6 +81,46 @@ def demo(*, once: bool = False, port: int | None = None, folder: Path | None = N
     return run(once=once, port=port, folder=folder)
 
 
+@app.command
+def import_llama_swap(
+    file: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)] = Path(
+        "router.toml"
+    ),
+) -> int:
+    """Translate llama-swap's configuration; never over an existing file.
+
+    Args:
+        file: llama-swap's config.yaml. ``${env.NAME}`` in it is taken from the environment.
+        output: Where to; "-" is standard output.
+    """
+    from .migrate import import_llama_swap as run  # noqa: PLC0415 -- same
+
+    return run(file, output)
+
+
+@app.command
+def import_presets(
+    file: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)] = Path(
+        "router.toml"
+    ),
+) -> int:
+    """Translate the INI presets of llama-server; never over an existing file.
+
+    Args:
+        file: What ``llama-server --models-preset`` is given.
+        output: Where to; "-" is standard output.
+    """
+    from .migrate import import_presets as run  # noqa: PLC0415 -- same
+
+    return run(file, output)
+
+
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its status."""
     sys.exit(app())

@@ -40,14 +40,15 @@ def load_or_explain(given: Path | None) -> LoadedConfig | None:
         loaded = load_config(path)
     except ConfigError as exc:
         for problem in exc.problems:
-            _say(path, problem, "error")
+            say(path, problem, "error")
         return None
     for warning in loaded.warnings:
-        _say(path, warning, "warning")
+        say(path, warning, "warning")
     return loaded
 
 
-def _say(path: Path | None, problem: Problem, severity: str) -> None:
+def say(path: Path | None, problem: Problem, severity: str) -> None:
+    """Print *problem* on standard error."""
     # The form that editors and CI systems recognise: file:line: severity: message
     line = "" if problem.line is None else f":{problem.line}"
     where = f"{path}{line}: " if path is not None else ""

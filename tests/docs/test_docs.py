@@ -94,7 +94,9 @@ def test_the_command_reference_is_complete() -> None:
     """It has every command, and every option of each."""
     page = (ROOT / "docs" / "reference" / "cli.md").read_text()
     sections = dict(
-        re.findall(r"^## `llama-router (\w+).*?`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+        re.findall(
+            r"^## `llama-router ([\w-]+).*?`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL
+        )
     )
     commands = {command for command in app if not command.startswith("-")}
     assert sections.keys() == commands

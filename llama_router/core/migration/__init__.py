@@ -1,0 +1,1 @@
+"""Translation of other routers' configurations into ``router.toml``. Pure: text in, text out."""

@@ -1,0 +1,464 @@
+"""llama-swap's configuration as router.toml."""
+
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.config import Config, ModelId, parse_config
+from llama_router.core.migration import llama_swap
+from llama_router.core.migration.draft import Draft, render
+from llama_router.core.placeholders import command_line
+from llama_router.errors import ConfigError, Problem
+
+ENVIRON = {"HOME": "/home/ann", "TOKEN": "s3cret"}
+
+
+def draft_of(text: str) -> Draft:
+    return llama_swap.translate(text, source="config.yaml", environ=ENVIRON)
+
+
+def document_of(text: str) -> dict[str, Any]:
+    return tomllib.loads(render(draft_of(text)))
+
+
+def config_of(text: str) -> Config:
+    return parse_config(document_of(text))
+
+
+def model_of(text: str, name: str = "m") -> dict[str, Any]:
+    """Return the table of one model."""
+    table: dict[str, Any] = document_of(text)["models"][name]
+    return table
+
+
+def argv_of(text: str, name: str = "m") -> tuple[str, ...]:
+    """Return what would be run on port 50000."""
+    spec = config_of(text).models[ModelId(name)]
+    return command_line(spec, port=50000, host="127.0.0.1")
+
+
+def notes_of(text: str) -> dict[tuple[str | None, str], int | None]:
+    """Return the line of each note by its model and setting."""
+    return {(model, note.setting): note.line for model, note in draft_of(text).all_notes()}
+
+
+def refused(text: str) -> list[Problem]:
+    with pytest.raises(ConfigError) as caught:
+        draft_of(text)
+    return list(caught.value.problems)
+
+
+def one(settings: str, cmd: str = "serve --port ${PORT}") -> str:
+    """Return a configuration with the model m and *settings*, each on a line."""
+    lines = "".join(f"    {line}\n" for line in settings.splitlines())
+    return f"models:\n  m:\n    cmd: {cmd}\n{lines}"
+
+
+# --- Commands ------------------------------------------------------------------------
+
+
+def test_the_smallest_configuration() -> None:
+    """A command with the port is all that a model needs; the model file becomes the path."""
+    text = "models:\n  m:\n    cmd: llama-server --port ${PORT} --model /models/q.gguf\n"
+    assert model_of(text) == {
+        "path": "/models/q.gguf",
+        "spawn": {"command": ["llama-server", "--port", "$port", "--model", "$path"]},
+    }
+    assert notes_of(text) == {}
+
+
+def test_a_command_over_several_lines_has_comments_continuations_and_quotes() -> None:
+    """Comment lines vanish, also with a macro in them; quoted text stays one word."""
+    text = r"""
+macros:
+  several: |
+    two
+    lines
+models:
+  m:
+    cmd: |
+      # ${several} of this, and ${unknown} too
+      /opt/serve \
+        --port ${PORT}
+      --json '{"a": "b c"}'
+      # and on
+      --name "$x $5"
+"""
+    assert argv_of(text) == (
+        *("/opt/serve", "--port", "50000", "--json", '{"a": "b c"}', "--name", "$x $5"),
+    )
+
+
+def test_macros_hold_macros_and_those_of_the_model_win() -> None:
+    """A global macro that uses another one sees the model's own value for it."""
+    text = """
+macros:
+  ctx: 4096
+  args: "--ctx ${ctx} --id ${MODEL_ID}"
+  bin: >
+    /opt/llama-server
+    --port ${PORT}
+models:
+  m:
+    macros: {ctx: 16384, temp: 0.70}
+    cmd: ${bin} ${args} --temp ${temp}
+  n: {cmd: "${bin} ${args}"}
+"""
+    assert argv_of(text)[3:] == ("--ctx", "16384", "--id", "m", "--temp", "0.70")
+    assert argv_of(text, "n")[3:] == ("--ctx", "4096", "--id", "n")
+
+
+def test_a_dollar_sign_in_the_model_name_stays() -> None:
+    """``${MODEL_ID}`` is written out, because text may follow it directly."""
+    text = "models:\n  a$b:\n    cmd: 'serve ${PORT} --name ${MODEL_ID}_x'\n"
+    assert argv_of(text, "a$b") == ("serve", "50000", "--name", "a$b_x")
+
+
+def test_variables_of_the_environment_are_written_out_and_named() -> None:
+    """``${env.X}`` becomes its value, and the draft says that it did."""
+    draft = draft_of(one('env: ["KEY=${env.TOKEN}", "A=$HOME"]', cmd="serve ${PORT} ${env.HOME}"))
+    assert draft.models["m"].spawn["env"] == {"KEY": "s3cret", "A": "$$HOME"}
+    assert draft.variables == {"HOME", "TOKEN"}
+
+
+def test_a_fixed_port_becomes_ours() -> None:
+    """Where the number in ``proxy`` is certainly the port in the command, it is ``$port``."""
+    text = one("proxy: http://127.0.0.1:8999", cmd="serve --port 8999 --seed 8999 --http-port=8999")
+    assert argv_of(text) == ("serve", "--port", "50000", "--seed", "8999", "--http-port=50000")
+    assert notes_of(text) == {("m", "proxy"): 4}
+
+
+@pytest.mark.parametrize("published", ["${PORT}:8080", "9999:8080", "127.0.0.1:9999:8080"])
+def test_a_container_publishes_our_port(published: str) -> None:
+    """The port of the machine is ``$port``, that inside stays, and docker-proxy may have it."""
+    proxy = "9999" if "9999" in published else "${PORT}"
+    text = one(
+        f"proxy: http://localhost:{proxy}\ncmdStop: docker stop ${{MODEL_ID}}",
+        cmd=f"docker run --name ${{MODEL_ID}} --rm -p {published} image --model /models/q.gguf",
+    )
+    argv = argv_of(text)
+    assert argv[argv.index("-p") + 1].endswith("50000:8080")
+    assert argv[-1] == "/models/q.gguf"
+    assert model_of(text)["spawn"]["check_port_owner"] is False
+    assert ("m", "cmdStop") in notes_of(text)
+
+
+def test_a_program_that_is_not_told_the_port_is_pointed_out() -> None:
+    """Without ``${PORT}`` and with a foreign ``proxy`` there is something for a person to do."""
+    assert notes_of(one("", cmd="serve")) == {("m", "cmd"): 3}
+    assert notes_of(one("proxy: http://10.0.0.7:9000/v2", cmd="serve")) == {("m", "proxy"): 4}
+
+
+# --- Other settings of a model -------------------------------------------------------
+
+
+def test_what_has_a_counterpart_is_taken_over() -> None:
+    """Aliases, limit, health endpoint and stop timeout."""
+    text = one("""\
+aliases: [gpt-4o-mini, 4711, {id: x, name: X}]
+concurrencyLimit: 3
+checkEndpoint: /v1/models
+unloadTimeout: 7
+ttl: 0
+unlisted: false
+name: ''
+filters: {stripParams: ''}
+metadata: {}""")
+    assert model_of(text) == {
+        "aliases": ["gpt-4o-mini", "4711", "x"],
+        "max_in_flight": 3,
+        "spawn": {
+            "command": ["serve", "--port", "$port"],
+            "health_endpoint": "/v1/models",
+            "stop_timeout_s": 7,
+        },
+    }
+    assert notes_of(text) == {("m", "aliases.name"): 4}
+
+
+def test_what_has_no_counterpart_is_a_comment_beside_its_model() -> None:
+    """Each such setting is named with its value and line, in the file and in the summary."""
+    text = one("""\
+name: A model
+description: good
+ttl: 60
+unlisted: true
+useModelName: org/model
+cmdStop: kill ${PID}
+checkEndpoint: none
+filters:
+  stripParams: temperature, top_p
+  setParams: {temperature: 0.7}
+metadata: {a: [1, 2]}
+timeouts: {connect: 3}
+capabilities: {in: [text]}
+sendLoadingState: true
+some_new_thing: 1""")
+    notes = notes_of(text)
+    settings = [
+        *("name", "description", "ttl", "unlisted", "useModelName", "cmdStop", "checkEndpoint"),
+        *("filters.stripParams", "filters.setParams", "metadata", "timeouts", "capabilities"),
+        *("sendLoadingState", "some_new_thing"),
+    ]
+    assert notes.keys() == {("m", setting) for setting in settings}
+    assert notes["m", "ttl"] == 6
+    _, _, after = render(draft_of(text)).partition("[models.m]\n")
+    comments = after.partition("\n[")[0]
+    assert "# Not taken over (line 6): ttl = 60: " in comments
+    assert "(line 13): filters.setParams = {temperature: 0.7}: " in comments
+
+
+def test_names_of_variants_become_aliases() -> None:
+    """llama-swap answers to each key of ``setParamsByID``; the parameters are noted."""
+    text = one("filters: {setParamsByID: {'${MODEL_ID}': {a: 1}, '${MODEL_ID}:high': {a: 2}}}")
+    assert model_of(text)["aliases"] == ["m:high"]
+    assert ("m", "filters.setParamsByID") in notes_of(text)
+
+
+# --- Settings of the whole file ------------------------------------------------------
+
+
+def test_settings_of_the_whole_file() -> None:
+    """Timeouts, log level, port and loading messages have their places."""
+    text = one("") + (
+        "healthCheckTimeout: 5\nunloadTimeout: 3\nlogLevel: warn\nstartPort: 10001\n"
+        "sendLoadingState: true\n"
+    )
+    config = config_of(text)
+    assert (config.router.base_port, config.router.log_level) == (10001, "warning")
+    assert config.router.notify_model_swap
+    spawn = config.models[ModelId("m")].spawn
+    assert (spawn.ready_timeout_s, spawn.stop_timeout_s) == (15, 3)
+
+
+def test_defaults_are_those_of_llama_swap() -> None:
+    """A model that took 100 s to load, or 8 s to stop, still may."""
+    spawn = config_of(one("")).models[ModelId("m")].spawn
+    assert (spawn.ready_timeout_s, spawn.stop_timeout_s) == (120, 10)
+    assert "/infill".startswith(spawn.proxy_endpoints)
+
+
+def test_what_has_no_counterpart_for_the_whole_file() -> None:
+    """It is noted at the top; keys and peers without their values."""
+    text = one("") + (
+        "apiKeys: [sk-hunter2]\npeers: {p: {apiKey: sk-x, proxy: 'http://h', models: [a]}}\n"
+        "globalTTL: 60\nlogTimeFormat: rfc3339\nstartPort: 80\nanything: {else: 1}\n"
+    )
+    notes = notes_of(text)
+    settings = ["apiKeys", "peers", "globalTTL", "logTimeFormat", "startPort", "anything"]
+    assert notes == {(None, setting): line for line, setting in enumerate(settings, start=4)}
+    written = render(draft_of(text))
+    assert "sk-" not in written
+    assert written.index("apiKeys") < written.index("[default_spawn]")
+
+
+def test_the_first_preloaded_model_is_the_startup_model() -> None:
+    """Others are noted beside their model; an unknown one is refused."""
+    text = "models: {a: {cmd: 's ${PORT}'}, b: {cmd: 's ${PORT}'}}\n"
+    hooks = "hooks: {on_startup: {preload: [a, b]}}\n"
+    assert config_of(text + hooks).router.startup_model == "a"
+    assert notes_of(text + hooks) == {("b", "hooks.on_startup.preload"): 2}
+    (problem,) = refused(text + hooks.replace("b]", "c]"))
+    assert (problem.line, "'c'" in problem.message) == (2, True)
+
+
+# --- Groups --------------------------------------------------------------------------
+
+FOUR = "models: {a: &x {cmd: 's ${PORT}'}, b: *x, c: *x, d: *x}\n"
+
+
+def groups_of(text: str) -> dict[str, str | None]:
+    return {str(name): spec.group for name, spec in config_of(text).models.items()}
+
+
+@pytest.mark.parametrize("place", ["groups: %s", "routing: {router: {settings: {groups: %s}}}"])
+def test_members_that_do_not_swap_are_a_group(place: str) -> None:
+    """``swap: false`` runs side by side; ``swap: true`` (the default) runs alone."""
+    text = FOUR + place % "{g: {swap: false, members: [a, b]}, h: {members: [c, d]}}"
+    assert groups_of(text) == {"a": "g", "b": "g", "c": None, "d": None}
+    assert notes_of(text) == {}
+
+
+def test_flags_of_groups_without_a_counterpart_are_noted_beside_each_member() -> None:
+    """``exclusive: false`` and ``persistent: true`` mean something that groups here do not."""
+    text = FOUR + "groups:\n  g: {exclusive: false, persistent: true, members: [a, b], x: 1}\n"
+    flags = ("groups.g.exclusive", "groups.g.persistent")
+    expected: set[tuple[str | None, str]] = {(m, flag) for m in "ab" for flag in flags}
+    assert notes_of(text).keys() == {*expected, (None, "groups.g.x")}
+
+
+@pytest.mark.parametrize(
+    ("groups", "word"), [("{g: {members: [z]}}", "'z'"), ("{g: {members: [a, a]}}", "'g'")]
+)
+def test_a_group_with_a_wrong_member_is_refused(groups: str, word: str) -> None:
+    """A member that there is not, or that is in a group already."""
+    (problem,) = refused(f"{FOUR}groups: {groups}\n")
+    assert problem.line == 2
+    assert word in problem.message
+
+
+def test_a_simple_matrix_is_groups_and_the_rest_is_noted() -> None:
+    """Only sets that are ``a & b`` and share no model say the same as groups."""
+    matrix = "{vars: {A: a, B: b, C: c, D: d}, evict_costs: {A: 5}, sets: {one: 'A & B', two: %s}}"
+    text = f"{FOUR}matrix: {matrix % 'C | D'}\n"
+    assert groups_of(text) == {"a": "one", "b": "one", "c": None, "d": None}
+    assert notes_of(text).keys() == {
+        *((model, "matrix.sets.two") for model in "cd"),
+        (None, "matrix.evict_costs"),
+    }
+    shared = (
+        FOUR + f"routing: {{router: {{use: matrix, settings: {{matrix: {matrix % 'A & C'}}}}}}}"
+    )
+    assert set(groups_of(shared).values()) == {None}
+
+
+# --- Mistakes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("models: [", 1, "not valid YAML"),
+        ("a: 1\nb: &x [*x]\n", 2, "nested"),
+        ("models:\n  m:\n    cmd: s\n    cmd: t\n", 4, "twice"),
+        ("models:\n- m\n", 1, "expected a map, got a list"),
+        ("models:\n  m: {cmd: [a]}\n", 2, "expected text, got a list"),
+        ("models:\n  m: {ttl: 3}\n", 2, "it has no cmd"),
+        ("models:\n  m: {cmd: '# only'}\n", 2, "empty"),
+        ("models:\n  m: {cmd: 'a \"b'}\n", 2, "cannot be split"),
+        ("models:\n  m: {cmd: 'a ${PORT}0'}\n", 2, "${PORT}0"),
+        ("models:\n  m:\n    cmd: a ${nope}\n", 3, "no macro ${nope}"),
+        ("models:\n  m:\n    cmd: a ${env.NOPE}\n", 3, "${env.NOPE} is not set"),
+        ("macros: {a: '${b}', b: '${a}'}\nmodels:\n  m: {cmd: '${a}'}\n", 3, "contains itself"),
+        (one("ttl: soon"), 4, "whole number, got soon"),
+        (one("ttl: -2"), 4, "at least -1"),
+        (one("concurrencyLimit: -1"), 4, "at least 0"),
+        (one("unlisted: 1"), 4, "true or false, got 1"),
+        (one("env: {A: B}"), 4, "expected a list, got a map"),
+        (one("env: [A]"), 4, "NAME=value"),
+        (one("env: ['=b']"), 2, "not a variable's name"),
+        (one("checkEndpoint: health"), 2, "must begin with '/'"),
+        (one("aliases: [m2]\n") + "  m2: {cmd: s}\n", 2, "already a name of the model 'm2'"),
+        ("logLevel: loud\n", 1, "must be one of debug"),
+        ("models:\n  '': {cmd: 's ${PORT}'}\n", 2, "must not be empty"),
+        ('models: {m: {cmd: "s\\uD800"}}', 1, "surrogate"),
+        ("models: {m: {cmd: s\x07}}", 1, "U+0007"),
+    ],
+)
+def test_mistakes_are_sentences_with_a_line(text: str, line: int, words: str) -> None:
+    """What cannot be translated says what and where it is."""
+    problems = refused(text)
+    assert [problem.line for problem in problems] == [line], problems
+    assert words in str(problems[0])
+
+
+def test_mistakes_of_several_models_come_together() -> None:
+    """One run says what is wrong with every model."""
+    text = "models:\n  a: {cmd: '${x}'}\n  b: {cmd: s}\n  c: {cmd: s, ttl: x}\n"
+    assert [problem.line for problem in refused(text)] == [2, 4]
+
+
+def test_few_lines_cannot_make_gigabytes() -> None:
+    """Neither aliases of YAML nor macros may multiply without end."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 12)]
+    assert "more than" in refused("\n".join(lines))[0].message
+    macros = ["macros:", "  m0: xxxxxxxxxxxxxxxx"]
+    macros += [f"  m{n}: '{f'${{m{n - 1}}}' * 16}'" for n in range(1, 12)]
+    text = "\n".join([*macros, "models: {m: {cmd: '${m11}'}}"])
+    assert "characters" in refused(text)[0].message
+
+
+# --- Anything ------------------------------------------------------------------------
+
+KEYS = [
+    *("models", "macros", "groups", "matrix", "hooks", "on_startup", "preload", "cmd", "proxy"),
+    *("env", "aliases", "ttl", "filters", "setParamsByID", "checkEndpoint", "members", "swap"),
+    *("routing", "router", "settings", "vars", "sets", "startPort", "logLevel", "m", "<<"),
+]
+PIECES = [
+    "serve",
+    "${PORT}",
+    "${m}",
+    "${env.HOME}",
+    "--port 8999",
+    "'",
+    '"',
+    "\\",
+    "#",
+    "$",
+    "é\x85",
+]
+TEXTS = st.one_of(
+    st.sampled_from(["m", "a & b", "", "none", "/health", "FOO=bar", "http://localhost:8999"]),
+    st.lists(st.sampled_from(PIECES)).map(" ".join),
+    st.text(max_size=8),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=3), inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+MODELS = st.dictionaries(
+    TEXTS,
+    st.fixed_dictionaries(
+        {"cmd": TEXTS},
+        optional={
+            "env": st.lists(TEXTS, max_size=2),
+            "aliases": st.lists(TEXTS, max_size=2),
+            "proxy": TEXTS,
+            "checkEndpoint": TEXTS,
+            "ttl": st.integers(-2, 9),
+            "macros": st.dictionaries(TEXTS, TEXTS, max_size=2),
+            "filters": VALUES,
+            "metadata": VALUES,
+        },
+    ),
+    max_size=3,
+)
+
+
+def yields_toml_or_a_sentence(text: str) -> None:
+    try:
+        draft = draft_of(text)
+    except ConfigError:
+        return
+    written = tomllib.loads(render(draft))
+    assert written == {section: table for section, table in draft.document().items() if table}
+    parse_config(written)
+
+
+@given(st.text())
+def test_any_text_gives_toml_or_a_sentence(text: str) -> None:
+    """No text makes the translation fail in any other way."""
+    yields_toml_or_a_sentence(text)
+
+
+@given(st.lists(st.sampled_from([*"{}[]:,-&*!|>'\"#%@?\n \t", "<<", "a", "models", "cmd", "\\U"])))
+def test_any_punctuation_gives_toml_or_a_sentence(pieces: list[str]) -> None:
+    """Text that is nearly YAML is no exception."""
+    yields_toml_or_a_sentence("".join(pieces))
+
+
+@given(VALUES)
+def test_any_tree_gives_toml_or_a_sentence(value: object) -> None:
+    """Valid YAML of any shape is no exception."""
+    yields_toml_or_a_sentence(yaml_of(value))
+
+
+@given(MODELS, VALUES)
+def test_any_models_give_toml_or_a_sentence(models: dict[str, Any], groups: object) -> None:
+    """Nearly sensible configurations are no exception."""
+    yields_toml_or_a_sentence(yaml_of({"models": models, "groups": groups}))
+
+
+def yaml_of(value: object) -> str:
+    """Write *value* as YAML."""
+    return str(yaml.safe_dump(value, allow_unicode=True))
