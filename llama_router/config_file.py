@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -37,12 +38,14 @@ class LoadedConfig:
         warnings: What does not prevent its use, in the order of the file.
         path: Where it was read from, absolute.
         as_written: ``[router]`` as the file has it, whatever the command line overrides.
+        digest: SHA-256 of the file.
     """
 
     config: Config
     warnings: tuple[Problem, ...]
     path: Path
     as_written: RouterSpec
+    digest: bytes = b""
 
 
 def default_config_path(environ: Mapping[str, str]) -> list[Path]:
@@ -72,7 +75,16 @@ def load_config(path: Path) -> LoadedConfig:
     except FileNotFoundError:
         message = f"cannot find {path}: the working directory no longer exists"
         raise ConfigError((Problem((), message),)) from None
-    text = _read(path)
+    data = _read(path)
+    digest = hashlib.sha256(data).digest()
+    try:
+        return _checked(path, _decoded(data), digest)
+    except ConfigError as exc:
+        exc.digest = digest
+        raise
+
+
+def _checked(path: Path, text: str, digest: bytes) -> LoadedConfig:
     document = _parse(text)
     files = _Files(path.parent)
     files.resolve(document)
@@ -84,16 +96,21 @@ def load_config(path: Path) -> LoadedConfig:
     if problems:
         raise ConfigError(_in_file_order(text, problems))
     warnings = _in_file_order(text, [*files.warnings, *_doubts(config)])
-    return LoadedConfig(config=config, warnings=warnings, path=path, as_written=config.router)
+    return LoadedConfig(
+        config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
+    )
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
             raise ConfigError((Problem((), f"cannot read {path}: it is not a file"),))
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as exc:
         raise ConfigError((Problem((), f"cannot read {path}: {exc.strerror}"),)) from exc
+
+
+def _decoded(data: bytes) -> str:
     try:
         # Some editors begin a UTF-8 file with a byte order mark; it means nothing.
         return data.decode("utf-8-sig")
@@ -117,6 +134,9 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _in_file_order(text: str, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    problems = tuple(problems)
+    if not problems:
+        return ()  # finding the lines takes as long as everything else
     lines = _LineFinder(text).lines
     for problem in problems:
         # A key that is not in the file is looked for where it would have to be.

@@ -29,10 +29,12 @@ from .core.events import (
     Start,
     Stop,
     Tick,
+    Unload,
 )
 from .core.lifecycle import Phase, Signal
 from .core.scheduler import ModelStatistics, Scheduler
 from .errors import BackendError, NoModelRunningError, RouterError, UnknownModelError
+from .news import News
 
 log = structlog.get_logger()
 
@@ -136,7 +138,11 @@ class Lease:
 
 
 class Dispatcher:
-    """Bridge between the sans-IO scheduler and Trio tasks."""
+    """Bridge between the sans-IO scheduler and Trio tasks.
+
+    Attributes:
+        news: What happens to the models, for those who follow it.
+    """
 
     def __init__(self, config: Config, launch: Launch) -> None:
         self._scheduler = Scheduler(config)
@@ -147,7 +153,9 @@ class Dispatcher:
         self._scopes: dict[ModelId, trio.CancelScope] = {}
         self._last_spawned: list[ModelId] = []  # newest last
         self._alarm = trio.CancelScope()
+        self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.news = News()
 
     @property
     def config(self) -> Config:
@@ -210,6 +218,28 @@ class Dispatcher:
             if model in config.models:
                 backend.spec = config.models[model]
 
+    async def unload(self, model: ModelId, *, force: bool) -> None:
+        """Stop *model*'s backend; return once it is gone.
+
+        Whoever waits for the model, or asks for it later, brings it back.
+
+        Args:
+            model: A model of the configuration in force.
+            force: End the requests that it serves instead of waiting for them.
+        """
+        self.submit(Unload(model, force))
+        while self.phase(model) in (Phase.DRAINING, Phase.STOPPING):
+            await self._moved.wait()
+
+    def phase(self, model: ModelId) -> Phase | None:
+        """Return where *model*'s backend is in its life; None if there is no such model."""
+        stats = self._scheduler.statistics().get(model)
+        return None if stats is None else stats.phase
+
+    def backend(self, model: ModelId) -> Backend | None:
+        """Return the ready backend of *model*, if there is one."""
+        return self._backends.get(model)
+
     def shut_down(self) -> None:
         """Refuse whoever waits, and start nothing more."""
         self.submit(ShutDown())
@@ -236,6 +266,11 @@ class Dispatcher:
                     self._end(model, None)
                 case _:
                     assert_never(action)
+        if moves := self._scheduler.take_moves():
+            for model, phase in moves:
+                self.news.publish("model", {"id": str(model), "phase": phase.value})
+            self._moved.set()
+            self._moved = trio.Event()
         if self._alarm.deadline != self._scheduler.wake_s:
             self._alarm.deadline = self._scheduler.wake_s
 

@@ -5,6 +5,9 @@
   * RequestError
     * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError
     * EndpointNotAllowedError, NoModelRunningError
+    * AccessError
+      * AdminTokenError, ApiKeyError, ModelNotAllowedError
+      * HostNotAllowedError, OriginNotAllowedError, MediaTypeError
   * AdmissionError
     * UnknownModelError, QueueFullError, QueueTimeoutError, ShuttingDownError
   * BackendError
@@ -78,6 +81,7 @@ class ConfigError(RouterError):
 
     Attributes:
         problems: Everything that is wrong, in the order of the file.
+        digest: SHA-256 of the file, if it could be read.
     """
 
     code = "config_invalid"
@@ -85,6 +89,7 @@ class ConfigError(RouterError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+        self.digest: bytes | None = None
 
 
 class RequestError(RouterError):
@@ -137,6 +142,52 @@ class NoModelRunningError(RequestError):
     code = "no_models_running"
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "server_error"
+
+
+class AccessError(RequestError):
+    """Whoever asks may not. Never says which secret would be right."""
+
+    code = "access_denied"
+    status = HTTPStatus.FORBIDDEN
+
+
+class AdminTokenError(AccessError):
+    """The admin token is missing or wrong."""
+
+    code = "invalid_admin_token"
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class ApiKeyError(AccessError):
+    """The API key is missing or unknown."""
+
+    code = "invalid_api_key"
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class ModelNotAllowedError(AccessError):
+    """The API key is good, but not for this model."""
+
+    code = "model_not_allowed"
+
+
+class HostNotAllowedError(AccessError):
+    """The request was sent to a name that is not the router's: DNS rebinding, perhaps."""
+
+    code = "host_not_allowed"
+
+
+class OriginNotAllowedError(AccessError):
+    """A page of another site made the browser send the request."""
+
+    code = "origin_not_allowed"
+
+
+class MediaTypeError(AccessError):
+    """A change must be JSON and say so: a page of another site cannot."""
+
+    code = "media_type_not_supported"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class AdmissionError(RouterError):

@@ -11,15 +11,19 @@ told to stop.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
 import structlog
 import trio
 
+from . import runtime_file
+from .admin_token import admin_token
 from .backends import proctree
 from .backends.instances import InstanceRecord, Outcome, sweep
 from .backends.launch import Launcher
@@ -30,12 +34,16 @@ from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
 from .config_file import LoadedConfig
 from .control.app import build_app
+from .control.context import ControlContext
 from .control.hypercorn import ControlServer
+from .core.access import Gate
+from .core.config import Config
+from .core.exposure import exposure
 from .dispatcher import Dispatcher
 from .errors import RouterError
 from .gateway.connection import Gateway
 from .gateway.server import listen, serve
-from .watcher import reload
+from .watcher import Watcher
 
 log = structlog.get_logger()
 
@@ -108,11 +116,20 @@ async def run_router(
             writable, the startup model does not load.
     """
     router = loaded.config.router
+    if fault := exposure(
+        router.host,
+        has_keys=bool(loaded.config.api_keys),
+        public_without_keys=router.public_without_keys,
+    ):
+        raise PublicBindError(fault)
     instance = secrets.token_hex(8)
     listeners = listen(router.host, router.port)
     try:
         await trio.to_thread.run_sync(_sweep, state_dir)
         record = await trio.to_thread.run_sync(_open_record, state_dir, instance)
+        token = await trio.to_thread.run_sync(admin_token, state_dir, environ)
+        own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
+        gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=token.value)
         proctree.adopt_orphans()
         port = listeners[0].getsockname()[1]
         lifeline = Lifeline(instance)
@@ -142,7 +159,18 @@ async def run_router(
                     await backends.start(dispatcher.run)
                     try:
                         if await _start_up(dispatcher, requests):
-                            await _serve(loaded, requests, dispatcher, listeners, task_status)
+                            face = _Face(
+                                loaded=loaded,
+                                requests=requests,
+                                dispatcher=dispatcher,
+                                gate=gate,
+                                logs=logs,
+                                listeners=listeners,
+                                state_dir=state_dir,
+                                runtime_path=runtime_file.runtime_path(state_dir, environ),
+                                token_path=token.path,
+                            )
+                            await face.serve(task_status)
                     finally:
                         services.start_soon(_bound_the_end, dispatcher, requests, launcher.hurry)
                         backends.cancel_scope.cancel()
@@ -156,6 +184,12 @@ async def run_router(
         for listener in listeners:
             listener.close()
     log.info("router.stopped")
+
+
+class PublicBindError(RouterError):
+    """Everybody could use every model, and nobody said that this is wanted."""
+
+    code = "public_bind_refused"
 
 
 class StateDirError(RouterError):
@@ -216,42 +250,95 @@ async def _start_up(dispatcher: Dispatcher, requests: Requests) -> bool:
     return not requests.stop.is_set()
 
 
-async def _serve(
-    loaded: LoadedConfig,
-    requests: Requests,
-    dispatcher: Dispatcher,
-    listeners: list[socket.socket],
-    task_status: trio.TaskStatus[Running],
-) -> None:
-    """Serve until the end is asked for, then until everybody is served or time is up."""
-    control = ControlServer(build_app(dispatcher))
-    gateway = Gateway(dispatcher, control.serve)
-    async with trio.open_nursery() as face:
+@attrs.define(eq=False, kw_only=True)
+class _Face:
+    """What the outside sees of a router."""
 
-        async def drain() -> None:
-            await requests.stop.wait()
-            drain_s = dispatcher.config.router.drain_s
-            log.info("router.draining", drain_s=drain_s)
-            dispatcher.shut_down()
-            gateway.drain()
-            await control.drain()
-            with trio.move_on_after(max(drain_s, REFUSAL_S)):
-                await requests.hurry.wait()
+    loaded: LoadedConfig
+    requests: Requests
+    dispatcher: Dispatcher
+    gate: Gate
+    logs: LogStore
+    listeners: list[socket.socket]
+    state_dir: Path
+    runtime_path: Path
+    token_path: Path
+    started_s: float = attrs.field(factory=time.time)
+    urls: tuple[str, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.urls = tuple(map(_url, self.listeners))
+
+    async def serve(self, task_status: trio.TaskStatus[Running]) -> None:
+        """Serve until the end is asked for, then until everybody is served or time is up."""
+        watcher = Watcher(
+            self.loaded, current=lambda: self.dispatcher.config, apply=self._reconfigure
+        )
+        context = ControlContext(
+            dispatcher=self.dispatcher,
+            gate=self.gate,
+            logs=self.logs,
+            config_path=watcher.path,
+            state_dir=self.state_dir,
+            started_s=self.started_s,
+            urls=lambda: self.urls,
+            reload=watcher.reload,
+            report=lambda: watcher.report,
+        )
+        control = ControlServer(build_app(context))
+        gateway = Gateway(self.dispatcher, self.gate, control.serve)
+        async with trio.open_nursery() as face:
+            face.start_soon(self._drain, gateway, control, face.cancel_scope)
+            face.start_soon(watcher.run)
+            face.start_soon(self._look_when_asked, watcher)
+            with self._findable():
+                async with trio.open_nursery() as accepting:
+                    await accepting.start(serve, gateway, self.listeners)
+                    models = len(self.dispatcher.config.models)
+                    log.info("router.ready", urls=self.urls, models=models)
+                    task_status.started(Running(self.urls, self.dispatcher))
             face.cancel_scope.cancel()
 
-        async def reload_when_asked() -> None:
-            while True:
-                await requests.next_reload()
-                await reload(loaded.path, dispatcher, started=loaded.as_written)
+    async def _drain(
+        self, gateway: Gateway, control: ControlServer, face: trio.CancelScope
+    ) -> None:
+        await self.requests.stop.wait()
+        drain_s = self.dispatcher.config.router.drain_s
+        log.info("router.draining", drain_s=drain_s)
+        self.dispatcher.shut_down()
+        gateway.drain()
+        await control.drain()
+        with trio.move_on_after(max(drain_s, REFUSAL_S)):
+            await self.requests.hurry.wait()
+        face.cancel()
 
-        face.start_soon(drain)
-        face.start_soon(reload_when_asked)
-        async with trio.open_nursery() as accepting:
-            await accepting.start(serve, gateway, listeners)
-            urls = tuple(_url(listener) for listener in listeners)
-            log.info("router.ready", urls=urls, models=len(dispatcher.config.models))
-            task_status.started(Running(urls, dispatcher))
-        face.cancel_scope.cancel()
+    async def _look_when_asked(self, watcher: Watcher) -> None:
+        while True:
+            await self.requests.next_reload()
+            watcher.look_now()
+
+    async def _reconfigure(self, config: Config) -> None:
+        self.dispatcher.reconfigure(config)
+        self.gate.reconfigure(config)
+
+    @contextlib.contextmanager
+    def _findable(self) -> Iterator[None]:
+        """Let commands find this router meanwhile."""
+        content = runtime_file.RuntimeFile(
+            pid=os.getpid(),
+            urls=self.urls,
+            config=str(self.loaded.path),
+            token_file=str(self.token_path),
+        )
+        try:
+            runtime_file.write(self.runtime_path, content)
+        except OSError as exc:
+            log.warning("router.hidden", path=str(self.runtime_path), reason=exc.strerror)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                runtime_file.remove(self.runtime_path)
 
 
 async def _bound_the_end(dispatcher: Dispatcher, requests: Requests, hurry: trio.Event) -> None:

@@ -1,53 +1,179 @@
-"""Applies a changed ``router.toml`` to the running router."""
+"""Notices that ``router.toml`` changed, and applies it to the running router."""
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Final, NoReturn
 
 import attrs
 import structlog
 import trio
 
-from .config_file import load_config
-from .core.config import RouterSpec
+from .config_file import LoadedConfig, load_config
+from .core.config import Config
 from .core.diff import plan_reload, router_fields_to_restart_for
-from .dispatcher import Dispatcher
+from .core.file_watch import Advice, FileWatch, Stamp
+from .core.reports import ReloadReport, Verdict
 from .errors import ConfigError
 
 log = structlog.get_logger()
 
+#: Between two looks at the file, in seconds. A notification of the kernel would be lost
+#: with the first atomic rename, and would miss what a link leads to.
+POLL_S: Final = 1.0
 
-async def reload(path: Path, dispatcher: Dispatcher, *, started: RouterSpec) -> bool:
-    """Read *path* again and apply what changed; return whether it was usable.
+#: How long a changed file must stay the same, in seconds.
+SETTLE_S: Final = 0.2
 
-    A bad file changes nothing: everything that is wrong with it is logged, and the
-    configuration in force stays.
+Apply = Callable[[Config], Awaitable[None]]
+"""Makes a checked configuration the one in force, or raises `ConfigError`."""
+
+
+class Watcher:
+    """Keeps the configuration in force the one in the file.
 
     Args:
-        path: The file.
-        dispatcher: Whose configuration is replaced.
-        started: ``[router]`` as the file had it when this router started.
+        loaded: What the router started with.
+        current: Returns the configuration in force.
+        apply: Replaces it.
+
+    Attributes:
+        report: What the latest look led to.
     """
-    try:
-        # Abandoned at shutdown: a file system that hangs must not keep the router alive.
-        loaded = await trio.to_thread.run_sync(load_config, path, abandon_on_cancel=True)
-    except ConfigError as exc:
-        log.error("config.rejected", path=str(path), problems=[str(p) for p in exc.problems])
-        return False
-    for warning in loaded.warnings:
-        log.warning("config.doubted", path=str(path), problem=str(warning))
-    plan = plan_reload(dispatcher.config, loaded.config)
-    needs_restart = router_fields_to_restart_for(
-        attrs.evolve(loaded.config, router=started), loaded.config
-    )
-    dispatcher.reconfigure(loaded.config)
-    log.info(
-        "config.applied",
-        path=str(path),
-        added=sorted(plan.add),
-        removed=sorted(plan.remove),
-        restarted=sorted(plan.restart),
-        retuned=sorted(plan.retune),
-        needs_router_restart=needs_restart,
-    )
-    return True
+
+    def __init__(
+        self, loaded: LoadedConfig, *, current: Callable[[], Config], apply: Apply
+    ) -> None:
+        self._path = loaded.path
+        self._started = loaded.as_written
+        self._digest = loaded.digest
+        self._current = current
+        self._apply = apply
+        self._asked = trio.Event()
+        self._begun = 0  # reloads, to tell an asker which of them saw its file
+        self._finished = 0
+        self._news = trio.Event()
+        self.report = ReloadReport(
+            verdict=Verdict.STARTED, at_s=time.time(), warnings=loaded.warnings
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    def look_now(self) -> None:
+        """Read the file now, whether or not it seems to have changed."""
+        self._asked.set()
+
+    async def reload(self) -> ReloadReport:
+        """Read the file now; return what became of it, or of what it was replaced by."""
+        number = self._begun + 1
+        self.look_now()
+        while self._finished < number:
+            await self._news.wait()
+        return self.report
+
+    async def run(self) -> NoReturn:
+        """Watch until cancelled. Whatever changes during a reload is seen after it."""
+        watch = FileWatch()
+        pause_s = POLL_S
+        while True:
+            with trio.move_on_after(pause_s):
+                await self._asked.wait()
+            pause_s = POLL_S
+            if not self._asked.is_set():
+                # On a thread: a file system may hang. It is abandoned at the end then.
+                stamp = await trio.to_thread.run_sync(_stamp, self._path, abandon_on_cancel=True)
+                match watch.see(stamp):
+                    case Advice.REST:
+                        continue
+                    case Advice.SETTLE:
+                        pause_s = SETTLE_S
+                        continue
+                    case Advice.READ:
+                        pass
+            anyhow = self._asked.is_set()  # perhaps while the file was looked at
+            self._asked = trio.Event()
+            self._begun += 1
+            await self._look(anyhow=anyhow)
+            self._finished = self._begun
+            self._news.set()
+            self._news = trio.Event()
+
+    async def _look(self, *, anyhow: bool) -> None:
+        try:
+            loaded = await trio.to_thread.run_sync(
+                _load, self._path, None if anyhow else self._digest, abandon_on_cancel=True
+            )
+            if loaded is None:
+                return  # written again, but with what it had
+            self._digest = loaded.digest
+            await self._use(loaded)
+        except ConfigError as exc:
+            self._digest = exc.digest or self._digest
+            self._reject(exc)
+
+    async def _use(self, loaded: LoadedConfig) -> None:
+        """Apply a file without mistakes.
+
+        Raises:
+            ConfigError: if the system refuses what it asks for, an address for instance.
+        """
+        plan = plan_reload(self._current(), loaded.config)
+        await self._apply(loaded.config)
+        for warning in loaded.warnings:
+            log.warning("config.doubted", path=str(self._path), problem=str(warning))
+        needs_restart = router_fields_to_restart_for(
+            attrs.evolve(loaded.config, router=self._started), loaded.config
+        )
+        self.report = ReloadReport(
+            verdict=Verdict.APPLIED,
+            at_s=time.time(),
+            warnings=loaded.warnings,
+            added=tuple(sorted(plan.add)),
+            removed=tuple(sorted(plan.remove)),
+            restarted=tuple(sorted(plan.restart)),
+            retuned=tuple(sorted(plan.retune)),
+            needs_router_restart=needs_restart,
+        )
+        log.info(
+            "config.applied",
+            path=str(self._path),
+            added=list(self.report.added),
+            removed=list(self.report.removed),
+            restarted=list(self.report.restarted),
+            retuned=list(self.report.retuned),
+            needs_router_restart=needs_restart,
+        )
+
+    def _reject(self, error: ConfigError) -> None:
+        self.report = ReloadReport(
+            verdict=Verdict.REJECTED, at_s=time.time(), problems=error.problems
+        )
+        problems = [str(problem) for problem in error.problems]
+        log.error("config.rejected", path=str(self._path), problems=problems)
+
+
+def _stamp(path: Path) -> Stamp:
+    with suppress(OSError):  # it follows links: what counts is the file at their end
+        found = path.stat()
+        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return None
+
+
+def _load(path: Path, known: bytes | None) -> LoadedConfig | None:
+    """Return what is in *path*, or None if it has the digest *known*. Blocks on files.
+
+    Raises:
+        ConfigError: if it cannot be used.
+    """
+    if known is not None:
+        with suppress(OSError):
+            if hashlib.sha256(path.read_bytes()).digest() == known:
+                return None
+    return load_config(path)

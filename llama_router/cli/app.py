@@ -121,6 +121,118 @@ def import_presets(
     return run(file, output)
 
 
+# -- commands to a running router ---------------------------------------------------------
+
+Url = Annotated[str | None, Parameter(name="--url")]
+TokenFile = Annotated[Path | None, Parameter(name="--token-file")]
+Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+@app.command
+def ps(
+    *,
+    all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,  # noqa: A002 -- the option's name
+    json: Json = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> int:
+    """List the models that a running router has loaded.
+
+    Args:
+        all: Those that are not loaded, too.
+        json: As JSON.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- for --help and --version
+    from .operate import ps as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config), every=all, as_json=json)
+
+
+@app.command
+def status(
+    *,
+    json: Json = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> int:
+    """Say how a running router is, and what became of its configuration.
+
+    Args:
+        json: Everything, as JSON.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import status as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config), as_json=json)
+
+
+@app.command
+def load(
+    model: str, /, *, url: Url = None, token_file: TokenFile = None, config: Config = None
+) -> int:
+    """Load a model, and wait until it is ready.
+
+    Args:
+        model: Its name or an alias.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import load as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config), model)
+
+
+@app.command
+def unload(
+    model: str,
+    /,
+    *,
+    force: Annotated[bool, Parameter(negative="")] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> int:
+    """Unload a model once its requests are done, and wait until it is gone.
+
+    Args:
+        model: Its name or an alias.
+        force: Cut its requests instead of waiting for them.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import unload as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config), model, force=force)
+
+
+@app.command
+def reload(*, url: Url = None, token_file: TokenFile = None, config: Config = None) -> int:
+    """Let a running router read its configuration now, and say what became of it.
+
+    Args:
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import reload as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config))
+
+
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its status."""
     sys.exit(app())

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Final
 
 import structlog
-from quart import Response, request
+from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ..core.answers import error_body, error_fields
-from ..dispatcher import Dispatcher
 from ..errors import RequestError, RouterError
-from . import models
+from . import admin, guard, models
+from .context import ControlContext
 
 log = structlog.get_logger()
 
@@ -37,12 +39,21 @@ class InternalError(RouterError):
     code = "internal_error"
 
 
-def build_app(dispatcher: Dispatcher) -> QuartTrio:
-    """Assemble the application; it asks *dispatcher* and owns nothing."""
+BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
+    models.blueprint,
+    admin.blueprint,
+)
+"""Makes the routes of each part; see `context` for how another one joins."""
+
+
+def build_app(context: ControlContext) -> QuartTrio:
+    """Assemble the application; it asks *context* and owns nothing."""
     app = QuartTrio("llama_router")
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
     app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
-    app.register_blueprint(models.blueprint(dispatcher))
+    guard.install(app, context.gate)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint(context))
 
     @app.errorhandler(RouterError)
     async def refuse(error: RouterError) -> Response:

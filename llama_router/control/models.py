@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from quart import Blueprint
 
+from ..core.access import Area
 from ..core.config import ModelSpec
 from ..core.lifecycle import Phase
 from ..core.scheduler import ModelStatistics
-from ..dispatcher import Dispatcher
 from ..errors import BackendExitedError, UnknownModelError
+from .context import ControlContext
+from .guard import asker, open_to
 
 _STATUS: Final = {
     Phase.STOPPED: "unloaded",
@@ -28,27 +30,33 @@ _STATUS: Final = {
 }
 
 
-def blueprint(dispatcher: Dispatcher) -> Blueprint:
+def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes under ``/v1/models`` and ``/models``."""
+    dispatcher = context.dispatcher
     routes = Blueprint("models", __name__)
     created_s = int(time.time())
 
     @routes.get("/v1/models")
     @routes.get("/models")
+    @open_to(Area.MODELS)
     async def list_models() -> dict[str, Any]:
         statistics = dispatcher.statistics()
         entries = [
             _entry(spec, statistics[model], created_s)
             for model, spec in dispatcher.config.models.items()
+            if asker().may_use(spec)
         ]
         return {"object": "list", "data": entries}
 
     @routes.get("/v1/models/<path:name>")
+    @open_to(Area.MODELS)
     async def retrieve_model(name: str) -> dict[str, Any]:
         model = dispatcher.config.resolve(name)
         if model is None:
             raise UnknownModelError(f"no model or alias is named {name!r}")
-        return _entry(dispatcher.config.models[model], dispatcher.statistics()[model], created_s)
+        spec = dispatcher.config.models[model]
+        asker().check_model(spec)
+        return _entry(spec, dispatcher.statistics()[model], created_s)
 
     return routes
 

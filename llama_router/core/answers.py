@@ -7,6 +7,7 @@ Source: https://platform.openai.com/docs/guides/error-codes; the shape is
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 
 import msgspec
 
@@ -35,6 +36,8 @@ def error_fields(error: RouterError) -> list[tuple[bytes, bytes]]:
     if error.retry_after_s is not None:
         # Whole seconds, at least one. Source: RFC 9110, section 10.2.3.
         fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.status is HTTPStatus.UNAUTHORIZED:
+        fields.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
     return fields
 
 

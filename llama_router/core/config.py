@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum, auto
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import attrs
 
 from ..errors import ConfigError, Problem
 from . import placeholders
+from .exposure import exposure
 from .values import (
     CONTROL,
     Read,
@@ -22,12 +24,15 @@ from .values import (
     read_boolean,
     read_command,
     read_env,
+    read_origin,
     read_seconds,
+    read_sha256,
     read_table,
     read_text,
     read_timeout,
     read_url_path,
     read_word,
+    secret_reader,
 )
 
 ModelId = NewType("ModelId", str)
@@ -115,6 +120,31 @@ class RouterSpec:
     stable_after_s: float = attrs.field(default=60.0, metadata=_retune(read_seconds))
     max_restarts: int = attrs.field(default=3, metadata=_retune(integer_reader(0)))
     cooldown_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
+    admin_token: str | None = attrs.field(
+        default=None, repr=False, metadata=_retune(secret_reader(16))
+    )
+    allowed_hosts: tuple[str, ...] = attrs.field(
+        default=(), metadata=_retune(array_reader(read_text))
+    )
+    cors_origins: tuple[str, ...] = attrs.field(
+        default=(), metadata=_retune(array_reader(read_origin))
+    )
+    public_without_keys: bool = attrs.field(default=False, metadata=_retune(read_boolean))
+
+
+@attrs.frozen(kw_only=True)
+class ApiKey:
+    """One key of the public side.
+
+    Attributes:
+        sha256: Digest of the key, in hexadecimal; the key itself is not kept.
+        models: Names and patterns of the models that it may use; None for all.
+    """
+
+    sha256: str = attrs.field(repr=False, metadata=_retune(read_sha256))
+    models: tuple[str, ...] | None = attrs.field(
+        default=None, metadata=_retune(array_reader(read_text))
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -189,6 +219,7 @@ class Config:
     """A whole ``router.toml``, checked. *models* keeps the order of the file."""
 
     router: RouterSpec = attrs.field(factory=RouterSpec)
+    api_keys: Mapping[str, ApiKey] = attrs.field(factory=dict[str, ApiKey])
     models: Mapping[ModelId, ModelSpec] = attrs.field(
         factory=dict[ModelId, ModelSpec], converter=_frozen_models
     )
@@ -226,9 +257,10 @@ def _readers(spec: type[attrs.AttrsInstance]) -> dict[str, Read]:
 
 _ROUTER_KEYS = _readers(RouterSpec)
 _SPAWN_KEYS = _readers(SpawnSpec)
+_API_KEY_KEYS = _readers(ApiKey) | {"key": secret_reader(8)}
 _MODEL_KEYS = _readers(ModelSpec) | {"args": array_reader(read_word), "spawn": read_table}
 _SECTIONS: dict[str, Read] = dict.fromkeys(
-    ("router", "default_spawn", "templates", "models"), read_table
+    ("router", "api_keys", "default_spawn", "templates", "models"), read_table
 )
 # Stands for what could not be read, so that nothing is said twice about it.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
@@ -256,6 +288,11 @@ class _Parser:
     def config(self, document: Mapping[str, Any]) -> Config:
         sections = self.fields(document, _SECTIONS, ())
         router = RouterSpec(**self.fields(sections.get("router", {}), _ROUTER_KEYS, ("router",)))
+        keys = {
+            name: key
+            for name, table in self.named_tables(sections, "api_keys")
+            if (key := self.api_key(name, table)) is not None
+        }
         default = self.spawn(DEFAULT_SPAWN, document, sections, where=("default_spawn",))
         tables = dict(self.named_tables(sections, "templates"))
         templates = {
@@ -267,7 +304,13 @@ class _Parser:
             for name, table in self.named_tables(sections, "models")
         }
         self.check_names(router, models, sections.get("models", {}))
-        return Config(router=router, models=models)
+        self.check_keys(keys)
+        written = sections.get("api_keys", {})
+        if fault := exposure(
+            router.host, has_keys=bool(written), public_without_keys=router.public_without_keys
+        ):
+            self.report(("router", "host"), fault)
+        return Config(router=router, api_keys=keys, models=models)
 
     def report(self, where: _Where, message: str) -> None:
         self.problems.append(Problem(where, message))
@@ -349,6 +392,23 @@ class _Parser:
         for name in sorted(used & {"path", "mmproj"} - table.keys()):
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
         return ModelSpec(id=model, spawn=spawn, **{"max_queued": router.max_queued, **own})
+
+    def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
+        where = ("api_keys", name)
+        own = self.fields(table, _API_KEY_KEYS, where)
+        if ("key" in table) == ("sha256" in table):
+            self.report(where, "needs either 'key' or 'sha256', the digest of the key")
+        key = own.pop("key", None)
+        if key is not None:
+            own["sha256"] = hashlib.sha256(key.encode()).hexdigest()
+        return ApiKey(**own) if "sha256" in own else None
+
+    def check_keys(self, keys: Mapping[str, ApiKey]) -> None:
+        """Report keys that two names share: nobody could tell whose a request is."""
+        owners: dict[str, str] = {}
+        for name, key in keys.items():
+            if (owner := owners.setdefault(key.sha256, name)) != name:
+                self.report(("api_keys", name), f"the same key as that of {owner!r}")
 
     def check_names(
         self,

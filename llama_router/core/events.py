@@ -47,6 +47,19 @@ class Tick:
 
 
 @attrs.frozen
+class Unload:
+    """Somebody wants the model's backend to go; who waits for it brings it back.
+
+    Attributes:
+        model: Which one.
+        force: Do not wait for the requests that it serves.
+    """
+
+    model: ModelId
+    force: bool
+
+
+@attrs.frozen
 class Reconfigured:
     """The configuration was replaced."""
 
@@ -58,7 +71,7 @@ class ShutDown:
     """Refuse whoever waits, start nothing more; requests being served go on."""
 
 
-Event: TypeAlias = Arrived | Finished | Changed | Tick | Reconfigured | ShutDown
+Event: TypeAlias = Arrived | Finished | Changed | Tick | Unload | Reconfigured | ShutDown
 
 
 @attrs.frozen

@@ -33,7 +33,7 @@ exiting) has no turn and drives nobody out.
 from __future__ import annotations
 
 import math
-from typing import assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -54,10 +54,14 @@ from .events import (
     Start,
     Stop,
     Tick,
+    Unload,
 )
 from .lifecycle import Phase, Signal, advance
 from .placement import Resident, make_room
 from .restart import CLOSED, Breaker, after_failure
+
+#: Why a backend leaves whose settings are no longer those of the file.
+OUTDATED: Final = "its configuration changed"
 
 
 @attrs.define(eq=False)
@@ -116,8 +120,9 @@ class Scheduler:
         self._waiting: set[ModelId] = set()
         self._resident: set[ModelId] = set()
         self._backing_off: set[ModelId] = set()
-        self._draining: set[ModelId] = set()
+        self._draining: dict[ModelId, str] = {}  # and why
         self._group_ready_since_s: dict[str, float] = {}
+        self._moves: list[tuple[ModelId, Phase]] = []
         self._shutting_down = False
         self._wake_s = math.inf
 
@@ -146,6 +151,8 @@ class Scheduler:
                 actions = self._is_gone(model, error, now_s)
             case Tick():
                 actions = []
+            case Unload(model, force):
+                actions = self._unload(model, force=force)
             case Reconfigured(config):
                 actions = self._reconfigure(config)
             case ShutDown():
@@ -157,6 +164,11 @@ class Scheduler:
         else:
             self._wake_s = math.inf
         return actions
+
+    def take_moves(self) -> list[tuple[ModelId, Phase]]:
+        """Return which models came into which phase since the last call, in order."""
+        moves, self._moves = self._moves, []
+        return moves
 
     def spec(self, model: ModelId) -> ModelSpec:
         """Return the settings that the next start of *model* uses."""
@@ -198,7 +210,7 @@ class Scheduler:
             wait_s = slot.breaker.retry_at_s - now_s
             if wait_s > 0:
                 return [Refuse(request, refusals.failed(model, slot.last_error, wait_s))]
-            slot.phase = advance(slot.phase, Signal.RETRY)  # half-open: one attempt
+            self._move(slot, Signal.RETRY)  # half-open: one attempt
         if len(slot.queued) >= slot.spec.max_queued:
             return [Refuse(request, refusals.queue_full(model, len(slot.queued)))]
         self._owner[request] = model
@@ -218,7 +230,7 @@ class Scheduler:
 
     def _became_ready(self, model: ModelId, now_s: float) -> None:
         slot = self._slots[model]
-        slot.phase = advance(slot.phase, Signal.PROBE_OK)
+        self._move(slot, Signal.PROBE_OK)
         slot.ready_since_s = now_s
         slot.served = False
         self._group_ready_since_s.setdefault(slot.spec.group_key, now_s)
@@ -226,9 +238,9 @@ class Scheduler:
     def _is_gone(self, model: ModelId, error: BackendError | None, now_s: float) -> list[Action]:
         slot = self._slots[model]
         was_ready = slot.phase is Phase.READY
-        slot.phase = advance(slot.phase, Signal.EXITED)
+        self._move(slot, Signal.EXITED)
         self._resident.discard(model)
-        self._draining.discard(model)
+        self._draining.pop(model, None)
         groups = {self._slots[m].spec.group_key for m in self._resident}
         self._group_ready_since_s = {
             g: t for g, t in self._group_ready_since_s.items() if g in groups
@@ -251,7 +263,7 @@ class Scheduler:
         if not slot.breaker.open:
             self._backing_off.add(model)
             return []
-        slot.phase = advance(slot.phase, Signal.GIVE_UP)
+        self._move(slot, Signal.GIVE_UP)
         error.retry_after_s = router.cooldown_s
         return self._refuse_queue(model, error)
 
@@ -268,7 +280,7 @@ class Scheduler:
         for model in plan.remove:
             actions += self._refuse_queue(model, refusals.removed(model))
         for model in plan.restart | plan.remove:
-            actions += self._retire(model)
+            actions += self._retire(model, OUTDATED)
         for model in plan.restart | plan.retune | plan.remove:
             self._forgive(model)
         for model in plan.remove:
@@ -276,21 +288,32 @@ class Scheduler:
             self._drop_if_removed(model)
         return actions
 
-    def _retire(self, model: ModelId) -> list[Action]:
-        """Let *model*'s process, whose settings are outdated, end when its requests have."""
+    def _retire(self, model: ModelId, reason: str) -> list[Action]:
+        """Let *model*'s process end when its requests have."""
         slot = self._slots[model]
         if slot.phase is Phase.READY:
-            slot.phase = advance(slot.phase, Signal.DRAIN)
-            self._draining.add(model)
+            self._move(slot, Signal.DRAIN)
+            self._draining[model] = reason
         elif slot.phase is Phase.STARTING:  # serves nobody yet
-            return [self._stop(model, "its configuration changed")]
+            return [self._stop(model, reason)]
         return []
+
+    def _unload(self, model: ModelId, *, force: bool) -> list[Action]:
+        if model not in self._slots:
+            return []  # a reload took it away meanwhile
+        reason = "it was unloaded by request"
+        actions = self._retire(model, reason)
+        if force and self._slots[model].phase is Phase.DRAINING:
+            actions.append(self._stop(model, reason))
+        if self._slots[model].phase in (Phase.BACKOFF, Phase.FAILED):
+            self._forgive(model)
+        return actions
 
     def _forgive(self, model: ModelId) -> None:
         """Make a failed model eligible again: its changed configuration may be the cure."""
         slot = self._slots[model]
         if slot.phase in (Phase.BACKOFF, Phase.FAILED):
-            slot.phase = advance(slot.phase, Signal.RETRY)
+            self._move(slot, Signal.RETRY)
         slot.breaker = CLOSED
         self._backing_off.discard(model)
 
@@ -304,16 +327,20 @@ class Scheduler:
 
     # -- steps ----------------------------------------------------------------------------
 
+    def _move(self, slot: _Slot, signal: Signal) -> None:
+        slot.phase = advance(slot.phase, signal)
+        self._moves.append((slot.spec.id, slot.phase))
+
     def _start(self, model: ModelId) -> Start:
         slot = self._slots[model]
-        slot.phase = advance(slot.phase, Signal.START)
+        self._move(slot, Signal.START)
         self._resident.add(model)
         return Start(model)
 
     def _stop(self, model: ModelId, reason: str) -> Stop:
         slot = self._slots[model]
-        slot.phase = advance(slot.phase, Signal.STOP)
-        self._draining.discard(model)
+        self._move(slot, Signal.STOP)
+        self._draining.pop(model, None)
         return Stop(model, reason)
 
     def _refuse(self, request: int, error: AdmissionError | BackendError) -> Refuse:
@@ -337,11 +364,11 @@ class Scheduler:
         for model in tuple(self._backing_off):
             slot = self._slots[model]
             if self._due(slot.breaker.retry_at_s, now_s):
-                slot.phase = advance(slot.phase, Signal.RETRY)
+                self._move(slot, Signal.RETRY)
                 self._backing_off.discard(model)
         for model in tuple(self._draining):
             if not self._slots[model].in_flight:
-                actions.append(self._stop(model, "its configuration changed"))
+                actions.append(self._stop(model, self._draining[model]))
         if not self._shutting_down and self._waiting:
             actions += self._grant(now_s)
             actions += self._swap(now_s)

@@ -118,6 +118,38 @@ def read_text(value: object) -> str:
     return text
 
 
+def secret_reader(minimum: int) -> Callable[[object], str]:
+    """Return the reader of a secret of at least *minimum* characters; it never quotes one."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str):
+            raise wrong_type("a string", value)
+        if len(value) < minimum:
+            raise refusal(f"must have at least {minimum} characters")
+        if not re.fullmatch(r"[!-~]+", value):
+            raise refusal("must hold only visible ASCII characters, without spaces")
+        return value
+
+    return read
+
+
+def read_sha256(value: object) -> str:
+    """Read a SHA-256 digest in hexadecimal, e.g. of ``printf %s KEY | sha256sum``."""
+    if not isinstance(value, str):
+        raise wrong_type("a string", value)
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+        raise refusal("must be 64 hexadecimal digits")
+    return value.lower()
+
+
+def read_origin(value: object) -> str:
+    """Read the origin of web pages, as browsers write it, or ``*`` for every one."""
+    text = read_text(value)
+    if text not in ("*", "null") and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]+", text):
+        raise refusal("must be an origin like 'https://chat.example.org', without a path, or '*'")
+    return text
+
+
 def read_url_path(value: object) -> str:
     """Read the path of a URL, or the beginning of one."""
     # Written into request lines as it stands, so nothing that could end one may be in it.

@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
+from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
 from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
@@ -54,12 +55,14 @@ class Gateway:
 
     Attributes:
         dispatcher: Who grants backends.
+        gate: Who may ask for them.
         handover: The control plane.
         draining: Set at shutdown: every connection ends with its current answer.
         idle: Cancelled at shutdown: the waits between two requests.
     """
 
     dispatcher: Dispatcher
+    gate: Gate
     handover: Handover
     draining: trio.Event = attrs.field(factory=trio.Event)
     idle: set[trio.CancelScope] = attrs.field(factory=set)
@@ -85,6 +88,7 @@ class _Connection:
     def __init__(self, gateway: Gateway, client: Client) -> None:
         self._gateway = gateway
         self._client = client
+        self._asker = ANYBODY  # of the current request
         self._buffer = b""  # received, not used yet: the beginning of the next request
 
     async def serve(self) -> None:
@@ -204,6 +208,8 @@ class _Connection:
         record = _Record(head)
         exchange = Exchange()
         try:
+            self._asker = self._gateway.gate.check(Area.MODELS, head.method, head.fields)
+            head.fields = self._gateway.gate.forwarded(head.fields)
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
             body = await self._receive_body(head, limit_bytes)
             body_received = True
@@ -241,6 +247,7 @@ class _Connection:
         model = dispatcher.config.resolve(name)
         record.model = name if model is None else model
         if model is not None:
+            self._asker.check_model(dispatcher.config.models[model])
             endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
             self._check_allowed(head.path, endpoints, model)
         with dispatcher.lease(name) as lease:
@@ -260,6 +267,7 @@ class _Connection:
     ) -> None:
         backend = self._gateway.dispatcher.running(asked_for.model)
         record.model = backend.model
+        self._asker.check_model(backend.spec)
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
         target = path + b"?" + head.query if head.query else path

@@ -92,11 +92,17 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "stable_after_s": 0,
         "max_restarts": 0,
         "cooldown_s": 0,
+        "admin_token": "0123456789abcdef",
+        "allowed_hosts": ["box.example.org"],
+        "cors_origins": ["https://chat.example.org"],
+        "public_without_keys": True,
     }
     assert written.keys() == {field.name for field in attrs.fields(RouterSpec)}
     router = parse_config({"router": written, "models": {"a": {**PATH, "aliases": ["b"]}}}).router
     assert attrs.asdict(router) == {
         **written,
+        "allowed_hosts": ("box.example.org",),
+        "cors_origins": ("https://chat.example.org",),
         "log_level": LogLevel.DEBUG,
         "log_format": LogFormat.JSON,
     }
@@ -266,7 +272,9 @@ def test_the_nearest_known_name_is_suggested(
 def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
     """Where nothing is near, everything that is possible is named."""
     _, message = problem({"zzz": 1})
-    assert message == "unknown key 'zzz'; known here: default_spawn, models, router, templates"
+    assert message == (
+        "unknown key 'zzz'; known here: api_keys, default_spawn, models, router, templates"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""Where the admin token comes from when the configuration does not set one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from .errors import RouterError
+
+#: Name of the credential, as in ``LoadCredential=admin_token:/etc/...``.
+CREDENTIAL: Final = "admin_token"
+
+#: Name of the generated file in the state directory.
+FILE: Final = "admin-token"
+
+_MIN_LENGTH: Final = 16
+
+
+class AdminTokenFileError(RouterError):
+    """The file with the admin token cannot be used."""
+
+    code = "admin_token_unusable"
+
+
+@attrs.frozen
+class AdminToken:
+    """A token and the file that it is in.
+
+    Attributes:
+        value: The secret.
+        path: Where it was read from; programs of the same user may read it there, too.
+    """
+
+    value: str = attrs.field(repr=False)
+    path: Path
+
+
+def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
+    """Return the service manager's credential, or the token in *state_dir*, made if need be.
+
+    Blocks on files. The generated file can be read by its owner only.
+
+    Raises:
+        AdminTokenFileError: if a file is there but holds no token, or cannot be read or made.
+    """
+    if folder := environ.get("CREDENTIALS_DIRECTORY"):
+        path = Path(folder) / CREDENTIAL
+        if path.exists():
+            return AdminToken(read_token(path), path)
+    path = state_dir / FILE
+    try:
+        return AdminToken(_make(path), path)
+    except FileExistsError:
+        return AdminToken(read_token(path), path)
+    except OSError as exc:
+        raise AdminTokenFileError(
+            f"cannot write the admin token to {path}: {exc.strerror}"
+        ) from exc
+
+
+def read_token(path: Path) -> str:
+    """Return the token in *path*.
+
+    Raises:
+        AdminTokenFileError: if it cannot be read, or is too short to be safe.
+    """
+    try:
+        token = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not ASCII text"
+        raise AdminTokenFileError(f"cannot read the admin token in {path}: {reason}") from exc
+    if len(token) < _MIN_LENGTH:
+        raise AdminTokenFileError(
+            f"the admin token in {path} has fewer than {_MIN_LENGTH} characters"
+        )
+    return token
+
+
+def _make(path: Path) -> str:
+    """Write a new token to *path*, all of it or nothing.
+
+    Raises:
+        FileExistsError: if there is one.
+        OSError: if it cannot be written.
+    """
+    token = secrets.token_urlsafe(32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise FileExistsError
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, token.encode() + b"\n")
+        os.link(temporary, path)  # unlike a rename, never over the token of another router
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return token

@@ -1,0 +1,214 @@
+"""A client of the running router's admin API, for the commands that operate it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import httpx
+
+from ..admin_token import read_token
+from ..config_file import default_config_path
+from ..core.lines import escape_controls
+from ..errors import RouterError
+from ..runtime_file import FILE, RuntimeFile, read, runtime_path
+from ..supervisor import state_dir_for
+
+#: The environment variable with the token, for a router on another machine.
+TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not a secret
+
+#: Where the unit of a system service has its runtime directory.
+_SYSTEM_RUNTIME: Final = Path("/run/llama-router")
+
+#: Seconds allowed for a connection; answers may take as long as a load does.
+_CONNECT_S: Final = 5.0
+
+
+class NoRouterError(RouterError):
+    """No running router was found, or it does not answer."""
+
+    code = "router_not_found"
+
+
+class RefusedByRouterError(RouterError):
+    """The router answered with an error."""
+
+    code = "router_refused"
+
+
+@attrs.frozen(kw_only=True)
+class Where:
+    """How a command was told to find the router.
+
+    Attributes:
+        url: Its base URL; None to look for its runtime file.
+        token_file: A file with the admin token; None for the usual places.
+        config: The configuration that the router was started with; None for the default.
+    """
+
+    url: str | None = None
+    token_file: Path | None = None
+    config: Path | None = None
+
+
+class AdminClient:
+    """Talks to one router. Blocking; for commands."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(None, connect=_CONNECT_S),
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 -- JSON
+        """Return the answer to a GET of *path*, decoded.
+
+        Raises:
+            RefusedByRouterError: if it is an error, with the router's own sentence.
+            NoRouterError: if there is no answer.
+        """
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, document: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 -- JSON
+        """Return the answer to a POST of *document*, decoded; see `get` for errors."""
+        return self._ask("POST", path, document or {})
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Iterator[str]]:
+        """Return the lines of the answer to a GET of *path*, as they come; see `get`."""
+        with self._translated(), self._http.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise _refusal(response)
+            yield response.iter_lines()
+
+    def _ask(self, method: str, path: str, document: object) -> Any:  # noqa: ANN401 -- JSON
+        with self._translated():
+            response = self._http.request(method, path, json=document if method != "GET" else None)
+        if response.is_error and response.status_code != 422:
+            raise _refusal(response)
+        return response.json()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise NoRouterError(f"the router at {self.url} does not answer: {exc}") from exc
+
+
+def _refusal(response: httpx.Response) -> RefusedByRouterError:
+    try:
+        message = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        message = f"status {response.status_code}"
+    return RefusedByRouterError(message)
+
+
+@contextmanager
+def connected(where: Where) -> Iterator[AdminClient]:
+    """Find the router and return a client of it.
+
+    Raises:
+        NoRouterError: if none is running where it was looked for.
+        RouterError: if its token cannot be read.
+    """
+    if where.url is not None:
+        client = AdminClient(where.url, _token(where, None))
+    else:
+        found = find(where, os.environ)
+        client = AdminClient(found.urls[0], _token(where, found))
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def find(where: Where, environ: Mapping[str, str]) -> RuntimeFile:
+    """Return what the running router says about itself.
+
+    Raises:
+        NoRouterError: if none is running.
+    """
+    places = list(_places(where, environ))
+    for place in places:
+        if (found := read(place)) is not None:
+            return found
+    looked = ", ".join(map(str, places))
+    raise NoRouterError(
+        f"no running router was found (looked for {looked}); start one with "
+        "'llama-router serve', or say --url and --token-file"
+    )
+
+
+def _places(where: Where, environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield where the runtime file may be, most specific first, each once."""
+    seen: set[Path] = set()
+    configs = [where.config] if where.config else default_config_path(environ)
+    candidates = [
+        runtime_path(state_dir_for(_setting(c, "state_dir"), environ), environ) for c in configs
+    ]
+    if where.config is None:
+        candidates += [
+            runtime_path(state_dir_for(None, environ), environ),
+            _SYSTEM_RUNTIME / FILE,
+        ]
+    for candidate in candidates:
+        if candidate not in seen:
+            seen.add(candidate)
+            yield candidate
+
+
+def _token(where: Where, found: RuntimeFile | None) -> str:
+    if where.token_file is not None:
+        return read_token(where.token_file)
+    if token := os.environ.get(TOKEN_VARIABLE):
+        return token
+    if found is None:
+        raise NoRouterError(f"--url needs --token-file, or the token in ${TOKEN_VARIABLE}")
+    return _setting(Path(found.config), "admin_token") or read_token(Path(found.token_file))
+
+
+def _setting(config: Path, name: str) -> str | None:
+    """Return a string of ``[router]`` in *config*; None if there is none to be read."""
+    try:
+        document = tomllib.loads(config.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    table = document.get("router")
+    value = table.get(name) if isinstance(table, dict) else None
+    if not isinstance(value, str):
+        return None
+    if name == "state_dir":
+        return str(config.absolute().parent / Path(value).expanduser())
+    return value
+
+
+def say(text: str) -> None:
+    """Print a line of the command's output; nothing in it can steer the terminal."""
+    print(escape_controls(text), flush=True)  # noqa: T201 -- the command's output
+
+
+def say_json(document: object) -> None:
+    """Print *document* as JSON."""
+    print(json.dumps(document, indent=2), flush=True)  # noqa: T201 -- same
+
+
+def complain(error: RouterError) -> int:
+    """Print why a command failed; return its exit status."""
+    print(escape_controls(f"error: {error}"), file=sys.stderr)  # noqa: T201 -- same
+    return 1

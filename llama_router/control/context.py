@@ -1,0 +1,45 @@
+"""What the control plane's routes may know and ask for.
+
+A blueprint is made by a function ``blueprint(context: ControlContext) -> Blueprint`` and
+joins by a line in `app.BLUEPRINTS`. Every route needs the admin token, unless its function
+is marked with `guard.open_to`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+
+from ..backends.output import LogStore
+from ..core.access import Gate
+from ..core.reports import ReloadReport
+from ..dispatcher import Dispatcher
+
+
+@attrs.frozen(kw_only=True)
+class ControlContext:
+    """Everything that a blueprint gets; it owns nothing of it.
+
+    Attributes:
+        dispatcher: Models, their phases and their requests.
+        gate: Who may ask for what.
+        logs: The output of backends.
+        config_path: The configuration file.
+        state_dir: Where logs and records are kept.
+        started_s: When the router was started, in seconds since the epoch.
+        urls: Returns its base URLs.
+        reload: Reads the configuration again, and returns what became of it.
+        report: Returns what became of the latest look at the configuration.
+    """
+
+    dispatcher: Dispatcher
+    gate: Gate
+    logs: LogStore
+    config_path: Path
+    state_dir: Path
+    started_s: float
+    urls: Callable[[], tuple[str, ...]]
+    reload: Callable[[], Awaitable[ReloadReport]]
+    report: Callable[[], ReloadReport]

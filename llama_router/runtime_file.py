@@ -1,0 +1,85 @@
+"""The file by which commands find the running router. Holds no secret.
+
+It is ``router.json`` in ``$RUNTIME_DIRECTORY`` (set by systemd), else in the state
+directory; written when connections are accepted, removed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+FILE: Final = "router.json"
+
+
+@attrs.frozen(kw_only=True)
+class RuntimeFile:
+    """What a running router says about itself.
+
+    Attributes:
+        pid: Its process.
+        urls: Its base URLs; the first one is for commands on the same machine.
+        config: Its configuration file, which may set the admin token.
+        token_file: Where the admin token is that it uses otherwise.
+    """
+
+    pid: int
+    urls: tuple[str, ...]
+    config: str
+    token_file: str
+
+
+def runtime_path(state_dir: Path, environ: Mapping[str, str]) -> Path:
+    """Return where a router with this state directory writes the file."""
+    if folder := environ.get("RUNTIME_DIRECTORY"):
+        return Path(folder.split(":")[0]) / FILE
+    return state_dir / FILE
+
+
+def write(path: Path, content: RuntimeFile) -> None:
+    """Write the file, all of it or nothing. Blocks on files.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{content.pid}")
+    temporary.write_text(json.dumps(attrs.asdict(content), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read(path: Path) -> RuntimeFile | None:
+    """Return what the file says, or None if it is not there, or its router is not."""
+    try:
+        document = json.loads(path.read_bytes())
+        found = RuntimeFile(
+            pid=int(document["pid"]),
+            urls=tuple(map(str, document["urls"])),
+            config=str(document["config"]),
+            token_file=str(document["token_file"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.urls and _runs(found.pid) else None
+
+
+def remove(path: Path) -> None:
+    """Remove the file if this process wrote it. Blocks on files."""
+    found = read(path)
+    if found is not None and found.pid == os.getpid():
+        path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's
+    except (OSError, OverflowError):
+        return False
+    return pid > 0
