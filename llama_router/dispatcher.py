@@ -168,6 +168,7 @@ class Dispatcher:
         """Own the backends' tasks until cancelled; backends end with this task."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self.submit(Tick())  # some models come without being asked for
             task_status.started()
             while True:
                 with trio.CancelScope(deadline=self._scheduler.wake_s) as self._alarm:
@@ -233,8 +234,15 @@ class Dispatcher:
 
     def phase(self, model: ModelId) -> Phase | None:
         """Return where *model*'s backend is in its life; None if there is no such model."""
-        stats = self._scheduler.statistics().get(model)
+        stats = self.statistics_of(model)
         return None if stats is None else stats.phase
+
+    def statistics_of(self, model: ModelId) -> ModelStatistics | None:
+        """Return a snapshot of *model*; None if there is no such model."""
+        try:
+            return self._scheduler.statistics_of(model)
+        except KeyError:
+            return None
 
     def backend(self, model: ModelId) -> Backend | None:
         """Return the ready backend of *model*, if there is one."""
@@ -310,7 +318,7 @@ class Dispatcher:
         if error is None:
             log.info("backend.stopped", model=model)
             return
-        stats = self._scheduler.statistics().get(model)
+        stats = self.statistics_of(model)
         fields = {
             "model": model,
             "cause": error.cause,

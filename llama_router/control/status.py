@@ -51,7 +51,7 @@ def _problem(problem: Problem) -> dict[str, object]:
 def model_status(context: ControlContext, spec: ModelSpec) -> dict[str, Any]:
     """Return the state of one model."""
     dispatcher = context.dispatcher
-    statistics = dispatcher.statistics().get(spec.id)
+    statistics = dispatcher.statistics_of(spec.id)
     backend = dispatcher.backend(spec.id)
     now_s = trio.current_time()
     return {

@@ -120,6 +120,9 @@ class RouterSpec:
     stable_after_s: float = attrs.field(default=60.0, metadata=_retune(read_seconds))
     max_restarts: int = attrs.field(default=3, metadata=_retune(integer_reader(0)))
     cooldown_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
+    ttl_s: float = attrs.field(default=0.0, metadata=_retune(read_seconds))
+    home_model: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    home_after_s: float = attrs.field(default=60.0, metadata=_retune(read_seconds))
     admin_token: str | None = attrs.field(
         default=None, repr=False, metadata=_retune(secret_reader(16))
     )
@@ -193,6 +196,8 @@ class ModelSpec:
         template: Name of the template it inherits from; already part of *spawn*.
         max_queued: Requests that may wait for it.
         max_in_flight: Requests that it serves at once; None sets no limit.
+        ttl_s: Seconds of idleness after which it is stopped; 0 for never.
+        keep_loaded: It is always loaded, beside whatever else is.
     """
 
     id: ModelId = attrs.field(metadata={"on_change": OnChange.RESTART})
@@ -207,6 +212,8 @@ class ModelSpec:
     template: str | None = attrs.field(default=None, metadata=_retune(read_text))
     max_queued: int = attrs.field(default=256, metadata=_retune(integer_reader(1)))
     max_in_flight: int | None = attrs.field(default=None, metadata=_retune(integer_reader(1)))
+    ttl_s: float = attrs.field(default=0.0, metadata=_retune(read_seconds))
+    keep_loaded: bool = attrs.field(default=False, metadata=_retune(read_boolean))
 
     @property
     def group_key(self) -> str:
@@ -391,7 +398,8 @@ class _Parser:
         used = frozenset[str]().union(*map(placeholders.names_in, words))
         for name in sorted(used & {"path", "mmproj"} - table.keys()):
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
-        return ModelSpec(id=model, spawn=spawn, **{"max_queued": router.max_queued, **own})
+        inherited = {"max_queued": router.max_queued, "ttl_s": router.ttl_s}
+        return ModelSpec(id=model, spawn=spawn, **{**inherited, **own})
 
     def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
         where = ("api_keys", name)
@@ -416,7 +424,7 @@ class _Parser:
         models: Mapping[ModelId, ModelSpec],
         written: Mapping[str, object],
     ) -> None:
-        """Report names that two models claim, and a ``startup_model`` that none has."""
+        """Report names that two models claim, and a startup or home model that none has."""
         owners = {name: name for name in written}
         for model, spec in models.items():
             for index, alias in enumerate(spec.aliases):
@@ -425,10 +433,11 @@ class _Parser:
                     self.report(("models", model, "aliases", index), message)
                 else:
                     owners[alias] = model
-        startup = router.startup_model
-        if startup is not None and startup not in owners:
-            message = f"no model has the name {startup!r}{_suggest(startup, owners)}"
-            self.report(("router", "startup_model"), message)
+        for key in ("startup_model", "home_model"):
+            name = getattr(router, key)
+            if name is not None and name not in owners:
+                message = f"no model has the name {name!r}{_suggest(name, owners)}"
+                self.report(("router", key), message)
 
 
 def _suggest(wrong: str, known: Iterable[str]) -> str:

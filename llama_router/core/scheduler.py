@@ -28,11 +28,22 @@ model is granted without limit. When somebody does, the models in its way
 
 A model that could not start anyhow (its backend is in backoff, failed, or still
 exiting) has no turn and drives nobody out.
+
+Without anybody asking
+======================
+
+* A model with `keep_loaded` is started whenever it is not running. It is in nobody's
+  way, nobody is in its way, and it does not count in any group.
+* A model that was idle for its `ttl_s` is stopped; the home model is not.
+* When all others were idle for `home_after_s` and nobody waits, the `home_model` takes
+  their place.
+* A model that was unloaded by request stays away until somebody asks for it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Final, assert_never
 
 import attrs
@@ -59,6 +70,7 @@ from .events import (
 from .lifecycle import Phase, Signal, advance
 from .placement import Resident, make_room
 from .restart import CLOSED, Breaker, after_failure
+from .upkeep import expires_s, home_due_s
 
 #: Why a backend leaves whose settings are no longer those of the file.
 OUTDATED: Final = "its configuration changed"
@@ -73,11 +85,17 @@ class _Slot:
     in_flight: set[int] = attrs.field(factory=set)
     queued: dict[int, float] = attrs.field(factory=dict)  # request -> arrival, oldest first
     ready_since_s: float = -math.inf
+    idle_since_s: float = -math.inf  # ready, or the last request's end
     made_way_s: float = -math.inf
     served: bool = False  # granted at least once since it became ready
     breaker: Breaker = CLOSED
     last_error: BackendError | None = None
     removed: bool = False
+    held_off: bool = False  # unloaded by request, and not asked for since
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.in_flight or self.queued)
 
     @property
     def turn_s(self) -> float:
@@ -100,6 +118,10 @@ class ModelStatistics:
         queued: Requests waiting.
         failures: Failures in a row.
         last_error: Why it failed last, in words.
+        requests: Requests being served.
+        waiting_since_s: Requests waiting, oldest first: since when, as clock time.
+        idle_since_s: Since when it is ready and serves nobody, as clock time; else None.
+        retry_at_s: When a failed backend may be tried again, as clock time; else None.
     """
 
     phase: Phase
@@ -107,6 +129,10 @@ class ModelStatistics:
     queued: int
     failures: int
     last_error: BackendError | None
+    requests: tuple[int, ...] = ()
+    waiting_since_s: Mapping[int, float] = attrs.field(factory=dict[int, float])
+    idle_since_s: float | None = None
+    retry_at_s: float | None = None
 
 
 class Scheduler:
@@ -123,8 +149,10 @@ class Scheduler:
         self._draining: dict[ModelId, str] = {}  # and why
         self._group_ready_since_s: dict[str, float] = {}
         self._moves: list[tuple[ModelId, Phase]] = []
+        self._fresh = True  # nobody has asked for anything yet
         self._shutting_down = False
         self._wake_s = math.inf
+        self._note_upkeep()
 
     @property
     def config(self) -> Config:
@@ -138,32 +166,38 @@ class Scheduler:
 
     def handle(self, event: Event, *, now_s: float) -> list[Action]:
         """Record *event* and return what is now due, in order."""
-        match event:
-            case Arrived(request, name):
-                actions = self._admit(request, name, now_s)
-            case Finished(request):
-                actions = []
-                self._forget(request)
-            case Changed(model, Signal.PROBE_OK):
-                actions = []
-                self._became_ready(model, now_s)
-            case Changed(model, _, error):
-                actions = self._is_gone(model, error, now_s)
-            case Tick():
-                actions = []
-            case Unload(model, force):
-                actions = self._unload(model, force=force)
-            case Reconfigured(config):
-                actions = self._reconfigure(config)
-            case ShutDown():
-                actions = self._shut_down()
-            case _:
-                assert_never(event)
+        actions = self._record(event, now_s)
         if self._waiting or self._backing_off or self._draining:
             actions += self._reconcile(now_s)
+        elif self._expiring or self._kept or self._home is not None:
+            # A request for a ready model changes nothing here: a wake-up too early at most.
+            if not isinstance(event, Arrived):
+                actions += self._reconcile(now_s)
         else:
             self._wake_s = math.inf
         return actions
+
+    def _record(self, event: Event, now_s: float) -> list[Action]:
+        match event:
+            case Arrived(request, name):
+                return self._admit(request, name, now_s)
+            case Finished(request):
+                self._forget(request, now_s)
+            case Changed(model, Signal.PROBE_OK):
+                self._became_ready(model, now_s)
+            case Changed(model, _, error):
+                return self._is_gone(model, error, now_s)
+            case Tick():
+                pass
+            case Unload(model, force):
+                return self._unload(model, force=force)
+            case Reconfigured(config):
+                return self._reconfigure(config, now_s)
+            case ShutDown():
+                return self._shut_down(now_s)
+            case _:
+                assert_never(event)
+        return []
 
     def take_moves(self) -> list[tuple[ModelId, Phase]]:
         """Return which models came into which phase since the last call, in order."""
@@ -180,20 +214,33 @@ class Scheduler:
 
     def statistics(self) -> dict[ModelId, ModelStatistics]:
         """Return a snapshot of every model."""
-        return {
-            m: ModelStatistics(
-                phase=s.phase,
-                in_flight=len(s.in_flight),
-                queued=len(s.queued),
-                failures=s.breaker.failures,
-                last_error=s.last_error,
-            )
-            for m, s in self._slots.items()
-        }
+        return {model: self.statistics_of(model) for model in self._slots}
+
+    def statistics_of(self, model: ModelId) -> ModelStatistics:
+        """Return a snapshot of *model*.
+
+        Raises:
+            KeyError: if there is no such model.
+        """
+        slot = self._slots[model]
+        idle = slot.phase is Phase.READY and not slot.busy
+        failing = slot.phase in (Phase.BACKOFF, Phase.FAILED)
+        return ModelStatistics(
+            phase=slot.phase,
+            in_flight=len(slot.in_flight),
+            queued=len(slot.queued),
+            failures=slot.breaker.failures,
+            last_error=slot.last_error,
+            requests=tuple(slot.in_flight),
+            waiting_since_s=dict(slot.queued),
+            idle_since_s=slot.idle_since_s if idle else None,
+            retry_at_s=slot.breaker.retry_at_s if failing else None,
+        )
 
     # -- events ---------------------------------------------------------------------------
 
     def _admit(self, request: int, name: str, now_s: float) -> list[Action]:
+        self._fresh = False
         if self._shutting_down:
             return [Refuse(request, refusals.shutting_down())]
         model = self._config.resolve(name)
@@ -215,10 +262,11 @@ class Scheduler:
             return [Refuse(request, refusals.queue_full(model, len(slot.queued)))]
         self._owner[request] = model
         slot.queued[request] = now_s
+        slot.held_off = False
         self._waiting.add(model)
         return []
 
-    def _forget(self, request: int) -> None:
+    def _forget(self, request: int, now_s: float) -> None:
         model = self._owner.pop(request, None)
         if model is None:
             return  # refused earlier; nothing is held
@@ -226,14 +274,16 @@ class Scheduler:
         slot.in_flight.discard(request)
         if slot.queued.pop(request, None) is not None and not slot.queued:
             self._waiting.discard(model)
+        slot.idle_since_s = now_s
         self._drop_if_removed(model)
 
     def _became_ready(self, model: ModelId, now_s: float) -> None:
         slot = self._slots[model]
         self._move(slot, Signal.PROBE_OK)
-        slot.ready_since_s = now_s
+        slot.ready_since_s = slot.idle_since_s = now_s
         slot.served = False
-        self._group_ready_since_s.setdefault(slot.spec.group_key, now_s)
+        if not slot.spec.keep_loaded:
+            self._group_ready_since_s.setdefault(slot.spec.group_key, now_s)
 
     def _is_gone(self, model: ModelId, error: BackendError | None, now_s: float) -> list[Action]:
         slot = self._slots[model]
@@ -241,7 +291,7 @@ class Scheduler:
         self._move(slot, Signal.EXITED)
         self._resident.discard(model)
         self._draining.pop(model, None)
-        groups = {self._slots[m].spec.group_key for m in self._resident}
+        groups = {s.spec.group_key for s in self._sharing()}
         self._group_ready_since_s = {
             g: t for g, t in self._group_ready_since_s.items() if g in groups
         }
@@ -265,9 +315,9 @@ class Scheduler:
             return []
         self._move(slot, Signal.GIVE_UP)
         error.retry_after_s = router.cooldown_s
-        return self._refuse_queue(model, error)
+        return self._refuse_queue(model, error, now_s)
 
-    def _reconfigure(self, config: Config) -> list[Action]:
+    def _reconfigure(self, config: Config, now_s: float) -> list[Action]:
         plan = plan_reload(self._config, config)
         self._config = config
         actions: list[Action] = []
@@ -278,7 +328,7 @@ class Scheduler:
         for model in plan.restart | plan.retune:
             self._slots[model].spec = config.models[model]
         for model in plan.remove:
-            actions += self._refuse_queue(model, refusals.removed(model))
+            actions += self._refuse_queue(model, refusals.removed(model), now_s)
         for model in plan.restart | plan.remove:
             actions += self._retire(model, OUTDATED)
         for model in plan.restart | plan.retune | plan.remove:
@@ -286,7 +336,16 @@ class Scheduler:
         for model in plan.remove:
             self._slots[model].removed = True
             self._drop_if_removed(model)
+        self._note_upkeep()
         return actions
+
+    def _note_upkeep(self) -> None:
+        """Note which models come or go without anybody asking."""
+        specs = self._config.models.values()
+        self._kept = tuple(spec.id for spec in specs if spec.keep_loaded)
+        self._expiring = any(spec.ttl_s and not spec.keep_loaded for spec in specs)
+        home = self._config.router.home_model
+        self._home = None if home is None else self._config.resolve(home)
 
     def _retire(self, model: ModelId, reason: str) -> list[Action]:
         """Let *model*'s process end when its requests have."""
@@ -305,8 +364,8 @@ class Scheduler:
         actions = self._retire(model, reason)
         if force and self._slots[model].phase is Phase.DRAINING:
             actions.append(self._stop(model, reason))
-        if self._slots[model].phase in (Phase.BACKOFF, Phase.FAILED):
-            self._forgive(model)
+        self._forgive(model)
+        self._slots[model].held_off = not self._slots[model].queued
         return actions
 
     def _forgive(self, model: ModelId) -> None:
@@ -315,14 +374,15 @@ class Scheduler:
         if slot.phase in (Phase.BACKOFF, Phase.FAILED):
             self._move(slot, Signal.RETRY)
         slot.breaker = CLOSED
+        slot.held_off = False
         self._backing_off.discard(model)
 
-    def _shut_down(self) -> list[Action]:
+    def _shut_down(self, now_s: float) -> list[Action]:
         self._shutting_down = True
         return [
             action
             for model in tuple(self._waiting)
-            for action in self._refuse_queue(model, refusals.shutting_down())
+            for action in self._refuse_queue(model, refusals.shutting_down(), now_s)
         ]
 
     # -- steps ----------------------------------------------------------------------------
@@ -343,12 +403,15 @@ class Scheduler:
         self._draining.pop(model, None)
         return Stop(model, reason)
 
-    def _refuse(self, request: int, error: AdmissionError | BackendError) -> Refuse:
-        self._forget(request)
+    def _refuse(self, request: int, error: AdmissionError | BackendError, now_s: float) -> Refuse:
+        self._forget(request, now_s)
         return Refuse(request, error)
 
-    def _refuse_queue(self, model: ModelId, error: AdmissionError | BackendError) -> list[Action]:
-        return [self._refuse(request, error) for request in tuple(self._slots[model].queued)]
+    def _refuse_queue(
+        self, model: ModelId, error: AdmissionError | BackendError, now_s: float
+    ) -> list[Action]:
+        queued = tuple(self._slots[model].queued)
+        return [self._refuse(request, error, now_s) for request in queued]
 
     def _drop_if_removed(self, model: ModelId) -> None:
         slot = self._slots[model]
@@ -369,9 +432,15 @@ class Scheduler:
         for model in tuple(self._draining):
             if not self._slots[model].in_flight:
                 actions.append(self._stop(model, self._draining[model]))
-        if not self._shutting_down and self._waiting:
+        if self._shutting_down:
+            return actions
+        actions += self._expire(now_s)
+        actions += self._keep(now_s)
+        if self._waiting:
             actions += self._grant(now_s)
             actions += self._swap(now_s)
+        elif self._home is not None:
+            actions += self._go_home(self._home, now_s)
         return actions
 
     def _due(self, at_s: float, now_s: float) -> bool:
@@ -390,17 +459,76 @@ class Scheduler:
                     break
                 awaited = self._what_it_waits_for(model)
                 error = refusals.queue_timeout(model, limit_s, awaited)
-                actions.append(self._refuse(request, error))
+                actions.append(self._refuse(request, error, now_s))
         return actions
+
+    def _expire(self, now_s: float) -> list[Action]:
+        """Stop who has been idle for its ``ttl_s``."""
+        if not self._expiring:
+            return []
+        actions: list[Action] = []
+        for model in tuple(self._resident):
+            slot = self._slots[model]
+            if slot.phase is not Phase.READY or slot.spec.keep_loaded or model == self._home:
+                continue
+            ttl_s = slot.spec.ttl_s
+            if self._due(expires_s(ttl_s, busy=slot.busy, idle_since_s=slot.idle_since_s), now_s):
+                actions.append(self._stop(model, f"it was idle for {ttl_s:g} s (ttl_s)"))
+        return actions
+
+    def _keep(self, now_s: float) -> list[Action]:
+        """Start every model with ``keep_loaded`` that does not run."""
+        return [self._start(model) for model in self._kept if self._may_come(model, now_s)]
+
+    def _go_home(self, home: ModelId, now_s: float) -> list[Action]:
+        """Let the home model take the place of models that nobody has used for a while."""
+        if self._slots[home].spec.keep_loaded or home in self._resident:
+            return []
+        if self._fresh and self._config.router.startup_model is not None:
+            return []  # that one is about to be asked for
+        others = self._sharing()
+        due_s = home_due_s(
+            (math.inf if slot.busy else slot.idle_since_s for slot in others),
+            self._config.router.home_after_s,
+        )
+        if not self._due(due_s, now_s) or not self._may_come(home, now_s):
+            return []
+        room = make_room(
+            group=self._slots[home].spec.group_key, residents=self._residents([], now_s)
+        )
+        if not room.blockers:
+            return [self._start(home)]
+        reason = f"the home model {home!r} takes its place"
+        return [self._stop(victim, reason) for victim in room.victims]
+
+    def _may_come(self, model: ModelId, now_s: float) -> bool:
+        """Say whether *model*, for which nobody waits, may be started now."""
+        slot = self._slots[model]
+        if slot.held_off:
+            return False
+        if slot.phase is Phase.FAILED and self._due(slot.breaker.retry_at_s, now_s):
+            self._move(slot, Signal.RETRY)
+        return slot.phase is Phase.STOPPED
+
+    def _sharing(self) -> list[_Slot]:
+        """Return the residents that share the place of the groups: all but the kept ones."""
+        slots = (self._slots[model] for model in self._resident)
+        return [slot for slot in slots if not slot.spec.keep_loaded]
 
     def _turns(self) -> list[ModelId]:
         """Return the models that wait to be started, whose turn it is first."""
-        waiting = (m for m in self._waiting if self._slots[m].phase is Phase.STOPPED)
+        waiting = (
+            m
+            for m in self._waiting
+            if self._slots[m].phase is Phase.STOPPED and not self._slots[m].spec.keep_loaded
+        )
         return sorted(waiting, key=lambda m: self._slots[m].turn_s)
 
     def _open(self, model: ModelId, turns: list[ModelId], now_s: float) -> bool:
         """Say whether ready *model* is still granted, though others may wait."""
         slot = self._slots[model]
+        if slot.spec.keep_loaded:
+            return True
         group = slot.spec.group_key
         rival_s = next(
             (self._slots[m].turn_s for m in turns if self._slots[m].spec.group_key != group), None
@@ -455,7 +583,7 @@ class Scheduler:
         Without residents it may: then it is first in turn, or of the group of the first.
         """
         group = self._slots[model].spec.group_key
-        neighbours = [m for m in self._resident if self._slots[m].spec.group_key == group]
+        neighbours = [slot for slot in self._sharing() if slot.spec.group_key == group]
         if not neighbours or group not in self._group_ready_since_s:
             return True
         older = turns[: turns.index(model)]
@@ -469,12 +597,11 @@ class Scheduler:
 
     def _residents(self, turns: list[ModelId], now_s: float) -> list[Resident]:
         residents = []
-        for model in self._resident:
-            slot = self._slots[model]
-            open_ = slot.phase is not Phase.READY or self._open(model, turns, now_s)
+        for slot in self._sharing():
+            open_ = slot.phase is not Phase.READY or self._open(slot.spec.id, turns, now_s)
             residents.append(
                 Resident(
-                    model=model,
+                    model=slot.spec.id,
                     group=slot.spec.group_key,
                     leaving=slot.phase in (Phase.DRAINING, Phase.STOPPING),
                     idle=not slot.in_flight and not (slot.queued and open_),

@@ -76,7 +76,7 @@ def test_the_uncommented_example_is_valid() -> None:
 def test_the_example_shows_the_defaults() -> None:
     """A line that is uncommented and not edited changes nothing."""
     document = tomllib.loads(uncommented())
-    without_default = {"startup_model", "state_dir", "cwd", "admin_token"}
+    without_default = {"startup_model", "state_dir", "cwd", "admin_token", "home_model"}
     router = {k: v for k, v in document["router"].items() if k not in without_default}
     spawn = {k: v for k, v in document["default_spawn"].items() if k not in without_default}
     config = parse_config({"router": router, "models": {"a": {"path": "/m", "spawn": spawn}}})

@@ -92,6 +92,9 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "stable_after_s": 0,
         "max_restarts": 0,
         "cooldown_s": 0,
+        "ttl_s": 1,
+        "home_model": "a",
+        "home_after_s": 0,
         "admin_token": "0123456789abcdef",
         "allowed_hosts": ["box.example.org"],
         "cors_origins": ["https://chat.example.org"],
@@ -171,6 +174,8 @@ def test_a_model_keeps_what_its_table_says() -> None:
                     "group": "g",
                     "aliases": ["x", "y"],
                     "max_in_flight": 4,
+                    "ttl_s": 60,
+                    "keep_loaded": True,
                 }
             }
         }
@@ -184,6 +189,8 @@ def test_a_model_keeps_what_its_table_says() -> None:
         group="g",
         aliases=("x", "y"),
         max_in_flight=4,
+        ttl_s=60,
+        keep_loaded=True,
     )
 
 

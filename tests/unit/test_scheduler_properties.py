@@ -15,12 +15,17 @@ from llama_router.core.events import (
     Start,
     Stop,
     Tick,
+    Unload,
 )
 from llama_router.core.lifecycle import RESIDENT, Phase, Signal
 from llama_router.core.scheduler import Scheduler
 from llama_router.errors import BackendExitedError, SpawnError
 
 GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}
+KEPT = "k"
+HOME = "e"
+TTL_S = {"b": 7.0, "c": 3.0}
+HOME_AFTER_S = 4.0
 DWELL_S, RESIDENCY_S, WAIT_S = 10.0, 2.0, 300.0
 
 
@@ -32,6 +37,9 @@ def config(limits: dict[str, int], revision: int = 0) -> Config:
             models[name]["group"] = group
         if name in limits:
             models[name]["max_in_flight"] = limits[name]
+    for name, ttl_s in TTL_S.items():
+        models[name]["ttl_s"] = ttl_s
+    models[KEPT] = {"path": "k.gguf", "keep_loaded": True, "max_queued": 5}
     models["a"]["args"] = [f"--revision={revision}"]
     router = {
         "max_dwell_s": DWELL_S,
@@ -39,6 +47,8 @@ def config(limits: dict[str, int], revision: int = 0) -> Config:
         "max_queue_wait_s": WAIT_S,
         "cooldown_s": 20,
         "stable_after_s": 30,
+        "home_model": HOME,
+        "home_after_s": HOME_AFTER_S,
     }
     return parse_config({"router": router, "models": models})
 
@@ -52,10 +62,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(config(self.limits))
         self.now_s = 0.0
         self.last_request = 0
+        self.forced = self.unloading = False
         self.revision = 0
         self.waiting: dict[int, float] = {}
         self.granted: dict[int, ModelId | None] = {}  # None: its process died under it
         self.alive: set[ModelId] = set()  # processes as the shell would see them
+        self.feed(Tick())  # as the shell does: some models come without being asked for
 
     def feed(self, event) -> None:
         for action in self.scheduler.handle(event, now_s=self.now_s):
@@ -69,13 +81,25 @@ class SchedulerMachine(RuleBasedStateMachine):
                 case Start(model):
                     assert model not in self.alive, "two processes of one model"
                     self.alive.add(model)
-                    groups = {GROUPS[m] or m for m in self.alive}
-                    assert len(groups) == 1, "two groups at once"
+                    groups = {GROUPS[m] or m for m in self.alive - {KEPT}}
+                    assert len(groups) <= 1, "two groups at once"
                 case Stop(model):
                     assert model in self.alive
-                    assert model not in self.granted.values(), "a request was cut"
+                    assert self.forced or model not in self.granted.values(), "a request was cut"
+                    assert self.forced or self.unloading or model != KEPT, "it was to be kept"
 
-    @rule(name=st.sampled_from([*GROUPS, "zzz"]))
+    @rule(name=st.sampled_from([*GROUPS, KEPT]), force=st.booleans())
+    def unload(self, name: str, *, force: bool) -> None:
+        model = ModelId(name)
+        self.unloading = True  # from now on: it may still have to drain
+        self.forced = force
+        self.feed(Unload(model, force))
+        self.forced = False
+        if self.scheduler.phase(model) is Phase.STOPPING:
+            for request in [r for r, m in self.granted.items() if m == model]:
+                self.granted[request] = None
+
+    @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]))
     def arrive(self, name: str) -> None:
         self.last_request += 1
         self.waiting[self.last_request] = self.now_s
@@ -163,6 +187,13 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert self.scheduler.wake_s < float("inf")
             assert not (s.queued and s.phase is Phase.FAILED)
 
+    @invariant()
+    def nobody_outstays_its_time(self) -> None:
+        stats = self.scheduler.statistics()
+        for name, ttl_s in TTL_S.items():
+            idle_since_s = stats[ModelId(name)].idle_since_s
+            assert idle_since_s is None or self.now_s <= idle_since_s + ttl_s
+
     def honest_backends(self) -> None:
         """Let every load succeed and every stopped process exit."""
         for model in sorted(self.alive):
@@ -188,6 +219,20 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.time_passes(0.1)
         # 40 s of pretended time are far below max_queue_wait_s: nobody was refused for that.
         assert not self.waiting
+        self.everything_comes_to_rest()
+
+    def everything_comes_to_rest(self) -> None:
+        """The kept model and the home model are there in the end, unless they were unloaded."""
+        for _ in range(600):
+            self.honest_backends()
+            self.end_requests(sorted(self.granted))
+            self.time_passes(0.1)
+        slots = self.scheduler._slots
+        for name in (KEPT, HOME):
+            slot = slots[ModelId(name)]
+            assert slot.held_off or slot.phase is Phase.READY, (name, slot.phase)
+        for name in TTL_S:
+            assert slots[ModelId(name)].phase is not Phase.READY
 
 
 class BusyMachine(SchedulerMachine):
