@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
+from typing import Protocol
 
 import attrs
 import trio
 
 from ..core.config import ModelId, ModelSpec
 from ..errors import BackendError
+
+
+class KeptConnection(Protocol):
+    """A connection between two exchanges."""
+
+    def close(self) -> None:
+        """Close it; safe to call twice. Must not raise."""
 
 
 @attrs.define(eq=False)
@@ -37,27 +43,18 @@ class Backend:
     ready_s: float
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
-    _idle: list[socket.socket] = attrs.field(factory=list, init=False)
+    _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
-    def take_connection(self) -> socket.socket | None:
-        """Return an idle connection that the backend has not closed, or None."""
-        while self._idle:
-            connection = self._idle.pop()
-            try:
-                connection.recv(1, socket.MSG_PEEK)
-            except BlockingIOError:
-                return connection  # silent and open, as an idle connection should be
-            except OSError:
-                pass
-            connection.close()
-        return None
+    def take_connection(self) -> KeptConnection | None:
+        """Return the connection that was kept last, or None; the backend may have closed it."""
+        return self._kept.pop() if self._kept else None
 
-    def give_connection(self, connection: socket.socket) -> None:
+    def keep_connection(self, connection: KeptConnection) -> None:
         """Keep *connection*, on which an exchange ended cleanly, for the next one."""
         if self.gone.is_set():
             connection.close()
         else:
-            self._idle.append(connection)
+            self._kept.append(connection)
 
     def end(self, error: BackendError | None) -> None:
         """Note that the process is gone, and close what leads to it."""
@@ -65,6 +62,5 @@ class Backend:
             return
         self.error = error
         self.gone.set()
-        while self._idle:
-            with contextlib.suppress(OSError):
-                self._idle.pop().close()
+        while self._kept:
+            self._kept.pop().close()

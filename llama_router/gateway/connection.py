@@ -7,7 +7,10 @@ bytes already read; it does not come back.
 from __future__ import annotations
 
 import contextlib
+import math
+import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
@@ -17,6 +20,7 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
+from ..core import refusals
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
@@ -30,8 +34,9 @@ from ..errors import (
     RequestTimeoutError,
     RouterError,
 )
+from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError
 from .relay import Ask, Exchange, relay
-from .sockets import Client, ClientGoneError, Progress
+from .sockets import Client, ClientGoneError
 from .wire import ChunkedBody, RequestHead, parse_request_head
 
 log = structlog.get_logger()
@@ -57,28 +62,58 @@ class Gateway:
         dispatcher: Who grants backends.
         gate: Who may ask for them.
         handover: The control plane.
+        engine: Drives the connections.
         draining: Set at shutdown: every connection ends with its current answer.
-        idle: Cancelled at shutdown: the waits between two requests.
+        idle: Connections between two requests.
+        tasks: Where connections go that the control plane serves.
     """
 
     dispatcher: Dispatcher
     gate: Gate
     handover: Handover
+    engine: Engine = attrs.field(factory=Engine)
     draining: trio.Event = attrs.field(factory=trio.Event)
-    idle: set[trio.CancelScope] = attrs.field(factory=set)
+    idle: set[Fiber] = attrs.field(factory=set)
+    tasks: trio.Nursery | None = None
 
     def drain(self) -> None:
         """Let idle connections end now and busy ones with their answer."""
         self.draining.set()
-        for scope in self.idle:
-            scope.cancel()
+        for fiber in self.idle:
+            self.engine.wake(fiber)
+
+    def serve(self, connection: socket.socket) -> None:
+        """Serve *connection*, which is non-blocking, in a fiber of its own."""
+        self.engine.start(partial(_serve, self, connection))
+
+    def hand_over(self, connection: socket.socket, replay: bytes) -> None:
+        """Let the control plane serve the rest of *connection*."""
+        assert self.tasks is not None, "the gateway is not served"
+        self.tasks.start_soon(self._serve_control, connection, replay)
+
+    async def _serve_control(self, connection: socket.socket, replay: bytes) -> None:
+        try:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+            await self.handover(stream, replay)
+        except OSError:
+            pass  # nobody is there to be told
+        except Exception:
+            log.exception("connection.crashed")
+        finally:
+            connection.close()
 
 
-async def serve_connection(gateway: Gateway, client: Client) -> None:
-    """Serve *client* until one of the two sides ends the connection. Closes it."""
+async def _serve(gateway: Gateway, connection: socket.socket, fiber: Fiber) -> None:
+    """Serve one connection until one of the two sides ends it. Closes it."""
+    try:
+        client = Client(gateway.engine, connection, fiber)
+    except OSError as exc:
+        connection.close()
+        log.warning("connection.dropped", reason=exc.strerror)
+        return
     try:
         await _Connection(gateway, client).serve()
-    except (ClientGoneError, OSError):
+    except (ClientGoneError, FiberTimeoutError, FiberCutError, OSError):
         pass  # nobody is there to be told
     finally:
         client.close()
@@ -88,6 +123,7 @@ class _Connection:
     def __init__(self, gateway: Gateway, client: Client) -> None:
         self._gateway = gateway
         self._client = client
+        self._fiber = client.fiber
         self._asker = ANYBODY  # of the current request
         self._buffer = b""  # received, not used yet: the beginning of the next request
 
@@ -111,39 +147,49 @@ class _Connection:
 
     async def _receive_head(self) -> RequestHead | None:
         """Return the next request's head, or None if there is none."""
-        searched = 0
-        head = parse_request_head(self._buffer) if self._buffer else None
         if not self._buffer and not await self._wait_for_first_bytes():
             return None
-        with trio.move_on_after(HEAD_TIMEOUT_S):
-            while head is None:
-                head = parse_request_head(self._buffer, searched=searched)
-                if head is None:
-                    searched = len(self._buffer)
-                    data = await self._client.receive()
-                    if not data:
-                        return None
-                    self._buffer += data
-            return head
-        raise RequestTimeoutError(f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s")
+        head = parse_request_head(self._buffer)
+        if head is None:
+            head = await self._receive_rest_of_head()
+        self._fiber.deadline_s = math.inf
+        return head
+
+    async def _receive_rest_of_head(self) -> RequestHead | None:
+        self._fiber.expire_in(HEAD_TIMEOUT_S)
+        head: RequestHead | None = None
+        while head is None:
+            searched = len(self._buffer)
+            try:
+                data = await self._client.receive()
+            except FiberTimeoutError:
+                raise RequestTimeoutError(
+                    f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"
+                ) from None
+            if not data:
+                return None
+            self._buffer += data
+            head = parse_request_head(self._buffer, searched=searched)
+        return head
 
     async def _wait_for_first_bytes(self) -> bool:
-        gateway = self._gateway
-        if gateway.draining.is_set():
-            return False
-        with trio.move_on_after(KEEP_ALIVE_S) as scope:
-            gateway.idle.add(scope)
-            try:
-                self._buffer = await self._client.receive()
-            finally:
-                gateway.idle.discard(scope)
+        gateway, client = self._gateway, self._client
+        self._fiber.expire_in(KEEP_ALIVE_S)
+        gateway.idle.add(self._fiber)
+        try:
+            while not client.readable:
+                if gateway.draining.is_set():
+                    return False
+                await client.wait_readable()
+        finally:
+            gateway.idle.discard(self._fiber)
+        self._buffer = await client.receive()
         return bool(self._buffer)
 
     async def _hand_over(self) -> None:
         # Hypercorn does not ignore empty lines before a request. Source: RFC 9112, section 2.2.
         replay, self._buffer = self._buffer.lstrip(b"\r\n"), b""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(self._client.release()))
-        await self._gateway.handover(stream, replay)
+        self._gateway.hand_over(self._client.release(), replay)
 
     async def _receive_body(self, head: RequestHead, limit_bytes: int) -> bytes | bytearray | None:
         """Return the whole body, decoded; the bytes behind it go to the buffer.
@@ -166,36 +212,42 @@ class _Connection:
         if head.expect_continue and not received:
             await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._buffer = b""
-        progress = Progress(BODY_TIMEOUT_S)
-        with progress.scope:
+        try:
             if length is not None:
-                return await self._receive_length(received, length, progress)
-            return await self._receive_chunks(received, limit_bytes, progress)
-        raise RequestTimeoutError(f"nothing of the request body came for {BODY_TIMEOUT_S:g} s")
+                return await self._receive_length(received, length)
+            return await self._receive_chunks(received, limit_bytes)
+        except FiberTimeoutError:
+            raise RequestTimeoutError(
+                f"nothing of the request body came for {BODY_TIMEOUT_S:g} s"
+            ) from None
+        finally:
+            self._fiber.deadline_s = math.inf
 
-    async def _receive_length(self, received: bytes, length: int, progress: Progress) -> bytearray:
-        body = bytearray(received)
-        while len(body) < length:
-            data = await self._client.receive()
-            if not data:
-                raise ClientGoneError
-            progress.note()
-            body += data
-        self._buffer = bytes(body[length:])
-        del body[length:]
+    async def _receive_length(self, received: bytes, length: int) -> bytearray:
+        # Memory that is not written to yet costs nothing, so nobody can claim it by a head.
+        body = bytearray(length)
+        at = len(received)
+        body[:at] = received
+        with memoryview(body) as view:
+            while at < length:
+                self._fiber.expire_in(BODY_TIMEOUT_S)
+                with view[at:] as rest:
+                    size = await self._client.receive_into(rest)
+                if not size:
+                    raise ClientGoneError
+                at += size
         return body
 
-    async def _receive_chunks(
-        self, received: bytes, limit_bytes: int, progress: Progress
-    ) -> bytearray:
+    async def _receive_chunks(self, received: bytes, limit_bytes: int) -> bytearray:
         decoder = ChunkedBody(limit_bytes)
         body = bytearray(decoder.feed(received))
         while not decoder.done:
+            self._fiber.expire_in(BODY_TIMEOUT_S)
             data = await self._client.receive()
             if not data:
                 raise ClientGoneError
-            progress.note()
             body += decoder.feed(data)
+            await self._fiber.spend()
         self._buffer = decoder.excess
         return body
 
@@ -217,7 +269,8 @@ class _Connection:
                 await self._observe(head, asked_for, body, exchange, record)
             else:
                 await self._serve_model(head, asked_for, body, exchange, record)
-        except RouterError as exc:
+        except (RouterError, FiberCutError) as raised:
+            exc = refusals.cut_by_shutdown() if isinstance(raised, FiberCutError) else raised
             record.refused(exc)
             keep = body_received and head.keep_alive and not self._gateway.draining.is_set()
             await self._refuse(head, exc, close=not keep)
@@ -283,23 +336,8 @@ class _Connection:
 
     async def _wait_for_grant(self, lease: Lease) -> Backend:
         """Wait, but not for longer than the client does."""
-        backend: Backend | None = None
-        error: RouterError | None = None
-        async with trio.open_nursery() as nursery:
-            scope = nursery.cancel_scope
-
-            async def leave_when_gone() -> None:
-                await self._client.hung_up()
-                scope.cancel()
-
-            nursery.start_soon(leave_when_gone)
-            try:
-                backend = await lease.granted()
-            except RouterError as exc:
-                error = exc
-            scope.cancel()
-        if error is not None:
-            raise error
+        client = self._client
+        backend = await self._gateway.engine.in_trio(self._fiber, lease.granted, unless_gone=client)
         if backend is None:
             raise ClientGoneError
         return backend
@@ -321,7 +359,7 @@ class _Connection:
             read_timeout_s=router.read_timeout_s,
             close=self._gateway.draining.is_set(),
         )
-        await relay(self._client, ask, backend, exchange)
+        await relay(self._gateway.engine, self._client, ask, backend, exchange)
 
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True
@@ -341,8 +379,10 @@ class _Connection:
         lines.append(b"\r\n")
         if head is None or head.method != b"HEAD":
             lines.append(body)
-        with contextlib.suppress(ClientGoneError), trio.move_on_after(BODY_TIMEOUT_S):
+        self._fiber.expire_in(BODY_TIMEOUT_S)
+        with contextlib.suppress(ClientGoneError, FiberTimeoutError):
             await self._client.send(b"".join(lines))
+        self._fiber.deadline_s = math.inf
 
 
 def _too_large(limit_bytes: int) -> BodyTooLargeError:

@@ -7,6 +7,7 @@ backend dies: an incomplete chunk is held back until the rest of it is here.
 from __future__ import annotations
 
 import contextlib
+import math
 from http import HTTPStatus
 from typing import Final
 
@@ -18,7 +19,8 @@ from ..core import refusals
 from ..core.answers import error_event
 from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
-from .sockets import Client, ClientGoneError, Progress, Upstream, connect
+from .engine import Engine, FiberCutError, FiberTimeoutError
+from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream, connect
 from .wire import (
     Dechunker,
     Framing,
@@ -95,7 +97,9 @@ class _StaleError(Exception):
     """A kept connection was closed before a byte of the answer came."""
 
 
-async def relay(client: Client, ask: Ask, backend: Backend, exchange: Exchange) -> None:
+async def relay(
+    engine: Engine, client: Client, ask: Ask, backend: Backend, exchange: Exchange
+) -> None:
     """Send the request to *backend* and its answer to *client*; fill in *exchange*.
 
     If the backend fails before the answer has begun, the failure is raised, and the
@@ -106,57 +110,15 @@ async def relay(client: Client, ask: Ask, backend: Backend, exchange: Exchange) 
         ClientGoneError: if the client left; the backend was told by closing.
         BackendError: if the backend's process ended before it answered.
         UpstreamError: if the exchange with it failed otherwise.
+        FiberCutError: if the router ends; as if the backend had failed.
     """
-    progress = Progress(ask.read_timeout_s)
-    attempt = _Attempt(client, ask, backend, exchange, progress)
-    with progress.scope:
-        try:
-            await attempt.run(await _open(client, backend, ask.connection_timeout_s))
-        except _StaleError:
-            fresh = await _open(client, backend, ask.connection_timeout_s, fresh=True)
-            await attempt.run(fresh)
-    if progress.scope.cancelled_caught and exchange.error is None:
-        error = _silence(backend, ask.read_timeout_s)
-        if not exchange.begun:
-            raise error
-        exchange.error = error
-
-
-def _silence(backend: Backend, read_timeout_s: float) -> UpstreamTimeoutError:
-    return UpstreamTimeoutError(
-        f"the backend of model {str(backend.model)!r} was silent for {read_timeout_s:g} s "
-        "(read_timeout_s), or the client took nothing for as long"
-    )
-
-
-async def _open(
-    client: Client, backend: Backend, timeout_s: float, *, fresh: bool = False
-) -> Upstream:
-    """Return a connection to *backend*: a kept one, unless a *fresh* one is asked for."""
-    kept = None if fresh else backend.take_connection()
-    if kept is not None:
-        return Upstream(kept, client, reused=True)
+    attempt = _Attempt(engine, client, ask, backend, exchange)
     try:
-        with trio.fail_after(timeout_s):
-            return Upstream(await connect(backend.host, backend.port), client, reused=False)
-    except trio.TooSlowError:
-        raise UpstreamError(
-            f"the backend of model {str(backend.model)!r} did not accept a connection within "
-            f"{timeout_s:g} s (connection_timeout_s)"
-        ) from None
-    except OSError as exc:
-        raise await _explain(backend, f"it does not accept connections: {exc}") from exc
-
-
-async def _explain(backend: Backend, symptom: str) -> RouterError:
-    """Return the backend's own end as the error, if it ended; else the *symptom*."""
-    with trio.move_on_after(OBITUARY_S):
-        await backend.gone.wait()
-    if backend.error is not None:
-        return backend.error
-    if backend.gone.is_set():
-        return BackendError(f"the backend of model {str(backend.model)!r} was stopped")
-    return UpstreamError(f"the backend of model {str(backend.model)!r} failed: {symptom}")
+        await attempt.run()
+    except _StaleError:
+        await attempt.run(fresh=True)
+    finally:
+        client.fiber.deadline_s = math.inf
 
 
 class _Shaper:
@@ -211,65 +173,113 @@ class _Attempt:
     """Tries to get the answer; a second time only if nothing at all came back."""
 
     def __init__(
-        self, client: Client, ask: Ask, backend: Backend, exchange: Exchange, progress: Progress
+        self, engine: Engine, client: Client, ask: Ask, backend: Backend, exchange: Exchange
     ) -> None:
+        self._engine = engine
         self._client = client
         self._ask = ask
         self._backend = backend
         self._exchange = exchange
-        self._progress = progress
 
-    async def run(self, upstream: Upstream) -> None:
+    async def run(self, *, fresh: bool = False) -> None:
+        """Exchange request and answer, on a new connection if a *fresh* one is asked for."""
+        upstream = None if fresh else self._kept()
         clean = False
         try:
-            await self._send(upstream)
-            head, rest = await self._receive_head(upstream)
-            clean = await self._relay_body(upstream, head, rest)
+            if upstream is None:
+                upstream = await self._connect()
+            rest = await self._send(upstream)
+            head, data = await self._receive_head(upstream, rest)
+            clean = await self._relay_body(upstream, head, data)
+        except FiberTimeoutError:
+            raise _silence(self._backend, self._ask.read_timeout_s) from None
         finally:
-            if clean:
-                self._backend.give_connection(upstream.detach())
+            if upstream is None:
+                pass
+            elif clean:
+                upstream.keep()
+                self._backend.keep_connection(upstream)
             else:
                 upstream.close()
 
-    async def _send(self, upstream: Upstream) -> None:
-        body = self._ask.body
+    def _kept(self) -> Upstream | None:
+        while (kept := self._backend.take_connection()) is not None:
+            assert isinstance(kept, Upstream), "only this module gives connections"
+            if kept.use(self._client):
+                return kept
+        return None
+
+    async def _connect(self) -> Upstream:
+        backend = self._backend
+        try:
+            return connect(self._engine, self._client, backend.host, backend.port)
+        except OSError as exc:
+            raise await self._explain(f"it does not accept connections: {exc}") from exc
+
+    async def _send(self, upstream: Upstream) -> memoryview | None:
+        """Send the request; return what the backend did not want of it."""
+        ask, fiber = self._ask, self._client.fiber
+        body = ask.body
         request = upstream_request_head(
-            self._ask.head,
-            target=self._ask.target,
+            ask.head,
+            target=ask.target,
             host=b"%b:%d" % (self._backend.host.encode(), self._backend.port),
             content_length=None if body is None else len(body),
         )
-        # If it closed, it may have answered before, e.g. 413; the answer is read next.
-        with contextlib.suppress(OSError):
+        fiber.expire_in(ask.read_timeout_s if upstream.reused else ask.connection_timeout_s)
+        try:
             if body is None or len(body) < SMALL_BODY_BYTES:
-                await upstream.send(request + body if body else request)
+                rest = await upstream.send(request + body if body else request)
             else:
-                await upstream.send(request)
-                await upstream.send(body)
-        self._progress.note()
+                rest = await upstream.send(request)
+                fiber.expire_in(ask.read_timeout_s)
+                rest = await upstream.send(body) if rest is None else rest
+        except OSError as exc:
+            if not upstream.connected:
+                raise await self._explain(f"it does not accept connections: {exc}") from exc
+            rest = memoryview(b"")  # it may have answered before it closed; that is read next
+        except FiberTimeoutError:
+            if upstream.connected:
+                raise
+            raise UpstreamError(
+                f"the backend of model {str(self._backend.model)!r} did not accept a connection "
+                f"within {ask.connection_timeout_s:g} s (connection_timeout_s)"
+            ) from None
+        fiber.expire_in(ask.read_timeout_s)
+        return rest
 
-    async def _receive_head(self, upstream: Upstream) -> tuple[ResponseHead, bytes]:
-        """Return the final response head and the bytes behind it."""
+    async def _receive_head(
+        self, upstream: Upstream, rest: memoryview | None
+    ) -> tuple[ResponseHead, bytes]:
+        """Return the final response head and the bytes behind it.
+
+        Args:
+            upstream: Where it comes from.
+            rest: The part of the request that was not sent yet.
+        """
+        exchange, fiber, method = self._exchange, self._client.fiber, self._ask.head.method
         buffer, searched = b"", 0
         while True:
             data = await upstream.receive()
             if not data:
                 if upstream.reused and not buffer:
                     raise _StaleError
-                raise await _explain(self._backend, "it closed the connection without an answer")
-            if self._exchange.first_byte_s is None:
-                self._exchange.first_byte_s = trio.current_time()
-            self._progress.note()
-            buffer += data
-            while head := parse_response_head(
-                buffer, request_method=self._ask.head.method, searched=searched
-            ):
+                raise await self._explain("it closed the connection without an answer")
+            if exchange.first_byte_s is None:
+                exchange.first_byte_s = trio.current_time()
+            fiber.expire_in(self._ask.read_timeout_s)
+            buffer = buffer + data if buffer else data
+            while head := parse_response_head(buffer, request_method=method, searched=searched):
                 if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
                     raise UpstreamError("the backend switched protocols without being asked to")
                 if head.status >= HTTPStatus.OK:
+                    if rest is not None:
+                        head.keep_alive = False  # it still waits for the rest of the request
                     return head, buffer[head.size :]
                 # An interim response is for this hop only; the final one follows.
                 buffer, searched = buffer[head.size :], 0
+                if rest:
+                    rest = await upstream.send(rest)
             searched = len(buffer)
 
     async def _relay_body(self, upstream: Upstream, head: ResponseHead, rest: bytes) -> bool:
@@ -279,36 +289,34 @@ class _Attempt:
         close = self._ask.close or not self._ask.head.keep_alive
         exchange.status = head.status
         shaper = _Shaper(head, http10=http10)
+        out = client_response_head(head, close=close, http10=http10)
         try:
-            surplus = await self._pump(
-                upstream, head, client_response_head(head, close=close, http10=http10), rest, shaper
-            )
-        except (UpstreamError, BackendError) as exc:
-            exchange.error = exc
-            if exchange.begun:
-                await self._client.send(shaper.ending(exc))
-            else:
+            surplus = await self._pump(upstream, head, out, rest, shaper)
+        except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
+            if not exchange.begun:
                 raise
+            exchange.error = self._in_words(exc)
+            await self._end_early(shaper.ending(exchange.error))
             return False
-        except trio.Cancelled:
-            if exchange.begun:
-                exchange.error = (
-                    _silence(self._backend, self._ask.read_timeout_s)
-                    if self._progress.scope.cancel_called
-                    else refusals.cut_by_shutdown()
-                )
-                # Best effort: the silent side may be the client.
-                with (
-                    trio.move_on_after(ENDING_S, shield=True),
-                    contextlib.suppress(ClientGoneError),
-                ):
-                    await self._client.send(shaper.ending(exchange.error))
-            raise
         ends_with_close = head.framing is Framing.CLOSE or (
             http10 and head.framing is Framing.CHUNKED
         )
         exchange.reusable = not (close or ends_with_close)
         return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
+
+    def _in_words(self, exc: Exception) -> RouterError:
+        if isinstance(exc, FiberTimeoutError):
+            return _silence(self._backend, self._ask.read_timeout_s)
+        if isinstance(exc, FiberCutError):
+            return refusals.cut_by_shutdown()
+        assert isinstance(exc, RouterError)
+        return exc
+
+    async def _end_early(self, ending: bytes) -> None:
+        """Tell the client that the answer ends here. Best effort: it may be the silent side."""
+        self._client.fiber.expire_in(ENDING_S)
+        with contextlib.suppress(ClientGoneError, FiberTimeoutError):
+            await self._client.send(ending)
 
     async def _pump(
         self, upstream: Upstream, head: ResponseHead, out: bytes, data: bytes, shaper: _Shaper
@@ -326,25 +334,58 @@ class _Attempt:
             UpstreamError, BackendError: if it breaks off or is malformed.
             ClientGoneError: if the client left.
         """
-        exchange = self._exchange
+        exchange, client, timeout_s = self._exchange, self._client, self._ask.read_timeout_s
+        fiber = client.fiber
         framing = ResponseFraming(head)
         while True:
+            size = len(data)
             used = framing.feed(data)
-            surplus = used < len(data)
-            if surplus:
+            if used < size:
                 data = data[:used]
-            exchange.tail = (exchange.tail + data)[-TAIL_BYTES:]
+            exchange.tail = (
+                data[-TAIL_BYTES:] if used > TAIL_BYTES else (exchange.tail + data)[-TAIL_BYTES:]
+            )
             exchange.sent_bytes += used
-            out += shaper.shape(data, framing.boundary)
-            if out:
+            shaped = shaper.shape(data, framing.boundary)
+            if out or shaped:
                 exchange.begun = True
-                await self._client.send(out)
+                await client.send(out + shaped if out else shaped)
                 out = b""
             if framing.done:
-                return surplus
+                return used < size
+            if size == RECEIVE_BYTES:
+                await fiber.spend()
             data = await upstream.receive()
-            self._progress.note()
+            fiber.expire_in(timeout_s)
             if not data:
                 if framing.eof():
                     return False
-                raise await _explain(self._backend, "it closed the connection mid-answer")
+                raise await self._explain("it closed the connection mid-answer")
+
+    async def _explain(self, symptom: str) -> RouterError:
+        """Return the backend's own end as the error, if it ended; else the *symptom*.
+
+        Raises:
+            ClientGoneError: if the client left meanwhile.
+        """
+        backend, client = self._backend, self._client
+
+        async def obituary() -> bool:
+            with trio.move_on_after(OBITUARY_S):
+                await backend.gone.wait()
+            return True
+
+        if await self._engine.in_trio(client.fiber, obituary, unless_gone=client) is None:
+            raise ClientGoneError
+        if backend.error is not None:
+            return backend.error
+        if backend.gone.is_set():
+            return BackendError(f"the backend of model {str(backend.model)!r} was stopped")
+        return UpstreamError(f"the backend of model {str(backend.model)!r} failed: {symptom}")
+
+
+def _silence(backend: Backend, read_timeout_s: float) -> UpstreamTimeoutError:
+    return UpstreamTimeoutError(
+        f"the backend of model {str(backend.model)!r} was silent for {read_timeout_s:g} s "
+        "(read_timeout_s), or the client took nothing for as long"
+    )

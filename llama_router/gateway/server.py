@@ -1,4 +1,4 @@
-"""The accept loop: one task per connection, each behind its own fire wall."""
+"""The accept loop."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import structlog
 import trio
 
 from ..errors import RouterError
-from .connection import Gateway, serve_connection
-from .sockets import EXHAUSTED, Client
+from .connection import Gateway
+from .sockets import EXHAUSTED
 
 log = structlog.get_logger()
 
 #: Connections that the kernel keeps for us while we are busy.
 BACKLOG: Final = 1024
+
+#: Connections that are accepted before others get their turn.
+ACCEPTED_AT_ONCE: Final = 64
 
 #: Pause after running out of file descriptors, in seconds: until a connection ends,
 #: accepting again would fail again.
@@ -70,21 +73,31 @@ async def serve(
 
     The sockets are closed as soon as draining begins, so that clients turn elsewhere.
     """
-    async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
-        for listener in listeners:
-            accepting.start_soon(_accept, gateway, listener, connections)
-        task_status.started()
-        await gateway.draining.wait()
-        accepting.cancel_scope.cancel()
+    async with trio.open_nursery() as gateway.tasks, trio.open_nursery() as services:
+        await services.start(gateway.engine.run)
+        async with trio.open_nursery() as accepting:
+            for listener in listeners:
+                accepting.start_soon(_accept, gateway, listener)
+            task_status.started()
+            await gateway.draining.wait()
+            accepting.cancel_scope.cancel()
+        await gateway.engine.wait_idle()
+        services.cancel_scope.cancel()
 
 
-async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.Nursery) -> None:
+async def _accept(gateway: Gateway, listener: socket.socket) -> None:
     exhausted = False
     with listener:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
-                connection, _ = listener.accept()
+                for _ in range(ACCEPTED_AT_ONCE):
+                    connection, _address = listener.accept()
+                    exhausted = False
+                    connection.setblocking(False)
+                    if connection.family in (socket.AF_INET, socket.AF_INET6):
+                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    gateway.serve(connection)
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -93,17 +106,4 @@ async def _accept(gateway: Gateway, listener: socket.socket, connections: trio.N
                         exhausted = True
                         log.error("connection.delayed", reason=exc.strerror)
                     await trio.sleep(EXHAUSTED_PAUSE_S)
-                continue  # else this one client left already
-            exhausted = False
-            connection.setblocking(False)
-            if connection.family in (socket.AF_INET, socket.AF_INET6):
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connections.start_soon(_guarded, gateway, connection)
-
-
-async def _guarded(gateway: Gateway, connection: socket.socket) -> None:
-    """Serve one connection; whatever goes wrong in it costs no other one."""
-    try:
-        await serve_connection(gateway, Client(connection))
-    except Exception:
-        log.exception("connection.crashed")
+                # else this one client left already

@@ -1,8 +1,6 @@
-"""Moving bytes on raw non-blocking sockets.
+"""The two kinds of connections of the data plane, as fibers use them.
 
-Trio's streams cost a reschedule and several objects per operation; with
-`trio.lowlevel.wait_readable` a chunk costs half. Everything that touches a socket
-of the data plane is here.
+Everything that touches a socket of the data plane is here or in `engine`.
 """
 
 from __future__ import annotations
@@ -10,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 from http import HTTPStatus
 from typing import Final
 
-import trio
-
 from ..errors import RouterError
+from .engine import GONE, READABLE, WRITABLE, Channel, Engine, Fiber, FiberTimeoutError, pause
 
 #: Most bytes taken from a socket at once. More would only raise the memory that a
 #: slow reader can hold; the kernel's loopback segments are this size.
@@ -28,9 +24,6 @@ EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.E
 
 #: How long a closing connection may take to read what was sent, in seconds.
 LINGER_S: Final = 2.0
-
-_wait_readable = trio.lowlevel.wait_readable
-_wait_writable = trio.lowlevel.wait_writable
 
 
 class ClientGoneError(Exception):
@@ -58,52 +51,51 @@ def _raise_if_exhausted(exc: OSError) -> None:
         ) from exc
 
 
-class Progress:
-    """Ends its scope when nothing moved for a while.
-
-    Entering a deadline into Trio costs microseconds, so it is renewed only when a
-    sixteenth of it has passed.
-    """
-
-    __slots__ = ("_renew_s", "_timeout_s", "scope")
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        now_s = trio.current_time()
-        self.scope = trio.CancelScope(deadline=now_s + timeout_s)
-        self._renew_s = now_s + timeout_s / 16
-
-    def note(self) -> None:
-        """Note that something moved."""
-        now_s = trio.current_time()
-        if now_s > self._renew_s:
-            self.scope.deadline = now_s + self._timeout_s
-            self._renew_s = now_s + self._timeout_s / 16
-
-
-class Client:
-    """One client's connection.
+class Client(Channel):
+    """One client's connection, and the fiber that serves it.
 
     Attributes:
-        socket: Non-blocking, with Nagle's algorithm off.
+        fiber: Whom its events resume.
     """
 
-    __slots__ = ("_hangup", "socket")
+    __slots__ = ("_receive", "_send", "fiber")
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self._hangup: select.epoll | None = None
+    def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
+        super().__init__(engine, connection, fiber)
+        self.fiber = fiber
+        self._receive = connection.recv
+        self._send = connection.send
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty means that the client closed."""
         while True:
-            await _wait_readable(self.socket)
-            try:
-                return self.socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
+            if self.readable:
+                try:
+                    data = self._receive(RECEIVE_BYTES)
+                except BlockingIOError:
+                    self.readable = False
+                    continue
+                except OSError:
+                    return b""
+                # A short read has emptied the socket: the next bytes make a new edge.
+                if len(data) < RECEIVE_BYTES and not self.gone:
+                    self.readable = False
+                return data
+            await self._wait(READABLE | GONE)
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Wait for bytes, put them into *buffer*, return how many; 0: the client closed."""
+        while True:
+            if self.readable:
+                await self.fiber.spend()
+                try:
+                    return self.socket.recv_into(buffer)
+                except BlockingIOError:
+                    self.readable = False
+                    continue
+                except OSError:
+                    return 0
+            await self._wait(READABLE | GONE)
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*.
@@ -112,40 +104,36 @@ class Client:
             ClientGoneError: if the client closed.
         """
         try:
-            sent = self.socket.send(data)
+            sent = self._send(data)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
             raise ClientGoneError from exc
         if sent < len(data):
+            await self._send_rest(memoryview(data)[sent:])
+
+    async def _send_rest(self, data: memoryview) -> None:
+        while data:
+            await self._wait(WRITABLE | GONE)
+            if self.gone:
+                raise ClientGoneError
             try:
-                await send_rest(self.socket, memoryview(data)[sent:])
+                data = data[self._send(data) :]
+            except BlockingIOError:
+                continue
             except OSError as exc:
                 raise ClientGoneError from exc
 
-    def watch(self) -> select.epoll:
-        """Return an epoll that becomes readable when the client hangs up.
+    async def wait_readable(self) -> None:
+        """Wait until reading may give something; may return without a reason."""
+        await self._wait(READABLE | GONE)
 
-        Its own epoll, because Trio's cannot wait for a hang-up alone: with a pipelined
-        request in the socket it would always report "readable".
-
-        Raises:
-            ExhaustedError: if there is no file descriptor left for it.
-        """
-        if self._hangup is None:
-            try:
-                self._hangup = select.epoll()
-            except OSError as exc:
-                _raise_if_exhausted(exc)
-                raise
-            self._hangup.register(self.socket, select.EPOLLRDHUP)
-        return self._hangup
-
-    async def hung_up(self) -> None:
-        """Return when the client has hung up."""
-        hangup = self.watch()
-        while not hangup.poll(0):
-            await _wait_readable(hangup)
+    async def _wait(self, events: int) -> None:
+        self.want = events
+        try:
+            await pause()
+        finally:
+            self.want = 0
 
     async def linger(self) -> None:
         """Close, but let the client read the last answer first.
@@ -153,104 +141,137 @@ class Client:
         Closing with unread bytes in the socket would reset the connection and destroy
         an error answer that is still on its way. Source: RFC 9112, section 9.6.
         """
-        with contextlib.suppress(OSError), trio.move_on_after(LINGER_S):
+        self.fiber.expire_in(LINGER_S)
+        with contextlib.suppress(OSError, FiberTimeoutError):
             self.socket.shutdown(socket.SHUT_WR)
             while await self.receive():
-                pass
+                await self.fiber.spend()
         self.close()
 
-    def close(self) -> None:
-        """Close; safe to call twice."""
-        if self._hangup is not None:
-            self._hangup.close()
-            self._hangup = None
-        self.socket.close()
 
-    def release(self) -> socket.socket:
-        """Give the socket away, to be served by somebody else."""
-        if self._hangup is not None:
-            self._hangup.close()
-            self._hangup = None
-        return self.socket
-
-
-class Upstream:
-    """One connection to a backend, while one client's exchange uses it.
+class Upstream(Channel):
+    """One connection to a backend: used by one exchange at a time, or kept for the next.
 
     Attributes:
-        socket: Non-blocking, with Nagle's algorithm off.
         reused: Whether an earlier exchange used it, so that it may be stale.
+        connected: Whether anything was sent on it yet.
     """
 
-    __slots__ = ("_client_fd", "_epoll", "reused", "socket")
+    __slots__ = ("_client", "_receive", "_send", "connected", "reused")
 
-    def __init__(self, connection: socket.socket, client: Client, *, reused: bool) -> None:
-        self.socket = connection
-        self.reused = reused
-        self._client_fd = client.socket.fileno()
-        self._epoll = client.watch()
-        self._epoll.register(connection, select.EPOLLIN)
+    def __init__(self, engine: Engine, connection: socket.socket, client: Client) -> None:
+        super().__init__(engine, connection, client.fiber)
+        self.reused = False
+        self.connected = False
+        self._client = client
+        self._receive = connection.recv
+        self._send = connection.send
+
+    def keep(self) -> None:
+        """Wait for nobody; close when the backend closes, or speaks without being asked."""
+        self.reused = True
+        self.waiter = self
+        self.want = READABLE | GONE
+
+    def resume(self) -> None:
+        """Close: see `keep`."""
+        self.close()
+
+    def use(self, client: Client) -> bool:
+        """Take a kept connection into use for *client*; False if it is of no use any more."""
+        if self.readable and not self.closed:
+            # An edge from while it was in use; only now it is known whether it left anything.
+            try:
+                self.socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                self.readable = False
+            except OSError:
+                self.close()
+            else:
+                self.close()
+        if self.gone or self.closed:
+            self.close()
+            return False
+        self.want = 0
+        self.waiter = client.fiber
+        self._client = client
+        return True
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty means that the backend closed.
 
         Raises:
-            ClientGoneError: if the client hung up meanwhile.
+            ClientGoneError: if the client closed meanwhile.
         """
+        client = self._client
         while True:
-            await _wait_readable(self._epoll)
-            for fd, _ in self._epoll.poll(0):
-                if fd == self._client_fd:
-                    raise ClientGoneError
+            if self.readable:
+                try:
+                    data = self._receive(RECEIVE_BYTES)
+                except BlockingIOError:
+                    self.readable = False
+                    continue
+                except OSError:
+                    return b""
+                if len(data) < RECEIVE_BYTES and not self.gone:
+                    self.readable = False
+                return data
+            if client.gone:
+                raise ClientGoneError
+            self.want = READABLE | GONE
+            client.want = GONE
             try:
-                return self.socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                continue
-            except OSError:
-                return b""
+                await pause()
+            finally:
+                self.want = client.want = 0
 
-    async def send(self, data: bytes | bytearray) -> None:
-        """Send all of *data*.
+    async def send(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """Send *data*; return what was not sent because the backend answers already.
 
         Raises:
-            OSError: if the backend closed.
+            OSError: if the backend closed, or does not accept connections.
+            ClientGoneError: if the client closed meanwhile.
         """
         try:
-            sent = self.socket.send(data)
-        except BlockingIOError:
+            sent = self._send(data)
+        except BlockingIOError:  # it takes no more, or is not connected yet
             sent = 0
-        if sent < len(data):
-            await send_rest(self.socket, memoryview(data)[sent:])
+        if sent == len(data):
+            self.connected = True
+            return None
+        return await self._send_rest(memoryview(data)[sent:])
 
-    def detach(self) -> socket.socket:
-        """End the exchange's use; the connection itself lives on."""
-        self._epoll.unregister(self.socket)
-        return self.socket
+    async def _send_rest(self, data: memoryview) -> memoryview | None:
+        client = self._client
+        while data:
+            if client.gone:
+                raise ClientGoneError
+            if self.readable:
+                if not self.connected:
+                    self._raise_if_refused()
+                return data
+            self.want = WRITABLE | READABLE | GONE
+            client.want = GONE
+            try:
+                await pause()
+            finally:
+                self.want = client.want = 0
+            with contextlib.suppress(BlockingIOError):
+                data = data[self._send(data) :]
+                self.connected = True
+        return None
 
-    def close(self) -> None:
-        """End the exchange's use and the connection."""
-        with contextlib.suppress(OSError, ValueError):
-            self._epoll.unregister(self.socket)
-        self.socket.close()
+    def _raise_if_refused(self) -> None:
+        error = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
 
 
-async def send_rest(connection: socket.socket, data: memoryview) -> None:
-    """Send *data* as fast as the peer takes it.
+def connect(engine: Engine, client: Client, host: str, port: int) -> Upstream:
+    """Begin a connection, in use for *client*; sending on it waits until it stands.
 
     Raises:
-        OSError: if the peer closed.
-    """
-    while data:
-        await _wait_writable(connection)
-        with contextlib.suppress(BlockingIOError):
-            data = data[connection.send(data) :]
-
-
-async def connect(host: str, port: int) -> socket.socket:
-    """Return a new connection; takes no time-out, the caller sets the deadline.
-
-    Raises:
-        OSError: if nobody listens there.
+        OSError: if nobody listens there (which may also show itself later).
         ExhaustedError: if there is no file descriptor left for it.
     """
     try:
@@ -261,14 +282,10 @@ async def connect(host: str, port: int) -> socket.socket:
     try:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        error = connection.connect_ex((host, port))
-        if error == errno.EINPROGRESS:
-            await _wait_writable(connection)
-            error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    except BaseException:
+        with contextlib.suppress(BlockingIOError):  # EINPROGRESS: as it should be
+            connection.connect((host, port))
+        return Upstream(engine, connection, client)
+    except OSError as exc:
         connection.close()
+        _raise_if_exhausted(exc)
         raise
-    if error:
-        connection.close()
-        raise OSError(error, os.strerror(error))
-    return connection

@@ -1,0 +1,441 @@
+"""Fibers: the connections' coroutines, all in one Trio task, driven by an epoll of their own.
+
+The clever part of the data plane, and the only one. A Trio task pays about 10 us of
+CPU for each wait on a socket (entering it into Trio's epoll, being scheduled, leaving it
+again); moving a chunk of a stream takes two system calls and less than that. So a
+connection is not a Trio task. It is a *fiber*: an ordinary ``async def`` coroutine that
+this module resumes directly from an epoll event, for less than 1 us.
+
+How it works
+============
+
+* Every socket is entered into the engine's epoll once, edge-triggered, for all events,
+  and never changed after that: no ``epoll_ctl`` per wait. `Channel` remembers what the
+  edges said, and whom to resume for which of them.
+* `Engine.run` is one Trio task. It waits until the epoll itself is readable (an epoll
+  can be waited for like a socket), then makes a *turn*: takes all events and resumes
+  the fibers that wait for them, until nothing is ready or it is Trio's turn again.
+* A fiber waits by `pause`. It is resumed by an event of one of its channels, by
+  `Engine.wake`, or by an exception: `FiberTimeoutError` when its deadline is over,
+  `FiberCutError` when the engine is cancelled.
+* Deadlines are checked by one Trio task, in buckets of `TICK_S`; renewing one is an
+  assignment.
+
+What a fiber must know
+======================
+
+* It may be resumed without a reason: look at the flags, and pause again.
+* Nothing of Trio that waits may be awaited in it, and no cancel scope entered: they
+  belong to tasks, and a fiber is none. `Engine.in_trio` runs such things in a task.
+  Calling plain functions (``Event.set``, ``CancelScope.cancel``, ``start_soon``) is fine.
+* It never runs for long: whoever moves much data counts it with `Fiber.spend`.
+
+A crash of one fiber costs one connection. The engine owns every fiber: when `run` ends,
+all of them have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import math
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import coroutine
+from typing import Final, Protocol, TypeVar
+
+import structlog
+import trio
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: Resolution of deadlines, in seconds.
+TICK_S: Final = 1 / 16
+
+#: Rounds of events after which Trio's tasks get their turn, however busy the fibers are.
+ROUNDS: Final = 4
+
+#: Events taken in one round.
+EVENTS: Final = 128
+
+#: Pieces of data that one fiber may move before others get their turn.
+PIECES: Final = 16
+
+#: How long fibers get to end once the engine is cancelled, in seconds.
+ENDING_S: Final = 0.5
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+#: The peer closed at least its sending side, or the connection broke.
+GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_TELLING: Final = READABLE | GONE  # reading gives bytes, the end, or the error
+_EVERYTHING: Final = READABLE | WRITABLE | select.EPOLLRDHUP | select.EPOLLET
+
+
+class FiberTimeoutError(Exception):
+    """The fiber's deadline is over. Raised in the fiber, where it waits."""
+
+
+class FiberCutError(Exception):
+    """The engine ends; the fiber has `ENDING_S` left. Raised in the fiber, where it waits."""
+
+
+class Waiter(Protocol):
+    """Somebody whom an event resumes."""
+
+    def resume(self) -> None:
+        """Go on; there may be nothing new."""
+
+
+class Channel:
+    """A non-blocking socket in the engine's epoll.
+
+    Attributes:
+        socket: The socket itself.
+        waiter: Whom to resume.
+        want: For which events (`READABLE`, `WRITABLE`, `GONE`) to resume it now.
+        readable: Reading may give something; cleared by who finds that it does not.
+        gone: The peer closed at least its sending side.
+        closed: It was closed or given away by this side.
+    """
+
+    __slots__ = ("_engine", "_fd", "closed", "gone", "readable", "socket", "waiter", "want")
+
+    def __init__(self, engine: Engine, connection: socket.socket, waiter: Waiter) -> None:
+        """Enter *connection* into the epoll of *engine*.
+
+        Raises:
+            OSError: if the kernel has no room for it; the socket is still the caller's.
+        """
+        self._engine = engine
+        self._fd = connection.fileno()
+        self.socket = connection
+        self.waiter = waiter
+        self.want = 0
+        self.readable = False
+        self.gone = False
+        self.closed = False
+        engine.enter(self._fd, self)
+
+    def note(self, events: int) -> None:
+        """Remember an event, and resume who waits for it."""
+        if events & _TELLING:
+            self.readable = True
+            if events & GONE:
+                self.gone = True
+        if events & self.want:
+            self.waiter.resume()
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        if not self.closed:
+            self.closed = True
+            self._engine.leave(self._fd, self.socket)
+
+    def release(self) -> socket.socket:
+        """Give the socket away, to be served by somebody else."""
+        self.closed = True
+        self._engine.leave(self._fd, None)
+        return self.socket
+
+
+@coroutine
+def pause() -> Generator[None, None, None]:
+    """Let the fiber wait; see the module for what resumes it."""
+    yield
+
+
+class Fiber:
+    """One coroutine and its deadline.
+
+    Attributes:
+        deadline_s: Clock time at which `FiberTimeoutError` is raised in it, in seconds.
+    """
+
+    __slots__ = ("_bucket", "_coroutine", "_engine", "_pieces", "_send", "deadline_s")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._coroutine: Coroutine[None, None, None] | None = None
+        self._send: Callable[[None], object] | None = None
+        self._bucket = math.inf  # the tick at which its deadline is looked at
+        self._pieces = PIECES
+        self.deadline_s = math.inf
+
+    def begin(self, body: Coroutine[None, None, None]) -> None:
+        """Run *body* until it first waits."""
+        self._coroutine = body
+        self._send = body.send
+        self.resume()
+
+    def resume(self) -> None:
+        """Run on until the coroutine waits again, or ends."""
+        if self._send is None:
+            return  # it ended meanwhile
+        self._pieces = PIECES
+        try:
+            self._send(None)
+        except StopIteration:
+            self._end()
+        except Exception:
+            self._end()
+            log.exception("connection.crashed")
+
+    def throw(self, error: Exception) -> None:
+        """Raise *error* in the coroutine, where it waits."""
+        if self._coroutine is None:
+            return
+        self._pieces = PIECES
+        try:
+            self._coroutine.throw(error)
+        except StopIteration:
+            self._end()
+        except Exception as exc:
+            self._end()
+            if exc is not error:
+                log.error("connection.crashed", exc_info=exc)
+
+    def close(self) -> None:
+        """End the coroutine at once; its ``finally`` blocks run, and must not wait."""
+        if self._coroutine is not None:
+            try:
+                self._coroutine.close()
+            except Exception:
+                log.exception("connection.crashed")
+            self._end()
+
+    def expire_in(self, timeout_s: float) -> None:
+        """Set the deadline, counted from this turn."""
+        self.deadline_s = deadline_s = self._engine.now_s + timeout_s
+        if deadline_s < self._bucket * TICK_S:
+            self._bucket = self._engine.look_at(self, deadline_s, self._bucket)
+
+    async def spend(self) -> None:
+        """Count one piece of data; wait a turn if there were many."""
+        self._pieces -= 1
+        if self._pieces <= 0:
+            self._engine.wake(self)
+            await pause()
+
+    def tick(self, now_s: float) -> float:
+        """Look at the deadline; return the next tick to look at it, or infinity."""
+        self._bucket = math.inf
+        if self.deadline_s > now_s:
+            if self.deadline_s < math.inf and self._send is not None:
+                self._bucket = self._engine.look_at(self, self.deadline_s, math.inf)
+            return self._bucket
+        self.deadline_s = math.inf
+        self.throw(FiberTimeoutError())
+        return math.inf
+
+    def _end(self) -> None:
+        self._coroutine = self._send = None
+        self._engine.forget(self, self._bucket)
+
+
+class Engine:
+    """Drives the fibers of one listening router.
+
+    Attributes:
+        now_s: Clock time at the beginning of this turn, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._epoll = select.epoll()
+        # Rung by who wakes a fiber from outside of a turn. Source: eventfd(2).
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, READABLE)
+        self._channels: dict[int, Channel] = {}
+        self._fibers: set[Fiber] = set()
+        self._ready: deque[Fiber] = deque()
+        self._turning = False
+        self._closing: list[socket.socket] = []
+        self._buckets: dict[float, set[Fiber]] = {}
+        self._ticks: list[float] = []  # a heap of the keys of _buckets
+        self._alarm = trio.CancelScope()
+        self._tasks: trio.Nursery | None = None
+        self._idle: trio.Event | None = None
+
+    # -- for fibers and those who start them --------------------------------------------------
+
+    def start(self, body: Callable[[Fiber], Coroutine[None, None, None]]) -> None:
+        """Run ``body(fiber)`` as a fiber; it has run until its first wait when this returns."""
+        if not self._turning:
+            self.now_s = trio.current_time()
+        fiber = Fiber(self)
+        self._fibers.add(fiber)
+        fiber.begin(body(fiber))
+
+    def wake(self, fiber: Fiber) -> None:
+        """Resume *fiber* soon; harmless if it ended."""
+        self._ready.append(fiber)
+        if not self._turning:
+            os.eventfd_write(self._bell, 1)
+
+    async def in_trio(
+        self, fiber: Fiber, function: Callable[[], Awaitable[T]], *, unless_gone: Channel
+    ) -> T | None:
+        """Run *function* in a Trio task, and let *fiber* wait for what it returns or raises.
+
+        An exception in the fiber (e.g. its deadline) cancels the task.
+
+        Returns:
+            What it returned; None if the peer of *unless_gone* closed before, which
+            cancels it.
+        """
+        assert self._tasks is not None, "the engine is not running"
+        scope = trio.CancelScope()
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        async def task() -> None:
+            with scope:
+                try:
+                    results.append(await function())
+                except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber
+                    errors.append(exc)
+            self.wake(fiber)
+
+        self._tasks.start_soon(task)
+        unless_gone.want = GONE
+        try:
+            while not (results or errors or unless_gone.gone):
+                await pause()
+        finally:
+            unless_gone.want = 0
+            scope.cancel()
+        if errors:
+            raise errors[0]
+        return results[0] if results else None
+
+    # -- for channels and fibers ----------------------------------------------------------------
+
+    def enter(self, fd: int, channel: Channel) -> None:
+        """Watch *fd* for *channel*."""
+        self._epoll.register(fd, _EVERYTHING)
+        self._channels[fd] = channel
+
+    def leave(self, fd: int, close: socket.socket | None) -> None:
+        """Watch *fd* no more, and *close* the socket.
+
+        In a turn it is closed at its end: a number that is free again might be taken by
+        a new connection at once, which would get the old one's remaining events.
+        """
+        del self._channels[fd]
+        if close is None:
+            self._epoll.unregister(fd)
+        elif self._turning:
+            self._closing.append(close)
+        else:
+            close.close()
+
+    def look_at(self, fiber: Fiber, deadline_s: float, bucket: float) -> float:
+        """Move *fiber* to the bucket of *deadline_s*, out of *bucket*; return the new one."""
+        if bucket != math.inf:
+            self._drop(fiber, bucket)
+        tick = math.ceil(deadline_s / TICK_S)
+        fibers = self._buckets.get(tick)
+        if fibers is None:
+            fibers = self._buckets[tick] = set()
+            heapq.heappush(self._ticks, tick)
+            if self._ticks[0] == tick:
+                self._alarm.deadline = tick * TICK_S
+        fibers.add(fiber)
+        return tick
+
+    def forget(self, fiber: Fiber, bucket: float) -> None:
+        """Drop a *fiber* that has ended."""
+        self._fibers.discard(fiber)
+        if bucket != math.inf:
+            self._drop(fiber, bucket)
+        if self._idle is not None and not self._fibers:
+            self._idle.set()
+
+    def _drop(self, fiber: Fiber, bucket: float) -> None:
+        fibers = self._buckets.get(bucket)
+        if fibers is not None:  # an emptied bucket stays until its tick, for whoever is next
+            fibers.discard(fiber)
+
+    # -- the two tasks --------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive fibers until cancelled; all have ended when this returns.
+
+        Fibers that are left then are told by `FiberCutError`, and get `ENDING_S` to end.
+        """
+        try:
+            async with trio.open_nursery() as self._tasks:
+                self._tasks.start_soon(self._keep_time)
+                task_status.started()
+                try:
+                    while True:
+                        await trio.lowlevel.wait_readable(self._epoll)
+                        self._turn()
+                finally:
+                    await self._cut()
+        finally:
+            for channel in list(self._channels.values()):
+                channel.close()
+            self._epoll.close()
+            os.close(self._bell)
+
+    async def wait_idle(self) -> None:
+        """Return when there is no fiber."""
+        while self._fibers:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def _turn(self) -> None:
+        self._turning = True
+        self.now_s = trio.current_time()
+        poll, channels, ready = self._epoll.poll, self._channels, self._ready
+        for _ in range(ROUNDS):
+            events = poll(0, EVENTS)
+            for fd, happened in events:
+                channel = channels.get(fd)
+                if channel is not None:
+                    channel.note(happened)
+                elif fd == self._bell:
+                    os.eventfd_read(fd)
+            for _ in range(len(ready)):
+                ready.popleft().resume()
+            if self._closing:
+                for closing in self._closing:
+                    closing.close()
+                self._closing.clear()
+            if not events and not ready:
+                break
+        self._turning = False
+        if ready:
+            os.eventfd_write(self._bell, 1)
+
+    async def _keep_time(self) -> None:
+        while True:
+            next_s = self._ticks[0] * TICK_S if self._ticks else math.inf
+            with trio.CancelScope(deadline=next_s) as self._alarm:
+                await trio.sleep_forever()
+            self.now_s = now_s = trio.current_time()
+            while self._ticks and self._ticks[0] * TICK_S <= now_s:
+                for fiber in self._buckets.pop(heapq.heappop(self._ticks)):
+                    fiber.tick(now_s)
+
+    async def _cut(self) -> None:
+        """Tell every fiber that it ends, and drive what it still has to send."""
+        self.now_s = trio.current_time()
+        for fiber in list(self._fibers):
+            fiber.throw(FiberCutError())
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + ENDING_S):
+            while self._fibers:
+                await trio.lowlevel.wait_readable(self._epoll)
+                self._turn()
+        for fiber in list(self._fibers):
+            fiber.close()
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
