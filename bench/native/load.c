@@ -19,6 +19,9 @@
 //     --hold S          keep the connections for so long after the last request
 //     --cpu N           run on this processor
 //
+// A server may close a kept connection while a request is on its way to it. Like any HTTP
+// client, this one then asks again on a new connection, and counts a reconnect, no error.
+//
 // Before a hold the line {"event":"holding"} is printed. The last line has the figures:
 // times in microseconds. What went wrong first is said on stderr.
 
@@ -48,6 +51,7 @@ typedef struct {
     enum { WAITING, IN_HEAD, IN_BODY, OVER } phase;
     int fd;
     bool want_write, reading;
+    bool used; // it had a whole exchange already
     uint64_t start_ns;   // WAITING: when the next request is to be sent
     uint64_t sent_ns;    // when this request was begun
     size_t request_sent; // bytes of it
@@ -76,7 +80,7 @@ static int epoll_fd;
 static char *request;
 static size_t request_bytes;
 static uint64_t begun_ns, end_ns, last_news_ns;
-static long started, completed, errors, active;
+static long started, completed, errors, reconnects, active;
 static uint64_t events_seen, content_bytes;
 static samples latencies, first_bytes, event_ages;
 
@@ -157,7 +161,7 @@ static void open_connection(connection *c) {
         exit(2);
     }
     c->reading = true;
-    c->want_write = false;
+    c->want_write = c->used = false;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event);
 }
@@ -321,6 +325,7 @@ static void finish_answer(connection *c, uint64_t now) {
     check_whole(c);
     add_sample(&latencies, now - c->sent_ns);
     completed++;
+    c->used = true;
     if (c->close_after || c->want_write) close_connection(c); // want_write: answered too early
     next_request(c, now);
 }
@@ -401,7 +406,12 @@ static void on_readable(connection *c, size_t limit) {
         }
     } else if (size == 0 || errno != EAGAIN) {
         close_connection(c);
-        if (c->phase == IN_HEAD || c->phase == IN_BODY) {
+        if (c->phase == IN_HEAD && c->head_bytes == 0 && c->used) {
+            reconnects++;
+            open_connection(c);
+            c->request_sent = 0;
+            send_request(c);
+        } else if (c->phase == IN_HEAD || c->phase == IN_BODY) {
             wrong(c, "the connection was closed in the middle (%s)",
                   size == 0 ? "end of data" : strerror(errno));
             next_request(c, now);
@@ -558,9 +568,9 @@ int main(int argc, char **argv) {
     getrusage(RUSAGE_SELF, &used);
     double cpu_s = (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
                    (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-    printf("{\"requests\":%ld,\"errors\":%ld,\"wall_s\":%.4f,\"chunks\":%llu,\"bytes\":%llu"
+    printf("{\"requests\":%ld,\"errors\":%ld,\"reconnects\":%ld,\"wall_s\":%.4f,\"chunks\":%llu,\"bytes\":%llu"
            ",\"closed_while_held\":%ld,\"client_cpu_s\":%.4f",
-           completed, errors, wall_s, (unsigned long long)events_seen,
+           completed, errors, reconnects, wall_s, (unsigned long long)events_seen,
            (unsigned long long)content_bytes, closed, cpu_s);
     print_samples("latency", &latencies);
     print_samples("ttft", &first_bytes);

@@ -1,7 +1,8 @@
 // The upstream of the proxy benchmark: answers like a model server, at next to no cost.
 //
 //     stub PORT [--cpu N]
-//     stub --port PORT ...          (other arguments of a llama-server are ignored)
+//     stub [--cpu N] ... --port PORT ...  as a child of llama.cpp's router, which it tells
+//                                         that it is ready; other arguments are ignored
 //
 // One thread, one epoll. The query of a request says what the answer is:
 //
@@ -53,6 +54,7 @@ typedef struct connection {
 static int epoll_fd;
 static connection **streams; // those in IN_STREAM
 static size_t stream_count, stream_room;
+static connection router; // stands for the pipe from llama.cpp's router
 static connection *dead; // freed after the events of one epoll_wait are handled
 
 static void watch(connection *c) {
@@ -373,6 +375,14 @@ static int listen_on(int port) {
     return listener;
 }
 
+// What a llama-server says when its router started it, and how it is told to end.
+static void tell_router(void) {
+    printf("cmd_child_to_router:state:{\"state\":\"ready\",\"payload\":{\"n_ctx\":4096}}\n");
+    fflush(stdout);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &router};
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, STDIN_FILENO, &event);
+}
+
 int main(int argc, char **argv) {
     int port = 0;
     for (int i = 1; i < argc; i++) {
@@ -385,6 +395,7 @@ int main(int argc, char **argv) {
     epoll_fd = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event);
+    if (getenv("LLAMA_SERVER_ROUTER_PORT") != NULL) tell_router();
     struct timespec tick = {.tv_nsec = TICK_NS};
     uint64_t served_ns = 0;
     for (;;) {
@@ -396,6 +407,7 @@ int main(int argc, char **argv) {
                 accept_all(listener);
                 continue;
             }
+            if (c == &router) return 0; // it says "exit", or it is no more
             if (c->fd >= 0 && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) on_readable(c);
             if (c->fd >= 0 && events[i].events & EPOLLOUT) on_writable(c);
         }

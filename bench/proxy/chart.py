@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
 from .results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class ChartError(Exception):
@@ -31,11 +35,14 @@ class Panel:
 
 PANELS = (
     Panel("CPU per small request, µs", "cpu_us", ("small-1", "small-16", "small-64")),
-    Panel("Latency p50 of small requests, ms", "latency_p50_ms", ("small-1", "small-16")),
+    Panel("small requests, latency p50, ms", "latency_p50_ms", ("small-1", "small-16")),
     Panel("CPU per streamed chunk, µs", "cpu_us", ("sse-32", "sse-256", "sse-512")),
-    Panel("First byte p50, 256 starts, ms", "ttft_p50_ms", ("starts-256",)),
+    Panel("chunk latency p99, ms", "chunk_p99_ms", ("sse-32", "sse-256", "sse-512")),
+    Panel("256 simultaneous starts, first byte p50, ms", "ttft_p50_ms", ("starts-256",)),
     Panel("CPU per transfer, ms", "cpu_ms", ("upload", "upload-last", "download")),
-    Panel("RSS, MiB: at rest", "rss_mib", ("start",)),
+    Panel("RSS at rest, MiB", "rss_mib", ("start",)),
+    Panel("RSS during 200 slow readers, MiB", "during_mib", ("slow-200",)),
+    Panel("/v1/models p99 under load, ms", "models_latency_p99_ms", ("mixed",)),
 )
 
 _COLUMNS = 3
@@ -55,25 +62,51 @@ def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
         raise ChartError(
             f"no chart: {error}; install the extra: pip install -e '.[bench]'"
         ) from error
-    rows = -(-len(PANELS) // _COLUMNS)
-    figure = Figure(figsize=(5 * _COLUMNS, 3.6 * rows), layout="constrained")
-    for number, panel in enumerate(PANELS, 1):
-        axes = figure.add_subplot(rows, _COLUMNS, number)
-        axes.set_title(panel.title)
-        width = _BAR / max(1, len(contestants))
-        for place, name in enumerate(contestants):
-            shift = (place - (len(contestants) - 1) / 2) * width
-            for group, workload in enumerate(panel.workloads):
-                spread = results.spread(workload, name, panel.figure)
-                if spread is None:
-                    continue
-                whiskers = [[spread.median - spread.least], [spread.most - spread.median]]
-                bar = axes.bar(
-                    group + shift, spread.median, width * 0.9, yerr=whiskers, color=f"C{place}"
-                )
-                axes.bar_label(bar, fmt="%.3g", fontsize=7, padding=2)
-        axes.set_xticks(range(len(panel.workloads)), panel.workloads)
-        axes.margins(y=0.15)
+    panels = [panel for panel in PANELS if _measured(panel, results)]
+    if not panels:
+        raise ChartError("no chart: nothing was measured that is in one")
+    columns = min(_COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 0.6 + 3.4 * rows), layout="constrained")
+    for number, panel in enumerate(panels, 1):
+        _draw_panel(figure.add_subplot(rows, columns, number), panel, results, contestants)
     patches = [Patch(color=f"C{place}", label=name) for place, name in enumerate(contestants)]
     figure.legend(handles=patches, loc="outside lower center", ncols=max(1, len(contestants)))
     figure.savefig(path, dpi=110)
+
+
+def _measured(panel: Panel, results: Results) -> list[str]:
+    """Return the workloads of *panel* in which somebody has its figure."""
+    return [
+        workload
+        for workload in panel.workloads
+        if any(
+            results.spread(workload, name, panel.figure) is not None
+            for name in results.rounds.get(workload, {})
+        )
+    ]
+
+
+def _draw_panel(axes: Axes, panel: Panel, results: Results, contestants: Sequence[str]) -> None:
+    """Draw one group of bars per workload, one bar per contestant."""
+    workloads = _measured(panel, results)
+    width = _BAR / len(contestants)
+    for place, name in enumerate(contestants):
+        shift = (place - (len(contestants) - 1) / 2) * width
+        for group, workload in enumerate(workloads):
+            spread = results.spread(workload, name, panel.figure)
+            if spread is None:
+                continue
+            whiskers = [[spread.median - spread.least], [spread.most - spread.median]]
+            bar = axes.bar(
+                group + shift,
+                spread.median,
+                width * 0.9,
+                yerr=whiskers,
+                color=f"C{place}",
+                ecolor="0.4",
+            )
+            axes.bar_label(bar, fmt="%.3g", fontsize=7, padding=2)
+    axes.set_title(panel.title, fontsize=10)
+    axes.set_xticks(range(len(workloads)), workloads)
+    axes.margins(y=0.15)

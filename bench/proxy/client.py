@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -38,7 +38,6 @@ class Load:
         helpers_cpu_s: CPU time of the stub and the client.
         wall_s: How long it took.
         others_share: What other programs used of the whole machine meanwhile.
-        complaints: What the client found wrong first.
     """
 
     seen: Figures
@@ -46,13 +45,13 @@ class Load:
     helpers_cpu_s: float
     wall_s: float
     others_share: float
-    complaints: str
 
     @property
     def figures(self) -> Figures:
         """Return what every workload reports."""
         return {
             "errors": self.seen["errors"],
+            "reconnects": self.seen["reconnects"],
             "cpu_s": self.cpu_s,
             "helpers_share": self.helpers_cpu_s / self.wall_s,
             "others_share": self.others_share,
@@ -60,12 +59,21 @@ class Load:
 
 
 @contextlib.contextmanager
-def start_load(setting: Setting, running: Running, *arguments: object) -> Iterator[StartedLoad]:
-    """Start the client; it is ended at the end, if it has not."""
+def start_load(
+    setting: Setting, running: Running, arguments: Sequence[object], complaints: list[str]
+) -> Iterator[StartedLoad]:
+    """Start the client; it is ended at the end, if it has not.
+
+    Args:
+        setting: Where it runs.
+        running: Whom it asks.
+        arguments: What it asks for (see native/load.c).
+        complaints: Gets what it found wrong first.
+    """
     argv = [str(setting.native.load), "--port", str(running.port), *map(str, arguments)]
     if setting.pinning.load is not None:
         argv += ["--cpu", str(setting.pinning.load)]
-    started = StartedLoad(running, argv)
+    started = StartedLoad(running, argv, complaints)
     try:
         yield started
     finally:
@@ -76,8 +84,9 @@ def start_load(setting: Setting, running: Running, *arguments: object) -> Iterat
 class StartedLoad:
     """A client that runs."""
 
-    def __init__(self, running: Running, argv: list[str]) -> None:
+    def __init__(self, running: Running, argv: list[str], complaints: list[str]) -> None:
         self._running = running
+        self._complaints = complaints
         self._stubs = running.stubs()
         self._before = self._readings()
         self._begun_s = time.perf_counter()
@@ -106,6 +115,7 @@ class StartedLoad:
         lines = output.splitlines()
         if self.process.returncode or not lines:
             raise LoadError(f"the client failed: {complaints.strip()}")
+        self._complaints += complaints.splitlines()
         time.sleep(_SETTLE_S)
         cpu_s, stub_s, busy_s = (
             after - before for after, before in zip(self._readings(), self._before, strict=True)
@@ -119,7 +129,6 @@ class StartedLoad:
             helpers_cpu_s=helpers_s,
             wall_s=wall_s,
             others_share=others_s / (wall_s * (os.cpu_count() or 1)),
-            complaints=complaints.strip(),
         )
 
     def _readings(self) -> tuple[float, float, float]:

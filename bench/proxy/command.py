@@ -30,7 +30,7 @@ from .workloads import WORKLOADS, Scale, Stage, Workload
 #: Pause before each measurement, in seconds: whoever was measured last comes to rest.
 _SETTLE_S = 0.2
 
-_QUICK = Scale(seconds=0.5, transfers=3, bursts=1, slow_readers=50, idle=200)
+_QUICK = Scale(seconds=0.5, transfers=3, bursts=1, slow_readers=50, idle=200, rest_s=0.3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,16 +127,18 @@ class Bench:
             figures = {}
             self._problems.append(f"{where}: {workload.name}, {name}: {error}")
         if figures.get("errors"):
+            text = "; ".join(dict.fromkeys(stage.complaints))
             self._problems.append(
-                f"{where}: {workload.name}, {name}: {figures['errors']:.0f} errors"
+                f"{where}: {workload.name}, {name}: {figures['errors']:.0f} errors: {text}"
             )
+        stage.complaints.clear()
         self._results.add(workload.name, name, figures)
 
     def finish(
         self, options: argparse.Namespace, workloads: Sequence[Workload], rounds: int
     ) -> int:
         """Print the tables, write the files, and return the exit status."""
-        outcomes = judge(self._results)
+        outcomes = judge(self._results, [workload.name for workload in workloads])
         print("\n".join(self._lines(workloads, outcomes, rounds)))
         if options.json is not None:
             options.json.write_text(json.dumps(self._document(outcomes, rounds), indent=1))
@@ -161,6 +163,7 @@ class Bench:
         lines += report.goals(outcomes)
         lines += [""] + [f"not run: {name}: {why}" for name, why in self._absent.items()]
         lines += [f"problem: {problem}" for problem in self._problems]
+        lines += [f"doubtful: {doubt}" for doubt in report.doubts(self._results)]
         return lines
 
     def _document(self, outcomes: Sequence[Outcome], rounds: int) -> dict[str, object]:

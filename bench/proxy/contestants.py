@@ -7,12 +7,13 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -244,7 +245,52 @@ class LlamaSwap(Contestant):
             yield running
 
 
-CONTESTANTS: tuple[Contestant, ...] = (Direct(), LlamaRouter(), Nginx(), LlamaSwap())
+class LlamaCppRouter(Contestant):
+    """llama.cpp's own router, with the stub in the place of the llama-server that it starts."""
+
+    name = "llama.cpp"
+
+    def missing(self) -> str | None:
+        """Say so if the environment does not name a llama-server."""
+        return _missing_binary("LLAMA_SERVER_BIN")
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Running]:
+        """Run a copy of llama-server as a router.
+
+        It starts its models with its own file name. Once it runs, that name is given to a
+        script that becomes the stub.
+        """
+        folder = _own_folder(setting, self.name)
+        port = free_port()
+        binary = Path(os.environ["LLAMA_SERVER_BIN"]).resolve()
+        program = folder / "llama-server"
+        shutil.copy2(binary, program)
+        models = folder / "models.ini"
+        models.write_text(f"[m1]\nmodel = {folder}/m1.gguf\n")
+        (folder / "m1.gguf").touch()
+        argv = [str(program), "--host", HOST, "--port", str(port), "--models-preset", str(models)]
+        # Libraries that lie beside the original.
+        libraries = os.pathsep.join((str(binary.parent), os.environ.get("LD_LIBRARY_PATH", "")))
+        environment = os.environ | {"LD_LIBRARY_PATH": libraries}
+
+        def take_its_name() -> None:
+            script = folder / "stub.sh"
+            script.write_text(f'#!/bin/sh\nexec {shlex.join(_stub_argv(setting))} "$@"\n')
+            script.chmod(0o755)
+            script.replace(program)
+
+        with _program(argv, port, setting, folder, environment, take_its_name) as running:
+            yield running
+
+
+CONTESTANTS: tuple[Contestant, ...] = (
+    Direct(),
+    LlamaRouter(),
+    Nginx(),
+    LlamaSwap(),
+    LlamaCppRouter(),
+)
 
 
 # -- starting and ending ------------------------------------------------------------------
@@ -274,8 +320,8 @@ def _own_folder(setting: Setting, name: str) -> Path:
     return folder
 
 
-def _stub_argv(setting: Setting, port: str) -> list[str]:
-    argv = [str(setting.native.stub), port]
+def _stub_argv(setting: Setting, *port: str) -> list[str]:
+    argv = [str(setting.native.stub), *port]
     if setting.pinning.stub is not None:
         argv += ["--cpu", str(setting.pinning.stub)]
     return argv
@@ -297,6 +343,7 @@ def _program(
     setting: Setting,
     folder: Path,
     environment: dict[str, str] | None = None,
+    on_listening: Callable[[], None] = lambda: None,
 ) -> Iterator[Running]:
     """Run a proxy on its processor; yield it once a request was answered."""
     log = folder / "log"
@@ -308,6 +355,7 @@ def _program(
         )
         running.start_s = time.perf_counter() - begun_s
         running.start_cpu_s = machine.cpu_s(running.pids())
+        on_listening()
         _first_answer(port, log)
         yield running
 

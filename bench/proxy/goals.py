@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Collection
+from enum import StrEnum, auto
+from typing import assert_never
 
 import attrs
 
 from .results import Results, Spread, difference, ratio, spread_of
 
+#: Whose goals they are.
 SUBJECT = "llama-router"
+
+#: The contestant without a proxy.
+DIRECT = "direct"
 
 
 class Verdict(StrEnum):
@@ -20,21 +25,58 @@ class Verdict(StrEnum):
     NOT_MEASURED = "not measured"
 
 
+class Measure(StrEnum):
+    """How a goal's value comes from the rounds."""
+
+    ITSELF = auto()
+    """The figure."""
+    TIMES = auto()
+    """How many times the peer's figure, round by round."""
+    MORE = auto()
+    """How much more than the peer's figure, round by round."""
+    ADDED_TIMES = auto()
+    """What it adds to the direct figure, as times what the peer adds, round by round."""
+
+
 @attrs.frozen
 class Goal:
-    """One demand.
+    """One demand: the median of the value is at most the limit.
 
     Attributes:
         title: What is demanded.
-        limit: The most that the median may be.
-        value: Takes it from the results; None if a part of it was not measured.
-        form: How the value is written; ``{}`` is the number.
+        workload: Where it is measured.
+        figure: Which figure.
+        limit: The most that is allowed.
+        form: How value and limit are written.
+        measure: How the value comes about.
+        peer: Against whom.
     """
 
     title: str
+    workload: str
+    figure: str
     limit: float
-    value: Callable[[Results], Spread | None]
-    form: str = "{:.2f}"
+    form: str = "{:.2f} x"
+    measure: Measure = Measure.ITSELF
+    peer: str = ""
+
+    def value(self, results: Results) -> Spread | None:
+        """Return the value in the middle and its range; None if a part was not measured."""
+        ours = results.series(self.workload, SUBJECT, self.figure)
+        peers = results.series(self.workload, self.peer, self.figure)
+        match self.measure:
+            case Measure.ITSELF:
+                return spread_of(ours)
+            case Measure.TIMES:
+                return spread_of(map(ratio, ours, peers))
+            case Measure.MORE:
+                return spread_of(map(difference, ours, peers))
+            case Measure.ADDED_TIMES:
+                direct = results.series(self.workload, DIRECT, self.figure)
+                added, peer_added = map(difference, ours, direct), map(difference, peers, direct)
+                return spread_of(map(ratio, added, peer_added))
+            case _:
+                assert_never(self.measure)
 
 
 @attrs.frozen
@@ -46,150 +88,61 @@ class Outcome:
     value: Spread | None
 
 
-def judge(results: Results) -> list[Outcome]:
-    """Return every goal with its verdict."""
-    outcomes = []
-    for goal in GOALS:
-        value = goal.value(results)
-        if value is None:
-            verdict = Verdict.NOT_MEASURED
-        elif value.median <= goal.limit:
-            verdict = Verdict.MET
-        else:
-            verdict = Verdict.MISSED
-        outcomes.append(Outcome(goal, verdict, value))
-    return outcomes
+def judge(results: Results, workloads: Collection[str]) -> list[Outcome]:
+    """Return the goals of these workloads, each with its verdict.
+
+    A goal is missed, whatever its value, if there were errors where it was measured.
+    """
+    return [_judged(goal, results) for goal in GOALS if goal.workload in workloads]
 
 
-def _itself(workload: str, figure: str) -> Callable[[Results], Spread | None]:
-    return lambda results: results.spread(workload, SUBJECT, figure)
+def _judged(goal: Goal, results: Results) -> Outcome:
+    value = goal.value(results)
+    errors = results.series(goal.workload, SUBJECT, "errors")
+    if value is None:
+        verdict = Verdict.NOT_MEASURED
+    elif value.median > goal.limit or any(errors):
+        verdict = Verdict.MISSED
+    else:
+        verdict = Verdict.MET
+    return Outcome(goal, verdict, value)
 
 
-def _times(workload: str, figure: str, peer: str) -> Callable[[Results], Spread | None]:
-    return lambda results: results.paired(workload, figure, SUBJECT, peer, ratio)
-
-
-def _more(workload: str, figure: str, peer: str) -> Callable[[Results], Spread | None]:
-    return lambda results: results.paired(workload, figure, SUBJECT, peer, difference)
-
-
-def _added_times(workload: str, figure: str, peer: str) -> Callable[[Results], Spread | None]:
-    """Compare what the two add to going there directly."""
-
-    def value(results: Results) -> Spread | None:
-        rounds = zip(
-            *(results.series(workload, name, figure) for name in (SUBJECT, peer, "direct")),
-            strict=False,
+def _times(title: str, workload: str, figure: str, **limits: float) -> tuple[Goal, ...]:
+    """Make one goal per peer: at most so many times its figure."""
+    return tuple(
+        Goal(
+            f"{title}, against {(peer := name.replace('_', '-'))}",
+            *(workload, figure, limit),
+            measure=Measure.TIMES,
+            peer=peer,
         )
-        return spread_of(
-            ratio(ours - direct, theirs - direct)
-            for ours, theirs, direct in rounds
-            if ours is not None and theirs is not None and direct is not None
-        )
-
-    return value
+        for name, limit in limits.items()
+    )
 
 
-def _missing_chunks(workload: str) -> Callable[[Results], Spread | None]:
-    def value(results: Results) -> Spread | None:
-        return spread_of(
-            None if share is None else 1 - share
-            for share in results.series(workload, SUBJECT, "delivered_share")
-        )
-
-    return value
-
-
-_RATIO = "{:.2f} x"
-
-GOALS = (
+GOALS: tuple[Goal, ...] = (
+    *_times("CPU per small request, 16 at a time", "small-16", "cpu_us", nginx=5, llama_swap=0.3),
     Goal(
-        "CPU per small request, 16 at a time: at most 5 x nginx",
-        5,
-        _times("small-16", "cpu_us", "nginx"),
-        _RATIO,
+        "p50 of small requests one at a time, over direct",
+        *("small-1", "latency_p50_ms", 0.2, "{:.3f} ms", Measure.MORE, DIRECT),
     ),
     Goal(
-        "CPU per small request, 16 at a time: at most 0.3 x llama-swap",
-        0.3,
-        _times("small-16", "cpu_us", "llama-swap"),
-        _RATIO,
+        "the same, against what llama-swap adds",
+        *("small-1", "latency_p50_ms", 0.35, "{:.2f} x", Measure.ADDED_TIMES, "llama-swap"),
     ),
-    Goal(
-        "added p50, one at a time: at most 0.2 ms over direct",
-        0.2,
-        _more("small-1", "latency_p50_ms", "direct"),
-        "{:.3f} ms",
+    *_times("CPU per chunk, 256 streams", "sse-256", "cpu_us", nginx=1.7, llama_swap=0.8),
+    *_times("CPU per chunk, 32 streams", "sse-32", "cpu_us", nginx=2.3, llama_swap=1.0),
+    Goal("512 streams: chunks that did not arrive", "sse-512", "lost_share", 0, "{:.2%}"),
+    Goal("512 streams: how late the last one ends", "sse-512", "late_s", 0.25, "{:.3f} s"),
+    Goal("512 streams: CPU, of one core", "sse-512", "core_share", 0.7, "{:.0%}"),
+    *_times(
+        *("first byte p50, 256 simultaneous starts", "starts-256", "ttft_p50_ms"),
+        nginx=2.5,
+        llama_swap=0.6,
     ),
-    Goal(
-        "added p50, one at a time: at most 0.35 x llama-swap",
-        0.35,
-        _added_times("small-1", "latency_p50_ms", "llama-swap"),
-        _RATIO,
-    ),
-    Goal(
-        "CPU per chunk, 256 streams: at most 1.7 x nginx",
-        1.7,
-        _times("sse-256", "cpu_us", "nginx"),
-        _RATIO,
-    ),
-    Goal(
-        "CPU per chunk, 256 streams: at most 0.8 x llama-swap",
-        0.8,
-        _times("sse-256", "cpu_us", "llama-swap"),
-        _RATIO,
-    ),
-    Goal(
-        "CPU per chunk, 32 streams: at most 2.3 x nginx",
-        2.3,
-        _times("sse-32", "cpu_us", "nginx"),
-        _RATIO,
-    ),
-    Goal(
-        "CPU per chunk, 32 streams: at most 1.0 x llama-swap",
-        1.0,
-        _times("sse-32", "cpu_us", "llama-swap"),
-        _RATIO,
-    ),
-    Goal("512 streams x 50/s: every chunk arrives", 0, _missing_chunks("sse-512"), "{:.2%} lost"),
-    Goal(
-        "512 streams x 50/s: and in time, within 0.25 s",
-        0.25,
-        _itself("sse-512", "late_s"),
-        "{:.3f} s",
-    ),
-    Goal(
-        "512 streams x 50/s: at most 70 % of one core",
-        0.7,
-        _itself("sse-512", "core_share"),
-        "{:.0%}",
-    ),
-    Goal(
-        "TTFT p50 of 256 simultaneous starts: at most 2.5 x nginx",
-        2.5,
-        _times("starts-256", "ttft_p50_ms", "nginx"),
-        _RATIO,
-    ),
-    Goal(
-        "TTFT p50 of 256 simultaneous starts: at most 0.6 x llama-swap",
-        0.6,
-        _times("starts-256", "ttft_p50_ms", "llama-swap"),
-        _RATIO,
-    ),
-    Goal(
-        "CPU of a 15 MB upload: at most 4 x nginx", 4, _times("upload", "cpu_ms", "nginx"), _RATIO
-    ),
-    Goal(
-        "RSS after 200 slow readers: at most 20 MiB more than before",
-        20,
-        _itself("slow-200", "grown_mib"),
-        "{:.1f} MiB",
-    ),
-    Goal("RSS at rest: at most 60 MiB", 60, _itself("start", "rss_mib"), "{:.1f} MiB"),
-    Goal(
-        "CPU from exec to listening: at most 0.6 s",
-        0.6,
-        _itself("start", "start_cpu_s"),
-        "{:.2f} s",
-    ),
+    *_times("CPU of a 15 MB upload", "upload", "cpu_ms", nginx=4),
+    Goal("RSS after 200 slow readers, over before", "slow-200", "grown_mib", 20, "{:.1f} MiB"),
+    Goal("RSS at rest", "start", "rss_mib", 60, "{:.1f} MiB"),
+    Goal("CPU from exec to listening", "start", "start_cpu_s", 0.6, "{:.2f} s"),
 )

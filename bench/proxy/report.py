@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from .goals import Outcome
-from .results import Results, Spread, ratio
+from .goals import DIRECT, Outcome
+from .results import Results, Spread
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ ROWS = (
     Row("chunk_p50_ms", "chunk latency p50, ms", "{:.3f}"),
     Row("chunk_p99_ms", "chunk latency p99, ms", "{:.3f}"),
     Row("core_share", "of one core", "{:.0%}"),
-    Row("delivered_share", "chunks that arrived", "{:.2%}"),
+    Row("lost_share", "chunks that did not arrive", "{:.2%}"),
     Row("late_s", "late at the end, s", "{:.3f}"),
     Row("before_mib", "RSS before, MiB", "{:.1f}"),
     Row("during_mib", "RSS during, MiB", "{:.1f}"),
@@ -58,10 +58,18 @@ ROWS = (
     Row("models_latency_p50_ms", "/v1/models p50, ms"),
     Row("models_latency_p99_ms", "/v1/models p99, ms"),
     Row("models_latency_max_ms", "/v1/models longest, ms"),
+    Row("reconnects", "connections closed after an answer", "{:.0f}"),
     Row("errors", "errors", "{:.0f}"),
 )
 
 _PEER = "nginx"
+
+#: From here on the stub and the client, on one processor, are what is measured.
+BUSY_HELPERS_SHARE = 0.9
+
+#: From here on other programs disturb.
+BUSY_OTHERS_SHARE = 0.15
+
 _WIDTH = 25
 
 
@@ -74,35 +82,58 @@ def figures(results: Results, titles: dict[str, str], contestants: Sequence[str]
             spreads = [results.spread(workload, name, row.figure) for name in contestants]
             if not any(spread is not None for spread in spreads):
                 continue
-            if row.figure in {"errors", "closed"} and not any(s and s.most for s in spreads):
+            if row.figure in {"errors", "closed", "reconnects"} and not any(
+                s and s.most for s in spreads
+            ):
                 continue
-            cells = "".join(f"{_cell(spread, row.form):>{_WIDTH}}" for spread in spreads)
+            cells = "".join(f"{cell(spread, row.form):>{_WIDTH}}" for spread in spreads)
             yield f"  {row.title:<42}{cells}"
             if row.per_peer and _PEER in contestants:
                 times = [
                     None
-                    if name in {_PEER, "direct"}
-                    else results.paired(workload, row.figure, name, _PEER, ratio)
+                    if name in {_PEER, DIRECT}
+                    else results.paired(workload, row.figure, name, _PEER)
                     for name in contestants
                 ]
                 if any(spread is not None for spread in times):
-                    cells = "".join(f"{_cell(spread, '{:.2f}'):>{_WIDTH}}" for spread in times)
+                    cells = "".join(f"{cell(spread, '{:.2f}'):>{_WIDTH}}" for spread in times)
                     yield f"  {'  times ' + _PEER + ', paired':<42}{cells}"
 
 
 def goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Yield the lines of the table of goals."""
     yield ""
-    yield f"{'goal':<68}{'measured':>14}  verdict"
+    yield f"{'goal':<60}{'at most':>10}{'measured':>36}  verdict"
     for outcome in outcomes:
-        value = "-" if outcome.value is None else outcome.goal.form.format(outcome.value.median)
-        yield f"{outcome.goal.title:<68}{value:>14}  {outcome.verdict}"
+        form = outcome.goal.form
+        measured = cell(outcome.value, form)
+        yield (
+            f"{outcome.goal.title:<60}{form.format(outcome.goal.limit):>10}"
+            f"{measured:>36}  {outcome.verdict}"
+        )
 
 
-def _cell(spread: Spread | None, form: str) -> str:
+def cell(spread: Spread | None, form: str) -> str:
+    """Return a figure as it is printed: the median, and the range if there is one."""
     if spread is None:
         return "-"
     middle = form.format(spread.median)
-    if spread.least == spread.most:
-        return middle
-    return f"{middle} ({form.format(spread.least)}..{form.format(spread.most)})"
+    least, most = form.format(spread.least), form.format(spread.most)
+    return middle if least == most else f"{middle} ({least}..{most})"
+
+
+def doubts(results: Results) -> Iterator[str]:
+    """Yield what makes the figures doubtful: a busy machine, or a client at its limit."""
+    disturbed, at_limit = [], []
+    for workload in results.workloads():
+        for name in results.rounds[workload]:
+            helpers = results.spread(workload, name, "helpers_share")
+            others = results.spread(workload, name, "others_share")
+            if helpers and helpers.median > BUSY_HELPERS_SHARE and name != DIRECT:
+                at_limit.append(f"{workload} of {name} ({helpers.median:.0%})")
+            if others and others.median > BUSY_OTHERS_SHARE:
+                disturbed.append(f"{workload} of {name} ({others.median:.0%})")
+    if disturbed:
+        yield f"other programs kept the machine busy during {', '.join(disturbed)}"
+    if at_limit:
+        yield f"stub and client were near their own limit during {', '.join(at_limit)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import attrs
 
@@ -51,23 +51,10 @@ class Results:
         """Return the middle and the range of one figure, or None if it was never measured."""
         return spread_of(self.series(workload, contestant, figure))
 
-    def paired(
-        self,
-        workload: str,
-        figure: str,
-        one: str,
-        other: str,
-        combine: Callable[[float, float], float | None],
-    ) -> Spread | None:
-        """Return the middle and the range of what *combine* makes of the two in each round."""
-        pairs = zip(
-            self.series(workload, one, figure), self.series(workload, other, figure), strict=False
-        )
-        return spread_of(
-            combine(first, second)
-            for first, second in pairs
-            if first is not None and second is not None
-        )
+    def paired(self, workload: str, figure: str, one: str, other: str) -> Spread | None:
+        """Return how many times the *other* the *one* is, in the same round."""
+        ones = self.series(workload, one, figure)
+        return spread_of(map(ratio, ones, self.series(workload, other, figure)))
 
 
 def spread_of(values: Iterable[float | None]) -> Spread | None:
@@ -78,11 +65,11 @@ def spread_of(values: Iterable[float | None]) -> Spread | None:
     return Spread(statistics.median(there), min(there), max(there))
 
 
-def ratio(first: float, second: float) -> float | None:
-    """Return how many times *second* the *first* is; None if *second* is nothing."""
-    return first / second if second > 0 else None
+def ratio(first: float | None, second: float | None) -> float | None:
+    """Return how many times *second* the *first* is; None without both, or for nothing."""
+    return None if first is None or second is None or second <= 0 else first / second
 
 
-def difference(first: float, second: float) -> float:
-    """Return how much more *first* is."""
-    return first - second
+def difference(first: float | None, second: float | None) -> float | None:
+    """Return how much more *first* is; None if one is missing."""
+    return None if first is None or second is None else first - second

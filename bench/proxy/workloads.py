@@ -21,8 +21,6 @@ UPLOAD_BYTES = 15_000_000
 DOWNLOAD_BYTES = 50_000_000
 SLOW_BYTES_PER_S = 200_000
 
-#: After a load, memory and connections come to rest.
-_REST_S = 1.0
 _SAMPLE_S = 0.05
 
 
@@ -36,6 +34,7 @@ class Scale:
         bursts: How often many streams are begun at once.
         slow_readers: Connections that read slowly.
         idle: Connections that do nothing.
+        rest_s: How long a program may come to rest, before and after a load.
     """
 
     seconds: float = 3.0
@@ -43,6 +42,7 @@ class Scale:
     bursts: int = 3
     slow_readers: int = 200
     idle: int = 1000
+    rest_s: float = 1.0
 
 
 @attrs.frozen
@@ -54,18 +54,20 @@ class Stage:
         contestant: Who.
         running: Its running program.
         scale: How much.
+        complaints: What the client found wrong first.
     """
 
     setting: Setting
     contestant: Contestant
     running: Running
     scale: Scale
+    complaints: list[str] = attrs.field(factory=list)
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Stage]:
         """Run another one of it, which has not served anything yet."""
         with self.contestant.running(self.setting) as running:
-            time.sleep(_REST_S)
+            time.sleep(self.scale.rest_s)
             yield attrs.evolve(self, running=running)
 
     def load(self, *arguments: object) -> Load:
@@ -75,7 +77,7 @@ class Stage:
 
     def started(self, *arguments: object) -> contextlib.AbstractContextManager[StartedLoad]:
         """Start the client against this contestant; it is ended at the end."""
-        return start_load(self.setting, self.running, *arguments)
+        return start_load(self.setting, self.running, arguments, self.complaints)
 
 
 @attrs.frozen
@@ -98,7 +100,7 @@ def start_and_rest(stage: Stage) -> Figures:
     with stage.fresh() as fresh:
         pids = fresh.running.pids()
         before_s, begun_s = machine.cpu_s(pids), time.perf_counter()
-        time.sleep(_REST_S)
+        time.sleep(stage.scale.rest_s)
         return {
             "start_cpu_s": fresh.running.start_cpu_s,
             "start_s": fresh.running.start_s,
@@ -131,7 +133,7 @@ def streams(stage: Stage, *, count: int) -> Figures:
         | _latencies(load, "chunk")
         | {
             "cpu_us": load.cpu_s / max(1, load.seen["chunks"]) * 1e6,
-            "delivered_share": load.seen["chunks"] / (count * chunks),
+            "lost_share": 1 - load.seen["chunks"] / (count * chunks),
             # Of one processor, while all of them run.
             "core_share": load.cpu_s / max(1, load.seen["chunks"]) * count * PER_S,
             "late_s": load.seen["wall_s"] - spread_s - chunks / PER_S,
@@ -189,7 +191,7 @@ def _slow_readers(stage: Stage) -> Figures:
             during_mib = max(during_mib, machine.rss_mib(pids))
             time.sleep(_SAMPLE_S)
         load = client.finish()
-    time.sleep(_REST_S)
+    time.sleep(stage.scale.rest_s)
     after_mib = machine.rss_mib(stage.running.pids())
     return load.figures | {
         "before_mib": before_mib,
@@ -244,7 +246,7 @@ def mixed(stage: Stage) -> Figures:
         | _latencies(load, "chunk")
         | {
             "cpu_us": load.cpu_s / max(1, load.seen["chunks"]) * 1e6,
-            "delivered_share": load.seen["chunks"] / (count * chunks),
+            "lost_share": 1 - load.seen["chunks"] / (count * chunks),
         }
     )
     for name, asked in probes.items():
@@ -260,7 +262,11 @@ WORKLOADS = (
         for conns in (1, 16, 64)
     ),
     *(
-        Workload(f"sse-{count}", f"{count} streams x 50/s", partial(streams, count=count))
+        Workload(
+            f"sse-{count}",
+            f"{count} stream{'s' * (count > 1)} x 50/s",
+            partial(streams, count=count),
+        )
         for count in (1, 32, 256, 512)
     ),
     Workload(

@@ -1,0 +1,186 @@
+"""The proxy benchmark runs, and what it says is there to be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.build import build
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
+]
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 100
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark with these arguments."""
+    without_peers = {"LLAMA_SWAP_BIN": "", "LLAMA_SERVER_BIN": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=ROOT,
+        env=os.environ | without_peers,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a quick run of three workloads writes."""
+    folder = tmp_path_factory.mktemp("bench")
+    result = bench(
+        *("proxy", "--quick", "--contestants", "direct,llama-router,llama-swap"),
+        *("--only", "small-16", "--only", "sse-32", "--only", "upload"),
+        *("--json", str(folder / "figures.json"), "--chart", str(folder / "chart.png")),
+    )
+    assert result.returncode in {0, 1}, result.stderr
+    document = json.loads((folder / "figures.json").read_text())
+    document["output"] = result.stdout
+    document["chart"] = (folder / "chart.png").read_bytes()
+    return document
+
+
+def test_every_answer_is_checked_and_right(document: dict[str, Any]) -> None:
+    """The client found nothing wrong in any workload, directly or through the router."""
+    assert document["problems"] == []
+    for workload in ("small-16", "sse-32", "upload"):
+        for name in ("direct", "llama-router"):
+            (figures,) = document["workloads"][workload][name]
+            assert figures["errors"] == 0
+
+
+def test_the_router_costs_something_and_no_proxy_nothing(document: dict[str, Any]) -> None:
+    """CPU time is that of the contestant, without the stub that it started."""
+    for workload, figure in (("small-16", "cpu_us"), ("sse-32", "cpu_us"), ("upload", "cpu_ms")):
+        figures = document["workloads"][workload]
+        assert figures["direct"][0][figure] == 0
+        assert figures["llama-router"][0][figure] > 0
+        assert figures["llama-router"][0]["helpers_share"] > 0
+
+
+def test_all_chunks_of_all_streams_arrive(document: dict[str, Any]) -> None:
+    """32 streams of half a second have 25 chunks each."""
+    for name in ("direct", "llama-router"):
+        assert document["workloads"]["sse-32"][name][0]["lost_share"] == 0
+
+
+def test_what_could_not_run_is_said(document: dict[str, Any]) -> None:
+    """A contestant that is not there is named with the reason, in the table and in the JSON."""
+    assert document["not_run"] == {"llama-swap": "LLAMA_SWAP_BIN is not set"}
+    assert "not run: llama-swap: LLAMA_SWAP_BIN is not set" in document["output"]
+
+
+def test_goals_without_their_peer_are_not_measured(document: dict[str, Any]) -> None:
+    """Nothing is claimed about a comparison that did not take place."""
+    verdicts = {goal["title"]: goal["verdict"] for goal in document["goals"]}
+    assert set(verdicts.values()) == {"not measured"}
+    assert "CPU of a 15 MB upload, against nginx" in verdicts
+
+
+def test_the_chart_is_a_picture(document: dict[str, Any]) -> None:
+    """It is a PNG."""
+    assert document["chart"].startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed (.ci/run installs it)")
+def test_nginx_takes_part_where_it_is_installed(tmp_path: Path) -> None:
+    """Its configuration is accepted, and every answer through it is right."""
+    figures = tmp_path / "figures.json"
+    bench(
+        *("proxy", "--quick", "--contestants", "nginx", "--only", "small-16"),
+        *("--only", "download", "--json", str(figures)),
+    )
+    document = json.loads(figures.read_text())
+    assert document["contestants"] == ["nginx"]
+    assert document["problems"] == []
+    assert document["workloads"]["download"]["nginx"][0]["cpu_ms"] > 0
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """Return an answer of the stub's kind with these chunks."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (*pieces, b""))
+
+
+def event(number: int) -> bytes:
+    return b'data: {"sent_ns":"%016x","number":"%08x","choices":[]}\n\n' % (1, number)
+
+
+USAGE = b'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
+DONE = b"data: [DONE]\n\n"
+STREAM = (event(0), event(1), USAGE, DONE)
+
+
+def load(answer: bytes, *arguments: str) -> tuple[dict[str, Any], str]:
+    """Have the client send one request that gets *answer*; return its figures and complaints."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT_S)
+        port = listener.getsockname()[1]
+        argv = [build().load, "--port", str(port), "--requests", "1", *arguments]
+        client = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        connection, _ = listener.accept()
+        with connection:
+            assert b"\r\n\r\n" in connection.recv(65536)
+            connection.sendall(answer)
+            connection.shutdown(socket.SHUT_WR)
+            output, complaints = client.communicate(timeout=LIMIT_S)
+    return json.loads(output), complaints
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_the_client_takes_a_stream_however_it_is_cut(size: int) -> None:
+    """What counts are the events, not the chunks that they come in."""
+    whole = b"".join(STREAM)
+    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    figures, complaints = load(chunked(*pieces), "--expect", "stream", "--chunks", "2")
+    assert (figures["errors"], figures["chunks"], complaints) == (0, 2, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expect"),
+    [
+        pytest.param(chunked(event(1), event(0), USAGE, DONE), "stream", id="swapped"),
+        pytest.param(chunked(event(0), USAGE, DONE), "stream", id="lost"),
+        pytest.param(chunked(event(0), event(0), USAGE, DONE), "stream", id="doubled"),
+        pytest.param(chunked(event(0), event(1), DONE), "stream", id="no usage"),
+        pytest.param(chunked(*STREAM[:3]), "stream", id="no end"),
+        pytest.param(chunked(*STREAM, b"data: {}\n\n"), "stream", id="something more"),
+        pytest.param(chunked(*STREAM)[:-5], "stream", id="cut"),
+        pytest.param(chunked(*STREAM) + b"x", "stream", id="bytes after the end"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "small", id="small"),
+        pytest.param(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", "any", id="status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n12345", "big", id="big"),
+        pytest.param(
+            b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"received":1}', "count", id="upload"
+        ),
+    ],
+)
+def test_the_client_notices_what_is_wrong(answer: bytes, expect: str) -> None:
+    """Each of these answers is an error."""
+    arguments = ("--chunks", "2", "--bytes", "5", "--body-bytes", "1000")
+    figures, complaints = load(answer, "--expect", expect, *arguments)
+    assert figures["errors"] == 1
+    assert complaints.startswith("load: ")
+
+
+def test_unknown_names_are_refused() -> None:
+    """The message has the names that there are."""
+    result = bench("proxy", "--only", "nonsense")
+    assert result.returncode == 2
+    assert "unknown: nonsense; there are start, small-1" in result.stderr
