@@ -18,6 +18,7 @@ import attrs
 
 from .core import placeholders
 from .core.config import DEFAULT_SPAWN, Config, RouterSpec, parse_config
+from .core.overlay import Found, overlay
 from .errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -60,11 +61,35 @@ def default_config_path(environ: Mapping[str, str]) -> list[Path]:
     return [Path("router.toml"), base / "llama-router" / "router.toml"]
 
 
-def load_config(path: Path) -> LoadedConfig:
+def state_dir_for(config_dir: str | None, environ: Mapping[str, str]) -> Path:
+    """Return where this router keeps its state.
+
+    Args:
+        config_dir: ``router.state_dir``, if it is set.
+        environ: ``STATE_DIRECTORY`` (set by systemd), ``XDG_STATE_HOME`` and ``HOME`` count.
+    """
+    if config_dir is not None:
+        return Path(config_dir)
+    if given := environ.get("STATE_DIRECTORY"):
+        return Path(given.split(":")[0])
+    base = Path(environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
+    return base / "llama-router"
+
+
+def load_config(
+    path: Path, *, found: Found | None = None, running: bool = False, optional: bool = False
+) -> LoadedConfig:
     """Read *path* and check it against itself and the file system. Blocks on files.
 
     Relative file names are resolved against the folder that *path* is in, and
     ``~`` is expanded.
+
+    Args:
+        path: The file.
+        found: Models that a scan found; *path* overlays them field by field. Nothing in
+            them makes the configuration unusable.
+        running: It is for a router that runs already, see `overlay`.
+        optional: No file is the same as an empty one.
 
     Raises:
         ConfigError: with every problem at once, in the order of the file, each
@@ -75,30 +100,80 @@ def load_config(path: Path) -> LoadedConfig:
     except FileNotFoundError:
         message = f"cannot find {path}: the working directory no longer exists"
         raise ConfigError((Problem((), message),)) from None
-    data = _read(path)
+    data = b"" if optional and not path.exists() else _read(path)
     digest = hashlib.sha256(data).digest()
     try:
-        return _checked(path, _decoded(data), digest)
+        return _checked(path, _decoded(data), digest, found, running=running)
     except ConfigError as exc:
         exc.digest = digest
         raise
 
 
-def _checked(path: Path, text: str, digest: bytes) -> LoadedConfig:
+def _checked(
+    path: Path, text: str, digest: bytes, found: Found | None, *, running: bool
+) -> LoadedConfig:
     document = _parse(text)
     files = _Files(path.parent)
     files.resolve(document)
     problems = files.problems
+    doubts: list[Problem] = []
     try:
-        config = parse_config(document)
+        if found is None:
+            config = parse_config(document)
+        else:
+            config = _parse_overlaid(document, found, doubts, running=running)
     except ConfigError as exc:
         raise ConfigError(_in_file_order(text, [*problems, *exc.problems])) from None
     if problems:
         raise ConfigError(_in_file_order(text, problems))
-    warnings = _in_file_order(text, [*files.warnings, *_doubts(config)])
+    warnings = _in_file_order(text, [*files.warnings, *doubts, *_doubts(config)])
     return LoadedConfig(
         config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
     )
+
+
+def _parse_overlaid(
+    document: dict[str, Any], found: Found, doubts: list[Problem], *, running: bool
+) -> Config:
+    """Parse *document* over what was found; what does not fit of the latter is left out.
+
+    Raises:
+        ConfigError: with what is wrong in *document*.
+    """
+    file_of = {
+        name: identity
+        for name, table in _tables(document, "models")
+        if (identity := identity_of(table.get("path"))) is not None
+    }
+    while True:
+        overlaid = overlay(document, found, file_of=file_of, running=running)
+        try:
+            config = parse_config(overlaid.document)
+        except ConfigError as exc:
+            unfit = {
+                str(problem.path[1]): problem
+                for problem in exc.problems
+                if len(problem.path) > 1 and problem.path[1] in overlaid.found_only
+            }
+            if not unfit:
+                raise
+            doubts += (Problem((), f"{p.location}: {p.message}") for p in unfit.values())
+            models = {name: table for name, table in found.models.items() if name not in unfit}
+            found = attrs.evolve(found, models=models)
+        else:
+            doubts += overlaid.doubts
+            return config
+
+
+def identity_of(path: object) -> object:
+    """Return what two names of one file have in common; None if there is no such file."""
+    if not isinstance(path, str):
+        return None
+    try:
+        info = os.stat(path)  # noqa: PTH116 -- there may be thousands; a Path costs more than this
+    except (OSError, ValueError):
+        return None
+    return (info.st_dev, info.st_ino)
 
 
 def _read(path: Path) -> bytes:
@@ -197,6 +272,7 @@ class _Files:
         """Change *document* in place."""
         if isinstance(router := document.get("router"), dict):
             self._make_absolute(router, "state_dir", ("router",), _future_folder_fault)
+            self._resolve_folders(router)
         spawns: list[tuple[_Where, object]] = [(("default_spawn",), document.get("default_spawn"))]
         spawns += [(("templates", name), table) for name, table in _tables(document, "templates")]
         for name, model in _tables(document, "models"):
@@ -208,6 +284,21 @@ class _Files:
             if isinstance(spawn, dict):
                 self._make_absolute(spawn, "cwd", place, _folder_fault)
                 self._resolve_program(spawn.get("command"), (*place, "command", 0))
+
+    def _resolve_folders(self, router: dict[str, Any]) -> None:
+        """Make ``models_dirs`` absolute; one that is not there, like a disk, may come back."""
+        written = router.get("models_dirs")
+        if not isinstance(written, list):
+            return
+        first_problem = len(self.problems)
+        router["models_dirs"] = [
+            self._checked(name, ("router", "models_dirs", index), _folder_fault)
+            if isinstance(name, str) and name and "\0" not in name
+            else name
+            for index, name in enumerate(written)
+        ]
+        self.warnings += self.problems[first_problem:]
+        del self.problems[first_problem:]
 
     def _make_absolute(
         self,

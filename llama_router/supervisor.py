@@ -15,7 +15,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -32,6 +32,7 @@ from .backends.orphans import tend_orphans
 from .backends.output import LogStore
 from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
+from .catalog import Catalog, Scanned, scan_beside, sources
 from .config_file import LoadedConfig
 from .control.app import build_app
 from .control.context import ControlContext
@@ -43,7 +44,7 @@ from .dispatcher import Dispatcher
 from .errors import RouterError
 from .gateway.connection import Gateway
 from .gateway.server import listen, serve
-from .watcher import Watcher
+from .watcher import Watcher, load_alone
 
 log = structlog.get_logger()
 
@@ -66,6 +67,7 @@ class Requests:
     stop: trio.Event = attrs.field(factory=trio.Event)
     hurry: trio.Event = attrs.field(factory=trio.Event)
     _reload: trio.Event = attrs.field(factory=trio.Event)
+    _rescan: trio.Event = attrs.field(factory=trio.Event)
 
     def reload(self) -> None:
         """Ask for the configuration to be read again; several asks may become one."""
@@ -75,6 +77,15 @@ class Requests:
         """Wait until a reload is asked for."""
         await self._reload.wait()
         self._reload = trio.Event()
+
+    def rescan(self) -> None:
+        """Ask for models to be looked for again; several asks may become one."""
+        self._rescan.set()
+
+    async def next_rescan(self) -> None:
+        """Wait until a scan is asked for."""
+        await self._rescan.wait()
+        self._rescan = trio.Event()
 
 
 @attrs.frozen
@@ -96,6 +107,7 @@ async def run_router(
     *,
     state_dir: Path,
     environ: Mapping[str, str],
+    catalog: Catalog | None = None,
     whole_process: bool = False,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -106,6 +118,7 @@ async def run_router(
         requests: Set from outside, e.g. by signal handlers.
         state_dir: Where logs and the record of running backends are kept.
         environ: The environment that backends inherit a part of.
+        catalog: Finds models when asked; without it, there are those of *loaded* only.
         whole_process: This process does nothing else, so every child that it did not
             start was left behind by a backend, and is ended with the last that may own it.
         task_status: Reports the router once it accepts connections; the startup model
@@ -166,6 +179,7 @@ async def run_router(
                                 gate=gate,
                                 logs=logs,
                                 listeners=listeners,
+                                catalog=catalog,
                                 state_dir=state_dir,
                                 runtime_path=runtime_file.runtime_path(state_dir, environ),
                                 token_path=token.path,
@@ -260,6 +274,7 @@ class _Face:
     gate: Gate
     logs: LogStore
     listeners: list[socket.socket]
+    catalog: Catalog | None
     state_dir: Path
     runtime_path: Path
     token_path: Path
@@ -272,8 +287,19 @@ class _Face:
     async def serve(self, task_status: trio.TaskStatus[Running]) -> None:
         """Serve until the end is asked for, then until everybody is served or time is up."""
         watcher = Watcher(
-            self.loaded, current=lambda: self.dispatcher.config, apply=self._reconfigure
+            self.loaded,
+            current=lambda: self.dispatcher.config,
+            apply=self._reconfigure,
+            load=load_alone if self.catalog is None else self.catalog.reload,
         )
+        scanning = trio.Lock()
+
+        async def rescan() -> Scanned:
+            async with scanning:
+                scanned = await self._scan()
+                await watcher.reload()
+            return scanned
+
         context = ControlContext(
             dispatcher=self.dispatcher,
             gate=self.gate,
@@ -284,6 +310,7 @@ class _Face:
             urls=lambda: self.urls,
             reload=watcher.reload,
             report=lambda: watcher.report,
+            rescan=rescan,
         )
         control = ControlServer(build_app(context))
         gateway = Gateway(self.dispatcher, self.gate, control.serve)
@@ -291,6 +318,7 @@ class _Face:
             face.start_soon(self._drain, gateway, control, face.cancel_scope)
             face.start_soon(watcher.run)
             face.start_soon(self._look_when_asked, watcher)
+            face.start_soon(self._rescan_when_asked, rescan)
             with self._findable():
                 async with trio.open_nursery() as accepting:
                     await accepting.start(serve, gateway, self.listeners)
@@ -317,7 +345,19 @@ class _Face:
             await self.requests.next_reload()
             watcher.look_now()
 
+    async def _rescan_when_asked(self, rescan: Callable[[], Awaitable[Scanned]]) -> None:
+        while True:
+            await self.requests.next_rescan()
+            await rescan()
+
+    async def _scan(self) -> Scanned:
+        if self.catalog is None:
+            return Scanned()
+        return await scan_beside(self.catalog, self.dispatcher.config.router)
+
     async def _reconfigure(self, config: Config) -> None:
+        if sources(config.router) != sources(self.dispatcher.config.router):
+            self.requests.rescan()
         self.dispatcher.reconfigure(config)
         self.gate.reconfigure(config)
 
@@ -353,18 +393,3 @@ async def _bound_the_end(dispatcher: Dispatcher, requests: Requests, hurry: trio
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def state_dir_for(config_dir: str | None, environ: Mapping[str, str]) -> Path:
-    """Return where this router keeps its state.
-
-    Args:
-        config_dir: ``router.state_dir``, if it is set.
-        environ: ``STATE_DIRECTORY`` (set by systemd), ``XDG_STATE_HOME`` and ``HOME`` count.
-    """
-    if config_dir is not None:
-        return Path(config_dir)
-    if given := environ.get("STATE_DIRECTORY"):
-        return Path(given.split(":")[0])
-    base = Path(environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser())
-    return base / "llama-router"

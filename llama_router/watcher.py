@@ -33,6 +33,15 @@ Apply = Callable[[Config], Awaitable[None]]
 """Makes a checked configuration the one in force, or raises `ConfigError`."""
 
 
+Load = Callable[[Path, Config], LoadedConfig]
+"""Reads a file, given the configuration in force; blocks on files, raises `ConfigError`."""
+
+
+def load_alone(path: Path, _: Config) -> LoadedConfig:
+    """Read a configuration that is all in one file."""
+    return load_config(path)
+
+
 class Watcher:
     """Keeps the configuration in force the one in the file.
 
@@ -40,19 +49,26 @@ class Watcher:
         loaded: What the router started with.
         current: Returns the configuration in force.
         apply: Replaces it.
+        load: Reads the file.
 
     Attributes:
         report: What the latest look led to.
     """
 
     def __init__(
-        self, loaded: LoadedConfig, *, current: Callable[[], Config], apply: Apply
+        self,
+        loaded: LoadedConfig,
+        *,
+        current: Callable[[], Config],
+        apply: Apply,
+        load: Load = load_alone,
     ) -> None:
         self._path = loaded.path
         self._started = loaded.as_written
         self._digest = loaded.digest
         self._current = current
         self._apply = apply
+        self._load = load
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
         self._finished = 0
@@ -108,7 +124,10 @@ class Watcher:
     async def _look(self, *, anyhow: bool) -> None:
         try:
             loaded = await trio.to_thread.run_sync(
-                _load, self._path, None if anyhow else self._digest, abandon_on_cancel=True
+                self._read,
+                self._current(),
+                None if anyhow else self._digest,
+                abandon_on_cancel=True,
             )
             if loaded is None:
                 return  # written again, but with what it had
@@ -117,6 +136,18 @@ class Watcher:
         except ConfigError as exc:
             self._digest = exc.digest or self._digest
             self._reject(exc)
+
+    def _read(self, current: Config, known: bytes | None) -> LoadedConfig | None:
+        """Return what is in the file, or None if it has the digest *known*. Blocks on files.
+
+        Raises:
+            ConfigError: if it cannot be used.
+        """
+        if known is not None:
+            with suppress(OSError):
+                if hashlib.sha256(self._path.read_bytes()).digest() == known:
+                    return None
+        return self._load(self._path, current)
 
     async def _use(self, loaded: LoadedConfig) -> None:
         """Apply a file without mistakes.
@@ -164,16 +195,3 @@ def _stamp(path: Path) -> Stamp:
         found = path.stat()
         return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return None
-
-
-def _load(path: Path, known: bytes | None) -> LoadedConfig | None:
-    """Return what is in *path*, or None if it has the digest *known*. Blocks on files.
-
-    Raises:
-        ConfigError: if it cannot be used.
-    """
-    if known is not None:
-        with suppress(OSError):
-            if hashlib.sha256(path.read_bytes()).digest() == known:
-                return None
-    return load_config(path)

@@ -23,8 +23,9 @@ def serve(
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     host: str | None = None,
     port: int | None = None,
+    import_dir: Path | None = None,
 ) -> int:
-    """Serve the models of a configuration until SIGINT or SIGTERM.
+    """Serve the models of a configuration, and those found in caches, until SIGINT or SIGTERM.
 
     The first of these signals drains: requests in flight get ``drain_s`` seconds. A second
     one ends at once. SIGHUP reads the configuration again.
@@ -34,24 +35,43 @@ def serve(
             $XDG_CONFIG_HOME/llama-router/router.toml.
         host: Address to listen on, instead of ``router.host``.
         port: Port to listen on, instead of ``router.port``; 0 picks a free one.
+        import_dir: Import the models in this folder first, as ``import`` does.
     """
     # First of all, because it imports structlog at a third of the usual cost.
     from .. import logs  # noqa: F401, PLC0415 -- here, not above, for --help and --version
     from .serve import serve as run  # noqa: PLC0415 -- same
 
-    return run(config, host=host, port=port)
+    return run(config, host=host, port=port, import_dir=import_dir)
 
 
 @app.command
-def check(file: Path | None = None, /) -> int:
+def check(file: Path | None = None, /, *, commands: bool = False) -> int:
     """Say everything that is wrong with a configuration; exit 1 if anything is.
 
     Args:
         file: Configuration file. Without it: where ``serve`` would find one.
+        commands: Print the command of every model, found ones included.
     """
+    from .. import logs  # noqa: F401, PLC0415 -- same, first again
     from .files import check as run  # noqa: PLC0415 -- same
 
-    return run(file)
+    return run(file, commands=commands)
+
+
+@app.command(name="import")
+def import_(
+    folder: Path, /, *, config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None
+) -> int:
+    """Make every model in a folder, at any depth, known to the router for good.
+
+    Args:
+        folder: Where the GGUF files are.
+        config: Configuration file, for its ``state_dir``. Without it: where ``serve`` looks.
+    """
+    from .. import logs  # noqa: F401, PLC0415 -- same
+    from .models import import_folder as run  # noqa: PLC0415 -- same
+
+    return run(folder, config)
 
 
 @app.command
@@ -229,6 +249,21 @@ def reload(*, url: Url = None, token_file: TokenFile = None, config: Config = No
     """
     from .client import Where  # noqa: PLC0415 -- same
     from .operate import reload as run  # noqa: PLC0415 -- same
+
+    return run(Where(url=url, token_file=token_file, config=config))
+
+
+@app.command
+def rescan(*, url: Url = None, token_file: TokenFile = None, config: Config = None) -> int:
+    """Let a running router look for models in its folders and caches now.
+
+    Args:
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import rescan as run  # noqa: PLC0415 -- same
 
     return run(Where(url=url, token_file=token_file, config=config))
 

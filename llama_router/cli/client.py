@@ -15,11 +15,10 @@ import attrs
 import httpx
 
 from ..admin_token import read_token
-from ..config_file import default_config_path
+from ..config_file import default_config_path, state_dir_for
 from ..core.lines import escape_controls
 from ..errors import RouterError
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
-from ..supervisor import state_dir_for
 
 #: The environment variable with the token, for a router on another machine.
 TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not a secret

@@ -30,6 +30,7 @@ _CONFIG = """\
 # Made by `llama-router demo`. Two exclusive models: asking for one unloads the other.
 [router]
 state_dir = "state"
+scan_caches = false
 
 [models.tiny-a]
 path = "tiny-a.gguf"

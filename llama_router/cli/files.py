@@ -3,48 +3,114 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from importlib import resources
 from pathlib import Path
 
-from ..config_file import LoadedConfig, default_config_path, load_config
+import attrs
+
+from ..catalog import Catalog, Scanned
+from ..config_file import LoadedConfig, default_config_path, load_config, state_dir_for
+from ..core.config import RouterSpec
 from ..core.lines import escape_controls
+from ..core.overlay import Found
 from ..errors import ConfigError, Problem
 
 
-def find_config(given: Path | None) -> Path:
-    """Return the configuration file to use: *given*, or the first default that exists.
-
-    Raises:
-        ConfigError: if none is given and none exists.
-    """
+def _find_config(given: Path | None) -> tuple[Path, bool]:
+    """Return the configuration file to use, and whether it is there (or must be)."""
     if given is not None:
-        return given
+        return given, True
     candidates = default_config_path(os.environ)
     for candidate in candidates:
         if candidate.exists():
-            return candidate
-    places = " nor ".join(str(c) for c in candidates)
+            return candidate, True
+    return candidates[-1], False
+
+
+def _no_config() -> ConfigError:
+    places = " nor ".join(str(c) for c in default_config_path(os.environ))
     message = (
-        f"there is no configuration: neither {places} exists; "
-        "'llama-router init' writes a documented example"
+        f"there is no configuration: neither {places} exists, and no model was found in the "
+        "caches of llama.cpp and Hugging Face; 'llama-router init' writes a documented example, "
+        "'llama-router import DIR' takes the models in a folder"
     )
-    raise ConfigError((Problem((), message),))
+    return ConfigError((Problem((), message),))
 
 
-def load_or_explain(given: Path | None) -> LoadedConfig | None:
-    """Load the configuration; on failure say everything that is wrong, on standard error."""
+@attrs.frozen(kw_only=True)
+class Prepared:
+    """A configuration with the models that were found.
+
+    Attributes:
+        loaded: Both of them.
+        catalog: What found the models.
+        scans: What it did.
+    """
+
+    loaded: LoadedConfig
+    catalog: Catalog
+    scans: tuple[Scanned, ...]
+
+
+def prepare_or_explain(
+    given: Path | None,
+    *,
+    import_dir: Path | None = None,
+    may_be_missing: bool = False,
+    keep: bool = True,
+) -> Prepared | None:
+    """Load the configuration and look for models; on failure say everything that is wrong.
+
+    Args:
+        given: Configuration file, if one is named.
+        import_dir: Folder whose models are imported first.
+        may_be_missing: Without a file, models that are found will do.
+        keep: Remember what is found.
+    """
     path = given
     try:
-        path = find_config(given)
-        loaded = load_config(path)
+        path, exists = _find_config(given)
+        if not (exists or may_be_missing):
+            raise _no_config()
+        catalog, router = _open_catalog(path, optional=not exists)
+        scans: list[Scanned] = []
+        if import_dir is not None:
+            scans.append(catalog.import_folder(import_dir.absolute()))
+        scans.append(catalog.scan(router, keep=keep))
+        loaded = catalog.load(path)
+        if not exists and not loaded.config.models:
+            raise _no_config()
     except ConfigError as exc:
         for problem in exc.problems:
             say(path, problem, "error")
         return None
     for warning in loaded.warnings:
         say(path, warning, "warning")
-    return loaded
+    return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
+
+
+def catalog_or_explain(given: Path | None) -> Catalog | None:
+    """Return what remembers models for a router; on failure say what is wrong."""
+    path, exists = _find_config(given)
+    try:
+        return _open_catalog(path, optional=not exists)[0]
+    except ConfigError as exc:
+        for problem in exc.problems:
+            say(path, problem, "error")
+        return None
+
+
+def _open_catalog(path: Path, *, optional: bool) -> tuple[Catalog, RouterSpec]:
+    """Return the catalog for the configuration file *path*, and the file's ``[router]``.
+
+    Raises:
+        ConfigError: if the file has a mistake.
+    """
+    router = load_config(path, found=Found(), running=True, optional=optional).config.router
+    state_dir = state_dir_for(router.state_dir, os.environ)
+    return Catalog(state_dir, os.environ, optional=optional), router
 
 
 def say(path: Path | None, problem: Problem, severity: str) -> None:
@@ -56,11 +122,19 @@ def say(path: Path | None, problem: Problem, severity: str) -> None:
     print(escape_controls(f"{where}{severity}: {what}"), file=sys.stderr)  # noqa: T201 -- the command's output
 
 
-def check(file: Path | None) -> int:
+def check(file: Path | None, *, commands: bool = False) -> int:
     """Print what is wrong with *file*; return the exit status."""
-    loaded = load_or_explain(file)
-    if loaded is None:
+    prepared = prepare_or_explain(file, keep=False)
+    if prepared is None:
         return 1
+    loaded = prepared.loaded
+    for scanned in prepared.scans:
+        for doubt in scanned.doubts:
+            print(escape_controls(f"{doubt.path}: warning: {doubt.reason}"), file=sys.stderr)  # noqa: T201 -- same
+    if commands:
+        for model, spec in loaded.config.models.items():
+            words = shlex.join((*spec.spawn.command, *spec.spawn.args))
+            print(escape_controls(f"{model}: {words}"))  # noqa: T201 -- same
     models = len(loaded.config.models)
     print(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")  # noqa: T201 -- same
     return 0

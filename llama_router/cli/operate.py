@@ -116,6 +116,17 @@ def reload(where: Where) -> int:
     return 1 if report["problems"] else 0
 
 
+def rescan(where: Where) -> int:
+    """Let the router look for models; return the exit status."""
+    try:
+        with connected(where) as client:
+            scanned = client.post("/admin/rescan")
+    except RouterError as exc:
+        return complain(exc)
+    say(f"new models: {scanned['new_models']}, removed: {scanned['removed']}")
+    return 0
+
+
 def _say_problems(report: dict[str, Any]) -> None:
     for severity, problems in (("error", report["problems"]), ("warning", report["warnings"])):
         for problem in problems:

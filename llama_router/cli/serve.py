@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,10 +16,11 @@ import structlog
 import trio
 
 from .. import __version__, logs
-from ..config_file import LoadedConfig
+from ..catalog import Catalog, Scanned
+from ..config_file import LoadedConfig, state_dir_for
 from ..errors import RouterError
-from ..supervisor import Requests, Running, run_router, state_dir_for
-from .files import load_or_explain
+from ..supervisor import Requests, Running, run_router
+from .files import prepare_or_explain
 
 log = structlog.get_logger()
 
@@ -28,12 +30,15 @@ OPEN_FILES: Final = 65536
 E = TypeVar("E", bound=BaseException)
 
 
-def serve(config: Path | None, *, host: str | None, port: int | None) -> int:
+def serve(
+    config: Path | None, *, host: str | None, port: int | None, import_dir: Path | None
+) -> int:
     """Serve until a signal; return the exit status."""
-    loaded = load_or_explain(config)
-    if loaded is None:
+    prepared = prepare_or_explain(config, import_dir=import_dir, may_be_missing=True)
+    if prepared is None:
         return 1
-    return serve_config(override(loaded, host=host, port=port))
+    loaded = override(prepared.loaded, host=host, port=port)
+    return serve_config(loaded, prepared.catalog, prepared.scans)
 
 
 def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> LoadedConfig:
@@ -47,14 +52,24 @@ def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> Loa
     return attrs.evolve(loaded, config=attrs.evolve(loaded.config, router=router))
 
 
-def serve_config(loaded: LoadedConfig) -> int:
-    """Serve *loaded* until a signal; return the exit status."""
+def serve_config(
+    loaded: LoadedConfig, catalog: Catalog | None = None, scans: Iterable[Scanned] = ()
+) -> int:
+    """Serve *loaded* until a signal; return the exit status.
+
+    Args:
+        loaded: The configuration.
+        catalog: Finds models again when asked; without it, *loaded* has all there are.
+        scans: What it did already, to be logged.
+    """
     router = loaded.config.router
     _allow_many_files()
     with logs.configure(level=router.log_level, format=router.log_format.value):
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
+        for scanned in scans:
+            scanned.log()
         try:
-            return trio.run(partial(run_until_signalled, loaded))
+            return trio.run(partial(run_until_signalled, loaded, catalog))
         except* RouterError as group:
             for error in leaves(group):
                 log.error("router.failed", code=error.code, reason=str(error))
@@ -84,6 +99,7 @@ def leaves(group: BaseExceptionGroup[E]) -> list[E]:
 
 async def run_until_signalled(
     loaded: LoadedConfig,
+    catalog: Catalog | None = None,
     *,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> int:
@@ -115,6 +131,7 @@ async def run_until_signalled(
             requests,
             state_dir=state_dir_for(loaded.config.router.state_dir, os.environ),
             environ=os.environ,
+            catalog=catalog,
             whole_process=True,
             task_status=task_status,
         )

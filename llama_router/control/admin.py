@@ -1,4 +1,4 @@
-"""Routes under ``/admin/``: state, reload, load and unload. All need the admin token."""
+"""Routes under ``/admin/``: state, reload, rescan, load and unload. All need the admin token."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def blueprint(context: ControlContext) -> Blueprint:
         await json_body(dict[str, object])
         report = await context.reload()
         return report_status(report), 422 if report.problems else 200
+
+    @routes.post("/rescan")
+    async def rescan() -> dict[str, object]:
+        await json_body(dict[str, object])
+        scanned = await context.rescan()
+        new, removed = len(scanned.new), len(scanned.removed)
+        return {"status": "rescanned", "new_models": new, "removed": removed}
 
     @routes.post("/models/load")
     async def load() -> dict[str, object]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from ..backends.output import LogStore
+from ..catalog import Scanned
 from ..core.access import Gate
 from ..core.reports import ReloadReport
 from ..dispatcher import Dispatcher
@@ -32,6 +33,7 @@ class ControlContext:
         urls: Returns its base URLs.
         reload: Reads the configuration again, and returns what became of it.
         report: Returns what became of the latest look at the configuration.
+        rescan: Looks for models again, and returns what changed.
     """
 
     dispatcher: Dispatcher
@@ -43,3 +45,4 @@ class ControlContext:
     urls: Callable[[], tuple[str, ...]]
     reload: Callable[[], Awaitable[ReloadReport]]
     report: Callable[[], ReloadReport]
+    rescan: Callable[[], Awaitable[Scanned]]

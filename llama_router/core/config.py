@@ -104,6 +104,10 @@ class RouterSpec:
     notify_model_swap: bool = attrs.field(default=False, metadata=_retune(read_boolean))
     drain_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
     state_dir: str | None = attrs.field(default=None, metadata=_restart(read_text))
+    models_dirs: tuple[str, ...] = attrs.field(
+        default=(), metadata=_retune(array_reader(read_text))
+    )
+    scan_caches: bool = attrs.field(default=True, metadata=_retune(read_boolean))
     log_level: LogLevel = attrs.field(
         default=LogLevel.INFO, metadata=_restart(choice_reader(LogLevel))
     )
@@ -265,7 +269,11 @@ def _readers(spec: type[attrs.AttrsInstance]) -> dict[str, Read]:
 _ROUTER_KEYS = _readers(RouterSpec)
 _SPAWN_KEYS = _readers(SpawnSpec)
 _API_KEY_KEYS = _readers(ApiKey) | {"key": secret_reader(8)}
-_MODEL_KEYS = _readers(ModelSpec) | {"args": array_reader(read_word), "spawn": read_table}
+_MODEL_KEYS = _readers(ModelSpec) | {
+    "found_args": array_reader(read_word),
+    "args": array_reader(read_word),
+    "spawn": read_table,
+}
 _SECTIONS: dict[str, Read] = dict.fromkeys(
     ("router", "api_keys", "default_spawn", "templates", "models"), read_table
 )
@@ -393,7 +401,8 @@ class _Parser:
             self.report((*where, "template"), f"there is no template {template!r}{hint}")
         spawn = self.spawn(base, table, own, where=(*where, "spawn"))
         own.pop("spawn", None)
-        spawn = attrs.evolve(spawn, args=(*spawn.args, *own.pop("args", ())))
+        own_args = (*own.pop("found_args", ()), *own.pop("args", ()))
+        spawn = attrs.evolve(spawn, args=(*spawn.args, *own_args))
         words = (*spawn.command, *spawn.args, *spawn.env.values())
         used = frozenset[str]().union(*map(placeholders.names_in, words))
         for name in sorted(used & {"path", "mmproj"} - table.keys()):

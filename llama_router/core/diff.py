@@ -38,7 +38,11 @@ class ReloadPlan:
 def plan_reload(old: Config, new: Config) -> ReloadPlan:
     """Compare two configurations model by model."""
     kept = old.models.keys() & new.models.keys()
-    costs = {model: _costs(old.models[model], new.models[model]) for model in kept}
+    costs = {
+        model: _costs(old.models[model], new.models[model])
+        for model in kept
+        if old.models[model] is not new.models[model]
+    }
     restart = frozenset(model for model, cost in costs.items() if OnChange.RESTART in cost)
     return ReloadPlan(
         add=frozenset(new.models.keys() - kept),
@@ -46,6 +50,19 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
         restart=restart,
         retune=frozenset(model for model, cost in costs.items() if cost) - restart,
     )
+
+
+def share(old: Config, new: Config) -> Config:
+    """Return *new* with the objects of *old* for every model that is the same in both.
+
+    `plan_reload` then passes over them at once: with thousands of models, comparing takes
+    longer than the event loop may stand still, but this can be done on another thread.
+    """
+    models = {
+        model: old.models[model] if old.models.get(model) == spec else spec
+        for model, spec in new.models.items()
+    }
+    return attrs.evolve(new, models=models)
 
 
 def router_fields_to_restart_for(old: Config, new: Config) -> tuple[str, ...]:

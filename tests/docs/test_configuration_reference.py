@@ -29,7 +29,8 @@ EXAMPLE_LINE = re.compile(r"^# (\[[^\]]+\]|[a-z_]+ = .+)$", re.MULTILINE)
 ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \| .+ \| (.+) \|$", re.MULTILINE)
 
 # What a model's table may have: not quite the fields of its spec.
-MODEL_KEYS = {field.name for field in attrs.fields(ModelSpec)} - {"id"} | {"args"}
+ARGS = {"args", "found_args"}
+MODEL_KEYS = {field.name for field in attrs.fields(ModelSpec)} - {"id"} | ARGS
 SECTIONS: dict[str, tuple[type[attrs.AttrsInstance], Any]] = {
     "## `[router]`": (RouterSpec, RouterSpec()),
     "## Spawn settings": (SpawnSpec, DEFAULT_SPAWN),
@@ -76,7 +77,9 @@ def test_the_uncommented_example_is_valid() -> None:
 def test_the_example_shows_the_defaults() -> None:
     """A line that is uncommented and not edited changes nothing."""
     document = tomllib.loads(uncommented())
-    without_default = {"startup_model", "state_dir", "cwd", "admin_token", "home_model"}
+    without_default = {
+        *("startup_model", "state_dir", "models_dirs", "cwd", "admin_token", "home_model")
+    }
     router = {k: v for k, v in document["router"].items() if k not in without_default}
     spawn = {k: v for k, v in document["default_spawn"].items() if k not in without_default}
     config = parse_config({"router": router, "models": {"a": {"path": "/m", "spawn": spawn}}})
@@ -106,7 +109,7 @@ def test_the_reference_has_every_field_of_a_model() -> None:
     assert table.keys() == MODEL_KEYS
     spec = ModelSpec(id=ModelId("a"), spawn=DEFAULT_SPAWN)
     assert {name for name, (default, _) in table.items() if default == "none"} == {
-        name for name in MODEL_KEYS - {"args"} if getattr(spec, name) is None
+        name for name in MODEL_KEYS - ARGS if getattr(spec, name) is None
     }
 
 

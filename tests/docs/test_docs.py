@@ -75,6 +75,9 @@ def test_configuration_examples_are_valid(example: str) -> None:
     document = tomllib.loads(example)
     if not re.search(r"^\[", example, re.MULTILINE):
         document = {"default_spawn": document}
+    for model, table in document.get("models", {}).items():
+        if ":" in model:  # a model of the hub that a scan found
+            table.setdefault("path", "/found.gguf")
     parse_config(document)
 
 

@@ -103,6 +103,8 @@ def write_config(folder: Path, *tables: str, router: Iterable[str] = ()) -> Path
     """Write ``router.toml`` with these tables; its state goes to ``folder/state``."""
     path = folder / "router.toml"
     lines = ["[router]", f'state_dir = "{folder}/state"', *router]
+    if not any(line.startswith("scan_caches") for line in router):
+        lines.append("scan_caches = false")  # those of whoever runs the tests
     path.write_text("\n".join(lines) + "\n" + "".join(tables))
     return path
 
@@ -210,15 +212,26 @@ async def run_cli(
 
 
 @asynccontextmanager
-async def started(config: Path, *arguments: str) -> AsyncIterator[RealRouter]:
-    """Start ``serve``; at the end it is killed if it still runs, and so is all it started."""
+async def started(config: Path, *arguments: str, **changes: str) -> AsyncIterator[RealRouter]:
+    """Start ``serve``; at the end it is killed if it still runs, and so is all it started.
+
+    Args:
+        config: The configuration; a folder that is its home if there is none.
+        arguments: Further ones of the command.
+        changes: Of the environment.
+    """
+    named = ["--config", str(config)]
+    folder = config.parent
+    if config.suffix != ".toml":
+        named, folder = [], config
+        changes = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")} | changes
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "llama_router", "serve", "--config", str(config), *arguments],
+        [sys.executable, "-m", "llama_router", "serve", *named, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment(),
-        cwd=config.parent,
+        env=environment(**changes),
+        cwd=folder,
     )
     router = RealRouter(process)
     async with trio.open_nursery() as nursery:
@@ -239,9 +252,11 @@ async def started(config: Path, *arguments: str) -> AsyncIterator[RealRouter]:
 
 
 @asynccontextmanager
-async def serving(config: Path, *, exit_status: int = 0) -> AsyncIterator[RealRouter]:
-    """Run a router on a free port; then SIGTERM must end it and all it started."""
-    async with started(config, "--port", "0") as router:
+async def serving(
+    config: Path, *arguments: str, exit_status: int = 0, **changes: str
+) -> AsyncIterator[RealRouter]:
+    """Run a router on a free port, see `started`; SIGTERM must end it and all it started."""
+    async with started(config, "--port", "0", *arguments, **changes) as router:
         router.url = (await router.event("router.ready"))["urls"][0]
         yield router
         family = router.family()

@@ -78,6 +78,8 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "read_timeout_s": 2.5,
         "startup_model": "b",
         "notify_model_swap": True,
+        "models_dirs": ["/models"],
+        "scan_caches": False,
         "drain_s": 0,
         "state_dir": "/s",
         "log_level": "debug",
@@ -106,6 +108,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         **written,
         "allowed_hosts": ("box.example.org",),
         "cors_origins": ("https://chat.example.org",),
+        "models_dirs": ("/models",),
         "log_level": LogLevel.DEBUG,
         "log_format": LogFormat.JSON,
     }

@@ -1,0 +1,208 @@
+"""Which models there are: ``router.toml``, over what scans and imports found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from .config_file import LoadedConfig, identity_of, load_config
+from .core.config import Config, ModelState, RouterSpec
+from .core.diff import share
+from .core.discovery import Doubt, discover
+from .core.overlay import Found
+from .models import found_file
+from .models.caches import find_caches
+from .models.found_file import FoundFileContent
+from .models.scan import Scan, scan
+
+log = structlog.get_logger()
+
+#: Doubts of one scan that are logged; a broken disk has thousands of files.
+MAX_DOUBTS: Final = 50
+
+
+@attrs.frozen(kw_only=True)
+class Scanned:
+    """What a scan, or an import, changed.
+
+    Attributes:
+        models: The models found, whether or not they were known.
+        new: Those among them that were not.
+        removed: Those that were known, and whose files are gone.
+        doubts: What is to be said about files.
+        kept: Whether it is on disk, too.
+        took_s: Seconds.
+    """
+
+    models: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
+    took_s: float = 0.0
+    kept: bool = True
+
+    def log(self) -> None:
+        """Log it."""
+        for doubted in self.doubts[:MAX_DOUBTS]:
+            log.warning("models.doubted", path=doubted.path, reason=doubted.reason)
+        log.info(
+            "models.scanned",
+            found=len(self.models),
+            new=self.new,
+            removed=self.removed,
+            doubts=len(self.doubts),
+            took_s=round(self.took_s, 4),
+        )
+
+
+class Catalog:
+    """Finds models, remembers them in the state directory, and merges them with the user's.
+
+    Every method blocks on files, and may be called on any thread. Another process may import
+    into the same state directory at any time.
+
+    Args:
+        state_dir: Where models are remembered.
+        environ: Says where the caches are.
+        optional: There need be no configuration file.
+    """
+
+    def __init__(
+        self, state_dir: Path, environ: Mapping[str, str], *, optional: bool = False
+    ) -> None:
+        self._state_dir = state_dir
+        self._environ = environ
+        self._optional = optional
+        self._content = FoundFileContent()
+        self._content_stamp: object = None
+
+    def load(
+        self, path: Path, current: Config | None = None, *, running: bool = False
+    ) -> LoadedConfig:
+        """Read the configuration file *path* over the models that are known.
+
+        Args:
+            path: The file.
+            current: The configuration in force; what stays the same is taken from it.
+            running: See `load_config`.
+
+        Raises:
+            ConfigError: if *path* cannot be used.
+        """
+        content = self._known([])
+        files = {model: identity_of(table["path"]) for model, table in content.models.items()}
+        present = {model: identity for model, identity in files.items() if identity is not None}
+        found = Found(
+            models={m: found_file.without_info(content.models[m]) for m in present},
+            files=present,
+            startup_model=content.startup_model,
+        )
+        loaded = load_config(path, found=found, running=running, optional=self._optional)
+        return loaded if current is None else _shared(loaded, current)
+
+    def reload(self, path: Path, current: Config) -> LoadedConfig:
+        """Read *path* for a router that runs with *current*; see `load`."""
+        return self.load(path, current, running=True)
+
+    def scan(self, router: RouterSpec, *, keep: bool = True) -> Scanned:
+        """Look for models where *router* says; those found replace the ``auto`` ones.
+
+        Args:
+            router: Its ``models_dirs`` and ``scan_caches`` count.
+            keep: Write them into the state directory.
+        """
+        begun_s = time.perf_counter()
+        caches = find_caches(self._environ) if router.scan_caches else None
+        found = scan(caches, map(Path, router.models_dirs))
+        return self._update(found, ModelState.AUTO, begun_s, keep=keep)
+
+    def import_folder(self, folder: Path) -> Scanned:
+        """Make every model in *folder*, at any depth, a ``manual`` one."""
+        begun_s = time.perf_counter()
+        return self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
+
+    def _update(self, found: Scan, state: ModelState, begun_s: float, *, keep: bool) -> Scanned:
+        doubts = list(found.doubts)
+        try:
+            if not keep:
+                scanned = self._merge(found, state, doubts, begun_s)
+            else:
+                with found_file.locked(self._state_dir):
+                    scanned = self._merge(found, state, doubts, begun_s)
+                    found_file.write(self._state_dir, self._content)
+                    self._content_stamp = found_file.stamp(self._state_dir)
+        except OSError as exc:  # then they are known for as long as this process runs
+            reason = f"what was found cannot be kept: {exc.strerror}"
+            doubts.append(Doubt(str(self._state_dir), reason))
+            scanned = attrs.evolve(self._merge(found, state, doubts, begun_s), kept=False)
+        return scanned
+
+    def _merge(
+        self, found: Scan, state: ModelState, doubts: list[Doubt], begun_s: float
+    ) -> Scanned:
+        """Let what was *found* take the place of the models of *state*, in memory."""
+        before = self._known(doubts)
+        mine = {m: t for m, t in before.models.items() if t["state"] == state}
+        if state is ModelState.MANUAL:  # what is not in this folder stays as it is
+            paths = {file.path for files in found.collections for file in files.files}
+            mine = {m: t for m, t in mine.items() if t["path"] in paths}
+        others = {m: t for m, t in before.models.items() if m not in mine}
+        manual = {m: t for m, t in others.items() if t["state"] == ModelState.MANUAL}
+        discovery = discover(
+            found.collections,
+            taken=manual,
+            known={table["path"]: model for model, table in mine.items()},
+            skip=_identities(manual.values()),
+        )
+        tables = {m.id: found_file.table_of(m, str(state)) for m in discovery.models}
+        if state is ModelState.MANUAL:  # an import takes over what a scan has found
+            identities = _identities(tables.values())
+            kept = {m: t for m, t in others.items() if identity_of(t["path"]) not in identities}
+            found_paths = {table["path"] for table in tables.values()}
+            mine = {m: t for m, t in mine.items() if m in tables or t["path"] not in found_paths}
+            models = mine | kept | tables
+        else:
+            models = manual | tables
+        self._content = attrs.evolve(before, models=dict(sorted(models.items())))
+        return Scanned(
+            models=tuple(sorted(tables)),
+            new=tuple(sorted(tables.keys() - mine.keys())),
+            removed=tuple(sorted(mine.keys() - models.keys())),
+            doubts=(*doubts, *discovery.doubts),
+            took_s=time.perf_counter() - begun_s,
+        )
+
+    def _known(self, doubts: list[Doubt]) -> FoundFileContent:
+        """Return what is known, read again if another process may have changed it."""
+        stamp = found_file.stamp(self._state_dir)
+        if stamp is not None and stamp != self._content_stamp:
+            self._content = found_file.read(self._state_dir, doubts)
+            self._content_stamp = stamp
+        return self._content
+
+
+async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
+    """Look for models beside the event loop; they are in force after a reload."""
+    # Abandoned if cancelled: a file system that hangs must not keep the router alive.
+    scanned = await trio.to_thread.run_sync(catalog.scan, router, abandon_on_cancel=True)
+    scanned.log()
+    return scanned
+
+
+def sources(router: RouterSpec) -> object:
+    """Return what says where scans look: if it differs, a new one is due."""
+    return (router.models_dirs, router.scan_caches)
+
+
+def _identities(tables: Iterable[found_file.Table]) -> set[object]:
+    return {identity_of(table["path"]) for table in tables} - {None}
+
+
+def _shared(loaded: LoadedConfig, current: Config) -> LoadedConfig:
+    return attrs.evolve(loaded, config=share(current, loaded.config))

@@ -1,0 +1,92 @@
+"""What the name of a GGUF file says: parts of a split model, quantization, side files. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import attrs
+
+# Source: llama.cpp, llama_split_path() in src/llama.cpp.
+_SPLIT: Final = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE | re.DOTALL)
+
+_QUANT: Final = re.compile(
+    r"(?:^|[-._/])"
+    r"((?:UD-)?(?:IQ\d\w*|T?Q\d\w*|BF16|FP?16|FP?32|FP8\w*|MXFP\d\w*|NVFP\d\w*))"
+    r"(?=[-./]|$)",
+    re.IGNORECASE,
+)
+_SPELLINGS: Final = {"FP16": "F16", "FP32": "F32"}
+
+# Beginnings of the names of draft models: they only help another model along.
+_DRAFTS: Final = ("mtp-", "eagle3-", "dflash-", "dspark-")
+
+_NOT_LETTERS: Final = re.compile(r"[^a-z0-9]+")
+
+#: The projectors to prefer, best first: F16 overflows in some models, F32 only costs memory.
+PROJECTOR_QUANTS: Final = ("BF16", "F16", "F32")
+
+
+@attrs.frozen
+class Part:
+    """One file of a split model.
+
+    Attributes:
+        stem: The name that all parts share.
+        number: From 1.
+        count: Of all parts.
+    """
+
+    stem: str
+    number: int
+    count: int
+
+
+def part_of(name: str) -> Part | None:
+    """Return which part of a split model the file *name* is; None for a whole one."""
+    found = _SPLIT.match(name)
+    return Part(found[1], int(found[2]), int(found[3])) if found else None
+
+
+def is_gguf(name: str) -> bool:
+    """Return whether *name* is that of a GGUF file that somebody finished writing."""
+    return name.lower().endswith(".gguf") and not name.startswith(".")
+
+
+def stem_of(path: str) -> str:
+    """Return *path* without ``.gguf`` and without the number of its part."""
+    if part := part_of(path):
+        return part.stem
+    return path[: -len(".gguf")] if path.lower().endswith(".gguf") else path
+
+
+def quant_of(path: str) -> str | None:
+    """Return the quantization that the file's name, or else a folder's, announces."""
+    *folders, name = stem_of(path).split("/")
+    for word in (name, *reversed(folders)):
+        if found := _QUANT.findall(word):
+            quant = str(found[-1]).upper()
+            return _SPELLINGS.get(quant, quant)
+    return None
+
+
+def is_projector(name: str) -> bool:
+    """Return whether a file of this *name* is a projector."""
+    return "mmproj" in name.lower()
+
+
+def is_side_file(name: str) -> bool:
+    """Return whether a file of this *name* is a draft or an importance matrix, not a model."""
+    lowered = name.lower()
+    return "imatrix" in lowered or lowered.startswith(_DRAFTS)
+
+
+def family_of(name: str) -> str:
+    """Return what the quants of one model and its projector have in common; maybe nothing.
+
+    Both ``gemma-3-4b-it-Q4_K_M.gguf`` and ``mmproj-gemma-3-4b-it-f16.gguf`` are of the
+    family ``gemma34bit``; ``mmproj-F16.gguf`` and ``mmproj-model-f16.gguf`` fit every one.
+    """
+    word = _QUANT.sub("", stem_of(name)).lower().replace("mmproj", "")
+    word = _NOT_LETTERS.sub("", word)
+    return "" if word == "model" else word

@@ -1,0 +1,177 @@
+"""``router.toml`` over the models that a scan found: field by field. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..errors import Problem
+from . import placeholders
+from .config import DEFAULT_SPAWN
+
+Table = Mapping[str, Any]
+
+#: The program that understands what a scan says a model needs.
+LLAMA_SERVER: Final = "llama-server"
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """The models in the machine-written file.
+
+    Attributes:
+        models: The table of each, as it would be in ``router.toml``.
+        files: What identifies the file of each; two models with one file are the same.
+        startup_model: The one to load where ``router.toml`` names none.
+    """
+
+    models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
+    files: Mapping[str, object] = attrs.field(factory=dict[str, object])
+    startup_model: str | None = None
+
+
+@attrs.frozen
+class Overlaid:
+    """A document with everything in it, and what was decided on the way.
+
+    Attributes:
+        document: For `parse_config`.
+        found_only: The models of which ``router.toml`` says nothing.
+        doubts: For the user, each with its place in ``router.toml``.
+    """
+
+    document: dict[str, Any]
+    found_only: frozenset[str]
+    doubts: tuple[Problem, ...]
+
+
+def overlay(
+    document: Mapping[str, Any],
+    found: Found,
+    *,
+    file_of: Mapping[str, object],
+    running: bool,
+) -> Overlaid:
+    """Lay *document*, a parsed ``router.toml``, over the models of *found*.
+
+    A field that the user wrote counts; every other one is as found. Models that the user
+    has under another name are not there twice. Settings for a model that is not there (any
+    more) are left out, with a warning.
+
+    Args:
+        document: Not changed. What is malformed in it is left for `parse_config`.
+        found: What the scans found.
+        file_of: As ``found.files``, for the models of *document* that have a path.
+        running: The router runs already, so that a startup model that is gone no longer
+            matters.
+    """
+    written = document.get("models", {})
+    if not isinstance(written, Mapping):
+        return Overlaid(dict(document), frozenset(), ())
+    merger = _Merger(document, found, file_of)
+    models = dict(merger.models(written))
+    merged: dict[str, Any] = {**document}
+    if models or "models" in document:
+        merged["models"] = models
+    router = merged.get("router", {})
+    if isinstance(router, Mapping):
+        names = merger.names(models)
+        startup = router.get("startup_model")
+        if running and isinstance(startup, str) and startup not in names:
+            merged["router"] = {k: v for k, v in router.items() if k != "startup_model"}
+            message = f"no model has the name {startup!r} at the moment"
+            merger.doubts.append(Problem(("router", "startup_model"), message))
+        elif startup is None and found.startup_model in names:
+            merged["router"] = {**router, "startup_model": found.startup_model}
+    return Overlaid(merged, frozenset(models.keys() - written.keys()), tuple(merger.doubts))
+
+
+class _Merger:
+    def __init__(
+        self, document: Mapping[str, Any], found: Found, file_of: Mapping[str, object]
+    ) -> None:
+        self._document = document
+        self._found = found
+        self._file_of = file_of
+        self.doubts: list[Problem] = []
+
+    def models(self, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """Yield every model: the user's in their order, then those that were only found."""
+        claimed = self._claimed_names(written)
+        theirs = set(self._file_of.values())
+        for model, table in written.items():
+            if not isinstance(table, Mapping):
+                yield model, table
+            elif model in self._found.models and self._is_same(model):
+                yield model, self._merge(model, table, claimed)
+            elif "path" not in table and "path" in self._placeholders(table):
+                self._leave_out(model)
+            else:
+                yield model, table
+        for model in self._found.models:
+            if model in claimed or self._found.files.get(model) in theirs:
+                continue  # the user has given the name, or the file, another meaning
+            yield model, self._merge(model, {}, claimed)
+
+    @staticmethod
+    def names(models: Mapping[str, Any]) -> set[str]:
+        """Return every id and alias."""
+        names = set(models)
+        for table in models.values():
+            names.update(_strings(table.get("aliases")) if isinstance(table, Mapping) else ())
+        return names
+
+    def _claimed_names(self, written: Mapping[str, Any]) -> set[str]:
+        return self.names(written)
+
+    def _is_same(self, model: str) -> bool:
+        """Say whether the user's table means the found file, not another one of that name."""
+        own = self._file_of.get(model)
+        return own is None or own == self._found.files.get(model)
+
+    def _merge(self, model: str, table: Table, claimed: set[str]) -> Table:
+        merged = {**self._found.models[model], **table}
+        if "aliases" not in table:
+            merged["aliases"] = [a for a in _strings(merged.get("aliases")) if a not in claimed]
+        program = self._words(table)[0] if self._words(table) else ""
+        if "found_args" not in table and program.rpartition("/")[2] != LLAMA_SERVER:
+            merged.pop("found_args", None)  # another program has other arguments
+        return merged
+
+    def _leave_out(self, model: str) -> None:
+        near = difflib.get_close_matches(model, list(self._found.models), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        message = f"no scan finds a model of this name, and it has no 'path': left out{hint}"
+        self.doubts.append(Problem(("models", model), message))
+
+    def _placeholders(self, table: Table) -> set[str]:
+        used: set[str] = set()
+        for word in self._words(table):
+            try:
+                used |= placeholders.names_in(word)
+            except ValueError:
+                continue  # parse_config says it
+        return used
+
+    def _words(self, table: Table) -> list[str]:
+        """Return the command line of a model, as far as it is well formed."""
+        templates = self._document.get("templates")
+        name = table.get("template") if isinstance(table.get("template"), str) else None
+        places = (
+            table.get("spawn"),
+            templates.get(name) if isinstance(templates, Mapping) and name is not None else None,
+            self._document.get("default_spawn"),
+        )
+        spawns = [place for place in places if isinstance(place, Mapping)]
+        command = next((s["command"] for s in spawns if "command" in s), DEFAULT_SPAWN.command)
+        args = next((s["args"] for s in spawns if "args" in s), ())
+        return [*_strings(command), *_strings(args), *_strings(table.get("args"))]
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list | tuple):
+        return []
+    return [item for item in value if isinstance(item, str)]

@@ -1,0 +1,166 @@
+"""The machine-written file of discovered and imported models, in the state directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import tomli_w
+
+from ..core.config import parse_config
+from ..core.discovery import Doubt, FoundModel
+from ..errors import ConfigError
+from .caches import doubt
+
+#: Its name.
+NAME: Final = "models.toml"
+
+_HEADER: Final = """\
+# Models that llama-router found by itself (state = "auto") or imported ("manual").
+# The router writes this file; do not edit it. A table of the same name in router.toml
+# overrides single fields.
+
+"""
+
+#: Keys of a table in it that are for people and for `llama-router list`, not for router.toml.
+_INFO: Final = "info"
+_KEYS: Final = frozenset(("state", "path", "mmproj", "found_args", "aliases", _INFO))
+_MAX_BYTES: Final = 64 * 2**20
+
+Table = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class FoundFileContent:
+    """What the file holds.
+
+    Attributes:
+        models: Table by id, each of which `parse_config` accepts but for its ``info``.
+        startup_model: The model to load where ``router.toml`` names none.
+    """
+
+    models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
+    startup_model: str | None = None
+
+
+def table_of(model: FoundModel, state: str) -> Table:
+    """Return how *model* stands in the file."""
+    table: Table = {"state": state, "path": model.path}
+    if model.mmproj is not None:
+        table["mmproj"] = model.mmproj
+    if model.args:
+        table["found_args"] = list(model.args)
+    if model.aliases:
+        table["aliases"] = list(model.aliases)
+    header = model.header
+    info = {
+        "kind": str(model.kind),
+        "architecture": header.architecture,
+        "name": header.name,
+        "quant": model.quant,
+        "context_length": header.context_length,
+        "size_bytes": model.size_bytes,
+    }
+    table[_INFO] = {key: value for key, value in info.items() if value is not None}
+    return table
+
+
+def without_info(table: Mapping[str, Any]) -> Table:
+    """Return the part of *table* that could stand in ``router.toml``."""
+    return {key: value for key, value in table.items() if key != _INFO}
+
+
+def read(state_dir: Path, doubts: list[Doubt]) -> FoundFileContent:
+    """Return what the file in *state_dir* holds; what is unusable is left out, with a doubt."""
+    path = state_dir / NAME
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                doubts.append(doubt(path, "it is not a file"))
+                return FoundFileContent()
+            document = tomllib.loads(file.read(_MAX_BYTES).decode())
+    except FileNotFoundError:
+        return FoundFileContent()
+    except OSError as exc:
+        doubts.append(doubt(path, f"it cannot be read: {exc.strerror}"))
+        return FoundFileContent()
+    except (ValueError, RecursionError) as exc:
+        doubts.append(doubt(path, f"it is damaged, so a new one is begun: {exc}"))
+        return FoundFileContent()
+    models = document.get("models")
+    startup = document.get("startup_model")
+    return FoundFileContent(
+        models=_usable(path, models if isinstance(models, dict) else {}, doubts),
+        startup_model=startup if isinstance(startup, str) else None,
+    )
+
+
+def _usable(path: Path, models: Mapping[str, Any], doubts: list[Doubt]) -> dict[str, Table]:
+    usable = {name: t for name, t in models.items() if isinstance(t, dict) and t.keys() <= _KEYS}
+    faults = dict.fromkeys(models.keys() - usable.keys(), "has keys that are not known here")
+    try:
+        parse_config({"models": {name: without_info(t) for name, t in usable.items()}})
+    except ConfigError as exc:
+        faults |= {str(p.path[1]): str(p) for p in exc.problems if len(p.path) > 1}
+    for name, reason in faults.items():
+        doubts.append(doubt(path, f"its model {name!r} is left out: {reason}"))
+    return {name: table for name, table in usable.items() if name not in faults}
+
+
+def stamp(state_dir: Path) -> object:
+    """Return what changes when the file does; None if there is none."""
+    try:
+        info = (state_dir / NAME).stat()
+    except OSError:
+        return None
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+@contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Keep other processes from changing the file meanwhile.
+
+    Raises:
+        OSError: if *state_dir* cannot be written.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    descriptor = os.open(state_dir / f"{NAME}.lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write(state_dir: Path, content: FoundFileContent) -> None:
+    """Replace the file in one step; one that would stay the same is not touched.
+
+    Raises:
+        OSError: if it cannot be written; it is as before then.
+    """
+    document: dict[str, Any] = {}
+    if content.startup_model is not None:
+        document["startup_model"] = content.startup_model
+    document["models"] = content.models
+    data = (_HEADER + tomli_w.dumps(document)).encode()
+    path = state_dir / NAME
+    unfinished = state_dir / f".{NAME}.tmp"  # there is one writer at a time
+    if path.is_file() and path.read_bytes() == data:
+        return
+    try:
+        with unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

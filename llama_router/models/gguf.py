@@ -1,0 +1,269 @@
+"""Reads the header of a GGUF file: in microseconds, and within bounds whatever the file holds.
+
+A header is a list of keys with values, and a vocabulary of a quarter of a million strings is
+one of the values. Converters write what matters before it, so a quick look stops there.
+
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from typing import Final
+
+from ..core.header import Header
+from ..core.values import CONTROL
+
+#: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a
+#: million merges, in headers of about 20 MB.
+MAX_KEYS: Final = 10_000
+MAX_KEY_BYTES: Final = 65_535  # by the specification
+MAX_STRINGS: Final = 1_500_000
+MAX_READ_BYTES: Final = 64 * 2**20
+MAX_TEXT_BYTES: Final = 2**20
+MAX_TENSORS: Final = 10_000_000
+
+_FIRST_READ_BYTES: Final = 8 * 1024
+_MAX_READ_AT_ONCE_BYTES: Final = 2**20
+
+_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_INTEGERS: Final = {
+    0: struct.Struct("<B"),
+    1: struct.Struct("<b"),
+    2: struct.Struct("<H"),
+    3: struct.Struct("<h"),
+    4: struct.Struct("<I"),
+    5: struct.Struct("<i"),
+    10: struct.Struct("<Q"),
+    11: struct.Struct("<q"),
+}
+_STRING: Final = 8
+_ARRAY: Final = 9
+_U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_HEAD: Final = struct.Struct("<4sIQQ")
+_ARRAY_HEAD: Final = struct.Struct("<IQ")
+
+_ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TEXTS: Final = frozenset(
+    (b"general.architecture", b"general.type", b"general.name", b"tokenizer.chat_template")
+)
+#: Layers with different numbers of heads have an array; real ones have some hundred layers.
+_MAX_INTEGERS: Final = 1024
+
+
+class GgufError(Exception):
+    """A file is not a GGUF file that llama.cpp could load; the message says why."""
+
+
+def read_header(path: str, *, whole: bool = False) -> Header:
+    """Return what the header of *path* says. Blocks on the file, within bounds.
+
+    Args:
+        path: The file; anything else than a regular file is refused without reading it.
+        whole: Read on behind the vocabulary, which takes some ten milliseconds: for the
+            chat template and the file type.
+
+    Raises:
+        GgufError: if it cannot be read or is no such file.
+    """
+    try:
+        # Opening a FIFO would wait for a writer, opening a terminal could take it over.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as exc:
+        raise GgufError(f"it cannot be opened: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise GgufError("its name is not a file name") from exc
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise GgufError("it is not a file")
+        return _parse(_Reader(descriptor, found.st_size), whole=whole)
+    except OSError as exc:
+        raise GgufError(f"it cannot be read: {exc.strerror}") from exc
+    finally:
+        os.close(descriptor)
+
+
+def _parse(reader: _Reader, *, whole: bool) -> Header:
+    tensor_count, key_count = _counts(reader)
+    texts: dict[bytes, str] = {}
+    integers: dict[bytes, int] = {}
+    for _ in range(key_count):
+        key = reader.text(MAX_KEY_BYTES)
+        if key is None:
+            raise GgufError("its header has a key that is too long")
+        if not whole and key.startswith(b"tokenizer.") and b"general.architecture" in texts:
+            break
+        (kind,) = _U32.unpack(reader.take(4))
+        if kind == _STRING:
+            text = reader.text(MAX_TEXT_BYTES if key in _TEXTS else 0)
+            if text:
+                texts[key] = text.decode("utf-8", "replace")
+        elif numbers := _numbers(reader, kind):
+            integers[key] = max(numbers)
+    return _header(texts, integers, tensor_count)
+
+
+def _counts(reader: _Reader) -> tuple[int, int]:
+    """Read the very beginning; return how many tensors and how many keys there are."""
+    magic, version, tensor_count, key_count = _HEAD.unpack(reader.take(_HEAD.size))
+    if magic != b"GGUF":
+        raise GgufError("it does not begin like a GGUF file")
+    if version & 0xFFFF == 0 and version != 0:
+        raise GgufError("it is made for big-endian machines")
+    if version not in (2, 3):
+        raise GgufError(f"it has version {version} of the GGUF format; 2 and 3 are known")
+    if key_count > MAX_KEYS or tensor_count > MAX_TENSORS:
+        raise GgufError("its header announces more than a model can have")
+    return tensor_count, key_count
+
+
+def _numbers(reader: _Reader, kind: int) -> tuple[int, ...]:
+    """Read past a value that is no string; return its integers, if they are a few."""
+    if kind in _INTEGERS:
+        return _INTEGERS[kind].unpack(reader.take(_SIZES[kind]))
+    if kind == _ARRAY:
+        return _array(reader)
+    if kind not in _SIZES:
+        raise GgufError(f"its header has a value of the unknown type {kind}")
+    reader.skip(_SIZES[kind])
+    return ()
+
+
+def _array(reader: _Reader) -> tuple[int, ...]:
+    kind, count = _ARRAY_HEAD.unpack(reader.take(_ARRAY_HEAD.size))
+    if kind == _STRING:
+        reader.skip_strings(count)
+    elif kind == _ARRAY:
+        raise GgufError("its header has an array of arrays")
+    elif kind not in _SIZES:
+        raise GgufError(f"its header has an array of the unknown type {kind}")
+    elif kind in _INTEGERS and count <= _MAX_INTEGERS:
+        number, data = _INTEGERS[kind], reader.take(count * _SIZES[kind])
+        return tuple(value for (value,) in number.iter_unpack(data))
+    else:
+        reader.skip(count * _SIZES[kind])
+    return ()
+
+
+def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: int) -> Header:
+    architecture = texts.get(b"general.architecture", "")
+    type_ = texts.get(b"general.type", "model")
+    if architecture or type_ == "model":
+        if not architecture:
+            raise GgufError("its header names no architecture")
+        if not _ARCHITECTURE.fullmatch(architecture):
+            raise GgufError("its header names an architecture that cannot be one")
+    prefix = architecture.encode()
+
+    def own(name: bytes) -> int | None:
+        value = integers.get(prefix + name)
+        return value if value is not None and 0 <= value < 2**31 else None
+
+    projection_dim = own(b".vision.projection_dim")
+    return Header(
+        architecture=architecture,
+        type=CONTROL.sub("", type_)[:64],
+        name=CONTROL.sub("", texts.get(b"general.name", ""))[:256] or None,
+        file_type=integers.get(b"general.file_type"),
+        tensor_count=tensor_count,
+        context_length=own(b".context_length"),
+        embedding_length=own(b".embedding_length"),
+        block_count=own(b".block_count"),
+        head_count=own(b".attention.head_count"),
+        pooling_type=own(b".pooling_type"),
+        projection_dim=own(b".audio.projection_dim") if projection_dim is None else projection_dim,
+        chat_template=texts.get(b"tokenizer.chat_template"),
+    )
+
+
+class _Reader:
+    """Walks a file forward with few reads; never past its end, never over the bounds."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._size_bytes = size_bytes
+        self._begin = 0  # where in the file the buffer begins
+        self._buffer = b""
+        self._at = 0  # in the buffer
+        self._read_bytes = 0
+        self._next_read_bytes = _FIRST_READ_BYTES
+        self._strings = 0
+
+    def take(self, count: int) -> bytes:
+        """Return the next *count* bytes.
+
+        Raises:
+            GgufError: if there are fewer, or a bound is reached.
+        """
+        end = self._at + count
+        if end > len(self._buffer):
+            self._fill(count)
+            end = count
+        data = self._buffer[self._at : end]
+        self._at = end
+        return data
+
+    def skip(self, count: int) -> None:
+        """Go past the next *count* bytes, which are not read if there are many.
+
+        Raises:
+            GgufError: if there are fewer.
+        """
+        if self._at + count <= len(self._buffer):
+            self._at += count
+            return
+        position = self._begin + self._at + count
+        if position > self._size_bytes:
+            raise GgufError("it ends in the middle of its header")
+        self._begin, self._buffer, self._at = position, b"", 0
+
+    def text(self, max_bytes: int) -> bytes | None:
+        """Return the next string; go past it and return None if it is over *max_bytes*."""
+        (length,) = _U64.unpack(self.take(8))
+        if length > max_bytes:
+            self.skip(length)
+            return None
+        return self.take(length)
+
+    def skip_strings(self, count: int) -> None:
+        """Go past *count* strings.
+
+        Raises:
+            GgufError: if there are fewer, or a bound is reached.
+        """
+        if count * 8 > self._size_bytes:
+            raise GgufError("it ends in the middle of its header")
+        self._strings += count
+        if self._strings > MAX_STRINGS:
+            raise GgufError("its header has more strings than a vocabulary can have")
+        unpack = _U64.unpack_from
+        for _ in range(count):
+            if self._at + 8 > len(self._buffer):
+                self._fill(8)
+            (length,) = unpack(self._buffer, self._at)
+            end = self._at + 8 + length
+            if end <= len(self._buffer):  # as in skip(), without the call: there are many
+                self._at = end
+            else:
+                self._at += 8
+                self.skip(length)
+
+    def _fill(self, count: int) -> None:
+        """Let the buffer begin here and hold at least *count* bytes."""
+        begin = self._begin + self._at
+        if begin + count > self._size_bytes:
+            raise GgufError("it ends in the middle of its header")
+        wanted = max(count, self._next_read_bytes)
+        self._read_bytes += wanted
+        if self._read_bytes > MAX_READ_BYTES:
+            raise GgufError("its header is larger than that of a model can be")
+        self._next_read_bytes = min(2 * self._next_read_bytes, _MAX_READ_AT_ONCE_BYTES)
+        self._buffer = os.pread(self._descriptor, wanted, begin)
+        self._begin, self._at = begin, 0
+        if len(self._buffer) < count:  # somebody has cut it meanwhile
+            raise GgufError("it ends in the middle of its header")
