@@ -439,7 +439,7 @@ class Scheduler:
         if self._waiting:
             actions += self._grant(now_s)
             actions += self._swap(now_s)
-        elif self._home is not None:
+        if not self._waiting and self._home is not None:  # perhaps since just now
             actions += self._go_home(self._home, now_s)
         return actions
 
