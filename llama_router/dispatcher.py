@@ -8,6 +8,7 @@ the actions. Nothing that it calls is ever asynchronous.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import count
 from types import TracebackType
 from typing import NoReturn, Protocol, Self, assert_never
@@ -16,6 +17,7 @@ import structlog
 import trio
 
 from .backends.backend import Backend
+from .core import refusals
 from .core.config import Config, ModelId, ModelSpec
 from .core.events import (
     Arrived,
@@ -58,6 +60,9 @@ class Lease:
         arrived_s: Clock time of the arrival, in seconds.
         granted_s: Clock time of the grant, in seconds; NaN before.
         backend: The backend to talk to; None while the request waits.
+        asker: Name of the API key that the request came with, if it needed one.
+        cut: Ends a request that is being served, with an error for its client; set by who
+            serves it.
     """
 
     __slots__ = (
@@ -66,11 +71,13 @@ class Lease:
         "_request",
         "_settled",
         "arrived_s",
+        "asker",
         "backend",
+        "cut",
         "granted_s",
     )
 
-    def __init__(self, dispatcher: Dispatcher, request: int) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: int, asker: str | None) -> None:
         self._dispatcher = dispatcher
         self._request = request
         self._settled: trio.Event | None = None
@@ -78,6 +85,8 @@ class Lease:
         self.arrived_s = trio.current_time()
         self.granted_s = math.nan
         self.backend: Backend | None = None
+        self.asker = asker
+        self.cut: Callable[[RouterError], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -175,10 +184,10 @@ class Dispatcher:
                     await trio.sleep_forever()
                 self.submit(Tick())
 
-    def lease(self, name: str) -> Lease:
+    def lease(self, name: str, *, asker: str | None = None) -> Lease:
         """Ask for *name* (an id or an alias). Never blocks; see `Lease`."""
         request = next(self._ids)
-        lease = self._leases[request] = Lease(self, request)
+        lease = self._leases[request] = Lease(self, request, asker)
         self.submit(Arrived(request, name))
         return lease
 
@@ -186,6 +195,26 @@ class Dispatcher:
         """Give back what *request* holds."""
         if self._leases.pop(request, None) is not None:
             self.submit(Finished(request))
+
+    def find_lease(self, request: int) -> Lease | None:
+        """Return the hold of *request*, if it is not over."""
+        return self._leases.get(request)
+
+    def cancel(self, request: int) -> bool:
+        """End *request*, waiting or being served; return whether it was there.
+
+        Its client gets `RequestCancelledError`: as the answer, or as the last event of a
+        stream that has begun.
+        """
+        lease = self._leases.get(request)
+        if lease is None:
+            return False
+        error = refusals.cancelled()
+        if lease.cut is not None:
+            lease.cut(error)
+        else:  # somebody inside of the router waits for a load
+            lease.settle(error)
+        return True
 
     def running(self, name: str | None) -> Backend:
         """Return a ready backend as it is, without a hold on it and without loading.

@@ -3,7 +3,7 @@
 * RouterError
   * ConfigError
   * RequestError
-    * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError
+    * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError, RequestCancelledError
     * EndpointNotAllowedError, NoModelRunningError
     * AccessError
       * AdminTokenError, ApiKeyError, ModelNotAllowedError
@@ -127,6 +127,12 @@ class RequestTimeoutError(RequestError):
 
     code = "request_timeout"
     status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class RequestCancelledError(RequestError):
+    """Somebody cancelled the request through the admin API."""
+
+    code = "request_cancelled"
 
 
 class EndpointNotAllowedError(RequestError):

@@ -16,6 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -38,12 +39,12 @@ from .control.app import build_app
 from .control.context import ControlContext
 from .control.hypercorn import ControlServer
 from .core.access import Gate
-from .core.config import Config
+from .core.config import Config, RouterSpec
 from .core.exposure import exposure
 from .dispatcher import Dispatcher
-from .errors import RouterError
+from .errors import ConfigError, Problem, RouterError
 from .gateway.connection import Gateway
-from .gateway.server import listen, serve
+from .gateway.server import Doors, ListenError, listen, serve
 from .watcher import Watcher, load_alone
 
 log = structlog.get_logger()
@@ -129,14 +130,10 @@ async def run_router(
             writable, the startup model does not load.
     """
     router = loaded.config.router
-    if fault := exposure(
-        router.host,
-        has_keys=bool(loaded.config.api_keys),
-        public_without_keys=router.public_without_keys,
-    ):
+    if fault := _exposure(router.host, loaded.config):
         raise PublicBindError(fault)
     instance = secrets.token_hex(8)
-    listeners = listen(router.host, router.port)
+    doors = Doors(listen(router.host, router.port))
     try:
         await trio.to_thread.run_sync(_sweep, state_dir)
         record = await trio.to_thread.run_sync(_open_record, state_dir, instance)
@@ -144,7 +141,7 @@ async def run_router(
         own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
         gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=token.value)
         proctree.adopt_orphans()
-        port = listeners[0].getsockname()[1]
+        port = doors.sockets[0].getsockname()[1]
         lifeline = Lifeline(instance)
         logs = LogStore(
             state_dir / "logs",
@@ -178,8 +175,8 @@ async def run_router(
                                 dispatcher=dispatcher,
                                 gate=gate,
                                 logs=logs,
-                                listeners=listeners,
                                 catalog=catalog,
+                                doors=doors,
                                 state_dir=state_dir,
                                 runtime_path=runtime_file.runtime_path(state_dir, environ),
                                 token_path=token.path,
@@ -195,9 +192,16 @@ async def run_router(
                 with contextlib.suppress(OSError):  # then the next start finds nothing to end
                     await trio.to_thread.run_sync(record.close)
     finally:
-        for listener in listeners:
-            listener.close()
+        doors.close()
     log.info("router.stopped")
+
+
+def _exposure(host: str, config: Config) -> str | None:
+    return exposure(
+        host,
+        has_keys=bool(config.api_keys),
+        public_without_keys=config.router.public_without_keys,
+    )
 
 
 class PublicBindError(RouterError):
@@ -273,16 +277,20 @@ class _Face:
     dispatcher: Dispatcher
     gate: Gate
     logs: LogStore
-    listeners: list[socket.socket]
+    doors: Doors
     catalog: Catalog | None
     state_dir: Path
     runtime_path: Path
     token_path: Path
     started_s: float = attrs.field(factory=time.time)
     urls: tuple[str, ...] = attrs.field(init=False)
+    written: RouterSpec = attrs.field(init=False)  # [router] as the file has it
+    host: str = attrs.field(init=False)  # what it listens on, perhaps by the command line
 
     def __attrs_post_init__(self) -> None:
-        self.urls = tuple(map(_url, self.listeners))
+        self.urls = tuple(map(_url, self.doors.sockets))
+        self.written = self.loaded.as_written
+        self.host = self.loaded.config.router.host
 
     async def serve(self, task_status: trio.TaskStatus[Running]) -> None:
         """Serve until the end is asked for, then until everybody is served or time is up."""
@@ -321,7 +329,7 @@ class _Face:
             face.start_soon(self._rescan_when_asked, rescan)
             with self._findable():
                 async with trio.open_nursery() as accepting:
-                    await accepting.start(serve, gateway, self.listeners)
+                    await accepting.start(serve, gateway, self.doors)
                     models = len(self.dispatcher.config.models)
                     log.info("router.ready", urls=self.urls, models=models)
                     task_status.started(Running(self.urls, self.dispatcher))
@@ -356,14 +364,43 @@ class _Face:
         return await scan_beside(self.catalog, self.dispatcher.config.router)
 
     async def _reconfigure(self, config: Config) -> None:
-        if sources(config.router) != sources(self.dispatcher.config.router):
+        """Make *config* the one in force.
+
+        Raises:
+            ConfigError: if its address cannot be used; then nothing has changed.
+        """
+        before, after = self.written, config.router
+        host = after.host if after.host != before.host else self.host
+        if fault := _exposure(host, config):
+            raise ConfigError((Problem(("router", "host"), fault),))
+        if (before.host, before.port) != (after.host, after.port):
+            same_port = int(self.doors.sockets[0].getsockname()[1])
+            port = after.port if after.port != before.port else same_port
+            await self._move(host, port)
+        if sources(after) != sources(self.dispatcher.config.router):
             self.requests.rescan()
+        self.written, self.host = after, host
         self.dispatcher.reconfigure(config)
         self.gate.reconfigure(config)
 
-    @contextlib.contextmanager
-    def _findable(self) -> Iterator[None]:
-        """Let commands find this router meanwhile."""
+    async def _move(self, host: str, port: int) -> None:
+        """Listen on another address; connections that exist go on.
+
+        Raises:
+            ConfigError: if it cannot be used.
+        """
+        old = self.doors.sockets
+        try:
+            sockets = await trio.to_thread.run_sync(partial(listen, host, port, instead_of=old))
+        except ListenError as exc:
+            raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
+        self.doors.exchange(sockets)
+        self.urls = tuple(map(_url, sockets))
+        log.info("router.moved", urls=self.urls)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Write the runtime file, by which commands find this router."""
         content = runtime_file.RuntimeFile(
             pid=os.getpid(),
             urls=self.urls,
@@ -374,6 +411,11 @@ class _Face:
             runtime_file.write(self.runtime_path, content)
         except OSError as exc:
             log.warning("router.hidden", path=str(self.runtime_path), reason=exc.strerror)
+
+    @contextlib.contextmanager
+    def _findable(self) -> Iterator[None]:
+        """Let commands find this router meanwhile."""
+        self._announce()
         try:
             yield
         finally:

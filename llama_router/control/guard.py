@@ -5,11 +5,12 @@ By route and never by path: ``//admin/x`` and a whole URI lead to ``/admin/x``, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Final, TypeVar
 
 import msgspec
-from quart import Quart, g, request
+from quart import Quart, Response, g, request
 
 from ..core.access import Area, Asker, Gate
 from ..errors import MediaTypeError, RequestError
@@ -51,16 +52,35 @@ def asker() -> Asker:
 
 
 def install(app: Quart, gate: Gate) -> None:
-    """Check every request before its view sees it."""
+    """Check every request before its view sees it, and say to browsers who may read what."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     @app.before_request
-    async def check() -> None:
-        fields = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in request.headers
-        ]
+    async def check() -> Response | None:
+        fields = _fields()
+        if request.method == "OPTIONS":
+            answer = gate.preflight_fields(fields)
+            if answer is not None:
+                return Response(b"", HTTPStatus.NO_CONTENT, headers=_as_text(answer))
         g.asker = gate.check(area_of(app, request.endpoint), request.method.encode(), fields)
+        return None
+
+    @app.after_request
+    async def tell_browsers(response: Response) -> Response:
+        if "access-control-allow-origin" not in response.headers:
+            response.headers.extend(_as_text(gate.cors_fields(_fields())))
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+
+def _fields() -> list[tuple[bytes, bytes]]:
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
+    ]
+
+
+def _as_text(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
 
 
 async def json_body(shape: type[T]) -> T:

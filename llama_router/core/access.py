@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final, TypeAlias
@@ -81,6 +82,9 @@ ANYBODY: Final = Asker()
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _LOOKED_AT: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
 _READS: Final = frozenset((b"GET", b"HEAD"))
+
+#: A list of field names.
+_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
 
 #: Values of ``Host`` that are remembered as good, so that they are parsed once.
 _MAX_REMEMBERED: Final = 64
@@ -154,11 +158,40 @@ class Gate:
             return [field for field in fields if field[0] not in drop]
         return fields
 
-    def cors_fields(self, origin: bytes | None) -> list[tuple[bytes, bytes]]:
-        """Return what lets a page of *origin* read an answer; nothing unless it is listed."""
+    def cors_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]]:
+        """Return what lets the page that sent *fields* read the answer, if it is listed."""
+        if not self._origins:
+            return ()
+        origin = next((value for name, value in fields if name == b"origin"), None)
         if origin is None or not self._is_listed(origin):
-            return []
-        return [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+            return ((b"vary", b"origin"),)
+        exposed = (b"access-control-expose-headers", b"retry-after")
+        return ((b"access-control-allow-origin", origin), (b"vary", b"origin"), exposed)
+
+    def preflight_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]] | None:
+        """Return the answer to a browser that asks before it lets a page send a request.
+
+        Returns:
+            None if this is no such question.
+
+        Raises:
+            HostNotAllowedError: if it was sent to a name that this router does not have.
+            OriginNotAllowedError: if the page's origin is not listed.
+        """
+        seen = dict(fields)
+        if b"origin" not in seen or b"access-control-request-method" not in seen:
+            return None
+        if (host := seen.get(b"host")) is not None:
+            self._check_host(host)
+        if not self._is_listed(seen[b"origin"]):
+            raise _strange_origin(seen[b"origin"])
+        wanted = seen.get(b"access-control-request-headers", b"")
+        return (
+            *self.cors_fields(fields),
+            (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+            (b"access-control-allow-headers", wanted if _NAMES.fullmatch(wanted) else b""),
+            (b"access-control-max-age", b"600"),
+        )
 
     def _is_listed(self, origin: bytes) -> bool:
         return "*" in self._origins or origin.decode("latin-1").lower() in self._origins
@@ -194,11 +227,7 @@ class Gate:
             return  # typed by a person, or sent by our own page
         elif area is Area.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate":
             return  # a link on somebody's page
-        whose = "another site" if origin is None else f"the origin {_shown(origin)}"
-        raise OriginNotAllowedError(
-            f"a page of {whose} may not use this router; if it should, add its origin to "
-            "router.cors_origins"
-        )
+        raise _strange_origin(origin)
 
     def _check_token(self, seen: dict[bytes, bytes]) -> Asker:
         given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
@@ -222,6 +251,14 @@ class Gate:
         if asker is None:
             raise ApiKeyError("the API key is not known here")
         return asker
+
+
+def _strange_origin(origin: bytes | None) -> OriginNotAllowedError:
+    whose = "another site" if origin is None else f"the origin {_shown(origin)}"
+    return OriginNotAllowedError(
+        f"a page of {whose} may not use this router; if it should, add its origin to "
+        "router.cors_origins"
+    )
 
 
 def _digest(secret: bytes) -> bytes:

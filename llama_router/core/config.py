@@ -95,8 +95,8 @@ def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, Mode
 class RouterSpec:
     """The ``[router]`` table. ``docs/reference/configuration.md`` says what each field means."""
 
-    host: str = attrs.field(default="127.0.0.1", metadata=_restart(read_text))
-    port: int = attrs.field(default=8082, metadata=_restart(integer_reader(0, 65535)))
+    host: str = attrs.field(default="127.0.0.1", metadata=_retune(read_text))
+    port: int = attrs.field(default=8082, metadata=_retune(integer_reader(0, 65535)))
     base_port: int = attrs.field(default=50000, metadata=_restart(integer_reader(1024, 65000)))
     connection_timeout_s: float = attrs.field(default=5.0, metadata=_retune(read_timeout))
     read_timeout_s: float = attrs.field(default=600.0, metadata=_retune(read_timeout))

@@ -9,6 +9,7 @@ from ..errors import (
     BackendFailedError,
     QueueFullError,
     QueueTimeoutError,
+    RequestCancelledError,
     ShuttingDownError,
     UnknownModelError,
 )
@@ -70,3 +71,8 @@ def shutting_down() -> ShuttingDownError:
 def cut_by_shutdown() -> ShuttingDownError:
     """End a stream that did not finish before the router's drain deadline."""
     return ShuttingDownError("the router is shutting down; the answer was cut off")
+
+
+def cancelled() -> RequestCancelledError:
+    """End a request that somebody cancelled through the admin API."""
+    return RequestCancelledError("the request was cancelled by the operator of the router")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -20,7 +20,6 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core import refusals
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
@@ -125,6 +124,7 @@ class _Connection:
         self._client = client
         self._fiber = client.fiber
         self._asker = ANYBODY  # of the current request
+        self._cors: Sequence[tuple[bytes, bytes]] = ()  # what its answer says to a browser
         self._buffer = b""  # received, not used yet: the beginning of the next request
 
     async def serve(self) -> None:
@@ -260,6 +260,7 @@ class _Connection:
         record = _Record(head)
         exchange = Exchange()
         try:
+            self._cors = self._gateway.gate.cors_fields(head.fields)
             self._asker = self._gateway.gate.check(Area.MODELS, head.method, head.fields)
             head.fields = self._gateway.gate.forwarded(head.fields)
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
@@ -270,7 +271,7 @@ class _Connection:
             else:
                 await self._serve_model(head, asked_for, body, exchange, record)
         except (RouterError, FiberCutError) as raised:
-            exc = refusals.cut_by_shutdown() if isinstance(raised, FiberCutError) else raised
+            exc = raised.error if isinstance(raised, FiberCutError) else raised
             record.refused(exc)
             keep = body_received and head.keep_alive and not self._gateway.draining.is_set()
             await self._refuse(head, exc, close=not keep)
@@ -303,7 +304,8 @@ class _Connection:
             self._asker.check_model(dispatcher.config.models[model])
             endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
             self._check_allowed(head.path, endpoints, model)
-        with dispatcher.lease(name) as lease:
+        with dispatcher.lease(name, asker=self._asker.name) as lease:
+            lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
                 backend = lease.granted_nowait() or await self._wait_for_grant(lease)
                 await self._relay(head, head.target, body, backend, exchange)
@@ -358,6 +360,7 @@ class _Connection:
             connection_timeout_s=router.connection_timeout_s,
             read_timeout_s=router.read_timeout_s,
             close=self._gateway.draining.is_set(),
+            extra=self._cors,
         )
         await relay(self._gateway.engine, self._client, ask, backend, exchange)
 
@@ -372,7 +375,7 @@ class _Connection:
         body = error_body(error)
         status = HTTPStatus(error.status)
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]
-        lines += [b"%b: %b\r\n" % field for field in error_fields(error)]
+        lines += [b"%b: %b\r\n" % field for field in (*error_fields(error), *self._cors)]
         lines.append(b"content-length: %d\r\n" % len(body))
         if close:
             lines.append(b"connection: close\r\n")

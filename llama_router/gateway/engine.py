@@ -17,7 +17,7 @@ How it works
   the fibers that wait for them, until nothing is ready or it is Trio's turn again.
 * A fiber waits by `pause`. It is resumed by an event of one of its channels, by
   `Engine.wake`, or by an exception: `FiberTimeoutError` when its deadline is over,
-  `FiberCutError` when the engine is cancelled.
+  `FiberCutError` when the engine is cancelled, or somebody wants this one to end.
 * Deadlines are checked by one Trio task, in buckets of `TICK_S`; renewing one is an
   assignment.
 
@@ -49,6 +49,9 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
+
+from ..core import refusals
+from ..errors import RouterError
 
 log = structlog.get_logger()
 
@@ -83,7 +86,15 @@ class FiberTimeoutError(Exception):
 
 
 class FiberCutError(Exception):
-    """The engine ends; the fiber has `ENDING_S` left. Raised in the fiber, where it waits."""
+    """The fiber is to end, within `ENDING_S`. Raised in the fiber, where it waits.
+
+    Attributes:
+        error: Why, for the client.
+    """
+
+    def __init__(self, error: RouterError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Waiter(Protocol):
@@ -279,6 +290,12 @@ class Engine:
         if not self._turning:
             os.eventfd_write(self._bell, 1)
 
+    def cut(self, fiber: Fiber, error: RouterError) -> None:
+        """Let *fiber* end with *error*. Not for fibers to call; harmless if it ended."""
+        assert not self._turning, "a fiber cannot cut another one"
+        self.now_s = trio.current_time()
+        fiber.throw(FiberCutError(error))
+
     async def in_trio(
         self, fiber: Fiber, function: Callable[[], Awaitable[T]], *, unless_gone: Channel
     ) -> T | None:
@@ -430,7 +447,7 @@ class Engine:
         """Tell every fiber that it ends, and drive what it still has to send."""
         self.now_s = trio.current_time()
         for fiber in list(self._fibers):
-            fiber.throw(FiberCutError())
+            fiber.throw(FiberCutError(refusals.cut_by_shutdown()))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + ENDING_S):
             while self._fibers:
                 await trio.lowlevel.wait_readable(self._epoll)

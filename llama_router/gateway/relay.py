@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -15,7 +16,6 @@ import attrs
 import trio
 
 from ..backends.backend import Backend
-from ..core import refusals
 from ..core.answers import error_event
 from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
@@ -83,6 +83,7 @@ class Ask:
         connection_timeout_s: Seconds allowed for a connection to the backend.
         read_timeout_s: Longest silence, of either side, in seconds.
         close: The client's connection ends with this answer.
+        extra: Fields to add to the answer.
     """
 
     head: RequestHead
@@ -91,6 +92,7 @@ class Ask:
     connection_timeout_s: float
     read_timeout_s: float
     close: bool
+    extra: Sequence[tuple[bytes, bytes]] = ()
 
 
 class _StaleError(Exception):
@@ -289,7 +291,7 @@ class _Attempt:
         close = self._ask.close or not self._ask.head.keep_alive
         exchange.status = head.status
         shaper = _Shaper(head, http10=http10)
-        out = client_response_head(head, close=close, http10=http10)
+        out = client_response_head(head, close=close, http10=http10, extra=self._ask.extra)
         try:
             surplus = await self._pump(upstream, head, out, rest, shaper)
         except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
@@ -308,7 +310,7 @@ class _Attempt:
         if isinstance(exc, FiberTimeoutError):
             return _silence(self._backend, self._ask.read_timeout_s)
         if isinstance(exc, FiberCutError):
-            return refusals.cut_by_shutdown()
+            return exc.error
         assert isinstance(exc, RouterError)
         return exc
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -32,8 +34,16 @@ class ListenError(RouterError):
     code = "listen_failed"
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(
+    host: str, port: int, *, instead_of: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
     """Return a listening socket for every address of *host*.
+
+    Args:
+        host: The address, or a name that has some.
+        port: 0 takes any free one.
+        instead_of: Our own sockets, still listening, that may be in the way of the new
+            ones: ``0.0.0.0`` is every address.
 
     Raises:
         ListenError: if an address is taken or does not exist; with what to do.
@@ -43,13 +53,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
         for family, _, _, _, address in dict.fromkeys(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
-            listener = socket.create_server(
-                (address[0], listeners[0].getsockname()[1] if listeners else port),
-                family=family,
-                backlog=BACKLOG,
-            )
-            listener.setblocking(False)
-            listeners.append(listener)
+            where = (str(address[0]), listeners[0].getsockname()[1] if listeners else port)
+            listeners.append(_listener(family, where, instead_of))
     except (OSError, OverflowError, UnicodeError) as exc:
         for listener in listeners:
             listener.close()
@@ -63,9 +68,84 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
+def _listener(
+    family: int, where: tuple[str, int], instead_of: Sequence[socket.socket]
+) -> socket.socket:
+    """Return one listening socket.
+
+    Raises:
+        OSError: if the address is taken, or does not exist.
+    """
+    if not instead_of:
+        listener = socket.create_server(where, family=family, backlog=BACKLOG)
+        listener.setblocking(False)
+        return listener
+    # Both sides must allow the other. Not from the start: two routers with one address
+    # would not notice each other. Source: socket(7).
+    for old in instead_of:
+        if old.family in (socket.AF_INET, socket.AF_INET6):
+            old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        for old in instead_of:
+            if old.family in (socket.AF_INET, socket.AF_INET6):
+                old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+    return listener
+
+
+class Doors:
+    """The listening sockets of a router; others can take their place while it runs.
+
+    Attributes:
+        sockets: Those in use.
+    """
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.sockets = sockets
+        self._changed = trio.Event()
+
+    def exchange(self, sockets: list[socket.socket]) -> None:
+        """Listen on *sockets* from now on. Connections that exist are not touched."""
+        if self._changed.is_set():
+            self.close()  # these never came into use
+        self.sockets = sockets
+        self._changed.set()
+
+    def close(self) -> None:
+        """Close the sockets in use."""
+        for listener in self.sockets:
+            listener.close()
+
+    async def run(self, gateway: Gateway) -> None:
+        """Accept connections until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            sockets = self.sockets
+            async with trio.open_nursery() as accepting:
+                for listener in sockets:
+                    accepting.start_soon(_accept, gateway, listener)
+                await self._changed.wait()
+                for listener in sockets:
+                    with contextlib.suppress(OSError):  # else: who knocked already comes in
+                        _take(gateway, listener, BACKLOG)
+                accepting.cancel_scope.cancel()
+
+
 async def serve(
     gateway: Gateway,
-    listeners: list[socket.socket],
+    doors: Doors,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -76,8 +156,7 @@ async def serve(
     async with trio.open_nursery() as gateway.tasks, trio.open_nursery() as services:
         await services.start(gateway.engine.run)
         async with trio.open_nursery() as accepting:
-            for listener in listeners:
-                accepting.start_soon(_accept, gateway, listener)
+            accepting.start_soon(doors.run, gateway)
             task_status.started()
             await gateway.draining.wait()
             accepting.cancel_scope.cancel()
@@ -91,15 +170,7 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
-                for _ in range(ACCEPTED_AT_ONCE):
-                    connection, _address = listener.accept()
-                    exhausted = False
-                    connection.setblocking(False)
-                    if connection.family in (socket.AF_INET, socket.AF_INET6):
-                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    gateway.serve(connection)
-            except BlockingIOError:
-                continue
+                _take(gateway, listener, ACCEPTED_AT_ONCE)
             except OSError as exc:
                 if exc.errno in EXHAUSTED:
                     if not exhausted:
@@ -107,3 +178,22 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
                         log.error("connection.delayed", reason=exc.strerror)
                     await trio.sleep(EXHAUSTED_PAUSE_S)
                 # else this one client left already
+            else:
+                exhausted = False
+
+
+def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
+    """Accept who is waiting, up to that many.
+
+    Raises:
+        OSError: if accepting fails, for one client or altogether.
+    """
+    for _ in range(most):
+        try:
+            connection, _address = listener.accept()
+        except BlockingIOError:
+            return
+        connection.setblocking(False)
+        if connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gateway.serve(connection)

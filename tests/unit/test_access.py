@@ -1,0 +1,329 @@
+"""Who may ask for what."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.access import Area, Gate, host_of
+from llama_router.core.config import ModelId, parse_config
+from llama_router.core.exposure import exposure, is_loopback
+from llama_router.errors import (
+    AccessError,
+    AdminTokenError,
+    ApiKeyError,
+    ConfigError,
+    HostNotAllowedError,
+    ModelNotAllowedError,
+    OriginNotAllowedError,
+)
+
+TOKEN = "generated-token-0123456789"
+ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
+KEYS = {
+    "alice": {"key": ALICE},
+    "bob": {"sha256": hashlib.sha256(BOB.encode()).hexdigest(), "models": ["small-*", "chat"]},
+}
+MODELS = {
+    "small-a": {"path": "m"},
+    "large": {"path": "m", "aliases": ["chat"]},
+    "other": {"path": "m"},
+}
+
+
+def gate(*, keys: dict[str, Any] | None = None, **router: Any) -> Gate:
+    config = parse_config({"router": router, "api_keys": keys or {}, "models": MODELS})
+    return Gate(config, own_hosts=["Box", "box.lan"], admin_token=TOKEN)
+
+
+def fields(**values: str) -> list[tuple[bytes, bytes]]:
+    return [(name.replace("_", "-").encode(), value.encode()) for name, value in values.items()]
+
+
+def check(g: Gate, area: Area = Area.MODELS, method: bytes = b"POST", **values: str):
+    return g.check(area, method, fields(**{"host": "127.0.0.1:8082", **values}))
+
+
+# -- secrets ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"authorization": f"Bearer {TOKEN}"},
+        {"authorization": f"bearer  {TOKEN} "},
+        {"x_admin_token": TOKEN},
+        {"authorization": "Bearer something-else", "x_admin_token": TOKEN},
+    ],
+)
+def test_the_admin_token_opens_the_admin_area(values) -> None:
+    """As a bearer token or in a field of its own, which comes first."""
+    check(gate(), Area.ADMIN, **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"authorization": TOKEN},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": "Bearer "},
+        {"x_admin_token": TOKEN[:-1]},
+        {"x_admin_token": TOKEN + "x"},
+        {"x_api_key": TOKEN},
+        {"authorization": f"Bearer {ALICE}"},
+    ],
+)
+def test_nothing_else_does(values) -> None:
+    """An API key is no admin token, and neither is a part of the token."""
+    with pytest.raises(AdminTokenError) as caught:
+        check(gate(keys=KEYS), Area.ADMIN, **values)
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_configured_token_takes_the_place_of_the_generated_one() -> None:
+    """The other one is not valid any more; and the other way round after a reload."""
+    g = gate(admin_token="configured-0123456789")
+    check(g, Area.ADMIN, x_admin_token="configured-0123456789")
+    with pytest.raises(AdminTokenError):
+        check(g, Area.ADMIN, x_admin_token=TOKEN)
+    g.reconfigure(parse_config({}))
+    check(g, Area.ADMIN, x_admin_token=TOKEN)
+
+
+def test_models_are_open_without_keys() -> None:
+    """Whatever the client sends as a key: other servers ignore it, too."""
+    assert check(gate(), authorization="Bearer sk-no-key-required").models is None
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"authorization": "Bearer sk-wrong-0123"}, {"x_admin_token": TOKEN}]
+)
+def test_models_need_a_key_once_there_is_one(values) -> None:
+    """The admin token is none."""
+    with pytest.raises(ApiKeyError):
+        check(gate(keys=KEYS), **values)
+
+
+def test_a_key_is_known_by_its_name() -> None:
+    """As a bearer token or as X-Api-Key; written out or as a digest."""
+    g = gate(keys=KEYS)
+    assert check(g, authorization=f"Bearer {ALICE}").name == "alice"
+    assert check(g, x_api_key=BOB).name == "bob"
+
+
+def test_a_key_is_good_for_its_models_only() -> None:
+    """Patterns and aliases count."""
+    g = gate(keys=KEYS)
+    models = parse_config({"models": MODELS}).models
+    bob, alice = check(g, x_api_key=BOB), check(g, x_api_key=ALICE)
+    assert [m for m in models if bob.may_use(models[m])] == ["small-a", "large"]
+    assert all(map(alice.may_use, models.values()))
+    with pytest.raises(ModelNotAllowedError, match="'bob' may not use model 'other'"):
+        bob.check_model(models[ModelId("other")])
+
+
+def test_backends_do_not_see_the_routers_secrets() -> None:
+    """With keys the client's key stays here; without, Authorization is the backend's affair."""
+    sent = fields(host="h", authorization="Bearer k", x_admin_token="t", x_api_key="k", accept="*")
+    assert [name for name, _ in gate(keys=KEYS).forwarded(sent)] == [b"host", b"accept"]
+    assert b"authorization" in dict(gate().forwarded(sent))
+    assert b"x-admin-token" not in dict(gate().forwarded(sent))
+
+
+def test_no_secret_is_in_the_text_of_a_configuration() -> None:
+    """Nobody logs one by accident."""
+    config = parse_config(
+        {"router": {"admin_token": TOKEN}, "api_keys": {"a": {"key": ALICE}}, "models": MODELS}
+    )
+    digest = hashlib.sha256(ALICE.encode()).hexdigest()
+    assert not any(secret in repr(config) for secret in (TOKEN, ALICE, digest))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{}, {"key": ALICE, "sha256": "0" * 64}, {"key": "short"}, {"key": "with space 0123"}],
+)
+def test_a_key_that_cannot_be_used_is_a_mistake(table) -> None:
+    """And its text is not quoted."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"api_keys": {"a": table}})
+    assert ALICE not in str(caught.value)
+
+
+def test_two_names_cannot_share_a_key() -> None:
+    """Nobody could tell whose request it is."""
+    with pytest.raises(ConfigError, match="the same key as that of 'a'"):
+        parse_config({"api_keys": {"a": {"key": ALICE}, "b": {"key": ALICE}}})
+
+
+# -- host -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.0.0.1:8082", "[::1]:8082", "localhost", "LOCALHOST:1", "a.localhost",
+     "192.168.1.20:80", "box", "BOX.lan:8082", "box.lan.", "llama-router:8082"],
+)  # fmt: skip
+def test_names_of_this_machine_and_network_are_allowed(host) -> None:
+    """Addresses, localhost, the machine's own names, and names without a dot."""
+    check(gate(), host=host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8082", "127.0.0.1.evil.example", "localhost.evil.example",
+     "localhost:4000/#@attacker.example", "localhost@evil.example", ":8082", "", "a b", "[::1",
+     "127.0.0.1:x", "\\evil", "box.lan,evil.example"],
+)  # fmt: skip
+def test_other_names_are_not(host) -> None:
+    """A name of the internet may have been rebound to this address."""
+    with pytest.raises(HostNotAllowedError):
+        check(gate(), Area.OPEN, host=host)
+
+
+def test_a_name_can_be_allowed() -> None:
+    """One, or every one."""
+    check(gate(allowed_hosts=["Models.Example.org"]), host="models.example.org:443")
+    check(gate(allowed_hosts=["*"]), host="evil.example")
+
+
+def test_a_request_without_host_is_allowed() -> None:
+    """HTTP/1.0 has none, and browsers do not speak it."""
+    gate().check(Area.MODELS, b"GET", [])
+
+
+@given(st.text(max_size=40))
+def test_any_host_is_judged(text: str) -> None:
+    """Whatever is sent leads to a verdict, and remembers nothing bad as good."""
+    g, sent = gate(), text.encode("utf-8", "replace")
+    for _ in range(2):  # the second time, what was good is remembered
+        try:
+            g.check(Area.OPEN, b"GET", [(b"host", sent)])
+        except HostNotAllowedError:
+            continue
+        assert host_of(sent.decode("latin-1")) is not None
+
+
+# -- origin ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"origin": "http://127.0.0.1:8082"},
+        {"origin": "http://127.0.0.1:8082", "sec_fetch_site": "same-origin"},
+        {"sec_fetch_site": "none"},
+        {"sec_fetch_site": "same-origin"},
+    ],
+)
+def test_programs_and_our_own_pages_are_allowed(values) -> None:
+    """A program sends none of these fields; a person who types an address, 'none'."""
+    check(gate(), **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": "http://127.0.0.1:8082.evil.example"},
+        {"origin": "http://127.0.0.1:8082", "host": "127.0.0.1:8083"},
+        {"origin": "file://127.0.0.1:8082"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
+    ],
+)
+@pytest.mark.parametrize("area", [Area.MODELS, Area.ADMIN])
+def test_pages_of_others_are_not(values, area) -> None:
+    """Another port is another origin; and a form that a page posts is no link."""
+    with pytest.raises(OriginNotAllowedError):
+        check(gate(), area, x_admin_token=TOKEN, **values)
+
+
+def test_a_link_to_an_open_page_may_be_followed() -> None:
+    """But not with a POST."""
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    check(gate(), Area.OPEN, b"GET", **link)
+    with pytest.raises(OriginNotAllowedError):
+        check(gate(), Area.OPEN, b"POST", **link)
+
+
+def test_a_listed_origin_may_use_the_router_and_read_the_answer() -> None:
+    """It is named in the answer, without credentials; others get nothing."""
+    g = gate(cors_origins=["https://Chat.example"])
+    check(g, origin="https://chat.example", sec_fetch_site="cross-site")
+    allowed = dict(g.cors_fields(fields(origin="https://chat.example")))
+    assert allowed[b"access-control-allow-origin"] == b"https://chat.example"
+    assert b"access-control-allow-credentials" not in allowed
+    assert dict(g.cors_fields(fields(origin="https://evil.example"))) == {b"vary": b"origin"}
+    assert gate().cors_fields(fields(origin="https://chat.example")) == ()
+
+
+def test_a_browser_may_ask_before() -> None:
+    """Only for a listed origin; what it wants to send is repeated if it looks like names."""
+    g = gate(cors_origins=["https://chat.example"])
+    question = {"origin": "https://chat.example", "access_control_request_method": "POST"}
+    wanted = {"access_control_request_headers": "authorization, content-type"}
+    answer = dict(g.preflight_fields(fields(**question, **wanted)) or ())
+    assert answer[b"access-control-allow-headers"] == b"authorization, content-type"
+    forged = {"access_control_request_headers": "x\r\nset-cookie: a"}
+    answer = dict(g.preflight_fields(fields(**question, **forged)) or ())
+    assert answer[b"access-control-allow-headers"] == b""
+    assert g.preflight_fields(fields(origin="https://chat.example")) is None
+    with pytest.raises(OriginNotAllowedError):
+        g.preflight_fields(fields(**{**question, "origin": "https://evil.example"}))
+    with pytest.raises(HostNotAllowedError):
+        g.preflight_fields(fields(**question, host="evil.example"))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"authorization",
+                 b"x-api-key", b"x-admin-token", b"accept"]
+            ),
+            st.binary(max_size=30) | st.just(f"Bearer {ALICE[:-1]}".encode()),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(Area),
+)  # fmt: skip
+def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, area) -> None:
+    """Refused, or an open page; never an exception of another kind."""
+    try:
+        gate(keys=KEYS, cors_origins=["*"], allowed_hosts=["*"]).check(area, b"POST", sent)
+    except AccessError:
+        return
+    assert area is Area.OPEN
+
+
+# -- exposure -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False), ("::", False), ("192.168.1.1", False), ("box.lan", False),
+     ("localhost.evil.example", False)],
+)  # fmt: skip
+def test_only_loopback_is_private(host, loopback) -> None:
+    """A name may be anything."""
+    assert is_loopback(host) is loopback
+
+
+def test_a_public_address_needs_keys_or_a_word() -> None:
+    """The mistake says which settings would allow it."""
+    assert exposure("0.0.0.0", has_keys=True, public_without_keys=False) is None
+    assert exposure("0.0.0.0", has_keys=False, public_without_keys=True) is None
+    with pytest.raises(ConfigError, match="public_without_keys"):
+        parse_config({"router": {"host": "0.0.0.0"}})
+    parse_config({"router": {"host": "0.0.0.0"}, "api_keys": KEYS})
