@@ -141,6 +141,46 @@ def import_presets(
     return run(file, output)
 
 
+@app.command
+def pull(model: str, /, *, hf_file: str | None = None) -> int:
+    """Fetch a model from the hub into its cache, and print where it is.
+
+    A download that was cut goes on where it ended.
+
+    Args:
+        model: user/repo or user/repo:QUANT. Without a quantization: Q4_K_M, else Q8_0,
+            else the first there is.
+        hf_file: One file by its path in the repository, instead of a quantization.
+    """
+    from .hub import pull as run  # noqa: PLC0415 -- same
+
+    return run(model, file=hf_file)
+
+
+@app.command(name="list")
+def list_models(*, json: bool = False) -> int:
+    """List the models in the hub cache.
+
+    Args:
+        json: Print JSON, with paths.
+    """
+    from .hub import list_models as run  # noqa: PLC0415 -- same
+
+    return run(as_json=json)
+
+
+@app.command(name="rm")
+def remove(model: str, /) -> int:
+    """Delete a model from the hub cache, and what is left of downloads that were cut.
+
+    Args:
+        model: user/repo:QUANT; user/repo will do if there is only one of it.
+    """
+    from .hub import remove as run  # noqa: PLC0415 -- same
+
+    return run(model)
+
+
 # -- commands to a running router ---------------------------------------------------------
 
 Url = Annotated[str | None, Parameter(name="--url")]

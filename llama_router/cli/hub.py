@@ -1,0 +1,130 @@
+"""``pull``, ``list`` and ``rm``: models in the hub cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+
+import trio
+
+from ..core.hub import Reference, parse_reference
+from ..core.lines import escape_controls
+from ..core.units import size
+from ..errors import ModelNotCachedError, RouterError
+from ..models.downloads import Downloads, DownloadStatus
+from ..models.hub_cache import CachedModel, RepoCache, cache_root, repositories
+from .progress import display
+
+#: What a shell reports for a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def pull(model: str, *, file: str | None) -> int:
+    """Fetch a model, print where it is; return the exit status."""
+    status = fetch(model, file=file)
+    if isinstance(status, int):
+        return status
+    assert status.result is not None
+    _print(status.result.path)
+    return 0
+
+
+def fetch(model: str, *, file: str | None) -> DownloadStatus | int:
+    """Fetch a model, and show how; return its status, or after a failure the exit status."""
+    try:
+        reference = parse_reference(model, file)
+        status = trio.run(partial(_watch, reference))
+    except RouterError as exc:
+        return _fail(str(exc))
+    except KeyboardInterrupt:
+        _fail("cancelled; what is here is kept, and the same command goes on from there")
+        return INTERRUPTED
+    if status.error is not None:
+        return _fail(str(status.error))
+    assert status.result is not None
+    if status.result.stale_reason is not None:
+        _say(f"{status.model} is here already; not compared: {status.result.stale_reason}")
+    elif status.result.fetched_bytes == 0:
+        _say(f"{status.model} is here already")
+    else:
+        _say(f"{status.model} is here now: fetched {size(status.result.fetched_bytes)}")
+    return status
+
+
+async def _watch(reference: Reference) -> DownloadStatus:
+    """Run one download to its end, and show it."""
+    downloads = Downloads(os.environ)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(downloads.run)
+        id_ = downloads.start(reference).id
+        with display() as shown:
+            while not (status := downloads.status(id_)).state.is_over:
+                shown.show(status)
+                await downloads.changed()
+            shown.show(status)
+        nursery.cancel_scope.cancel()
+    return status
+
+
+def list_models(*, as_json: bool) -> int:
+    """Print the models in the cache; return the exit status."""
+    root = cache_root(os.environ)
+    try:
+        models = [model for repo in repositories(root) for model in repo.models()]
+    except OSError as exc:
+        return _fail(f"the cache {root} cannot be read: {exc.strerror}: {exc.filename}")
+    if as_json:
+        _print(json.dumps([_entry(model) for model in models], indent=1))
+        return 0
+    if not models:
+        _say(f"no models in {root}; 'llama-router pull user/repo' fetches one")
+    width = max((len(model.id) for model in models), default=0)
+    for model in models:
+        also = "  +mmproj" if model.mmproj is not None else ""
+        _print(f"{model.id:{width}}  {size(model.size_bytes):>9}{also}")
+    return 0
+
+
+def _entry(model: CachedModel) -> dict[str, object]:
+    mmproj = None if model.mmproj is None else str(model.snapshot / model.mmproj.path)
+    return {
+        "id": model.id,
+        "size_bytes": model.size_bytes,
+        "path": str(model.path),
+        "mmproj": mmproj,
+    }
+
+
+def remove(model: str) -> int:
+    """Delete a model from the cache; return the exit status."""
+    try:
+        wanted = parse_reference(model)
+        cache = RepoCache(cache_root(os.environ), wanted.repo)
+        try:
+            found = cache.pick(wanted.tag)
+            freed_bytes, name = cache.remove(found), found.id
+        except ModelNotCachedError:
+            if cache.models() or not (freed_bytes := cache.remove_parts()):
+                raise
+            name = f"what was unfinished of {wanted.repo}"
+    except RouterError as exc:
+        return _fail(str(exc))
+    except OSError as exc:
+        return _fail(f"cannot delete {exc.filename}: {exc.strerror}")
+    _say(f"removed {name}: {size(freed_bytes)} freed")
+    return 0
+
+
+def _fail(message: str) -> int:
+    _say(message)
+    return 1
+
+
+def _say(message: str) -> None:
+    print(escape_controls(message), file=sys.stderr)  # noqa: T201 -- the command's output
+
+
+def _print(message: str) -> None:
+    print(escape_controls(message) if sys.stdout.isatty() else message)  # noqa: T201 -- same

@@ -1,0 +1,162 @@
+"""A download as a process of its own: ``python -m llama_router.models.fetch REFERENCE [FILE]``.
+
+It says what it does on its standard output (core/download_reports.py), and ends when its
+standard input does: when whoever started it is gone. It may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from ..core.download_reports import (
+    Checking,
+    Done,
+    Failed,
+    Progressed,
+    Report,
+    Resolved,
+    Waiting,
+    encode,
+)
+from ..core.hub import Reference, Selection, choose, parse_reference
+from ..errors import (
+    HubFileMissingError,
+    HubUnreachableError,
+    ModelNotCachedError,
+    RouterError,
+)
+from .hub_cache import RepoCache, cache_root
+from .transfer import Hub, check_room, disk_errors
+
+#: Pause between two reports of progress, in seconds.
+REPORT_EVERY_S: Final = 0.1
+
+
+def main() -> int:
+    """Fetch what the arguments name; return the exit status."""
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+        _say(fetch(wanted, RepoCache(cache_root(os.environ), wanted.repo)))
+    except RouterError as exc:
+        _say(Failed(exc.code, str(exc)))
+        return 1
+    return 0
+
+
+def fetch(wanted: Reference, cache: RepoCache) -> Done:
+    """Bring *wanted* into *cache*. If the hub cannot be asked, what is there will do.
+
+    Raises:
+        DownloadError: if it cannot be had.
+    """
+    # A quarter of a second of imports, so here. It knows where people keep their tokens.
+    from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
+
+    reporter = _Reporter()
+    hub = Hub(constants.ENDPOINT, get_token(), reporter, offline=constants.HF_HUB_OFFLINE)
+    try:
+        repository = hub.repository(wanted.repo)
+    except HubUnreachableError as exc:
+        return _from_cache(wanted, cache, exc)
+    selection = choose(repository.files, wanted)
+    model = f"{wanted.repo}:{selection.model.label}"
+    missing_bytes = [cache.missing_bytes(repository.commit, file) for file in selection.files]
+    total_bytes = sum(file.size_bytes for file in selection.files)
+    _say(
+        Resolved(
+            model,
+            [file.path for file in selection.files],
+            total_bytes,
+            total_bytes - sum(missing_bytes),
+        )
+    )
+    check_room(cache, repository.commit, selection.files)
+    with disk_errors(cache):
+        for file in selection.files:
+            with cache.lock(file, reporter.locked):
+                if cache.missing_bytes(repository.commit, file):
+                    hub.fetch(cache, repository.commit, file)
+            reporter.finished(file.size_bytes)
+        snapshot = cache.publish(repository.commit, selection.files)
+    return _done(model, selection, snapshot, fetched_bytes=sum(missing_bytes))
+
+
+def _from_cache(wanted: Reference, cache: RepoCache, why: HubUnreachableError) -> Done:
+    """Return the *wanted* model if it is complete in the cache.
+
+    Raises:
+        HubUnreachableError: if it is not: *why*.
+    """
+    try:
+        selection, snapshot = cache.find(wanted)
+    except (ModelNotCachedError, HubFileMissingError):
+        raise why from None
+    model = f"{wanted.repo}:{selection.model.label}"
+    return _done(model, selection, snapshot, stale_reason=str(why))
+
+
+def _done(
+    model: str,
+    selection: Selection,
+    snapshot: Path,
+    *,
+    fetched_bytes: int = 0,
+    stale_reason: str | None = None,
+) -> Done:
+    path = snapshot / selection.model.parts[0].path
+    mmproj = None if selection.mmproj is None else str(snapshot / selection.mmproj.path)
+    return Done(model, str(path), mmproj, fetched_bytes, stale_reason)
+
+
+class _Reporter:
+    """Says how the transfer goes on, but not more often than anybody wants to hear."""
+
+    def __init__(self) -> None:
+        self._before_bytes = 0
+        self._done_bytes = 0
+        self._next_s = 0.0
+
+    def arrived(self, size_bytes: int) -> None:
+        self._done_bytes = self._before_bytes + size_bytes
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + REPORT_EVERY_S
+            _say(Progressed(self._done_bytes))
+
+    def finished(self, size_bytes: int) -> None:
+        """Count a whole file."""
+        self._before_bytes += size_bytes
+        _say(Progressed(self._before_bytes))
+
+    def waiting(self, reason: str, pause_s: float | None) -> None:
+        _say(Waiting(reason, pause_s))
+
+    def locked(self) -> None:
+        """Say that another process fetches the same file."""
+        _say(Waiting("another process is fetching the same file"))
+
+    def checking(self, path: str) -> None:
+        _say(Progressed(self._done_bytes))
+        _say(Checking(path))
+
+
+def _say(report: Report) -> None:
+    sys.stdout.buffer.write(encode(report))
+    sys.stdout.buffer.flush()
+
+
+def _end_with_stdin() -> None:
+    """End this process once nobody holds the other end of its standard input."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
