@@ -130,7 +130,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.server
         path = unquote(urlsplit(self.path).path)
-        self.entry = {"method": self.command, "path": path, "fields": dict(self.headers.items())}
+        self.entry = {
+            "method": self.command,
+            "path": path,
+            "fields": {k.lower(): v for k, v in self.headers.items()},
+        }
         hub.log.append(self.entry)
         if found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
             if not self._scripted(hub.cdn_answers):

@@ -24,6 +24,7 @@ from ..core.download_reports import (
     encode,
 )
 from ..core.hub import Reference, Selection, choose, parse_reference
+from ..core.hub_answers import Repository
 from ..errors import (
     HubFileMissingError,
     HubUnreachableError,
@@ -59,32 +60,35 @@ def fetch(wanted: Reference, cache: RepoCache) -> Done:
     from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
 
     reporter = _Reporter()
-    hub = Hub(constants.ENDPOINT, get_token(), reporter, offline=constants.HF_HUB_OFFLINE)
-    try:
-        repository = hub.repository(wanted.repo)
-    except HubUnreachableError as exc:
-        return _from_cache(wanted, cache, exc)
+    offline = constants.HF_HUB_OFFLINE
+    with Hub(constants.ENDPOINT, get_token(), reporter, offline=offline) as hub:
+        try:
+            repository = hub.repository(wanted.repo)
+        except HubUnreachableError as exc:
+            return _from_cache(wanted, cache, exc)
+        return _fetch_all(wanted, cache, hub, repository, reporter)
+
+
+def _fetch_all(
+    wanted: Reference, cache: RepoCache, hub: Hub, repository: Repository, reporter: _Reporter
+) -> Done:
+    commit = repository.commit
     selection = choose(repository.files, wanted)
+    files = selection.files
     model = f"{wanted.repo}:{selection.model.label}"
-    missing_bytes = [cache.missing_bytes(repository.commit, file) for file in selection.files]
-    total_bytes = sum(file.size_bytes for file in selection.files)
-    _say(
-        Resolved(
-            model,
-            [file.path for file in selection.files],
-            total_bytes,
-            total_bytes - sum(missing_bytes),
-        )
-    )
-    check_room(cache, repository.commit, selection.files)
+    total_bytes = sum(file.size_bytes for file in files)
+    missing_bytes = sum(cache.missing_bytes(commit, file) for file in files)
+    names = [file.path for file in files]
+    _say(Resolved(model, names, total_bytes, total_bytes - missing_bytes))
+    check_room(cache, commit, files)
     with disk_errors(cache):
-        for file in selection.files:
+        for file in files:
             with cache.lock(file, reporter.locked):
-                if cache.missing_bytes(repository.commit, file):
-                    hub.fetch(cache, repository.commit, file)
+                if cache.missing_bytes(commit, file):
+                    hub.fetch(cache, commit, file)
             reporter.finished(file.size_bytes)
-        snapshot = cache.publish(repository.commit, selection.files)
-    return _done(model, selection, snapshot, fetched_bytes=sum(missing_bytes))
+        snapshot = cache.publish(commit, files)
+    return _done(model, selection, snapshot, fetched_bytes=missing_bytes)
 
 
 def _from_cache(wanted: Reference, cache: RepoCache, why: HubUnreachableError) -> Done:

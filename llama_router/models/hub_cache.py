@@ -12,6 +12,7 @@ Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -36,7 +37,6 @@ from ..core.hub import (
 from ..errors import HubFileMissingError, ModelNotCachedError
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PREFIX: Final = "models--"
 
 #: How an unfinished blob is called. The ending is one that ``hf cache`` knows how to clean up.
@@ -146,6 +146,9 @@ class RepoCache:
 
         Returns:
             The folder of the snapshot.
+
+        Raises:
+            OSError: if a blob has vanished, or a link cannot be made.
         """
         snapshot = self.folder / "snapshots" / commit
         for file in files:
@@ -153,6 +156,9 @@ class RepoCache:
             name.parent.mkdir(parents=True, exist_ok=True)
             if blob.exists():
                 _link(blob, name)
+            elif not name.exists():
+                missing = errno.ENOENT
+                raise FileNotFoundError(missing, os.strerror(missing), str(blob))
         ref = self.folder / "refs" / "main"
         ref.parent.mkdir(parents=True, exist_ok=True)
         fresh = ref.with_name(f"main.{os.getpid()}.tmp")
@@ -213,11 +219,13 @@ class RepoCache:
         paths = {part.path for part in model.model.parts}
         if len(self.models()) == 1:
             paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
+        names = [snapshot / path for snapshot in self.snapshots() for path in paths]
+        contents = {name.resolve(): _size(name) for name in names if name.exists()}
+        for name in names:
+            name.unlink(missing_ok=True)
         for snapshot in self.snapshots():
-            for path in paths:
-                (snapshot / path).unlink(missing_ok=True)
             _prune(snapshot)
-        freed_bytes = self._sweep_blobs() + self.remove_parts()
+        freed_bytes = self._delete_blobs(contents) + self.remove_parts()
         if not self.snapshots():
             for ref in (self.folder / "refs").glob("*"):
                 ref.unlink(missing_ok=True)
@@ -227,27 +235,28 @@ class RepoCache:
     def remove_parts(self) -> int:
         """Delete what unfinished downloads left, except for those that run; return the bytes."""
         freed_bytes = 0
+        locks = self.root / ".locks" / self.folder.name
+        locks.mkdir(parents=True, exist_ok=True)
         for part in (self.folder / "blobs").glob(f"*{PART_SUFFIX}"):
-            lock = self.root / ".locks" / self.folder.name
-            lock /= f"{part.name.removesuffix(PART_SUFFIX)}.lock"
+            lock = locks / f"{part.name.removesuffix(PART_SUFFIX)}.lock"
             with contextlib.suppress(OSError), lock.open("a") as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 freed_bytes += _size(part)
                 part.unlink()
         return freed_bytes
 
-    def _sweep_blobs(self) -> int:
-        """Delete the contents that no snapshot names; return their bytes."""
-        named = {
-            link.resolve() for link in (self.folder / "snapshots").rglob("*") if link.is_symlink()
-        }
-        freed_bytes = 0
-        blobs = self.folder / "blobs"
-        for blob in blobs.iterdir() if blobs.is_dir() else ():
-            if _BLOB.fullmatch(blob.name) and blob.resolve() not in named:
-                freed_bytes += _size(blob)
-                blob.unlink()
-        return freed_bytes
+    def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
+        """Delete those *contents* that no snapshot names any more; return their bytes.
+
+        Others without a name may belong to a download that is under way.
+        """
+        links = (self.folder / "snapshots").rglob("*")
+        named = {link.resolve() for link in links if link.is_symlink()}
+        gone = {content: size for content, size in contents.items() if content not in named}
+        for content in gone:
+            if content.is_relative_to(self.folder.resolve()):
+                content.unlink(missing_ok=True)
+        return sum(gone.values())
 
     def pick(self, tag: str | None) -> CachedModel:
         """Return the model that *tag* means; without one, the only model there is.

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 import attrs
@@ -86,7 +86,7 @@ class Observer(Protocol):
 
 @attrs.define(eq=False)
 class Hub:
-    """One hub, and how to talk to it.
+    """One hub, and how to talk to it. A context manager: at its end the connections are closed.
 
     Attributes:
         endpoint: Its base URL, without a slash at the end.
@@ -118,8 +118,10 @@ class Hub:
             timeout=httpx.Timeout(self.read_timeout_s, connect=CONNECT_TIMEOUT_S),
         )
 
-    def close(self) -> None:
-        """Close its connections."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def page(self, repo: str) -> str:
