@@ -251,18 +251,17 @@ class _Handler(BaseHTTPRequestHandler):
             while data := file.read(65536):
                 if hub.flip and not start and not self.entry["sent"]:
                     data = bytes([data[0] ^ 255]) + data[1:]
+                if hub.drop_after is not None and hub.drops != 0:
+                    data = data[: hub.drop_after - self.entry["sent"]]
                 if hub.stall_after is not None:
                     data = data[: hub.stall_after - self.entry["sent"]]
-                    if not data:
-                        hub.stalled.set()
-                        hub.released.wait()
-                        return
-                drops = hub.drop_after is not None and hub.drops != 0
-                if drops:
-                    data = data[: hub.drop_after - self.entry["sent"]]
                 self.wfile.write(data)
                 self.entry["sent"] += len(data)
-                if drops and self.entry["sent"] >= hub.drop_after:
+                if self.entry["sent"] == hub.stall_after:
+                    hub.stalled.set()
+                    hub.released.wait()
+                    return
+                if self.entry["sent"] == hub.drop_after and hub.drops != 0:
                     hub.drops = None if hub.drops is None else hub.drops - 1
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)

@@ -106,7 +106,7 @@ def remove(model: str) -> int:
             found = cache.pick(wanted.tag)
             freed_bytes, name = cache.remove(found), found.id
         except ModelNotCachedError:
-            if cache.models() or not (freed_bytes := cache.remove_parts()):
+            if cache.models() or not (freed_bytes := cache.remove_leftovers()):
                 raise
             name = f"what was unfinished of {wanted.repo}"
     except RouterError as exc:

@@ -81,7 +81,7 @@ def _fetch_all(
     names = [file.path for file in files]
     _say(Resolved(model, names, total_bytes, total_bytes - missing_bytes))
     check_room(cache, commit, files)
-    with disk_errors(cache):
+    with disk_errors(cache), cache.in_use():
         for file in files:
             with cache.lock(file, reporter.locked):
                 if cache.missing_bytes(commit, file):

@@ -39,6 +39,9 @@ from ..errors import HubFileMissingError, ModelNotCachedError
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PREFIX: Final = "models--"
 
+#: Blobs that may be leftovers: complete ones without a name, and our own unfinished ones.
+_LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.incomplete)?")
+
 #: How an unfinished blob is called. The ending is one that ``hf cache`` knows how to clean up.
 PART_SUFFIX: Final = ".llama-router.incomplete"
 
@@ -225,31 +228,39 @@ class RepoCache:
             name.unlink(missing_ok=True)
         for snapshot in self.snapshots():
             _prune(snapshot)
-        freed_bytes = self._delete_blobs(contents) + self.remove_parts()
+        freed_bytes = self._delete_blobs(contents) + self.remove_leftovers()
         if not self.snapshots():
             for ref in (self.folder / "refs").glob("*"):
                 ref.unlink(missing_ok=True)
             _prune(self.folder)
         return freed_bytes
 
-    def remove_parts(self) -> int:
-        """Delete what unfinished downloads left, except for those that run; return the bytes."""
-        freed_bytes = 0
-        locks = self.root / ".locks" / self.folder.name
-        locks.mkdir(parents=True, exist_ok=True)
-        for part in (self.folder / "blobs").glob(f"*{PART_SUFFIX}"):
-            lock = locks / f"{part.name.removesuffix(PART_SUFFIX)}.lock"
-            with contextlib.suppress(OSError), lock.open("a") as held:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                freed_bytes += _size(part)
-                part.unlink()
-        return freed_bytes
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep contents that have no name yet from being taken for leftovers."""
+        with self._users().open("a") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            yield
+
+    def remove_leftovers(self) -> int:
+        """Delete what downloads left that did not end; return the bytes. None may be running."""
+        if not self.folder.is_dir():
+            return 0
+        with self._users().open("a") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            blobs = [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
+            return self._delete_blobs({blob.resolve(): _size(blob) for blob in blobs})
+
+    def _users(self) -> Path:
+        path = self.root / ".locks" / self.folder.name / "llama-router.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
-        """Delete those *contents* that no snapshot names any more; return their bytes.
-
-        Others without a name may belong to a download that is under way.
-        """
+        """Delete those *contents* that no snapshot names; return their bytes."""
         links = (self.folder / "snapshots").rglob("*")
         named = {link.resolve() for link in links if link.is_symlink()}
         gone = {content: size for content, size in contents.items() if content not in named}

@@ -194,7 +194,6 @@ class Hub:
             if incoming.size_bytes < file.size_bytes:
                 raise _PassingError("the connection ended early")
 
-        self.observer.arrived(incoming.size_bytes)
         self._patiently(attempt, lambda: incoming.size_bytes, self.retries)
 
     @contextlib.contextmanager

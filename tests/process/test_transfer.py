@@ -477,17 +477,19 @@ def test_removing_one_keeps_the_others(connect, server, cache) -> None:
     assert {path.name for path in snapshot.iterdir()} == {"config.json"}
 
 
-def test_contents_without_a_name_are_left_alone(connect, server, cache) -> None:
-    """They belong to a download that is not over: here the first of two files."""
+def test_what_is_under_way_is_not_removed(connect, server, cache) -> None:
+    """Here the first of two files is complete, and the second one is not."""
     publish(connect, cache)
     write(server.root / REPO / "model-Q8_0.gguf", 1000)
     hub = connect()
     repository = hub.repository(REPO)
     other = next(file for file in repository.files if file.path == "model-Q8_0.gguf")
-    hub.fetch(cache, repository.commit, other)
-    assert cache.remove(cache.pick(None)) == SIZE
-    snapshot = cache.publish(repository.commit, [other])
-    assert (snapshot / other.path).stat().st_size == 1000
+    with cache.in_use():
+        hub.fetch(cache, repository.commit, other)
+        cache.part(RepoFile("second", 10, "e" * 64)).write_bytes(b"x")
+        assert cache.remove(cache.pick(None)) == SIZE
+    assert cache.remove_leftovers() == 1001
+    assert list((cache.folder / "blobs").iterdir()) == []
 
 
 def test_a_content_that_vanished_is_not_linked(cache) -> None:
@@ -495,16 +497,6 @@ def test_a_content_that_vanished_is_not_linked(cache) -> None:
     with pytest.raises(FileNotFoundError):
         cache.publish("a" * 40, [RepoFile(NAME, 10, "e" * 64)])
     assert cache.models() == []
-
-
-def test_what_is_being_fetched_is_not_removed(cache) -> None:
-    """Its lock is held."""
-    file = RepoFile(NAME, 10, "e" * 64)
-    cache.part(file).parent.mkdir(parents=True)
-    cache.part(file).write_bytes(b"x")
-    with cache.lock(file, pytest.fail):
-        assert cache.remove_parts() == 0
-    assert cache.remove_parts() == 1
 
 
 @pytest.mark.parametrize(
