@@ -83,13 +83,19 @@ class Catalog:
         self._content_stamp: object = None
 
     def load(
-        self, path: Path, current: Config | None = None, *, running: bool = False
+        self,
+        path: Path,
+        current: Config | None = None,
+        data: bytes | None = None,
+        *,
+        running: bool = False,
     ) -> LoadedConfig:
         """Read the configuration file *path* over the models that are known.
 
         Args:
             path: The file.
             current: The configuration in force; what stays the same is taken from it.
+            data: See `load_config`.
             running: See `load_config`.
 
         Raises:
@@ -103,12 +109,12 @@ class Catalog:
             files=present,
             startup_model=content.startup_model,
         )
-        loaded = load_config(path, found=found, running=running, optional=self._optional)
+        loaded = load_config(path, found=found, running=running, optional=self._optional, data=data)
         return loaded if current is None else _shared(loaded, current)
 
-    def reload(self, path: Path, current: Config) -> LoadedConfig:
+    def reload(self, path: Path, current: Config, data: bytes | None) -> LoadedConfig:
         """Read *path* for a router that runs with *current*; see `load`."""
-        return self.load(path, current, running=True)
+        return self.load(path, current, data, running=True)
 
     def scan(self, router: RouterSpec, *, keep: bool = True) -> Scanned:
         """Look for models where *router* says; those found replace the ``auto`` ones.

@@ -77,7 +77,12 @@ def state_dir_for(config_dir: str | None, environ: Mapping[str, str]) -> Path:
 
 
 def load_config(
-    path: Path, *, found: Found | None = None, running: bool = False, optional: bool = False
+    path: Path,
+    *,
+    found: Found | None = None,
+    running: bool = False,
+    optional: bool = False,
+    data: bytes | None = None,
 ) -> LoadedConfig:
     """Read *path* and check it against itself and the file system. Blocks on files.
 
@@ -90,6 +95,7 @@ def load_config(
             them makes the configuration unusable.
         running: It is for a router that runs already, see `overlay`.
         optional: No file is the same as an empty one.
+        data: What the file is to hold; None for what it holds.
 
     Raises:
         ConfigError: with every problem at once, in the order of the file, each
@@ -100,7 +106,8 @@ def load_config(
     except FileNotFoundError:
         message = f"cannot find {path}: the working directory no longer exists"
         raise ConfigError((Problem((), message),)) from None
-    data = b"" if optional and not path.exists() else _read(path)
+    if data is None:
+        data = b"" if optional and not path.exists() else _read(path)
     digest = hashlib.sha256(data).digest()
     try:
         return _checked(path, _decoded(data), digest, found, running=running)

@@ -5,6 +5,7 @@
   * RequestError
     * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError, RequestCancelledError
     * EndpointNotAllowedError, NoModelRunningError
+    * SettingError, ConfigChangedError, RequestNotFoundError
     * AccessError
       * AdminTokenError, ApiKeyError, ModelNotAllowedError
       * HostNotAllowedError, OriginNotAllowedError, MediaTypeError
@@ -110,6 +111,26 @@ class RequestError(RouterError):
         self.param = param
         if status is not None:
             self.status = status
+
+
+class SettingError(RequestError):
+    """A setting cannot be written into the configuration file."""
+
+    code = "setting_refused"
+
+
+class ConfigChangedError(RequestError):
+    """Somebody changed the configuration file meanwhile; nothing was written."""
+
+    code = "config_changed"
+    status = HTTPStatus.CONFLICT
+
+
+class RequestNotFoundError(RequestError):
+    """No request with this id is waiting or being served."""
+
+    code = "request_not_found"
+    status = HTTPStatus.NOT_FOUND
 
 
 class BodyTooLargeError(RequestError):

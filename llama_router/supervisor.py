@@ -299,6 +299,9 @@ class _Face:
             current=lambda: self.dispatcher.config,
             apply=self._reconfigure,
             load=load_alone if self.catalog is None else self.catalog.reload,
+            on_report=lambda report: self.dispatcher.news.publish(
+                "config", {"status": report.verdict.value, "problems": len(report.problems)}
+            ),
         )
         scanning = trio.Lock()
 
@@ -317,6 +320,7 @@ class _Face:
             started_s=self.started_s,
             urls=lambda: self.urls,
             reload=watcher.reload,
+            edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=rescan,
         )
@@ -341,6 +345,7 @@ class _Face:
         await self.requests.stop.wait()
         drain_s = self.dispatcher.config.router.drain_s
         log.info("router.draining", drain_s=drain_s)
+        self.dispatcher.news.publish("router", {"state": "draining"})
         self.dispatcher.shut_down()
         gateway.drain()
         await control.drain()

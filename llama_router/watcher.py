@@ -13,12 +13,13 @@ import attrs
 import structlog
 import trio
 
+from .config_edit import read_config, replace_config
 from .config_file import LoadedConfig, load_config
 from .core.config import Config
 from .core.diff import plan_reload, router_fields_to_restart_for
 from .core.file_watch import Advice, FileWatch, Stamp
 from .core.reports import ReloadReport, Verdict
-from .errors import ConfigError
+from .errors import ConfigChangedError, ConfigError, SettingError
 
 log = structlog.get_logger()
 
@@ -33,13 +34,14 @@ Apply = Callable[[Config], Awaitable[None]]
 """Makes a checked configuration the one in force, or raises `ConfigError`."""
 
 
-Load = Callable[[Path, Config], LoadedConfig]
-"""Reads a file, given the configuration in force; blocks on files, raises `ConfigError`."""
+Load = Callable[[Path, Config, bytes | None], LoadedConfig]
+"""Reads a file, given the configuration in force, and what the file is to hold if that is not
+what it holds; blocks on files, raises `ConfigError`."""
 
 
-def load_alone(path: Path, _: Config) -> LoadedConfig:
+def load_alone(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
     """Read a configuration that is all in one file."""
-    return load_config(path)
+    return load_config(path, data=data)
 
 
 class Watcher:
@@ -50,6 +52,7 @@ class Watcher:
         current: Returns the configuration in force.
         apply: Replaces it.
         load: Reads the file.
+        on_report: Hears what each look led to.
 
     Attributes:
         report: What the latest look led to.
@@ -62,6 +65,7 @@ class Watcher:
         current: Callable[[], Config],
         apply: Apply,
         load: Load = load_alone,
+        on_report: Callable[[ReloadReport], None] = lambda _: None,
     ) -> None:
         self._path = loaded.path
         self._started = loaded.as_written
@@ -69,6 +73,7 @@ class Watcher:
         self._current = current
         self._apply = apply
         self._load = load
+        self._on_report = on_report
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
         self._finished = 0
@@ -93,6 +98,43 @@ class Watcher:
         while self._finished < number:
             await self._news.wait()
         return self.report
+
+    async def edit(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+        """Change the file, and apply it.
+
+        It is checked first, and replaced as a whole: no half a file is ever there, and none
+        with a mistake.
+
+        Args:
+            change: Returns the new text for the old one. Runs on a thread.
+            expected: Digest, in hexadecimal, that the file must have; None for any.
+
+        Returns:
+            What became of it: rejected with all problems, or applied.
+
+        Raises:
+            ConfigChangedError: if the file is not the expected one, or changes meanwhile.
+            SettingError: if it cannot be changed like that, or not be written.
+        """
+        try:
+            await trio.to_thread.run_sync(self._edit, self._current(), change, expected)
+        except ConfigError as exc:
+            return ReloadReport(verdict=Verdict.REJECTED, at_s=time.time(), problems=exc.problems)
+        return await self.reload()
+
+    def _edit(self, current: Config, change: Callable[[str], str], expected: str | None) -> None:
+        before = read_config(self._path)
+        digest = hashlib.sha256(before).hexdigest()
+        if expected is not None and expected != digest:
+            raise ConfigChangedError("the configuration file was changed meanwhile; read it again")
+        try:
+            text = before.decode()
+        except UnicodeDecodeError as exc:
+            raise SettingError("the configuration file is not UTF-8 text") from exc
+        data = change(text).encode()
+        if data != before:
+            self._load(self._path, current, data)
+            replace_config(self._path, before, data)
 
     async def run(self) -> NoReturn:
         """Watch until cancelled. Whatever changes during a reload is seen after it."""
@@ -147,7 +189,7 @@ class Watcher:
             with suppress(OSError):
                 if hashlib.sha256(self._path.read_bytes()).digest() == known:
                     return None
-        return self._load(self._path, current)
+        return self._load(self._path, current, None)
 
     async def _use(self, loaded: LoadedConfig) -> None:
         """Apply a file without mistakes.
@@ -162,15 +204,17 @@ class Watcher:
         needs_restart = router_fields_to_restart_for(
             attrs.evolve(loaded.config, router=self._started), loaded.config
         )
-        self.report = ReloadReport(
-            verdict=Verdict.APPLIED,
-            at_s=time.time(),
-            warnings=loaded.warnings,
-            added=tuple(sorted(plan.add)),
-            removed=tuple(sorted(plan.remove)),
-            restarted=tuple(sorted(plan.restart)),
-            retuned=tuple(sorted(plan.retune)),
-            needs_router_restart=needs_restart,
+        self._tell(
+            ReloadReport(
+                verdict=Verdict.APPLIED,
+                at_s=time.time(),
+                warnings=loaded.warnings,
+                added=tuple(sorted(plan.add)),
+                removed=tuple(sorted(plan.remove)),
+                restarted=tuple(sorted(plan.restart)),
+                retuned=tuple(sorted(plan.retune)),
+                needs_router_restart=needs_restart,
+            )
         )
         log.info(
             "config.applied",
@@ -182,9 +226,13 @@ class Watcher:
             needs_router_restart=needs_restart,
         )
 
+    def _tell(self, report: ReloadReport) -> None:
+        self.report = report
+        self._on_report(report)
+
     def _reject(self, error: ConfigError) -> None:
-        self.report = ReloadReport(
-            verdict=Verdict.REJECTED, at_s=time.time(), problems=error.problems
+        self._tell(
+            ReloadReport(verdict=Verdict.REJECTED, at_s=time.time(), problems=error.problems)
         )
         problems = [str(problem) for problem in error.problems]
         log.error("config.rejected", path=str(self._path), problems=problems)

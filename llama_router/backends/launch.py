@@ -19,6 +19,7 @@ from ..core import child_protocol, placeholders
 from ..core.config import ModelSpec
 from ..core.explain import LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
+from ..core.masking import masked_command
 from ..errors import BackendExitedError, ReadinessTimeoutError
 from . import proctree
 from .backend import Backend
@@ -173,10 +174,9 @@ class Launcher:
                     )
                 )
                 self.lifeline.register(process.pid, process.start_time, marker)
-                log.info(
-                    "backend.spawned", model=spec.id, pid=process.pid, port=port, argv=program.argv
-                )
-                model_log.mark(f"pid {process.pid} started: {shlex.join(program.argv)}")
+                argv = masked_command(program.argv)
+                log.info("backend.spawned", model=spec.id, pid=process.pid, port=port, argv=argv)
+                model_log.mark(f"pid {process.pid} started: {shlex.join(argv)}")
                 task_status.started(process)
                 oom_counters = self.kernel.oom_counters(process.pid)
                 self._note(
@@ -184,7 +184,7 @@ class Launcher:
                         self.record.add,
                         process.pid,
                         process.start_time,
-                        argv=program.argv,
+                        argv=argv,
                         model=spec.id,
                         marker=marker,
                     )

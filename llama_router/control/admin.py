@@ -1,70 +1,127 @@
-"""Routes under ``/admin/``: state, reload, rescan, load and unload. All need the admin token."""
+"""Routes under ``/admin/``: state, reload, rescan, load, unload, cancel. All need the token."""
 
 from __future__ import annotations
 
-import msgspec
-from quart import Blueprint
+from quart import Blueprint, Response, current_app, request
 
 from ..core.config import ModelSpec
-from ..errors import UnknownModelError
+from ..errors import RequestNotFoundError, UnknownModelError
+from . import shapes
 from .context import ControlContext
-from .guard import json_body
-from .status import model_status, report_status, router_status
+from .guard import answer, json_body
+from .hypercorn import without_deadline
+from .openapi import Query, describe, document
+from .status import StatusPage, reload_shape
 
 
-class LoadBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Which model to load."""
+def spec_of(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model that has *name* as its id or an alias.
 
-    model: str
-
-
-class UnloadBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Which model to unload, and whether to cut the requests that it serves."""
-
-    model: str
-    force: bool = False
+    Raises:
+        UnknownModelError: if there is none.
+    """
+    config = context.dispatcher.config
+    model = config.resolve(name)
+    if model is None:
+        raise UnknownModelError(f"no model or alias is named {name!r}")
+    return config.models[model]
 
 
 def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
     dispatcher = context.dispatcher
+    page = StatusPage(context)
 
-    def spec_of(name: str) -> ModelSpec:
-        model = dispatcher.config.resolve(name)
-        if model is None:
-            raise UnknownModelError(f"no model or alias is named {name!r}")
-        return dispatcher.config.models[model]
+    @routes.get("/openapi.json")
+    @describe("This document.", answer=dict)
+    async def openapi() -> Response:
+        return answer(document(current_app))
 
     @routes.get("/status")
-    async def status() -> dict[str, object]:
-        return await router_status(context)
+    @describe(
+        "The router and all its models.",
+        answer=shapes.StatusWithConfiguration | shapes.Status,
+        query=[
+            Query(
+                name="configuration",
+                schema={"type": "string", "enum": ["0", "1"], "default": "1"},
+                about="Leave out the configuration in force with 0.",
+            )
+        ],
+    )
+    async def status() -> Response:
+        full = request.args.get("configuration") != "0"
+        return answer(await page.router(with_configuration=full))
 
     @routes.post("/reload")
-    async def reload() -> tuple[dict[str, object], int]:
-        await json_body(dict[str, object])
+    @describe(
+        "Read the configuration now; answers when that is done.",
+        body=shapes.Empty,
+        answer=shapes.Reload,
+        also=[(422, shapes.Reload)],
+    )
+    async def reload() -> Response:
+        await json_body(shapes.Empty)
         report = await context.reload()
-        return report_status(report), 422 if report.problems else 200
+        return answer(reload_shape(report), 422 if report.problems else 200)
 
     @routes.post("/rescan")
-    async def rescan() -> dict[str, object]:
-        await json_body(dict[str, object])
+    @describe(
+        "Look for models now; answers when that is done.",
+        body=shapes.Empty,
+        answer=shapes.Rescanned,
+    )
+    async def rescan() -> Response:
+        await json_body(shapes.Empty)
         scanned = await context.rescan()
-        new, removed = len(scanned.new), len(scanned.removed)
-        return {"status": "rescanned", "new_models": new, "removed": removed}
+        return answer(
+            shapes.Rescanned(
+                status="rescanned", new_models=len(scanned.new), removed=len(scanned.removed)
+            )
+        )
 
     @routes.post("/models/load")
-    async def load() -> dict[str, object]:
-        spec = spec_of((await json_body(LoadBody)).model)
+    @describe(
+        "Load a model; answers when it is ready.",
+        body=shapes.LoadBody,
+        answer=shapes.Model,
+        errors=(404, 429, 503),
+    )
+    async def load() -> Response:
+        spec = spec_of(context, (await json_body(shapes.LoadBody)).model)
+        without_deadline()  # it has one of its own: ready_timeout_s, and that of the queue
         with dispatcher.lease(str(spec.id)) as lease:
             await lease.granted()
-        return model_status(context, spec)
+        return answer(await page.model(spec))
 
     @routes.post("/models/unload")
-    async def unload() -> dict[str, object]:
-        body = await json_body(UnloadBody)
-        spec = spec_of(body.model)
+    @describe(
+        "Unload a model once its requests are done, or now; answers when its memory is free.",
+        body=shapes.UnloadBody,
+        answer=shapes.Model,
+        errors=(404,),
+    )
+    async def unload() -> Response:
+        body = await json_body(shapes.UnloadBody)
+        spec = spec_of(context, body.model)
+        without_deadline()  # requests may take as long as they like
         await dispatcher.unload(spec.id, force=body.force)
-        return model_status(context, spec)
+        return answer(await page.model(spec))
+
+    @routes.post("/requests/cancel")
+    @describe(
+        "Cancel a request that waits or is being served.",
+        body=shapes.CancelBody,
+        answer=shapes.Cancelled,
+        errors=(404,),
+    )
+    async def cancel() -> Response:
+        body = await json_body(shapes.CancelBody)
+        if not dispatcher.cancel(body.id):
+            raise RequestNotFoundError(
+                f"no request with the id {body.id} is waiting or being served", param="id"
+            )
+        return answer(shapes.Cancelled(id=body.id))
 
     return routes

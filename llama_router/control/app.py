@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from ..core.answers import error_body, error_fields
 from ..errors import RequestError, RouterError
-from . import admin, guard, models
+from . import admin, events, guard, models, settings
 from .context import ControlContext
 
 log = structlog.get_logger()
@@ -42,6 +42,8 @@ class InternalError(RouterError):
 BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     models.blueprint,
     admin.blueprint,
+    settings.blueprint,
+    events.blueprint,
 )
 """Makes the routes of each part; see `context` for how another one joins."""
 

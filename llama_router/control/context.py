@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -17,6 +18,13 @@ from ..catalog import Scanned
 from ..core.access import Gate
 from ..core.reports import ReloadReport
 from ..dispatcher import Dispatcher
+
+
+class Edit(Protocol):
+    """Changes the configuration file."""
+
+    async def __call__(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+        """Return what became of it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +40,7 @@ class ControlContext:
         started_s: When the router was started, in seconds since the epoch.
         urls: Returns its base URLs.
         reload: Reads the configuration again, and returns what became of it.
+        edit: Changes the configuration file and applies it; see `Watcher.edit`.
         report: Returns what became of the latest look at the configuration.
         rescan: Looks for models again, and returns what changed.
     """
@@ -44,5 +53,6 @@ class ControlContext:
     started_s: float
     urls: Callable[[], tuple[str, ...]]
     reload: Callable[[], Awaitable[ReloadReport]]
+    edit: Edit
     report: Callable[[], ReloadReport]
     rescan: Callable[[], Awaitable[Scanned]]

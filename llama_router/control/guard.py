@@ -97,3 +97,8 @@ async def json_body(shape: type[T]) -> T:
         return msgspec.json.decode(data or b"{}", type=shape)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise RequestError(f"the body cannot be used: {exc}") from exc
+
+
+def answer(shape: object, status: int = HTTPStatus.OK) -> Response:
+    """Return *shape* as JSON."""
+    return Response(msgspec.json.encode(shape), status, content_type="application/json")

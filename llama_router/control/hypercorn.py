@@ -7,6 +7,8 @@ the part that serves one connection is used. That is one level below its public 
 
 from __future__ import annotations
 
+import math
+from contextvars import ContextVar
 from typing import Any, Final
 
 import trio
@@ -27,6 +29,20 @@ CLOSE_TIMEOUT_S: Final = 5.0
 #: Longest control request, in seconds, whatever the client does meanwhile: one
 #: pipelined byte is enough to hide a disconnect.
 REQUEST_TIMEOUT_S: Final = 600.0
+
+
+_deadline: ContextVar[trio.CancelScope | None] = ContextVar("control_deadline", default=None)
+
+
+def without_deadline() -> None:
+    """Let the current request take as long as it likes.
+
+    For views that end by themselves, or write now and then: writing to a client that is
+    gone fails.
+    """
+    scope = _deadline.get()
+    if scope is not None:
+        scope.deadline = math.inf
 
 
 class _ReplayStream:
@@ -64,7 +80,8 @@ class _Connection(TCPServer):
 
     async def run(self) -> None:
         """Serve until the connection ends; never raises for what a client did."""
-        with trio.move_on_after(REQUEST_TIMEOUT_S):
+        with trio.move_on_after(REQUEST_TIMEOUT_S) as scope:
+            _deadline.set(scope)  # each connection is a task, and this its own context
             await super().run()
 
     async def _read_data(self) -> None:

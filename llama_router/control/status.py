@@ -1,76 +1,151 @@
-"""What the router says about itself and its models, ready for JSON."""
+"""What the router says about itself and its models."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
 
 import trio
 
 from .. import __version__
-from ..core.config import ModelSpec
+from ..backends import proctree
+from ..core.config import Config, ModelSpec
+from ..core.masking import masked_config
 from ..core.reports import ReloadReport
-from ..errors import BackendExitedError, Problem, RouterError
+from ..errors import BackendError, BackendExitedError, Problem
+from . import shapes
 from .context import ControlContext
 
-
-async def router_status(context: ControlContext) -> dict[str, object]:
-    """Return the state of the whole router."""
-    models = context.dispatcher.config.models
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "uptime_s": round(time.time() - context.started_s, 3),
-        "urls": list(context.urls()),
-        "state_dir": str(context.state_dir),
-        "config": {"path": str(context.config_path), **report_status(context.report())},
-        "models": [model_status(context, spec) for spec in models.values()],
-    }
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-def report_status(report: ReloadReport) -> dict[str, object]:
+class StatusPage:
+    """Describes the router of *context*."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._masked: tuple[Config, dict[str, Any]] | None = None
+
+    async def router(self, *, with_configuration: bool) -> shapes.Status:
+        """Return the state of the whole router."""
+        context = self._context
+        config = context.dispatcher.config
+        memory_mib = await self._memory(config.models.values())
+        fields: dict[str, Any] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": round(time.time() - context.started_s, 3),
+            "urls": list(context.urls()),
+            "state_dir": str(context.state_dir),
+            "config_path": str(context.config_path),
+            "reload": reload_shape(context.report()),
+            "models": [self._model(spec, memory_mib) for spec in config.models.values()],
+        }
+        if not with_configuration:
+            return shapes.Status(**fields)
+        if self._masked is None or self._masked[0] is not config:
+            # On a thread: hundreds of models take a few milliseconds.
+            self._masked = (config, await trio.to_thread.run_sync(masked_config, config))
+        return shapes.StatusWithConfiguration(**fields, configuration=self._masked[1])
+
+    async def model(self, spec: ModelSpec) -> shapes.Model:
+        """Return the state of one model."""
+        return self._model(spec, await self._memory([spec]))
+
+    async def _memory(self, specs: Iterable[ModelSpec]) -> dict[int, float]:
+        """Return the memory of each ready backend by its pid, in MiB."""
+        backend_of = self._context.dispatcher.backend
+        pids = [backend.pid for spec in specs if (backend := backend_of(spec.id)) is not None]
+        if not pids:
+            return {}
+        return await trio.to_thread.run_sync(lambda: {pid: _memory_mib(pid) for pid in pids})
+
+    def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> shapes.Model:
+        dispatcher = self._context.dispatcher
+        statistics = dispatcher.statistics_of(spec.id)
+        assert statistics is not None, "a model of the configuration in force"
+        backend = dispatcher.backend(spec.id)
+        now_s = trio.current_time()
+
+        def key_of(request: int) -> str | None:
+            lease = dispatcher.find_lease(request)
+            return None if lease is None else lease.asker
+
+        def age_s(request: int) -> float:
+            lease = dispatcher.find_lease(request)
+            return 0.0 if lease is None else round(now_s - lease.arrived_s, 3)
+
+        return shapes.Model(
+            id=str(spec.id),
+            aliases=list(spec.aliases),
+            group=spec.group,
+            state=spec.state.value,
+            phase=statistics.phase.value,
+            pid=None if backend is None else backend.pid,
+            port=None if backend is None else backend.port,
+            memory_mib=None if backend is None else memory_mib.get(backend.pid),
+            ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
+            idle_for_s=_ago(statistics.idle_since_s, now_s),
+            in_flight=statistics.in_flight,
+            queued=statistics.queued,
+            serving=[
+                shapes.Serving(id=request, age_s=age_s(request), key=key_of(request))
+                for request in statistics.requests
+            ],
+            waiting=[
+                shapes.Waiting(id=request, waited_s=round(now_s - since_s, 3), key=key_of(request))
+                for request, since_s in statistics.waiting_since_s.items()
+            ],
+            failures=statistics.failures,
+            retry_in_s=(
+                None
+                if statistics.retry_at_s is None
+                else round(max(0.0, statistics.retry_at_s - now_s), 3)
+            ),
+            last_error=_failure(statistics.last_error),
+        )
+
+
+def _ago(since_s: float | None, now_s: float) -> float | None:
+    return None if since_s is None else round(now_s - since_s, 3)
+
+
+def reload_shape(report: ReloadReport) -> shapes.Reload:
     """Return what became of a look at the configuration file."""
-    return {
-        "status": report.verdict.value,
-        "at": round(report.at_s, 3),
-        "problems": [_problem(problem) for problem in report.problems],
-        "warnings": [_problem(problem) for problem in report.warnings],
-        "added": list(report.added),
-        "removed": list(report.removed),
-        "restarted": list(report.restarted),
-        "retuned": list(report.retuned),
-        "needs_router_restart": list(report.needs_router_restart),
-    }
+    return shapes.Reload(
+        status=report.verdict.value,
+        at=round(report.at_s, 3),
+        problems=[_problem(problem) for problem in report.problems],
+        warnings=[_problem(problem) for problem in report.warnings],
+        added=list(report.added),
+        removed=list(report.removed),
+        restarted=list(report.restarted),
+        retuned=list(report.retuned),
+        needs_router_restart=list(report.needs_router_restart),
+    )
 
 
-def _problem(problem: Problem) -> dict[str, object]:
-    return {"line": problem.line, "where": problem.location, "message": problem.message}
+def _problem(problem: Problem) -> shapes.Problem:
+    return shapes.Problem(line=problem.line, where=problem.location, message=problem.message)
 
 
-def model_status(context: ControlContext, spec: ModelSpec) -> dict[str, Any]:
-    """Return the state of one model."""
-    dispatcher = context.dispatcher
-    statistics = dispatcher.statistics_of(spec.id)
-    backend = dispatcher.backend(spec.id)
-    now_s = trio.current_time()
-    return {
-        "id": str(spec.id),
-        "aliases": list(spec.aliases),
-        "group": spec.group,
-        "phase": "removed" if statistics is None else statistics.phase.value,
-        "pid": None if backend is None else backend.pid,
-        "port": None if backend is None else backend.port,
-        "ready_for_s": None if backend is None else round(now_s - backend.ready_s, 3),
-        "in_flight": 0 if statistics is None else statistics.in_flight,
-        "queued": 0 if statistics is None else statistics.queued,
-        "failures": 0 if statistics is None else statistics.failures,
-        "last_error": None if statistics is None else _error(statistics.last_error),
-    }
-
-
-def _error(error: RouterError | None) -> dict[str, object] | None:
+def _failure(error: BackendError | None) -> shapes.Failure | None:
     if error is None:
         return None
     tail = error.log_tail if isinstance(error, BackendExitedError) else ()
-    return {"code": error.code, "message": str(error), "log_tail": list(tail)}
+    return shapes.Failure(
+        code=error.code, message=str(error), cause=error.cause, log_tail=list(tail)
+    )
+
+
+def _memory_mib(pid: int) -> float:
+    """Return what *pid* and its descendants have in memory; shared pages count for each."""
+    pages = 0
+    for process in {pid, *proctree.descendants(pid)}:
+        with suppress(OSError, ValueError, IndexError):  # it just ended
+            pages += int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
+    return round(pages * _PAGE_BYTES / 2**20, 1)

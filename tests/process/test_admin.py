@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -21,6 +24,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def token_of(router: Router) -> str:
+    """Return the token that the router made."""
+    return (router.path.parent / "state" / "admin-token").read_text().strip()
+
+
 def write(router: Router, **settings: Any) -> None:
     """Write the configuration that *router* was started with, and other settings."""
     document = {**router.document, "router": {**router.document["router"], **settings}}
@@ -31,8 +39,7 @@ async def admin(
     router: Router, method: str, path: str, document: Any = None, *, port: int | None = None
 ) -> Answer:
     """Send one request with the generated token, to *port* if it has another one by now."""
-    token = (router.path.parent / "state" / "admin-token").read_text().strip()
-    fields = {"authorization": f"Bearer {token}"}
+    fields = {"authorization": f"Bearer {token_of(router)}"}
     body = None
     if document is not None:
         body = json.dumps(document).encode()
@@ -108,14 +115,14 @@ async def test_a_reload_says_everything_that_is_wrong(start, stage) -> None:
     assert answer.status == 422
     assert [problem["line"] for problem in answer.json()["problems"]][:2] == [2, 3]
     state = (await admin(router, "GET", "status")).json()
-    assert state["config"]["status"] == "rejected"
+    assert state["reload"]["status"] == "rejected"
     assert [model["id"] for model in state["models"]] == ["a"]
 
 
 async def test_a_body_must_say_that_it_is_json(start, stage) -> None:
     """A form of somebody's page cannot be a change."""
     router = await start({"a": stage.model("a")})
-    token = (router.path.parent / "state" / "admin-token").read_text().strip()
+    token = token_of(router)
     answer = await router.ask(
         request(
             "POST",
@@ -182,3 +189,142 @@ async def test_a_public_address_without_keys_is_refused(start, stage) -> None:
     assert answer.status == 422
     (problem,) = answer.json()["problems"]
     assert (problem["where"], "public_without_keys" in problem["message"]) == ("router.host", True)
+
+
+async def test_status_says_who_waits_and_for_how_long(start, stage) -> None:
+    """Requests have ids and ages; secrets in the configuration are masked."""
+    model = stage.model("a", max_in_flight=1, spawn={"env": {"HF_TOKEN": "hf_secret"}})
+    router = await start({"a": model})
+    for _ in range(2):
+        await (await router.connect()).send(post("/v1/script", "a"))
+    await (await stage.backend("a")).request()
+    while router.of("a").queued == 0:
+        await trio.lowlevel.checkpoint()
+    answer = await admin(router, "GET", "status")
+    assert b"hf_secret" not in answer.body
+    (a,) = answer.json()["models"]
+    assert (a["in_flight"], a["queued"]) == (1, 1)
+    assert {entry["id"] for entry in a["serving"] + a["waiting"]} == {1, 2}
+    assert a["waiting"][0]["waited_s"] >= 0
+    assert a["memory_mib"] > 1
+    spawn = answer.json()["configuration"]["models"]["a"]["spawn"]
+    assert spawn["env"] == {"HF_TOKEN": "********"}
+
+
+async def test_a_failure_is_in_status_with_the_last_output(start, stage) -> None:
+    """Code, sentence and log lines, and when it is tried again."""
+    command = [sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"]
+    router = await start({"a": {"spawn": {"command": command}}}, max_restarts=0)
+    refused = await admin(router, "POST", "models/load", {"model": "a"})
+    assert refused.status == 503
+    (a,) = (await admin(router, "GET", "status")).json()["models"]
+    assert (a["phase"], a["failures"]) == ("failed", 1)
+    assert a["last_error"]["code"] == "backend_exited"
+    assert a["last_error"]["log_tail"] == ["out of paper"]
+    assert 0 < a["retry_in_s"] <= 30
+
+
+async def test_a_request_is_cancelled(start, stage) -> None:
+    """One that waits is refused; a stream ends with an error event; the backend hears of it."""
+    router = await start({"a": stage.model("a", max_in_flight=1)})
+    streaming, waiting = await router.connect(), await router.connect()
+    await streaming.send(post("/v1/script", "a", stream=True))
+    scripted = await (await stage.backend("a")).request()
+    await scripted.begin_stream()
+    await streaming.head()
+    await waiting.send(post("/v1/script", "a"))
+    while router.of("a").queued == 0:
+        await trio.lowlevel.checkpoint()
+    assert (await admin(router, "POST", "requests/cancel", {"id": 2})).json() == {"id": 2}
+    refused = await waiting.answer()
+    assert (refused.status, refused.error["code"]) == (400, "request_cancelled")
+    assert (await admin(router, "POST", "requests/cancel", {"id": 1})).status == 200
+    assert b"request_cancelled" in await streaming.chunk()
+    assert await streaming.chunk() == b""
+    await scripted.gone_s()
+    missing = await admin(router, "POST", "requests/cancel", {"id": 1})
+    assert (missing.status, missing.error["code"]) == (404, "request_not_found")
+
+
+async def test_settings_are_read_and_changed(start, stage) -> None:
+    """The file keeps its comments; the backend goes on, as a ttl needs no restart."""
+    router = await start({"a": stage.model("a")})
+    write(router, drain_s=5.0)
+    router.path.write_text("# mine\n" + router.path.read_text())
+    await admin(router, "POST", "reload")
+    before = (await admin(router, "POST", "models/load", {"model": "a"})).json()
+    settings = (await admin(router, "GET", "settings?model=a")).json()
+    assert settings["effective"]["ttl_s"] == 0
+    body = {"model": "a", "set": {"ttl_s": 600, "spawn.ready_timeout_s": 9}}
+    report = (
+        await admin(router, "POST", "settings", {**body, "digest": settings["digest"]})
+    ).json()
+    assert (report["status"], report["retuned"]) == ("applied", ["a"])
+    assert router.path.read_text().startswith("# mine\n")
+    after = (await admin(router, "GET", "settings?model=a")).json()
+    assert (after["effective"]["ttl_s"], after["written"]["ttl_s"]) == (600, 600)
+    assert after["effective"]["spawn"]["ready_timeout_s"] == 9
+    (a,) = (await admin(router, "GET", "status")).json()["models"]
+    assert a["pid"] == before["pid"]
+    stale = await admin(router, "POST", "settings", {**body, "digest": settings["digest"]})
+    assert (stale.status, stale.error["code"]) == (409, "config_changed")
+
+
+async def test_a_setting_with_a_mistake_is_not_written(start, stage) -> None:
+    """The answer has the problem and its line; the file is as it was."""
+    router = await start({"a": stage.model("a")})
+    write(router)
+    text = router.path.read_text()
+    answer = await admin(router, "POST", "settings", {"set": {"drain_s": "soon", "nope": 1}})
+    assert answer.status == 422
+    assert {p["where"] for p in answer.json()["problems"]} == {"router.drain_s", "router.nope"}
+    assert all(p["line"] for p in answer.json()["problems"])
+    assert router.path.read_text() == text
+
+
+async def events_of(client: RawClient) -> AsyncIterator[tuple[str, str, Any]]:
+    """Yield id, kind and data of each event."""
+    buffer = b""
+    while True:
+        while b"\n\n" not in buffer:
+            buffer += await client.chunk()
+        text, _, buffer = buffer.partition(b"\n\n")
+        found = dict(line.split(": ", 1) for line in text.decode().splitlines())
+        if "event" in found:
+            yield found["id"], found["event"], json.loads(found["data"])
+
+
+async def follow(router: Router, last_id: str = "") -> AsyncIterator[tuple[str, str, Any]]:
+    """Open the stream of events."""
+    client = await router.connect()
+    fields = {"x_admin_token": token_of(router), "last_event_id": last_id}
+    await client.send(request("GET", "/admin/events", **fields))
+    assert (await client.head()).fields["content-type"] == "text/event-stream"
+    return events_of(client)
+
+
+async def test_events_begin_with_a_snapshot_and_go_on_with_changes(start, stage) -> None:
+    """Every change of phase, in order; and a reconnect goes on where it left off."""
+    router = await start({"a": stage.model("a")})
+    async with aclosing(await follow(router)) as events:
+        number, kind, data = await anext(events)
+        assert (kind, data["models"][0]["phase"]) == ("snapshot", "stopped")
+        await admin(router, "POST", "models/load", {"model": "a"})
+        first, second = await anext(events), await anext(events)
+        assert first[1:] == ("model", {"id": "a", "phase": "starting"})
+        assert second[1:] == ("model", {"id": "a", "phase": "ready"})
+    async with aclosing(await follow(router, number)) as events:
+        assert [await anext(events), await anext(events)] == [first, second]
+    async with aclosing(await follow(router, "00000000-1")) as events:
+        assert (await anext(events))[1] == "snapshot"
+
+
+async def test_the_stream_of_events_does_not_hold_up_the_end(start, stage) -> None:
+    """It says that the router stops, and ends."""
+    router = await start({"a": stage.model("a")}, drain_s=25.0)
+    async with aclosing(await follow(router)) as events:
+        await anext(events)
+        router.requests.stop.set()
+        assert (await anext(events))[1:] == ("router", {"state": "draining"})
+        with trio.fail_after(5):
+            await router.ended.wait()

@@ -1,0 +1,177 @@
+"""What goes in and out of the admin API, as types: encoded, checked and described by them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(min_length=1, description="A model's name or alias.")]
+
+
+class In(msgspec.Struct, forbid_unknown_fields=True):
+    """A body that clients send; unknown fields are mistakes."""
+
+
+class Empty(In):
+    """Nothing to say."""
+
+
+class LoadBody(In):
+    """Which model to load."""
+
+    model: Name
+
+
+class UnloadBody(In):
+    """Which model to unload; *force* cuts the requests that it serves."""
+
+    model: Name
+    force: bool = False
+
+
+class CancelBody(In):
+    """Which request to cancel; ``/admin/status`` has the ids."""
+
+    id: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
+class SettingsBody(In):
+    """What to write into the configuration file.
+
+    Keys are those of the file; dots lead into tables (``spawn.ready_timeout_s``). Without
+    *model* they are those of ``[router]``. With *digest*, the file must still be the one
+    that was read.
+    """
+
+    model: Name | None = None
+    set: dict[str, Any] = {}
+    unset: list[str] = []
+    digest: str | None = None
+
+
+class Problem(msgspec.Struct):
+    """One thing that is wrong, or looks wrong, in the configuration file."""
+
+    line: int | None
+    where: str
+    message: str
+
+
+class Reload(msgspec.Struct):
+    """What became of a look at the configuration file: ``started``, ``applied``, ``rejected``."""
+
+    status: str
+    at: float
+    problems: list[Problem]
+    warnings: list[Problem]
+    added: list[str]
+    removed: list[str]
+    restarted: list[str]
+    retuned: list[str]
+    needs_router_restart: list[str]
+
+
+class Failure(msgspec.Struct):
+    """Why a backend failed last."""
+
+    code: str
+    message: str
+    cause: str | None
+    log_tail: list[str]
+
+
+class Waiting(msgspec.Struct):
+    """A request in the queue."""
+
+    id: int
+    waited_s: float
+    key: str | None
+
+
+class Serving(msgspec.Struct):
+    """A request that a backend works on."""
+
+    id: int
+    age_s: float
+    key: str | None
+
+
+class Model(msgspec.Struct):
+    """A model and its backend."""
+
+    id: str
+    aliases: list[str]
+    group: str | None
+    state: str
+    phase: str
+    pid: int | None
+    port: int | None
+    memory_mib: float | None
+    ready_for_s: float | None
+    idle_for_s: float | None
+    in_flight: int
+    queued: int
+    serving: list[Serving]
+    waiting: list[Waiting]
+    failures: int
+    retry_in_s: float | None
+    last_error: Failure | None
+
+
+class Status(msgspec.Struct):
+    """The router and all its models."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    urls: list[str]
+    state_dir: str
+    config_path: str
+    reload: Reload
+    models: list[Model]
+
+
+class StatusWithConfiguration(Status):
+    """The same, and the configuration in force with everything inherited filled in."""
+
+    configuration: dict[str, Any]
+
+
+class Rescanned(msgspec.Struct):
+    """How many models a scan found that were not known, and how many are gone."""
+
+    status: str
+    new_models: int
+    removed: int
+
+
+class Cancelled(msgspec.Struct):
+    """Which request was cancelled."""
+
+    id: int
+
+
+class Settings(msgspec.Struct):
+    """A table of the configuration file, and what it comes to. Secrets are masked."""
+
+    model: str | None
+    digest: str
+    written: dict[str, Any]
+    effective: dict[str, Any]
+
+
+class Error(msgspec.Struct):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class ErrorAnswer(msgspec.Struct):
+    """What every error looks like."""
+
+    error: Error

@@ -1,0 +1,142 @@
+"""Changes single settings in the text of a configuration; everything else stays as it is. Pure.
+
+Comments, order and white space are the user's. What comes out is read again and compared:
+a text that would mean anything else than asked for is never returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import SettingError
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+
+def edited(
+    text: str, table: tuple[str, ...], *, put: Mapping[str, object], drop: Iterable[str]
+) -> str:
+    """Return *text* with some settings changed.
+
+    Args:
+        text: A valid TOML document.
+        table: Keys that lead to the table, which is made if need be.
+        put: Values by key; dots in a key lead into tables, as in TOML.
+        drop: Keys to remove; one that is not there is no mistake.
+
+    Raises:
+        SettingError: if a key or a value cannot be used, or the text cannot be edited safely.
+    """
+    from tomlkit import parse  # noqa: PLC0415 -- only few processes ever edit
+
+    wanted: dict[str, Any] = parse(text).unwrap()
+    changes = [(_path(key), _usable(value, key), key) for key, value in put.items()]
+    dropped = [_path(key) for key in drop]
+    for path, value, _ in changes:
+        _put_plain(wanted, (*table, *path), value)
+    for path in dropped:
+        _drop(wanted, (*table, *path))
+    for inline in (False, True):  # a header cannot stand everywhere
+        document = parse(text)
+        for path, value, key in changes:
+            _put(document, (*table, *path), value, key, inline=inline)
+        for path in dropped:
+            _drop(document, (*table, *path))
+        result = document.as_string()
+        if _means(result, wanted):
+            return result
+    raise SettingError(
+        "the file is written in a way that cannot be edited safely; change it by hand"
+    )
+
+
+def _means(text: str, wanted: dict[str, Any]) -> bool:
+    from tomlkit import parse  # noqa: PLC0415 -- same
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
+
+    try:
+        return bool(parse(text).unwrap() == wanted)
+    except TOMLKitError:
+        return False
+
+
+def table_in(document: Mapping[str, Any], table: tuple[str, ...]) -> dict[str, Any]:
+    """Return the table that the keys *table* lead to, or an empty one."""
+    found: object = document
+    for key in table:
+        found = found.get(key, {}) if isinstance(found, Mapping) else {}
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _path(key: str) -> tuple[str, ...]:
+    """Return the parts of a dotted key."""
+    from tomlkit import parse  # noqa: PLC0415 -- same
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
+
+    problem = SettingError(f"{key!r} is not a key; write it as in the file, e.g. spawn.env.NAME")
+    if "\n" in key or "\r" in key:
+        raise problem
+    try:
+        found: Any = parse(f"{key} = 0").unwrap()
+    except (TOMLKitError, ValueError):
+        raise problem from None
+    path: list[str] = []
+    while isinstance(found, dict):
+        if len(found) != 1:
+            raise problem
+        part, found = next(iter(found.items()))
+        path.append(part)
+    return tuple(path)
+
+
+def _usable(value: object, key: str) -> Any:  # noqa: ANN401 -- any TOML value
+    """Return *value* as something that TOML can hold."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list):
+        return [_usable(member, key) for member in value]
+    if isinstance(value, dict):
+        return {str(name): _usable(member, key) for name, member in value.items()}
+    raise SettingError(f"{key}: TOML has no such value; to remove a setting, unset it")
+
+
+def _put(
+    document: TOMLDocument, path: tuple[str, ...], value: object, key: str, *, inline: bool
+) -> None:
+    from tomlkit import inline_table, table  # noqa: PLC0415 -- same
+
+    container: Any = document
+    for depth, part in enumerate(path[:-1]):
+        if part not in container:
+            # A table that only holds other tables needs no header of its own.
+            only_tables = depth == 0 and len(path) > 2
+            inside = inline and not only_tables
+            container[part] = inline_table() if inside else table(is_super_table=only_tables)
+        container = container[part]
+        if not isinstance(container, MutableMapping):
+            raise SettingError(f"{key}: {part!r} is not a table in the file")
+    if inline and isinstance(value, dict):
+        made = inline_table()
+        made.update(value)
+        value = made
+    container[path[-1]] = value
+
+
+def _put_plain(document: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    for part in path[:-1]:
+        below = document.setdefault(part, {})
+        if not isinstance(below, dict):
+            return  # `_put` says so
+        document = below
+    document[path[-1]] = value
+
+
+def _drop(document: Any, path: tuple[str, ...]) -> None:  # noqa: ANN401 -- of tomlkit, or plain
+    for part in path[:-1]:
+        document = document.get(part)
+        if not isinstance(document, MutableMapping):
+            return
+    if path[-1] in document:
+        del document[path[-1]]

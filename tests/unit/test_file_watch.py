@@ -1,0 +1,44 @@
+"""When a file has changed and come to rest."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.file_watch import Advice, FileWatch
+
+REST, SETTLE, READ = Advice.REST, Advice.SETTLE, Advice.READ
+
+
+def advice(*stamps: int | None) -> list[Advice]:
+    """Return the advice after each look; a number stands for a stamp."""
+    watch = FileWatch()
+    return [watch.see(None if stamp is None else (stamp,)) for stamp in stamps]
+
+
+def test_a_change_counts_once_it_has_settled() -> None:
+    """Two looks in a row see the same."""
+    assert advice(1, 1, 1, 2, 3, 3, 3) == [SETTLE, READ, REST, SETTLE, SETTLE, READ, REST]
+
+
+def test_a_file_that_vanished_has_not_changed() -> None:
+    """When it is back as it was, nothing happened; as another one, it changed."""
+    assert advice(1, 1, None, 1, None, 2, None, 2, 2)[2:] == [
+        REST, REST, REST, SETTLE, REST, SETTLE, READ,
+    ]  # fmt: skip
+
+
+def test_a_change_that_is_taken_back_is_none() -> None:
+    """The file is the one that was read."""
+    assert advice(1, 1, 2, 1, 1) == [SETTLE, READ, SETTLE, REST, REST]
+
+
+@given(st.lists(st.integers(0, 3) | st.none(), max_size=30), st.integers(0, 3))
+def test_the_last_version_is_always_read(stamps: list[int | None], last: int) -> None:
+    """Whatever happened before: once nothing changes any more, what is there was read."""
+    watch = FileWatch()
+    read = None
+    for stamp in [*stamps, last, last, last]:
+        now = None if stamp is None else (stamp,)
+        if watch.see(now) is READ:
+            read = now
+    assert read == (last,)
+    assert watch.see((last,)) is REST
