@@ -7,8 +7,8 @@ import signal
 import sys
 from types import FrameType
 
-from . import swap
 from .proxy import command as proxy
+from .swap import command as swap
 
 
 def main() -> int:

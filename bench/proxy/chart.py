@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .results import Results
+from bench.results import Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,12 +19,13 @@ import attrs
 
 from bench import machine
 from bench.build import BuildError, build
+from bench.programs import StartError
+from bench.results import Results
 
 from . import chart, report
 from .client import LoadError
-from .contestants import CONTESTANTS, Contestant, Setting, StartError
+from .contestants import CONTESTANTS, Contestant, Setting
 from .goals import Outcome, Verdict, judge
-from .results import Results
 from .workloads import WORKLOADS, Scale, Stage, Workload
 
 #: Pause before each measurement, in seconds: whoever was measured last comes to rest.

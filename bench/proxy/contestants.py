@@ -9,8 +9,6 @@ import json
 import os
 import shlex
 import shutil
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,18 +20,19 @@ import attrs
 from bench import machine
 from bench.build import Native
 from bench.machine import Pinning
+from bench.programs import (
+    HOST,
+    ROOT,
+    StartError,
+    child,
+    end_of,
+    free_port,
+    missing_binary,
+    search_path,
+    wait_listening,
+)
 
-HOST = "127.0.0.1"
-ROOT = Path(__file__).parents[2]
-
-#: How often a program that starts is asked whether it listens.
-_POLL_S = 0.001
-_START_S = 30
-_STOP_S = 15
-
-
-class StartError(Exception):
-    """A contestant did not start, or does not answer; the text says why."""
+_ANSWER_S = 30
 
 
 @attrs.frozen
@@ -156,7 +155,7 @@ class Nginx(Contestant):
 
     def missing(self) -> str | None:
         """Say so if it is not installed."""
-        if shutil.which("nginx", path=_search_path()) is None:
+        if shutil.which("nginx", path=search_path()) is None:
             return "nginx is not installed (on Debian: apt install nginx-light)"
         return None
 
@@ -165,7 +164,7 @@ class Nginx(Contestant):
         """Run nginx with one worker and the stub as its upstream."""
         folder = _own_folder(setting, self.name)
         port = free_port()
-        nginx = shutil.which("nginx", path=_search_path())
+        nginx = shutil.which("nginx", path=search_path())
         if nginx is None:
             raise StartError("nginx is gone")
         with _stub(setting) as (stub_port, stub):
@@ -226,7 +225,7 @@ class LlamaSwap(Contestant):
 
     def missing(self) -> str | None:
         """Say so if the environment does not name it."""
-        return _missing_binary("LLAMA_SWAP_BIN")
+        return missing_binary("LLAMA_SWAP_BIN")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -252,7 +251,7 @@ class LlamaCppRouter(Contestant):
 
     def missing(self) -> str | None:
         """Say so if the environment does not name a llama-server."""
-        return _missing_binary("LLAMA_SERVER_BIN")
+        return missing_binary("LLAMA_SERVER_BIN")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -296,24 +295,6 @@ CONTESTANTS: tuple[Contestant, ...] = (
 # -- starting and ending ------------------------------------------------------------------
 
 
-def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
-    with socket.create_server((HOST, 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def _search_path() -> str:
-    """Return PATH with the places where Debian keeps servers."""
-    return os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
-
-
-def _missing_binary(variable: str) -> str | None:
-    path = os.environ.get(variable)
-    if not path:
-        return f"{variable} is not set"
-    return None if os.access(path, os.X_OK) else f"{variable}: {path} is not a program"
-
-
 def _own_folder(setting: Setting, name: str) -> Path:
     folder = setting.folder / f"{name}-{time.monotonic_ns()}"
     folder.mkdir(parents=True)
@@ -331,8 +312,8 @@ def _stub_argv(setting: Setting, *port: str) -> list[str]:
 def _stub(setting: Setting) -> Iterator[tuple[int, int]]:
     """Run a stub; yield its port and its process."""
     port = free_port()
-    with _child(_stub_argv(setting, str(port)), setting.folder / "stub.log") as process:
-        _wait_listening(port, process, setting.folder / "stub.log")
+    with child(_stub_argv(setting, str(port)), setting.folder / "stub.log") as process:
+        wait_listening(port, process, setting.folder / "stub.log")
         yield port, process.pid
 
 
@@ -348,8 +329,8 @@ def _program(
     """Run a proxy on its processor; yield it once a request was answered."""
     log = folder / "log"
     begun_s = time.perf_counter()
-    with _child(argv, log, processor=setting.pinning.proxy, environment=environment) as process:
-        _wait_listening(port, process, log)
+    with child(argv, log, processor=setting.pinning.proxy, environment=environment) as process:
+        wait_listening(port, process, log)
         running = Running(
             port=port, root=process.pid, upstreams=frozenset({setting.native.stub.resolve()})
         )
@@ -360,47 +341,14 @@ def _program(
         yield running
 
 
-@contextlib.contextmanager
-def _child(
-    argv: Sequence[str],
-    log: Path,
-    *,
-    processor: int | None = None,
-    environment: dict[str, str] | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program whose output goes to *log*; end it at the end."""
-    with log.open("ab") as sink, machine.running_on(processor):
-        process = subprocess.Popen(
-            argv, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    give_up_s = time.perf_counter() + _START_S
-    while process.poll() is None and time.perf_counter() < give_up_s:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
-            return
-        time.sleep(_POLL_S)
-    raise StartError(f"{process.args!r} does not listen: {_end_of(log)}")
-
-
 def _first_answer(port: int, log: Path | None = None) -> None:
     """Ask until the model answers; that loads it where models are loaded."""
     body = json.dumps({"model": "m1", "messages": [{"role": "user", "content": "Hello"}]})
     headers = {"Content-Type": "application/json"}
-    give_up_s = time.perf_counter() + _START_S
+    give_up_s = time.perf_counter() + _ANSWER_S
     problem = ""
     while time.perf_counter() < give_up_s:
-        connection = http.client.HTTPConnection(HOST, port, timeout=_START_S)
+        connection = http.client.HTTPConnection(HOST, port, timeout=_ANSWER_S)
         with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.request("POST", "/v1/chat/completions", body, headers)
             response = connection.getresponse()
@@ -409,9 +357,4 @@ def _first_answer(port: int, log: Path | None = None) -> None:
                 return
             problem = f"status {response.status}: {text}"
         time.sleep(0.05)
-    raise StartError(f"no answer; {problem}; {_end_of(log)}")
-
-
-def _end_of(log: Path | None) -> str:
-    """Return what a program said last."""
-    return log.read_text(errors="replace")[-2000:] if log is not None and log.exists() else ""
+    raise StartError(f"no answer; {problem}; {end_of(log)}")

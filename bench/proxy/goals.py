@@ -8,7 +8,7 @@ from typing import assert_never
 
 import attrs
 
-from .results import Results, Spread, difference, ratio, spread_of
+from bench.results import Results, Spread, difference, ratio, spread_of
 
 #: Whose goals they are.
 SUBJECT = "llama-router"

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
+from bench.results import Results, Spread
+
 from .goals import DIRECT, Outcome
-from .results import Results, Spread
 
 
 @attrs.frozen

@@ -6,8 +6,8 @@ import pytest
 
 from bench.proxy import report
 from bench.proxy.goals import GOALS, SUBJECT, Goal, Measure, Verdict, judge
-from bench.proxy.results import Results, Spread, spread_of
 from bench.proxy.workloads import WORKLOADS
+from bench.results import Results, Spread, spread_of
 
 
 def results_of(workload: str, figure: str, **series: list[float | None]) -> Results:

@@ -1,0 +1,87 @@
+"""Programs that a benchmark starts: found, started, waited for, and always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import machine
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).parents[1]
+
+#: How often a program that starts is asked whether it listens.
+_POLL_S = 0.001
+_START_S = 30
+_STOP_S = 15
+
+
+class StartError(Exception):
+    """A contestant did not start, or does not answer; the text says why."""
+
+
+def free_port() -> int:
+    """Return a port that nobody uses at the moment."""
+    with socket.create_server((HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def search_path() -> str:
+    """Return PATH with the places where Debian keeps servers."""
+    return os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+
+def missing_binary(variable: str) -> str | None:
+    """Return why the program that an environment variable names cannot be run, or None."""
+    path = os.environ.get(variable)
+    if not path:
+        return f"{variable} is not set"
+    return None if os.access(path, os.X_OK) else f"{variable}: {path} is not a program"
+
+
+@contextlib.contextmanager
+def child(
+    argv: Sequence[str],
+    log: Path,
+    *,
+    processor: int | None = None,
+    environment: dict[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program whose output goes to *log*; end it at the end."""
+    with log.open("ab") as sink, machine.running_on(processor):
+        process = subprocess.Popen(
+            argv, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until connections to *port* are taken.
+
+    Raises:
+        StartError: if *process* ends first, or takes too long.
+    """
+    give_up_s = time.perf_counter() + _START_S
+    while process.poll() is None and time.perf_counter() < give_up_s:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(_POLL_S)
+    raise StartError(f"{process.args!r} does not listen: {end_of(log)}")
+
+
+def end_of(log: Path | None) -> str:
+    """Return what a program said last."""
+    return log.read_text(errors="replace")[-2000:] if log is not None and log.exists() else ""

@@ -1,0 +1,318 @@
+"""Who swaps: by hand, llama-router, llama-swap, llama.cpp's router; all with the same servers."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+
+from bench.programs import HOST, ROOT, StartError, child, free_port, missing_binary, wait_listening
+from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
+from llama_router.config_file import load_config
+from llama_router.core import placeholders
+
+from .ask import ask, healthy
+
+EMBEDDED = "embedded"
+REAL = "llama-server"
+
+#: How often the hand-driven server is asked whether it is ready.
+_POLL_S = 0.002
+_READY_S = 120
+_STOP_S = 30
+
+#: Stands for the port in a command line that somebody else completes.
+_ANY_PORT = 54321
+
+#: Figures of one swap, in seconds; "swap_s" is the whole of it.
+Figures = dict[str, float]
+
+
+@attrs.frozen
+class Setting:
+    """What is swapped, and with what.
+
+    Attributes:
+        folder: Of configurations and logs.
+        models: Name to model file.
+        server: Which server serves them: EMBEDDED or REAL.
+    """
+
+    folder: Path
+    models: dict[str, Path]
+    server: str
+
+    def router_toml(self) -> Path:
+        """Write the configuration of llama-router; also the command lines of all others."""
+        config = self.folder / "router.toml"
+        lines = ["[router]", "port = 0", f'state_dir = "{self.folder}/state"']
+        lines += ["min_residency_s = 0", 'log_format = "json"']
+        for name, path in self.models.items():
+            lines += [f"[models.{name}]", f'path = "{path}"']
+        if self.server == REAL:
+            # But for the program, it is the command line that models have by default.
+            default = next(iter(load_config(_written(config, lines)).config.models.values()))
+            command = [os.environ["LLAMA_SERVER_BIN"], *default.spawn.command[1:]]
+            lines += ["[default_spawn]", f"command = {json.dumps(command)}"]
+        return _written(config, lines)
+
+    def command_line(self, model: str, port: int) -> tuple[str, ...]:
+        """Return the command line that serves *model* on *port*."""
+        models = load_config(self.router_toml()).config.models
+        spec = next(spec for name, spec in models.items() if name == model)
+        return find_program(placeholders.command_line(spec, port=port, host=HOST)).argv
+
+
+def missing_server(server: str) -> str | None:
+    """Return why there is no such server here, or None."""
+    if server == REAL:
+        return missing_binary("LLAMA_SERVER_BIN")
+    found = find_program((LLAMA_SERVER,)).argv[0]
+    if found != sys.executable:
+        return f"{found} takes its place"
+    return None
+
+
+class Contestant(abc.ABC):
+    """Somebody who swaps models.
+
+    Attributes:
+        name: As in the table and on the command line.
+    """
+
+    name: ClassVar[str]
+
+    def missing(self, server: str) -> str | None:  # noqa: ARG002 -- others need it
+        """Return why it cannot take part here, or None if it can."""
+        return None
+
+    @abc.abstractmethod
+    def running(self, setting: Setting) -> contextlib.AbstractContextManager[Swapper]:
+        """Start it, and end it at the end.
+
+        Raises:
+            StartError: if it does not come up.
+        """
+
+
+class Swapper(abc.ABC):
+    """A contestant that runs."""
+
+    @abc.abstractmethod
+    def swap(self, model: str) -> Figures:
+        """Have *model* answer one request, and the other one stopped.
+
+        Raises:
+            AskError: if the answer is not what it should be.
+            StartError: if the server does not come up.
+        """
+
+
+# -- by hand ------------------------------------------------------------------------------
+
+
+class Hand(Contestant):
+    """SIGTERM, wait for the exit, start the other, ask /health until it is 200, ask."""
+
+    name = "by-hand"
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Swapper]:
+        """Start nothing yet."""
+        swapper = _HandSwapper(setting)
+        try:
+            yield swapper
+        finally:
+            swapper.stop()
+
+
+class _HandSwapper(Swapper):
+    def __init__(self, setting: Setting) -> None:
+        self._commands = {name: setting.command_line(name, _ANY_PORT) for name in setting.models}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def swap(self, model: str) -> Figures:
+        port = free_port()
+        argv = _with_port(self._commands[model], str(port))
+        begun_s = time.perf_counter()
+        self.stop()
+        stopped_s = time.perf_counter()
+        self._process = subprocess.Popen(
+            argv,
+            env=inherited(os.environ) | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while not healthy(port):
+            if self._process.poll() is not None or time.perf_counter() - stopped_s > _READY_S:
+                raise StartError(f"{shlex.join(argv)} does not become ready")
+            time.sleep(_POLL_S)
+        ready_s = time.perf_counter()
+        ask(port, model)
+        end_s = time.perf_counter()
+        return {
+            "swap_s": end_s - begun_s,
+            "stop_s": stopped_s - begun_s,
+            "load_s": ready_s - stopped_s,
+            "ask_s": end_s - ready_s,
+        }
+
+    def stop(self) -> None:
+        """End the server that runs, if one does."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+# -- routers ------------------------------------------------------------------------------
+
+
+class _RouterSwapper(Swapper):
+    """Asks a router for the model that is not loaded."""
+
+    def __init__(self, port: int, log: Path | None = None) -> None:
+        self._port = port
+        self._log = log
+
+    def swap(self, model: str) -> Figures:
+        begun_s = time.perf_counter()
+        again = ask(self._port, model)
+        figures = {"swap_s": time.perf_counter() - begun_s, "asked_again": float(again)}
+        return figures if self._log is None else figures | self._logged()
+
+    def _logged(self) -> Figures:
+        """Return what llama-router logged of its last request."""
+        assert self._log is not None
+        # It is logged after the client has the answer: wait for it, the pause comes anyway.
+        time.sleep(_LOGGED_S)
+        done = [event for event in _events(self._log) if event["event"] == "request.completed"]
+        parts = ("queue_s", "load_s", "ttft_s", "duration_s")
+        return {f"log_{part}": done[-1][part] for part in parts} if done else {}
+
+
+_LOGGED_S = 0.05
+
+
+class LlamaRouter(Contestant):
+    """This project."""
+
+    name = "llama-router"
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Swapper]:
+        """Run ``llama-router serve``."""
+        log = setting.folder / "llama-router.log"
+        config = str(setting.router_toml())
+        argv = [sys.executable, "-m", "llama_router", "serve", "--config", config]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        with child(argv, log, environment=environment) as process:
+            yield _RouterSwapper(_router_port(process, log), log)
+
+
+class LlamaSwap(Contestant):
+    """llama-swap, with the command lines that llama-router would use."""
+
+    name = "llama-swap"
+
+    def missing(self, server: str) -> str | None:  # noqa: ARG002 -- it takes any
+        """Say so if the environment does not name it."""
+        return missing_binary("LLAMA_SWAP_BIN")
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Swapper]:
+        """Run llama-swap; without groups, one model runs at a time."""
+        lines = [f"healthCheckTimeout: {_READY_S}", f"startPort: {free_port()}", "models:"]
+        for name in setting.models:
+            argv = _with_port(setting.command_line(name, _ANY_PORT), "${PORT}")
+            lines += [f"  {name}:", f"    cmd: {' '.join(argv)}"]
+            lines += [f"    proxy: http://{HOST}:${{PORT}}"]
+        config = _written(setting.folder / "llama-swap.yaml", lines)
+        port = free_port()
+        program = os.environ["LLAMA_SWAP_BIN"]
+        argv = (program, "--config", str(config), "--listen", f"{HOST}:{port}")
+        with _listening(argv, port, setting.folder / "llama-swap.log"):
+            yield _RouterSwapper(port)
+
+
+class LlamaCppRouter(Contestant):
+    """llama.cpp's own router; it starts llama-server and nothing else."""
+
+    name = "llama.cpp"
+
+    def missing(self, server: str) -> str | None:
+        """Say so if the environment does not name a llama-server."""
+        if server != REAL:
+            return "it starts llama-server only"
+        return missing_binary("LLAMA_SERVER_BIN")
+
+    @contextlib.contextmanager
+    def running(self, setting: Setting) -> Iterator[Swapper]:
+        """Run llama-server without a model, and with room for one."""
+        lines = []
+        for name, path in setting.models.items():
+            lines += [f"[{name}]", f"model = {path}", "jinja = true"]
+            lines += ["ctx-size = 4096", "n-gpu-layers = 99"]
+        models = _written(setting.folder / "models.ini", lines)
+        port = free_port()
+        program = os.environ["LLAMA_SERVER_BIN"]
+        argv = (program, "--host", HOST, "--port", str(port))
+        limits = ("--models-preset", str(models), "--models-max", "1")
+        with _listening((*argv, *limits), port, setting.folder / "llama.cpp.log"):
+            yield _RouterSwapper(port)
+
+
+CONTESTANTS: tuple[Contestant, ...] = (Hand(), LlamaRouter(), LlamaSwap(), LlamaCppRouter())
+
+
+# -- parts --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _listening(argv: tuple[str, ...], port: int, log: Path) -> Iterator[None]:
+    with child(argv, log) as process:
+        wait_listening(port, process, log)
+        yield
+
+
+def _router_port(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait until llama-router is ready; return its port."""
+    give_up_s = time.perf_counter() + _READY_S
+    while process.poll() is None and time.perf_counter() < give_up_s:
+        for event in _events(log):
+            if event["event"] == "router.ready":
+                return int(event["urls"][0].rpartition(":")[2])
+        time.sleep(0.05)
+    raise StartError(f"llama-router is not ready; its log: {log.read_text()}")
+
+
+def _events(log: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a JSON log."""
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+def _with_port(argv: tuple[str, ...], port: str) -> tuple[str, ...]:
+    return tuple(port if word == str(_ANY_PORT) else word for word in argv)
+
+
+def _written(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
