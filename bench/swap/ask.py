@@ -40,6 +40,7 @@ def ask(port: int, model: str) -> int:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     give_up_s = time.perf_counter() + _LIMIT_S
+    answer = b""
     for again in itertools.count():
         try:
             answer = _exchange(port, head.encode() + body)

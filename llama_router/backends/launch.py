@@ -171,6 +171,7 @@ class Launcher:
                         on_output=model_log.write,
                         on_stuck=stuck,
                         marker=marker,
+                        exit_order=child_protocol.EXIT_COMMAND,
                     )
                 )
                 self.lifeline.register(process.pid, process.start_time, marker)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -102,6 +103,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     on_output: Callable[[bytes], None],
     on_stuck: Callable[[], None],
     marker: str,
+    exit_order: bytes = b"",
     task_status: trio.TaskStatus[SpawnedProcess] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run a program; when this returns or raises, it and all it started are gone.
@@ -126,6 +128,8 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
         on_output: Called with each piece of stdout and stderr, as read; must not block.
         on_stuck: Called once if SIGKILL does not help.
         marker: Unique name of this run, without white space.
+        exit_order: What is written to its standard input together with SIGTERM. A
+            llama-server that reads orders there does not end without one.
         task_status: Reports the process as soon as it runs.
 
     Returns:
@@ -157,7 +161,8 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
                 spawned.exited.set()
             finally:
                 try:
-                    gone = await _end(process, family, grace_s, hurry, on_stuck)
+                    ask = partial(spawned.write, exit_order)
+                    gone = await _end(process, family, ask, grace_s, hurry, on_stuck)
                 finally:
                     reading.cancel()
     finally:
@@ -239,6 +244,7 @@ def _spawn_error(
 async def _end(
     process: trio.Process,
     family: Family,
+    ask: Callable[[], object],
     grace_s: float,
     hurry: trio.Event,
     on_stuck: Callable[[], None],
@@ -264,6 +270,7 @@ async def _end(
             with trio.move_on_after(LOOK_TIMEOUT_S):
                 await family.look()
             _signal_group(process, signal.SIGTERM)
+            ask()
             with trio.move_on_after(grace_s):
                 await _either(process.wait, hurry.wait)
             _signal_group(process, signal.SIGKILL)

@@ -154,6 +154,14 @@ async def test_polite_program_says_its_last_words(program, heard) -> None:
     assert heard.data.endswith(b"bye\n")
 
 
+async def test_program_that_waits_for_an_order_gets_it(program, heard) -> None:
+    """A llama-server is deaf to SIGTERM alone, while its router holds its standard input."""
+    code = "block(); say('up'); say(sys.stdin.readline().strip())"
+    spawned, _ = await stop(program(code, stdin="pipe", exit_order=b"now exit\n"), heard)
+    assert spawned.returncode == 0
+    assert heard.data == b"up\nnow exit\n"
+
+
 async def test_stubborn_program_is_killed_after_the_grace(program, heard) -> None:
     """SIGTERM ignored means SIGKILL, not before the grace is over."""
     begun_s = trio.current_time()
