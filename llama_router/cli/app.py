@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -308,6 +309,39 @@ def rescan(*, url: Url = None, token_file: TokenFile = None, config: Config = No
     return run(Where(url=url, token_file=token_file, config=config))
 
 
+@app.command(name="set")
+def set_(
+    *words: str,
+    unset: Annotated[tuple[str, ...], Parameter(name="--unset", negative="")] = (),
+    router: Annotated[bool, Parameter(name="--router", negative="")] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> int:
+    """Change settings of a model in the router's configuration file, and apply them.
+
+    Comments and order of the file are kept. Without KEY=VALUE, what is in force is printed.
+
+    Args:
+        words: MODEL KEY=VALUE ...; a VALUE is TOML, or else a string. Dots lead into tables:
+            spawn.ready_timeout_s=300.
+        unset: A setting to remove; may be given several times.
+        router: Those of the router itself; then there is no MODEL.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .operate import set_ as run  # noqa: PLC0415 -- same
+
+    where = Where(url=url, token_file=token_file, config=config)
+    return run(where, list(words), unset=list(unset), router=router)
+
+
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its status."""
-    sys.exit(app())
+    try:
+        sys.exit(app())
+    except BrokenPipeError:  # whoever read the output has enough, e.g. `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,11 +1,20 @@
-"""``ps``, ``status``, ``load``, ``unload``, ``reload``: operating a running router."""
+"""``ps``, ``status``, ``load``, ``unload``, ``reload``, ``set``: operating a running router."""
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import RouterError
 from .client import Where, complain, connected, say, say_json
+
+
+class CommandError(RouterError):
+    """The command line does not say what to do."""
+
+    code = "command_wrong"
+
 
 _COLUMNS = ("MODEL", "PHASE", "PID", "PORT", "IN FLIGHT", "QUEUED", "READY FOR")
 
@@ -71,8 +80,8 @@ def status(where: Where, *, as_json: bool) -> int:
         return 0
     say(f"llama-router {state['version']}, pid {state['pid']}, up {duration(state['uptime_s'])}")
     say(f"listening on {', '.join(state['urls'])}")
-    say(f"configuration {state['config']['path']}: {state['config']['status']}")
-    _say_problems(state["config"])
+    say(f"configuration {state['config_path']}: {state['reload']['status']}")
+    _say_problems(state["reload"])
     phases: dict[str, int] = {}
     for model in state["models"]:
         phases[model["phase"]] = phases.get(model["phase"], 0) + 1
@@ -108,6 +117,10 @@ def reload(where: Where) -> int:
             report = client.post("/admin/reload")
     except RouterError as exc:
         return complain(exc)
+    return _say_report(report)
+
+
+def _say_report(report: dict[str, Any]) -> int:
     say(f"configuration: {report['status']}")
     _say_problems(report)
     for what in ("added", "removed", "restarted", "retuned", "needs_router_restart"):
@@ -125,6 +138,44 @@ def rescan(where: Where) -> int:
         return complain(exc)
     say(f"new models: {scanned['new_models']}, removed: {scanned['removed']}")
     return 0
+
+
+def set_(where: Where, words: list[str], *, unset: list[str], router: bool) -> int:
+    """Change settings in the router's configuration file, or print them; return the status."""
+    model = None
+    if not router:
+        if not words:
+            return complain(CommandError("say which model, or --router"))
+        model, *words = words
+    try:
+        changes = dict(map(_assignment, words))
+        with connected(where) as client:
+            query = "" if model is None else f"?model={quote(model, safe='')}"
+            settings = client.get(f"/admin/settings{query}")
+            if not changes and not unset:
+                say_json(settings["effective"])
+                return 0
+            body = {"model": model, "set": changes, "unset": unset, "digest": settings["digest"]}
+            report = client.post("/admin/settings", body)
+    except RouterError as exc:
+        return complain(exc)
+    return _say_report(report)
+
+
+def _assignment(word: str) -> tuple[str, object]:
+    """Return key and value of ``KEY=VALUE``; a VALUE that is not TOML is a string.
+
+    Raises:
+        CommandError: if it is something else.
+    """
+    key, equals, text = word.partition("=")
+    if not equals or not key.strip():
+        raise CommandError(f"{word!r} is not KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text
+    return key.strip(), value["value"] if value.keys() == {"value"} else text
 
 
 def _say_problems(report: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, Response, current_app, request
 
 from ..core.config import ModelSpec
-from ..errors import RequestNotFoundError, UnknownModelError
+from ..errors import RequestError, RequestNotFoundError, UnknownModelError
 from . import shapes
 from .context import ControlContext
 from .guard import answer, json_body
@@ -41,7 +41,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/status")
     @describe(
         "The router and all its models.",
-        answer=shapes.StatusWithConfiguration | shapes.Status,
+        answer=shapes.Status,
         query=[
             Query(
                 name="configuration",
@@ -51,8 +51,10 @@ def blueprint(context: ControlContext) -> Blueprint:
         ],
     )
     async def status() -> Response:
-        full = request.args.get("configuration") != "0"
-        return answer(await page.router(with_configuration=full))
+        wanted = request.args.get("configuration", "1")
+        if wanted not in ("0", "1"):
+            raise RequestError("'configuration' must be 0 or 1", param="configuration")
+        return answer(await page.router(with_configuration=wanted == "1"))
 
     @routes.post("/reload")
     @describe(

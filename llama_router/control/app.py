@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ..core.answers import error_body, error_fields
 from ..errors import RequestError, RouterError
@@ -71,7 +71,11 @@ def build_app(context: ControlContext) -> QuartTrio:
                 )
             )
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
-            return _error_response(MethodNotAllowedError("this endpoint has no such method"))
+            refused = _error_response(MethodNotAllowedError("this endpoint has no such method"))
+            if isinstance(error, MethodNotAllowed) and error.valid_methods:
+                # Source: RFC 9110, section 15.5.6.
+                refused.headers["allow"] = ", ".join(sorted(error.valid_methods))
+            return refused
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
         return _error_response(RequestError(error.description or status.phrase, status=status))
 

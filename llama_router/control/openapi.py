@@ -66,7 +66,7 @@ class Operation:
     """
 
     summary: str
-    body: type | None = None
+    body: type[msgspec.Struct] | None = None
     answer: Any = None
     media: str = "application/json"
     errors: tuple[int, ...] = ()
@@ -77,7 +77,7 @@ class Operation:
 def describe(
     summary: str,
     *,
-    body: type | None = None,
+    body: type[msgspec.Struct] | None = None,
     answer: Any = None,  # noqa: ANN401 -- any type that msgspec describes
     media: str = "application/json",
     errors: Iterable[int] = (),
@@ -153,8 +153,7 @@ def _entry(
     if operation.media == "application/json":
         answers["200"] = {"description": "Done.", "content": content(operation.answer)}
     else:
-        text = {operation.media: {"schema": {"type": "string"}}}
-        answers["200"] = {"description": "A stream.", "content": text}
+        answers["200"] = {"description": "A stream.", "content": {operation.media: {}}}
     for status, shape in operation.also:
         phrase = HTTPStatus(status).phrase
         answers[str(status)] = {"description": phrase, "content": content(shape)}
@@ -186,5 +185,6 @@ def _entry(
         "responses": answers,
     }
     if operation.body is not None:
-        entry["requestBody"] = {"required": True, "content": content(operation.body)}
+        needed = any(field.required for field in msgspec.structs.fields(operation.body))
+        entry["requestBody"] = {"required": needed, "content": content(operation.body)}
     return entry

@@ -121,7 +121,11 @@ class Model(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """The router and all its models."""
+    """The router and all its models.
+
+    *configuration* is the one in force, with everything inherited filled in and secrets
+    masked; null if it was not asked for.
+    """
 
     version: str
     pid: int
@@ -131,12 +135,7 @@ class Status(msgspec.Struct):
     config_path: str
     reload: Reload
     models: list[Model]
-
-
-class StatusWithConfiguration(Status):
-    """The same, and the configuration in force with everything inherited filled in."""
-
-    configuration: dict[str, Any]
+    configuration: dict[str, Any] | None
 
 
 class Rescanned(msgspec.Struct):

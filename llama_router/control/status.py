@@ -35,22 +35,26 @@ class StatusPage:
         context = self._context
         config = context.dispatcher.config
         memory_mib = await self._memory(config.models.values())
-        fields: dict[str, Any] = {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime_s": round(time.time() - context.started_s, 3),
-            "urls": list(context.urls()),
-            "state_dir": str(context.state_dir),
-            "config_path": str(context.config_path),
-            "reload": reload_shape(context.report()),
-            "models": [self._model(spec, memory_mib) for spec in config.models.values()],
-        }
-        if not with_configuration:
-            return shapes.Status(**fields)
-        if self._masked is None or self._masked[0] is not config:
-            # On a thread: hundreds of models take a few milliseconds.
-            self._masked = (config, await trio.to_thread.run_sync(masked_config, config))
-        return shapes.StatusWithConfiguration(**fields, configuration=self._masked[1])
+        configuration: dict[str, Any] | None = None
+        if with_configuration:
+            if self._masked is None or self._masked[0] is not config:
+                # On a thread: hundreds of models take a few milliseconds.
+                self._masked = (config, await trio.to_thread.run_sync(masked_config, config))
+            configuration = self._masked[1]
+        return shapes.Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.time() - context.started_s, 3),
+            urls=list(context.urls()),
+            state_dir=str(context.state_dir),
+            config_path=str(context.config_path),
+            reload=reload_shape(context.report()),
+            models=[
+                self._model(spec, memory_mib)
+                for spec in context.dispatcher.config.models.values()  # perhaps newer by now
+            ],
+            configuration=configuration,
+        )
 
     async def model(self, spec: ModelSpec) -> shapes.Model:
         """Return the state of one model."""

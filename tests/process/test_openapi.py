@@ -1,0 +1,49 @@
+"""The OpenAPI document and the admin API say the same: schemathesis tries to prove otherwise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import trio
+
+from tests.process.real import alive, endless_table, serving, write_config
+
+pytestmark = pytest.mark.process
+
+#: Seconds for all of it.
+LIMIT_S = 120
+
+#: What does not fit. Our own tests look at tokens, with two ways to send one; a body may be
+#: refused although its parts are right, and 1.0 is no integer here.
+UNFIT = "ignored_auth,positive_data_acceptance"
+
+
+async def test_schemathesis_finds_nothing(tmp_path) -> None:
+    """Every answer to valid and to broken requests is one that the document announces."""
+    # Nothing that is tried may leave this machine, or touch the caches of whoever runs this.
+    router = ["allowed_hosts = ['127.0.0.1']", "scan_caches = false", "drain_s = 0.5"]
+    config = write_config(tmp_path, endless_table(tmp_path, "a"), router=router)
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", "--checks=all"),
+        *("--max-examples=12", f"--exclude-checks={UNFIT}", "--generation-deterministic"),
+        *("--phases=coverage,fuzzing", "--no-color", "--suppress-health-check=all"),
+        *("--exclude-path-regex=/(events|logs|downloads?)", "--request-timeout=10"),
+    ]
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as running:
+            token = (tmp_path / "state" / "admin-token").read_text().strip()
+            command += [f"{running.url}/admin/openapi.json", f"--header=X-Admin-Token: {token}"]
+            done = await trio.run_process(
+                command,
+                check=False,
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                cwd=tmp_path,
+                env={**os.environ, "SCHEMATHESIS_HOOKS": ""},
+            )
+            assert done.returncode == 0, done.stdout.decode()
+            assert running.named("control.crashed") == []
+    assert alive({}) == set()

@@ -1,0 +1,158 @@
+"""The commands that operate a running router, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.process.real import (
+    LIMIT_S,
+    RealRouter,
+    endless_table,
+    run_cli,
+    serving,
+    write_config,
+)
+
+pytestmark = pytest.mark.process
+
+
+async def told(folder, *words: str, status: int = 0, **environment: str) -> tuple[str, str]:
+    """Run a command with the configuration in *folder*; return what it printed."""
+    done = await run_cli(*words, "-c", str(folder / "router.toml"), folder=folder, **environment)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A configuration with two models."""
+    tables = [endless_table(tmp_path, name) for name in ("a", "b")]
+    return write_config(tmp_path, *tables, router=["drain_s = 0.5"])
+
+
+async def test_a_model_is_loaded_listed_and_unloaded(tmp_path, config) -> None:
+    """``load``, ``ps`` and ``unload`` find the router by themselves."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            assert await told(tmp_path, "load", "a") == ("a: ready\n", "")
+            header, line = (await told(tmp_path, "ps"))[0].splitlines()
+            assert header.split()[:4] == ["MODEL", "PHASE", "PID", "PORT"]
+            assert line.split()[:2] == ["a", "ready"]
+            listed = json.loads((await told(tmp_path, "ps", "--all", "--json"))[0])
+            assert [(m["id"], m["phase"]) for m in listed] == [("a", "ready"), ("b", "stopped")]
+            assert await told(tmp_path, "unload", "a") == ("a: stopped\n", "")
+            assert len((await told(tmp_path, "ps"))[0].splitlines()) == 1
+
+
+async def test_status_says_how_it_is(tmp_path, config) -> None:
+    """Version, address, configuration and the number of models."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            out, _ = await told(tmp_path, "status")
+            assert f"listening on {router.url}\n" in out
+            assert f"configuration {config}: started\n" in out
+            assert "models: 2 stopped\n" in out
+            state = json.loads((await told(tmp_path, "status", "--json"))[0])
+            assert state["pid"] == router.process.pid
+
+
+async def test_settings_are_changed_and_mistakes_refused(tmp_path, config) -> None:
+    """``set`` edits the file that the router reads, or says what would be wrong with it."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            out, _ = await told(tmp_path, "set", "a", "ttl_s=60", 'aliases=["x y"]', "group=g")
+            assert out == "configuration: applied\nretuned: a\n"
+            text = config.read_text()
+            assert all(line in text for line in ("ttl_s = 60", 'aliases = ["x y"]', 'group = "g"'))
+            shown = json.loads((await told(tmp_path, "set", "x y"))[0])
+            assert (shown["ttl_s"], shown["group"]) == (60, "g")
+            await told(tmp_path, "set", "a", "--unset", "group")
+            assert "group" not in config.read_text()
+            out, _ = await told(tmp_path, "set", "--router", "drain_s=soon", status=1)
+            assert "router.drain_s: expected a number of seconds" in out
+            assert "soon" not in config.read_text()
+            _, error = await told(tmp_path, "set", "a", "nonsense", status=1)
+            assert "'nonsense' is not KEY=VALUE" in error
+
+
+async def test_a_reload_says_what_is_wrong(tmp_path, config) -> None:
+    """With lines, and with status 1."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            assert (await told(tmp_path, "reload"))[0] == "configuration: applied\n"
+            config.write_text("[router]\nprot = 1\n")
+            out, _ = await told(tmp_path, "reload", "--url", await url_of(tmp_path), status=1,
+                                LLAMA_ROUTER_ADMIN_TOKEN=token_of(tmp_path))  # fmt: skip
+            assert "line 2: router.prot: unknown key" in out
+
+
+def token_of(folder) -> str:
+    return (folder / "state" / "admin-token").read_text().strip()
+
+
+async def url_of(folder) -> str:
+    return str(json.loads(await trio.Path(folder / "state" / "router.json").read_text())["urls"][0])
+
+
+async def test_a_wrong_token_is_refused(tmp_path, config) -> None:
+    """The command says so, and its status is 1."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            _, error = await told(tmp_path, "ps", status=1, LLAMA_ROUTER_ADMIN_TOKEN="x" * 20)
+            assert error == "error: this is not the admin token\n"
+
+
+async def test_without_a_router_it_says_where_it_looked(tmp_path, config) -> None:
+    """Also if one was there, and is gone."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            runtime = tmp_path / "state" / "router.json"
+            assert json.loads(runtime.read_text())["pid"] != os.getpid()
+        assert not runtime.exists()
+        _, error = await told(tmp_path, "ps", status=1)
+        assert f"looked for {runtime}" in error
+
+
+async def test_secrets_are_for_their_owner_only(tmp_path, config) -> None:
+    """The token is in a file of mode 0600, and neither in the runtime file nor in the log."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            path = tmp_path / "state" / "admin-token"
+            assert path.stat().st_mode & 0o777 == 0o600
+            token = token_of(tmp_path)
+            assert len(token) >= 40
+            await told(tmp_path, "status")
+            assert token not in (tmp_path / "state" / "router.json").read_text()
+            assert_silent(router, token)
+        async with serving(config) as router:
+            assert token_of(tmp_path) == token, "it stays the same"
+            assert_silent(router, token)
+
+
+def assert_silent(router: RealRouter, token: str) -> None:
+    assert token not in repr(router.events)
+    assert not any(token in line for line in router.said)
+    command = Path(f"/proc/{router.process.pid}/cmdline").read_text()
+    assert token not in command
+
+
+async def test_the_token_can_come_from_the_configuration_or_a_credential(tmp_path) -> None:
+    """The commands find it there, too."""
+    token = "configured-0123456789"
+    config = write_config(
+        tmp_path, endless_table(tmp_path, "a"), router=[f'admin_token = "{token}"', "drain_s = 1"]
+    )
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            await told(tmp_path, "load", "a")
+            shown, _ = await told(tmp_path, "status", "--json")
+            assert token not in shown
+            _, error = await told(
+                tmp_path, "ps", status=1, LLAMA_ROUTER_ADMIN_TOKEN=token_of(tmp_path)
+            )
+            assert "not the admin token" in error
