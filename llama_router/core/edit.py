@@ -7,6 +7,7 @@ a text that would mean anything else than asked for is never returned.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
@@ -30,6 +31,7 @@ def edited(
         SettingError: if a key or a value cannot be used, or the text cannot be edited safely.
     """
     from tomlkit import parse  # noqa: PLC0415 -- only few processes ever edit
+    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
 
     wanted: dict[str, Any] = parse(text).unwrap()
     changes = [(_path(key), _usable(value, key), key) for key, value in put.items()]
@@ -40,26 +42,17 @@ def edited(
         _drop(wanted, (*table, *path))
     for inline in (False, True):  # a header cannot stand everywhere
         document = parse(text)
-        for path, value, key in changes:
-            _put(document, (*table, *path), value, key, inline=inline)
-        for path in dropped:
-            _drop(document, (*table, *path))
-        result = document.as_string()
-        if _means(result, wanted):
-            return result
+        with suppress(ValueError, TypeError, LookupError, TOMLKitError):  # what tomlkit cannot do
+            for path, value, key in changes:
+                _put(document, (*table, *path), value, key, inline=inline)
+            for path in dropped:
+                _drop(document, (*table, *path))
+            result = document.as_string()
+            if parse(result).unwrap() == wanted:
+                return result
     raise SettingError(
         "the file is written in a way that cannot be edited safely; change it by hand"
     )
-
-
-def _means(text: str, wanted: dict[str, Any]) -> bool:
-    from tomlkit import parse  # noqa: PLC0415 -- same
-    from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
-
-    try:
-        return bool(parse(text).unwrap() == wanted)
-    except TOMLKitError:
-        return False
 
 
 def table_in(document: Mapping[str, Any], table: tuple[str, ...]) -> dict[str, Any]:

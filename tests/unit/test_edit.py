@@ -6,7 +6,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from llama_router.core.edit import edited, table_in
@@ -137,6 +137,7 @@ KEYS = st.sampled_from(
 )
 
 
+@settings(max_examples=300)
 @given(
     FILES,
     st.sampled_from([("router",), *(("models", m) for m in ("a", "b", "c d", "e", "new.one"))]),
