@@ -133,6 +133,28 @@ class Catalog:
         begun_s = time.perf_counter()
         return self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
 
+    def start_with(self, file: Path) -> str | None:
+        """Let the model of *file* be loaded at start, unless another one is for good already.
+
+        Where ``router.toml`` names one, that one is.
+
+        Returns:
+            Its id; None if no scan has found it.
+
+        Raises:
+            OSError: if that cannot be kept.
+        """
+        with found_file.locked(self._state_dir):
+            content = self._known([])
+            identity = identity_of(str(file))
+            tables = content.models.items()
+            model = next((m for m, t in tables if identity_of(t["path"]) == identity), None)
+            if model is not None and content.startup_model not in content.models:
+                self._content = attrs.evolve(content, startup_model=model)
+                found_file.write(self._state_dir, self._content)
+                self._content_stamp = found_file.stamp(self._state_dir)
+        return model
+
     def _update(self, found: Scan, state: ModelState, begun_s: float, *, keep: bool) -> Scanned:
         doubts = list(found.doubts)
         try:

@@ -25,6 +25,8 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     import_dir: Path | None = None,
+    hf_repo: Annotated[str | None, Parameter(name=["--hf-repo", "-hf", "-hfr"])] = None,
+    hf_file: Annotated[str | None, Parameter(name=["--hf-file", "-hff"])] = None,
 ) -> int:
     """Serve the models of a configuration, and those found in caches, until SIGINT or SIGTERM.
 
@@ -37,12 +39,22 @@ def serve(
         host: Address to listen on, instead of ``router.host``.
         port: Port to listen on, instead of ``router.port``; 0 picks a free one.
         import_dir: Import the models in this folder first, as ``import`` does.
+        hf_repo: Fetch user/repo or user/repo:QUANT from the hub first, as ``pull`` does. It
+            is loaded at start, now and later, unless another model is already.
+        hf_file: One file of it by its path in the repository, instead of a quantization.
     """
     # First of all, because it imports structlog at a third of the usual cost.
     from .. import logs  # noqa: F401, PLC0415 -- here, not above, for --help and --version
     from .serve import serve as run  # noqa: PLC0415 -- same
 
-    return run(config, host=host, port=port, import_dir=import_dir)
+    first = None
+    if hf_repo is not None or hf_file is not None:
+        from .hub import fetched  # noqa: PLC0415 -- same
+
+        first = fetched(hf_repo, file=hf_file)
+    if isinstance(first, int):
+        return first
+    return run(config, host=host, port=port, import_dir=import_dir, first=first)
 
 
 @app.command
@@ -143,7 +155,12 @@ def import_presets(
 
 
 @app.command
-def pull(model: str, /, *, hf_file: str | None = None) -> int:
+def pull(
+    model: str,
+    /,
+    *,
+    hf_file: Annotated[str | None, Parameter(name=["--hf-file", "-hff"])] = None,
+) -> int:
     """Fetch a model from the hub into its cache, and print where it is.
 
     A download that was cut goes on where it ended.

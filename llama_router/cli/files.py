@@ -58,6 +58,7 @@ def prepare_or_explain(
     given: Path | None,
     *,
     import_dir: Path | None = None,
+    first: Path | None = None,
     may_be_missing: bool = False,
     keep: bool = True,
 ) -> Prepared | None:
@@ -66,6 +67,7 @@ def prepare_or_explain(
     Args:
         given: Configuration file, if one is named.
         import_dir: Folder whose models are imported first.
+        first: File of a model to load at start, from now on, if none is yet.
         may_be_missing: Without a file, models that are found will do.
         keep: Remember what is found.
     """
@@ -79,6 +81,8 @@ def prepare_or_explain(
         if import_dir is not None:
             scans.append(catalog.import_folder(import_dir.absolute()))
         scans.append(catalog.scan(router, keep=keep))
+        if first is not None:
+            _start_with(catalog, first, router, scans[-1])
         loaded = catalog.load(path)
         if not exists and not loaded.config.models:
             raise _no_config()
@@ -89,6 +93,26 @@ def prepare_or_explain(
     for warning in loaded.warnings:
         say(path, warning, "warning")
     return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
+
+
+def _start_with(catalog: Catalog, file: Path, router: RouterSpec, scanned: Scanned) -> None:
+    """Let the model of *file* be the one to load at start, if there is none yet.
+
+    Raises:
+        ConfigError: if that is not possible.
+    """
+    try:
+        found = catalog.start_with(file)
+    except OSError as exc:
+        message = f"the state directory cannot be used: {exc.strerror}: {exc.filename}"
+        raise ConfigError((Problem((), message),)) from exc
+    if found is None:
+        reasons = [doubt.reason for doubt in scanned.doubts if doubt.path == str(file)]
+        reason = reasons[0] if reasons else "llama.cpp cannot serve it alone"
+        if not router.scan_caches:
+            reason = "router.scan_caches is off"
+        message = f"{file} was fetched, but is not a model of this router: {reason}"
+        raise ConfigError((Problem((), message),))
 
 
 def catalog_or_explain(given: Path | None) -> Catalog | None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -29,6 +30,17 @@ def pull(model: str, *, file: str | None) -> int:
     assert status.result is not None
     _print(status.result.path)
     return 0
+
+
+def fetched(model: str | None, *, file: str | None) -> Path | int:
+    """Fetch what ``serve`` was told to; return its file, or after a failure the exit status."""
+    if model is None:
+        return _fail("--hf-file needs --hf-repo")
+    status = fetch(model, file=file)
+    if isinstance(status, int):
+        return status
+    assert status.result is not None
+    return Path(status.result.path)
 
 
 def fetch(model: str, *, file: str | None) -> DownloadStatus | int:

@@ -31,10 +31,15 @@ E = TypeVar("E", bound=BaseException)
 
 
 def serve(
-    config: Path | None, *, host: str | None, port: int | None, import_dir: Path | None
+    config: Path | None,
+    *,
+    host: str | None,
+    port: int | None,
+    import_dir: Path | None,
+    first: Path | None = None,
 ) -> int:
     """Serve until a signal; return the exit status."""
-    prepared = prepare_or_explain(config, import_dir=import_dir, may_be_missing=True)
+    prepared = prepare_or_explain(config, import_dir=import_dir, first=first, may_be_missing=True)
     if prepared is None:
         return 1
     loaded = override(prepared.loaded, host=host, port=port)

@@ -14,24 +14,14 @@ from typing import Final
 import attrs
 
 from ..errors import HubFileMissingError, HubReferenceError
-
-#: What ``user/repo`` without a quantization means, if the repository has it.
-DEFAULT_QUANTS: Final = ("Q4_K_M", "Q8_0")
-
-#: Files beside a model that no backend can serve alone.
-_SIDE_FILES: Final = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")
+from . import naming
+from .discovery import DEFAULT_QUANTS
 
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.
 _REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _REPO: Final = re.compile(rf"{_REPO_PART}/{_REPO_PART}")
 _TAG: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
-_SPLIT: Final = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
-_QUANT: Final = re.compile(
-    r"(?:^|[-._/])((?:UD-)?(?:IQ\d\w*|T?Q\d\w*|BF16|FP?16|FP?32|FP8\w*|MXFP\d\w*|NVFP\d\w*))"
-    r"(?=[-./]|$)",
-    re.IGNORECASE,
-)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
@@ -139,28 +129,14 @@ def is_safe_path(path: str) -> bool:
     )
 
 
-def is_gguf(path: str) -> bool:
-    """Return whether *path* names a GGUF file."""
-    return path.lower().endswith(".gguf")
-
-
-def is_projector(path: str) -> bool:
-    """Return whether *path* names a projector, which makes a model see or hear."""
-    return is_gguf(path) and "mmproj" in _name(path)
-
-
 def is_side_file(path: str) -> bool:
     """Return whether *path* names something beside a model: a projector, a draft, a matrix."""
-    return any(word in _name(path) for word in _SIDE_FILES)
+    name = _name(path)
+    return naming.is_gguf(name) and (naming.is_projector(name) or naming.is_side_file(name))
 
 
-def quant_of(path: str) -> str | None:
-    """Return the quantization that a file's name, or else its folder's, announces."""
-    *folders, name = _without_split(path).split("/")
-    for part in (name, *reversed(folders)):
-        if found := _QUANT.findall(part):
-            return str(found[-1]).upper()
-    return None
+def _is_model(path: str) -> bool:
+    return naming.is_gguf(_name(path)) and not is_side_file(path)
 
 
 def models_in(files: Iterable[RepoFile]) -> list[Model]:
@@ -172,21 +148,21 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
     groups: dict[str, dict[int, RepoFile]] = {}
     counts: dict[str, int] = {}
     for file in files:
-        if not is_gguf(file.path) or is_side_file(file.path):
+        if not _is_model(file.path):
             continue
-        split = _SPLIT.match(file.path)
-        key = f"{split[1]}-of-{split[3]}" if split else file.path
-        groups.setdefault(key, {})[int(split[2]) if split else 1] = file
-        counts[key] = int(split[3]) if split else 1
+        part = naming.part_of(file.path)
+        key = f"{part.stem}-of-{part.count}" if part else file.path
+        groups.setdefault(key, {})[part.number if part else 1] = file
+        counts[key] = part.count if part else 1
     complete = [
         tuple(parts[index] for index in sorted(parts))
         for key, parts in groups.items()
         if parts.keys() == set(range(1, counts[key] + 1))
     ]
-    quants = [quant_of(parts[0].path) for parts in complete]
+    quants = [naming.quant_of(parts[0].path) for parts in complete]
     return [
         Model(
-            _without_split(parts[0].path) if quant is None or quants.count(quant) > 1 else quant,
+            naming.stem_of(parts[0].path) if quant is None or quants.count(quant) > 1 else quant,
             parts,
         )
         for parts, quant in zip(complete, quants, strict=True)
@@ -215,11 +191,14 @@ def best_projector(files: Iterable[RepoFile], model: str) -> RepoFile | None:
     *model_folders, _ = model.split("/")
     best: tuple[tuple[int, int, bool], RepoFile] | None = None
     for file in files:
-        *folders, _ = file.path.split("/")
-        if not is_projector(file.path) or folders != model_folders[: len(folders)]:
+        *folders, name = file.path.split("/")
+        if (
+            not (naming.is_gguf(name) and naming.is_projector(name))
+            or folders != model_folders[: len(folders)]
+        ):
             continue
         distance = abs(_bits(file.path) - _bits(model))
-        rank = (-len(folders), distance, quant_of(file.path) != "BF16")
+        rank = (-len(folders), distance, naming.quant_of(file.path) != "BF16")
         if best is None or rank < best[0]:
             best = (rank, file)
     return None if best is None else best[1]
@@ -242,7 +221,7 @@ def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
 
 def _is_named(model: Model, tag: str) -> bool:
     path = model.parts[0].path
-    names = (model.label, quant_of(path) or "", _without_split(path))
+    names = (model.label, naming.quant_of(path) or "", naming.stem_of(path))
     return tag.lower() in (name.lower() for name in names)
 
 
@@ -256,7 +235,7 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
         labels = ", ".join(sorted(model.label for model in models))
         what = f"model file {wanted.file!r}" if wanted.file else f"quantization {wanted.tag!r}"
         return f"{wanted.repo} has no {what}; there are: {labels}"
-    parts = [f.path for f in files if is_gguf(f.path) and not is_side_file(f.path)]
+    parts = [f.path for f in files if _is_model(f.path)]
     if parts:
         return f"{wanted.repo} has only a part of a split model: {', '.join(sorted(parts))}"
     return (
@@ -266,14 +245,9 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
 
 
 def _name(path: str) -> str:
-    return path.rpartition("/")[2].lower()
-
-
-def _without_split(path: str) -> str:
-    split = _SPLIT.match(path)
-    return split[1] if split else path[: -len(".gguf")] if is_gguf(path) else path
+    return path.rpartition("/")[2]
 
 
 def _bits(path: str) -> int:
-    digits = re.search(r"\d+", quant_of(path) or "")
+    digits = re.search(r"\d+", naming.quant_of(path) or "")
     return int(digits[0]) if digits else 0

@@ -35,6 +35,7 @@ from ..core.hub import (
     models_in,
 )
 from ..errors import HubFileMissingError, ModelNotCachedError
+from .caches import find_caches
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PREFIX: Final = "models--"
@@ -47,21 +48,8 @@ PART_SUFFIX: Final = ".llama-router.incomplete"
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
-    """Return the folder of the hub cache, found in llama.cpp's order of variables.
-
-    Source: llama.cpp, common/hf-cache.cpp.
-    """
-    for name, *below in (
-        ("LLAMA_CACHE",),
-        ("HF_HUB_CACHE",),
-        ("HUGGINGFACE_HUB_CACHE",),
-        ("HF_HOME", "hub"),
-        ("XDG_CACHE_HOME", "huggingface", "hub"),
-        ("HOME", ".cache", "huggingface", "hub"),
-    ):
-        if value := environ.get(name):
-            return Path(value).expanduser().joinpath(*below)
-    return Path("~/.cache/huggingface/hub").expanduser()
+    """Return the folder of the hub cache, the one that llama.cpp would use."""
+    return find_caches(environ).hubs[0]
 
 
 @attrs.frozen

@@ -499,22 +499,6 @@ def test_a_content_that_vanished_is_not_linked(cache) -> None:
     assert cache.models() == []
 
 
-@pytest.mark.parametrize(
-    ("environ", "root"),
-    [
-        ({"LLAMA_CACHE": "/l", "HF_HUB_CACHE": "/h"}, "/l"),
-        ({"HF_HUB_CACHE": "/h", "HUGGINGFACE_HUB_CACHE": "/g"}, "/h"),
-        ({"HUGGINGFACE_HUB_CACHE": "/g", "HF_HOME": "/f"}, "/g"),
-        ({"HF_HOME": "/f", "XDG_CACHE_HOME": "/x"}, "/f/hub"),
-        ({"XDG_CACHE_HOME": "/x", "HOME": "/u"}, "/x/huggingface/hub"),
-        ({"HOME": "/u", "LLAMA_CACHE": ""}, "/u/.cache/huggingface/hub"),
-    ],
-)
-def test_the_cache_is_where_llama_cpp_has_it(environ, root) -> None:
-    """The variables in its order; an empty one is none."""
-    assert hub_cache.cache_root(environ) == Path(root)
-
-
 def test_every_error_of_a_download_is_one() -> None:
     """The parent makes the child's errors again by their codes, so these must be distinct."""
     codes = [kind.code for kind in (DownloadError, *DownloadError.__subclasses__())]

@@ -15,7 +15,6 @@ from llama_router.core.hub import (
     is_safe_path,
     models_in,
     parse_reference,
-    quant_of,
 )
 from llama_router.errors import HubFileMissingError, HubReferenceError
 
@@ -88,28 +87,6 @@ def test_repositories_have_exactly_two_harmless_parts(name) -> None:
         assert user not in {"", ".", ".."}
         assert repo not in {"", ".", ".."}
         assert "--" not in name
-
-
-# -- quantizations --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "quant"),
-    [
-        ("gemma-3-4b-it-Q4_K_M.gguf", "Q4_K_M"),
-        ("gemma-3-4b-it-q4_k_m.gguf", "Q4_K_M"),
-        ("model.Q8_0.gguf", "Q8_0"),
-        ("Qwen3-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
-        ("BF16/model-BF16-00001-of-00002.gguf", "BF16"),
-        ("UD-IQ2_XXS/model-00001-of-00003.gguf", "UD-IQ2_XXS"),
-        ("gpt-oss-20b-mxfp4.gguf", "MXFP4"),
-        ("plain.gguf", None),
-        ("Qwen3-4B.gguf", None),
-    ],
-)
-def test_the_quantization_is_in_the_name(path, quant) -> None:
-    """It is taken from the file, and else from its folder."""
-    assert quant_of(path) == quant
 
 
 # -- choices --------------------------------------------------------------------------
