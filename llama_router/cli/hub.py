@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..core.hub import Reference, parse_reference
 from ..core.lines import escape_controls
 from ..core.units import size
 from ..errors import ModelNotCachedError, RouterError
-from ..models.downloads import Downloads, DownloadStatus
+from ..models.downloads import Downloads, DownloadState, DownloadStatus
 from ..models.hub_cache import CachedModel, RepoCache, cache_root, repositories
 from .progress import display
 
@@ -47,10 +48,10 @@ def fetch(model: str, *, file: str | None) -> DownloadStatus | int:
     """Fetch a model, and show how; return its status, or after a failure the exit status."""
     try:
         reference = parse_reference(model, file)
-        status = trio.run(partial(_watch, reference))
     except RouterError as exc:
         return _fail(str(exc))
-    except KeyboardInterrupt:
+    status = trio.run(partial(_watch, reference))
+    if status.state is DownloadState.CANCELLED:
         _fail("cancelled; what is here is kept, and the same command goes on from there")
         return INTERRUPTED
     if status.error is not None:
@@ -71,6 +72,7 @@ async def _watch(reference: Reference) -> DownloadStatus:
     async with trio.open_nursery() as nursery:
         await nursery.start(downloads.run)
         id_ = downloads.start(reference).id
+        await nursery.start(_cancel_on_sigint, downloads, id_)
         with display() as shown:
             while not (status := downloads.status(id_)).state.is_over:
                 shown.show(status)
@@ -78,6 +80,15 @@ async def _watch(reference: Reference) -> DownloadStatus:
             shown.show(status)
         nursery.cancel_scope.cancel()
     return status
+
+
+async def _cancel_on_sigint(
+    downloads: Downloads, id_: str, *, task_status: trio.TaskStatus[None]
+) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            downloads.cancel(id_)
 
 
 def list_models(*, as_json: bool) -> int:
