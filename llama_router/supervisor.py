@@ -26,6 +26,7 @@ import trio
 from . import runtime_file
 from .admin_token import admin_token
 from .backends import proctree
+from .backends.cgroup import ControlGroups
 from .backends.instances import InstanceRecord, Outcome, sweep
 from .backends.launch import Launcher
 from .backends.lifeline import Lifeline
@@ -40,11 +41,13 @@ from .control.context import ControlContext
 from .control.hypercorn import ControlServer
 from .core.access import Gate
 from .core.config import Config, RouterSpec
-from .core.exposure import exposure
+from .core.service_status import status_line
 from .dispatcher import Dispatcher
 from .errors import ConfigError, Problem, RouterError
 from .gateway.connection import Gateway
 from .gateway.server import Doors, ListenError, listen, serve
+from .listeners import exposure_fault, hosts_of, open_listeners, url_of
+from .systemd.manager import ServiceManager
 from .watcher import Watcher, load_alone
 
 log = structlog.get_logger()
@@ -130,18 +133,21 @@ async def run_router(
             writable, the startup model does not load.
     """
     router = loaded.config.router
-    if fault := _exposure(router.host, loaded.config):
-        raise PublicBindError(fault)
+    manager = ServiceManager.from_environ(environ)
     instance = secrets.token_hex(8)
-    doors = Doors(listen(router.host, router.port))
+    listening = open_listeners(loaded.config, environ)
+    doors = Doors(listening.sockets)
     try:
+        groups = None
+        if whole_process:
+            groups = await trio.to_thread.run_sync(ControlGroups.adopt)
         await trio.to_thread.run_sync(_sweep, state_dir)
         record = await trio.to_thread.run_sync(_open_record, state_dir, instance)
         token = await trio.to_thread.run_sync(admin_token, state_dir, environ)
         own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
         gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=token.value)
         proctree.adopt_orphans()
-        port = doors.sockets[0].getsockname()[1]
+        ports = [each.getsockname()[1] for each in doors.sockets if each.family != socket.AF_UNIX]
         lifeline = Lifeline(instance)
         logs = LogStore(
             state_dir / "logs",
@@ -151,12 +157,13 @@ async def run_router(
         launcher = Launcher(
             instance=instance,
             environ=environ,
-            router_port=port,
-            ports=Ports(router.base_port, (port,)),
+            router_port=ports[0] if ports else router.port,
+            ports=Ports(router.base_port, ports),
             lifeline=lifeline,
             record=record,
             logs=logs,
             hurry=trio.Event(),
+            groups=groups,
         )
         dispatcher = Dispatcher(loaded.config, launcher)
         try:
@@ -165,18 +172,27 @@ async def run_router(
                 await services.start(launcher.keep_record)
                 if whole_process:
                     services.start_soon(tend_orphans, lifeline)
+                await services.start(
+                    manager.run,
+                    dispatcher.news,
+                    lambda: _status(dispatcher),
+                    requests.stop,
+                    lambda: _longest_end_s(dispatcher),
+                )
                 async with trio.open_nursery() as backends:
                     await backends.start(dispatcher.run)
                     try:
-                        if await _start_up(dispatcher, requests):
+                        if await _start_up(dispatcher, requests, manager):
                             face = _Face(
                                 loaded=loaded,
                                 requests=requests,
                                 dispatcher=dispatcher,
                                 gate=gate,
+                                manager=manager,
                                 logs=logs,
                                 catalog=catalog,
                                 doors=doors,
+                                fixed=listening.fixed,
                                 state_dir=state_dir,
                                 runtime_path=runtime_file.runtime_path(state_dir, environ),
                                 token_path=token.path,
@@ -194,20 +210,6 @@ async def run_router(
     finally:
         doors.close()
     log.info("router.stopped")
-
-
-def _exposure(host: str, config: Config) -> str | None:
-    return exposure(
-        host,
-        has_keys=bool(config.api_keys),
-        public_without_keys=config.router.public_without_keys,
-    )
-
-
-class PublicBindError(RouterError):
-    """Everybody could use every model, and nobody said that this is wanted."""
-
-    code = "public_bind_refused"
 
 
 class StateDirError(RouterError):
@@ -240,7 +242,7 @@ def _sweep(state_dir: Path) -> None:
             )
 
 
-async def _start_up(dispatcher: Dispatcher, requests: Requests) -> bool:
+async def _start_up(dispatcher: Dispatcher, requests: Requests, manager: ServiceManager) -> bool:
     """Load the startup model; return False if the end was asked for meanwhile.
 
     Raises:
@@ -249,6 +251,7 @@ async def _start_up(dispatcher: Dispatcher, requests: Requests) -> bool:
     name = dispatcher.config.router.startup_model
     if name is None:
         return True
+    manager.starting(f"loading the startup model {name}")
     error: RouterError | None = None
     async with trio.open_nursery() as nursery:
 
@@ -276,8 +279,10 @@ class _Face:
     requests: Requests
     dispatcher: Dispatcher
     gate: Gate
+    manager: ServiceManager
     logs: LogStore
     doors: Doors
+    fixed: bool  # its sockets are systemd's
     catalog: Catalog | None
     state_dir: Path
     runtime_path: Path
@@ -288,7 +293,7 @@ class _Face:
     host: str = attrs.field(init=False)  # what it listens on, perhaps by the command line
 
     def __attrs_post_init__(self) -> None:
-        self.urls = tuple(map(_url, self.doors.sockets))
+        self.urls = tuple(map(url_of, self.doors.sockets))
         self.written = self.loaded.as_written
         self.host = self.loaded.config.router.host
 
@@ -336,6 +341,7 @@ class _Face:
                     await accepting.start(serve, gateway, self.doors)
                     models = len(self.dispatcher.config.models)
                     log.info("router.ready", urls=self.urls, models=models)
+                    self.manager.ready()
                     task_status.started(Running(self.urls, self.dispatcher))
             face.cancel_scope.cancel()
 
@@ -356,7 +362,8 @@ class _Face:
     async def _look_when_asked(self, watcher: Watcher) -> None:
         while True:
             await self.requests.next_reload()
-            watcher.look_now()
+            with self.manager.reloading():
+                await watcher.reload()
 
     async def _rescan_when_asked(self, rescan: Callable[[], Awaitable[Scanned]]) -> None:
         while True:
@@ -374,19 +381,21 @@ class _Face:
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.
         """
-        before, after = self.written, config.router
-        host = after.host if after.host != before.host else self.host
-        if fault := _exposure(host, config):
-            raise ConfigError((Problem(("router", "host"), fault),))
-        if (before.host, before.port) != (after.host, after.port):
-            same_port = int(self.doors.sockets[0].getsockname()[1])
-            port = after.port if after.port != before.port else same_port
-            await self._move(host, port)
-        if sources(after) != sources(self.dispatcher.config.router):
-            self.requests.rescan()
-        self.written, self.host = after, host
-        self.dispatcher.reconfigure(config)
-        self.gate.reconfigure(config)
+        with self.manager.reloading():
+            before, after = self.written, config.router
+            host = after.host if after.host != before.host else self.host
+            for each in hosts_of(self.doors.sockets) if self.fixed else (host,):
+                if fault := exposure_fault(each, config):
+                    raise ConfigError((Problem(("router", "host"), fault),))
+            if not self.fixed and (before.host, before.port) != (after.host, after.port):
+                same_port = int(self.doors.sockets[0].getsockname()[1])
+                port = after.port if after.port != before.port else same_port
+                await self._move(host, port)
+            if sources(after) != sources(self.dispatcher.config.router):
+                self.requests.rescan()
+            self.written, self.host = after, host
+            self.dispatcher.reconfigure(config)
+            self.gate.reconfigure(config)
 
     async def _move(self, host: str, port: int) -> None:
         """Listen on another address; connections that exist go on.
@@ -400,7 +409,7 @@ class _Face:
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
         self.doors.exchange(sockets)
-        self.urls = tuple(map(_url, sockets))
+        self.urls = tuple(map(url_of, sockets))
         log.info("router.moved", urls=self.urls)
         self._announce()
 
@@ -428,15 +437,22 @@ class _Face:
                 runtime_file.remove(self.runtime_path)
 
 
+def _status(dispatcher: Dispatcher) -> str:
+    return status_line({str(m): found.phase for m, found in dispatcher.statistics().items()})
+
+
 async def _bound_the_end(dispatcher: Dispatcher, requests: Requests, hurry: trio.Event) -> None:
     """See to it that stopping the backends takes no longer than it may."""
-    specs = dispatcher.config.models.values()
-    grace_s = max((spec.spawn.stop_timeout_s for spec in specs), default=0.0)
-    with trio.move_on_after(grace_s + REAP_TIMEOUT_S):
+    with trio.move_on_after(_grace_s(dispatcher) + REAP_TIMEOUT_S):
         await requests.hurry.wait()
     hurry.set()
 
 
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _longest_end_s(dispatcher: Dispatcher) -> float:
+    drain_s = max(dispatcher.config.router.drain_s, REFUSAL_S)
+    return drain_s + _grace_s(dispatcher) + REAP_TIMEOUT_S + LOG_FLUSH_S
+
+
+def _grace_s(dispatcher: Dispatcher) -> float:
+    specs = dispatcher.config.models.values()
+    return max((spec.spawn.stop_timeout_s for spec in specs), default=0.0)

@@ -9,6 +9,7 @@ import trio
 
 from ..core.config import ModelId, ModelSpec
 from ..errors import BackendError
+from .cgroup import ControlGroup
 
 
 class KeptConnection(Protocol):
@@ -30,6 +31,7 @@ class Backend:
         pid: Its process id.
         spawned_s: Clock time of its spawn, in seconds.
         ready_s: Clock time at which it became ready, in seconds.
+        group: Its control group, if it has one.
         gone: Set when the process has ended or is being ended.
         error: Why it ended, if it was not asked to; set before *gone* is.
     """
@@ -41,6 +43,7 @@ class Backend:
     pid: int
     spawned_s: float
     ready_s: float
+    group: ControlGroup | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)

@@ -9,6 +9,7 @@ from contextlib import suppress
 import trio
 
 from . import proctree, treekill
+from .cgroup import ControlGroup
 
 #: Looks at /proc run in threads of their own: they may hang on a process in
 #: uninterruptible sleep, and must not take Trio's other threads with them.
@@ -38,12 +39,16 @@ class Family:
         leader: A child of this process that leads its own session.
         started: Its start time.
         marker: Value of `proctree.BACKEND_VARIABLE` in its environment.
+        group: A control group for all of them, if there is one.
     """
 
-    def __init__(self, leader: int, started: int, marker: str) -> None:
+    def __init__(
+        self, leader: int, started: int, marker: str, group: ControlGroup | None = None
+    ) -> None:
         self._leader = leader
         self._started = started
         self._marker = marker
+        self._group = group
         self._seen: dict[int, int] = {}
         self._everywhere = treekill.Trees({leader: started}, {marker})
         self._adopting = proctree.adopts_orphans()
@@ -55,12 +60,20 @@ class Family:
         """Say that the leader is reaped: its pid may be anybody's from now on."""
         _leaders.discard(self._leader)
 
+    async def enlist(self) -> None:
+        """Move the leader, and what it has started already, into the control group."""
+        if self._group is not None:
+            await trio.to_thread.run_sync(self._group.enlist, self._leader, limiter=_LIMITER)
+
     async def look(self) -> None:
         """Remember the leader's descendants: once it is gone, they cannot be told from others."""
         await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=_LIMITER)
 
     async def hunt(self) -> bool:
-        """Kill every relative but the leader, and reap the dead ones among the own children.
+        """Kill every relative, and reap the dead ones among the own children.
+
+        The leader is left to its parent, unless it is in a control group: call this when it
+        has got its SIGKILL.
 
         Returns:
             Whether any was still alive, or something could not be told: then look again.
@@ -82,11 +95,18 @@ class Family:
         live.pop(self._leader, None)
         for pid, started in live.items():
             treekill.kill(pid, started)
-        if live or self._changing:
+        if live or self._changing or self._kill_group():
             return True
         if self._unsure:
             self._doubts_left -= 1
         return self._unsure and self._doubts_left > 0
+
+    def _kill_group(self) -> bool:
+        """Kill who is in the control group; say whether anybody was."""
+        if self._group is None or not self._group.populated():
+            return False
+        self._group.kill()
+        return True
 
     def _anywhere(self) -> dict[int, int]:
         """Look at every process; return the live relatives."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..core.masking import masked_command
 from ..errors import BackendExitedError, ReadinessTimeoutError
 from . import proctree
 from .backend import Backend
+from .cgroup import ControlGroup, ControlGroups
 from .environment import Program, find_program, inherited
 from .instances import InstanceRecord
 from .lifeline import Lifeline
@@ -61,6 +63,7 @@ class Launcher:
         logs: Where output goes.
         hurry: Set when backends get no more grace.
         kernel: Asked whether it killed a backend.
+        groups: Where backends get control groups of their own, if they can.
     """
 
     instance: str
@@ -72,7 +75,9 @@ class Launcher:
     logs: LogStore
     hurry: trio.Event
     kernel: Kernel = attrs.field(factory=Kernel)
+    groups: ControlGroups | None = None
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
+    _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
     _written: trio.Event = attrs.field(factory=trio.Event, init=False)
 
@@ -102,9 +107,9 @@ class Launcher:
 
             model_log.on_line = listen
             spawned_s = trio.current_time()
-            async with trio.open_nursery() as nursery:
+            async with self._control_group(spec) as group, trio.open_nursery() as nursery:
                 process: SpawnedProcess = await nursery.start(
-                    self._run, spec, program, port, model_log
+                    self._run, spec, program, port, model_log, group
                 )
                 with trio.move_on_after(spec.spawn.ready_timeout_s) as waiting:
                     async with trio.open_nursery() as reporting:
@@ -121,6 +126,7 @@ class Launcher:
                     pid=process.pid,
                     spawned_s=spawned_s,
                     ready_s=trio.current_time(),
+                    group=group,
                 )
                 log.info(
                     "backend.ready",
@@ -131,12 +137,26 @@ class Launcher:
                 )
                 task_status.started(backend)
 
+    @asynccontextmanager
+    async def _control_group(self, spec: ModelSpec) -> AsyncIterator[ControlGroup | None]:
+        """Make a control group, if there can be one; remove it at the end, when it is empty."""
+        group = None
+        if self.groups is not None:
+            number = next(self._group_serial)
+            group = await trio.to_thread.run_sync(self.groups.make, number, spec.id)
+        try:
+            yield group
+        finally:
+            if group is not None:
+                self._note(partial(_settle, group, spec))
+
     async def _run(
         self,
         spec: ModelSpec,
         program: Program,
         port: int,
         model_log: ModelLog,
+        group: ControlGroup | None,
         *,
         task_status: trio.TaskStatus[SpawnedProcess],
     ) -> None:
@@ -172,6 +192,7 @@ class Launcher:
                         on_stuck=stuck,
                         marker=marker,
                         exit_order=child_protocol.EXIT_COMMAND,
+                        group=group,
                     )
                 )
                 self.lifeline.register(process.pid, process.start_time, marker)
@@ -261,6 +282,13 @@ class Launcher:
             return await trio.to_thread.run_sync(_stranger_on, port, process.pid)
 
         await wait_ready(BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours)
+
+
+def _settle(group: ControlGroup, spec: ModelSpec) -> None:
+    """Say what a backend needed, and remove its control group."""
+    if (peak_bytes := group.peak_bytes()) is not None:
+        log.info("backend.measured", model=spec.id, peak_mib=round(peak_bytes / 2**20, 1))
+    group.remove()
 
 
 def _stranger_on(port: int, pid: int) -> str | None:

@@ -21,6 +21,8 @@ from .family import Family
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from .cgroup import ControlGroup
+
 #: Seconds to wait for the kernel after SIGKILL. A process blocked in a device driver may
 #: not die; its memory then stays accounted for.
 REAP_TIMEOUT_S = 5.0
@@ -104,6 +106,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     on_stuck: Callable[[], None],
     marker: str,
     exit_order: bytes = b"",
+    group: ControlGroup | None = None,
     task_status: trio.TaskStatus[SpawnedProcess] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run a program; when this returns or raises, it and all it started are gone.
@@ -130,6 +133,8 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
         marker: Unique name of this run, without white space.
         exit_order: What is written to its standard input together with SIGTERM. A
             llama-server that reads orders there does not end without one.
+        group: A control group for it and all that it starts, if there is one. Whoever is
+            in it at the end belongs to it, too.
         task_status: Reports the process as soon as it runs.
 
     Returns:
@@ -147,7 +152,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     spawned = SpawnedProcess(
         pid=process.pid, start_time=proctree.start_time(process.pid) or 0, process=process
     )
-    family = Family(spawned.pid, spawned.start_time, marker)
+    family = Family(spawned.pid, spawned.start_time, marker, group)
     gone = False
     try:
         async with trio.open_nursery() as nursery:
@@ -156,6 +161,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
             reading = trio.CancelScope(shield=True)
             nursery.start_soon(_relay_output, process.stdout, on_output, reading)
             try:
+                await family.enlist()
                 task_status.started(spawned)
                 await process.wait()
                 spawned.exited.set()

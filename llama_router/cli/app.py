@@ -355,6 +355,32 @@ def set_(
     return run(where, list(words), unset=list(unset), router=router)
 
 
+@app.command
+def install_unit(
+    *,
+    user: bool = False,
+    force: bool = False,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    socket: str | None = None,
+    folder: Path | None = None,
+) -> int:
+    """Make the router a service of systemd, and say what to do next.
+
+    A unit that somebody has changed is not touched.
+
+    Args:
+        user: A service of yours instead of one of the system.
+        force: Replace a unit that somebody has changed.
+        config: The service's configuration. Without it: /etc/llama-router/router.toml,
+            with --user llama-router/router.toml in $XDG_CONFIG_HOME.
+        socket: Also write a socket unit that listens there: a port, ADDRESS:PORT or a path.
+        folder: Where to; where systemd looks by default.
+    """
+    from .install_unit import install_unit as run  # noqa: PLC0415 -- same
+
+    return run(user=user, force=force, config=config, socket=socket, folder=folder)
+
+
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its status."""
     try:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -212,12 +212,20 @@ async def run_cli(
 
 
 @asynccontextmanager
-async def started(config: Path, *arguments: str, **changes: str) -> AsyncIterator[RealRouter]:
+async def started(
+    config: Path,
+    *arguments: str,
+    launcher: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    **changes: str,
+) -> AsyncIterator[RealRouter]:
     """Start ``serve``; at the end it is killed if it still runs, and so is all it started.
 
     Args:
         config: The configuration; a folder that is its home if there is none.
         arguments: Further ones of the command.
+        launcher: A program that executes what follows it.
+        pass_fds: Descriptors that it inherits.
         changes: Of the environment.
     """
     named = ["--config", str(config)]
@@ -226,12 +234,13 @@ async def started(config: Path, *arguments: str, **changes: str) -> AsyncIterato
         named, folder = [], config
         changes = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")} | changes
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "llama_router", "serve", *named, *arguments],
+        [*launcher, sys.executable, "-m", "llama_router", "serve", *named, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=environment(**changes),
         cwd=folder,
+        pass_fds=pass_fds,
     )
     router = RealRouter(process)
     async with trio.open_nursery() as nursery:
@@ -253,10 +262,16 @@ async def started(config: Path, *arguments: str, **changes: str) -> AsyncIterato
 
 @asynccontextmanager
 async def serving(
-    config: Path, *arguments: str, exit_status: int = 0, **changes: str
+    config: Path,
+    *arguments: str,
+    exit_status: int = 0,
+    launcher: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    **changes: str,
 ) -> AsyncIterator[RealRouter]:
     """Run a router on a free port, see `started`; SIGTERM must end it and all it started."""
-    async with started(config, "--port", "0", *arguments, **changes) as router:
+    how = {"launcher": launcher, "pass_fds": pass_fds}
+    async with started(config, "--port", "0", *arguments, **how, **changes) as router:
         router.url = (await router.event("router.ready"))["urls"][0]
         yield router
         family = router.family()

@@ -1,0 +1,132 @@
+"""``install-unit``: the router as a service of systemd."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Final
+
+from ..core.systemd_unit import UnitOptions, is_ours, units
+
+#: Where an administrator's units are. Source: systemd.unit(5).
+SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
+
+#: Folders that the unit hides from the service (``PrivateTmp=``).
+_HIDDEN: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 -- nothing is written there
+
+
+def install_unit(
+    *, user: bool, force: bool, config: Path | None, socket: str | None, folder: Path | None
+) -> int:
+    """Write the units, say what to do next; return the exit status."""
+    program = _program()
+    try:
+        texts = units(
+            UnitOptions(
+                program=program,
+                config=None if config is None else str(config.absolute()),
+                user=user,
+                socket=socket,
+            )
+        )
+    except ValueError as exc:
+        return _fail(str(exc))
+    folder = folder or (_user_folder() if user else SYSTEM_FOLDER)
+    for name, text in texts.items():
+        if fault := _write(folder / name, text, force=force):
+            return _fail(fault)
+    if not user and (doubt := _doubt(Path(program[0]))):
+        print(f"warning: {doubt}", file=sys.stderr)  # noqa: T201 -- the command's output
+    _say("\n".join(_next_steps(list(texts), config, user=user)))
+    return 0
+
+
+def _program() -> tuple[str, ...]:
+    """Return the command that runs this very installation."""
+    script = Path(sys.executable).with_name("llama-router")
+    if os.access(script, os.X_OK):
+        return (str(script),)
+    return (sys.executable, "-m", "llama_router")
+
+
+def _user_folder() -> Path:
+    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    if not base.is_absolute():
+        base = Path("~/.config").expanduser()
+    return base / "systemd" / "user"
+
+
+def _write(path: Path, text: str, *, force: bool) -> str | None:
+    """Write a unit; return what prevents it."""
+    try:
+        old = path.read_text(encoding="utf-8") if path.exists() else None
+        if old == text:
+            _say(f"{path} is as it should be")
+            return None
+        if old is not None and not force and not is_ours(old):
+            return (
+                f"{path} was changed by somebody and was not touched; --force replaces it "
+                "(changes belong into 'systemctl edit', where they stay)"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except PermissionError:
+        return f"{path} cannot be written: run this as root, or with --user for a unit of your own"
+    except (OSError, UnicodeDecodeError) as exc:
+        return f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}"
+    _say(f"wrote {path}")
+    return None
+
+
+def _doubt(program: Path) -> str | None:
+    """Say why the service's own user would not be able to run *program*."""
+    for folder in (*program.parents, *program.resolve().parents):
+        if folder in _HIDDEN:
+            return f"the service does not see {folder}, where {program} is; {_ELSEWHERE}"
+        try:
+            closed = not folder.stat().st_mode & stat.S_IXOTH
+        except OSError:
+            continue
+        if closed:
+            return f"the service's own user cannot enter {folder}, where {program} is; {_ELSEWHERE}"
+    return None
+
+
+_ELSEWHERE: Final = (
+    "install llama-router into a virtual environment elsewhere, /opt/llama-router for example, "
+    "and run the install-unit of that one"
+)
+
+
+def _next_steps(names: list[str], config: Path | None, *, user: bool) -> list[str]:
+    systemctl = "systemctl --user" if user else "sudo systemctl"
+    file = str(config or "/etc/llama-router/router.toml")
+    journal = "journalctl --user" if user else "journalctl"
+    if user and config is None:
+        file = "~/.config/llama-router/router.toml"
+    init = f"{'' if user else 'sudo '}llama-router init {file}"
+    start = "llama-router.socket" if "llama-router.socket" in names else "llama-router"
+    lines = [
+        "next:",
+        f"  {init}    # and edit it",
+        f"  {systemctl} daemon-reload",
+        f"  {systemctl} enable --now {start}",
+        f"  {systemctl.removeprefix('sudo ')} status llama-router",
+        f"  {journal} -u llama-router -f",
+    ]
+    if user:
+        lines.append("  loginctl enable-linger    # to keep it running when you are logged out")
+    return lines
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)  # noqa: T201 -- the command's output
+    return 1
+
+
+def _say(sentence: str) -> None:
+    print(sentence)  # noqa: T201 -- the command's output

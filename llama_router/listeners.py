@@ -1,0 +1,81 @@
+"""The sockets that a router listens on: its own, or those that systemd opened for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+
+import attrs
+import structlog
+
+from .core.config import Config
+from .core.exposure import exposure
+from .errors import RouterError
+from .gateway.server import listen
+from .systemd.activation import take_listeners
+
+log = structlog.get_logger()
+
+
+class PublicBindError(RouterError):
+    """Everybody could use every model, and nobody said that this is wanted."""
+
+    code = "public_bind_refused"
+
+
+@attrs.frozen
+class Listening:
+    """Where a router listens.
+
+    Attributes:
+        sockets: Each listens already.
+        fixed: Whether they are systemd's: then the configuration has no say.
+    """
+
+    sockets: list[socket.socket]
+    fixed: bool
+
+
+def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
+    """Return the sockets that systemd opened for us, or open those of the configuration.
+
+    Raises:
+        RouterError: if there can be none, or if everybody could use them.
+    """
+    activated = take_listeners(environ, os.getpid())
+    if activated is None:
+        if fault := exposure_fault(config.router.host, config):
+            raise PublicBindError(fault)
+        return Listening(listen(config.router.host, config.router.port), fixed=False)
+    sockets = list(activated.listeners)
+    urls = [url_of(listener) for listener in sockets]
+    log.info("router.activated", urls=urls, names=activated.names)
+    faults = [fault for host in hosts_of(sockets) if (fault := exposure_fault(host, config))]
+    if faults:
+        for listener in sockets:
+            listener.close()
+        raise PublicBindError(faults[0])
+    return Listening(sockets, fixed=True)
+
+
+def exposure_fault(host: str, config: Config) -> str | None:
+    """Say why a router must not listen on *host*, or return None if it may."""
+    return exposure(
+        host,
+        has_keys=bool(config.api_keys),
+        public_without_keys=config.router.public_without_keys,
+    )
+
+
+def hosts_of(sockets: Iterable[socket.socket]) -> list[str]:
+    """Return the addresses of those that others may reach, UNIX sockets left out."""
+    return [each.getsockname()[0] for each in sockets if each.family != socket.AF_UNIX]
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the base URL of who listens there."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

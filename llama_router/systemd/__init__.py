@@ -1,0 +1,1 @@
+"""What systemd offers a service: notifications, a watchdog, sockets that it opened."""

@@ -1,0 +1,96 @@
+"""Sockets that systemd opened and listens on for us (socket activation).
+
+Source: sd_listen_fds(3), systemd 252.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from ..errors import RouterError
+
+#: The first descriptor that is passed (``SD_LISTEN_FDS_START``).
+FIRST_FD: Final = 3
+
+#: Most that a unit can pass; a larger number is not systemd's.
+MAX_FDS: Final = 1024
+
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class ActivationError(RouterError):
+    """What systemd passed cannot be listened on."""
+
+    code = "activation_failed"
+
+
+@attrs.frozen
+class Activated:
+    """Sockets of systemd's.
+
+    Attributes:
+        listeners: They listen, do not block, and are not inherited by other programs.
+        names: ``FileDescriptorName=`` of each.
+    """
+
+    listeners: tuple[socket.socket, ...]
+    names: tuple[str, ...]
+
+
+def take_listeners(environ: Mapping[str, str], pid: int) -> Activated | None:
+    """Return the sockets that were passed to process *pid*, or None if there are none.
+
+    They are ours from then on, so this can be asked once only.
+
+    Raises:
+        ActivationError: if something else than listening stream sockets was passed.
+    """
+    if environ.get("LISTEN_PID") != str(pid):  # they were meant for somebody else
+        return None
+    written = environ.get("LISTEN_FDS", "")
+    if not written.isascii() or not written.isdecimal() or int(written) > MAX_FDS:
+        raise ActivationError(f"LISTEN_FDS={written!r} is not a number of file descriptors")
+    if (number := int(written)) == 0:
+        return None
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    names += ["unknown"] * (number - len(names))
+    descriptors = range(FIRST_FD, FIRST_FD + number)
+    taken: list[socket.socket] = []
+    try:
+        for descriptor, name in zip(descriptors, names, strict=False):
+            taken.append(_take(descriptor, name))
+    except ActivationError:
+        for listener in taken:
+            listener.close()
+        raise
+    return Activated(tuple(taken), tuple(names[:number]))
+
+
+def _take(descriptor: int, name: str) -> socket.socket:
+    """Make *descriptor* a socket of ours.
+
+    Raises:
+        ActivationError: if it is no listening stream socket.
+    """
+    try:
+        os.set_inheritable(descriptor, False)
+        listener = socket.socket(fileno=descriptor)
+    except OSError as exc:
+        raise ActivationError(
+            f"file descriptor {descriptor} ({name}), passed by systemd, is not a socket: "
+            f"{exc.strerror}"
+        ) from exc
+    listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if listener.family not in _FAMILIES or listener.type != socket.SOCK_STREAM or not listens:
+        listener.detach()
+        raise ActivationError(
+            f"file descriptor {descriptor} ({name}), passed by systemd, is not a listening stream "
+            "socket: the socket unit needs ListenStream= and Accept=no"
+        )
+    listener.setblocking(False)
+    return listener
