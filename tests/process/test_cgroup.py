@@ -1,6 +1,7 @@
 """Control groups of the real kernel, where this machine lets us make some."""
 
 import os
+import select
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -62,11 +63,21 @@ def service(tmp_path, monkeypatch) -> Iterator[Path]:
             pytest.skip(f"control groups cannot be marked here: {exc.strerror}")
         yield path
     finally:
-        group = ControlGroup(path)
-        group.kill()
+        ControlGroup(path).kill()
+        until_empty(path)
         for below in path.glob("*/"):
             below.rmdir()
         path.rmdir()
+
+
+def until_empty(path: Path) -> None:
+    """Wait until everybody who was killed there has ended."""
+    with (path / "cgroup.events").open() as events:
+        changes = select.poll()
+        changes.register(events, select.POLLPRI)
+        while "populated 1" in events.read():
+            assert changes.poll(LIMIT_S * 1000)
+            events.seek(0)
 
 
 def groups_of(pid: int) -> str:

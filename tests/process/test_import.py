@@ -83,7 +83,7 @@ async def test_what_was_imported_serves_a_chat(models, tmp_path, command, text) 
 async def test_what_is_not_taken_over_is_said(tmp_path) -> None:
     """Each setting without a counterpart is a warning with its line, and counted."""
     (tmp_path / "old.yaml").write_text(
-        f"models:\n  m:\n    cmd: '{sys.executable} ${{PORT}}'\n    unlisted: true\n    ttl: 5\n"
+        f"models:\n  m:\n    cmd: '{sys.executable} ${{PORT}}'\n    unlisted: true\n    name: M\n"
     )
     done = await run_cli("import-llama-swap", "old.yaml", folder=tmp_path)
     lines = done.stderr.decode().splitlines()

@@ -1,5 +1,6 @@
 """llama-swap's configuration as router.toml."""
 
+import hashlib
 import tomllib
 from typing import Any
 
@@ -163,7 +164,7 @@ aliases: [gpt-4o-mini, 4711, {id: x, name: X}]
 concurrencyLimit: 3
 checkEndpoint: /v1/models
 unloadTimeout: 7
-ttl: 0
+ttl: 60
 unlisted: false
 name: ''
 filters: {stripParams: ''}
@@ -171,6 +172,7 @@ metadata: {}""")
     assert model_of(text) == {
         "aliases": ["gpt-4o-mini", "4711", "x"],
         "max_in_flight": 3,
+        "ttl_s": 60,
         "spawn": {
             "command": ["serve", "--port", "$port"],
             "health_endpoint": "/v1/models",
@@ -185,7 +187,6 @@ def test_what_has_no_counterpart_is_a_comment_beside_its_model() -> None:
     text = one("""\
 name: A model
 description: good
-ttl: 60
 unlisted: true
 useModelName: org/model
 cmdStop: kill ${PID}
@@ -200,16 +201,16 @@ sendLoadingState: true
 some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
-        *("name", "description", "ttl", "unlisted", "useModelName", "cmdStop", "checkEndpoint"),
+        *("name", "description", "unlisted", "useModelName", "cmdStop", "checkEndpoint"),
         *("filters.stripParams", "filters.setParams", "metadata", "timeouts", "capabilities"),
         *("sendLoadingState", "some_new_thing"),
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
-    assert notes["m", "ttl"] == 6
+    assert notes["m", "unlisted"] == 6
     _, _, after = render(draft_of(text)).partition("[models.m]\n")
     comments = after.partition("\n[")[0]
-    assert "# Not taken over (line 6): ttl = 60: " in comments
-    assert "(line 13): filters.setParams = {temperature: 0.7}: " in comments
+    assert "# Not taken over (line 6): unlisted = true: " in comments
+    assert "(line 12): filters.setParams = {temperature: 0.7}: " in comments
 
 
 def test_names_of_variants_become_aliases() -> None:
@@ -226,9 +227,10 @@ def test_settings_of_the_whole_file() -> None:
     """Timeouts, log level, port and loading messages have their places."""
     text = one("") + (
         "healthCheckTimeout: 5\nunloadTimeout: 3\nlogLevel: warn\nstartPort: 10001\n"
-        "sendLoadingState: true\n"
+        "sendLoadingState: true\nglobalTTL: 90\n"
     )
     config = config_of(text)
+    assert config.router.ttl_s == 90
     assert (config.router.base_port, config.router.log_level) == (10001, "warning")
     assert config.router.notify_model_swap
     spawn = config.models[ModelId("m")].spawn
@@ -243,17 +245,27 @@ def test_defaults_are_those_of_llama_swap() -> None:
 
 
 def test_what_has_no_counterpart_for_the_whole_file() -> None:
-    """It is noted at the top; keys and peers without their values."""
+    """It is noted at the top; peers without their values, for keys are among them."""
     text = one("") + (
-        "apiKeys: [sk-hunter2]\npeers: {p: {apiKey: sk-x, proxy: 'http://h', models: [a]}}\n"
-        "globalTTL: 60\nlogTimeFormat: rfc3339\nstartPort: 80\nanything: {else: 1}\n"
+        "peers: {p: {apiKey: sk-x, proxy: 'http://h', models: [a]}}\n"
+        "logTimeFormat: rfc3339\nstartPort: 80\nanything: {else: 1}\n"
     )
     notes = notes_of(text)
-    settings = ["apiKeys", "peers", "globalTTL", "logTimeFormat", "startPort", "anything"]
+    settings = ["peers", "logTimeFormat", "startPort", "anything"]
     assert notes == {(None, setting): line for line, setting in enumerate(settings, start=4)}
     written = render(draft_of(text))
     assert "sk-" not in written
-    assert written.index("apiKeys") < written.index("[default_spawn]")
+    assert written.index("peers") < written.index("[default_spawn]")
+
+
+def test_keys_of_clients_stay_good() -> None:
+    """They are written as digests, so that no secret is in the new file."""
+    draft = draft_of(one("") + "apiKeys: [sk-hunter2, '${env.TOKEN}', sk-hunter2]\n")
+    digests = [hashlib.sha256(key).hexdigest() for key in (b"sk-hunter2", b"s3cret")]
+    keys = parse_config(tomllib.loads(render(draft))).api_keys
+    assert [key.sha256 for key in keys.values()] == digests
+    assert not draft.variables
+    assert "sk-" not in render(draft)
 
 
 def test_the_first_preloaded_model_is_the_startup_model() -> None:
@@ -289,6 +301,27 @@ def test_flags_of_groups_without_a_counterpart_are_noted_beside_each_member() ->
     flags = ("groups.g.exclusive", "groups.g.persistent")
     expected: set[tuple[str | None, str]] = {(m, flag) for m in "ab" for flag in flags}
     assert notes_of(text).keys() == {*expected, (None, "groups.g.x")}
+
+
+@pytest.mark.parametrize("ttl", [("", 90), ("ttl: -1", 90), ("ttl: 0", 0), ("ttl: 5", 5)])
+def test_the_ttl_of_a_model_comes_before_the_global_one(ttl: tuple[str, int]) -> None:
+    """-1 is that of the file, 0 is never."""
+    config = config_of(one(ttl[0]) + "globalTTL: 90\n")
+    assert config.models[ModelId("m")].ttl_s == ttl[1]
+
+
+def test_models_that_stay_beside_all_others_are_kept_loaded() -> None:
+    """Unless only one of several may run at a time."""
+    flags = "persistent: true, exclusive: false"
+    text = FOUR + (
+        f"groups:\n  g: {{{flags}, swap: false, members: [a, b]}}\n  h: {{{flags}, members: [c]}}\n"
+    )
+    kept = [str(name) for name, spec in config_of(text).models.items() if spec.keep_loaded]
+    assert kept == ["a", "b", "c"]
+    assert notes_of(text) == {("a", "groups.g"): 3, ("b", "groups.g"): 3, ("c", "groups.h"): 4}
+    swapping = f"{FOUR}groups: {{g: {{{flags}, members: [a, b]}}}}\n"
+    assert not any(spec.keep_loaded for spec in config_of(swapping).models.values())
+    assert ("a", "groups.g.persistent") in notes_of(swapping)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ class Draft:
         source: Name of the old file, for the first line.
         router: Settings of ``[router]``.
         spawn: Settings of ``[default_spawn]``.
+        api_keys: Digest by name.
         models: By name, in the order of the old file.
         notes: What belongs to no model and was not taken over.
         variables: Environment variables whose values were written out.
@@ -88,6 +89,7 @@ class Draft:
     source: str
     router: dict[str, Value] = attrs.field(factory=dict)
     spawn: dict[str, Value] = attrs.field(factory=dict)
+    api_keys: dict[str, str] = attrs.field(factory=dict)
     models: dict[str, DraftModel] = attrs.field(factory=dict)
     notes: list[Note] = attrs.field(factory=list[Note])
     variables: set[str] = attrs.field(factory=set[str])
@@ -104,7 +106,13 @@ class Draft:
             name: model.fields | ({"spawn": model.spawn} if model.spawn else {})
             for name, model in self.models.items()
         }
-        return {"router": self.router, "default_spawn": self.spawn, "models": models}
+        keys = {name: {"sha256": digest} for name, digest in self.api_keys.items()}
+        return {
+            "router": self.router,
+            "api_keys": keys,
+            "default_spawn": self.spawn,
+            "models": models,
+        }
 
 
 def render(draft: Draft) -> str:
@@ -119,9 +127,12 @@ def _lines(draft: Draft) -> Iterator[str]:
     if draft.notes:
         yield ""
         yield from _comments(draft.notes)
-    for section, table in (("router", draft.router), ("default_spawn", draft.spawn)):
-        if table:
-            yield from ("", f"[{section}]", *_pairs(table))
+    if draft.router:
+        yield from ("", "[router]", *_pairs(draft.router))
+    for name, digest in draft.api_keys.items():
+        yield from ("", f"[api_keys.{key(name)}]", f"sha256 = {string(digest)}")
+    if draft.spawn:
+        yield from ("", "[default_spawn]", *_pairs(draft.spawn))
     for model in draft.models.values():
         header = f"models.{key(model.name)}"
         yield from ("", f"[{header}]", *_comments(model.notes), *_pairs(model.fields))

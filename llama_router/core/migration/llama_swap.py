@@ -5,7 +5,8 @@ Source: llama-swap's annotated example configuration and its JSON schema, August
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -14,7 +15,7 @@ from ...errors import ConfigError, Problem
 from .draft import Draft, Note
 from .fields import Fields
 from .llama_swap_groups import take_groups
-from .llama_swap_model import STAYS, UNKNOWN, ModelTranslation, read_macros
+from .llama_swap_model import UNKNOWN, ModelTranslation, read_macros
 from .macros import Macros
 from .verify import verify
 from .yaml_tree import Node, parse
@@ -42,14 +43,13 @@ _NOTES: Final = {
     "performance": "no such statistics are collected",
     "peers": "requests are not passed on to other machines",
     "profiles": "names are not rewritten; see aliases",
-    "apiKeys": "the keys of clients are not taken over",
     "store": "nothing about requests is stored but log records",
     "ui": "there is no such page",
     "upstream": "only /MODEL/health, /MODEL/props and /MODEL/slots reach a backend as they are",
 }
 
 #: Settings whose values may hold secrets, which must not be repeated.
-_SECRET: Final = frozenset({"apiKeys", "peers"})
+_SECRET: Final = frozenset({"peers"})
 
 
 def translate(text: str, *, source: str, environ: Mapping[str, str]) -> Draft:
@@ -78,9 +78,9 @@ class _Translation:
         models = root.named("models")
         macros = read_macros(root.named("macros"))
         self.settings(root)
-        written, ttl_s = root.peek("globalTTL"), root.whole("globalTTL")
-        if written is not None and ttl_s:
-            self.note("globalTTL", written, STAYS)
+        self.api_keys(root.texts("apiKeys"), macros)
+        if ttl_s := root.whole("globalTTL"):
+            self.draft.router["ttl_s"] = ttl_s
         for name, node in models.items():
             try:
                 self.model(name, node, macros)
@@ -117,6 +117,13 @@ class _Translation:
         spawn["ready_timeout_s"] = max(ready_s, MIN_READY_TIMEOUT_S)
         spawn["stop_timeout_s"] = root.whole("unloadTimeout") or STOP_TIMEOUT_S
         spawn["proxy_endpoints"] = list(PROXY_ENDPOINTS)
+
+    def api_keys(self, keys: Iterable[Node], macros: Mapping[str, Node]) -> None:
+        """Take over the keys of clients, as digests: then the new file holds no secret."""
+        usable = Macros(macros, "", self.environ)
+        digests = (hashlib.sha256(usable.expand(key).encode()).hexdigest() for key in keys)
+        for number, digest in enumerate(dict.fromkeys(digests), start=1):
+            self.draft.api_keys[f"llama-swap-{number}"] = digest
 
     def model(self, name: str, node: Node, macros: Mapping[str, Node]) -> None:
         fields = Fields(node)

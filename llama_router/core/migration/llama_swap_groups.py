@@ -3,6 +3,8 @@
 Here models of one group run side by side, and one of another group makes them leave. That
 is llama-swap's ``swap: false`` with ``exclusive: true``. A model without a group runs alone:
 ``swap: true`` with ``exclusive: true``, and what llama-swap does with models in no group.
+A model that stays beside all others (``persistent: true`` with ``exclusive: false``) is kept
+loaded here.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from .draft import Draft, Note
 from .fields import Fields
 from .llama_swap_model import UNKNOWN
 from .yaml_tree import Node
+
+_KEPT: Final = "keep_loaded means the same, but also loads the model at the start"
 
 _TOGETHER: Final = re.compile(r"\w+(?:\s*&\s*\w+)*")
 
@@ -56,12 +60,16 @@ def _groups(groups: dict[str, Node], draft: Draft) -> None:
     for name, node in groups.items():
         fields = Fields(node)
         swap = fields.boolean("swap")
+        members = fields.texts("members")
         notes: list[Note] = []
         for flag, differs, reason in _FLAGS:
             written = fields.peek(flag)
             if written is not None and fields.boolean(flag) is differs:
                 notes.append(Note(f"groups.{name}.{flag}", reason, written.text, written.line))
-        for member in fields.texts("members"):
+        kept = len(notes) == len(_FLAGS) and (swap is False or len(members) == 1)
+        if kept:
+            notes = [Note(f"groups.{name}", _KEPT, node.plain(), node.line, taken=True)]
+        for member in members:
             model = draft.models.get(member.text)
             if model is None:
                 raise member.refuse(f"there is no model {member.text!r}")
@@ -69,7 +77,9 @@ def _groups(groups: dict[str, Node], draft: Draft) -> None:
                 other = taken[member.text]
                 raise member.refuse(f"the model {member.text!r} is in the group {other!r} already")
             taken[member.text] = name
-            if swap is False:
+            if kept:
+                model.fields["keep_loaded"] = True
+            elif swap is False:
                 model.fields["group"] = name
             model.notes += notes
         draft.notes += [

@@ -33,7 +33,6 @@ _NOTES: Final = {
     "sendLoadingState": "notify_model_swap of [router] is for all models",
 }
 
-STAYS: Final = "a model stays until another one needs its place"
 UNKNOWN: Final = "no such setting is known here"
 
 
@@ -107,9 +106,9 @@ class ModelTranslation:
             self.draft.fields["aliases"] = names
 
     def _ttl(self, fields: Fields) -> None:
-        node, own = fields.peek("ttl"), fields.whole("ttl", minimum=-1)
-        if node is not None and own is not None and own > 0:
-            self._note("ttl", node, STAYS)
+        ttl_s = fields.whole("ttl", minimum=-1)
+        if ttl_s is not None and ttl_s >= 0:  # -1 is the global one
+            self.draft.fields["ttl_s"] = ttl_s
 
     def _command(self, fields: Fields) -> None:
         """Take over ``cmd`` and ``proxy``, which together say where the program listens."""
