@@ -26,23 +26,25 @@ class Panel:
         title: What is drawn.
         figure: Its name in the results.
         workloads: The groups of bars.
+        log: Whether the axis is logarithmic: where contestants are worlds apart.
     """
 
     title: str
     figure: str
     workloads: tuple[str, ...]
+    log: bool = False
 
 
 PANELS = (
     Panel("CPU per small request, µs", "cpu_us", ("small-1", "small-16", "small-64")),
-    Panel("small requests, latency p50, ms", "latency_p50_ms", ("small-1", "small-16")),
+    Panel("small requests, latency p50, ms", "latency_p50_ms", ("small-1", "small-16"), log=True),
     Panel("CPU per streamed chunk, µs", "cpu_us", ("sse-32", "sse-256", "sse-512")),
-    Panel("chunk latency p99, ms", "chunk_p99_ms", ("sse-32", "sse-256", "sse-512")),
+    Panel("chunk latency p99, ms", "chunk_p99_ms", ("sse-32", "sse-256", "sse-512"), log=True),
     Panel("256 simultaneous starts, first byte p50, ms", "ttft_p50_ms", ("starts-256",)),
     Panel("CPU per transfer, ms", "cpu_ms", ("upload", "upload-last", "download")),
     Panel("RSS at rest, MiB", "rss_mib", ("start",)),
-    Panel("RSS during 200 slow readers, MiB", "during_mib", ("slow-200",)),
-    Panel("/v1/models p99 under load, ms", "models_latency_p99_ms", ("mixed",)),
+    Panel("RSS during 200 slow readers, MiB", "during_mib", ("slow-200",), log=True),
+    Panel("/v1/models p99 under load, ms", "models_latency_p99_ms", ("mixed",), log=True),
 )
 
 _COLUMNS = 3
@@ -95,7 +97,7 @@ def _draw_panel(axes: Axes, panel: Panel, results: Results, contestants: Sequenc
         shift = (place - (len(contestants) - 1) / 2) * width
         for group, workload in enumerate(workloads):
             spread = results.spread(workload, name, panel.figure)
-            if spread is None:
+            if spread is None or spread.median <= 0:  # without a proxy there is no CPU of one
                 continue
             whiskers = [[spread.median - spread.least], [spread.most - spread.median]]
             bar = axes.bar(
@@ -109,4 +111,6 @@ def _draw_panel(axes: Axes, panel: Panel, results: Results, contestants: Sequenc
             axes.bar_label(bar, fmt="%.3g", fontsize=7, padding=2)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xticks(range(len(workloads)), workloads)
+    if panel.log:
+        axes.set_yscale("log")
     axes.margins(y=0.15)

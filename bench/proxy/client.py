@@ -117,7 +117,7 @@ class StartedLoad:
             raise LoadError(f"the client failed: {complaints.strip()}")
         self._complaints += complaints.splitlines()
         time.sleep(_SETTLE_S)
-        cpu_s, stub_s, busy_s = (
+        cpu_s, stub_s, busy_s, between_s = (
             after - before for after, before in zip(self._readings(), self._before, strict=True)
         )
         seen = json.loads(lines[-1])
@@ -128,12 +128,13 @@ class StartedLoad:
             cpu_s=cpu_s,
             helpers_cpu_s=helpers_s,
             wall_s=wall_s,
-            others_share=others_s / (wall_s * (os.cpu_count() or 1)),
+            others_share=others_s / (between_s * (os.cpu_count() or 1)),
         )
 
-    def _readings(self) -> tuple[float, float, float]:
+    def _readings(self) -> tuple[float, float, float, float]:
         return (
             machine.cpu_s(self._running.pids()),
             machine.cpu_s(self._stubs),
             machine.busy_s(),
+            time.perf_counter(),
         )

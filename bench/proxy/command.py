@@ -78,9 +78,11 @@ def run(options: argparse.Namespace) -> int:
     absent = {c.name: reason for c in contestants if (reason := c.missing()) is not None}
     present = [c for c in contestants if c.name not in absent]
     machine.allow_descriptors()
+    begun_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder:
         bench = Bench(Setting(native, pinning, Path(folder)), scale, absent)
         bench.measure(present, workloads, rounds)
+    print(f"took {time.perf_counter() - begun_s:.0f} s", file=sys.stderr)
     return bench.finish(options, workloads, rounds)
 
 

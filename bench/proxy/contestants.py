@@ -139,7 +139,9 @@ class LlamaRouter(Contestant):
         config = folder / "router.toml"
         command = json.dumps(_stub_argv(setting, "$port"))
         config.write_text(
+            # Only what is here, not what this user has in caches of models.
             f'[router]\nport = {port}\nstate_dir = "{folder}/state"\nlog_format = "json"\n'
+            "scan_caches = false\n"
             f"base_port = {free_port()}\n[models.m1]\nspawn.command = {command}\n"
         )
         argv = [sys.executable, "-m", "llama_router", "serve", "--config", str(config)]

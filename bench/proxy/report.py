@@ -71,7 +71,10 @@ BUSY_HELPERS_SHARE = 0.9
 #: From here on other programs disturb.
 BUSY_OTHERS_SHARE = 0.15
 
-_WIDTH = 25
+_WIDTH = 28
+
+#: Doubtful measurements that are named; more are counted.
+_NAMED = 4
 
 
 def figures(results: Results, titles: dict[str, str], contestants: Sequence[str]) -> Iterator[str]:
@@ -125,16 +128,24 @@ def cell(spread: Spread | None, form: str) -> str:
 
 def doubts(results: Results) -> Iterator[str]:
     """Yield what makes the figures doubtful: a busy machine, or a client at its limit."""
-    disturbed, at_limit = [], []
+    disturbed: list[tuple[float, str]] = []
+    at_limit: list[tuple[float, str]] = []
     for workload in results.workloads():
         for name in results.rounds[workload]:
             helpers = results.spread(workload, name, "helpers_share")
             others = results.spread(workload, name, "others_share")
             if helpers and helpers.median > BUSY_HELPERS_SHARE and name != DIRECT:
-                at_limit.append(f"{workload} of {name} ({helpers.median:.0%})")
+                at_limit.append((helpers.median, f"{workload} of {name}"))
             if others and others.median > BUSY_OTHERS_SHARE:
-                disturbed.append(f"{workload} of {name} ({others.median:.0%})")
+                disturbed.append((others.median, f"{workload} of {name}"))
     if disturbed:
-        yield f"other programs kept the machine busy during {', '.join(disturbed)}"
+        yield f"other programs used the machine during {_worst(disturbed)}"
     if at_limit:
-        yield f"stub and client were near their own limit during {', '.join(at_limit)}"
+        yield f"stub and client were near their own limit during {_worst(at_limit)}"
+
+
+def _worst(shares: list[tuple[float, str]]) -> str:
+    """Name the largest few, and say how many more there are."""
+    largest = sorted(shares, reverse=True)[:_NAMED]
+    text = ", ".join(f"{what} ({share:.0%})" for share, what in largest)
+    return text if len(shares) <= _NAMED else f"{text} and {len(shares) - _NAMED} more"

@@ -56,7 +56,7 @@ class Setting:
         """Write the configuration of llama-router; also the command lines of all others."""
         config = self.folder / "router.toml"
         lines = ["[router]", "port = 0", f'state_dir = "{self.folder}/state"']
-        lines += ["min_residency_s = 0", 'log_format = "json"']
+        lines += ["min_residency_s = 0", "scan_caches = false", 'log_format = "json"']
         for name, path in self.models.items():
             lines += [f"[models.{name}]", f'path = "{path}"']
         if self.server == REAL:

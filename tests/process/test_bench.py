@@ -1,4 +1,4 @@
-"""The proxy benchmark runs, and what it says is there to be read."""
+"""The benchmarks run, and what they say is there to be read."""
 
 from __future__ import annotations
 
@@ -184,3 +184,20 @@ def test_unknown_names_are_refused() -> None:
     result = bench("proxy", "--only", "nonsense")
     assert result.returncode == 2
     assert "unknown: nonsense; there are start, small-1" in result.stderr
+
+
+@pytest.mark.embedded
+def test_swaps_of_tiny_models_are_measured(tmp_path: Path) -> None:
+    """By hand and through the router; what is not there is named."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    figures = tmp_path / "figures.json"
+    result = bench("swap", "--rounds", "2", "--size-mb", "0", "--json", str(figures))
+    assert result.returncode in {0, 1}, result.stderr
+    document = json.loads(figures.read_text())
+    assert document["problems"] == []
+    assert document["not_run"]["server llama-server"] == "LLAMA_SERVER_BIN is not set"
+    (workload,) = document["workloads"].values()
+    for name in ("by-hand", "llama-router"):
+        assert [swap["swap_s"] > 0 for swap in workload[name]] == [True, True]
+    # The router's own words for it: a swap is a load, and a part of the whole.
+    assert all(0 < swap["log_load_s"] < swap["swap_s"] for swap in workload["llama-router"])
