@@ -17,6 +17,7 @@ import time
 import traceback
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TextIO, TypeVar
 
 import msgspec
@@ -305,8 +306,13 @@ def json_line(fields: dict[str, Any]) -> bytes:
 
 def timestamp(time_s: float) -> str:
     """Return *time_s*, in seconds since the epoch, in UTC as in RFC 3339, to the millisecond."""
-    text = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    second = int(time_s)
+    return f"{_clock_time(second)}.{int((time_s - second) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)  # the lines of one second share it
+def _clock_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
 
 
 class ConsoleRenderer:

@@ -6,6 +6,7 @@ control plane.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
 
@@ -17,6 +18,12 @@ OBSERVED: Final = ("/health", "/props", "/slots")
 #: Paths that the control plane answers itself, whatever backends may serve there.
 _CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"})
 _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
+
+#: Decisions that are remembered: clients ask for the same few paths again and again.
+_REMEMBERED: Final = 1024
+
+#: Longest path that is remembered, in bytes, so that nobody can fill the memory with them.
+_REMEMBERED_BYTES: Final = 256
 
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 _PROXIED: Final = _WITH_BODY | {b"GET", b"HEAD", b"DELETE"}
@@ -63,7 +70,13 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
         path: Path of the request target, still percent-encoded.
         query: Its query without the question mark.
     """
-    plain = unquote(path.decode("ascii", "replace"), errors="replace")
+    if not query and len(path) <= _REMEMBERED_BYTES:
+        return _remembered_route(method, path)
+    return _route(method, path, query)
+
+
+def _route(method: bytes, path: bytes, query: bytes) -> Route:
+    plain = _decoded(path)
     if _is_control(plain) or method not in _PROXIED:
         return Control()
     if method in _WITH_BODY:
@@ -77,6 +90,15 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
     return Control()
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered_route(method: bytes, path: bytes) -> Route:
+    return _route(method, path, b"")
+
+
+def _decoded(path: bytes) -> str:
+    return unquote(path.decode("ascii", "replace"), errors="replace")
+
+
 def _is_control(path: str) -> bool:
     # "//admin/x" is looked up as "/admin/x" by the control plane: never let it pass as ours.
     path = "/" + path.lstrip("/")
@@ -88,16 +110,28 @@ def _model_of(query: bytes) -> str | None:
     return values[0] if values else None
 
 
-def allowed(path: str, proxy_endpoints: tuple[str, ...]) -> bool:
+def allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
     """Say whether *path* begins with one of *proxy_endpoints*; an empty list allows all.
 
     A path with a ``..`` in it is never allowed where a list is given: a backend that
     resolves it would serve what the list keeps out.
 
     Args:
-        path: Already percent-decoded.
+        path: Path of the request target, still percent-encoded.
         proxy_endpoints: Prefixes.
     """
     if not proxy_endpoints:
         return True
-    return path.startswith(proxy_endpoints) and ".." not in path.split("/")
+    if len(path) <= _REMEMBERED_BYTES:
+        return _remembered_allowed(path, proxy_endpoints)
+    return _allowed(path, proxy_endpoints)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered_allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
+    return _allowed(path, proxy_endpoints)
+
+
+def _allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
+    plain = _decoded(path)
+    return plain.startswith(proxy_endpoints) and ".." not in plain.split("/")

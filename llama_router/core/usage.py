@@ -35,7 +35,12 @@ def usage_of(tail: bytes) -> Usage:
     ``cache_n`` tokens from the cache and ``prompt_n`` new ones. The last mention of
     each figure counts.
     """
-    found = {name: int(figure) for name, figure in _FIGURES.findall(tail)}
+    # What precedes the figures is text of the model: most of the tail, and not looked at.
+    # A quotation mark inside of a JSON text is escaped, so this finds no mention in one.
+    at = tail.rfind(b'"usage"')
+    if at < 0:
+        at = tail.rfind(b'"timings"')
+    found = {name: int(figure) for name, figure in _FIGURES.findall(tail, max(at, 0))}
     prompt_tokens = found.get(b"prompt_tokens", found.get(b"input_tokens"))
     if prompt_tokens is None and b"prompt_n" in found:
         prompt_tokens = found.get(b"cache_n", 0) + found[b"prompt_n"]

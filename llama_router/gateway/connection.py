@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import unquote
 
 import attrs
 import structlog
@@ -24,7 +23,6 @@ from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
 from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
-from ..core.usage import usage_of
 from ..dispatcher import Dispatcher, Lease
 from ..errors import (
     BodyTooLargeError,
@@ -34,6 +32,7 @@ from ..errors import (
     RouterError,
 )
 from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError
+from .record import Record
 from .relay import Ask, Exchange, relay
 from .sockets import Client, ClientGoneError
 from .wire import ChunkedBody, RequestHead, parse_request_head
@@ -257,7 +256,7 @@ class _Connection:
         """Serve one request; return whether the connection can be used for another."""
         begun_s = trio.current_time()
         body_received = False
-        record = _Record(head)
+        record = Record(head)
         exchange = Exchange()
         try:
             self._cors = self._gateway.gate.cors_fields(head.fields)
@@ -291,7 +290,7 @@ class _Connection:
         asked_for: ByBody | ByQuery,
         body: bytes | bytearray | None,
         exchange: Exchange,
-        record: _Record,
+        record: Record,
     ) -> None:
         if isinstance(asked_for, ByQuery):
             name = asked_for.model
@@ -318,7 +317,7 @@ class _Connection:
         asked_for: Observe,
         body: bytes | bytearray | None,
         exchange: Exchange,
-        record: _Record,
+        record: Record,
     ) -> None:
         backend = self._gateway.dispatcher.running(asked_for.model)
         record.model = backend.model
@@ -330,7 +329,7 @@ class _Connection:
 
     @staticmethod
     def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
-        if not allowed(unquote(path.decode("ascii", "replace"), errors="replace"), endpoints):
+        if not allowed(path, endpoints):
             raise EndpointNotAllowedError(
                 f"the path {path.decode('ascii', 'replace')!r} is not among the proxy_endpoints of "
                 f"model {str(model)!r}: {', '.join(endpoints)}"
@@ -392,49 +391,3 @@ def _too_large(limit_bytes: int) -> BodyTooLargeError:
     return BodyTooLargeError(
         f"the request body is over {limit_bytes // (1024 * 1024)} MiB (max_body_mib)"
     )
-
-
-class _Record:
-    """What is logged of one request, once it is over."""
-
-    def __init__(self, head: RequestHead) -> None:
-        self._head = head
-        self._error: RouterError | None = None
-        self.model: str | None = None
-        self.lease: Lease | None = None
-        self.outcome = "cut"  # until it is known to have ended otherwise
-
-    def refused(self, error: RouterError) -> None:
-        self._error = error
-        self.outcome = "refused"
-
-    def write(self, exchange: Exchange, *, duration_s: float) -> None:
-        """Write the one line of this request."""
-        fields: dict[str, object] = {
-            "model": self.model,
-            "method": self._head.method.decode("ascii", "replace"),
-            "path": self._head.path.decode("ascii", "replace"),
-        }
-        if (lease := self.lease) is not None and lease.backend is not None:
-            fields["queue_s"] = round(lease.queue_s, 4)
-            fields["load_s"] = round(lease.load_s, 4)
-            if exchange.first_byte_s is not None:
-                fields["ttft_s"] = round(exchange.first_byte_s - lease.arrived_s, 4)
-        fields["duration_s"] = round(duration_s, 4)
-        error = self._error or exchange.error
-        if error is not None:
-            fields |= {"code": error.code, "reason": str(error)}
-        if self.outcome == "refused" and error is not None:
-            log.info("request.refused", status=int(error.status), **fields)
-            return
-        if exchange.error is not None:
-            self.outcome = "cut"
-        usage = usage_of(exchange.tail)
-        fields |= {
-            "status": exchange.status,
-            "outcome": self.outcome,
-            "sent_bytes": exchange.sent_bytes,
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-        }
-        log.info("request.completed", **fields)

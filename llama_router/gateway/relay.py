@@ -72,7 +72,7 @@ class Exchange:
     error: RouterError | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)  # not frozen: that would take three times as long to make
 class Ask:
     """What to ask a backend for, in whose name, and under which limits.
 
