@@ -77,12 +77,14 @@ class Lease:
         "granted_s",
     )
 
-    def __init__(self, dispatcher: Dispatcher, request: int, asker: str | None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, request: int, asker: str | None, arrived_s: float
+    ) -> None:
         self._dispatcher = dispatcher
         self._request = request
         self._settled: trio.Event | None = None
         self._error: RouterError | None = None
-        self.arrived_s = trio.current_time()
+        self.arrived_s = arrived_s
         self.granted_s = math.nan
         self.backend: Backend | None = None
         self.asker = asker
@@ -135,11 +137,11 @@ class Lease:
         """Seconds of the wait before that: for others, for a turn, for a slot."""
         return max(0.0, self.granted_s - self.arrived_s - self.load_s)
 
-    def settle(self, result: Backend | RouterError) -> None:
+    def settle(self, result: Backend | RouterError, now_s: float) -> None:
         """End the wait, with a backend or with a refusal."""
         if isinstance(result, Backend):
             self.backend = result
-            self.granted_s = trio.current_time()
+            self.granted_s = now_s
         else:
             self._error = result
         if self._settled is not None:
@@ -186,9 +188,9 @@ class Dispatcher:
 
     def lease(self, name: str, *, asker: str | None = None) -> Lease:
         """Ask for *name* (an id or an alias). Never blocks; see `Lease`."""
-        request = next(self._ids)
-        lease = self._leases[request] = Lease(self, request, asker)
-        self.submit(Arrived(request, name))
+        request, now_s = next(self._ids), trio.current_time()
+        lease = self._leases[request] = Lease(self, request, asker, now_s)
+        self.submit(Arrived(request, name), now_s)
         return lease
 
     def release(self, request: int) -> None:
@@ -213,7 +215,7 @@ class Dispatcher:
         if lease.cut is not None:
             lease.cut(error)
         else:  # somebody inside of the router waits for a load
-            lease.settle(error)
+            lease.settle(error, trio.current_time())
         return True
 
     def running(self, name: str | None) -> Backend:
@@ -285,14 +287,16 @@ class Dispatcher:
         """Return a snapshot of every model."""
         return self._scheduler.statistics()
 
-    def submit(self, event: Event) -> None:
+    def submit(self, event: Event, now_s: float | None = None) -> None:
         """Feed one event to the scheduler and do what it says; synchronous, hence atomic."""
-        for action in self._scheduler.handle(event, now_s=trio.current_time()):
+        if now_s is None:
+            now_s = trio.current_time()
+        for action in self._scheduler.handle(event, now_s=now_s):
             match action:
                 case Grant(request, model):
-                    self._leases[request].settle(self._backends[model])
+                    self._leases[request].settle(self._backends[model], now_s)
                 case Refuse(request, error):
-                    self._leases[request].settle(error)
+                    self._leases[request].settle(error, now_s)
                 case Start(model):
                     assert self._nursery is not None, "the dispatcher is not running"
                     self._scopes[model] = trio.CancelScope()

@@ -48,6 +48,12 @@ class Backend:
     error: BackendError | None = None
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
+    @property
+    def authority(self) -> bytes:
+        """Return its host and port as a URL has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}".encode()
+
     def take_connection(self) -> KeptConnection | None:
         """Return the connection that was kept last, or None; the backend may have closed it."""
         return self._kept.pop() if self._kept else None

@@ -80,6 +80,7 @@ class Asker:
 ANYBODY: Final = Asker()
 
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
+_ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
 _LOOKED_AT: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
@@ -148,15 +149,13 @@ class Gate:
             return self._check_token(seen)
         return self._check_key(seen) if self._keys else ANYBODY
 
-    def forwarded(self, fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return the *fields* that a backend may see: the router's own secrets are not.
+    @property
+    def withheld(self) -> frozenset[bytes]:
+        """Names of the fields that no backend may see: the router's own secrets.
 
         Without API keys ``Authorization`` is none of the router's business, and passes.
         """
-        drop = _CREDENTIALS if self._keys else frozenset((b"x-admin-token",))
-        if any(name in drop for name, _ in fields):
-            return [field for field in fields if field[0] not in drop]
-        return fields
+        return _CREDENTIALS if self._keys else _ADMIN_CREDENTIALS
 
     def cors_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]]:
         """Return what lets the page that sent *fields* read the answer, if it is listed."""

@@ -33,7 +33,7 @@ from ..errors import (
 )
 from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError
 from .record import Record
-from .relay import Ask, Exchange, relay
+from .relay import Exchange
 from .sockets import Client, ClientGoneError
 from .wire import ChunkedBody, RequestHead, parse_request_head
 
@@ -257,18 +257,21 @@ class _Connection:
         begun_s = trio.current_time()
         body_received = False
         record = Record(head)
-        exchange = Exchange()
+        exchange = Exchange(self._gateway.engine, self._client, head)
         try:
             self._cors = self._gateway.gate.cors_fields(head.fields)
             self._asker = self._gateway.gate.check(Area.MODELS, head.method, head.fields)
-            head.fields = self._gateway.gate.forwarded(head.fields)
+            exchange.withheld = self._gateway.gate.withheld
+            exchange.extra = self._cors
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
-            body = await self._receive_body(head, limit_bytes)
+            exchange.body = await self._receive_body(head, limit_bytes)
             body_received = True
+            if self._buffer:
+                head.upgrade = False  # what follows it already is HTTP
             if isinstance(asked_for, Observe):
-                await self._observe(head, asked_for, body, exchange, record)
+                await self._observe(head, asked_for, exchange, record)
             else:
-                await self._serve_model(head, asked_for, body, exchange, record)
+                await self._serve_model(head, asked_for, exchange, record)
         except (RouterError, FiberCutError) as raised:
             exc = raised.error if isinstance(raised, FiberCutError) else raised
             record.refused(exc)
@@ -288,14 +291,13 @@ class _Connection:
         self,
         head: RequestHead,
         asked_for: ByBody | ByQuery,
-        body: bytes | bytearray | None,
         exchange: Exchange,
         record: Record,
     ) -> None:
         if isinstance(asked_for, ByQuery):
             name = asked_for.model
         else:
-            name = asked_by(body or b"", head.get(b"content-type") or b"").model
+            name = asked_by(exchange.body or b"", head.get(b"content-type") or b"").model
         dispatcher = self._gateway.dispatcher
         model = dispatcher.config.resolve(name)
         record.model = name if model is None else model
@@ -307,7 +309,7 @@ class _Connection:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
                 backend = lease.granted_nowait() or await self._wait_for_grant(lease)
-                await self._relay(head, head.target, body, backend, exchange)
+                await self._relay(backend, exchange)
             finally:
                 record.lease = lease
 
@@ -315,7 +317,6 @@ class _Connection:
         self,
         head: RequestHead,
         asked_for: Observe,
-        body: bytes | bytearray | None,
         exchange: Exchange,
         record: Record,
     ) -> None:
@@ -324,8 +325,8 @@ class _Connection:
         self._asker.check_model(backend.spec)
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
-        target = path + b"?" + head.query if head.query else path
-        await self._relay(head, target, body, backend, exchange)
+        exchange.target = path + b"?" + head.query if head.query else path
+        await self._relay(backend, exchange)
 
     @staticmethod
     def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
@@ -343,25 +344,12 @@ class _Connection:
             raise ClientGoneError
         return backend
 
-    async def _relay(
-        self,
-        head: RequestHead,
-        target: bytes,
-        body: bytes | bytearray | None,
-        backend: Backend,
-        exchange: Exchange,
-    ) -> None:
+    async def _relay(self, backend: Backend, exchange: Exchange) -> None:
         router = self._gateway.dispatcher.config.router
-        ask = Ask(
-            head=head,
-            target=target,
-            body=body,
-            connection_timeout_s=router.connection_timeout_s,
-            read_timeout_s=router.read_timeout_s,
-            close=self._gateway.draining.is_set(),
-            extra=self._cors,
-        )
-        await relay(self._gateway.engine, self._client, ask, backend, exchange)
+        exchange.connection_timeout_s = router.connection_timeout_s
+        exchange.read_timeout_s = router.read_timeout_s
+        exchange.close = self._gateway.draining.is_set()
+        await exchange.run(backend)
 
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -63,7 +64,8 @@ class RequestHead:
         chunked: The body uses the chunked coding.
         keep_alive: The client lets the connection live on after the response.
         expect_continue: The client waits for ``100 Continue`` before it sends the body.
-        upgrade: The client offers to switch protocols.
+        upgrade: The client offers to switch to WebSocket. Other offers, as that of h2c,
+            are not for a proxy to pass on.
         connection_options: Lower-cased members of ``Connection``.
     """
 
@@ -155,13 +157,21 @@ def parse_request_head(
         chunked,
         b"close" not in options and (modern or b"keep-alive" in options),
         b"expect" in semantic and _expects_continue(semantic[b"expect"], modern=modern),
-        modern and b"upgrade" in semantic and b"upgrade" in options,
+        modern
+        and b"upgrade" in options
+        and b"upgrade" in semantic
+        and _offers_websocket(semantic[b"upgrade"]),
         options,
     )
 
 
 def upstream_request_head(
-    head: RequestHead, *, target: bytes, host: bytes, content_length: int | None
+    head: RequestHead,
+    *,
+    target: bytes,
+    host: bytes,
+    content_length: int | None,
+    withheld: frozenset[bytes] = frozenset(),
 ) -> bytes:
     """Return the head to send to a backend in the name of *head*, as HTTP/1.1.
 
@@ -173,10 +183,11 @@ def upstream_request_head(
         target: Request target in the backend's own terms.
         host: The backend's host and port.
         content_length: Length of the decoded body in bytes, or None without one.
+        withheld: Names, in lower case, of further fields to leave out.
 
-    Source: RFC 9110, section 7.6.1.
+    Source: RFC 9110, sections 7.6.1 and 7.8.
     """
-    drop = _NOT_FORWARDED
+    drop = _dropped(withheld)
     if head.connection_options:
         drop |= head.connection_options
     if content_length is None and head.method not in _WITHOUT_CONTENT:
@@ -185,8 +196,15 @@ def upstream_request_head(
     lines += [b"%b: %b\r\n" % field for field in head.fields if field[0] not in drop]
     if content_length is not None:
         lines.append(b"content-length: %d\r\n" % content_length)
+    if head.upgrade:
+        lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+@lru_cache(maxsize=8)  # it changes with the configuration only
+def _dropped(withheld: frozenset[bytes]) -> frozenset[bytes]:
+    return _NOT_FORWARDED | withheld
 
 
 class ChunkedBody(ClientChunks):
@@ -322,6 +340,11 @@ def _body_length(semantic: dict[bytes, list[bytes]], version_minor: int) -> tupl
     if length is None:
         raise RequestError("Content-Length is not a decimal number of a sensible size.")
     return length, False
+
+
+def _offers_websocket(values: list[bytes]) -> bool:
+    """Say whether WebSocket is among the offered protocols. Source: RFC 6455, section 4.1."""
+    return b"websocket" in connection_options(values)
 
 
 def _expects_continue(values: list[bytes], *, modern: bool) -> bool:

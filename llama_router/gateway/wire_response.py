@@ -174,7 +174,9 @@ def client_response_head(
         lines.append(b"transfer-encoding: chunked\r\n")
     elif head.content_length is not None:
         lines.append(b"content-length: %d\r\n" % head.content_length)
-    if head.status >= 200:
+    if head.status == 101:
+        lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
+    elif head.status >= 200:
         if close or framing is Framing.CLOSE or (chunked and http10):
             lines.append(b"connection: close\r\n")
         elif http10:

@@ -346,9 +346,9 @@ class TestHttp:
         assert fields.keys().isdisjoint({"connection", "x-own", "te"})
         assert fields["x-b"] == "2"
 
-    async def test_an_upgrade_is_not_passed_on(self, router) -> None:
-        """An offer to switch protocols is ignored, as is allowed."""
-        data = request("GET", "/v1/echo?model=a", connection="upgrade", upgrade="websocket")
+    async def test_an_offer_of_http2_is_not_passed_on(self, router) -> None:
+        """An offer to switch to anything but WebSocket is ignored, as is allowed."""
+        data = request("GET", "/v1/echo?model=a", connection="upgrade", upgrade="h2c")
         answer = await router.ask(data)
         assert answer.status == 200
         assert "upgrade" not in dict(answer.json()["fields"])

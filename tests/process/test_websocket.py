@@ -1,0 +1,132 @@
+"""WebSocket through the router: a handshake is relayed, then bytes go both ways."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+
+pytestmark = pytest.mark.process
+
+BACKEND = Path(__file__).with_name("websocket_backend.py")
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def router(start):
+    """A router with one WebSocket backend, ``ws``, which nobody asked for yet."""
+    command = [sys.executable, str(BACKEND), "$port"]
+    return await start({"ws": {"spawn": {"command": command, "proxy_endpoints": []}}})
+
+
+class Socket:
+    """A WebSocket client over a plain connection."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.protocol = WSConnection(ConnectionType.CLIENT)
+        self._events = []
+
+    async def send(self, event) -> None:
+        await self.stream.send_all(self.protocol.send(event))
+
+    async def event(self):
+        while not self._events:
+            self.protocol.receive_data(await self.stream.receive_some() or None)
+            self._events += self.protocol.events()
+        return self._events.pop(0)
+
+    async def until_closed(self) -> None:
+        with suppress(trio.BrokenResourceError):
+            while await self.stream.receive_some():
+                pass
+
+    async def message(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            event = await self.event()
+            assert isinstance(event, BytesMessage)
+            data += event.data
+        return data
+
+
+async def connect(router, target: str) -> Socket:
+    socket = Socket((await router.connect()).stream)
+    await socket.send(Request(host="router", target=target))
+    return socket
+
+
+async def test_a_handshake_loads_the_model_and_messages_go_both_ways(router) -> None:
+    """The model of ``?model=`` is started, and what it is told comes back."""
+    socket = await connect(router, "/v1/echo?model=ws")
+    assert isinstance(await socket.event(), AcceptConnection)
+    for text in ("one", "two", "\N{SNOWMAN}" * 100):
+        await socket.send(TextMessage(text))
+        event = await socket.event()
+        assert isinstance(event, TextMessage)
+        assert event.data == text
+    assert router.of("ws").in_flight == 1
+    await socket.send(CloseConnection(1000))
+    assert isinstance(await socket.event(), CloseConnection)
+    assert await socket.stream.receive_some() == b""
+    done = await router.events.wait("request.completed")
+    assert (done["status"], done["outcome"]) == (101, "ok")
+    assert router.of("ws").in_flight == 0
+
+
+async def test_both_sides_may_send_much_at_once(router) -> None:
+    """Neither way waits for the other, though both sides first write and then read."""
+    socket = await connect(router, "/v1/echo?model=ws")
+    assert isinstance(await socket.event(), AcceptConnection)
+    data = bytes(range(256)) * (8 * MIB // 256)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(socket.send, BytesMessage(data)))
+        assert await socket.message(len(data)) == data
+
+
+async def test_a_refused_handshake_is_an_ordinary_answer(router) -> None:
+    """A backend that does not switch answers like any other."""
+    socket = await connect(router, "/v1/nothing?model=ws")
+    event = await socket.event()
+    assert isinstance(event, RejectConnection)
+    assert event.status_code == 404
+
+
+async def test_a_client_that_leaves_ends_the_backends_side(router) -> None:
+    """The backend's connection is closed, and the model is free."""
+    socket = await connect(router, "/v1/echo?model=ws")
+    assert isinstance(await socket.event(), AcceptConnection)
+    await socket.stream.aclose()
+    await router.events.wait("request.completed")
+    assert router.of("ws").in_flight == 0
+
+
+async def test_a_backend_that_dies_ends_the_clients_side(router) -> None:
+    """The client sees the end of the connection, not a hang."""
+    socket = await connect(router, "/v1/die?model=ws")
+    assert isinstance(await socket.event(), AcceptConnection)
+    await socket.send(TextMessage("now"))
+    await socket.until_closed()
+    await router.events.wait("request.completed")
+
+
+async def test_the_drain_deadline_cuts_a_tunnel(router) -> None:
+    """A WebSocket without end does not keep the router alive."""
+    socket = await connect(router, "/v1/echo?model=ws")
+    assert isinstance(await socket.event(), AcceptConnection)
+    router.requests.stop.set()
+    router.requests.hurry.set()
+    await socket.until_closed()
