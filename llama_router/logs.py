@@ -151,6 +151,7 @@ class LogOutput:
             _Returning(), [render], structlog.make_filtering_bound_logger("debug")
         )
         self._writer = ThreadedWriter(self._write, name="logs")
+        self._render = render if _LEVELS.index(level) <= _LEVELS.index("info") else None
         self._found = structlog.get_config() if structlog.is_configured() else None
         structlog.configure(
             processors=[render],
@@ -163,11 +164,19 @@ class LogOutput:
         self._handler = _LibraryHandler(logging.WARNING)
         logging.getLogger().addHandler(self._handler)
         logging.captureWarnings(capture=True)
+        _in_force.append(self)
 
     def put(self, line: bytes) -> None:
         """Queue one rendered line; never blocks, never raises."""
         if not self._writer.put(line, len(line)):
             self._dropped += 1
+
+    def put_info(self, event: str, fields: EventDict) -> None:
+        """Log *event* at the level info; see `info`."""
+        if self._render is not None:
+            line = self._render(None, "info", {"event": event, **fields})
+            assert isinstance(line, bytes), "what both renderers return"
+            self.put(line)
 
     debug = info = warning = error = critical = put  # structlog calls the level's name
 
@@ -180,6 +189,7 @@ class LogOutput:
         if self._handler in root.handlers:
             root.removeHandler(self._handler)
             logging.captureWarnings(capture=False)
+            _in_force.remove(self)
             if self._found is None:
                 structlog.reset_defaults()
             else:
@@ -224,6 +234,21 @@ class LogOutput:
                 continue
             self._torn = rest[written - 1] != ord("\n")
             rest = rest[written:]
+
+
+_in_force: list[LogOutput] = []  # the last one counts
+
+
+def info(event: str, fields: EventDict) -> None:
+    """Log what ``structlog.get_logger().info(event, **fields)`` does, at half the cost.
+
+    For the one line that every request writes: structlog's own part of it, 5 us, would be
+    a twentieth of what a request costs.
+    """
+    if _in_force:
+        _in_force[-1].put_info(event, fields)
+    else:
+        structlog.get_logger().info(event, **fields)
 
 
 class _Returning:

@@ -7,9 +7,7 @@ often ``timings`` (llama.cpp). Both lie within the last few KiB.
 from __future__ import annotations
 
 import re
-from typing import Final
-
-import attrs
+from typing import Final, NamedTuple
 
 #: How much of the end of an answer is kept for this, in bytes.
 TAIL_BYTES: Final = 4096
@@ -20,8 +18,7 @@ _FIGURES = re.compile(
 )
 
 
-@attrs.frozen
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one exchange; None where the backend did not say."""
 
     prompt_tokens: int | None = None

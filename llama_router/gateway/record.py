@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import structlog
-
+from .. import logs
 from ..core.usage import usage_of
 from ..dispatcher import Lease
 from ..errors import RouterError
 from .relay import Exchange
 from .wire import RequestHead
-
-log = structlog.get_logger()
 
 
 class Record:
@@ -56,7 +53,8 @@ class Record:
         if error is not None:
             fields |= {"code": error.code, "reason": str(error)}
             if self.outcome == "refused":
-                log.info("request.refused", status=int(error.status), **fields)
+                fields["status"] = int(error.status)
+                logs.info("request.refused", fields)
                 return
             if exchange.error is not None:
                 self.outcome = "cut"
@@ -66,4 +64,4 @@ class Record:
         fields["sent_bytes"] = exchange.sent_bytes
         fields["prompt_tokens"] = usage.prompt_tokens
         fields["completion_tokens"] = usage.completion_tokens
-        log.info("request.completed", **fields)
+        logs.info("request.completed", fields)

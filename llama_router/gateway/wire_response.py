@@ -42,6 +42,10 @@ class Framing(StrEnum):
     CLOSE = "close"
 
 
+# Looking a member up in its class takes ten times as long, and every answer does it often.
+_NONE, _LENGTH, _CHUNKED, _CLOSE = Framing
+
+
 @dataclass(slots=True)
 class ResponseHead:
     """A status line and its fields, checked.
@@ -127,7 +131,7 @@ def parse_response_head(
         end,
         framing,
         content_length,
-        framing is not Framing.CLOSE
+        framing is not _CLOSE
         and status != 101
         and b"close" not in options
         and (version_minor == 1 or b"keep-alive" in options),
@@ -162,7 +166,7 @@ def client_response_head(
     if head.connection_options:
         drop |= head.connection_options
     framing = head.framing
-    chunked = framing is Framing.CHUNKED
+    chunked = framing is _CHUNKED
     lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
     lines += [
         b"%b: %b\r\n" % field
@@ -177,7 +181,7 @@ def client_response_head(
     if head.status == 101:
         lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
     elif head.status >= 200:
-        if close or framing is Framing.CLOSE or (chunked and http10):
+        if close or framing is _CLOSE or (chunked and http10):
             lines.append(b"connection: close\r\n")
         elif http10:
             lines.append(b"connection: keep-alive\r\n")
@@ -201,10 +205,10 @@ class ResponseFraming(UpstreamChunks):
 
     def __init__(self, head: ResponseHead) -> None:
         super().__init__()
-        length = head.content_length if head.framing is Framing.LENGTH else None
+        length = head.content_length if head.framing is _LENGTH else None
         self.remaining = length or 0
-        self._chunked = head.framing is Framing.CHUNKED
-        self._until_close = head.framing is Framing.CLOSE
+        self._chunked = head.framing is _CHUNKED
+        self._until_close = head.framing is _CLOSE
         self.done = not (self._chunked or self._until_close or self.remaining)
 
     def feed(self, data: bytes | bytearray) -> int:
@@ -295,14 +299,14 @@ def _framing(
             raise UpstreamError("The backend used a transfer coding that was not asked for.")
         if not version_minor:
             raise UpstreamError("The backend sent Transfer-Encoding with HTTP/1.0.")
-        return Framing.NONE if bodiless else Framing.CHUNKED, None
+        return _NONE if bodiless else _CHUNKED, None
     if lengths is None:
-        return Framing.NONE if bodiless else Framing.CLOSE, None
+        return _NONE if bodiless else _CLOSE, None
     # The same length twice is harmless; it is forwarded once.
     length = parse_length(lengths[0]) if len(set(lengths)) == 1 else None
     if length is None:
         raise UpstreamError("The backend's Content-Length is invalid.")
-    return Framing.NONE if bodiless else Framing.LENGTH, length
+    return _NONE if bodiless else _LENGTH, length
 
 
 def _is_event_stream(content_type: bytes) -> bool:
