@@ -164,6 +164,7 @@ class Catalog:
                 with found_file.locked(self._state_dir):
                     scanned = self._merge(found, state, doubts, begun_s)
                     found_file.write(self._state_dir, self._content)
+                    self._content = attrs.evolve(self._content, damaged=False)
                     self._content_stamp = found_file.stamp(self._state_dir)
         except OSError as exc:  # then they are known for as long as this process runs
             reason = f"what was found cannot be kept: {exc.strerror}"

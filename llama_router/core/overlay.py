@@ -65,8 +65,8 @@ def overlay(
         document: Not changed. What is malformed in it is left for `parse_config`.
         found: What the scans found.
         file_of: As ``found.files``, for the models of *document* that have a path.
-        running: The router runs already, so that a startup model that is gone no longer
-            matters.
+        running: The router runs already, so that a startup model that is gone does not
+            matter.
     """
     written = document.get("models", {})
     if not isinstance(written, Mapping):
@@ -78,14 +78,7 @@ def overlay(
         merged["models"] = models
     router = merged.get("router", {})
     if isinstance(router, Mapping):
-        names = merger.names(models)
-        startup = router.get("startup_model")
-        if running and isinstance(startup, str) and startup not in names:
-            merged["router"] = {k: v for k, v in router.items() if k != "startup_model"}
-            message = f"no model has the name {startup!r} at the moment"
-            merger.doubts.append(Problem(("router", "startup_model"), message))
-        elif startup is None and found.startup_model in names:
-            merged["router"] = {**router, "startup_model": found.startup_model}
+        merged["router"] = merger.router(router, merger.names(models), running=running)
     return Overlaid(merged, frozenset(models.keys() - written.keys()), tuple(merger.doubts))
 
 
@@ -100,7 +93,7 @@ class _Merger:
 
     def models(self, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield every model: the user's in their order, then those that were only found."""
-        claimed = self._claimed_names(written)
+        claimed = self.names(written)
         theirs = set(self._file_of.values())
         for model, table in written.items():
             if not isinstance(table, Mapping):
@@ -124,8 +117,21 @@ class _Merger:
             names.update(_strings(table.get("aliases")) if isinstance(table, Mapping) else ())
         return names
 
-    def _claimed_names(self, written: Mapping[str, Any]) -> set[str]:
-        return self.names(written)
+    def router(self, router: Table, names: set[str], *, running: bool) -> Table:
+        """Return ``[router]`` without models that are not there, as far as that may be.
+
+        A router that starts must load its startup model, and says so if it cannot.
+        """
+        result = dict(router)
+        for key in ("home_model", "startup_model") if running else ("home_model",):
+            model = router.get(key)
+            if isinstance(model, str) and model not in names:
+                del result[key]
+                message = f"no model has the name {model!r} at the moment: it is ignored"
+                self.doubts.append(Problem(("router", key), message))
+        if "startup_model" not in router and self._found.startup_model in names:
+            result["startup_model"] = self._found.startup_model
+        return result
 
     def _is_same(self, model: str) -> bool:
         """Say whether the user's table means the found file, not another one of that name."""

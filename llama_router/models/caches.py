@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from ..core.discovery import Doubt
+from .files import read_up_to
 
 #: As on the hub; also where a path is made of it, so no dots alone and no separators.
 _REPO: Final = re.compile(
@@ -125,10 +126,7 @@ def _read_manifest(path: Path) -> Manifest:
     found = _MANIFEST.fullmatch(path.name)
     if found is None or not is_repo(repo := f"{found[1]}/{found[2]}"):
         raise ManifestError("its name is not manifest=OWNER=REPO=TAG.json")
-    # Not read_text(): the file might be a FIFO, or endless.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as file:
-        document = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES) or b"", type=_Document)
+    document = msgspec.json.decode(read_up_to(path, _MAX_MANIFEST_BYTES), type=_Document)
     gguf = document.gguf_file.rfilename
     mmproj = document.mmproj_file.rfilename if document.mmproj_file else None
     return Manifest(
@@ -195,8 +193,8 @@ def _revisions(refs: Path) -> dict[str, int]:
         for name in names:
             path = Path(folder, name)
             try:
-                if path.stat().st_size <= _MAX_REF_BYTES and path.is_file():
-                    found.append((name != "main", str(path), path.read_text().strip()))
+                revision = read_up_to(path, _MAX_REF_BYTES).decode().strip()
+                found.append((name != "main", str(path), revision))
             except (OSError, UnicodeError):
                 continue  # the snapshot it names is found nevertheless
     return {revision: rank for rank, (_, _, revision) in reversed([*enumerate(sorted(found))])}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from ..core.config import parse_config
 from ..core.discovery import Doubt, FoundModel
 from ..errors import ConfigError
 from .caches import doubt
+from .files import read_up_to
 
 #: Its name.
 NAME: Final = "models.toml"
@@ -44,10 +44,12 @@ class FoundFileContent:
     Attributes:
         models: Table by id, each of which `parse_config` accepts but for its ``info``.
         startup_model: The model to load where ``router.toml`` names none.
+        damaged: It could not be read, and is put aside before another one is written.
     """
 
     models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
     startup_model: str | None = None
+    damaged: bool = False
 
 
 def table_of(model: FoundModel, state: str) -> Table:
@@ -81,11 +83,7 @@ def read(state_dir: Path, doubts: list[Doubt]) -> FoundFileContent:
     """Return what the file in *state_dir* holds; what is unusable is left out, with a doubt."""
     path = state_dir / NAME
     try:
-        with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                doubts.append(doubt(path, "it is not a file"))
-                return FoundFileContent()
-            document = tomllib.loads(file.read(_MAX_BYTES).decode())
+        document = tomllib.loads(read_up_to(path, _MAX_BYTES).decode())
     except FileNotFoundError:
         return FoundFileContent()
     except OSError as exc:
@@ -93,7 +91,7 @@ def read(state_dir: Path, doubts: list[Doubt]) -> FoundFileContent:
         return FoundFileContent()
     except (ValueError, RecursionError) as exc:
         doubts.append(doubt(path, f"it is damaged, so a new one is begun: {exc}"))
-        return FoundFileContent()
+        return FoundFileContent(damaged=True)
     models = document.get("models")
     startup = document.get("startup_model")
     return FoundFileContent(
@@ -155,6 +153,8 @@ def write(state_dir: Path, content: FoundFileContent) -> None:
     unfinished = state_dir / f".{NAME}.tmp"  # there is one writer at a time
     if path.is_file() and path.read_bytes() == data:
         return
+    if content.damaged:
+        path.replace(state_dir / f"{NAME}.damaged")
     try:
         with unfinished.open("wb") as file:
             file.write(data)

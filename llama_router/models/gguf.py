@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import struct
 from typing import Final
 
 from ..core.header import Header
 from ..core.values import CONTROL
+from .files import opened
 
 #: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a
 #: million merges, in headers of about 20 MB.
@@ -71,21 +71,12 @@ def read_header(path: str, *, whole: bool = False) -> Header:
         GgufError: if it cannot be read or is no such file.
     """
     try:
-        # Opening a FIFO would wait for a writer, opening a terminal could take it over.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as exc:
-        raise GgufError(f"it cannot be opened: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise GgufError("its name is not a file name") from exc
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise GgufError("it is not a file")
-        return _parse(_Reader(descriptor, found.st_size), whole=whole)
+        with opened(path) as (descriptor, size_bytes):
+            return _parse(_Reader(descriptor, size_bytes), whole=whole)
     except OSError as exc:
         raise GgufError(f"it cannot be read: {exc.strerror}") from exc
-    finally:
-        os.close(descriptor)
+    except ValueError as exc:
+        raise GgufError("its name is not a file name") from exc
 
 
 def _parse(reader: _Reader, *, whole: bool) -> Header:

@@ -1,0 +1,183 @@
+"""router.toml over found models, field by field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llama_router.core.config import Config, ModelState, parse_config
+from llama_router.core.overlay import Found, Overlaid, overlay
+
+EYES = {
+    "state": "auto",
+    "path": "/hub/eyes.gguf",
+    "mmproj": "/hub/mmproj.gguf",
+    "found_args": ["--mmproj", "$mmproj"],
+    "aliases": ["eyes.gguf", "eyes"],
+}
+EMBEDDER = {"state": "auto", "path": "/hub/e.gguf", "found_args": ["--embeddings"]}
+FOUND = Found(
+    models={"o/r:Q4_0": EYES, "embedder": EMBEDDER},
+    files={"o/r:Q4_0": (1, 1), "embedder": (1, 2)},
+)
+
+
+def laid(
+    document: dict[str, Any], *, running: bool = False, found: Found = FOUND, **file_of: object
+) -> Overlaid:
+    return overlay(document, found, file_of=file_of, running=running)
+
+
+def parsed(document: dict[str, Any], **options: Any) -> Config:
+    return parse_config(laid(document, **options).document)
+
+
+def doubts(overlaid: Overlaid) -> list[str]:
+    return [str(doubt) for doubt in overlaid.doubts]
+
+
+def test_an_empty_document_has_what_was_found() -> None:
+    """In order, complete, and without a word from the user."""
+    overlaid = laid({})
+    assert overlaid.found_only == {"o/r:Q4_0", "embedder"}
+    config = parse_config(overlaid.document)
+    assert list(config.models) == ["o/r:Q4_0", "embedder"]
+    eyes, embedder = config.models.values()
+    assert eyes.state is ModelState.AUTO
+    assert eyes.spawn.args == ("--mmproj", "$mmproj")
+    assert embedder.spawn.args == ("--embeddings",)
+    assert config.resolve("eyes.gguf") == "o/r:Q4_0"
+
+
+def test_each_field_that_is_written_takes_the_place_of_the_found_one() -> None:
+    """All others stay; arguments of the user's own come after those that are needed."""
+    table = {"group": "g", "args": ["--ctx-size", "9"], "aliases": ["x"]}
+    model = parsed({"models": {"o/r:Q4_0": table}}).models
+    eyes = next(iter(model.values()))
+    assert (eyes.path, eyes.mmproj, eyes.group) == (EYES["path"], EYES["mmproj"], "g")
+    assert eyes.spawn.args == ("--mmproj", "$mmproj", "--ctx-size", "9")
+    assert eyes.aliases == ("x",)
+
+
+def test_what_was_found_necessary_can_be_taken_away() -> None:
+    """The user has the last word about every argument."""
+    config = parsed({"models": {"embedder": {"found_args": []}}})
+    assert next(iter(config.models.values())).spawn.args == ()
+
+
+def test_the_users_models_come_first_in_their_order() -> None:
+    """As in the file."""
+    document = {"models": {"z": {"path": "/z"}, "embedder": {}, "a": {"path": "/a"}}}
+    assert list(parsed(document).models) == ["z", "embedder", "a", "o/r:Q4_0"]
+
+
+def test_another_program_gets_no_arguments_of_llama_server() -> None:
+    """Wherever its command is written."""
+    other = {"command": ["serve", "$path", "$port"]}
+    for document in (
+        {"default_spawn": other},
+        {"models": {"embedder": {"spawn": other}}},
+        {"templates": {"t": other}, "models": {"embedder": {"template": "t"}}},
+    ):
+        spec = {str(m): s for m, s in parsed(document).models.items()}["embedder"]
+        assert spec.spawn.args == ()
+
+
+@pytest.mark.parametrize("program", ["llama-server", "/opt/llama/bin/llama-server"])
+def test_another_command_of_llama_server_gets_them(program) -> None:
+    """With whatever else the user gives it."""
+    document = {"default_spawn": {"command": [program, "-m", "$path", "-c", "0"], "args": ["-v"]}}
+    spec = {str(m): s for m, s in parsed(document).models.items()}["embedder"]
+    assert spec.spawn.args == ("-v", "--embeddings")
+
+
+def test_names_of_the_user_win() -> None:
+    """A found model loses an alias that a model of the user's has, or all of its name."""
+    document = {"models": {"eyes": {"path": "/e", "aliases": ["embedder"]}}}
+    config = parsed(document)
+    assert config.resolve("eyes") == "eyes"
+    assert config.resolve("embedder") == "eyes"
+    assert config.resolve("eyes.gguf") == "o/r:Q4_0"
+    assert list(config.models) == ["eyes", "o/r:Q4_0"]
+
+
+def test_a_file_that_the_user_named_is_not_there_twice() -> None:
+    """The user's table is the model, without additions."""
+    config = parsed({"models": {"mine": {"path": "/hub/../hub/e.gguf"}}}, mine=(1, 2))
+    assert list(config.models) == ["mine", "o/r:Q4_0"]
+    assert next(iter(config.models.values())).spawn.args == ()
+
+
+def test_the_same_file_may_be_repeated_in_an_overlay() -> None:
+    """Then the rest is still as found."""
+    config = parsed({"models": {"embedder": {"path": "/hub/e.gguf"}}}, embedder=(1, 2))
+    spec = {str(m): s for m, s in config.models.items()}["embedder"]
+    assert spec.spawn.args == ("--embeddings",)
+
+
+def test_another_file_under_a_found_name_is_another_model() -> None:
+    """Nothing of the found one is mixed in."""
+    config = parsed({"models": {"o/r:Q4_0": {"path": "/other.gguf"}}}, **{"o/r:Q4_0": (7, 7)})
+    model = next(iter(config.models.values()))
+    assert (model.path, model.mmproj, model.spawn.args) == ("/other.gguf", None, ())
+    assert model.state is ModelState.MANUAL
+
+
+def test_settings_for_a_model_that_is_gone_wait_for_it() -> None:
+    """A file that was removed must not keep the router from starting."""
+    overlaid = laid({"models": {"embeder": {"group": "g"}}})
+    assert "embeder" not in overlaid.document["models"]
+    (said,) = doubts(overlaid)
+    assert said.startswith("models.embeder: no scan finds a model of this name")
+    assert said.endswith("did you mean 'embedder'?")
+
+
+def test_a_model_that_needs_no_path_is_no_overlay() -> None:
+    """A backend with a command of its own is complete without a file."""
+    document = {"models": {"api": {"spawn": {"command": ["serve", "$port"]}}}}
+    assert "api" in parsed(document, found=Found()).models
+
+
+def test_a_startup_model_that_is_gone_matters_only_at_the_start() -> None:
+    """A running router has had its start; a home model may always be away."""
+    document = {"router": {"startup_model": "gone", "home_model": "gone"}}
+    overlaid = laid(document)
+    assert overlaid.document["router"] == {"startup_model": "gone"}
+    overlaid = laid(document, running=True)
+    assert overlaid.document["router"] == {}
+    assert len(overlaid.doubts) == 2
+    assert document["router"] == {"startup_model": "gone", "home_model": "gone"}
+
+
+def test_the_machine_may_know_a_startup_model() -> None:
+    """It counts where the user names none, and the model is there."""
+    found = Found(models=FOUND.models, files=FOUND.files, startup_model="eyes")
+    assert parsed({}, found=found).router.startup_model == "eyes"
+    document = {"router": {"startup_model": "embedder"}}
+    assert parsed(document, found=found).router.startup_model == "embedder"
+    gone = Found(startup_model="eyes")
+    assert parsed({}, found=gone).router.startup_model is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"models": 3},
+        {"models": {"embedder": 3}},
+        {"models": {"embedder": {"aliases": 3}}},
+        {"models": {"embedder": {"template": ["t"]}}},
+        {"models": {"embedder": {"spawn": 3}}},
+        {"models": {"embedder": {"spawn": {"command": [3]}}}},
+        {"models": {"embedder": {"spawn": {"command": []}}}},
+        {"models": {"x": {"spawn": {"command": "$"}}}},
+        {"models": {"x": {"spawn": {"command": ["a $ b"]}}}},
+        {"default_spawn": 3, "templates": [], "router": 3},
+        {"templates": {"t": 3}, "models": {"embedder": {"template": "t"}}},
+        {"router": {"startup_model": 3, "home_model": []}},
+    ],
+)
+def test_malformed_documents_are_left_for_the_parser(document) -> None:
+    """It says what is wrong, with lines; here nothing fails."""
+    laid(document)
+    laid(document, running=True)
