@@ -31,10 +31,12 @@ import attrs
 import trio
 
 from llama_router.backends.backend import Backend
-from llama_router.catalog import Catalog, scan_beside
+from llama_router.catalog import Catalog
+from llama_router.cli.serve import favour_the_loop
 from llama_router.core.config import ModelSpec
 from llama_router.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
+from llama_router.scanner import scan_beside
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,6 +75,7 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
     paths = make_files(folder / "models", options.files, complete=options.complete)
     write_config(folder)
     cold = [in_new_process(folder, paths) for _ in range(options.rounds)]
+    favour_the_loop()
     still = [trio.run(measure_loop, folder) for _ in range(options.rounds)]
     idle = [trio.run(idle_loop) for _ in range(options.rounds)]
     whole_s = [seconds(partial(read_header, str(p), whole=True)) for p in paths[: options.complete]]
@@ -272,7 +275,7 @@ async def measure_loop(folder: Path) -> float:
         nursery.start_soon(ticks.run)
         for _ in range(2):  # all of them are new, then none
             await scan_beside(catalog, router)
-            loaded = await trio.to_thread.run_sync(catalog.reload, path, dispatcher.config)
+            loaded = await trio.to_thread.run_sync(catalog.reload, path, dispatcher.config, None)
             dispatcher.reconfigure(loaded.config)
             await trio.sleep(0.01)
         nursery.cancel_scope.cancel()

@@ -9,7 +9,6 @@ from typing import Final
 
 import attrs
 import structlog
-import trio
 
 from .config_file import LoadedConfig, identity_of, load_config
 from .core.config import Config, ModelState, RouterSpec
@@ -61,6 +60,28 @@ class Scanned:
         )
 
 
+@attrs.frozen(kw_only=True)
+class Request:
+    """What another process needs to know in order to scan for a catalog."""
+
+    state_dir: str
+    models_dirs: tuple[str, ...]
+    scan_caches: bool
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What that process found.
+
+    Attributes:
+        scanned: What changed.
+        content: What is known now, if it could not be kept.
+    """
+
+    scanned: Scanned
+    content: FoundFileContent | None = None
+
+
 class Catalog:
     """Finds models, remembers them in the state directory, and merges them with the user's.
 
@@ -71,13 +92,16 @@ class Catalog:
         state_dir: Where models are remembered.
         environ: Says where the caches are.
         optional: There need be no configuration file.
+
+    Attributes:
+        environ: As given.
     """
 
     def __init__(
         self, state_dir: Path, environ: Mapping[str, str], *, optional: bool = False
     ) -> None:
         self._state_dir = state_dir
-        self._environ = environ
+        self.environ = environ
         self._optional = optional
         self._content = FoundFileContent()
         self._content_stamp: object = None
@@ -124,7 +148,7 @@ class Catalog:
             keep: Write them into the state directory.
         """
         begun_s = time.perf_counter()
-        caches = find_caches(self._environ) if router.scan_caches else None
+        caches = find_caches(self.environ) if router.scan_caches else None
         found = scan(caches, map(Path, router.models_dirs))
         return self._update(found, ModelState.AUTO, begun_s, keep=keep)
 
@@ -132,6 +156,29 @@ class Catalog:
         """Make every model in *folder*, at any depth, a ``manual`` one."""
         begun_s = time.perf_counter()
         return self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
+
+    def request(self, router: RouterSpec) -> Request:
+        """Return what another process needs for a `scan`."""
+        return Request(
+            state_dir=str(self._state_dir),
+            models_dirs=router.models_dirs,
+            scan_caches=router.scan_caches,
+        )
+
+    @staticmethod
+    def answer(request: Request, environ: Mapping[str, str]) -> Answer:
+        """Scan as *request* says; to be called in that process."""
+        catalog = Catalog(Path(request.state_dir), environ)
+        router = RouterSpec(models_dirs=request.models_dirs, scan_caches=request.scan_caches)
+        scanned = catalog.scan(router)
+        return Answer(scanned=scanned, content=None if scanned.kept else catalog._content)
+
+    def take(self, answer: Answer) -> Scanned:
+        """Take over what the other process found; return what changed."""
+        if answer.content is not None:
+            self._content = answer.content
+        answer.scanned.log()
+        return answer.scanned
 
     def start_with(self, file: Path) -> str | None:
         """Let the model of *file* be loaded at start, unless another one is for good already.
@@ -157,6 +204,7 @@ class Catalog:
 
     def _update(self, found: Scan, state: ModelState, begun_s: float, *, keep: bool) -> Scanned:
         doubts = list(found.doubts)
+        before = self._content
         try:
             if not keep:
                 scanned = self._merge(found, state, doubts, begun_s)
@@ -169,6 +217,7 @@ class Catalog:
         except OSError as exc:  # then they are known for as long as this process runs
             reason = f"what was found cannot be kept: {exc.strerror}"
             doubts.append(Doubt(str(self._state_dir), reason))
+            self._content = before
             scanned = attrs.evolve(self._merge(found, state, doubts, begun_s), kept=False)
         return scanned
 
@@ -214,14 +263,6 @@ class Catalog:
             self._content = found_file.read(self._state_dir, doubts)
             self._content_stamp = stamp
         return self._content
-
-
-async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
-    """Look for models beside the event loop; they are in force after a reload."""
-    # Abandoned if cancelled: a file system that hangs must not keep the router alive.
-    scanned = await trio.to_thread.run_sync(catalog.scan, router, abandon_on_cancel=True)
-    scanned.log()
-    return scanned
 
 
 def sources(router: RouterSpec) -> object:

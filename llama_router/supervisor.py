@@ -34,7 +34,7 @@ from .backends.orphans import tend_orphans
 from .backends.output import LogStore
 from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
-from .catalog import Catalog, Scanned, scan_beside, sources
+from .catalog import Catalog, Scanned, sources
 from .config_file import LoadedConfig
 from .control.app import build_app
 from .control.context import ControlContext
@@ -47,6 +47,7 @@ from .errors import ConfigError, Problem, RouterError
 from .gateway.connection import Gateway
 from .gateway.server import Doors, ListenError, listen, serve
 from .listeners import exposure_fault, hosts_of, open_listeners, url_of
+from .scanner import ScanError, scan_beside
 from .systemd.manager import ServiceManager
 from .watcher import Watcher, load_alone
 
@@ -312,8 +313,16 @@ class _Face:
 
         async def rescan() -> Scanned:
             async with scanning:
-                scanned = await self._scan()
-                await watcher.reload()
+                if self.catalog is None:
+                    return Scanned()
+                scanned = await scan_beside(self.catalog, self.dispatcher.config.router)
+                report = await watcher.reload()
+            if report.problems:
+                problems = "; ".join(map(str, report.problems))
+                raise ScanError(
+                    "models were looked for, but the configuration stays as it was, "
+                    f"because its file has mistakes: {problems}"
+                )
             return scanned
 
         context = ControlContext(
@@ -368,12 +377,10 @@ class _Face:
     async def _rescan_when_asked(self, rescan: Callable[[], Awaitable[Scanned]]) -> None:
         while True:
             await self.requests.next_rescan()
-            await rescan()
-
-    async def _scan(self) -> Scanned:
-        if self.catalog is None:
-            return Scanned()
-        return await scan_beside(self.catalog, self.dispatcher.config.router)
+            try:
+                await rescan()
+            except ScanError as exc:
+                log.error("models.unscanned", reason=str(exc))
 
     async def _reconfigure(self, config: Config) -> None:
         """Make *config* the one in force.

@@ -73,9 +73,11 @@ def blueprint(context: ControlContext) -> Blueprint:
         "Look for models now; answers when that is done.",
         body=shapes.Empty,
         answer=shapes.Rescanned,
+        errors=(500,),
     )
     async def rescan() -> Response:
         await json_body(shapes.Empty)
+        without_deadline()  # a large collection on a slow disk takes its time
         scanned = await context.rescan()
         return answer(
             shapes.Rescanned(

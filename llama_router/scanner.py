@@ -1,0 +1,76 @@
+"""Scans beside the event loop: in a process of their own, which shares no interpreter lock."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Final
+
+import msgspec
+import trio
+
+from .catalog import Answer, Catalog, Scanned
+from .core.config import RouterSpec
+from .core.lines import escape_controls
+from .errors import RouterError
+
+#: Seconds to wait for the kernel after SIGKILL.
+REAP_TIMEOUT_S: Final = 5.0
+
+#: Of a failed process's last words, in bytes.
+_LAST_WORDS_BYTES: Final = 500
+
+
+class ScanError(RouterError):
+    """A scan did not come to its end, or what it found is not in force."""
+
+    code = "scan_failed"
+
+
+async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
+    """Look for models as `Catalog.scan` does; they are in force after a reload.
+
+    Raises:
+        ScanError: if the process that does it fails.
+    """
+    request = msgspec.json.encode(catalog.request(router)).decode()
+    try:
+        process = await trio.lowlevel.open_process(
+            # -P: a module in the working directory must not take the place of an installed one.
+            [sys.executable, "-P", "-m", "llama_router.scan_process", request],
+            stdin=subprocess.PIPE,  # never written to: it ends when this process does
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=dict(catalog.environ),
+            # Ctrl-C is for us. No session of its own: that is how orphans are told.
+            process_group=0,
+        )
+    except OSError as exc:
+        raise ScanError(f"the process of the scan cannot be started: {exc.strerror}") from exc
+    output = bytearray()
+    try:
+        assert process.stdout is not None
+        async for data in process.stdout:
+            output += data
+        returncode = await process.wait()
+    finally:
+        await _end(process)
+    try:
+        answer = msgspec.json.decode(bytes(output), type=Answer)
+    except msgspec.MsgspecError as exc:
+        said = bytes(output[-_LAST_WORDS_BYTES:]).decode("utf-8", "replace").strip()
+        raise ScanError(
+            f"the process of the scan ended ({returncode}) without a result"
+            + (f"; its last words: {escape_controls(said)}" if said else "")
+        ) from exc
+    return catalog.take(answer)
+
+
+async def _end(process: trio.Process) -> None:
+    """Make sure that the child is gone: it may be killed at any time, so it gets no grace."""
+    process.kill()
+    with trio.move_on_after(REAP_TIMEOUT_S, shield=True):
+        await process.wait()
+    for pipe in (process.stdin, process.stdout):
+        assert isinstance(pipe, trio.lowlevel.FdStream)
+        pipe.close()
