@@ -343,7 +343,7 @@ def test_a_rescan_without_a_change_changes_nothing(home) -> None:
     home.scan()
     current = home.load("[models.b]\ngroup = 'x'\n").config
     home.scan()
-    config = home.catalog.reload(home.config, current).config
+    config = home.catalog.reload(home.config, current, None).config
     assert all(config.models[model] is spec for model, spec in current.models.items())
     assert plan_reload(current, config) == ReloadPlan()
 
@@ -356,7 +356,7 @@ def test_a_rescan_restarts_only_what_changed(home) -> None:
     write(home.models / "mmproj-F16.gguf", projector_keys())
     (home.models / "b.gguf").unlink()
     home.scan()
-    plan = plan_reload(current, home.catalog.reload(home.config, current).config)
+    plan = plan_reload(current, home.catalog.reload(home.config, current, None).config)
     assert plan == ReloadPlan(
         add=frozenset({"c"}), remove=frozenset({"b"}), restart=frozenset({"a"})
     )
