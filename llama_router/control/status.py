@@ -13,6 +13,7 @@ import trio
 
 from .. import __version__
 from ..backends import proctree
+from ..backends.backend import Backend
 from ..core.config import Config, ModelSpec
 from ..core.masking import masked_config
 from ..core.reports import ReloadReport
@@ -63,10 +64,12 @@ class StatusPage:
     async def _memory(self, specs: Iterable[ModelSpec]) -> dict[int, float]:
         """Return the memory of each ready backend by its pid, in MiB."""
         backend_of = self._context.dispatcher.backend
-        pids = [backend.pid for spec in specs if (backend := backend_of(spec.id)) is not None]
-        if not pids:
+        ready = [backend for spec in specs if (backend := backend_of(spec.id)) is not None]
+        if not ready:
             return {}
-        return await trio.to_thread.run_sync(lambda: {pid: _memory_mib(pid) for pid in pids})
+        return await trio.to_thread.run_sync(
+            lambda: {backend.pid: _memory_mib(backend) for backend in ready}
+        )
 
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> shapes.Model:
         dispatcher = self._context.dispatcher
@@ -146,10 +149,15 @@ def _failure(error: BackendError | None) -> shapes.Failure | None:
     )
 
 
-def _memory_mib(pid: int) -> float:
-    """Return what *pid* and its descendants have in memory; shared pages count for each."""
+def _memory_mib(backend: Backend) -> float:
+    """Return what is charged to a backend's control group, if somebody counts.
+
+    Else what its processes have in memory, where shared pages count for each.
+    """
+    if backend.group is not None and (counted := backend.group.memory_bytes()) is not None:
+        return round(counted / 2**20, 1)
     pages = 0
-    for process in {pid, *proctree.descendants(pid)}:
+    for process in {backend.pid, *proctree.descendants(backend.pid)}:
         with suppress(OSError, ValueError, IndexError):  # it just ended
             pages += int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
     return round(pages * _PAGE_BYTES / 2**20, 1)

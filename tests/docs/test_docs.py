@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def test_configuration_examples_are_valid(example: str) -> None:
         if ":" in model:  # a model of the hub that a scan found
             table.setdefault("path", "/found.gguf")
     parse_config(document)
+
+
+COMMANDS = [
+    pytest.param(line, id=f"{name(path)}-{line.split('llama-router ')[1].split(' #')[0].strip()}")
+    for path in PAGES
+    for body in blocks(path, "")
+    for line in body.splitlines()
+    if re.match(r"(sudo )?(\.venv/bin/)?llama-router [a-z]", line)
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_in_examples_exist(line: str) -> None:
+    """Each line that calls the program names a command, with options that it has."""
+    words = shlex.split(line, comments=True)
+    arguments = words[next(i for i, w in enumerate(words) if w.endswith("llama-router")) + 1 :]
+    command, _, ignored = app.parse_args(arguments, print_error=False, exit_on_error=False)
+    assert command in {app[name].default_command for name in app if not name.startswith("-")}
+    assert not ignored
 
 
 def test_the_readme_has_its_two_commands() -> None:

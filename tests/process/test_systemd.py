@@ -1,5 +1,6 @@
 """What systemd is told, on real datagram sockets, and the sockets that it passes."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ import pytest
 import trio
 import trio.testing
 
+from llama_router.news import News
 from llama_router.systemd.activation import ActivationError, take_listeners
+from llama_router.systemd.manager import ServiceManager
 from llama_router.systemd.notify import Notifier
 from tests.process.real import (
     LIMIT_S,
@@ -162,6 +165,24 @@ async def test_the_life_of_a_service(systemd, models, tmp_path, monkeypatch) -> 
         (extend,) = [f for f in fields if f.startswith("EXTEND_TIMEOUT_USEC=")]
         assert int(extend.partition("=")[2]) > 30e6  # drain_s
         assert await router.process.wait() == 0
+
+
+async def test_a_loop_that_is_stuck_gives_no_sign_of_life(systemd) -> None:
+    """Whatever holds up the loop that serves everybody holds up the watchdog, too."""
+    manager = ServiceManager(Notifier.from_environ(os.environ), 0.02)
+    async with trio.open_nursery() as nursery:
+        arguments = (News(), lambda: "", trio.Event(), lambda: 0.0)
+        await nursery.start(manager.run, *arguments)
+        await systemd.field("WATCHDOG=1")
+        await systemd.field("WATCHDOG=1")
+        await trio.testing.wait_all_tasks_blocked()
+        time.sleep(0.2)  # noqa: ASYNC251 -- this is what must be noticed
+        waiting = 0
+        with contextlib.suppress(BlockingIOError):
+            while systemd._socket._sock.recv(65536):
+                waiting += 1
+        assert waiting <= 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_reload_with_a_mistake_ends_too(tmp_path, monkeypatch) -> None:
