@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llama_router.core.config import Config, ModelId, parse_config
 from llama_router.core.migration import llama_swap
-from llama_router.core.migration.draft import Draft, render
+from llama_router.core.migration.draft import Draft, key, render, string
 from llama_router.core.placeholders import command_line
 from llama_router.errors import ConfigError, Problem
 
@@ -152,6 +152,33 @@ def test_a_program_that_is_not_told_the_port_is_pointed_out() -> None:
     """Without ``${PORT}`` and with a foreign ``proxy`` there is something for a person to do."""
     assert notes_of(one("", cmd="serve")) == {("m", "cmd"): 3}
     assert notes_of(one("proxy: http://10.0.0.7:9000/v2", cmd="serve")) == {("m", "proxy"): 4}
+
+
+def test_anchors_and_merges_are_those_of_yaml() -> None:
+    """What a model says itself comes first, then the first map that is merged in."""
+    text = """
+a: &a {cmd: "a ${PORT}", ttl: 1, concurrencyLimit: 1}
+b: &b {cmd: "b ${PORT}", ttl: 2, unloadTimeout: 2}
+models:
+  m: {<<: [*a, *b], ttl: 3}
+"""
+    assert model_of(text) == {
+        "max_in_flight": 1,
+        "ttl_s": 3,
+        "spawn": {"command": ["a", "$port"], "stop_timeout_s": 2},
+    }
+
+
+@given(st.text())
+def test_any_text_is_a_string_and_a_key_of_toml(text: str) -> None:
+    """Control characters, quotes and backslashes come back as they were."""
+    assert tomllib.loads(f"{key(text)} = {string(text)}") == {text: text}
+
+
+def test_every_control_character_is_written_as_an_escape() -> None:
+    """TOML allows none of them in a string."""
+    text = "".join(map(chr, [*range(32), 127]))
+    assert tomllib.loads(f"a = {string(text)}") == {"a": text}
 
 
 # --- Other settings of a model -------------------------------------------------------
