@@ -7,6 +7,7 @@ import signal
 import sys
 from types import FrameType
 
+from . import reload
 from .proxy import command as proxy
 from .swap import command as swap
 
@@ -17,10 +18,11 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     proxy.add_arguments(commands.add_parser("proxy", help="what passing requests on costs"))
     swap.add_arguments(commands.add_parser("swap", help="what exchanging two models costs"))
+    reload.add_arguments(commands.add_parser("reload", help="what a changed file costs"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    run = proxy.run if options.command == "proxy" else swap.run
-    return run(options)
+    runs = {"proxy": proxy.run, "swap": swap.run, "reload": reload.run}
+    return runs[options.command](options)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ told to stop.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import socket
@@ -41,6 +42,7 @@ from .control.context import ControlContext
 from .control.hypercorn import ControlServer
 from .core.access import Gate
 from .core.config import Config, RouterSpec
+from .core.reports import ReloadReport
 from .core.service_status import status_line
 from .dispatcher import Dispatcher
 from .errors import ConfigError, Problem, RouterError
@@ -100,10 +102,12 @@ class Running:
     Attributes:
         urls: Its base URLs.
         dispatcher: For those who want to look inside.
+        reload: Reads the configuration again; returns what became of it.
     """
 
     urls: tuple[str, ...]
     dispatcher: Dispatcher
+    reload: Callable[[], Awaitable[ReloadReport]]
 
 
 async def run_router(
@@ -349,9 +353,11 @@ class _Face:
                 async with trio.open_nursery() as accepting:
                     await accepting.start(serve, gateway, self.doors)
                     models = len(self.dispatcher.config.models)
+                    # What is here now stays; a full collection need not walk over it again.
+                    gc.freeze()
                     log.info("router.ready", urls=self.urls, models=models)
                     self.manager.ready()
-                    task_status.started(Running(self.urls, self.dispatcher))
+                    task_status.started(Running(self.urls, self.dispatcher, watcher.reload))
             face.cancel_scope.cancel()
 
     async def _drain(

@@ -1,0 +1,164 @@
+"""What a reload of a large configuration costs: how long it takes, and how long the loop stands.
+
+A router runs in this process with hundreds of models; a ticker notes how late the event
+loop resumes it. Each round changes the file, asks for a reload, and waits for its report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from llama_router import logs
+from llama_router.catalog import Catalog
+from llama_router.supervisor import Requests, Running, run_router
+
+#: Goals of one reload, in milliseconds.
+GOAL_MS: Final = 100.0
+STALL_GOAL_MS: Final = 5.0
+
+#: Between two looks of the ticker, in seconds.
+TICK_S: Final = 0.0005
+
+
+@attrs.frozen
+class Round:
+    """One reload.
+
+    Attributes:
+        reload_ms: From the request to the report.
+        stall_ms: The longest time by which the loop was late.
+    """
+
+    reload_ms: float
+    stall_ms: float
+
+
+@attrs.define
+class Ticker:
+    """Notes how late the event loop is."""
+
+    worst_s: float = 0.0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            due_s = time.perf_counter() + TICK_S
+            await trio.sleep(TICK_S)
+            self.worst_s = max(self.worst_s, time.perf_counter() - due_s)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--models", type=int, default=300, help="models in the file")
+    parser.add_argument("--rounds", type=int, default=10, help="reloads of each kind")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a table; return 1 if a goal was missed."""
+    with tempfile.TemporaryDirectory() as folder, logs.configure(level="critical"):
+        return trio.run(partial(_measure, Path(folder), options))
+
+
+KINDS: Final[dict[str, Callable[[int, int], str]]] = {
+    "nothing (for comparison)": lambda models, _: _file(models),
+    "one model changes": lambda models, number: _file(models, one=number),
+    "every model is retuned": lambda models, number: _file(models, ttl_s=number),
+    "every model is restarted": lambda models, number: _file(models, ctx=number),
+    "a mistake in the last line": lambda models, number: _file(models) + f"mistake = {number}\n",
+}
+
+
+def _file(models: int, *, one: int = 0, ttl_s: int = 0, ctx: int = 4096) -> str:
+    lines = [
+        "[router]",
+        "port = 0",
+        "scan_caches = false",
+        f"ttl_s = {ttl_s}",
+        "[default_spawn]",
+        f'command = ["llama-server", "-m", "$path", "--port", "$port", "--ctx-size", "{ctx}"]',
+    ]
+    for index in range(models):
+        lines += [
+            f'[models."vendor/model-{index}:q4"]',
+            'path = "model.gguf"',
+            f'aliases = ["m{index}", "alias-{index}"]',
+            f'group = "g{index % 7}"',
+            f'args = ["--parallel", "{1 + index % 4}"]',
+            f"max_queued = {64 + (one if index == models // 2 else 0)}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+async def _measure(folder: Path, options: argparse.Namespace) -> int:
+    (folder / "model.gguf").touch()
+    path = folder / "router.toml"
+    path.write_text(_file(options.models))
+    catalog = Catalog(folder / "state", os.environ)
+    requests = Requests()
+    ticker = Ticker()
+    async with trio.open_nursery() as nursery:
+        running: Running = await nursery.start(
+            partial(
+                run_router,
+                catalog.load(path),
+                requests,
+                state_dir=folder / "state",
+                environ=os.environ,
+                catalog=catalog,
+            )
+        )
+        nursery.start_soon(ticker.run)
+        await trio.sleep(0.2)
+        rounds: dict[str, list[Round]] = {kind: [] for kind in KINDS}
+        for number in range(1, options.rounds + 1):
+            for kind, text in KINDS.items():
+                path.write_text(text(options.models, number))
+                nothing = kind == next(iter(KINDS))
+                rounds[kind].append(await _reload(_rest if nothing else running.reload, ticker))
+        requests.stop.set()
+        nursery.cancel_scope.cancel()
+    return _report(rounds, options.models)
+
+
+async def _rest() -> None:
+    await trio.sleep(0.06)
+
+
+async def _reload(reload: Callable[[], Awaitable[object]], ticker: Ticker) -> Round:
+    await trio.sleep(0.05)
+    ticker.worst_s = 0.0
+    begun_s = time.perf_counter()
+    await reload()
+    took_s = time.perf_counter() - begun_s
+    await trio.sleep(0.02)  # the ticker's last look counts, too
+    return Round(took_s * 1000, ticker.worst_s * 1000)
+
+
+def _report(rounds: dict[str, list[Round]], models: int) -> int:
+    print(f"{models} models in the file; medians and worst of {len(next(iter(rounds.values())))}")
+    print(f"{'':<28} {'reload':>10} {'worst':>9} {'stall':>10} {'worst':>9}")
+    missed = False
+    for kind, found in rounds.items():
+        took = sorted(one.reload_ms for one in found)
+        stall = sorted(one.stall_ms for one in found)
+        print(
+            f"{kind:<28} {statistics.median(took):7.1f} ms {took[-1]:6.1f} ms"
+            f" {statistics.median(stall):7.2f} ms {stall[-1]:6.2f} ms"
+        )
+        if kind != next(iter(KINDS)):
+            missed |= took[-1] > GOAL_MS or stall[-1] > STALL_GOAL_MS
+    print(
+        f"goals: reload {GOAL_MS:g} ms, stall {STALL_GOAL_MS:g} ms: {'missed' if missed else 'met'}"
+    )
+    return int(missed)
