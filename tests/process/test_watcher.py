@@ -1,0 +1,199 @@
+"""Edits of router.toml in every way that people and programs make them, under a running router."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+import trio
+
+from llama_router import watcher
+from llama_router.core.config import ModelId
+from tests.process.harness import Router, post
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch) -> None:
+    """Look every few milliseconds, so that the tests are quick."""
+    monkeypatch.setattr(watcher, "POLL_S", 0.01)
+    monkeypatch.setattr(watcher, "SETTLE_S", 0.01)
+
+
+def text(router: Router, **settings: Any) -> str:
+    """Return the configuration that *router* was started with, and other settings."""
+    table = {**router.document["router"], **settings}
+    return tomlkit.dumps({**router.document, "router": table})
+
+
+def replace(path: Path, content: str) -> None:
+    """Write like an editor: another file, renamed."""
+    temporary = path.with_name(f"{path.name}~")
+    temporary.write_text(content)
+    temporary.replace(path)
+
+
+async def drain_s(router: Router, expected: float) -> None:
+    """Wait until the setting is in force."""
+    dispatcher = router.running.dispatcher
+    while dispatcher.config.router.drain_s != expected:
+        await dispatcher.news.wait_after(dispatcher.news.last)  # each reload is among them
+
+
+async def test_edits_are_noticed_however_they_are_made(start, stage) -> None:
+    """In place, renamed over, removed and back: each is applied, without anybody asking."""
+    router = await start({"a": stage.model("a")})
+    edits: list[Callable[[Path, str], object]] = [
+        Path.write_text,
+        replace,
+        replace,
+        lambda path, content: (path.unlink(), path.write_text(content)),
+    ]
+    for number, edit in enumerate(edits, 1):
+        edit(router.path, text(router, drain_s=float(number)))
+        await drain_s(router, number)
+    assert router.events.named("config.rejected") == []
+
+
+async def test_links_that_are_swapped_are_edits(start, stage, tmp_path) -> None:
+    """As mounted configurations do it: the file is a link through a link to a folder."""
+    router = await start({"a": stage.model("a")})
+    folder = tmp_path / "mounted"
+    for number in (1, 2, 3):
+        (folder / f"v{number}").mkdir(parents=True)
+        (folder / f"v{number}" / "router.toml").write_text(text(router, drain_s=float(number)))
+        (folder / "next").symlink_to(f"v{number}")
+        (folder / "next").replace(folder / "now")
+        if number == 1:
+            router.path.symlink_to(folder / "now" / "router.toml")
+        await drain_s(router, number)
+
+
+async def test_a_vanished_file_changes_nothing(start, stage, tmp_path) -> None:
+    """Neither does one that is touched, or written again as it was."""
+    router = await start({"a": stage.model("a")})
+    content = text(router, drain_s=1.0)
+    router.path.write_text(content)
+    await drain_s(router, 1)
+    shutil.move(router.path, tmp_path / "away")
+    await trio.sleep(0.1)  # nothing is to happen: there is no event to wait for
+    shutil.move(tmp_path / "away", router.path)
+    os.utime(router.path)
+    replace(router.path, content)
+    replace(router.path, text(router, drain_s=2.0))
+    await drain_s(router, 2)
+    assert len(router.events.named("config.applied")) == 2
+    assert router.events.named("config.rejected") == []
+
+
+async def test_a_mistake_is_said_once_and_the_cure_is_noticed(start, stage) -> None:
+    """With all its lines; the router goes on with what it has."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text("[router]\ndrain_s = 'x'\nprot = 1\n")
+    rejected = await router.events.wait("config.rejected")
+    assert [problem.split(":")[0] for problem in rejected["problems"]] == ["line 2", "line 3"]
+    assert router.running.dispatcher.config.router.drain_s == 5.0
+    replace(router.path, text(router, drain_s=1.0))
+    await drain_s(router, 1)
+    assert len(router.events.named("config.rejected")) == 1
+
+
+async def test_the_latest_edit_wins(start, stage) -> None:
+    """Edits and asks that pile up while a reload is under way are not lost."""
+    router = await start({"a": stage.model("a")})
+    for number in range(1, 30):
+        replace(router.path, text(router, drain_s=float(number)))
+        router.requests.reload()
+        if number % 7 == 0:
+            await trio.sleep(0.005)  # let one be under way
+    await drain_s(router, 29)
+
+
+async def test_a_reload_that_is_asked_for_sees_the_file_as_it_is_then(start, stage) -> None:
+    """Every asker gets a report of a look that began after its question."""
+    router = await start({"a": stage.model("a")})
+    for number in range(1, 20):
+        replace(router.path, text(router, drain_s=float(number)))
+        report = await router.running.reload()
+        assert report.verdict == "applied"
+        assert router.running.dispatcher.config.router.drain_s == number
+
+
+async def test_a_hundred_random_edits_under_load(start, stage) -> None:
+    """Not one request to a model that they do not affect fails, and it keeps its process."""
+    models = {
+        "steady": stage.model("steady", group="g"),
+        "edited": stage.model("edited", group="g"),
+    }
+    router = await start(models)
+    chance = random.Random(1)
+    served = failed = 0
+    done = trio.Event()
+
+    async def client(model: str, *, may_fail: bool) -> None:
+        nonlocal served, failed
+        connection = await router.connect()
+        while not done.is_set():
+            await connection.send(post("/v1/chat/completions", model))
+            answer = await connection.answer()
+            if may_fail:
+                continue
+            served += answer.status == 200
+            failed += answer.status != 200
+
+    with trio.fail_after(25):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(lambda: client("steady", may_fail=False))
+            nursery.start_soon(lambda: client("edited", may_fail=True))
+            await router.events.wait("request.completed", model="steady")
+            process = (await stage.backend("steady")).pid
+            for number in range(100):
+                edit(chance, router, number)
+                if chance.random() < 0.3:
+                    await router.running.reload()
+                else:  # people are not in step with the watcher
+                    await trio.sleep(chance.random() * 0.02)
+            replace(router.path, text(router, drain_s=99.0))
+            await drain_s(router, 99)
+            done.set()
+    backend = router.running.dispatcher.backend(ModelId("steady"))
+    assert backend is not None
+    assert backend.pid == process
+    assert failed == 0
+    assert served > 100
+    assert router.spawned().count("steady") == 1
+    assert len(router.events.named("config.applied")) > 20
+
+
+def edit(chance: random.Random, router: Router, number: int) -> None:
+    """Make one random edit that does not concern the model 'steady'."""
+    document = tomlkit.parse(text(router, drain_s=float(number % 50 + 1)))
+    models: Any = document["models"]
+    match chance.randrange(7):
+        case 0:
+            models["edited"]["spawn"]["env"] = {"NUMBER": str(number)}
+        case 1:
+            del models["edited"]
+        case 2:
+            models["edited"]["aliases"] = [f"alias-{number}"]
+        case 3:
+            models[f"new-{number}"] = {"spawn": {"command": ["true"]}}
+        case 4:
+            document["router"]["max_queue_wait_s"] = 30.0 + number
+        case 5:
+            models["steady"]["ttl_s"] = 100.0 + number  # a change that costs nothing
+        case _:
+            document["router"]["mistake"] = number
+    content = tomlkit.dumps(document)
+    if chance.random() < 0.5:
+        replace(router.path, content)
+    else:
+        router.path.write_text(content)
