@@ -53,6 +53,9 @@ def build_app(context: ControlContext) -> QuartTrio:
     app = QuartTrio("llama_router")
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
     app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
+    # No redirects: they would lead to whatever host the client named.
+    app.url_map.merge_slashes = False
+    app.url_map.redirect_defaults = False
     guard.install(app, context.gate)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint(context))

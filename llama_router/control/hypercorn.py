@@ -11,6 +11,7 @@ import math
 from contextvars import ContextVar
 from typing import Any, Final
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -73,6 +74,24 @@ async def _no_upgrade(_protocol: H11Protocol, _request: object) -> None:
     """Speak HTTP/1.1 only: Hypercorn's h2c has ways to end a server, and no switch."""
 
 
+_create_stream = H11Protocol._create_stream  # noqa: SLF001 -- see `_http_only`
+
+
+async def _http_only(protocol: H11Protocol, request: h11.Request) -> None:
+    """Answer in HTTP/1.1 whoever offers another protocol, e.g. websockets: nothing here needs one.
+
+    Hypercorn would end the connection with an error if a byte followed such a request.
+    """
+    fields = [(name, value) for name, value in request.headers if name != b"upgrade"]
+    plain = h11.Request(
+        method=request.method,
+        target=request.target,
+        headers=fields,
+        http_version=request.http_version,
+    )
+    await _create_stream(protocol, plain)
+
+
 class _Connection(TCPServer):
     """One connection, with a deadline on everything that Hypercorn shields."""
 
@@ -128,6 +147,7 @@ class ControlServer:
         self._config.h11_max_incomplete_size = 64 * 1024
         self._config.keep_alive_timeout = 5.0
         self._context = WorkerContext(None)
+        H11Protocol._create_stream = _http_only  # type: ignore[method-assign, assignment]  # noqa: SLF001 -- same
         H11Protocol._check_protocol = _no_upgrade  # type: ignore[method-assign, assignment]  # noqa: SLF001 -- it is built by name
 
     async def drain(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
 from typing import Final
 
 from ..errors import (
@@ -13,7 +15,7 @@ from ..errors import (
     ShuttingDownError,
     UnknownModelError,
 )
-from .config import Config, ModelId
+from .config import ModelId
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at
 #: the pace of answers.
@@ -23,10 +25,10 @@ QUEUE_RETRY_AFTER_S: Final = 5.0
 _MAX_LISTED: Final = 20
 
 
-def unknown(name: str, config: Config) -> UnknownModelError:
-    """Refuse a name that no model has; say which there are."""
-    known = ", ".join(repr(str(m)) for m in list(config.models)[:_MAX_LISTED])
-    more = len(config.models) - _MAX_LISTED
+def unknown(name: str, models: Collection[ModelId]) -> UnknownModelError:
+    """Refuse a name that no model has; say which *models* there are."""
+    known = ", ".join(repr(str(m)) for m in islice(models, _MAX_LISTED))
+    more = len(models) - _MAX_LISTED
     known += f" and {more} more" if more > 0 else ""
     return UnknownModelError(f"no model or alias is named {name!r}; there are: {known or 'none'}")
 

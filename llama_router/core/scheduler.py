@@ -245,7 +245,7 @@ class Scheduler:
             return [Refuse(request, refusals.shutting_down())]
         model = self._config.resolve(name)
         if model is None:
-            return [Refuse(request, refusals.unknown(name, self._config))]
+            return [Refuse(request, refusals.unknown(name, self._config.models))]
         slot = self._slots[model]
         if slot.phase is Phase.READY and not self._waiting and slot.has_room:
             # Nobody waits anywhere: no need to look further. This is the hot path.

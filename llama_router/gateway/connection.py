@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
+from ..core import refusals
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
@@ -305,6 +306,9 @@ class _Connection:
             self._asker.check_model(dispatcher.config.models[model])
             endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
             self._check_allowed(head.path, endpoints, model)
+        elif self._asker.models is not None:
+            models = dispatcher.config.models
+            raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
         with dispatcher.lease(name, asker=self._asker.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:

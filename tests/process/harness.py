@@ -439,10 +439,12 @@ class Harness:
 
         Args:
             models: The ``[models]`` table.
-            router: The ``[router]`` table; it gets a port and a short ``drain_s``.
+            router: The ``[router]`` table; it gets a port and a short ``drain_s``. And
+                ``api_keys``, which is a table of its own.
         """
+        keys = router.pop("api_keys", {})
         table = {"port": 0, "base_port": base_port(), "drain_s": 5.0, **router}
-        document = {"router": table, "models": models}
+        document = {"router": table, "api_keys": keys, "models": models}
         requests = Requests()
         ended = trio.Event()
         path = self.folder / "router.toml"
