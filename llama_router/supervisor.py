@@ -39,6 +39,7 @@ from .catalog import Catalog, Scanned, sources
 from .config_file import LoadedConfig
 from .control.app import build_app
 from .control.context import ControlContext
+from .control.downloads import log_end, tell
 from .control.hypercorn import ControlServer
 from .core.access import Gate
 from .core.config import Config, RouterSpec
@@ -49,6 +50,8 @@ from .errors import ConfigError, Problem, RouterError
 from .gateway.connection import Gateway
 from .gateway.server import Doors, ListenError, listen, serve
 from .listeners import exposure_fault, hosts_of, open_listeners, url_of
+from .models.caches import find_caches
+from .models.downloads import Downloads
 from .scanner import ScanError, scan_beside
 from .systemd.manager import ServiceManager
 from .watcher import Watcher, load_alone
@@ -199,6 +202,7 @@ async def run_router(
                                 doors=doors,
                                 fixed=listening.fixed,
                                 state_dir=state_dir,
+                                environ=environ,
                                 runtime_path=runtime_file.runtime_path(state_dir, environ),
                                 token_path=token.path,
                             )
@@ -290,6 +294,7 @@ class _Face:
     fixed: bool  # its sockets are systemd's
     catalog: Catalog | None
     state_dir: Path
+    environ: Mapping[str, str]
     runtime_path: Path
     token_path: Path
     started_s: float = attrs.field(factory=time.time)
@@ -329,6 +334,7 @@ class _Face:
                 )
             return scanned
 
+        downloads = Downloads(self.environ, adopt=rescan, on_end=log_end)
         context = ControlContext(
             dispatcher=self.dispatcher,
             gate=self.gate,
@@ -341,6 +347,8 @@ class _Face:
             edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=rescan,
+            downloads=downloads,
+            hub_caches=find_caches(self.environ).hubs,
         )
         control = ControlServer(build_app(context))
         gateway = Gateway(self.dispatcher, self.gate, control.serve)
@@ -349,6 +357,8 @@ class _Face:
             face.start_soon(watcher.run)
             face.start_soon(self._look_when_asked, watcher)
             face.start_soon(self._rescan_when_asked, rescan)
+            await face.start(downloads.run)
+            face.start_soon(tell, downloads, self.dispatcher.news)
             with self._findable():
                 async with trio.open_nursery() as accepting:
                     await accepting.start(serve, gateway, self.doors)

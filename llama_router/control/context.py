@@ -18,6 +18,7 @@ from ..catalog import Scanned
 from ..core.access import Gate
 from ..core.reports import ReloadReport
 from ..dispatcher import Dispatcher
+from ..models.downloads import Downloads
 
 
 class Edit(Protocol):
@@ -43,6 +44,8 @@ class ControlContext:
         edit: Changes the configuration file and applies it; see `Watcher.edit`.
         report: Returns what became of the latest look at the configuration.
         rescan: Looks for models again, and returns what changed.
+        downloads: Fetches models from the hub.
+        hub_caches: The folders where fetched models are.
     """
 
     dispatcher: Dispatcher
@@ -56,3 +59,5 @@ class ControlContext:
     edit: Edit
     report: Callable[[], ReloadReport]
     rescan: Callable[[], Awaitable[Scanned]]
+    downloads: Downloads
+    hub_caches: tuple[Path, ...]

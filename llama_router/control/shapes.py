@@ -37,6 +37,13 @@ class CancelBody(In):
     id: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
+class DownloadBody(In):
+    """What to fetch: ``user/repo`` or ``user/repo:QUANT``, or one *file* of ``user/repo``."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+    file: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+
+
 class SettingsBody(In):
     """What to write into the configuration file.
 
@@ -152,6 +159,49 @@ class Cancelled(msgspec.Struct):
     id: int
 
 
+class DownloadFault(msgspec.Struct):
+    """Why a download failed."""
+
+    code: str
+    message: str
+
+
+class Download(msgspec.Struct):
+    """A download: ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``.
+
+    *model*, *files* and *total_bytes* are null or empty until the hub has answered; *note*
+    says why nothing moves, if that is so. A model that is ``done`` is being served, unless
+    ``scan_caches`` is off.
+    """
+
+    id: str
+    requested: str
+    model: str | None
+    state: str
+    files: list[str]
+    done_bytes: int
+    total_bytes: int | None
+    bytes_per_s: int | None
+    left_s: float | None
+    note: str | None
+    path: str | None
+    mmproj: str | None
+    error: DownloadFault | None
+
+
+class Downloads(msgspec.Struct):
+    """Those that run, and the latest ones that are over, oldest first."""
+
+    downloads: list[Download]
+
+
+class Deleted(msgspec.Struct):
+    """Which model is gone, and what that freed."""
+
+    id: str
+    freed_bytes: int
+
+
 class Settings(msgspec.Struct):
     """A table of the configuration file, and what it comes to. Secrets are masked."""
 
@@ -174,3 +224,10 @@ class ErrorAnswer(msgspec.Struct):
     """What every error looks like."""
 
     error: Error
+
+
+def to_dict(shape: msgspec.Struct) -> dict[str, Any]:
+    """Return *shape* as what its JSON would decode to."""
+    converted = msgspec.to_builtins(shape)
+    assert isinstance(converted, dict)
+    return converted

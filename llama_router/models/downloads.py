@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from itertools import count
 from typing import Final
@@ -29,7 +29,7 @@ from ..core.download_reports import (
 from ..core.hub import Reference
 from ..core.lines import escape_controls
 from ..core.rate import Rate
-from ..errors import DownloadError
+from ..errors import DownloadError, RouterError
 
 #: Seconds to wait for the kernel after SIGKILL.
 REAP_TIMEOUT_S: Final = 5.0
@@ -87,7 +87,7 @@ class DownloadStatus:
     left_s: float | None = None
     note: str | None = None
     result: Done | None = None
-    error: DownloadError | None = None
+    error: RouterError | None = None
 
 
 class _Download:
@@ -146,6 +146,7 @@ class Downloads:
         environ: Mapping[str, str],
         *,
         at_once: int = 2,
+        adopt: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
         on_end: Callable[[DownloadStatus], None] = lambda _status: None,
     ) -> None:
         """Prepare; nothing happens yet.
@@ -153,10 +154,13 @@ class Downloads:
         Args:
             environ: The environment of the children: cache, token and endpoint are there.
             at_once: Downloads that run at the same time; others wait for their turn.
+            adopt: Awaited when a model is in the cache; the download is done after that, or has
+                failed if this raises `RouterError`.
             on_end: Called with each download that is over; must not block or raise.
         """
         self._environ = dict(environ)
         self._turns = trio.CapacityLimiter(at_once)
+        self._adopt = adopt
         self._on_end = on_end
         self._ids = count(1)
         self._downloads: dict[str, _Download] = {}
@@ -225,8 +229,9 @@ class Downloads:
                     returncode = await self._run_child(download)
                 if download.status.result is None:
                     raise _error(download, returncode)
+                await self._adopt()
                 state = DownloadState.DONE
-        except DownloadError as exc:
+        except RouterError as exc:
             state = DownloadState.FAILED
             download.change(error=exc)
         finally:

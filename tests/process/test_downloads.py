@@ -14,7 +14,7 @@ import trio
 
 from llama_router.backends import proctree
 from llama_router.core.hub import Reference
-from llama_router.errors import HubFileMissingError, HubUnreachableError
+from llama_router.errors import ConfigError, HubFileMissingError, HubUnreachableError, Problem
 from llama_router.models.downloads import Downloads, DownloadState, DownloadStatus
 from llama_router.models.hub_cache import PART_SUFFIX, RepoCache
 from tests.hub_server import HubServer
@@ -107,6 +107,43 @@ async def test_a_download_runs_to_its_end(downloads, server, cache, ended) -> No
     assert status.result.fetched_bytes == SIZE
     assert is_right(server, cache)
     assert ended == [status]
+
+
+async def test_a_download_is_done_when_its_model_was_adopted(environ, server) -> None:
+    """Whoever sees it done may use the model."""
+    reached, go_on = trio.Event(), trio.Event()
+
+    async def adopt() -> None:
+        reached.set()
+        await go_on.wait()
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            downloads = Downloads(environ, adopt=adopt)
+            await nursery.start(downloads.run)
+            id_ = downloads.start(Reference(REPO)).id
+            await reached.wait()
+            assert downloads.status(id_).state is DownloadState.RUNNING
+            go_on.set()
+            assert (await downloads.finished(id_)).state is DownloadState.DONE
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_model_that_cannot_be_adopted_is_a_failed_download(environ, cache) -> None:
+    """The reason is that of whoever could not; the model is in the cache all the same."""
+
+    async def adopt() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ConfigError((Problem((), "a mistake"),))
+
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            downloads = Downloads(environ, adopt=adopt)
+            await nursery.start(downloads.run)
+            status = await downloads.finished(downloads.start(Reference(REPO)).id)
+            nursery.cancel_scope.cancel()
+    assert (status.state, str(status.error)) == (DownloadState.FAILED, "a mistake")
+    assert len(cache.models()) == 1
 
 
 async def test_what_is_here_is_not_fetched_again(downloads, server) -> None:
