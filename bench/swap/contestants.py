@@ -30,6 +30,7 @@ REAL = "llama-server"
 _POLL_S = 0.002
 _READY_S = 120
 _STOP_S = 30
+_LOGGED_S = 10
 
 #: Stands for the port in a command line that somebody else completes.
 _ANY_PORT = 54321
@@ -193,22 +194,25 @@ class _RouterSwapper(Swapper):
         self._log = log
 
     def swap(self, model: str) -> Figures:
+        before = len(self._completed())
         begun_s = time.perf_counter()
         again = ask(self._port, model)
         figures = {"swap_s": time.perf_counter() - begun_s, "asked_again": float(again)}
-        return figures if self._log is None else figures | self._logged()
-
-    def _logged(self) -> Figures:
-        """Return what llama-router logged of its last request."""
-        assert self._log is not None
-        # It is logged after the client has the answer: wait for it, the pause comes anyway.
-        time.sleep(_LOGGED_S)
-        done = [event for event in _events(self._log) if event["event"] == "request.completed"]
+        if self._log is None:
+            return figures
+        # It is logged after the client has its answer: wait for that line, not for a while.
+        give_up_s = time.perf_counter() + _LOGGED_S
+        while len(completed := self._completed()) == before and time.perf_counter() < give_up_s:
+            time.sleep(_POLL_S)
+        if len(completed) == before:
+            raise StartError(f"llama-router did not log the request: {self._log.read_text()}")
         parts = ("queue_s", "load_s", "ttft_s", "duration_s")
-        return {f"log_{part}": done[-1][part] for part in parts} if done else {}
+        return figures | {f"log_{part}": completed[-1][part] for part in parts}
 
-
-_LOGGED_S = 0.05
+    def _completed(self) -> list[dict[str, Any]]:
+        """Return what llama-router logged of each request."""
+        events = _events(self._log) if self._log is not None else []
+        return [event for event in events if event["event"] == "request.completed"]
 
 
 class LlamaRouter(Contestant):
