@@ -94,6 +94,24 @@ models:
     )
 
 
+def test_continuations_in_folded_text_are_no_words() -> None:
+    """Without "|", YAML joins the lines, and the backslashes are in the middle."""
+    text = r"""
+macros:
+  args: --jinja --batch-size 4096 \
+        --threads 10
+models:
+  m:
+    cmd: /opt/llama-server --port ${PORT} \
+         ${args} \
+         --sep 'a\ b' --path /x\ y
+"""
+    assert argv_of(text) == (
+        *("/opt/llama-server", "--port", "50000", "--jinja", "--batch-size", "4096"),
+        *("--threads", "10", "--sep", "a\\ b", "--path", "/x y"),
+    )
+
+
 def test_macros_hold_macros_and_those_of_the_model_win() -> None:
     """A global macro that uses another one sees the model's own value for it."""
     text = """
@@ -374,6 +392,84 @@ def test_a_simple_matrix_is_groups_and_the_rest_is_noted() -> None:
         FOUR + f"routing: {{router: {{use: matrix, settings: {{matrix: {matrix % 'A & C'}}}}}}}"
     )
     assert set(groups_of(shared).values()) == {None}
+
+
+# --- A workstation -------------------------------------------------------------------
+
+WORKSTATION = r"""
+# yaml-language-server: $schema=https://example.org/config-schema.json
+healthCheckTimeout: 360
+globalTTL: 900
+startPort: 18200
+macros:
+  server: >
+    /opt/llama.cpp/llama-server --host 127.0.0.1 --port ${PORT}
+    --n-gpu-layers all --flash-attn on --jinja
+  no-thinking: --chat-template-kwargs '{"enable_thinking":false}'
+models:
+  "qwen3.5-9b":
+    cmd: |
+      ${server} \
+      --model /srv/models/Qwen3.5-9B-UD-Q4_K_XL.gguf \
+      --mmproj /srv/models/mmproj-F16.gguf \
+      -ctk q4_0 -ctv q4_0 ${no-thinking}
+    aliases: ["gpt-4o", qwen]
+  coder:
+    cmd: >-
+      /opt/vllm/bin/python -m vllm.entrypoints.openai.api_server
+      --model /srv/hf/Qwen2.5-Coder-32B
+      --served-model-name ${MODEL_ID} --host 127.0.0.1 --port ${PORT}
+    proxy: http://127.0.0.1:${PORT}
+    env:
+      - CUDA_VISIBLE_DEVICES=1
+      - PATH=/opt/vllm/bin:/usr/bin:/bin
+    ttl: 0
+  embed:
+    cmd: /opt/llama.cpp/llama-server --port 9901 --embeddings -m /srv/models/nomic.gguf
+    proxy: http://127.0.0.1:9901/
+    concurrencyLimit: 8
+  whisper:
+    cmd: whisper-server --port ${PORT} -m /srv/models/ggml-large-v3.bin --request-path /v1
+    checkEndpoint: /v1/audio/transcriptions/
+  "owner/tts:latest":
+    cmd: bash -c 'exec podman run --rm -p "$0":8000 tts "$@"' ${PORT} --voice $VOICE
+    cmdStop: podman stop tts
+groups:
+  big: {members: [qwen3.5-9b, coder]}
+  always: {persistent: true, exclusive: false, swap: false, members: [embed]}
+  sound: {swap: false, exclusive: false, members: [whisper, "owner/tts:latest"]}
+hooks: {on_startup: {preload: [embed]}}
+"""
+
+
+def test_a_workstation_moves() -> None:
+    """Programs of all kinds keep their commands; little is left to look at."""
+    models = config_of(WORKSTATION).models
+    assert argv_of(WORKSTATION, "qwen3.5-9b") == (
+        *("/opt/llama.cpp/llama-server", "--host", "127.0.0.1", "--port", "50000"),
+        *("--n-gpu-layers", "all", "--flash-attn", "on", "--jinja"),
+        *("--model", "/srv/models/Qwen3.5-9B-UD-Q4_K_XL.gguf"),
+        *("--mmproj", "/srv/models/mmproj-F16.gguf", "-ctk", "q4_0", "-ctv", "q4_0"),
+        *("--chat-template-kwargs", '{"enable_thinking":false}'),
+    )
+    coder = argv_of(WORKSTATION, "coder")
+    assert coder[-6:] == ("--served-model-name", "coder", "--host", "127.0.0.1", "--port", "50000")
+    assert models[ModelId("coder")].path is None
+    assert models[ModelId("coder")].ttl_s == 0
+    assert argv_of(WORKSTATION, "embed")[1:3] == ("--port", "50000")
+    assert models[ModelId("embed")].keep_loaded
+    assert models[ModelId("whisper")].spawn.health_endpoint == "/v1/audio/transcriptions/"
+    assert argv_of(WORKSTATION, "owner/tts:latest") == (
+        *("bash", "-c", 'exec podman run --rm -p "$0":8000 tts "$@"', "50000"),
+        *("--voice", "$VOICE"),
+    )
+    assert notes_of(WORKSTATION).keys() == {
+        ("embed", "proxy"),
+        ("embed", "groups.always"),
+        ("whisper", "groups.sound.exclusive"),
+        ("owner/tts:latest", "groups.sound.exclusive"),
+        ("owner/tts:latest", "cmdStop"),
+    }
 
 
 # --- Mistakes ------------------------------------------------------------------------

@@ -17,6 +17,9 @@ from .macros import PORT
 CONTAINERS: Final = frozenset({"docker", "nerdctl", "podman"})
 
 _PORT_OPTIONS: Final = frozenset({"--port", "-p", "--publish", "--http-port", "--listen-port"})
+#: A backslash that was at the end of a line.
+_FOLDED: Final = re.compile(r"(?<=\s)\\(?=\s)")
+
 _MODEL_OPTIONS: Final = frozenset({"-m", "--model"})
 
 
@@ -55,7 +58,8 @@ def split(text: str) -> list[str]:
     for line in without_comments(text).split("\n"):
         bare = line.strip()
         lines.append(bare.removesuffix("\\") + " " if bare.endswith("\\") else line)
-    return shlex.split("\n".join(lines))
+    # YAML makes one line of several where there is no "|": the end of a line is then inside.
+    return shlex.split(_FOLDED.sub(" ", "\n".join(lines)))
 
 
 def translate(words: Sequence[str], fixed_port: str | None) -> Command:
