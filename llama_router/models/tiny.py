@@ -186,6 +186,60 @@ def make_rerank_model(path: Path, *, name: str = "tiny-reranker", seed: int = 2)
         gguf_file.fill("cls.output.bias", 1, 0)
 
 
+def make_projector(path: Path, *, name: str = "tiny-projector", seed: int = 3) -> None:
+    """Write a projector to *path*, with which the smallest chat model sees pictures.
+
+    It turns each picture into four tokens. llama-server wants ``--mmproj`` for it. The same
+    arguments give the same bytes, and a file that is there is replaced in one step.
+
+    Args:
+        path: The GGUF file; its directory must exist.
+        name: The projector's own name, ``general.name`` in its header.
+        seed: Of the random weights.
+
+    Raises:
+        ImportError: if the ``gguf`` package is missing.
+        OSError: if *path* cannot be written.
+    """
+    with _gguf_file(path, "clip", name, type_="MMPROJ") as gguf_file:
+        writer, random, shape = gguf_file.writer, _Random(seed), _EYE_SHAPE
+        width, patches = shape.n_embd, _PICTURE_PIXELS // _PATCH_PIXELS
+        writer.add_clip_has_vision_encoder(value=True)
+        writer.add_clip_projector_type("gemma3")
+        writer.add_vision_projection_dim(_CHAT_SHAPE.n_embd)
+        writer.add_vision_image_size(_PICTURE_PIXELS)
+        writer.add_vision_patch_size(_PATCH_PIXELS)
+        writer.add_vision_embedding_length(width)
+        writer.add_vision_feed_forward_length(shape.n_ff)
+        writer.add_vision_block_count(shape.n_layer)
+        writer.add_vision_head_count(shape.n_head)
+        writer.add_vision_attention_layernorm_eps(1e-6)
+        writer.add_vision_image_mean([0.5, 0.5, 0.5])
+        writer.add_vision_image_std([0.5, 0.5, 0.5])
+        writer.add_vision_use_gelu(value=True)
+        writer.add_vision_projector_scale_factor(patches // 2)
+
+        patch = random(width, 3 * _PATCH_PIXELS**2, deviation=0.05)
+        patch = patch.reshape(width, 3, _PATCH_PIXELS, _PATCH_PIXELS)
+        gguf_file.add("v.patch_embd.weight", patch)
+        gguf_file.fill("v.patch_embd.bias", width, 0)
+        gguf_file.add("v.position_embd.weight", random(patches**2, width, deviation=0.1))
+        gguf_file.fill("v.post_ln.weight", width, 1)
+        gguf_file.fill("v.post_ln.bias", width, 0)
+        for layer in range(shape.n_layer):
+            _write_encoder_layer(
+                gguf_file,
+                random,
+                f"v.blk.{layer}.",
+                shape,
+                attention=("attn_q", "attn_k", "attn_v", "attn_out"),
+                norms=("ln1", "ln2"),
+            )
+        gguf_file.fill("mm.soft_emb_norm.weight", width, 1)
+        weights = random(width, _CHAT_SHAPE.n_embd, deviation=width**-0.5)
+        gguf_file.add("mm.input_projection.weight", weights)
+
+
 class _Shape(NamedTuple):
     """The sizes of a transformer, in llama.cpp's words."""
 
@@ -199,6 +253,9 @@ class _Shape(NamedTuple):
 _CHAT_SHAPE = _Shape(n_embd=64, n_layer=2, n_head=2, n_head_kv=1, n_ff=128)
 _BERT_SHAPE = _Shape(n_embd=64, n_layer=2, n_head=2, n_head_kv=2, n_ff=128)
 _BERT_N_CTX = 512
+_EYE_SHAPE = _Shape(n_embd=32, n_layer=1, n_head=2, n_head_kv=2, n_ff=64)
+_PICTURE_PIXELS = 32
+_PATCH_PIXELS = 8
 
 
 def _big_chat_shape(size_mb: float) -> _Shape:
@@ -306,22 +363,35 @@ def _write_bert(gguf_file: _GgufFile, random: _Random, pooling_type: int) -> Non
     gguf_file.fill("token_embd_norm.weight", width, 1)
     gguf_file.fill("token_embd_norm.bias", width, 0)
     for layer in range(shape.n_layer):
-        block = f"blk.{layer}."
-        matrices = {
-            "attn_q": (width, width),
-            "attn_k": (width, width),
-            "attn_v": (width, width),
-            "attn_output": (width, width),
-            "ffn_up": (shape.n_ff, width),
-            "ffn_down": (width, shape.n_ff),
-        }
-        for matrix, (rows, columns) in matrices.items():
-            weights = random(rows, columns, deviation=columns**-0.5)
-            gguf_file.add(f"{block}{matrix}.weight", weights)
-            gguf_file.fill(f"{block}{matrix}.bias", rows, 0)
-        for norm in ("attn_output_norm", "layer_output_norm"):
-            gguf_file.fill(f"{block}{norm}.weight", width, 1)
-            gguf_file.fill(f"{block}{norm}.bias", width, 0)
+        _write_encoder_layer(
+            gguf_file,
+            random,
+            f"blk.{layer}.",
+            shape,
+            attention=("attn_q", "attn_k", "attn_v", "attn_output"),
+            norms=("attn_output_norm", "layer_output_norm"),
+        )
+
+
+def _write_encoder_layer(
+    gguf_file: _GgufFile,
+    random: _Random,
+    block: str,
+    shape: _Shape,
+    *,
+    attention: Sequence[str],
+    norms: Sequence[str],
+) -> None:
+    width = shape.n_embd
+    matrices = dict.fromkeys(attention, (width, width))
+    matrices |= {"ffn_up": (shape.n_ff, width), "ffn_down": (width, shape.n_ff)}
+    for matrix, (rows, columns) in matrices.items():
+        weights = random(rows, columns, deviation=columns**-0.5)
+        gguf_file.add(f"{block}{matrix}.weight", weights)
+        gguf_file.fill(f"{block}{matrix}.bias", rows, 0)
+    for norm in norms:
+        gguf_file.fill(f"{block}{norm}.weight", width, 1)
+        gguf_file.fill(f"{block}{norm}.bias", width, 0)
 
 
 def _write_shape(gguf_file: _GgufFile, shape: _Shape) -> None:
@@ -379,14 +449,19 @@ class _GgufFile:
 
 @contextmanager
 def _gguf_file(
-    path: Path, architecture: str, name: str, *, half_precision: bool = False
+    path: Path,
+    architecture: str,
+    name: str,
+    *,
+    half_precision: bool = False,
+    type_: str = "MODEL",
 ) -> Iterator[_GgufFile]:
     """Yield a file to fill; it appears at *path* complete, or not at all."""
     # The pid keeps two runs apart that make the same model at the same time.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     gguf_file = _GgufFile(unfinished, architecture, half_precision=half_precision)
     file_types, writer = gguf_file.gguf.LlamaFileType, gguf_file.writer
-    writer.add_type(gguf_file.gguf.GGUFType.MODEL)
+    writer.add_type(getattr(gguf_file.gguf.GGUFType, type_))
     writer.add_name(name)
     writer.add_file_type(file_types.MOSTLY_F16 if half_precision else file_types.ALL_F32)
     yield gguf_file

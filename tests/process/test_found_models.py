@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import json
 import signal
+import struct
+import zlib
 from pathlib import Path
 
 import httpx
@@ -98,6 +102,120 @@ async def test_an_import_needs_no_configuration(tmp_path, folder) -> None:
             done = await run_cli("rescan", folder=tmp_path, **home)
             assert done.returncode == 0, done.stderr
             assert await listed(client) == {"talker-Q4_K_M", "embedder", "ranker"}
+
+
+def picture() -> str:
+    """Return a grey PNG of 32 by 32 pixels, as a URL."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    head = struct.pack(">IIBBBBB", 32, 32, 8, 2, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\x80" * 96) * 32)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+async def test_a_model_of_the_hub_sees_with_its_projector(tmp_path) -> None:
+    """It is found in the cache, under the hub's name; a picture is understood, or so it says."""
+    repository = tmp_path / "hub" / "models--tiny--eyes-GGUF"
+    snapshot = repository / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    tiny.make_chat_model(repository / "blobs" / "aa", name="eyes")
+    tiny.make_projector(repository / "blobs" / "bb")
+    (snapshot / "eyes-F32.gguf").symlink_to("../../blobs/aa")
+    (snapshot / "mmproj-F32.gguf").symlink_to("../../blobs/bb")
+    config = write_config(tmp_path, router=["scan_caches = true"])
+    content = [
+        {"type": "text", "text": "what do you see"},
+        {"type": "image_url", "image_url": {"url": picture()}},
+    ]
+    body = chat("tiny/eyes-GGUF") | {"messages": [{"role": "user", "content": content}]}
+    caches = {"HF_HUB_CACHE": str(tmp_path / "hub"), "LLAMA_CACHE": str(tmp_path / "none")}
+    with trio.fail_after(LIMIT_S):
+        async with serving(config, **caches) as router, router.client() as client:
+            assert await listed(client) == {"tiny/eyes-GGUF:F32"}
+            answer = await client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            spawned = await router.event("backend.spawned")
+            assert spawned["argv"][-2:] == ["--mmproj", str(snapshot / "mmproj-F32.gguf")]
+
+
+async def test_a_folder_that_is_named_later_is_searched_at_once(tmp_path, folder) -> None:
+    """A changed ``models_dirs`` starts a scan; nobody has to ask for it."""
+    config = config_for(tmp_path, folder / "text")
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            assert await listed(client) == {"talker-Q4_K_M"}
+            seen = len(router.events)
+            config_for(tmp_path, folder)
+            router.signal(signal.SIGHUP)
+            scanned = await router.event("models.scanned", after=seen)
+            assert scanned["new"] == ["embedder", "ranker"]
+            await router.event("config.applied", after=seen, added=["embedder", "ranker"])
+            assert await listed(client) == {"talker-Q4_K_M", "embedder", "ranker"}
+
+
+async def test_settings_of_a_model_that_is_gone_stop_nothing(tmp_path, folder) -> None:
+    """Neither a rescan nor the next start; the settings count again when the file is back."""
+    table = '[models.ranker]\ngroup = "g"\n'
+    config = config_for(tmp_path, folder, table)
+    away = tmp_path / "away"
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            (folder / "ranker.gguf").rename(away)
+            done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert await listed(client) == {"talker-Q4_K_M", "embedder"}
+            assert (await router.event("config.doubted"))["problem"].startswith("line 5: ")
+        async with serving(config) as router, router.client() as client:
+            assert await listed(client) == {"talker-Q4_K_M", "embedder"}
+            away.rename(folder / "ranker.gguf")
+            done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
+            assert done.stdout == b"new models: 1, removed: 0\n", done.stderr
+            assert "ranker" in await listed(client)
+
+
+async def test_a_rescan_says_when_the_configuration_is_in_its_way(tmp_path, folder) -> None:
+    """It must not look as if what was found were in force."""
+    config = config_for(tmp_path, folder)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            config.write_text(config.read_text() + "[oops]\n")
+            (folder / "ranker.gguf").unlink()
+            done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
+            assert done.returncode == 1
+            assert b"its file has mistakes" in done.stderr
+            assert "ranker" in await listed(client)
+
+
+async def test_a_scan_that_hangs_neither_blocks_nor_stays_behind(tmp_path, folder) -> None:
+    """Requests are answered meanwhile, and SIGTERM ends the scan with the router."""
+    table = ["drain_s = 0.5", f"models_dirs = {json.dumps([str(folder)])}"]
+    config = write_config(tmp_path, router=table)
+    refused = trio.Event()
+    with trio.fail_after(LIMIT_S):
+        async with trio.open_nursery() as nursery:
+            async with serving(config) as router, router.client() as client:
+                token = (tmp_path / "state" / "admin-token").read_text().strip()
+                lock = (tmp_path / "state" / "models.toml.lock").open()
+                fcntl.flock(lock, fcntl.LOCK_EX)  # as if another process wrote for ever
+
+                async def rescan() -> None:
+                    async with router.client() as client:
+                        headers = {"x-admin-token": token}
+                        with pytest.raises(httpx.HTTPError):
+                            await client.post("/admin/rescan", json={}, headers=headers)
+                    refused.set()
+
+                nursery.start_soon(rescan)
+                answer = await client.post("/v1/chat/completions", json=chat("talker-Q4_K_M"))
+                assert answer.status_code == 200, answer.text
+                assert not refused.is_set()
+            await refused.wait()
+            lock.close()
 
 
 async def test_found_models_survive_a_restart_and_a_reload(tmp_path, folder) -> None:
