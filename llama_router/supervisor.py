@@ -161,6 +161,8 @@ async def run_router(
             state_dir / "logs",
             max_bytes=router.log_file_mib * 1024 * 1024,
             backups=router.log_files,
+            keep_s=router.log_keep_days * 86400 or None,
+            total_bytes=router.log_total_mib * 1024 * 1024 or None,
         )
         launcher = Launcher(
             instance=instance,
@@ -178,6 +180,7 @@ async def run_router(
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
                 await services.start(launcher.keep_record)
+                services.start_soon(logs.tend)
                 if whole_process:
                     services.start_soon(tend_orphans, lifeline)
                 await services.start(
@@ -379,6 +382,7 @@ class _Face:
         self.dispatcher.news.publish("router", {"state": "draining"})
         self.dispatcher.shut_down()
         gateway.drain()
+        self.logs.end_following()
         await control.drain()
         with trio.move_on_after(max(drain_s, REFUSAL_S)):
             await self.requests.hurry.wait()

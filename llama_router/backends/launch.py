@@ -18,7 +18,7 @@ import trio
 
 from ..core import child_protocol, placeholders
 from ..core.config import ModelSpec
-from ..core.explain import LOOK_BACK_LINES, Explanation, explain
+from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..core.masking import masked_command
 from ..errors import BackendExitedError, ReadinessTimeoutError
@@ -28,8 +28,9 @@ from .cgroup import ControlGroup, ControlGroups
 from .environment import Program, find_program, inherited
 from .instances import InstanceRecord
 from .lifeline import Lifeline
+from .model_log import ModelLog
 from .oom import Kernel
-from .output import LogStore, ModelLog
+from .output import LogStore
 from .ports import Ports
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
@@ -43,7 +44,7 @@ BACKEND_HOST: Final = "127.0.0.1"
 LAST_LINES: Final = 8
 
 #: Seconds that may go into finding out why a backend exited.
-EXPLAIN_TIMEOUT_S: Final = 1.0
+EXPLAIN_TIMEOUT_S: Final = 3.0
 
 #: How often a start that takes long is reported, in seconds.
 REPORT_S: Final = 1.0
@@ -107,9 +108,10 @@ class Launcher:
 
             model_log.on_line = listen
             spawned_s = trio.current_time()
+            ready = trio.Event()
             async with self._control_group(spec) as group, trio.open_nursery() as nursery:
                 process: SpawnedProcess = await nursery.start(
-                    self._run, spec, program, port, model_log, group
+                    self._run, spec, program, port, model_log, group, ready
                 )
                 with trio.move_on_after(spec.spawn.ready_timeout_s) as waiting:
                     async with trio.open_nursery() as reporting:
@@ -135,6 +137,7 @@ class Launcher:
                     port=port,
                     load_s=round(backend.ready_s - spawned_s, 4),
                 )
+                ready.set()
                 task_status.started(backend)
 
     @asynccontextmanager
@@ -157,6 +160,7 @@ class Launcher:
         port: int,
         model_log: ModelLog,
         group: ControlGroup | None,
+        ready: trio.Event,
         *,
         task_status: trio.TaskStatus[SpawnedProcess],
     ) -> None:
@@ -219,7 +223,9 @@ class Launcher:
                     model_log.note(f"pid {process.pid} was ended by the router")
                 self.lifeline.unregister(process.pid)
                 self._note(partial(self.record.remove, process.pid))
-        raise await self._exited(spec, process, oom_counters, model_log)
+        error = await self._exited(spec, process, oom_counters, model_log)
+        error.retryable = ready.is_set() or error.cause not in HOPELESS
+        raise error
 
     async def _exited(
         self,
@@ -234,7 +240,9 @@ class Launcher:
 
         def find_out() -> Explanation:
             since_s = process.start_time / os.sysconf("SC_CLK_TCK")
-            oom_killed = self.kernel.oom_killed(process.pid, oom_counters, since_s=since_s)
+            oom_killed = returncode in KILLED and self.kernel.oom_killed(
+                process.pid, oom_counters, since_s=since_s
+            )
             return explain(returncode, tail, oom_killed=oom_killed)
 
         found = explain(returncode, ())

@@ -381,6 +381,38 @@ def install_unit(
     return run(user=user, force=force, config=config, socket=socket, folder=folder)
 
 
+@app.command
+def logs(
+    model: str,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    lines: Annotated[int, Parameter(name=["--lines", "-n"])] = 100,
+    json: Json = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> int:
+    """Print the last output of a model's backends, and with --follow what they print from now on.
+
+    Asks the running router; if there is none, the files that one has written are read.
+
+    Args:
+        model: Its name or an alias.
+        follow: Go on until Ctrl-C, across restarts of the backend and of the router.
+        lines: How many lines of the past.
+        json: Each line as a JSON object.
+        url: The router's base URL; found through its runtime file by default.
+        token_file: File with the admin token; by default the router's own.
+        config: The configuration that the router was started with.
+    """
+    from .client import Where  # noqa: PLC0415 -- same
+    from .model_logs import show as run  # noqa: PLC0415 -- same
+
+    where = Where(url=url, token_file=token_file, config=config)
+    return run(where, model, follow=follow, lines=lines, as_json=json)
+
+
 def main() -> None:
     """Run the command that ``sys.argv`` names, and exit with its status."""
     try:

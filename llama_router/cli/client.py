@@ -157,19 +157,22 @@ def find(where: Where, environ: Mapping[str, str]) -> RuntimeFile:
 def _places(where: Where, environ: Mapping[str, str]) -> Iterator[Path]:
     """Yield where the runtime file may be, most specific first, each once."""
     seen: set[Path] = set()
-    configs = [where.config] if where.config else default_config_path(environ)
-    candidates = [
-        runtime_path(state_dir_for(_setting(c, "state_dir"), environ), environ) for c in configs
-    ]
+    candidates = [runtime_path(folder, environ) for folder in state_dirs(where, environ)]
     if where.config is None:
-        candidates += [
-            runtime_path(state_dir_for(None, environ), environ),
-            _SYSTEM_RUNTIME / FILE,
-        ]
+        candidates.append(_SYSTEM_RUNTIME / FILE)
     for candidate in candidates:
         if candidate not in seen:
             seen.add(candidate)
             yield candidate
+
+
+def state_dirs(where: Where, environ: Mapping[str, str]) -> list[Path]:
+    """Return the state directories that a router on this machine may have, likeliest first."""
+    configs = [where.config] if where.config else default_config_path(environ)
+    folders = [state_dir_for(_setting(config, "state_dir"), environ) for config in configs]
+    if where.config is None:
+        folders.append(state_dir_for(None, environ))
+    return folders
 
 
 def _token(where: Where, found: RuntimeFile | None) -> str:
@@ -182,19 +185,34 @@ def _token(where: Where, found: RuntimeFile | None) -> str:
     return _setting(Path(found.config), "admin_token") or read_token(Path(found.token_file))
 
 
+def model_id(where: Where, environ: Mapping[str, str], name: str) -> str:
+    """Return the model that *name* is an alias of in the configuration, else *name*."""
+    for config in [where.config] if where.config else default_config_path(environ):
+        models = _document(config).get("models")
+        for model, table in models.items() if isinstance(models, dict) else ():
+            aliases = table.get("aliases") if isinstance(table, dict) else None
+            if isinstance(aliases, list) and name in aliases:
+                return str(model)
+    return name
+
+
 def _setting(config: Path, name: str) -> str | None:
     """Return a string of ``[router]`` in *config*; None if there is none to be read."""
-    try:
-        document = tomllib.loads(config.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    table = document.get("router")
+    table = _document(config).get("router")
     value = table.get(name) if isinstance(table, dict) else None
     if not isinstance(value, str):
         return None
     if name == "state_dir":
         return str(config.absolute().parent / Path(value).expanduser())
     return value
+
+
+def _document(config: Path) -> dict[str, Any]:
+    """Return what is in *config*; nothing if it cannot be read."""
+    try:
+        return tomllib.loads(config.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ..core.answers import error_body, error_fields
 from ..errors import RequestError, RouterError
-from . import admin, downloads, events, guard, models, settings
+from . import admin, downloads, events, guard, log_routes, models, settings
 from .context import ControlContext
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     settings.blueprint,
     events.blueprint,
     downloads.blueprint,
+    log_routes.blueprint,
 )
 """Makes the routes of each part; see `context` for how another one joins."""
 

@@ -116,6 +116,8 @@ class RouterSpec:
     )
     log_file_mib: int = attrs.field(default=10, metadata=_restart(integer_reader(1)))
     log_files: int = attrs.field(default=3, metadata=_restart(integer_reader(0)))
+    log_keep_days: int = attrs.field(default=30, metadata=_restart(integer_reader(0)))
+    log_total_mib: int = attrs.field(default=1024, metadata=_restart(integer_reader(0)))
     max_body_mib: int = attrs.field(default=64, metadata=_retune(integer_reader(1)))
     max_queued: int = attrs.field(default=256, metadata=_retune(integer_reader(1)))
     max_queue_wait_s: float = attrs.field(default=600.0, metadata=_retune(read_timeout))

@@ -29,6 +29,9 @@ _LINE_CHARS: Final = 400
 # Shell and Utilities, section 2.8.2.
 _SHELL_SIGNAL: Final = 128
 
+#: Exit statuses of a process that SIGKILL ended; only these may be the kernel's doing.
+KILLED: Final = frozenset((-Signals.SIGKILL, _SHELL_SIGNAL + Signals.SIGKILL))
+
 # Source: the same.
 _SHELL_FAILURES: Final = {
     126: "a program that its script calls cannot be executed",
@@ -61,6 +64,21 @@ class Cause(StrEnum):
     KILLED = "killed"
     ENDED = "ended"
     UNKNOWN = "unknown"
+
+
+#: What a second start of the same command would meet again.
+HOPELESS: Final = frozenset(
+    (
+        Cause.UNKNOWN_ARCHITECTURE,
+        Cause.WRONG_FLAG,
+        Cause.BROKEN_MODEL,
+        Cause.LIBRARY_MISSING,
+        Cause.MODULE_MISSING,
+        Cause.FILE_MISSING,
+        Cause.COMMAND_MISSING,
+        Cause.ILLEGAL_INSTRUCTION,
+    )
+)
 
 
 @attrs.frozen

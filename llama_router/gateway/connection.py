@@ -177,13 +177,15 @@ class _Connection:
         self._fiber.expire_in(KEEP_ALIVE_S)
         gateway.idle.add(self._fiber)
         try:
-            while not client.readable:
+            # A body may have ended with the bytes of its last edge: readable, with nothing to
+            # read. Only here, as an idle connection, is it woken at shutdown.
+            while not client.readable or (data := client.receive_nowait()) is None:
                 if gateway.draining.is_set():
                     return False
                 await client.wait_readable()
         finally:
             gateway.idle.discard(self._fiber)
-        self._buffer = await client.receive()
+        self._buffer = data
         return bool(self._buffer)
 
     async def _hand_over(self) -> None:

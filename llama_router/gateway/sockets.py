@@ -83,6 +83,19 @@ class Client(Channel):
                 return data
             await self._wait(READABLE | GONE)
 
+    def receive_nowait(self) -> bytes | None:
+        """Return bytes, empty if the client closed; None if there are none yet."""
+        try:
+            data = self._receive(RECEIVE_BYTES)
+        except BlockingIOError:
+            self.readable = False
+            return None
+        except OSError:
+            return b""
+        if len(data) < RECEIVE_BYTES and not self.gone:  # as in `receive`
+            self.readable = False
+        return data
+
     async def receive_into(self, buffer: memoryview) -> int:
         """Wait for bytes, put them into *buffer*, return how many; 0: the client closed."""
         while True:

@@ -69,10 +69,10 @@ async def test_a_start_that_fails_is_explained(
     """Error, event and log of the model name the same cause, with the line that says so."""
     table = model_table(folder, "m", file=file, args=args)
     with trio.fail_after(LIMIT_S):
-        async with serving(write_config(folder, table, router=["max_restarts = 0"])) as router:
+        async with serving(write_config(folder, table)) as router:
             error = await refusal(router, "m")
             event = await router.event("backend.failed", model="m")
-    assert (error["code"], error["cause"]) == ("backend_exited", cause)
+    assert (error["code"], error["cause"]) == ("backend_exited", cause), error
     assert event["cause"] == cause
     assert event["reason"] == error["message"]
     assert "its output says: " in error["message"]
@@ -92,6 +92,20 @@ async def test_a_model_file_that_vanished_is_named(folder: Path) -> None:
     assert error["cause"] == "file_missing"
     assert "good.gguf" in error["message"]
     assert again["cause"] == "file_missing"
+
+
+async def test_what_cannot_work_is_not_repeated(folder: Path) -> None:
+    """One start of a model that no start can load, and the client has its answer."""
+    config = write_config(
+        folder, model_table(folder, "m", file="half"), router=["max_restarts = 9"]
+    )
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            first = await refusal(router, "m")
+            second = await refusal(router, "m")
+    assert (first["code"], second["code"]) == ("backend_exited", "backend_failed")
+    assert first["cause"] == second["cause"] == "broken_model"
+    assert len(router.named("backend.spawned")) == 1
 
 
 async def test_a_stranger_who_kills_is_not_taken_for_the_router(folder: Path) -> None:

@@ -274,6 +274,17 @@ class TestShutdown:
         await client.stream.aclose()
         await router.ended.wait()
 
+    async def test_idle_after_a_large_body(self, start, stage) -> None:
+        """A connection whose last request had a body larger than one read ends at once, too."""
+        router = await start({"a": stage.model("a")}, drain_s=60.0)
+        client = await router.connect()
+        await client.send(post(ECHO, "a", text="x" * 500_000))
+        assert (await client.answer()).status == 200
+        await wait_all_tasks_blocked()
+        router.requests.stop.set()
+        assert await client.rest() == b""
+        await router.ended.wait()
+
     async def test_kept_connections_are_closed(self, start, stage) -> None:
         """A router that has ended holds no socket any more, none to a backend either."""
         before = open_sockets()

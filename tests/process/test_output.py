@@ -19,8 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from llama_router.backends import model_log as model_logs
 from llama_router.backends import output
-from llama_router.backends.output import LogStore, ModelLog, append_rotating
+from llama_router.backends.log_files import append_rotating
+from llama_router.backends.model_log import LogChunk, ModelLog
+from llama_router.backends.output import LogStore
 from llama_router.core.lines import Line
 
 pytestmark = pytest.mark.process
@@ -201,7 +204,8 @@ class TestFlood:
     def test_beginning_and_end_are_kept_and_the_rest_is_counted(self) -> None:
         """Between the first and the newest lines one line says exactly what is missing."""
         kept: list[str] = []
-        model_log = ModelLog("a", sink=kept.extend, clock=Clock())
+        model_log = ModelLog("a", clock=Clock())
+        model_log.listeners.append(lambda chunk: kept.extend(chunk.texts))
         flooded(model_log)
         model_log.end_of_process()
         [marker] = [line for line in kept if line.startswith("…")]
@@ -236,7 +240,7 @@ class TestFlood:
         clock = Clock()
         model_log = ModelLog("a", clock=clock)
         heard = heard_by(model_log)
-        model_log.write(b"x" * (output.FLOOD_COST_PER_S - 200) + b"\n" + STATE[:11])
+        model_log.write(b"x" * (model_logs.FLOOD_COST_PER_S - 200) + b"\n" + STATE[:11])
         assert len(heard) > 1
         model_log.write(STATE[11:] + b"y\n" * 100)
         assert heard[-1].text == STATE.decode().rstrip()
@@ -258,7 +262,8 @@ class TestFlood:
         """A flood that does not stop is kept less of, and its newest lines each second."""
         clock = Clock()
         kept: list[str] = []
-        model_log = ModelLog("a", sink=kept.extend, clock=clock)
+        model_log = ModelLog("a", clock=clock)
+        model_log.listeners.append(lambda chunk: kept.extend(chunk.texts))
         flooded(model_log)
         clock.now_s = 1.0
         before = len(kept)
@@ -373,7 +378,7 @@ class Batches:
     def write(self, *texts: str, refused: int = 0, model: str = "a") -> list[dict[str, object]]:
         """Write *texts* as one batch and return the events that are logged."""
         with capture_logs() as events:
-            self.store._write([output._Entry(model, time.time(), list(texts), refused)])
+            self.store._write([output._Entry(model, LogChunk(time.time(), list(texts)), refused)])
         return events
 
 
@@ -467,7 +472,7 @@ class TestTrouble:
             import resource, signal, sys
             from collections import deque
             from pathlib import Path
-            from llama_router.backends.output import append_rotating
+            from llama_router.backends.log_files import append_rotating
             lines = deque([b'{{"n": %d}}\\n' % n for n in range(100)])
             path = Path({str(path)!r})
             resource.setrlimit(resource.RLIMIT_FSIZE, (123, {hard}))
