@@ -12,7 +12,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ..core.answers import error_body, error_fields
-from ..errors import RequestError, RouterError
+from ..errors import AccessError, RequestError, RouterError
 from . import admin, downloads, events, guard, log_routes, models, settings
 from .context import ControlContext
 
@@ -64,6 +64,14 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(RouterError)
     async def refuse(error: RouterError) -> Response:
+        if isinstance(error, AccessError):
+            log.info(
+                "control.refused",
+                method=request.method,
+                path=request.path,
+                code=error.code,
+                status=int(error.status),
+            )
         return _error_response(error)
 
     @app.errorhandler(HTTPException)

@@ -110,6 +110,7 @@ async def test_no_spelling_of_a_path_leads_around_the_token(start, stage) -> Non
             answer = await router.ask(request("GET", target, **fields))
             assert answer.status in (401, 403, 404), target
             assert b"pid" not in answer.body, target
+    await router.events.wait("control.refused", code="invalid_admin_token", status=401)
 
 
 async def test_no_redirect_leads_to_a_host_that_a_client_named(start, stage) -> None:
@@ -153,6 +154,9 @@ async def test_a_page_of_another_site_can_do_nothing(start, stage) -> None:
     question = request("OPTIONS", "/v1/echo", origin="https://evil.example",
                        access_control_request_method="POST")  # fmt: skip
     assert (await router.ask(question)).status == 403
+    websocket = request("GET", "/v1/realtime?model=a", origin="https://evil.example",
+                        connection="upgrade", upgrade="websocket")  # fmt: skip
+    assert (await router.ask(websocket)).error["code"] == "origin_not_allowed"
     assert router.spawned() == []
 
 
@@ -208,6 +212,7 @@ async def test_keys_decide_who_may_use_which_model(start, stage) -> None:
     assert (await keyed(router, "sk-bob-0123", "/a/health")).status in (403, 503)
     answer = await keyed(router, "sk-alice-0123", "/v1/echo", "a")
     assert answer.status == 200
+    await router.events.wait("request.completed", model="a", key="alice")
     assert b"sk-alice" not in answer.body  # it is an echo of what the backend got
     assert (await keyed(router, "sk-bob-0123", "/a/health")).error["code"] == "model_not_allowed"
     listed = (await keyed(router, "sk-bob-0123", "/v1/models")).json()["data"]
