@@ -45,7 +45,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
-from typing import Final, Protocol, TypeVar
+from typing import ClassVar, Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -61,7 +61,11 @@ T = TypeVar("T")
 TICK_S: Final = 1 / 16
 
 #: Rounds of events after which Trio's tasks get their turn, however busy the fibers are.
-ROUNDS: Final = 4
+ROUNDS: Final = 16
+
+#: Requests that begin in one round. What has begun goes on first: when many arrive at once,
+#: the first of them have their answers before the last ones are read.
+BEGINNINGS: Final = 32
 
 #: Events taken in one round.
 EVENTS: Final = 128
@@ -108,6 +112,7 @@ class Channel:
     """A non-blocking socket in the engine's epoll.
 
     Attributes:
+        begins: A wait for bytes on it is the wait for something new, which has time.
         socket: The socket itself.
         waiter: Whom to resume.
         want: For which events (`READABLE`, `WRITABLE`, `GONE`) to resume it now.
@@ -115,6 +120,8 @@ class Channel:
         gone: The peer closed at least its sending side.
         closed: It was closed or given away by this side.
     """
+
+    begins: ClassVar = False
 
     __slots__ = ("_engine", "_fd", "closed", "gone", "readable", "socket", "waiter", "want")
 
@@ -147,12 +154,13 @@ class Channel:
         """Close; safe to call twice."""
         if not self.closed:
             self.closed = True
-            self._engine.leave(self._fd, self.socket)
+            self._engine.leave(self._fd)
+            self.socket.close()  # which takes it out of the epoll, too
 
     def release(self) -> socket.socket:
         """Give the socket away, to be served by somebody else."""
         self.closed = True
-        self._engine.leave(self._fd, None)
+        self._engine.leave(self._fd, still_open=True)
         return self.socket
 
 
@@ -267,7 +275,7 @@ class Engine:
         self._fibers: set[Fiber] = set()
         self._ready: deque[Fiber] = deque()
         self._turning = False
-        self._closing: list[socket.socket] = []
+        self._put_off: deque[tuple[Channel, int]] = deque()
         self._buckets: dict[float, set[Fiber]] = {}
         self._ticks: list[float] = []  # a heap of the keys of _buckets
         self._alarm = trio.CancelScope()
@@ -288,7 +296,7 @@ class Engine:
         """Resume *fiber* soon; harmless if it ended."""
         self._ready.append(fiber)
         if not self._turning:
-            os.eventfd_write(self._bell, 1)
+            self._ring()
 
     def cut(self, fiber: Fiber, error: RouterError) -> None:
         """Let *fiber* end with *error*. Not for fibers to call; harmless if it ended."""
@@ -339,19 +347,11 @@ class Engine:
         self._epoll.register(fd, _EVERYTHING)
         self._channels[fd] = channel
 
-    def leave(self, fd: int, close: socket.socket | None) -> None:
-        """Watch *fd* no more, and *close* the socket.
-
-        In a turn it is closed at its end: a number that is free again might be taken by
-        a new connection at once, which would get the old one's remaining events.
-        """
+    def leave(self, fd: int, *, still_open: bool = False) -> None:
+        """Watch *fd* no more; the kernel itself forgets one that is closed."""
         del self._channels[fd]
-        if close is None:
+        if still_open:
             self._epoll.unregister(fd)
-        elif self._turning:
-            self._closing.append(close)
-        else:
-            close.close()
 
     def look_at(self, fiber: Fiber, deadline_s: float, bucket: float) -> float:
         """Move *fiber* to the bucket of *deadline_s*, out of *bucket*; return the new one."""
@@ -412,26 +412,47 @@ class Engine:
     def _turn(self) -> None:
         self._turning = True
         self.now_s = trio.current_time()
-        poll, channels, ready = self._epoll.poll, self._channels, self._ready
+        take, begin, ready, put_off = self._take, self._begin, self._ready, self._put_off
         for _ in range(ROUNDS):
-            events = poll(0, EVENTS)
-            for fd, happened in events:
-                channel = channels.get(fd)
-                if channel is not None:
-                    channel.note(happened)
-                elif fd == self._bell:
-                    os.eventfd_read(fd)
+            happened = take()
+            if put_off:
+                begin()
+            elif not happened and not ready:
+                break
             for _ in range(len(ready)):
                 ready.popleft().resume()
-            if self._closing:
-                for closing in self._closing:
-                    closing.close()
-                self._closing.clear()
-            if not events and not ready:
-                break
         self._turning = False
-        if ready:
-            os.eventfd_write(self._bell, 1)
+        if ready or put_off:
+            self._ring()
+
+    def _take(self) -> bool:
+        """Take a round of events; return whether there were any.
+
+        All numbers are looked up before anybody runs: a number that is closed meanwhile may
+        be that of a new connection, which must not get the old one's events.
+        """
+        channels = self._channels
+        events = [(channels.get(fd), happened) for fd, happened in self._epoll.poll(0, EVENTS)]
+        for channel, happened in events:
+            if channel is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._bell)
+            elif channel.begins and channel.want & READABLE:
+                self._put_off.append((channel, happened))
+            elif not channel.closed:
+                channel.note(happened)
+        return bool(events)
+
+    def _begin(self) -> None:
+        """Let some of the requests begin that were put off."""
+        put_off = self._put_off
+        for _ in range(min(BEGINNINGS, len(put_off))):
+            channel, happened = put_off.popleft()
+            if not channel.closed:
+                channel.note(happened)
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
 
     async def _keep_time(self) -> None:
         while True:

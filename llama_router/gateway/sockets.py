@@ -58,6 +58,8 @@ class Client(Channel):
         fiber: Whom its events resume.
     """
 
+    begins = True
+
     __slots__ = ("_receive", "_send", "fiber")
 
     def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
