@@ -9,9 +9,16 @@ import attrs
 import msgspec
 
 from ..errors import RequestError
+from .skim import skim
 
 #: Longest model name looked at, in bytes; no identifier on any hub comes near it.
 MAX_NAME_BYTES: Final = 1024
+
+#: Bodies above this are not decoded as a whole, if that can be avoided: decoding takes a
+#: millisecond per megabyte.
+SKIMMED_BYTES: Final = 256 * 1024
+
+_SKIMMED: Final = frozenset((b"model", b"stream"))
 
 _BOUNDARY = re.compile(
     rb'multipart/form-data\s*;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;]{1,200}))', re.IGNORECASE
@@ -62,6 +69,10 @@ def asked_by(body: bytes | bytearray | memoryview, content_type: bytes) -> Asked
 def _asked_by_json(body: bytes | bytearray | memoryview) -> Asked:
     if not len(body):
         raise RequestError('the body is empty; a JSON object that names a "model" is needed')
+    if len(body) > SKIMMED_BYTES and not isinstance(body, memoryview):
+        fields = skim(body, _SKIMMED)
+        if fields is not None:
+            body = b"{%b}" % b",".join(b'"%b":%b' % field for field in fields.items())
     try:
         asked = _decode(body)
     except msgspec.ValidationError as exc:
