@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import reload
+from . import reload, scan
 from .proxy import command as proxy
 from .swap import command as swap
 
@@ -19,9 +19,10 @@ def main() -> int:
     proxy.add_arguments(commands.add_parser("proxy", help="what passing requests on costs"))
     swap.add_arguments(commands.add_parser("swap", help="what exchanging two models costs"))
     reload.add_arguments(commands.add_parser("reload", help="what a changed file costs"))
+    scan.add_arguments(commands.add_parser("scan", help="what looking for models costs"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    runs = {"proxy": proxy.run, "swap": swap.run, "reload": reload.run}
+    runs = {"proxy": proxy.run, "swap": swap.run, "reload": reload.run, "scan": scan.run}
     return runs[options.command](options)
 
 

@@ -1,6 +1,6 @@
 """How long a scan of many GGUF files takes, and how long it stops the event loop.
 
-Run ``python -m bench.scan`` from the repository. It makes files with the headers of real
+Run ``python -m bench scan`` from the repository. It makes files with the headers of real
 models: 30 keys, then a vocabulary of 150,000 tokens with their scores, types and merges, then
 4 GiB of tensors. The tensors are holes, and so is, except in a few of the files, what is
 behind the first pages of the vocabulary: nobody has room for 2,000 of them.
@@ -54,15 +54,18 @@ _TICK_S = 0.001
 _STRING, _ARRAY, _UINT32, _INT32, _FLOAT32, _BOOL = 8, 9, 4, 5, 6, 7
 
 
-def main() -> int:
-    """Run the benchmark; return 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.scan", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say what the command line may ask for."""
+    parser.description = __doc__
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--complete", type=int, default=3, help="files without holes in the header")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the files are made; else temporary")
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benchmark; return 1 if a goal is missed."""
     if options.cold:
         print(json.dumps(scan_cold(options.folder)))
         return 0
@@ -223,7 +226,7 @@ def in_new_process(folder: Path, paths: Iterable[Path]) -> dict[str, float]:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
-    command = [sys.executable, "-m", "bench.scan", "--cold", "--folder", str(folder)]
+    command = [sys.executable, "-m", "bench", "scan", "--cold", "--folder", str(folder)]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (folder / "state" / "models.toml").unlink()
     result: dict[str, float] = json.loads(done.stdout)
@@ -289,7 +292,3 @@ async def never(
     """Launch nothing: nobody asks for a model."""
     del spec, task_status
     raise AssertionError
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -71,6 +71,22 @@ def check(file: Path | None = None, /, *, commands: bool = False) -> int:
     return run(file, commands=commands)
 
 
+@app.command
+def inspect(
+    file: Path, /, *, chat_template: Annotated[bool, Parameter(negative="")] = False
+) -> int:
+    """Say what the header of a GGUF file says, and as what the router would serve it.
+
+    Args:
+        file: The GGUF file.
+        chat_template: Print its chat template instead.
+    """
+    from .. import logs  # noqa: F401, PLC0415 -- same
+    from .models import inspect as run  # noqa: PLC0415 -- same
+
+    return run(file, chat_template=chat_template)
+
+
 @app.command(name="import")
 def import_(
     folder: Path, /, *, config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None

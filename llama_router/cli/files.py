@@ -12,7 +12,8 @@ import attrs
 
 from ..catalog import Catalog, Scanned
 from ..config_file import LoadedConfig, default_config_path, load_config, state_dir_for
-from ..core.config import RouterSpec
+from ..core import placeholders
+from ..core.config import ModelSpec, RouterSpec
 from ..core.lines import escape_controls
 from ..core.overlay import Found
 from ..errors import ConfigError, Problem
@@ -157,11 +158,18 @@ def check(file: Path | None, *, commands: bool = False) -> int:
             print(escape_controls(f"{doubt.path}: warning: {doubt.reason}"), file=sys.stderr)  # noqa: T201 -- same
     if commands:
         for model, spec in loaded.config.models.items():
-            words = shlex.join((*spec.spawn.command, *spec.spawn.args))
-            print(escape_controls(f"{model}: {words}"))  # noqa: T201 -- same
+            print(escape_controls(f"{model}: {_command_line(spec)}"))  # noqa: T201 -- same
     models = len(loaded.config.models)
     print(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")  # noqa: T201 -- same
     return 0
+
+
+def _command_line(spec: ModelSpec) -> str:
+    """Return the command of a model as one could type it, but for port and host."""
+    values = {"path": spec.path or "", "mmproj": spec.mmproj or "", "model": str(spec.id)}
+    values |= {"port": "$port", "host": "$host"}
+    words = (placeholders.expand(w, values) for w in (*spec.spawn.command, *spec.spawn.args))
+    return " ".join(w if w in {"$port", "$host"} else shlex.quote(w) for w in words)
 
 
 def example_config() -> bytes:

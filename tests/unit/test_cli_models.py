@@ -1,0 +1,99 @@
+"""The commands about model files: ``inspect``, ``import``, ``check --commands``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llama_router.cli.files import check
+from llama_router.cli.models import import_folder, inspect
+from tests.gguf_bytes import model_keys, projector_keys, write
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch) -> Path:
+    """A configuration with a folder of models, in a home with nothing else."""
+    for variable in ("LLAMA_CACHE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "router.toml"
+    path.write_text('[router]\nstate_dir = "state"\nmodels_dirs = ["models"]\n')
+    return path
+
+
+def test_inspect_says_what_a_model_is_and_how_it_is_served(tmp_path, capsys) -> None:
+    """Facts of the header, and what follows from them."""
+    keys = model_keys("bert", vocabulary=10, pooling_type=1)
+    path = write(tmp_path / "x-Q8_0.gguf", keys)
+    assert inspect(path, chat_template=False) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["architecture"] == "bert"
+    assert lines["quantization"] == "Q8_0"
+    assert lines["layers"] == "4"
+    assert lines["served"] == "as          embedding"
+    assert lines["arguments"] == "--embeddings --batch-size 4096 --ubatch-size 4096"
+
+
+def test_inspect_prints_the_chat_template(tmp_path, capsys) -> None:
+    """Line by line, and nothing in it steers the terminal."""
+    keys = model_keys(vocabulary=10) | {"tokenizer.chat_template": "one\n\x1b[2Jtwo"}
+    assert inspect(write(tmp_path / "x.gguf", keys), chat_template=True) == 0
+    assert capsys.readouterr().out == "one\n\\x1b[2Jtwo\n"
+    assert inspect(write(tmp_path / "y.gguf"), chat_template=True) == 1
+    assert "no chat template" in capsys.readouterr().err
+
+
+def test_inspect_says_that_a_projector_is_no_model(tmp_path, capsys) -> None:
+    """It belongs to one."""
+    assert inspect(write(tmp_path / "mmproj.gguf", projector_keys()), chat_template=False) == 0
+    assert "nothing: it is not a model by itself" in capsys.readouterr().out
+
+
+def test_inspect_refuses_what_is_no_gguf_file(tmp_path, capsys) -> None:
+    """With the reason."""
+    assert inspect(tmp_path / "none.gguf", chat_template=False) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_check_prints_the_command_of_every_model(config, capsys) -> None:
+    """Nothing that a backend gets is hidden; and nothing is remembered."""
+    write(config.parent / "models" / "a.gguf")
+    write(config.parent / "models" / "mmproj-F16.gguf", projector_keys())
+    (config.parent / "models" / "bad.gguf").touch()
+    assert check(config, commands=True) == 0
+    said = capsys.readouterr()
+    folder = config.parent / "models"
+    start = f"a: llama-server --model {folder}/a.gguf --port $port --host $host "
+    assert said.out.startswith(start)
+    assert said.out.splitlines()[0].endswith(f" --mmproj {folder}/mmproj-F16.gguf")
+    assert "ok, 1 model" in said.out
+    assert "bad.gguf: warning: it ends in the middle of its header" in said.err
+    assert not (config.parent / "state").exists()
+
+
+def test_import_needs_a_folder_with_models(config, tmp_path, capsys) -> None:
+    """Else it says so, and fails."""
+    assert import_folder(tmp_path / "none", config) == 1
+    assert "is not a folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert import_folder(tmp_path / "empty", config) == 1
+    assert "no model was found" in capsys.readouterr().err
+
+
+def test_import_says_what_is_new(config, tmp_path, capsys) -> None:
+    """And what was known."""
+    write(tmp_path / "mine" / "deep" / "a.gguf")
+    assert import_folder(tmp_path / "mine", config) == 0
+    assert capsys.readouterr().out == "imported: a\n"
+    assert import_folder(tmp_path / "mine", config) == 0
+    assert capsys.readouterr().out == "known already: a\n"
+
+
+def test_import_fails_if_it_cannot_be_remembered(config, tmp_path, capsys) -> None:
+    """An import that is forgotten at once would be of no use."""
+    write(tmp_path / "mine" / "a.gguf")
+    (tmp_path / "state" / "models.toml.lock").mkdir(parents=True)
+    assert import_folder(tmp_path / "mine", config) == 1
+    assert "cannot be kept" in capsys.readouterr().err
