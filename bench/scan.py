@@ -14,7 +14,9 @@ behind the first pages of the vocabulary: nobody has room for 2,000 of them.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import logging
 import os
 import statistics
 import struct
@@ -28,15 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import structlog
 import trio
 
 from llama_router.backends.backend import Backend
 from llama_router.catalog import Catalog
-from llama_router.cli.serve import favour_the_loop
-from llama_router.core.config import ModelSpec
+from llama_router.core.config import Config, ModelSpec
 from llama_router.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
 from llama_router.scanner import scan_beside
+from llama_router.watcher import Watcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the benchmark; return 1 if a goal is missed."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     if options.cold:
         print(json.dumps(scan_cold(options.folder)))
         return 0
@@ -78,7 +82,8 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
     paths = make_files(folder / "models", options.files, complete=options.complete)
     write_config(folder)
     cold = [in_new_process(folder, paths) for _ in range(options.rounds)]
-    favour_the_loop()
+    gc.collect()
+    gc.freeze()  # as a router does when it is ready
     still = [trio.run(measure_loop, folder) for _ in range(options.rounds)]
     idle = [trio.run(idle_loop) for _ in range(options.rounds)]
     whole_s = [seconds(partial(read_header, str(p), whole=True)) for p in paths[: options.complete]]
@@ -271,16 +276,20 @@ async def measure_loop(folder: Path) -> float:
     """Return for how long it stands still in a rescan that finds every model anew."""
     path = folder / "router.toml"
     catalog = Catalog(folder / "state", {})
-    dispatcher = Dispatcher(catalog.load(path).config, never)
-    router = dispatcher.config.router
+    loaded = catalog.load(path)
+    dispatcher = Dispatcher(loaded.config, never)
+
+    async def apply(config: Config) -> None:
+        dispatcher.reconfigure(config)
+
+    watcher = Watcher(loaded, current=lambda: dispatcher.config, apply=apply, load=catalog.reload)
     ticks = Ticks()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ticks.run)
+        nursery.start_soon(watcher.run)
         for _ in range(2):  # all of them are new, then none
-            await scan_beside(catalog, router)
-            loaded = await trio.to_thread.run_sync(catalog.reload, path, dispatcher.config, None)
-            dispatcher.reconfigure(loaded.config)
-            await trio.sleep(0.01)
+            await scan_beside(catalog, dispatcher.config.router)
+            await watcher.reload()
         nursery.cancel_scope.cancel()
     (folder / "state" / "models.toml").unlink()
     return ticks.longest_s

@@ -25,6 +25,9 @@ log = structlog.get_logger()
 #: Doubts of one scan that are logged; a broken disk has thousands of files.
 MAX_DOUBTS: Final = 50
 
+#: Names that one line of the log has at most.
+MAX_NAMES: Final = 20
+
 
 @attrs.frozen(kw_only=True)
 class Scanned:
@@ -53,8 +56,10 @@ class Scanned:
         log.info(
             "models.scanned",
             found=len(self.models),
-            new=self.new,
-            removed=self.removed,
+            new_models=len(self.new),
+            new=self.new[:MAX_NAMES],
+            removed_models=len(self.removed),
+            removed=self.removed[:MAX_NAMES],
             doubts=len(self.doubts),
             took_s=round(self.took_s, 4),
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import resource
 import signal
-import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -28,9 +26,6 @@ log = structlog.get_logger()
 
 #: Open files that the router asks for; what a system usually grants at most is more.
 OPEN_FILES: Final = 65536
-
-#: Seconds after which a thread that computes lets another one go on.
-SWITCH_INTERVAL_S: Final = 0.001
 
 E = TypeVar("E", bound=BaseException)
 
@@ -78,22 +73,12 @@ def serve_config(
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
         for scanned in scans:
             scanned.log()
-        favour_the_loop()
         try:
             return trio.run(partial(run_until_signalled, loaded, catalog))
         except* RouterError as group:
             for error in leaves(group):
                 log.error("router.failed", code=error.code, reason=str(error))
         return 1
-
-
-def favour_the_loop() -> None:
-    """Let the event loop wait less for other threads, and for the garbage collector."""
-    # Python's own 5 ms would pass before a thread that parses a large configuration gives way.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # What is there now is there for good: looking through it takes the collector many ms.
-    gc.collect()
-    gc.freeze()
 
 
 def _allow_many_files() -> None:
