@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import reload, scan
+from . import download, reload, scan
 from .proxy import command as proxy
 from .swap import command as swap
 
@@ -20,9 +20,16 @@ def main() -> int:
     swap.add_arguments(commands.add_parser("swap", help="what exchanging two models costs"))
     reload.add_arguments(commands.add_parser("reload", help="what a changed file costs"))
     scan.add_arguments(commands.add_parser("scan", help="what looking for models costs"))
+    download.add_arguments(commands.add_parser("download", help="how fast a download is"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
-    runs = {"proxy": proxy.run, "swap": swap.run, "reload": reload.run, "scan": scan.run}
+    runs = {
+        "proxy": proxy.run,
+        "swap": swap.run,
+        "reload": reload.run,
+        "scan": scan.run,
+        "download": download.run,
+    }
     return runs[options.command](options)
 
 
