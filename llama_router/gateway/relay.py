@@ -97,7 +97,7 @@ class Exchange:
         self._client = client
         self._fiber = client.fiber
         self._head = head
-        self.target = head.target
+        self.target = head.origin
         self.body: bytes | bytearray | None = None
         self.connection_timeout_s = math.inf
         self.read_timeout_s = math.inf

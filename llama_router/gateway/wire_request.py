@@ -83,6 +83,16 @@ class RequestHead:
     upgrade: bool
     connection_options: frozenset[bytes]
 
+    @property
+    def origin(self) -> bytes:
+        """The target as a path with its query, which is all that a backend understands.
+
+        Source: RFC 9112, section 3.2.1.
+        """
+        if self.target.startswith(b"/"):
+            return self.target
+        return self.path + b"?" + self.query if self.query else self.path
+
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field *name* (in lower case), or None."""
         for field, value in self.fields:
