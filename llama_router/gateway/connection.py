@@ -49,6 +49,10 @@ HEAD_TIMEOUT_S: Final = 30.0
 #: Longest silence while a request's body is received, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
 
+#: What may be left behind a request that is not the beginning of another one: some
+#: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
+_NOTHING: Final = (b"", b"\r\n")
+
 Handover = Callable[[trio.SocketStream, bytes], Awaitable[None]]
 """Serves the rest of a connection: the stream, and what was read from it already."""
 
@@ -144,10 +148,11 @@ class _Connection:
             if not await self._proxy(head, asked_for):
                 await self._client.linger()
                 return
+            await self._fiber.spend()  # pipelined requests may be refused without a wait
 
     async def _receive_head(self) -> RequestHead | None:
         """Return the next request's head, or None if there is none."""
-        if not self._buffer and not await self._wait_for_first_bytes():
+        if self._buffer in _NOTHING and not await self._wait_for_first_bytes():
             return None
         head = parse_request_head(self._buffer)
         if head is None:
@@ -179,14 +184,14 @@ class _Connection:
         try:
             # A body may have ended with the bytes of its last edge: readable, with nothing to
             # read. Only here, as an idle connection, is it woken at shutdown.
-            while not client.readable or (data := client.receive_nowait()) is None:
+            while (data := client.receive_nowait()) is None:
                 if gateway.draining.is_set():
                     return False
                 await client.wait_readable()
         finally:
             gateway.idle.discard(self._fiber)
         self._buffer = data
-        return bool(self._buffer)
+        return bool(data)
 
     async def _hand_over(self) -> None:
         # Hypercorn does not ignore empty lines before a request. Source: RFC 9112, section 2.2.
@@ -360,7 +365,7 @@ class _Connection:
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True
     ) -> None:
-        """Answer with an OpenAI-shaped error."""
+        """Answer with an OpenAI-shaped error, unless that is impossible by now."""
         if head is None:
             log.info(
                 "request.refused", code=error.code, status=int(error.status), reason=str(error)
@@ -372,9 +377,13 @@ class _Connection:
         lines.append(b"content-length: %d\r\n" % len(body))
         if close:
             lines.append(b"connection: close\r\n")
+        elif head is not None and not head.version_minor:
+            lines.append(b"connection: keep-alive\r\n")
         lines.append(b"\r\n")
         if head is None or head.method != b"HEAD":
             lines.append(body)
+        if self._client.torn:
+            raise ClientGoneError
         self._fiber.expire_in(BODY_TIMEOUT_S)
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
             await self._client.send(b"".join(lines))

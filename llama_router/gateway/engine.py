@@ -155,12 +155,12 @@ class Channel:
         if not self.closed:
             self.closed = True
             self._engine.leave(self._fd)
-            self.socket.close()  # which takes it out of the epoll, too
+            self.socket.close()
 
     def release(self) -> socket.socket:
         """Give the socket away, to be served by somebody else."""
         self.closed = True
-        self._engine.leave(self._fd, still_open=True)
+        self._engine.leave(self._fd)
         return self.socket
 
 
@@ -263,10 +263,12 @@ class Engine:
 
     Attributes:
         now_s: Clock time at the beginning of this turn, in seconds.
+        rounds: Rounds of events so far, this one included.
     """
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        self.rounds = 0
         self._epoll = select.epoll()
         # Rung by who wakes a fiber from outside of a turn. Source: eventfd(2).
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -347,11 +349,12 @@ class Engine:
         self._epoll.register(fd, _EVERYTHING)
         self._channels[fd] = channel
 
-    def leave(self, fd: int, *, still_open: bool = False) -> None:
-        """Watch *fd* no more; the kernel itself forgets one that is closed."""
+    def leave(self, fd: int) -> None:
+        """Watch *fd*, which is still open, no more."""
         del self._channels[fd]
-        if still_open:
-            self._epoll.unregister(fd)
+        # Closing alone would not do while a child that is about to exec has a copy: the
+        # old socket's events would reach whoever gets the number. Source: epoll(7), Q6.
+        self._epoll.unregister(fd)
 
     def look_at(self, fiber: Fiber, deadline_s: float, bucket: float) -> float:
         """Move *fiber* to the bucket of *deadline_s*, out of *bucket*; return the new one."""
@@ -414,6 +417,7 @@ class Engine:
         self.now_s = trio.current_time()
         take, begin, ready, put_off = self._take, self._begin, self._ready, self._put_off
         for _ in range(ROUNDS):
+            self.rounds += 1
             happened = take()
             if put_off:
                 begin()

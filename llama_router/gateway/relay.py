@@ -127,10 +127,11 @@ class Exchange:
         """
         self._backend = backend
         try:
-            await self._attempt(self._kept())
-        except _StaleError:
-            # Nothing at all came back, so nothing can have been done twice visibly.
-            await self._attempt(None)
+            try:
+                await self._attempt(self._kept())
+            except _StaleError:
+                # Nothing at all came back, so nothing can have been done twice visibly.
+                await self._attempt(None)
         except FiberTimeoutError:
             raise self._silence() from None
         finally:
@@ -178,14 +179,17 @@ class Exchange:
             content_length=None if body is None else len(body),
             withheld=self.withheld,
         )
-        self._fiber.expire_in(self.read_timeout_s if upstream.reused else self.connection_timeout_s)
+        silence_s = self.read_timeout_s
+        self._fiber.expire_in(silence_s if upstream.reused else self.connection_timeout_s)
         try:
             if not body or len(body) < SMALL_BODY_BYTES:
-                rest = await upstream.send(request + body if body else request)
+                request = request + body if body else request
+                rest = await upstream.send(request, silence_s=silence_s)
             else:
-                rest = await upstream.send(request)
-                self._fiber.expire_in(self.read_timeout_s)
-                rest = await upstream.send(body) if rest is None else rest
+                rest = await upstream.send(request, silence_s=silence_s)
+                self._fiber.expire_in(silence_s)
+                if rest is None:
+                    rest = await upstream.send(body, silence_s=silence_s)
         except OSError as exc:
             if not upstream.connected:
                 raise await self._explain(f"it does not accept connections: {exc}") from exc
@@ -197,7 +201,7 @@ class Exchange:
                 f"the backend of model {str(backend.model)!r} did not accept a connection "
                 f"within {self.connection_timeout_s:g} s (connection_timeout_s)"
             ) from None
-        self._fiber.expire_in(self.read_timeout_s)
+        self._fiber.expire_in(silence_s)
         return rest
 
     async def _receive_head(
@@ -214,25 +218,32 @@ class Exchange:
         while True:
             data = await upstream.receive()
             if not data:
-                if upstream.reused and not buffer:
+                if upstream.reused and self.first_byte_s is None:
                     raise _StaleError
                 raise await self._explain("it closed the connection without an answer")
             if self.first_byte_s is None:
                 self.first_byte_s = trio.current_time()
             buffer = buffer + data if buffer else data
             while head := parse_response_head(buffer, request_method=method, searched=searched):
-                if head.status == HTTPStatus.SWITCHING_PROTOCOLS and not self._head.upgrade:
+                switched = head.status == HTTPStatus.SWITCHING_PROTOCOLS
+                if switched and not self._head.upgrade:
                     raise UpstreamError("the backend switched protocols without being asked to")
-                if head.status >= HTTPStatus.OK or head.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                if switched or head.status >= HTTPStatus.OK:
                     if rest is not None:
                         head.keep_alive = False  # it still waits for the rest of the request
                     return head, buffer[head.size :]
-                # An interim response is for this hop only; the final one follows.
                 buffer, searched = buffer[head.size :], 0
+                await self._pass_on_interim(head)
                 if rest:
-                    rest = await upstream.send(rest)
+                    rest = await upstream.send(rest, silence_s=self.read_timeout_s)
             searched = len(buffer)
             self._fiber.expire_in(self.read_timeout_s)
+
+    async def _pass_on_interim(self, head: ResponseHead) -> None:
+        """Let the client see an interim answer, if it is for it. Source: RFC 9110, section 15.2."""
+        # 100 is for this hop alone: the body is here. HTTP/1.0 knows no interim answers.
+        if head.status != HTTPStatus.CONTINUE and self._head.version_minor:
+            await self._client.send(client_response_head(head, close=False))
 
     async def _answer(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
         """Send the answer; return whether the backend's connection can be used again."""
@@ -324,6 +335,8 @@ class Exchange:
 
     async def _end_early(self, ending: bytes) -> None:
         """Tell the client that the answer ends here. Best effort: it may be the silent side."""
+        if self._client.torn:
+            return
         self._fiber.expire_in(ENDING_S)
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
             await self._client.send(ending)

@@ -56,37 +56,30 @@ class Client(Channel):
 
     Attributes:
         fiber: Whom its events resume.
+        torn: A send was given up halfway: nothing can follow what the client has got.
     """
 
     begins = True
 
-    __slots__ = ("_receive", "_send", "fiber")
+    __slots__ = ("_receive", "_send", "fiber", "torn")
 
     def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
         super().__init__(engine, connection, fiber)
         self.fiber = fiber
+        self.torn = False
         self._receive = connection.recv
         self._send = connection.send
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty means that the client closed."""
-        while True:
-            if self.readable:
-                try:
-                    data = self._receive(RECEIVE_BYTES)
-                except BlockingIOError:
-                    self.readable = False
-                    continue
-                except OSError:
-                    return b""
-                # A short read has emptied the socket: the next bytes make a new edge.
-                if len(data) < RECEIVE_BYTES and not self.gone:
-                    self.readable = False
-                return data
+        while (data := self.receive_nowait()) is None:
             await self._wait(READABLE | GONE)
+        return data
 
     def receive_nowait(self) -> bytes | None:
-        """Return bytes, empty if the client closed; None if there are none yet."""
+        """Return bytes that are here, or None; empty means that the client closed."""
+        if not self.readable:
+            return None
         try:
             data = self._receive(RECEIVE_BYTES)
         except BlockingIOError:
@@ -94,7 +87,8 @@ class Client(Channel):
             return None
         except OSError:
             return b""
-        if len(data) < RECEIVE_BYTES and not self.gone:  # as in `receive`
+        # A short read has emptied the socket: the next bytes make a new edge.
+        if len(data) < RECEIVE_BYTES and not self.gone:
             self.readable = False
         return data
 
@@ -128,6 +122,7 @@ class Client(Channel):
             await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, data: memoryview) -> None:
+        self.torn = True
         while data:
             await self._wait(WRITABLE | GONE)
             if self.gone:
@@ -138,6 +133,7 @@ class Client(Channel):
                 continue
             except OSError as exc:
                 raise ClientGoneError from exc
+        self.torn = False
 
     async def wait_readable(self) -> None:
         """Wait until reading may give something; may return without a reason."""
@@ -172,19 +168,21 @@ class Upstream(Channel):
         connected: Whether anything was sent on it yet.
     """
 
-    __slots__ = ("_client", "_receive", "_send", "connected", "reused")
+    __slots__ = ("_client", "_kept_in_round", "_receive", "_send", "connected", "reused")
 
     def __init__(self, engine: Engine, connection: socket.socket, client: Client) -> None:
         super().__init__(engine, connection, client.fiber)
         self.reused = False
         self.connected = False
         self._client = client
+        self._kept_in_round = 0
         self._receive = connection.recv
         self._send = connection.send
 
     def keep(self) -> None:
         """Wait for nobody; close when the backend closes, or speaks without being asked."""
         self.reused = True
+        self._kept_in_round = self._engine.rounds
         self.waiter = self
         self.want = READABLE | GONE
 
@@ -194,8 +192,10 @@ class Upstream(Channel):
 
     def use(self, client: Client) -> bool:
         """Take a kept connection into use for *client*; False if it is of no use any more."""
-        if self.readable and not self.closed:
-            # An edge from while it was in use; only now it is known whether it left anything.
+        # Whether an edge from while it was in use left anything is only known now. And of
+        # this round's edges some may not have been noted yet.
+        unsure = self.readable or self._kept_in_round == self._engine.rounds
+        if unsure and not self.closed:
             try:
                 self.socket.recv(1, socket.MSG_PEEK)
             except BlockingIOError:
@@ -240,8 +240,13 @@ class Upstream(Channel):
             finally:
                 self.want = client.want = 0
 
-    async def send(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+    async def send(
+        self, data: bytes | bytearray | memoryview, *, silence_s: float
+    ) -> memoryview | None:
         """Send *data*; return what was not sent because the backend answers already.
+
+        The fiber's deadline is moved to *silence_s* from now whenever the backend takes
+        a part of it.
 
         Raises:
             OSError: if the backend closed, or does not accept connections.
@@ -254,9 +259,9 @@ class Upstream(Channel):
         if sent == len(data):
             self.connected = True
             return None
-        return await self._send_rest(memoryview(data)[sent:])
+        return await self._send_rest(memoryview(data)[sent:], silence_s)
 
-    async def _send_rest(self, data: memoryview) -> memoryview | None:
+    async def _send_rest(self, data: memoryview, silence_s: float) -> memoryview | None:
         client = self._client
         while data:
             if client.gone:
@@ -274,6 +279,7 @@ class Upstream(Channel):
             with contextlib.suppress(BlockingIOError):
                 data = data[self._send(data) :]
                 self.connected = True
+                client.fiber.expire_in(silence_s)
         return None
 
     def _raise_if_refused(self) -> None:

@@ -157,8 +157,10 @@ async def running(**router: object) -> AsyncIterator[Lane]:
             nursery.start_soon(trio.serve_listeners, lane.accept, backends)
             async with trio.open_nursery() as serving:
                 await serving.start(serve, gateway, Doors(listeners))
-                yield lane
-                await lane.close()
+                try:
+                    yield lane
+                finally:
+                    await lane.close()
                 gateway.drain()
         nursery.cancel_scope.cancel()
     assert [entry for entry in events.entries if entry["event"] in BUGS] == []
