@@ -173,6 +173,6 @@ def assert_empty(gateway: Gateway) -> None:
     assert not engine._fibers
     assert not engine._channels
     assert not engine._ready
-    assert not engine._closing
+    assert not engine._put_off
     assert not gateway.idle
     assert not any(engine._buckets.values())
