@@ -13,7 +13,8 @@ import structlog
 from .config_file import LoadedConfig, identity_of, load_config
 from .core.config import Config, ModelState, RouterSpec
 from .core.diff import share
-from .core.discovery import Doubt, discover
+from .core.discovery import discover
+from .core.found import Doubt
 from .core.overlay import Found
 from .models import found_file
 from .models.caches import find_caches

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ..core import naming
-from ..core.discovery import args_for, kind_of
+from ..core.kinds import args_for, kind_of
 from ..core.lines import escape_controls
 from ..models.gguf import GgufError, read_header
 from .files import catalog_or_explain

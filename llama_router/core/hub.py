@@ -15,7 +15,7 @@ import attrs
 
 from ..errors import HubFileMissingError, HubReferenceError
 from . import naming
-from .discovery import DEFAULT_QUANTS
+from .model_ids import DEFAULT_QUANTS
 
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.

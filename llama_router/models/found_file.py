@@ -14,7 +14,7 @@ import attrs
 import tomli_w
 
 from ..core.config import parse_config
-from ..core.discovery import Doubt, FoundModel
+from ..core.found import Doubt, FoundModel
 from ..errors import ConfigError
 from .caches import doubt
 from .files import read_up_to
