@@ -1,4 +1,4 @@
-"""Structured logs: readable lines on a terminal, JSON lines for everything else.
+"""Structured logs: lines on a terminal, fields in the journal, JSON lines for everything else.
 
 Modules log with ``structlog.get_logger()`` and events named ``noun.past_participle``;
 the program calls `configure` once. Every event is in ``docs/reference/log-events.md``.
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TextIO, Ty
 
 import msgspec
 
+from . import journal
 from .core.lines import escape_controls
 
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ _LEVEL_COLOURS: Final = {
     "error": "31",
     "critical": "31;1",
 }
+
+
+# Source: syslog(3), in the order of _LEVELS.
+_PRIORITIES: Final = dict(zip(_LEVELS, "76432", strict=True))
 
 
 class ThreadedWriter(Generic[Item]):
@@ -142,9 +147,17 @@ class LogOutput:
     ``logs.dropped`` says how many, as soon as it takes lines again.
     """
 
-    def __init__(self, stream: TextIO | None, render: Processor, *, level: str) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None,
+        render: Processor,
+        *,
+        level: str,
+        to: journal.Journal | None = None,
+    ) -> None:
         self._stream = stream
         self._descriptor = _descriptor(stream)
+        self._journal = to  # then *stream* is not used
         self._dropped = 0
         self._torn = False  # the stream ends in a part of a line
         self._direct = structlog.wrap_logger(
@@ -194,7 +207,10 @@ class LogOutput:
                 structlog.reset_defaults()
             else:
                 structlog.configure(**self._found)
-        return self._writer.close(timeout_s)
+        written = self._writer.close(timeout_s)
+        if written and self._journal is not None:
+            self._journal.close()
+        return written
 
     def __enter__(self) -> Self:
         return self
@@ -207,6 +223,9 @@ class LogOutput:
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines = [*lines, self._direct.warning("logs.dropped", lines=dropped)]
+        if self._journal is not None:
+            self._send(self._journal, lines, dropped)
+            return
         data = b"".join(lines)
         try:
             if self._descriptor is not None:
@@ -216,6 +235,15 @@ class LogOutput:
                 self._stream.flush()
         except (OSError, ValueError):  # ValueError: it was closed
             self._dropped += dropped + len(lines) - (dropped > 0)
+
+    def _send(self, to: journal.Journal, entries: list[bytes], dropped: int) -> None:
+        """Send a batch to the journal; its last one says that *dropped* are missing, if any."""
+        for number, entry in enumerate(entries):
+            try:
+                to.send(entry)
+            except OSError:
+                last = dropped and number == len(entries) - 1
+                self._dropped += dropped if last else 1
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
         """Write *data*, through no buffer: a failed write would fill it.
@@ -280,14 +308,17 @@ def configure(
     level: str = "info",
     format: Literal["auto", "console", "json"] = "auto",  # noqa: A002 -- the option's name
     stream: TextIO | None = None,
+    journal_path: str = journal.SOCKET_PATH,
 ) -> LogOutput:
     """Send the events of this process, and its libraries' warnings, to *stream*.
 
     Args:
         level: The least that is logged: debug, info, warning, error or critical.
         format: ``console`` for people, ``json`` for programs; ``auto`` is ``console``
-            if *stream* is a terminal. Only a terminal gets colours.
+            if *stream* is a terminal, and if it leads to the journal, an entry there with
+            a field for each fact; else ``json``. Only a terminal gets colours.
         stream: Standard error if not given, as it is now.
+        journal_path: Where journald listens.
 
     Returns:
         The output, to be closed when the program ends.
@@ -300,6 +331,13 @@ def configure(
     # A process started without a standard error has None here.
     target = stream if stream is not None else sys.stderr
     terminal = target is not None and target.isatty()
+    if format == "auto" and journal.is_connected(_descriptor(target), os.environ):
+        try:
+            to = journal.Journal(journal_path)
+        except OSError:
+            pass  # JSON lines reach it, too
+        else:
+            return LogOutput(target, render_journal, level=level, to=to)
     if format == "json" or (format == "auto" and not terminal):
         return LogOutput(target, render_json, level=level)
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -316,6 +354,35 @@ def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
     if "exc_info" in fields and (trace := _traceback(fields.pop("exc_info"))):
         fields["traceback"] = trace
     return json_line({**head, **fields})
+
+
+def render_journal(_logger: object, level: str, fields: EventDict) -> bytes:
+    """Render an event as an entry of the journal: a sentence, and a field for each fact."""
+    trace = _traceback(fields.pop("exc_info", None))
+    event = fields.pop("event")
+    words = [_shown(event), *(f"{_shown(key)}={_shown(fields[key])}" for key in fields)]
+    entry = {
+        "MESSAGE": " ".join(words),
+        "PRIORITY": _PRIORITIES[level],
+        "SYSLOG_IDENTIFIER": "llama-router",
+        "LLAMA_EVENT": escape_controls(_text(event)),
+    }
+    for key, value in fields.items():
+        if value is not None:
+            entry[journal.field_name(f"LLAMA_{key}")] = escape_controls(_journal_value(value))
+    if trace:
+        entry["LLAMA_TRACEBACK"] = "\n".join(map(escape_controls, trace.split("\n")))
+    return journal.encode(entry)
+
+
+def _journal_value(value: object) -> str:
+    """Return text as it is, everything else as in JSON."""
+    if isinstance(value, str):
+        return _text(value)
+    try:
+        return str(_ENCODER.encode(value), "utf-8")
+    except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the entry
+        return _text(value)
 
 
 def json_line(fields: dict[str, Any]) -> bytes:

@@ -48,7 +48,7 @@ class ModelState(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How log records are written; AUTO means CONSOLE on a terminal, else JSON."""
+    """How log records are written; AUTO suits where they go."""
 
     AUTO = "auto"
     CONSOLE = "console"
