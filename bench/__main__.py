@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import download, reload, scan
+from . import download, logs, reload, scan
 from .proxy import command as proxy
 from .swap import command as swap
 
@@ -21,12 +21,14 @@ def main() -> int:
     reload.add_arguments(commands.add_parser("reload", help="what a changed file costs"))
     scan.add_arguments(commands.add_parser("scan", help="what looking for models costs"))
     download.add_arguments(commands.add_parser("download", help="how fast a download is"))
+    logs.add_arguments(commands.add_parser("logs", help="what a flood of output costs"))
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stop)
     runs = {
         "proxy": proxy.run,
         "swap": swap.run,
         "reload": reload.run,
+        "logs": logs.run,
         "scan": scan.run,
         "download": download.run,
     }

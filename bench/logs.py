@@ -1,6 +1,6 @@
 """Whether a backend that floods its log disturbs the router, and no line is unaccounted for.
 
-Run ``python -m bench.logs`` from the repository. One backend prints 100 000 lines a second,
+Run ``python -m bench logs`` from the repository. One backend prints 100 000 lines a second,
 each with a write of its own as llama-server does; somebody follows its log through the
 admin API; and ``/health`` is asked 200 times a second on one connection. At the end every
 line that was printed must have reached the follower, or be in a count of lines that did not.
@@ -106,13 +106,15 @@ class Figures:
     flood_s: float = 0.0
 
 
-def main() -> int:
-    """Run the benchmark; return 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.logs", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Say which options there are."""
     parser.add_argument("--rate", type=int, default=100_000, help="lines per second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the flood")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the benchmark; return 1 if a goal is missed."""
     with tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder:
         figures = measure(Path(folder), rate=options.rate, seconds=options.seconds)
     if options.json is not None:
@@ -290,7 +292,3 @@ def report(figures: Figures) -> bool:
 def percentile(values: list[float], percent: int) -> float:
     """Return the value that *percent* of *values* do not exceed."""
     return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
