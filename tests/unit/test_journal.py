@@ -15,7 +15,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router import logs
+from llama_router import journal, logs
 from llama_router.journal import Journal, encode, field_name, is_connected
 
 log = structlog.get_logger()
@@ -29,12 +29,14 @@ class Journald:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
         self.socket.settimeout(10)
+        self.files = 0
 
     def entry(self) -> dict[str, str]:
         """Return the next entry, however it was sent."""
         size = array.array("i").itemsize
-        data, rights, _, _ = self.socket.recvmsg(2**20, socket.CMSG_SPACE(size))
+        data, rights, _, _ = self.socket.recvmsg(2**24, socket.CMSG_SPACE(size))
         if rights:
+            self.files += 1
             assert data == b""
             (file,) = array.array("i", rights[0][2][:size])
             assert fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE
@@ -105,12 +107,16 @@ def test_a_traceback_keeps_its_lines(journald: Journald, stream) -> None:
     assert entry["LLAMA_TRACEBACK"].splitlines()[-1] == r"RuntimeError: no\x1b[2J"
 
 
-def test_a_large_entry_goes_as_a_sealed_file(journald: Journald, stream) -> None:
-    """A datagram has a limit, an event has not."""
+def test_a_large_entry_goes_as_a_sealed_file(
+    journald: Journald, stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a datagram cannot hold arrives as well."""
+    monkeypatch.setattr(journal, "_SEND_BUFFER_BYTES", 100_000)
     text = "x" * 2_000_000
     with logs.configure(stream=stream, journal_path=journald.path):
         log.info("test.happened", text=text)
         assert journald.entry()["LLAMA_TEXT"] == text
+    assert journald.files == 1
 
 
 @pytest.mark.parametrize("evil", ["a\nPRIORITY=0", "\nMESSAGE\n", "\x1b[2J", "\u202e", "a\0b"])
@@ -172,7 +178,7 @@ def test_what_journald_does_not_take_is_counted(tmp_path: Path, stream) -> None:
 
 def test_a_journal_that_is_not_there_raises() -> None:
     """The caller counts it."""
-    journal = Journal("/nonexistent/socket")
+    absent = Journal("/nonexistent/socket")
     with pytest.raises(OSError, match="No such file"):
-        journal.send(b"MESSAGE=x\n")
-    journal.close()
+        absent.send(b"MESSAGE=x\n")
+    absent.close()
