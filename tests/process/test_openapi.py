@@ -32,8 +32,16 @@ async def test_schemathesis_finds_nothing(tmp_path) -> None:
         *("--phases=coverage,fuzzing", "--no-color", "--suppress-health-check=all"),
         *("--exclude-path-regex=/(events|logs|downloads?)", "--request-timeout=10"),
     ]
+    elsewhere = {
+        "HOME": str(tmp_path),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "LLAMA_CACHE": str(tmp_path / "cache"),
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody listens there
+    }
     with trio.fail_after(LIMIT_S):
-        async with serving(config) as running:
+        async with serving(config, **elsewhere) as running:
             token = (tmp_path / "state" / "admin-token").read_text().strip()
             command += [f"{running.url}/admin/openapi.json", f"--header=X-Admin-Token: {token}"]
             done = await trio.run_process(

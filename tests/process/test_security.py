@@ -180,6 +180,25 @@ async def test_a_listed_page_can_use_models(start, stage) -> None:
         assert "access-control-allow-credentials" not in answer.fields
 
 
+@pytest.mark.parametrize("listed", [False, True])
+async def test_a_backend_cannot_let_pages_in(start, stage, listed: bool) -> None:  # noqa: FBT001 -- a parameter
+    """What it says about origins is removed; what the router says is said once."""
+    origin = "https://chat.example"
+    router = await start({"a": stage.model("a")}, cors_origins=[origin] if listed else [])
+    client = await router.connect()
+    fields = {"origin": origin} if listed else {}
+    await client.send(request("POST", "/v1/script", b'{"model":"a"}', **fields))
+    scripted = await (await stage.backend("a")).request()
+    await scripted.send(
+        b"HTTP/1.1 200 OK\r\naccess-control-allow-origin: *\r\ncontent-length: 2\r\n"
+        b"Access-Control-Allow-Credentials: true\r\n\r\nok"
+    )
+    answer = await client.answer()
+    assert answer.body == b"ok"
+    allowed = {k: v for k, v in answer.fields.items() if k.startswith("access-control-allow")}
+    assert allowed == ({"access-control-allow-origin": origin} if listed else {})
+
+
 # -- keys -----------------------------------------------------------------------------------
 
 
