@@ -1,0 +1,89 @@
+"""Where the admin token comes from, and how commands find a router."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llama_router import runtime_file
+from llama_router.admin_token import AdminTokenFileError, admin_token, read_token
+from llama_router.runtime_file import RuntimeFile
+
+
+def test_a_token_is_made_once(tmp_path: Path) -> None:
+    """The next start uses the same; only its owner may read it, whatever the umask."""
+    before = os.umask(0)
+    try:
+        first = admin_token(tmp_path / "state", {})
+    finally:
+        os.umask(before)
+    assert len(first.value) >= 40
+    assert first.path == tmp_path / "state" / "admin-token"
+    assert first.path.stat().st_mode & 0o777 == 0o600
+    assert admin_token(tmp_path / "state", {}) == first
+    assert [path.name for path in first.path.parent.iterdir()] == ["admin-token"]
+    assert admin_token(tmp_path / "other", {}).value != first.value
+
+
+def test_a_credential_comes_first(tmp_path: Path) -> None:
+    """Nothing is made then; an environment without one changes nothing."""
+    (tmp_path / "admin_token").write_text("from-the-manager-0123\n")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert admin_token(tmp_path / "state", environ).value == "from-the-manager-0123"
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "admin_token").unlink()
+    assert len(admin_token(tmp_path / "state", environ).value) >= 40
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff" * 32])
+def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Rather than to accept an empty one from everybody."""
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    with pytest.raises(AdminTokenFileError, match=str(path)):
+        read_token(path)
+
+
+def test_a_token_does_not_show(tmp_path: Path) -> None:
+    """Whoever logs the value logs its path."""
+    token = admin_token(tmp_path, {})
+    assert token.value not in repr(token)
+
+
+def content(pid: int) -> RuntimeFile:
+    return RuntimeFile(pid=pid, urls=("http://127.0.0.1:1",), config="/c", token_file="/t")
+
+
+def test_a_running_router_is_found(tmp_path: Path) -> None:
+    """In the runtime directory if there is one, else in the state directory."""
+    assert runtime_file.runtime_path(tmp_path, {}) == tmp_path / "router.json"
+    there = {"RUNTIME_DIRECTORY": f"{tmp_path}/a:{tmp_path}/b"}
+    path = runtime_file.runtime_path(tmp_path, there)
+    assert path == tmp_path / "a" / "router.json"
+    runtime_file.write(path, content(os.getpid()))
+    assert runtime_file.read(path) == content(os.getpid())
+    runtime_file.remove(path)
+    assert not path.exists()
+    runtime_file.remove(path)
+
+
+def test_one_that_is_gone_is_not(tmp_path: Path) -> None:
+    """Nor is a file that says something else."""
+    path = tmp_path / "router.json"
+    assert runtime_file.read(path) is None
+    empty = '{"pid": 1, "urls": [], "config": "", "token_file": ""}'
+    for text in ("", "[]", "{}", '{"pid": "x"}', empty, "\xff"):
+        path.write_text(text, encoding="latin-1")
+        assert runtime_file.read(path) is None, text
+    runtime_file.write(path, content(2**22 + 1))  # above the largest pid that Linux gives
+    assert runtime_file.read(path) is None
+
+
+def test_the_file_of_another_router_is_left(tmp_path: Path) -> None:
+    """It took the place of this one's."""
+    path = tmp_path / "router.json"
+    runtime_file.write(path, content(os.getppid()))
+    runtime_file.remove(path)
+    assert path.exists()
