@@ -382,6 +382,8 @@ class Engine:
         fibers = self._buckets.get(bucket)
         if fibers is not None:  # an emptied bucket stays until its tick, for whoever is next
             fibers.discard(fiber)
+            if not fibers:
+                fibers.clear()  # gives its memory back, which removing alone does not
 
     # -- the two tasks --------------------------------------------------------------------------
 
