@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import string
+from functools import partial
 from typing import Any
 
 import h11
@@ -405,6 +406,63 @@ def test_nothing_is_accepted_that_h11_frames_differently(data: bytes) -> None:
     assert head.content_length == (
         int(fields[b"content-length"]) if b"content-length" in fields else None
     )
+
+
+def our_reading(data: bytes, parse: Any, walker: Any) -> tuple[bytes, bytes] | None:
+    """Return the payload that we find in *data*, and what is behind; None if it is not whole."""
+    try:
+        head = parse(data)
+        if head is None:
+            return None
+        rest = data[head.size :]
+        if getattr(head, "chunked", False) or getattr(head, "framing", None) is Framing.CHUNKED:
+            pieces: list[bytes] = []
+            chunks = walker()
+            used = chunks.walk(rest, pieces)
+            return (b"".join(pieces), rest[used:]) if chunks.done else None
+    except (RequestError, UpstreamError):
+        return None
+    if getattr(head, "framing", None) is Framing.CLOSE:
+        return None
+    length = head.content_length or 0
+    return (rest[:length], rest[length:]) if len(rest) >= length else None
+
+
+def their_reading(connection: h11.Connection, data: bytes) -> tuple[bytes, bytes] | None:
+    """Return the same as h11 sees it."""
+    payload = b""
+    try:
+        connection.receive_data(data)
+        if not isinstance(connection.next_event(), h11.Request | h11.Response):
+            return None
+        while isinstance(event := connection.next_event(), h11.Data):
+            payload += bytes(event.data)
+    except h11.RemoteProtocolError:
+        return None
+    return (payload, connection.trailing_data[0]) if isinstance(event, h11.EndOfMessage) else None
+
+
+@given(mutated(requests()))
+@settings(deadline=None, max_examples=400)
+def test_h11_finds_the_same_end_of_a_damaged_request(data: bytes) -> None:
+    """Where both see a whole message, payload and next message are the same bytes."""
+    ours = our_reading(data, parse_request_head, ChunkedBody)
+    theirs = their_reading(h11.Connection(h11.SERVER), data)
+    if ours is not None and theirs is not None:
+        assert ours == theirs
+
+
+@given(mutated(responses()))
+@settings(deadline=None, max_examples=400)
+def test_h11_finds_the_same_end_of_a_damaged_answer(data: bytes) -> None:
+    """Where both see a whole message, payload and next message are the same bytes."""
+    ours = our_reading(data, partial(parse_response_head, request_method=b"GET"), Dechunker)
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("host", "h")]))
+    connection.send(h11.EndOfMessage())
+    theirs = their_reading(connection, data)
+    if ours is not None and theirs is not None:
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("split_at", range(1, 22))
