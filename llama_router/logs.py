@@ -331,13 +331,13 @@ def configure(
     # A process started without a standard error has None here.
     target = stream if stream is not None else sys.stderr
     terminal = target is not None and target.isatty()
-    if format == "auto" and journal.is_connected(_descriptor(target), os.environ):
-        try:
-            to = journal.Journal(journal_path)
-        except OSError:
-            pass  # JSON lines reach it, too
-        else:
-            return LogOutput(target, render_journal, level=level, to=to)
+    if (
+        format == "auto"
+        and journal.is_connected(_descriptor(target), os.environ)
+        and os.path.exists(journal_path)  # noqa: PTH110 -- a socket may be out of reach; JSON is not
+    ):
+        to = journal.Journal(journal_path)
+        return LogOutput(target, render_journal, level=level, to=to)
     if format == "json" or (format == "auto" and not terminal):
         return LogOutput(target, render_json, level=level)
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"

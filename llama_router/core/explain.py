@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from functools import cache
 from signal import Signals
 from typing import Final
 
@@ -104,19 +105,22 @@ class _Rule:
         cause: Which.
         sentence: May contain ``{}``, for what the pattern's group found.
         hints: In lower case; a text with none of them is not searched: that is quicker.
-        pattern: What such a line has.
+        pattern: What such a line has; compiled when it is first needed, for most never are.
     """
 
     cause: Cause
     sentence: str
     hints: tuple[str, ...]
-    pattern: re.Pattern[str]
+    pattern: str
 
 
 def _rule(cause: Cause, sentence: str, hints: str, *patterns: str) -> _Rule:
-    return _Rule(
-        cause, sentence, tuple(hints.split("|")), re.compile("|".join(patterns), re.IGNORECASE)
-    )
+    return _Rule(cause, sentence, tuple(hints.split("|")), "|".join(patterns))
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 # The first rule that fits decides: the more certain it is, the further up.
@@ -366,8 +370,9 @@ def _apply(rule: _Rule, lines: Sequence[str]) -> Explanation | None:
 
 def _matches(rule: _Rule, lines: Sequence[str]) -> Iterator[tuple[str, re.Match[str]]]:
     seen = set[str]()
+    pattern = _compiled(rule.pattern)
     for line in lines:
-        match = rule.pattern.search(line)
+        match = pattern.search(line)
         # The same again with another time or process in front says nothing new.
         if match is None or match[0] in seen or _WARNING.search(line):
             continue

@@ -161,12 +161,21 @@ def test_without_a_journal_it_is_json(
     assert (tmp_path / "file").read_text().startswith('{"ts":')
 
 
+def test_a_journal_out_of_reach_gets_json(tmp_path: Path, stream) -> None:
+    """What is written to the stream arrives, whatever the service may not see."""
+    with logs.configure(stream=stream, journal_path=str(tmp_path / "nothing")):
+        log.info("test.happened")
+    assert Path(stream.name).read_text().startswith('{"ts":')
+
+
 def test_what_journald_does_not_take_is_counted(tmp_path: Path, stream) -> None:
     """While it is restarted, entries are lost; afterwards one says how many."""
     path = tmp_path / "socket"
+    Journald(path).socket.close()
     output = logs.configure(stream=stream, journal_path=str(path))
     entry = encode({"MESSAGE": "x"})
     output._write([entry, entry])  # as the thread does
+    path.unlink()
     journald = Journald(path)
     output._write([entry])
     assert journald.entry() == {"MESSAGE": "x"}
