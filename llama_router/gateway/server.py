@@ -20,8 +20,9 @@ log = structlog.get_logger()
 #: Connections that the kernel keeps for us while we are busy.
 BACKLOG: Final = 1024
 
-#: Connections that are accepted before others get their turn.
-ACCEPTED_AT_ONCE: Final = 64
+#: Connections that are accepted before others get their turn. Most bring a request along,
+#: which is begun at once.
+ACCEPTED_AT_ONCE: Final = 16
 
 #: Pause after running out of file descriptors, in seconds: until a connection ends,
 #: accepting again would fail again.
@@ -135,6 +136,9 @@ class Doors:
             sockets = self.sockets
             async with trio.open_nursery() as accepting:
                 for listener in sockets:
+                    if listener.family in (socket.AF_INET, socket.AF_INET6):
+                        # Connections inherit it. Source: tcp(7) and the kernel's accept.
+                        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     accepting.start_soon(_accept, gateway, listener)
                 await self._changed.wait()
                 for listener in sockets:
@@ -194,6 +198,4 @@ def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
         except BlockingIOError:
             return
         connection.setblocking(False)
-        if connection.family in (socket.AF_INET, socket.AF_INET6):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         gateway.serve(connection)

@@ -65,6 +65,7 @@ class Client(Channel):
 
     def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
         super().__init__(engine, connection, fiber)
+        self.readable = True  # likely: who connects has something to say
         self.fiber = fiber
         self.torn = False
         self._receive = connection.recv
@@ -296,12 +297,12 @@ def connect(engine: Engine, client: Client, host: str, port: int) -> Upstream:
         ExhaustedError: if there is no file descriptor left for it.
     """
     try:
-        connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as exc:
         _raise_if_exhausted(exc)
         raise
     try:
-        connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(BlockingIOError):  # EINPROGRESS: as it should be
             connection.connect((host, port))
