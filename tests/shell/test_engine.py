@@ -29,6 +29,8 @@ from llama_router.gateway.engine import (
 )
 from llama_router.gateway.sockets import Client, ClientGoneError, Upstream
 
+pytestmark = pytest.mark.process
+
 Body = Callable[[Fiber], Coroutine[None, None, None]]
 
 
@@ -313,11 +315,12 @@ class TestCut:
             finally:
                 client.close()
 
-        async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
-            engine.start(body)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(engine.run)
+                engine.start(body)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
         assert theirs.recv(100) == b"shutting_down"
         assert theirs.recv(100) == b""
 
@@ -338,7 +341,7 @@ class TestCut:
             finally:
                 client.close()
 
-        with capture_logs() as logs:
+        with capture_logs() as logs, trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 await nursery.start(engine.run)
                 engine.start(body)
