@@ -25,6 +25,7 @@ from .core.events import (
     Event,
     Finished,
     Grant,
+    Keep,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -262,6 +263,13 @@ class Dispatcher:
         self.submit(Unload(model, force))
         while self.phase(model) in (Phase.DRAINING, Phase.STOPPING):
             await self._moved.wait()
+
+    def keep(self, model: ModelId, idle_s: float | None) -> None:
+        """Let *model* stay for so long when it is idle, in seconds; None for its ``ttl_s``.
+
+        It counts until the backend is gone; without one it means nothing.
+        """
+        self.submit(Keep(model, idle_s))
 
     def phase(self, model: ModelId) -> Phase | None:
         """Return where *model*'s backend is in its life; None if there is no such model."""

@@ -12,9 +12,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ..core.answers import error_body, error_fields
+from ..core.ollama.answers import ollama_error
+from ..core.routes import OLLAMA_PATHS
 from ..errors import AccessError, RequestError, RouterError
-from . import admin, downloads, events, guard, log_routes, models, settings
+from . import admin, downloads, events, guard, log_routes, models, ollama, settings
 from .context import ControlContext
+from .upstream import ScopedConnection
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     events.blueprint,
     downloads.blueprint,
     log_routes.blueprint,
+    ollama.blueprint,
 )
 """Makes the routes of each part; see `context` for how another one joins."""
 
@@ -53,12 +57,14 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
 def build_app(context: ControlContext) -> QuartTrio:
     """Assemble the application; it asks *context* and owns nothing."""
     app = QuartTrio("llama_router")
+    app.asgi_http_class = ScopedConnection
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
     app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
     # No redirects: they would lead to whatever host the client named.
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
-    guard.install(app, context.gate)
+    dispatcher = context.dispatcher
+    guard.install(app, context.gate, lambda: dispatcher.config.router.max_body_mib * 2**20)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint(context))
 
@@ -109,7 +115,8 @@ def build_app(context: ControlContext) -> QuartTrio:
 
 
 def _error_response(error: RouterError) -> Response:
-    response = Response(error_body(error), error.status)
+    body = ollama_error(error) if request.path in OLLAMA_PATHS else error_body(error)
+    response = Response(body, error.status)
     for name, value in error_fields(error):
         response.headers[name.decode()] = value.decode()
     return response

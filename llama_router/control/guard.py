@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from quart import Quart, Response, g, request
+from quart_trio.wrappers import TrioRequest
 
 from ..core.access import Area, Asker, Gate
+from ..core.routes import OLLAMA_PATHS
 from ..errors import MediaTypeError, RequestError
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -51,9 +53,23 @@ def asker() -> Asker:
     return found
 
 
-def install(app: Quart, gate: Gate) -> None:
-    """Check every request before its view sees it, and say to browsers who may read what."""
+def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
+    """Check every request before its view sees it, and say to browsers who may read what.
+
+    Args:
+        app: What is to be guarded.
+        gate: Who decides.
+        max_body_bytes: Returns how long a request for a model may be.
+    """
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+
+    class BoundedRequest(TrioRequest):
+        def __init__(self, method: str, scheme: str, path: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Quart passes them
+            if path in OLLAMA_PATHS:
+                kwargs["max_content_length"] = max_body_bytes()
+            super().__init__(method, scheme, path, *args, **kwargs)
+
+    app.request_class = BoundedRequest
 
     @app.before_request
     async def check() -> Response | None:

@@ -68,7 +68,7 @@ class StatusPage:
         if not ready:
             return {}
         return await trio.to_thread.run_sync(
-            lambda: {backend.pid: _memory_mib(backend) for backend in ready}
+            lambda: {backend.pid: memory_mib_of(backend) for backend in ready}
         )
 
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> shapes.Model:
@@ -149,7 +149,7 @@ def _failure(error: BackendError | None) -> shapes.Failure | None:
     )
 
 
-def _memory_mib(backend: Backend) -> float:
+def memory_mib_of(backend: Backend) -> float:
     """Return what is charged to a backend's control group, if somebody counts.
 
     Else what its processes have in memory, where shared pages count for each.

@@ -60,6 +60,21 @@ class Unload:
 
 
 @attrs.frozen
+class Keep:
+    """A request says how long the model's backend stays when nobody uses it.
+
+    It counts until the backend is gone or another request says something else.
+
+    Attributes:
+        model: Which one.
+        idle_s: Seconds of idleness, perhaps infinite; None for what the settings say.
+    """
+
+    model: ModelId
+    idle_s: float | None
+
+
+@attrs.frozen
 class Reconfigured:
     """The configuration was replaced."""
 
@@ -71,7 +86,7 @@ class ShutDown:
     """Refuse whoever waits, start nothing more; requests being served go on."""
 
 
-Event: TypeAlias = Arrived | Finished | Changed | Tick | Unload | Reconfigured | ShutDown
+Event: TypeAlias = Arrived | Finished | Changed | Tick | Unload | Keep | Reconfigured | ShutDown
 
 
 @attrs.frozen

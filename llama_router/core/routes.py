@@ -16,7 +16,16 @@ import attrs
 OBSERVED: Final = ("/health", "/props", "/slots")
 
 #: Paths that the control plane answers itself, whatever backends may serve there.
-_CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"})
+OLLAMA_PATHS: Final = frozenset(
+    f"/api/{name}"
+    for name in (
+        *("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "version", "pull"),
+        *("create", "copy", "delete", "push"),
+    )
+)
+"""Ollama's own paths; another one below ``/api/`` may be a backend's."""
+
+_CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"}) | OLLAMA_PATHS
 _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
 
 #: Decisions that are remembered: clients ask for the same few paths again and again.

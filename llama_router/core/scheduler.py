@@ -34,7 +34,8 @@ Without anybody asking
 
 * A model with `keep_loaded` is started whenever it is not running. It is in nobody's
   way, nobody is in its way, and it does not count in any group.
-* A model that was idle for its `ttl_s` is stopped; the home model is not.
+* A model that was idle for its `ttl_s`, or as long as the latest request said that gave a
+  time (`Keep`), is stopped; the home model is not.
 * When all others were idle for `home_after_s` and nobody waits, the `home_model` takes
   their place.
 * A model that was unloaded by request stays away until somebody asks for it.
@@ -59,6 +60,7 @@ from .events import (
     Event,
     Finished,
     Grant,
+    Keep,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -92,10 +94,16 @@ class _Slot:
     last_error: BackendError | None = None
     removed: bool = False
     held_off: bool = False  # unloaded by request, and not asked for since
+    keep_s: float | None = None  # how long it stays idle, if a request said so
 
     @property
     def busy(self) -> bool:
         return bool(self.in_flight or self.queued)
+
+    @property
+    def stays_s(self) -> float:
+        """How long it stays when it is idle, in seconds."""
+        return (self.spec.ttl_s or math.inf) if self.keep_s is None else self.keep_s
 
     @property
     def turn_s(self) -> float:
@@ -122,6 +130,7 @@ class ModelStatistics:
         waiting_since_s: Requests waiting, oldest first: since when, as clock time.
         idle_since_s: Since when it is ready and serves nobody, as clock time; else None.
         retry_at_s: When a failed backend may be tried again, as clock time; else None.
+        stays_s: How long its backend stays when it is idle, in seconds; perhaps infinite.
     """
 
     phase: Phase
@@ -133,10 +142,13 @@ class ModelStatistics:
     waiting_since_s: Mapping[int, float] = attrs.field(factory=dict[int, float])
     idle_since_s: float | None = None
     retry_at_s: float | None = None
+    stays_s: float = math.inf
 
 
 class Scheduler:
     """Decides; never acts."""
+
+    _expiring: bool  # whether any model may go because it is idle
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -191,6 +203,8 @@ class Scheduler:
                 pass
             case Unload(model, force):
                 return self._unload(model, force=force)
+            case Keep(model, idle_s):
+                self._keep_for(model, idle_s)
             case Reconfigured(config):
                 return self._reconfigure(config, now_s)
             case ShutDown():
@@ -235,6 +249,7 @@ class Scheduler:
             waiting_since_s=dict(slot.queued),
             idle_since_s=slot.idle_since_s if idle else None,
             retry_at_s=slot.breaker.retry_at_s if failing else None,
+            stays_s=math.inf if self._stays_anyhow(slot) else slot.stays_s,
         )
 
     # -- events ---------------------------------------------------------------------------
@@ -290,6 +305,7 @@ class Scheduler:
         was_ready = slot.phase is Phase.READY
         self._move(slot, Signal.EXITED)
         self._resident.discard(model)
+        slot.keep_s = None
         self._draining.pop(model, None)
         groups = {s.spec.group_key for s in self._sharing()}
         self._group_ready_since_s = {
@@ -343,7 +359,9 @@ class Scheduler:
         """Note which models come or go without anybody asking."""
         specs = self._config.models.values()
         self._kept = tuple(spec.id for spec in specs if spec.keep_loaded)
-        self._expiring = any(spec.ttl_s and not spec.keep_loaded for spec in specs)
+        self._expiring = any(spec.ttl_s and not spec.keep_loaded for spec in specs) or any(
+            self._slots[model].keep_s is not None for model in self._resident
+        )
         home = self._config.router.home_model
         self._home = None if home is None else self._config.resolve(home)
 
@@ -367,6 +385,11 @@ class Scheduler:
         self._forgive(model)
         self._slots[model].held_off = not self._slots[model].queued
         return actions
+
+    def _keep_for(self, model: ModelId, idle_s: float | None) -> None:
+        if model in self._resident:
+            self._slots[model].keep_s = idle_s
+            self._expiring = self._expiring or idle_s is not None
 
     def _forgive(self, model: ModelId) -> None:
         """Make a failed model eligible again: its changed configuration may be the cure."""
@@ -469,12 +492,17 @@ class Scheduler:
         actions: list[Action] = []
         for model in tuple(self._resident):
             slot = self._slots[model]
-            if slot.phase is not Phase.READY or slot.spec.keep_loaded or model == self._home:
+            if slot.phase is not Phase.READY or self._stays_anyhow(slot):
                 continue
-            ttl_s = slot.spec.ttl_s
-            if self._due(expires_s(ttl_s, busy=slot.busy, idle_since_s=slot.idle_since_s), now_s):
-                actions.append(self._stop(model, f"it was idle for {ttl_s:g} s (ttl_s)"))
+            stays_s = slot.stays_s
+            if self._due(expires_s(stays_s, busy=slot.busy, idle_since_s=slot.idle_since_s), now_s):
+                who = "ttl_s" if slot.keep_s is None else "keep_alive"
+                actions.append(self._stop(model, f"it was idle for {stays_s:g} s ({who})"))
         return actions
+
+    def _stays_anyhow(self, slot: _Slot) -> bool:
+        """Say whether a model stays however long it is idle."""
+        return slot.spec.keep_loaded or slot.spec.id == self._home
 
     def _keep(self, now_s: float) -> list[Action]:
         """Start every model with ``keep_loaded`` that does not run."""

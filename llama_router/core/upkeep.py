@@ -9,15 +9,15 @@ import math
 from collections.abc import Iterable
 
 
-def expires_s(ttl_s: float, *, busy: bool, idle_since_s: float) -> float:
+def expires_s(stays_s: float, *, busy: bool, idle_since_s: float) -> float:
     """Return the clock time at which a ready model has been idle for long enough.
 
     Args:
-        ttl_s: Seconds of idleness after which it is stopped; 0 for never.
+        stays_s: Seconds of idleness after which it is stopped; infinite for never.
         busy: It serves somebody, or somebody waits for it.
         idle_since_s: When it became ready or its last request ended, the later one.
     """
-    return math.inf if busy or ttl_s == 0 else idle_since_s + ttl_s
+    return math.inf if busy else idle_since_s + stays_s
 
 
 def home_due_s(idle_since_s: Iterable[float], home_after_s: float) -> float:

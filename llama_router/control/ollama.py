@@ -1,0 +1,132 @@
+"""Ollama's API: what its clients ask for, asked of backends in the way that these understand.
+
+The translation is in `core.ollama`. Source: https://github.com/ollama/ollama/blob/main/docs/api.md
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+from quart import Blueprint, Response, request
+
+from ..core.access import Area
+from ..core.ollama import bodies, listing, requests
+from ..core.ollama.requests import Wanted
+from .context import ControlContext
+from .guard import answer, asker, open_to
+from .hypercorn import without_deadline
+from .ollama_exchange import Exchange
+from .ollama_files import Files
+from .status import memory_mib_of
+
+Body = TypeVar("Body", bound=bodies.Named)
+
+#: Bodies above this are taken apart in a thread: it takes a millisecond per megabyte and more.
+_LARGE_BYTES: Final = 256 * 1024
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes under ``/api/``."""
+    routes = Blueprint("ollama", __name__, url_prefix="/api")
+
+    async def serve(shape: type[Body], translate: Callable[[Body], Wanted]) -> Response:
+        without_deadline()  # each wait in it has its own
+        wanted = await _translated(shape, translate)
+        return await Exchange(context, wanted, asker()).answer()
+
+    @routes.post("/chat")
+    @open_to(Area.MODELS)
+    async def chat() -> Response:
+        return await serve(bodies.ChatRequest, requests.chat)
+
+    @routes.post("/generate")
+    @open_to(Area.MODELS)
+    async def generate() -> Response:
+        return await serve(bodies.GenerateRequest, requests.generate)
+
+    @routes.post("/embed")
+    @open_to(Area.MODELS)
+    async def embed() -> Response:
+        return await serve(bodies.EmbedRequest, requests.embed)
+
+    @routes.post("/embeddings")
+    @open_to(Area.MODELS)
+    async def embeddings() -> Response:
+        return await serve(bodies.EmbeddingsRequest, requests.embeddings)
+
+    _list(routes, context)
+    return routes
+
+
+def _list(routes: Blueprint, context: ControlContext) -> None:
+    """Add the routes that say which models there are."""
+    dispatcher = context.dispatcher
+    files = Files()
+
+    @routes.get("/tags")
+    @open_to(Area.MODELS)
+    async def tags() -> Response:
+        specs = [spec for spec in dispatcher.config.models.values() if asker().may_use(spec)]
+        found = zip(specs, await files.look(specs), strict=True)
+        return answer({"models": [listing.listed(spec, file) for spec, file in found]})
+
+    @routes.get("/ps")
+    @open_to(Area.MODELS)
+    async def ps() -> Response:
+        specs = [
+            spec
+            for spec in dispatcher.config.models.values()
+            if asker().may_use(spec) and dispatcher.backend(spec.id) is not None
+        ]
+        found = await files.look(specs)
+        backends = [backend for spec in specs if (backend := dispatcher.backend(spec.id))]
+        memory_mib = await trio.to_thread.run_sync(
+            lambda: {backend.model: memory_mib_of(backend) for backend in backends}
+        )
+        now_s, epoch_s = trio.current_time(), time.time()
+        models = []
+        for spec, file in zip(specs, found, strict=True):
+            statistics = dispatcher.statistics_of(spec.id)
+            if statistics is None or spec.id not in memory_mib:
+                continue  # it went meanwhile
+            since_s = now_s if statistics.idle_since_s is None else statistics.idle_since_s
+            running = listing.Running(
+                memory_bytes=round(memory_mib[spec.id] * 2**20),
+                expires_s=epoch_s - now_s + since_s + statistics.stays_s,
+            )
+            models.append(listing.running(spec, file, running, now_s=epoch_s))
+        return answer({"models": models})
+
+    @routes.post("/show")
+    @open_to(Area.MODELS)
+    async def show() -> Response:
+        wanted = bodies.decoded(await _body(), bodies.ShowRequest)
+        spec = listing.find(dispatcher.config, wanted.named, asker())
+        (file,) = await files.look([spec], whole=True)
+        return answer(listing.shown(spec, file))
+
+    @routes.get("/version")
+    @open_to(Area.MODELS)
+    async def version() -> Response:
+        await trio.lowlevel.checkpoint()
+        return answer({"version": listing.API_VERSION})
+
+
+async def _translated(shape: type[Body], translate: Callable[[Body], Wanted]) -> Wanted:
+    data = await _body()
+
+    def take_apart() -> Wanted:
+        return translate(bodies.decoded(data, shape))
+
+    if len(data) < _LARGE_BYTES:
+        return take_apart()
+    return await trio.to_thread.run_sync(take_apart, abandon_on_cancel=True)
+
+
+async def _body() -> bytes:
+    data = await request.get_data(as_text=False)
+    assert isinstance(data, bytes)
+    return data

@@ -1,0 +1,306 @@
+"""An Ollama request as one for the OpenAI API of a backend. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from ...errors import RequestError
+from .bodies import (
+    AnswerRequest,
+    ChatRequest,
+    EmbeddingsRequest,
+    EmbedRequest,
+    GenerateRequest,
+    Message,
+    ModelRequest,
+    Options,
+    ToolCall,
+)
+from .keep_alive import keep_alive_s
+
+CHAT_PATH: Final = "/v1/chat/completions"
+COMPLETION_PATH: Final = "/v1/completions"
+EMBEDDING_PATH: Final = "/v1/embeddings"
+
+
+class Shape(StrEnum):
+    """What the answer looks like."""
+
+    CHAT = "chat"
+    GENERATE = "generate"
+    EMBED = "embed"
+    EMBEDDING = "embedding"
+
+
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """What a client wants.
+
+    Attributes:
+        model: As it named it.
+        shape: What the answer looks like.
+        stream: Whether it comes in pieces.
+        keep_s: Seconds of idleness after which the model may go; None if it did not say.
+        path: Where to ask the backend; None if the model is only to be loaded or to go.
+        body: What to ask it.
+        hide_thinking: The client does not want to see what the model thinks.
+    """
+
+    model: str
+    shape: Shape
+    stream: bool
+    keep_s: float | None
+    path: str | None = None
+    body: bytes = b""
+    hide_thinking: bool = False
+
+    @property
+    def unloads(self) -> bool:
+        """Whether all that is wanted is that the model goes."""
+        return self.path is None and self.keep_s == 0
+
+
+def chat(request: ChatRequest) -> Wanted:
+    """Translate ``/api/chat``.
+
+    Raises:
+        RequestError: if it cannot be.
+    """
+    messages = [] if request.messages is None else _messages(request.messages)
+    body = {"messages": messages, **_answer_fields(request)}
+    if request.tools:
+        body["tools"] = request.tools
+    return _answer(request, Shape.CHAT, CHAT_PATH if messages else None, body)
+
+
+def generate(request: GenerateRequest) -> Wanted:
+    """Translate ``/api/generate``: a chat of one message, or with ``raw`` a plain completion.
+
+    Raises:
+        RequestError: if it cannot be.
+    """
+    for name, reason in (
+        ("template", "a model is used with its own template; 'raw' uses none"),
+        ("context", "send the history as messages to /api/chat"),
+    ):
+        if getattr(request, name):
+            raise RequestError(f"'{name}' is not supported: {reason}", param=name)
+    prompt = request.prompt or ""
+    fields = _answer_fields(request)
+    path: str | None
+    if request.raw or request.suffix:
+        if request.images:
+            raise RequestError("'images' do not go with 'raw' or 'suffix'", param="images")
+        body = {"prompt": prompt, **fields}
+        if request.suffix:
+            body["suffix"] = request.suffix
+        path = COMPLETION_PATH
+    else:
+        system = [Message(role="system", content=request.system)] if request.system else []
+        user = Message(role="user", content=prompt, images=request.images)
+        body = {"messages": _messages([*system, user]), **fields}
+        path = CHAT_PATH
+    wanted = prompt or request.images or request.suffix
+    return _answer(request, Shape.GENERATE, path if wanted else None, body)
+
+
+def embed(request: EmbedRequest) -> Wanted:
+    """Translate ``/api/embed``.
+
+    Raises:
+        RequestError: if it cannot be.
+    """
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    body: dict[str, Any] = {"input": texts}
+    if request.dimensions:
+        body["dimensions"] = request.dimensions
+    return _wanted(request, Shape.EMBED, EMBEDDING_PATH if texts else None, body)
+
+
+def embeddings(request: EmbeddingsRequest) -> Wanted:
+    """Translate ``/api/embeddings``.
+
+    Raises:
+        RequestError: if it cannot be.
+    """
+    path = EMBEDDING_PATH if request.prompt else None
+    return _wanted(request, Shape.EMBEDDING, path, {"input": [request.prompt or ""]})
+
+
+def _answer(request: AnswerRequest, shape: Shape, path: str | None, body: dict[str, Any]) -> Wanted:
+    stream = request.stream is not False
+    body["stream"] = stream
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    wanted = _wanted(request, shape, path, body)
+    return attrs.evolve(wanted, stream=stream, hide_thinking=request.think is False)
+
+
+def _wanted(request: ModelRequest, shape: Shape, path: str | None, body: dict[str, Any]) -> Wanted:
+    keep = request.keep_alive
+    return Wanted(
+        model=request.named,
+        shape=shape,
+        stream=False,
+        keep_s=None if keep is None else keep_alive_s(keep),
+        path=path,
+        body=b"" if path is None else msgspec.json.encode({"model": request.named, **body}),
+    )
+
+
+# --- How to answer -------------------------------------------------------------------
+
+
+def _answer_fields(request: AnswerRequest) -> dict[str, Any]:
+    fields = _sampling(request.options or Options())
+    if request.format:
+        fields["response_format"] = _response_format(request.format)
+    fields |= _thinking(request)
+    if request.logprobs:
+        fields["logprobs"] = True
+        if request.top_logprobs:
+            fields["top_logprobs"] = request.top_logprobs
+    return fields
+
+
+#: Whole numbers: Ollama's name to that of the OpenAI API or of llama-server.
+_INTEGERS: Final = {
+    "num_keep": "n_keep",
+    "seed": "seed",
+    "top_k": "top_k",
+    "repeat_last_n": "repeat_last_n",
+    "mirostat": "mirostat",
+}
+_FLOATS: Final = (
+    *("temperature", "top_p", "min_p", "typical_p"),
+    *("repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat_tau", "mirostat_eta"),
+)
+
+
+def _sampling(options: Options) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        name: value for name in _FLOATS if (value := getattr(options, name)) is not None
+    }
+    for name, theirs in _INTEGERS.items():
+        if (value := getattr(options, name)) is not None:
+            fields[theirs] = _whole(name, value)
+    # Negative means without a limit, which is what backends do unless they are told one.
+    if options.num_predict is not None and options.num_predict >= 0:
+        fields["max_tokens"] = _whole("num_predict", options.num_predict)
+    if options.stop:
+        fields["stop"] = options.stop
+    return fields
+
+
+def _whole(name: str, value: float) -> int:
+    if not math.isfinite(value) or value != int(value):
+        raise RequestError(f'option "{name}" must be a whole number', param="options")
+    return int(value)
+
+
+def _response_format(wanted: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(wanted, dict):
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted}}
+    if wanted == "json":
+        return {"type": "json_object"}
+    raise RequestError(f"format {wanted[:100]!r} is neither 'json' nor a JSON schema")
+
+
+_EFFORTS: Final = frozenset(("low", "medium", "high"))
+
+
+def _thinking(request: AnswerRequest) -> dict[str, Any]:
+    """Say whether and how hard to think: to the chat template, and as OpenAI's parameter."""
+    think = request.think
+    if think is None:
+        return {}
+    if isinstance(think, bool):
+        return {"chat_template_kwargs": {"enable_thinking": think}}
+    if think not in _EFFORTS:
+        raise RequestError(
+            f"think {think[:100]!r} is none of true, false, 'low', 'medium', 'high'", param="think"
+        )
+    kwargs = {"enable_thinking": True, "reasoning_effort": think}
+    return {"chat_template_kwargs": kwargs, "reasoning_effort": think}
+
+
+# --- What was said so far ------------------------------------------------------------
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Translate a history; calls of tools get the ids that OpenAI's shape needs."""
+    translated: list[dict[str, Any]] = []
+    open_calls: list[tuple[str, str]] = []  # of the latest message with calls: name and id
+    for number, message in enumerate(messages):
+        fields: dict[str, Any] = {"role": message.role, "content": _content(message)}
+        if message.thinking:
+            fields["reasoning_content"] = message.thinking
+        if message.tool_calls:
+            calls = [
+                _call(call, f"call_{number}_{index}")
+                for index, call in enumerate(message.tool_calls)
+            ]
+            fields["tool_calls"] = calls
+            open_calls = [(call["function"]["name"], call["id"]) for call in calls]
+        if message.role == "tool":
+            fields["tool_call_id"] = message.tool_call_id or _answered(message, open_calls)
+            if message.tool_name:
+                fields["name"] = message.tool_name
+        translated.append(fields)
+    return translated
+
+
+def _call(call: ToolCall, id_: str) -> dict[str, Any]:
+    arguments = msgspec.json.encode(call.function.arguments).decode()
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id or id_, "type": "function", "function": function}
+
+
+def _answered(message: Message, open_calls: list[tuple[str, str]]) -> str:
+    """Return the id of the call that *message* answers: the first of its name, or the first."""
+    for index, (name, id_) in enumerate(open_calls):
+        if message.tool_name in (None, name):
+            del open_calls[index]
+            return id_
+    return open_calls.pop(0)[1] if open_calls else "call"
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    if not message.images:
+        return message.content or ""
+    text = [{"type": "text", "text": message.content}] if message.content else []
+    pictures = [
+        {"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images
+    ]
+    return [*text, *pictures]
+
+
+_KINDS: Final = (
+    (b"\x89PNG", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"GIF8", "gif"),
+    (b"RIFF", "webp"),
+    (b"BM", "bmp"),
+)
+
+
+def _data_url(image: str) -> str:
+    """Return a picture, which is base64, as a URL.
+
+    Raises:
+        RequestError: if it is not base64.
+    """
+    try:
+        data = base64.b64decode(image, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError("an image is not base64", param="images") from None
+    kind = next((kind for magic, kind in _KINDS if data.startswith(magic)), "png")
+    return f"data:image/{kind};base64,{image}"
