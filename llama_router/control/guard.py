@@ -89,6 +89,15 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
         return response
 
 
+def check(gate: Gate, area: Area) -> None:
+    """Check the current request once more, for a view whose area depends on the settings.
+
+    Raises:
+        AccessError: if it may not.
+    """
+    gate.check(area, request.method.encode(), _fields())
+
+
 def _fields() -> list[tuple[bytes, bytes]]:
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers

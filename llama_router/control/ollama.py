@@ -12,14 +12,19 @@ from typing import Final, TypeVar
 import trio
 from quart import Blueprint, Response, request
 
+from .. import logs
 from ..core.access import Area
+from ..core.exposure import is_loopback
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
+from ..errors import RouterError
+from . import guard
 from .context import ControlContext
 from .guard import answer, asker, open_to
 from .hypercorn import without_deadline
 from .ollama_exchange import Exchange
 from .ollama_files import Files
+from .ollama_pull import pull
 from .status import memory_mib_of
 
 Body = TypeVar("Body", bound=bodies.Named)
@@ -30,11 +35,16 @@ _LARGE_BYTES: Final = 256 * 1024
 
 def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes under ``/api/``."""
+    dispatcher = context.dispatcher
     routes = Blueprint("ollama", __name__, url_prefix="/api")
 
     async def serve(shape: type[Body], translate: Callable[[Body], Wanted]) -> Response:
         without_deadline()  # each wait in it has its own
-        wanted = await _translated(shape, translate)
+        try:
+            wanted = await _translated(shape, translate)
+        except RouterError as exc:
+            _log_refusal(exc)
+            raise
         return await Exchange(context, wanted, asker()).answer()
 
     @routes.post("/chat")
@@ -56,6 +66,16 @@ def blueprint(context: ControlContext) -> Blueprint:
     @open_to(Area.MODELS)
     async def embeddings() -> Response:
         return await serve(bodies.EmbeddingsRequest, requests.embeddings)
+
+    @routes.post("/pull")
+    @open_to(Area.OPEN)
+    async def pull_model() -> Response:
+        # Whom the disk belongs to decides: without keys, and where nobody else can come in,
+        # whoever uses the models. The check is here, since it is not the same for all routers.
+        private = not context.gate.has_keys and is_loopback(dispatcher.config.router.host)
+        guard.check(context.gate, Area.MODELS if private else Area.ADMIN)
+        without_deadline()
+        return await pull(context, bodies.decoded(await _body(), bodies.PullRequest))
 
     _list(routes, context)
     return routes
@@ -124,6 +144,21 @@ async def _translated(shape: type[Body], translate: Callable[[Body], Wanted]) ->
     if len(data) < _LARGE_BYTES:
         return take_apart()
     return await trio.to_thread.run_sync(take_apart, abandon_on_cancel=True)
+
+
+def _log_refusal(error: RouterError) -> None:
+    """Log a request that did not come as far as a model, as the data plane does."""
+    logs.info(
+        "request.refused",
+        {
+            "model": None,
+            "method": request.method,
+            "path": request.path,
+            "code": error.code,
+            "reason": str(error),
+            "status": int(error.status),
+        },
+    )
 
 
 async def _body() -> bytes:

@@ -92,7 +92,7 @@ def parse_reference(text: str, file: str | None = None) -> Reference:
     Raises:
         HubReferenceError: if it is anything else, or *file* leads out of the repository.
     """
-    repo, colon, tag = _PREFIX.sub("", text[:1024].strip()).rstrip("/").partition(":")
+    repo, colon, tag = without_host(text[:1024].strip()).rstrip("/").partition(":")
     if not is_repo(repo):
         raise HubReferenceError(
             f"{text!r} is not the name of a model on the hub; it should read "
@@ -105,6 +105,11 @@ def parse_reference(text: str, file: str | None = None) -> Reference:
     if file is not None and not is_safe_path(file):
         raise HubReferenceError(f"{file!r} is not the path of a file in a repository")
     return Reference(repo, tag or None, file)
+
+
+def without_host(text: str) -> str:
+    """Return what follows the hub's own address in *text*, or all of it."""
+    return _PREFIX.sub("", text)
 
 
 def is_repo(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from llama_router.core.config import Config, ModelId, parse_config
 from llama_router.core.events import (
     Action,
@@ -9,6 +11,8 @@ from llama_router.core.events import (
     Changed,
     Finished,
     Grant,
+    Keep,
+    Reconfigured,
     Start,
     Stop,
     Tick,
@@ -178,3 +182,64 @@ def test_unload_gives_a_failed_model_another_chance() -> None:
     s.handle(Unload(A, force=False), now_s=2)
     assert s.statistics()[A].failures == 0
     assert s.handle(Arrived(2, "a"), now_s=3) == [Start(A)]
+
+
+def test_a_request_says_how_long_the_model_stays() -> None:
+    """Its time counts instead of ttl_s, from the end of the last request on."""
+    s, _ = begun(config(a={"ttl_s": 5}))
+    used(s, A, 1, from_s=0, to_s=1)
+    assert s.handle(Keep(A, 60), now_s=1) == []
+    assert s.handle(Tick(), now_s=60) == []
+    assert s.wake_s == 61
+    (stop,) = s.handle(Tick(), now_s=61)
+    assert stop == Stop(A, "it was idle for 60 s (keep_alive)")
+
+
+def test_a_model_without_ttl_goes_at_once_if_told_to() -> None:
+    """As soon as nobody uses it."""
+    s, _ = begun(config(a={}))
+    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
+    assert s.handle(Keep(A, 0), now_s=1) == []
+    assert [type(action) for action in s.handle(Finished(1), now_s=2)] == [Stop]
+
+
+def test_for_ever_is_longer_than_ttl() -> None:
+    """An infinite time keeps a model that has a ttl_s; taking it back ends that."""
+    s, _ = begun(config(a={"ttl_s": 5}))
+    used(s, A, 1, from_s=0, to_s=1)
+    s.handle(Keep(A, math.inf), now_s=1)
+    assert s.handle(Tick(), now_s=1000) == []
+    assert s.statistics_of(A).stays_s == math.inf
+    assert [type(action) for action in s.handle(Keep(A, None), now_s=1001)] == [Stop]
+
+
+def test_what_a_request_said_ends_with_the_process() -> None:
+    """The next process has the time of its settings again, also after a reload."""
+    conf = config(a={})
+    s, _ = begun(conf)
+    used(s, A, 1, from_s=0, to_s=1)
+    s.handle(Keep(A, 0), now_s=1)
+    s.handle(Changed(A, Signal.EXITED), now_s=2)
+    used(s, A, 2, from_s=3, to_s=4)
+    assert s.handle(Tick(), now_s=1000) == []
+    assert s.handle(Keep(B, 0), now_s=1000) == []  # a model that is not there
+
+
+def test_a_reload_keeps_what_a_request_said() -> None:
+    """A change elsewhere in the file does not forget it."""
+    s, _ = begun(config(a={}))
+    used(s, A, 1, from_s=0, to_s=1)
+    s.handle(Keep(A, 60), now_s=1)
+    s.handle(Reconfigured(config(a={}, b={})), now_s=2)
+    assert [type(action) for action in s.handle(Tick(), now_s=61)] == [Stop]
+
+
+def test_kept_models_stay_whatever_a_request_says() -> None:
+    """The operator's keep_loaded and home_model count more than a client's keep_alive."""
+    s, _ = begun(config(router={"home_model": "b"}, a={"keep_loaded": True}, b={}))
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=0)
+    s.handle(Changed(B, Signal.PROBE_OK), now_s=0)
+    for model in (A, B):
+        s.handle(Keep(model, 0), now_s=1)
+    assert s.handle(Tick(), now_s=2) == []

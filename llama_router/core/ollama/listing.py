@@ -11,8 +11,9 @@ import attrs
 
 from .. import refusals
 from ..access import Asker
-from ..config import Config, ModelSpec
+from ..config import Config, ModelId, ModelSpec
 from ..header import Header
+from ..hub import without_host
 from ..kinds import Kind, kind_of
 from ..naming import quant_of
 from .answers import timestamp
@@ -56,16 +57,26 @@ class Running:
     expires_s: float
 
 
+def resolve(config: Config, name: str) -> ModelId | None:
+    """Return the model that *name* means.
+
+    As it is; or without Ollama's ``:latest``; or as the hub's name that its address has.
+    """
+    plain = name.removesuffix(":latest")
+    for spelling in (name, plain, without_host(plain)):
+        if (model := config.resolve(spelling)) is not None:
+            return model
+    return None
+
+
 def find(config: Config, name: str, asker: Asker) -> ModelSpec:
-    """Return the model that *name* means: as it is, or without Ollama's ``:latest``.
+    """Return the model that *name* means; see `resolve`.
 
     Raises:
         UnknownModelError: if there is none.
         ModelNotAllowedError: if *asker* may not use it.
     """
-    model = config.resolve(name)
-    if model is None and name.endswith(":latest"):
-        model = config.resolve(name.removesuffix(":latest"))
+    model = resolve(config, name)
     if model is None:
         usable = [m for m, spec in config.models.items() if asker.may_use(spec)]
         raise refusals.unknown(name, usable)

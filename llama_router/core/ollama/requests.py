@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -200,8 +199,12 @@ def _sampling(options: Options) -> dict[str, Any]:
     return fields
 
 
+#: Beyond it no backend could take a number in.
+_MAX_WHOLE: Final = 2**63
+
+
 def _whole(name: str, value: float) -> int:
-    if not math.isfinite(value) or value != int(value):
+    if not abs(value) < _MAX_WHOLE or value != int(value):
         raise RequestError(f'option "{name}" must be a whole number', param="options")
     return int(value)
 

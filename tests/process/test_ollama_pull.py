@@ -1,0 +1,117 @@
+"""``/api/pull`` with the official Ollama client, from a hub of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import ollama
+import pytest
+import trio
+
+from llama_router.models import tiny
+from tests.hub_server import HubServer
+from tests.process.real import LIMIT_S, RealRouter, serving, write_config
+
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+pytestmark = [pytest.mark.process, pytest.mark.embedded]
+
+REPO = "acme/tiny-GGUF"
+MODEL = f"{REPO}:Q4_K_M"
+MESSAGES = [{"role": "user", "content": "what do you see"}]
+
+
+@pytest.fixture
+def server(tmp_path) -> Iterator[HubServer]:
+    """A hub with one chat model that really runs."""
+    folder = tmp_path / "hub" / REPO
+    folder.mkdir(parents=True)
+    tiny.make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
+    with HubServer(tmp_path / "hub") as server:
+        yield server
+
+
+def environ(server: HubServer, folder: Path) -> dict[str, str]:
+    """Return an environment in which that hub is the only one."""
+    changes = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
+    changes |= {"HOME": str(folder), "HF_ENDPOINT": server.url, "NO_PROXY": "*"}
+    return changes | {"HF_HUB_CACHE": str(folder / "cache")}
+
+
+@pytest.fixture
+async def router(server, tmp_path) -> AsyncIterator[RealRouter]:
+    """A router without any model."""
+    config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
+    with trio.fail_after(LIMIT_S):
+        async with serving(config, **environ(server, tmp_path)) as router:
+            yield router
+
+
+async def test_a_pulled_model_answers(router, server) -> None:
+    """Progress comes in bytes, ``success`` at the end, and the name that was pulled works."""
+    server.rate = 2_000_000
+
+    def pull() -> list[ollama.ProgressResponse]:
+        return list(ollama.Client(router.url).pull(f"hf.co/{MODEL}", stream=True))
+
+    progress = await trio.to_thread.run_sync(pull)
+    async with ollama.AsyncClient(router.url) as client:
+        answer = await client.chat(f"hf.co/{MODEL}", MESSAGES, options={"num_predict": 3})
+        listed = (await client.list()).models
+        again = await client.pull(REPO)
+    assert progress[0].status == "pulling manifest"
+    assert progress[-1].status == "success"
+    moved = [line for line in progress if line.total]
+    assert all(0 <= line.completed <= line.total for line in moved)
+    assert len({line.digest for line in moved}) == 1
+    assert answer.eval_count == 3
+    assert [model.model for model in listed] == [MODEL]
+    assert listed[0].details.quantization_level
+    assert again.status == "success"
+
+
+async def test_what_is_not_on_the_hub(router) -> None:
+    """The client raises its error with the reason, streaming or not."""
+
+    def pull() -> None:
+        list(ollama.Client(router.url).pull("acme/nothing", stream=True))
+
+    with pytest.raises(ollama.ResponseError, match="acme/nothing"):
+        await trio.to_thread.run_sync(pull)
+    async with ollama.AsyncClient(router.url) as client:
+        with pytest.raises(ollama.ResponseError, match="acme/nothing") as missing:
+            await client.pull("acme/nothing")
+        with pytest.raises(ollama.ResponseError, match="user/repo") as unclear:
+            await client.pull("llama3.2")
+    assert (missing.value.status_code, unclear.value.status_code) == (404, 400)
+
+
+async def test_who_leaves_ends_the_download(router, server) -> None:
+    """What is here is kept for the next time."""
+    server.stall_after = 100_000
+
+    def leave() -> None:
+        for line in ollama.Client(router.url).pull(MODEL, stream=True):
+            if line.completed:
+                return
+
+    await trio.to_thread.run_sync(leave)
+    ended = await router.event("download.cancelled")
+    assert 0 < ended["done_bytes"] <= 100_000
+
+
+async def test_pulling_needs_the_token_where_there_are_keys(server, tmp_path) -> None:
+    """A key for models is not enough to fill the disk."""
+    config = write_config(tmp_path, '[api_keys.me]\nkey = "not-a-secret"\n')
+    with trio.fail_after(LIMIT_S):
+        async with serving(config, **environ(server, tmp_path)) as router:
+            token = (tmp_path / "state" / "admin-token").read_text().strip()
+            for headers, status in (
+                ({}, 401),
+                ({"Authorization": "Bearer not-a-secret"}, 401),
+                ({"Authorization": f"Bearer {token}"}, 200),
+            ):
+                async with router.client() as client:
+                    body = {"model": REPO, "stream": False}
+                    answer = await client.post("/api/pull", json=body, headers=headers)
+                assert answer.status_code == status, answer.text
