@@ -229,9 +229,6 @@ def _in_file_order(text: str, problems: Iterable[Problem]) -> tuple[Problem, ...
 
 def _doubts(config: Config) -> Iterator[Problem]:
     """Yield warnings that need the whole configuration."""
-    if config.router.notify_model_swap:
-        message = "accepted, but this version sends no notices yet"
-        yield Problem(("router", "notify_model_swap"), message)
     if not config.models:
         yield Problem((), "no models are configured")
     for model, spec in config.models.items():

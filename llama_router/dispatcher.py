@@ -8,11 +8,13 @@ the actions. Nothing that it calls is ever asynchronous.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from types import TracebackType
 from typing import NoReturn, Protocol, Self, assert_never
 
+import attrs
 import structlog
 import trio
 
@@ -35,6 +37,7 @@ from .core.events import (
     Unload,
 )
 from .core.lifecycle import Phase, Signal
+from .core.notices import Wait
 from .core.scheduler import ModelStatistics, Scheduler
 from .errors import BackendError, NoModelRunningError, RouterError, UnknownModelError
 from .news import News
@@ -64,6 +67,8 @@ class Lease:
         asker: Name of the API key that the request came with, if it needed one.
         cut: Ends a request that is being served, with an error for its client; set by who
             serves it.
+        on_news: Called when the wait is over, or something about it changes; see
+            `Dispatcher.watch`.
     """
 
     __slots__ = (
@@ -76,6 +81,7 @@ class Lease:
         "backend",
         "cut",
         "granted_s",
+        "on_news",
     )
 
     def __init__(
@@ -90,6 +96,16 @@ class Lease:
         self.backend: Backend | None = None
         self.asker = asker
         self.cut: Callable[[RouterError], None] | None = None
+        self.on_news: Callable[[], None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the wait is over, with a backend or with a refusal."""
+        return self.backend is not None or self._error is not None
+
+    def waits_for(self) -> Wait | None:
+        """Return what the request waits for; None if it does not."""
+        return self._dispatcher.wait_of(self._request)
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +163,8 @@ class Lease:
             self._error = result
         if self._settled is not None:
             self._settled.set()
+        if self.on_news is not None:
+            self.on_news()
 
 
 class Dispatcher:
@@ -167,6 +185,8 @@ class Dispatcher:
         self._alarm = trio.CancelScope()
         self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._watching: dict[Lease, ModelId] = {}
+        self._progress: dict[ModelId, float] = {}
         self.news = News()
 
     @property
@@ -198,6 +218,37 @@ class Dispatcher:
         """Give back what *request* holds."""
         if self._leases.pop(request, None) is not None:
             self.submit(Finished(request))
+
+    @contextmanager
+    def watch(self, lease: Lease, model: ModelId, on_news: Callable[[], None]) -> Iterator[None]:
+        """Within the block, let *on_news* be called when *lease*'s wait for *model* changes.
+
+        It may be called without a reason, and must not call back at once.
+        """
+        lease.on_news = on_news
+        self._watching[lease] = model
+        try:
+            yield
+        finally:
+            del self._watching[lease]
+            lease.on_news = None
+
+    def wait_of(self, request: int) -> Wait | None:
+        """Return what *request* waits for; None if it does not."""
+        wait = self._scheduler.wait_of(request)
+        if wait is not None and wait.phase is Phase.STARTING:
+            wait = attrs.evolve(wait, progress=self._progress.get(wait.model))
+        return wait
+
+    def note_progress(self, model: ModelId, progress: float) -> None:
+        """Take in how much of *model*, which is being started, is loaded: 0 to 1."""
+        self._progress[model] = progress
+        self._tell_watchers({model})
+
+    def _tell_watchers(self, models: Collection[ModelId]) -> None:
+        for lease, model in self._watching.items():
+            if lease.on_news is not None and model in models:
+                lease.on_news()
 
     def find_lease(self, request: int) -> Lease | None:
         """Return the hold of *request*, if it is not over."""
@@ -299,13 +350,15 @@ class Dispatcher:
         """Feed one event to the scheduler and do what it says; synchronous, hence atomic."""
         if now_s is None:
             now_s = trio.current_time()
-        for action in self._scheduler.handle(event, now_s=now_s):
+        actions = self._scheduler.handle(event, now_s=now_s)
+        for action in actions:
             match action:
                 case Grant(request, model):
                     self._leases[request].settle(self._backends[model], now_s)
                 case Refuse(request, error):
                     self._leases[request].settle(error, now_s)
                 case Start(model):
+                    self._progress.pop(model, None)
                     assert self._nursery is not None, "the dispatcher is not running"
                     self._scopes[model] = trio.CancelScope()
                     self._nursery.start_soon(self._contain, self._scheduler.spec(model))
@@ -316,12 +369,19 @@ class Dispatcher:
                 case _:
                     assert_never(action)
         if moves := self._scheduler.take_moves():
-            for model, phase in moves:
-                self.news.publish("model", {"id": str(model), "phase": phase.value})
-            self._moved.set()
-            self._moved = trio.Event()
+            self._announce(moves)
+        elif self._watching:  # a grant concerns those in the same queue
+            granted = {action.model for action in actions if isinstance(action, Grant)}
+            self._tell_watchers(granted)
         if self._alarm.deadline != self._scheduler.wake_s:
             self._alarm.deadline = self._scheduler.wake_s
+
+    def _announce(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
+        for model, phase in moves:
+            self.news.publish("model", {"id": str(model), "phase": phase.value})
+        self._moved.set()
+        self._moved = trio.Event()
+        self._tell_watchers(set(self._watching.values()))
 
     async def _contain(self, spec: ModelSpec) -> None:
         """Run one backend; turn its failure into an event. The bulkhead."""

@@ -175,7 +175,7 @@ async def run_router(
             hurry=trio.Event(),
             groups=groups,
         )
-        dispatcher = Dispatcher(loaded.config, launcher)
+        dispatcher = _dispatcher(loaded.config, launcher)
         try:
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
@@ -252,6 +252,12 @@ def _sweep(state_dir: Path) -> None:
                 killed=sorted(swept.killed),
                 survivors=sorted(swept.survivors),
             )
+
+
+def _dispatcher(config: Config, launcher: Launcher) -> Dispatcher:
+    dispatcher = Dispatcher(config, launcher)
+    launcher.on_progress = dispatcher.note_progress
+    return dispatcher
 
 
 async def _start_up(dispatcher: Dispatcher, requests: Requests, manager: ServiceManager) -> bool:

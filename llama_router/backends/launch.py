@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from ..core import child_protocol, placeholders
-from ..core.config import ModelSpec
+from ..core.config import ModelId, ModelSpec
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..core.masking import masked_command
@@ -65,6 +65,7 @@ class Launcher:
         hurry: Set when backends get no more grace.
         kernel: Asked whether it killed a backend.
         groups: Where backends get control groups of their own, if they can.
+        on_progress: Told how much of a model is loaded, 0 to 1.
     """
 
     instance: str
@@ -77,6 +78,7 @@ class Launcher:
     hurry: trio.Event
     kernel: Kernel = attrs.field(factory=Kernel)
     groups: ControlGroups | None = None
+    on_progress: Callable[[ModelId, float], None] | None = None
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
@@ -105,6 +107,8 @@ class Launcher:
             def listen(line: Line) -> None:
                 if (state := child_protocol.parse_state(line.text)) is not None:
                     loading.note(state)
+                    if state.progress is not None and self.on_progress is not None:
+                        self.on_progress(spec.id, state.progress)
 
             model_log.on_line = listen
             spawned_s = trio.current_time()

@@ -1,7 +1,7 @@
-"""What the router itself answers: OpenAI error envelopes and the error event of a stream.
+"""What the router itself answers: OpenAI error envelopes.
 
 Source: https://platform.openai.com/docs/guides/error-codes; the shape is
-``{"error": {"message", "type", "code", "param"}}``, also inside SSE ``data:``.
+``{"error": {"message", "type", "code", "param"}}``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,3 @@ def error_fields(error: RouterError) -> list[tuple[bytes, bytes]]:
     if error.status is HTTPStatus.UNAUTHORIZED:
         fields.append((b"www-authenticate", b"Bearer"))  # RFC 9110, section 15.5.2
     return fields
-
-
-def error_event(error: RouterError) -> bytes:
-    """Return *error* as the last event of an SSE stream that already began.
-
-    It begins with a blank line: the backend may have died in the middle of an event.
-    """
-    return b"\n\ndata: " + error_body(error) + b"\n\n"

@@ -204,6 +204,7 @@ class ModelSpec:
         max_in_flight: Requests that it serves at once; None sets no limit.
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
         keep_loaded: It is always loaded, beside whatever else is.
+        notify_model_swap: Streaming clients are told what they wait for.
     """
 
     id: ModelId = attrs.field(metadata={"on_change": OnChange.RESTART})
@@ -220,6 +221,7 @@ class ModelSpec:
     max_in_flight: int | None = attrs.field(default=None, metadata=_retune(integer_reader(1)))
     ttl_s: float = attrs.field(default=0.0, metadata=_retune(read_seconds))
     keep_loaded: bool = attrs.field(default=False, metadata=_retune(read_boolean))
+    notify_model_swap: bool = attrs.field(default=False, metadata=_retune(read_boolean))
 
     @property
     def group_key(self) -> str:
@@ -409,7 +411,9 @@ class _Parser:
         used = frozenset[str]().union(*map(placeholders.names_in, words))
         for name in sorted(used & {"path", "mmproj"} - table.keys()):
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
-        inherited = {"max_queued": router.max_queued, "ttl_s": router.ttl_s}
+        inherited = {
+            name: getattr(router, name) for name in ("max_queued", "ttl_s", "notify_model_swap")
+        }
         return ModelSpec(id=model, spawn=spawn, **{**inherited, **own})
 
     def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:

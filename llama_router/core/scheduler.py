@@ -70,6 +70,7 @@ from .events import (
     Unload,
 )
 from .lifecycle import Phase, Signal, advance
+from .notices import Other, Wait
 from .placement import Resident, make_room
 from .restart import CLOSED, Breaker, after_failure
 from .upkeep import expires_s, home_due_s
@@ -251,6 +252,22 @@ class Scheduler:
             retry_at_s=slot.breaker.retry_at_s if failing else None,
             stays_s=math.inf if self._stays_anyhow(slot) else slot.stays_s,
         )
+
+    def wait_of(self, request: int) -> Wait | None:
+        """Return what *request* waits for; None if it does not wait."""
+        model = self._owner.get(request)
+        if model is None or request not in (slot := self._slots[model]).queued:
+            return None
+        others: list[Other] = []
+        if slot.phase is Phase.STOPPED and not slot.spec.keep_loaded:
+            group = slot.spec.group_key
+            others = [
+                Other(model=other.spec.id, phase=other.phase)
+                for other in self._sharing()
+                if other.spec.group_key != group
+            ]
+        ahead = next(place for place, each in enumerate(slot.queued) if each == request)
+        return Wait(model=model, phase=slot.phase, ahead=ahead, others=tuple(others))
 
     # -- events ---------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
 from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
-from ..dispatcher import Dispatcher, Lease
+from ..dispatcher import Dispatcher
 from ..errors import (
     BodyTooLargeError,
     EndpointNotAllowedError,
@@ -36,6 +36,7 @@ from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError
 from .record import Record
 from .relay import Exchange
 from .sockets import Client, ClientGoneError
+from .waiting import Waiting
 from .wire import ChunkedBody, RequestHead, parse_request_head
 
 log = structlog.get_logger()
@@ -284,6 +285,9 @@ class _Connection:
             exc = raised.error if isinstance(raised, FiberCutError) else raised
             record.refused(exc)
             keep = body_received and head.keep_alive and not self._gateway.draining.is_set()
+            if exchange.early is not None:
+                await exchange.early.end(exc)
+                return keep
             await self._refuse(head, exc, close=not keep)
             return keep
         except ClientGoneError:
@@ -303,9 +307,10 @@ class _Connection:
         record: Record,
     ) -> None:
         if isinstance(asked_for, ByQuery):
-            name = asked_for.model
+            name, stream = asked_for.model, False
         else:
-            name = asked_by(exchange.body or b"", head.get(b"content-type") or b"").model
+            asked = asked_by(exchange.body or b"", head.get(b"content-type") or b"")
+            name, stream = asked.model, asked.stream
         dispatcher = self._gateway.dispatcher
         model = dispatcher.config.resolve(name)
         record.model = name if model is None else model
@@ -319,7 +324,14 @@ class _Connection:
         with dispatcher.lease(name, asker=self._asker.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
-                backend = lease.granted_nowait() or await self._wait_for_grant(lease)
+                backend = lease.granted_nowait()
+                if backend is None:
+                    assert model is not None, "an unknown model is refused at once"
+                    waiting = self._waiting(head, name, stream=stream)
+                    try:
+                        backend = await waiting.granted(lease, model)
+                    finally:
+                        exchange.continue_(waiting.early)
                 await self._relay(backend, exchange)
             finally:
                 record.lease = lease
@@ -347,13 +359,18 @@ class _Connection:
                 f"model {str(model)!r}: {', '.join(endpoints)}"
             )
 
-    async def _wait_for_grant(self, lease: Lease) -> Backend:
-        """Wait, but not for longer than the client does."""
-        client = self._client
-        backend = await self._gateway.engine.in_trio(self._fiber, lease.granted, unless_gone=client)
-        if backend is None:
-            raise ClientGoneError
-        return backend
+    def _waiting(self, head: RequestHead, name: str, *, stream: bool) -> Waiting:
+        return Waiting(
+            engine=self._gateway.engine,
+            dispatcher=self._gateway.dispatcher,
+            client=self._client,
+            head=head,
+            name=name,
+            asker=self._asker,
+            stream=stream,
+            fields=self._cors,
+            close=not head.keep_alive or self._gateway.draining.is_set(),
+        )
 
     async def _relay(self, backend: Backend, exchange: Exchange) -> None:
         router = self._gateway.dispatcher.config.router

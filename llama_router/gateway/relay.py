@@ -15,12 +15,14 @@ from typing import Final
 import trio
 
 from ..backends.backend import Backend
+from ..core.dialects import dialect_of_path, last_event
 from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
 from .engine import Engine, FiberCutError, FiberTimeoutError
-from .shaper import Shaper
+from .shaper import Shaper, continued
 from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream, connect
 from .tunnel import tunnel
+from .waiting import EarlyStream
 from .wire import (
     Framing,
     RequestHead,
@@ -59,6 +61,7 @@ class Exchange:
         close: The client's connection ends with this answer.
         withheld: Fields of the request that no backend may see; names in lower case.
         extra: Fields to add to the answer.
+        early: The answer, if it has begun before there was a backend; it is continued.
         status: The backend's status; 0 before it answered.
         first_byte_s: Clock time of the answer's first byte, in seconds.
         sent_bytes: Bytes of the answer's body, as framed, sent to the client.
@@ -78,6 +81,7 @@ class Exchange:
         "body",
         "close",
         "connection_timeout_s",
+        "early",
         "error",
         "extra",
         "first_byte_s",
@@ -104,6 +108,7 @@ class Exchange:
         self.close = False
         self.withheld: frozenset[bytes] = frozenset()
         self.extra: Sequence[tuple[bytes, bytes]] = ()
+        self.early: EarlyStream | None = None
         self.status = 0
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
@@ -111,6 +116,12 @@ class Exchange:
         self.begun = False
         self.reusable = False
         self.error: RouterError | None = None
+
+    def continue_(self, early: EarlyStream | None) -> None:
+        """Let the backend's answer go into *early*, if that has begun."""
+        if early is not None:
+            self.early = early
+            self.withheld |= {b"accept-encoding"}  # ours says that it is not encoded
 
     async def run(self, backend: Backend) -> None:
         """Send the request to *backend* and its answer to the client.
@@ -242,11 +253,14 @@ class Exchange:
     async def _pass_on_interim(self, head: ResponseHead) -> None:
         """Let the client see an interim answer, if it is for it. Source: RFC 9110, section 15.2."""
         # 100 is for this hop alone: the body is here. HTTP/1.0 knows no interim answers.
-        if head.status != HTTPStatus.CONTINUE and self._head.version_minor:
+        # Nor can it follow an answer that has begun.
+        if head.status != HTTPStatus.CONTINUE and self._head.version_minor and self.early is None:
             await self._client.send(client_response_head(head, close=False))
 
     async def _answer(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
         """Send the answer; return whether the backend's connection can be used again."""
+        if self.early is not None:
+            return await self._continue(self.early, upstream, head, data)
         http10 = self._head.version_minor == 0
         close = self.close or not self._head.keep_alive
         self.status = head.status
@@ -272,13 +286,30 @@ class Exchange:
         except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
             if not self.begun:
                 raise
-            self.error = self._in_words(exc)
-            await self._end_early(shaper.ending(self.error))
+            await self._end_early(shaper, exc)
             return False
         ends_with_close = head.framing is Framing.CLOSE or (
             http10 and head.framing is Framing.CHUNKED
         )
         self.reusable = not (close or ends_with_close)
+        return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
+
+    async def _continue(
+        self, early: EarlyStream, upstream: Upstream, head: ResponseHead, data: bytes
+    ) -> bool:
+        """Put the answer into the one that has begun; return as `_answer` does."""
+        self.status = head.status
+        shaper = continued(head, early.voice)
+        try:
+            surplus = await self._pump(upstream, head, b"", data, shaper)
+            if ending := shaper.finish():
+                await self._client.send(ending)
+        except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
+            if not self.begun:
+                raise
+            await self._end_early(shaper, exc)
+            return False
+        self.reusable = self._head.keep_alive and not self.close
         return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
 
     async def _pump(
@@ -333,8 +364,10 @@ class Exchange:
         assert isinstance(exc, RouterError)
         return exc
 
-    async def _end_early(self, ending: bytes) -> None:
+    async def _end_early(self, shaper: Shaper, exc: Exception) -> None:
         """Tell the client that the answer ends here. Best effort: it may be the silent side."""
+        self.error = error = self._in_words(exc)
+        ending = shaper.ending(last_event(dialect_of_path(self._head.path), error))
         if self._client.torn:
             return
         self._fiber.expire_in(ENDING_S)

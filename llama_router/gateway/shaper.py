@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Final
 
-from ..core.answers import error_event
-from ..errors import RouterError
+from ..core.dialects import Voice
 from .wire import Dechunker, Framing, ResponseHead
 
 #: Most bytes of an incomplete chunk that are held back. Events are far smaller; a
 #: larger chunk is passed on in pieces, and then cannot be ended politely.
 MAX_HELD_BYTES: Final = 64 * 1024
 
-_LAST_CHUNK: Final = b"0\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Shaper:
@@ -50,14 +50,79 @@ class Shaper:
             return self._decoder.feed(data)
         return data
 
-    def ending(self, error: RouterError) -> bytes:
+    def ending(self, event: bytes) -> bytes:
         """Return what tells the client, in the middle of the body, that it is over.
 
         Nothing, where an incomplete body is the only honest sign that is left.
+
+        Args:
+            event: The last event; the one before it may be incomplete.
         """
         if not self._events:
             return b""
-        event = error_event(error)
+        event = b"\n\n" + event
         if self._holding:
-            return b"%x\r\n%b\r\n%b" % (len(event), event, _LAST_CHUNK)
+            return chunk(event) + LAST_CHUNK
         return event if self._open_ended else b""
+
+    def finish(self) -> bytes:
+        """Return what is to be sent behind the body, once it is complete."""
+        return b""
+
+
+class Rechunked(Shaper):
+    """A body that ends otherwise, in a chunked answer that has begun before."""
+
+    __slots__ = ()
+
+    def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- it has no chunks
+        """Return *data* as a chunk."""
+        return chunk(data) if data else b""
+
+    def ending(self, event: bytes) -> bytes:
+        """Return *event* and the end."""
+        return chunk(b"\n\n" + event) + LAST_CHUNK
+
+    def finish(self) -> bytes:
+        """Return the end."""
+        return LAST_CHUNK
+
+
+class Replaced(Shaper):
+    """A body that has no place in the event stream that has begun: it becomes an error event."""
+
+    __slots__ = ("_body", "_content_type", "_status", "_unchunk", "_voice")
+
+    def __init__(self, head: ResponseHead, voice: Voice) -> None:
+        super().__init__(head, http10=False)
+        self._unchunk = Dechunker() if head.framing is Framing.CHUNKED else None
+        self._status = head.status
+        self._content_type = (head.get(b"content-type") or b"nothing").decode("latin-1")
+        self._voice = voice
+        self._body = b""
+
+    def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- nothing is passed on
+        """Take in *data*; nothing is to be sent yet."""
+        if self._unchunk is not None:
+            data = self._unchunk.feed(data)
+        self._body += data[: MAX_HELD_BYTES - len(self._body)]
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the error event and the end."""
+        event = self._voice.answer_as_error(self._status, self._content_type, self._body)
+        return chunk(event) + LAST_CHUNK
+
+
+def continued(head: ResponseHead, voice: Voice) -> Shaper:
+    """Return what becomes of a body in a chunked event stream that has begun before."""
+    if head.status != HTTPStatus.OK or not head.is_event_stream or head.get(b"content-encoding"):
+        return Replaced(head, voice)
+    if head.framing is Framing.CHUNKED:
+        return Shaper(head, http10=False)
+    return Rechunked(head, http10=False)
+
+
+def chunk(data: bytes) -> bytes:
+    """Return *data*, which is not empty, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)

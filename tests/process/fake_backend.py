@@ -18,7 +18,8 @@ Run with ``python -I -S fake_backend.py --port N [--option value ...]``:
 ``--flood on``
     Write to standard output without end.
 
-``/v1/script`` is answered with the bytes that the test sends, when it sends them.
+``/v1/script``, and any other path with ``?script``, is answered with the bytes that the
+test sends, when it sends them.
 ``/v1/big?N`` has a body of N bytes. ``/v1/early`` is refused before its body is read.
 Every other path is answered with what was received, as JSON.
 """
@@ -141,7 +142,7 @@ class Backend:
     def respond(self, connection: socket.socket, received: dict[str, object]) -> None:
         """Answer one request, or leave that to the test."""
         target = str(received["target"])
-        if target == "/v1/script":
+        if target == "/v1/script" or target.endswith("?script"):
             self.tell(event="request", **received)
         elif target.startswith("/v1/big?"):
             self.send_big(connection, int(target.partition("?")[2]))

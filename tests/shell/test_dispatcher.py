@@ -266,3 +266,47 @@ async def test_cancelling_the_dispatcher_ends_every_backend(autojump_clock: Mock
         assert fake.alive == {A, B}
         nursery.cancel_scope.cancel()
     assert fake.alive == set()
+
+
+async def test_who_watches_a_wait_hears_of_each_step(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Phases, progress and the grant; nothing after the block, and the progress is of this load."""
+    d = await start(nursery, config(a={}, b={}), FakeBackends(load_s=10, stop_s=5))
+    await use(d, "a")
+    d.note_progress(B, 0.9)  # the last word of an earlier load
+    seen: list[tuple[Phase, float | None] | None] = []
+    with d.lease("b") as lease:
+
+        def look() -> None:
+            wait = lease.waits_for()
+            seen.append(None if wait is None else (wait.phase, wait.progress))
+
+        with d.watch(lease, B, look):
+            await trio.sleep(7)
+            d.note_progress(A, 0.5)  # of no interest here
+            d.note_progress(B, 0.5)
+            await lease.granted()
+        d.note_progress(B, 1.0)
+    assert seen[:3] == [(Phase.STARTING, None), (Phase.STARTING, 0.5), None]
+    assert set(seen[2:]) == {None}
+
+
+async def test_a_grant_is_news_for_the_same_queue_only(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Who waits for another model is not woken by it."""
+    d = await start(
+        nursery, config(a={"group": "g", "max_in_flight": 1}, b={"group": "g"}), FakeBackends()
+    )
+    await use(d, "b")
+    news: list[str] = []
+    with d.lease("a") as first:
+        await first.granted()
+        with d.lease("a") as second, d.lease("a") as third:
+            with d.watch(third, A, lambda: news.append("third")):
+                await use(d, "b")
+                assert news == []
+                d.release(first._request)
+                assert second.settled
+                assert news == ["third"]

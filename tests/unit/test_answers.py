@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llama_router.core.answers import error_body, error_event, error_fields
+from llama_router.core.answers import error_body, error_fields
 from llama_router.core.child_protocol import ChildState, parse_state
 from llama_router.core.usage import Usage, usage_of
 from llama_router.errors import (
@@ -47,13 +47,6 @@ def test_retry_after_is_whole_seconds() -> None:
     error = QueueFullError("full", retry_after_s=0.2)
     assert (b"retry-after", b"1") in error_fields(error)
     assert b"retry-after" not in dict(error_fields(RequestError("no")))
-
-
-def test_error_event_ends_an_unfinished_event() -> None:
-    """A blank line before it, one after it."""
-    event = error_event(RequestError("no"))
-    assert event.startswith(b"\n\ndata: {")
-    assert event.endswith(b"}\n\n")
 
 
 @pytest.mark.parametrize(

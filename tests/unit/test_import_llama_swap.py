@@ -242,13 +242,12 @@ filters:
 metadata: {a: [1, 2]}
 timeouts: {connect: 3}
 capabilities: {in: [text]}
-sendLoadingState: true
 some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
         *("name", "description", "unlisted", "useModelName", "cmdStop", "checkEndpoint"),
         *("filters.stripParams", "filters.setParams", "metadata", "timeouts", "capabilities"),
-        *("sendLoadingState", "some_new_thing"),
+        "some_new_thing",
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
     assert notes["m", "unlisted"] == 6
@@ -266,6 +265,13 @@ def test_names_of_variants_become_aliases() -> None:
 
 
 # --- Settings of the whole file ------------------------------------------------------
+
+
+def test_loading_messages_of_one_model() -> None:
+    """A model's own setting counts before that of the file, in both programs."""
+    config = config_of(one("sendLoadingState: false") + "sendLoadingState: true\n")
+    assert config.router.notify_model_swap
+    assert not config.models[ModelId("m")].notify_model_swap
 
 
 def test_settings_of_the_whole_file() -> None:

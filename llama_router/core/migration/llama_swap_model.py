@@ -30,7 +30,6 @@ _NOTES: Final = {
     "by SIGKILL",
     "useModelName": f"{_AS_THEY_ARE}, so the program must know the model by the client's name",
     "timeouts": "connection_timeout_s and read_timeout_s of [router] are for all models",
-    "sendLoadingState": "notify_model_swap of [router] is for all models",
 }
 
 UNKNOWN: Final = "no such setting is known here"
@@ -65,6 +64,8 @@ class ModelTranslation:
         self._aliases(fields)
         if limit := fields.whole("concurrencyLimit"):
             self.draft.fields["max_in_flight"] = limit
+        if (notify := fields.boolean("sendLoadingState")) is not None:
+            self.draft.fields["notify_model_swap"] = notify
         self._ttl(fields)
         self._command(fields)
         self._environment(fields)

@@ -1,0 +1,228 @@
+"""A request that waits for its model: what its client gets meanwhile.
+
+A client that asked for an event stream gets one before there is a backend: notices, or at
+least signs of life. From then on the answer is ours: status 200, chunked. What the backend
+answers later is put into it (`shaper.continued`), and so is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import attrs
+
+from ..backends.backend import Backend
+from ..core.access import Asker
+from ..core.config import ModelId
+from ..core.dialects import Voice, dialect_of
+from ..core.notices import Notices, Other, Wait
+from ..dispatcher import Dispatcher, Lease
+from ..errors import RouterError
+from .engine import GONE, Engine, FiberTimeoutError, pause
+from .shaper import LAST_CHUNK, chunk
+from .sockets import Client, ClientGoneError
+from .wire import RequestHead
+
+#: Between two signs of life, in seconds: proxies close connections that are silent for 60.
+KEEP_ALIVE_S: Final = 15.0
+
+#: How long a client gets to take an error, in seconds.
+ENDING_S: Final = 2.0
+
+#: By this field of a request its client says whether it wants notices.
+NOTIFY_FIELD: Final = b"x-notify-model-swap"
+
+_SWITCH: Final = {b"true": True, b"1": True, b"false": False, b"0": False}
+
+
+class EarlyStream:
+    """An answer that begins before its backend does.
+
+    Attributes:
+        voice: How it speaks.
+        begun: Its head was sent.
+    """
+
+    __slots__ = ("_client", "_close", "_fields", "begun", "voice")
+
+    def __init__(
+        self,
+        client: Client,
+        voice: Voice,
+        *,
+        fields: Sequence[tuple[bytes, bytes]],
+        close: bool,
+    ) -> None:
+        self.voice = voice
+        self.begun = False
+        self._client = client
+        self._fields = fields
+        self._close = close
+
+    async def send(self, events: bytes, *, timeout_s: float) -> None:
+        """Send *events*, and the head before the first ones.
+
+        Raises:
+            ClientGoneError: if the client left, or takes nothing for *timeout_s* seconds.
+        """
+        head, self.begun = b"" if self.begun else self._head(), True
+        await self._send(head + chunk(events), timeout_s)
+
+    async def end(self, error: RouterError) -> None:
+        """Send *error* as the last event, and the end.
+
+        Raises:
+            ClientGoneError: as in `send`.
+        """
+        if self._client.torn:
+            raise ClientGoneError
+        await self._send(chunk(self.voice.error(error)) + LAST_CHUNK, ENDING_S)
+
+    def _head(self) -> bytes:
+        fields = [
+            (b"content-type", b"text/event-stream"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # as llama-server says; else nginx would collect
+            *self._fields,
+            (b"transfer-encoding", b"chunked"),
+        ]
+        if self._close:
+            fields.append((b"connection", b"close"))
+        return b"HTTP/1.1 200 OK\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % f for f in fields)
+
+    async def _send(self, data: bytes, timeout_s: float) -> None:
+        self._client.fiber.expire_in(timeout_s)
+        try:
+            await self._client.send(data)
+        except FiberTimeoutError:
+            raise ClientGoneError from None
+        finally:
+            self._client.fiber.deadline_s = math.inf
+
+
+@attrs.define(eq=False, kw_only=True)
+class Waiting:
+    """One request that was not granted at once.
+
+    Attributes:
+        engine: Drives its connection.
+        dispatcher: Whom it waits for.
+        client: Who waits.
+        head: What it sent.
+        name: The model, as it named it.
+        asker: What it may know.
+        stream: Whether its body asks for a stream.
+        fields: For the head of the answer.
+        close: Whether its connection ends with the answer.
+        early: Set once the answer has begun.
+    """
+
+    engine: Engine
+    dispatcher: Dispatcher
+    client: Client
+    head: RequestHead
+    name: str
+    asker: Asker
+    stream: bool
+    fields: Sequence[tuple[bytes, bytes]]
+    close: bool
+    early: EarlyStream | None = None
+
+    async def granted(self, lease: Lease, model: ModelId) -> Backend:
+        """Wait for the backend, but not for longer than the client does.
+
+        Raises:
+            ClientGoneError: if the client left.
+            AdmissionError: if the request is refused.
+            BackendError: if the backend cannot be brought up.
+        """
+        stream = self._stream()
+        if stream is not None:
+            return await self._stay_in_touch(stream, lease, model)
+        backend = await self.engine.in_trio(
+            self.client.fiber, lease.granted, unless_gone=self.client
+        )
+        if backend is None:
+            raise ClientGoneError
+        return backend
+
+    def _stream(self) -> EarlyStream | None:
+        """Return the stream that can begin early, if the request is for one."""
+        head = self.head
+        if not head.version_minor or head.method == b"HEAD" or head.upgrade:
+            return None
+        accept = head.get(b"accept") or b""
+        dialect = dialect_of(head.path, stream=self.stream, accept=accept)
+        if dialect is None:
+            return None
+        voice = Voice(
+            dialect=dialect,
+            id=f"chatcmpl-{secrets.token_hex(12)}",
+            created=int(time.time()),
+            model=self.name,
+        )
+        return EarlyStream(self.client, voice, fields=self.fields, close=self.close)
+
+    def _wants_notices(self, model: ModelId) -> bool:
+        wish = _SWITCH.get((self.head.get(NOTIFY_FIELD) or b"").lower())
+        spec = self.dispatcher.config.models.get(model)
+        return (spec is not None and spec.notify_model_swap) if wish is None else wish
+
+    async def _stay_in_touch(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
+        engine, fiber = self.engine, self.client.fiber
+        notices = Notices() if self._wants_notices(model) else None
+        heard_s = engine.now_s
+        with self.dispatcher.watch(lease, model, partial(engine.wake, fiber)):
+            while (backend := lease.granted_nowait()) is None:
+                if self.client.gone:
+                    raise ClientGoneError
+                wait = lease.waits_for() if notices is not None else None
+                events = b""
+                if notices is not None and wait is not None:
+                    said = notices.about(self._discreet(wait), now_s=engine.now_s)
+                    events = b"".join(map(stream.voice.say, said))
+                if not events and engine.now_s - heard_s >= KEEP_ALIVE_S:
+                    events = stream.voice.sign_of_life()
+                if events:
+                    await self._tell(stream, events)
+                    heard_s = engine.now_s
+                else:
+                    await self._pause(heard_s + KEEP_ALIVE_S - engine.now_s)
+        if notices is not None and (said := notices.granted(str(model))):
+            await self._tell(stream, b"".join(map(stream.voice.say, said)))
+        return backend
+
+    async def _tell(self, stream: EarlyStream, events: bytes) -> None:
+        self.early = stream
+        await stream.send(events, timeout_s=self.dispatcher.config.router.read_timeout_s)
+
+    async def _pause(self, timeout_s: float) -> None:
+        """Wait for news, the client's end, or the time for a sign of life."""
+        client = self.client
+        client.fiber.expire_in(timeout_s)
+        client.want = GONE
+        try:
+            await pause()
+        except FiberTimeoutError:
+            pass  # as it should be
+        finally:
+            client.want = 0
+            client.fiber.deadline_s = math.inf
+
+    def _discreet(self, wait: Wait) -> Wait:
+        """Leave out the names of models that the client may not use."""
+        if self.asker.models is None:
+            return wait
+        specs = self.dispatcher.config.models
+
+        def seen(other: Other) -> Other:
+            spec = None if other.model is None else specs.get(other.model)
+            known = spec is not None and self.asker.may_use(spec)
+            return other if known else attrs.evolve(other, model=None)
+
+        return attrs.evolve(wait, others=tuple(map(seen, wait.others)))

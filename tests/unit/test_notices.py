@@ -1,0 +1,243 @@
+"""What a client is told while it waits, and in which form."""
+
+import json
+
+import pytest
+from openai.types.chat import ChatCompletionChunk
+
+from llama_router.core.config import ModelId, parse_config
+from llama_router.core.dialects import Dialect, Voice, dialect_of, last_event
+from llama_router.core.events import Arrived, Changed, Finished
+from llama_router.core.lifecycle import Phase, Signal
+from llama_router.core.notices import Notices, Other, Wait
+from llama_router.core.scheduler import Scheduler
+from llama_router.errors import BackendExitedError, QueueTimeoutError
+
+A, B = ModelId("a"), ModelId("b")
+
+
+def voice(dialect: Dialect) -> Voice:
+    return Voice(dialect=dialect, id="chatcmpl-1", created=1795636813, model="b")
+
+
+def documents(events: bytes) -> list[dict]:
+    """Return what the data lines of *events* say; every event must be complete."""
+    assert events.endswith(b"\n\n")
+    lines = [line for line in events.split(b"\n") if line.startswith(b"data: ")]
+    return [json.loads(line[6:]) for line in lines]
+
+
+def about(notices: Notices, phase: Phase, now_s: float = 0.0, **more) -> list[str]:
+    return notices.about(Wait(model=B, phase=phase, **more), now_s=now_s)
+
+
+class TestNotices:
+    """Each thing is said once."""
+
+    def test_a_swap(self) -> None:
+        """Unloading, loading, percent, ready."""
+        notices = Notices()
+        leaving = (Other(model=A, phase=Phase.STOPPING),)
+        assert about(notices, Phase.STOPPED, others=leaving) == ["Unloading model 'a'..."]
+        assert about(notices, Phase.STOPPED, others=leaving) == []
+        assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
+        assert about(notices, Phase.STARTING, progress=0.42) == ["Loading model 'b': 42%"]
+        assert notices.granted("b") == ["Model 'b' is ready."]
+
+    def test_percent_comes_in_steps(self) -> None:
+        """A model of many tensors does not fill the answer with figures; its end is said."""
+        notices = Notices()
+        about(notices, Phase.STARTING)
+        figures = [i / 1000 for i in range(1001)]
+        said = [text for f in figures for text in about(notices, Phase.STARTING, progress=f)]
+        assert said[0] == "Loading model 'b': 10%"
+        assert said[-1] == "Loading model 'b': 100%"
+        assert len(said) <= 11
+
+    def test_percent_begins_anew_with_the_next_attempt(self) -> None:
+        """After a failure the load is told from its beginning."""
+        notices = Notices()
+        about(notices, Phase.STARTING)
+        about(notices, Phase.STARTING, progress=0.9)
+        assert about(notices, Phase.BACKOFF) == [
+            "The backend of model 'b' failed; it is started again."
+        ]
+        assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
+        assert about(notices, Phase.STARTING, progress=0.3) == ["Loading model 'b': 30%"]
+
+    def test_a_place_in_the_queue_is_said_once_a_second(self) -> None:
+        """It is said at once with something else, and not with every step of a quick queue."""
+        notices = Notices()
+        assert about(notices, Phase.READY, 0.0, ahead=9) == [
+            "Waiting for a turn at model 'b'.",
+            "Requests ahead in the queue: 9",
+        ]
+        assert about(notices, Phase.READY, 0.5, ahead=8) == []
+        assert about(notices, Phase.READY, 1.0, ahead=7) == ["Requests ahead in the queue: 7"]
+        assert about(notices, Phase.READY, 2.0, ahead=0) == []
+
+    def test_who_must_not_know_gets_no_name(self) -> None:
+        """The name of a model that a key is not good for is left out."""
+        busy = (Other(model=None, phase=Phase.READY),)
+        assert about(Notices(), Phase.STOPPED, others=busy) == [
+            "Waiting for another model to finish its requests."
+        ]
+
+    def test_nothing_said_before_means_nothing_at_the_end(self) -> None:
+        """A request that heard nothing does not hear that the model is ready."""
+        assert Notices().granted("b") == []
+
+    @pytest.mark.parametrize("phase", Phase)
+    def test_every_phase_has_words(self, phase) -> None:
+        """Of the model itself, and of one in its way."""
+        assert about(Notices(), phase)
+        assert about(Notices(), Phase.STOPPED, others=(Other(model=A, phase=phase),))
+
+
+class TestVoice:
+    """The same thing in every dialect."""
+
+    def test_chat_chunks_are_complete(self) -> None:
+        """Every field is there that a strict client indexes, and nothing is content."""
+        (document,) = documents(voice(Dialect.CHAT).say("Loading"))
+        ChatCompletionChunk.model_validate(document, strict=True)
+        assert document == {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1795636813,
+            "model": "b",
+            "choices": [
+                {
+                    "index": 0,
+                    "delta": {"content": None, "reasoning_content": "Loading\n"},
+                    "finish_reason": None,
+                }
+            ],
+        }
+
+    @pytest.mark.parametrize("dialect", [Dialect.OTHER, Dialect.RESPONSES])
+    def test_completions_get_comments(self, dialect) -> None:
+        """A comment is no event; line breaks in it do not end it."""
+        assert voice(dialect).say("one\ndata: two") == b": one\n: data: two\n\n"
+
+    def test_messages_get_pings(self) -> None:
+        """Anthropic's clients skip them; the comment is for people."""
+        said = voice(Dialect.MESSAGES).say("Loading")
+        assert said == b': Loading\nevent: ping\ndata: {"type": "ping"}\n\n'
+
+    @pytest.mark.parametrize("dialect", Dialect)
+    def test_a_sign_of_life_is_no_chunk(self, dialect) -> None:
+        """It is a comment, or a ping where the dialect has pings."""
+        sign = voice(dialect).sign_of_life()
+        assert sign.startswith(b"event: ping\n" if dialect is Dialect.MESSAGES else b": ")
+        assert sign.endswith(b"\n\n")
+
+    @pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.OTHER])
+    def test_openai_errors(self, dialect) -> None:
+        """The same object as in an answer of its own, its cause included."""
+        error = BackendExitedError("b", 1, cause="port_in_use", reason="taken")
+        (document,) = documents(last_event(dialect, error))
+        assert document["error"]["code"] == "backend_exited"
+        assert document["error"]["cause"] == "port_in_use"
+
+    def test_anthropic_errors(self) -> None:
+        """The event is named, and its type is one of Anthropic's."""
+        event = last_event(Dialect.MESSAGES, QueueTimeoutError("too long"))
+        assert event.startswith(b"event: error\n")
+        assert documents(event) == [
+            {"type": "error", "error": {"type": "overloaded_error", "message": "too long"}}
+        ]
+
+    def test_responses_errors(self) -> None:
+        """An event of the type "error", which also holds what a chat's would."""
+        event = last_event(Dialect.RESPONSES, QueueTimeoutError("too long"))
+        (document,) = documents(event)
+        assert (document["type"], document["code"]) == ("error", "queue_timeout")
+        assert document["error"]["message"] == "too long"
+
+    def test_a_backends_error_keeps_its_words(self) -> None:
+        """The object that the backend answered with is the event."""
+        error = {"message": "no", "type": "invalid_request_error", "code": 400}
+        body = json.dumps({"error": error}).encode()
+        event = voice(Dialect.CHAT).answer_as_error(400, "application/json", body)
+        assert documents(event) == [{"error": error}]
+        event = voice(Dialect.MESSAGES).answer_as_error(400, "application/json", body)
+        assert documents(event)[0]["error"] == {"type": "invalid_request_error", "message": "no"}
+
+    @pytest.mark.parametrize(
+        ("status", "media_type", "body", "said"),
+        [
+            (500, "text/html", b"<h1>Oops</h1>", "with status 500 instead of a stream: <h1>Oops"),
+            (200, "application/json", b'{"x": 1}', "with application/json instead of a stream"),
+            (200, "application/json", b'{"error": null}', "with application/json"),
+            (502, "nothing", b"", "with status 502 instead of a stream"),
+            (200, "image/png", b"\xff\x00" * 4000, "with image/png"),
+            (200, "application/json", b"[" * 100_000, "with application/json"),
+        ],
+    )
+    def test_anything_else_is_described(self, status, media_type, body, said) -> None:
+        """The sentence names status or type, and quotes the beginning."""
+        event = voice(Dialect.CHAT).answer_as_error(status, media_type, body)
+        (document,) = documents(event)
+        assert said in document["error"]["message"]
+        assert document["error"]["code"] == "upstream_failed"
+        assert len(event) < 4096
+
+
+@pytest.mark.parametrize(
+    ("path", "stream", "accept", "dialect"),
+    [
+        (b"/v1/chat/completions", True, b"", Dialect.CHAT),
+        (b"/v1/chat/completions", False, b"text/event-stream", None),
+        (b"/v1/completions", True, b"application/json", Dialect.OTHER),
+        (b"/v1/messages", True, b"", Dialect.MESSAGES),
+        (b"/v1/messages/count_tokens", True, b"", None),
+        (b"/v1/responses", True, b"", Dialect.RESPONSES),
+        (b"/v1/embeddings", True, b"", None),
+        (b"/v1/sse", False, b"text/event-stream; q=1", Dialect.OTHER),
+        (b"/v1/mcp", False, b"application/json, text/event-stream", None),
+    ],
+)
+def test_who_asks_for_a_stream(path, stream, accept, dialect) -> None:
+    """The body says so on known paths; elsewhere only who accepts nothing else."""
+    assert dialect_of(path, stream=stream, accept=accept) is dialect
+
+
+def scheduler(**models: dict) -> Scheduler:
+    tables = {name: {"path": "/m", **table} for name, table in models.items()}
+    return Scheduler(parse_config({"router": {"min_residency_s": 0.0}, "models": tables}))
+
+
+def test_the_scheduler_says_what_a_request_waits_for() -> None:
+    """First for another to leave, then for its own load; when granted, for nothing."""
+    s = scheduler(a={}, b={})
+    s.handle(Arrived(1, "a"), now_s=0)
+    assert s.wait_of(1) == Wait(model=A, phase=Phase.STARTING)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
+    assert s.wait_of(1) is None
+    s.handle(Arrived(2, "b"), now_s=2)
+    s.handle(Arrived(3, "b"), now_s=2)
+    busy = (Other(model=A, phase=Phase.READY),)
+    assert s.wait_of(3) == Wait(model=B, phase=Phase.STOPPED, ahead=1, others=busy)
+    s.handle(Finished(1), now_s=3)
+    leaving = (Other(model=A, phase=Phase.STOPPING),)
+    assert s.wait_of(2) == Wait(model=B, phase=Phase.STOPPED, others=leaving)
+    s.handle(Changed(A, Signal.EXITED), now_s=4)
+    assert s.wait_of(2) == Wait(model=B, phase=Phase.STARTING)
+
+
+def test_neighbours_of_a_group_are_in_nobodys_way() -> None:
+    """Only who must leave is named."""
+    s = scheduler(a={"group": "g"}, b={"group": "g"}, c={"keep_loaded": True})
+    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(2, "b"), now_s=0)
+    assert s.wait_of(2) == Wait(model=B, phase=Phase.STARTING)
+
+
+def test_a_request_that_is_not_known_waits_for_nothing() -> None:
+    """Neither one that was never there, nor one that is over."""
+    s = scheduler(a={})
+    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Finished(1), now_s=0)
+    assert s.wait_of(1) is None
+    assert s.wait_of(7) is None
