@@ -303,10 +303,13 @@ async def test_a_grant_is_news_for_the_same_queue_only(
     news: list[str] = []
     with d.lease("a") as first:
         await first.granted()
-        with d.lease("a") as second, d.lease("a") as third:
-            with d.watch(third, A, lambda: news.append("third")):
-                await use(d, "b")
-                assert news == []
-                d.release(first._request)
-                assert second.settled
-                assert news == ["third"]
+        with (
+            d.lease("a") as second,
+            d.lease("a") as third,
+            d.watch(third, A, lambda: news.append("third")),
+        ):
+            await use(d, "b")
+            assert news == []
+            d.release(first._request)
+            assert second.settled
+            assert news == ["third"]
