@@ -7,7 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not 
 
 #: Where the unit of a system service has its runtime directory.
 _SYSTEM_RUNTIME: Final = Path("/run/llama-router")
+
+#: How the URL of a router begins that listens on a UNIX socket; its path follows.
+_UNIX: Final = "unix:"
 
 #: Seconds allowed for a connection; answers may take as long as a load does.
 _CONNECT_S: Final = 5.0
@@ -62,8 +65,13 @@ class AdminClient:
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url.rstrip("/")
+        is_path = self.url.startswith(_UNIX)
+        path = self.url.removeprefix(_UNIX)
+        # An abstract name is written with "@", and begins with a zero byte for the kernel.
+        uds = f"\0{path[1:]}" if path.startswith("@") else path
         self._http = httpx.Client(
-            base_url=self.url,
+            base_url="http://localhost" if is_path else self.url,
+            transport=httpx.HTTPTransport(uds=uds) if is_path else None,
             headers={"authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
@@ -210,9 +218,30 @@ def _setting(config: Path, name: str) -> str | None:
 def _document(config: Path) -> dict[str, Any]:
     """Return what is in *config*; nothing if it cannot be read."""
     try:
-        return tomllib.loads(config.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        text = config.read_text("utf-8-sig")
+    except (OSError, ValueError):
         return {}
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return {"router": _salvaged(text)}
+
+
+def _salvaged(text: str) -> dict[str, Any]:
+    """Return what single lines of ``[router]`` say in a *text* that is not valid TOML.
+
+    The router goes on with the last good configuration. Whoever has made a mistake asks it
+    what is wrong, and must still find it.
+    """
+    settings: dict[str, Any] = {}
+    table = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            table = line.partition("#")[0].strip()
+        elif table == "[router]":
+            with suppress(ValueError, RecursionError):
+                settings |= tomllib.loads(line)
+    return settings
 
 
 def say(text: str) -> None:

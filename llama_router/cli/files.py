@@ -182,8 +182,9 @@ def example_config() -> bytes:
 
 
 def init(file: Path) -> int:
-    """Write the example to *file*; return the exit status."""
+    """Write the example to *file*, in a folder that is made if need be; return the exit status."""
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("xb") as new:
             new.write(example_config())
     except FileExistsError:

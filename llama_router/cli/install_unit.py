@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -52,10 +53,12 @@ def _program() -> tuple[str, ...]:
 
 
 def _user_folder() -> Path:
+    return _config_home() / "systemd" / "user"
+
+
+def _config_home() -> Path:
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not base.is_absolute():
-        base = Path("~/.config").expanduser()
-    return base / "systemd" / "user"
+    return base if base.is_absolute() else Path("~/.config").expanduser()
 
 
 def _write(path: Path, text: str, *, force: bool) -> str | None:
@@ -104,10 +107,12 @@ _ELSEWHERE: Final = (
 
 def _next_steps(names: list[str], config: Path | None, *, user: bool) -> list[str]:
     systemctl = "systemctl --user" if user else "sudo systemctl"
-    file = str(config or "/etc/llama-router/router.toml")
+    file = shlex.quote(str(config or "/etc/llama-router/router.toml"))
     journal = "journalctl --user" if user else "journalctl"
     if user and config is None:
         file = "~/.config/llama-router/router.toml"
+        if _config_home() != Path("~/.config").expanduser():
+            file = shlex.quote(str(_config_home() / "llama-router" / "router.toml"))
     init = f"{'' if user else 'sudo '}llama-router init {file}"
     start = "llama-router.socket" if "llama-router.socket" in names else "llama-router"
     lines = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
@@ -48,8 +49,10 @@ def edited(
             for path in dropped:
                 _drop(document, (*table, *path))
             result = document.as_string()
-            if parse(result).unwrap() == wanted:
-                return result
+            nearer = _nearer(text, result)
+            for candidate in (nearer, result) if nearer != result else (result,):
+                if parse(candidate).unwrap() == wanted:
+                    return candidate
     raise SettingError(
         "the file is written in a way that cannot be edited safely; change it by hand"
     )
@@ -61,6 +64,32 @@ def table_in(document: Mapping[str, Any], table: tuple[str, ...]) -> dict[str, A
     for key in table:
         found = found.get(key, {}) if isinstance(found, Mapping) else {}
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _nearer(before: str, after: str) -> str:
+    """Return *after* with added lines directly below the settings that they belong to.
+
+    Comments at the end of a table mostly belong to the next one; what is added behind them
+    would come between. The caller makes sure that the text still means the same.
+    """
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    for tag, _, _, start, end in reversed(blocks):
+        added = new[start:end]
+        while len(added) > 1 and added[-1].isspace():
+            added.pop()  # tomlkit keeps a distance from a table that follows
+        if tag != "insert" or any(line.isspace() or line.startswith("[") for line in added):
+            continue  # a table of its own is best where it is
+        place = start
+        while place and (new[place - 1].isspace() or new[place - 1].lstrip().startswith("#")):
+            place -= 1
+        if not place:
+            continue
+        if new[place - 1].lstrip().startswith("["):  # what is said below a header is about it
+            while place < start and not new[place].isspace():
+                place += 1
+        new[place:end] = [*added, *new[place:start]]
+    return "".join(new)
 
 
 def _path(key: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from ipaddress import ip_address
 from typing import Final
 
 import attrs
@@ -142,7 +143,8 @@ def units(options: UnitOptions) -> dict[str, str]:
     """Return the text of each unit by its file name.
 
     Raises:
-        ValueError: if an option contains what no unit can, a line end for instance.
+        ValueError: if an option contains what no unit can, a line end for instance, or
+            *socket* is not an address.
     """
     scope = " --user" if options.user else ""
     config = "%E/llama-router/router.toml" if options.config is None else _quoted(options.config)
@@ -156,11 +158,31 @@ def units(options: UnitOptions) -> dict[str, str]:
     )
     written = {"llama-router.service": _signed(service)}
     if options.socket is not None:
-        if not options.socket or not options.socket.isprintable():
-            raise ValueError(f"not an address to listen on: {options.socket!r}")
+        if not _can_listen(options.socket):
+            raise ValueError(
+                f"not an address to listen on: {options.socket!r}; it is a port, "
+                "ADDRESS:PORT with the address in numbers, or a path that begins with '/'"
+            )
         address = options.socket.replace("%", "%%")
         written["llama-router.socket"] = _signed(_SOCKET.format(scope=scope, address=address))
     return written
+
+
+def _can_listen(address: str) -> bool:
+    """Say whether ``ListenStream=`` takes *address*. Source: systemd.socket(5)."""
+    if address.startswith("/"):
+        return address.isprintable()
+    host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        return False
+    try:
+        return ":" not in address or bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 def is_ours(text: str) -> bool:

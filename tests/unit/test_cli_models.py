@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.files import check
+from llama_router.cli.files import check, init
 from llama_router.cli.models import import_folder, inspect
 from tests.gguf_bytes import model_keys, projector_keys, write
 
@@ -97,3 +97,11 @@ def test_import_fails_if_it_cannot_be_remembered(config, tmp_path, capsys) -> No
     (tmp_path / "state" / "models.toml.lock").mkdir(parents=True)
     assert import_folder(tmp_path / "mine", config) == 1
     assert "cannot be kept" in capsys.readouterr().err
+
+
+def test_init_makes_the_folder(tmp_path, capsys) -> None:
+    """At first there is no folder of configurations, neither in a home nor in /etc."""
+    path = tmp_path / "etc" / "llama-router" / "router.toml"
+    assert init(path) == 0
+    assert path.read_text().startswith("# llama-router's configuration")
+    assert f"wrote {path}" in capsys.readouterr().out

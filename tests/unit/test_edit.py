@@ -165,3 +165,30 @@ def test_every_edit_is_exact_or_refused(
             continue
         *parents, last = key.split(".")
         assert table_in(document, (*table, *parents))[last] == value
+
+
+def test_a_comment_stays_with_the_table_that_it_is_above() -> None:
+    """What is added to a table stands below its last setting."""
+    result = edited(TEXT, ("router",), put={"max_queued": 9, "port": 1}, drop=[])
+    assert "port = 1   # the usual one\nmax_queued = 9\n\n# The good one.\n[models.big]" in result
+
+
+def test_a_comment_stays_with_a_table_inside() -> None:
+    """Of the same model, for instance."""
+    text = '[models.m]\npath = "m"\n\n# Slow.\n[models.m.spawn]\nready_timeout_s = 9\n'
+    result = edited(text, ("models", "m"), put={"ttl_s": 1}, drop=[])
+    assert result == text.replace('path = "m"\n', 'path = "m"\nttl_s = 1\n')
+
+
+def test_the_first_setting_of_a_table_stands_below_its_header() -> None:
+    """Not behind pages of examples that are commented out."""
+    text = "[router]\n\n# The port.\n# port = 8082\n\n\n# Models.\n[models]\n"
+    result = edited(text, ("router",), put={"port": 1}, drop=[])
+    assert result == text.replace("[router]\n", "[router]\nport = 1\n")
+
+
+def test_a_text_that_looks_like_a_comment_is_left_alone() -> None:
+    """In a string of several lines."""
+    text = '[models.m]\npath = """\n# a\n"""\n# b\n[models.n]\npath = "n"\n'
+    result = edited(text, ("models", "m"), put={"ttl_s": 1}, drop=[])
+    assert tomllib.loads(result)["models"]["m"] == {"path": "# a\n", "ttl_s": 1}

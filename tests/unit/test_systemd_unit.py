@@ -88,3 +88,33 @@ def test_an_address_that_cannot_be_one_is_refused(socket: str) -> None:
     """It must not become another line."""
     with pytest.raises(ValueError, match="not an address"):
         units(UnitOptions(program=PROGRAM, socket=socket))
+
+
+@pytest.mark.parametrize(
+    "address", ["8082", "127.0.0.1:8082", "[::1]:8082", "0.0.0.0:1", "/run/llama-router.sock"]
+)
+def test_a_socket_listens_on_what_systemd_understands(address: str) -> None:
+    """A port, an address with a port, or a path."""
+    text = units(UnitOptions(program=PROGRAM, socket=address))["llama-router.socket"]
+    assert value(text, "ListenStream") == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "0",
+        "99999",
+        "notaport",
+        "localhost:8082",
+        "::1:8082",
+        "[::1]",
+        "127.0.0.1",
+        "a/b",
+        "/a\nb",
+    ],
+)
+def test_an_address_that_systemd_would_refuse_is_refused(address: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(ValueError, match="not an address"):
+        units(UnitOptions(program=PROGRAM, socket=address))
