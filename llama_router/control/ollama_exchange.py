@@ -113,6 +113,7 @@ class Exchange:
     async def _stream(self, upstream: Upstream, stream: Stream) -> AsyncIterator[bytes]:
         """Yield lines until the answer is complete; a failure is the last line."""
         try:
+            data = b""
             while not stream.done:
                 data = await upstream.receive()
                 lines = stream.feed(data, now_s=trio.current_time())
@@ -121,7 +122,8 @@ class Exchange:
                     self._sent_bytes += len(lines)
                     yield lines
             if stream.error is not None:
-                raise stream.error
+                # The end of a connection may be that of a process, which explains more.
+                raise stream.error if data else await upstream.explain(str(stream.error))
         except RouterError as exc:
             self._error, self._outcome = exc, "cut"
             yield answers.ollama_error(exc)

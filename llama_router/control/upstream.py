@@ -179,13 +179,13 @@ class Upstream:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
-                raise await self._explain(str(exc)) from exc
+                raise await self.explain(str(exc)) from exc
             if event is h11.NEED_DATA:
                 await self._wait(self._read)
             elif isinstance(event, wanted):
                 return event
             elif isinstance(event, h11.ConnectionClosed):
-                raise await self._explain("it closed the connection without an answer")
+                raise await self.explain("it closed the connection without an answer")
 
     async def _wait(self, step: Callable[[], Awaitable[T]]) -> T:
         return await self._step(step, self._read_timeout_s, "was silent")
@@ -198,9 +198,9 @@ class Upstream:
             try:
                 return await step()
             except OSError as exc:  # of open_tcp_stream()
-                raise await self._explain(f"it does not accept connections: {exc}") from exc
+                raise await self.explain(f"it does not accept connections: {exc}") from exc
             except trio.BrokenResourceError as exc:
-                raise await self._explain("it closed the connection mid-answer") from exc
+                raise await self.explain("it closed the connection mid-answer") from exc
         if self._cut is not None:
             raise self._cut
         raise UpstreamTimeoutError(f"{self._name} {what_it_did} for {limit_s:g} s")
@@ -209,7 +209,7 @@ class Upstream:
     def _name(self) -> str:
         return f"the backend of model {str(self._backend.model)!r}"
 
-    async def _explain(self, symptom: str) -> RouterError:
+    async def explain(self, symptom: str) -> RouterError:
         """Return the backend's own end as the error, if it ended; else the *symptom*."""
         backend = self._backend
         with trio.move_on_after(OBITUARY_S):

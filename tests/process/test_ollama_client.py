@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from tests.process.real import (
     LIMIT_S,
     RealRouter,
     chat,
+    endless_table,
     make_models,
     model_table,
     serving,
@@ -364,3 +367,77 @@ async def test_keys(config) -> None:
     assert [model.model for model in listed] == ["a"]
     assert page.status_code == httpx.codes.FORBIDDEN
     assert isinstance(page.json()["error"], str)
+
+
+async def ask(router: RealRouter, body: dict[str, Any]) -> trio.SocketStream:
+    """Send a chat on a connection of its own."""
+    data = json.dumps(body).encode()
+    stream = await trio.open_tcp_stream("127.0.0.1", int(router.url.rpartition(":")[2]))
+    head = b"POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(data)
+    await stream.send_all(head + data)
+    return stream
+
+
+async def rest_of(stream: trio.SocketStream) -> bytes:
+    """Return everything until the router ends the connection."""
+    received = b""
+    async for data in stream:
+        received += data
+    return received
+
+
+ASKED = {"model": "a", "messages": MESSAGES}
+
+
+@pytest.fixture
+def endless(tmp_path) -> Path:
+    """A configuration with a backend whose streams begin and never end."""
+    return write_config(tmp_path, endless_table(tmp_path, "a"), router=["drain_s = 0.5"])
+
+
+async def test_a_backend_that_dies_ends_the_stream(endless) -> None:
+    """The last line says what happened, and the answer is properly framed."""
+    async with connected(endless) as (_, router), await ask(router, ASKED) as stream:
+        received = await stream.receive_some()
+        os.kill((await router.event("backend.ready", model="a"))["pid"], signal.SIGKILL)
+        received += await rest_of(stream)
+        cut = await router.event("request.completed", path="/api/chat")
+    assert received.startswith(b"HTTP/1.1 200")
+    assert received.endswith(b"\r\n0\r\n\r\n")
+    assert b'{"error":"the backend of model \'a\' was killed by signal 9' in received
+    assert (cut["outcome"], cut["code"]) == ("cut", "backend_exited")
+
+
+async def test_an_operator_can_cancel(endless, tmp_path) -> None:
+    """The stream ends with the reason as its last line."""
+    async with connected(endless) as (_, router), router.client() as admin:
+        token = (tmp_path / "state" / "admin-token").read_text().strip()
+        admin.headers["authorization"] = f"Bearer {token}"
+        async with await ask(router, ASKED) as stream:
+            received = await stream.receive_some()
+            (model,) = (await admin.get("/admin/status")).json()["models"]
+            (served,) = model["serving"]
+            answer = await admin.post("/admin/requests/cancel", json={"id": served["id"]})
+            assert answer.status_code == httpx.codes.OK, answer.text
+            received += await rest_of(stream)
+    assert b'{"error":"the request was cancelled' in received
+
+
+async def test_who_leaves_while_a_model_loads_is_forgotten(config) -> None:
+    """Nothing is held for a client that is gone, and the model is still loaded for others."""
+    async with connected(config) as (client, router):
+        stream = await ask(router, ASKED)
+        await router.event("backend.spawned", model="a")
+        await stream.aclose()
+        left = await router.event("request.completed", path="/api/chat")
+        answer = await client.chat("b", MESSAGES, options=GREEDY)
+    assert left["outcome"] == "client_gone"
+    assert answer.done
+
+
+async def test_a_stream_ends_at_shutdown(endless) -> None:
+    """The router does not wait for ever for it, and leaves nothing behind."""
+    async with connected(endless) as (_, router), await ask(router, ASKED) as stream:
+        assert await stream.receive_some()
+        router.signal(signal.SIGTERM)
+        assert await router.process.wait() == 0
