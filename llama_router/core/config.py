@@ -14,6 +14,7 @@ import attrs
 from ..errors import ConfigError, Problem
 from . import placeholders
 from .exposure import exposure
+from .shaping import PROTECTED, Shape
 from .values import (
     CONTROL,
     Read,
@@ -21,6 +22,9 @@ from .values import (
     array_reader,
     choice_reader,
     integer_reader,
+    names_reader,
+    params_reader,
+    presets_reader,
     read_boolean,
     read_command,
     read_env,
@@ -102,6 +106,8 @@ class RouterSpec:
     read_timeout_s: float = attrs.field(default=600.0, metadata=_retune(read_timeout))
     startup_model: str | None = attrs.field(default=None, metadata=_retune(read_text))
     notify_model_swap: bool = attrs.field(default=False, metadata=_retune(read_boolean))
+    default_model: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    default_for_unknown: bool = attrs.field(default=False, metadata=_retune(read_boolean))
     drain_s: float = attrs.field(default=30.0, metadata=_retune(read_seconds))
     state_dir: str | None = attrs.field(default=None, metadata=_restart(read_text))
     models_dirs: tuple[str, ...] = attrs.field(
@@ -205,6 +211,11 @@ class ModelSpec:
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
         keep_loaded: It is always loaded, beside whatever else is.
         notify_model_swap: Streaming clients are told what they wait for.
+        upstream_model: What its backend sees as the name of the model; None for the client's.
+        drop_params: Parameters of requests that its backend never sees.
+        default_params: Parameters for requests that do not have them.
+        set_params: Parameters that take the place of those of requests.
+        presets: Further parameters to set, for who asks for ``NAME:PRESET``.
     """
 
     id: ModelId = attrs.field(metadata={"on_change": OnChange.RESTART})
@@ -222,6 +233,36 @@ class ModelSpec:
     ttl_s: float = attrs.field(default=0.0, metadata=_retune(read_seconds))
     keep_loaded: bool = attrs.field(default=False, metadata=_retune(read_boolean))
     notify_model_swap: bool = attrs.field(default=False, metadata=_retune(read_boolean))
+    upstream_model: str | None = attrs.field(default=None, metadata=_retune(read_text))
+    drop_params: tuple[str, ...] = attrs.field(
+        default=(), metadata=_retune(names_reader(PROTECTED))
+    )
+    default_params: Mapping[str, Any] = attrs.field(
+        factory=dict[str, Any], metadata=_retune(params_reader(PROTECTED))
+    )
+    set_params: Mapping[str, Any] = attrs.field(
+        factory=dict[str, Any], metadata=_retune(params_reader(PROTECTED))
+    )
+    presets: Mapping[str, Mapping[str, Any]] = attrs.field(
+        factory=dict[str, Mapping[str, Any]], metadata=_retune(presets_reader(PROTECTED))
+    )
+
+    def names(self) -> dict[str, str | None]:
+        """Return every name that clients can use, with the preset that it stands for."""
+        plain = (str(self.id), *self.aliases)
+        named: dict[str, str | None] = dict.fromkeys(plain)
+        named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
+        return named
+
+    def shape(self, preset: str | None) -> Shape | None:
+        """Return what becomes of requests; None if nothing does."""
+        shape = Shape(
+            drop=frozenset(self.drop_params),
+            defaults=self.default_params,
+            sets={**self.set_params, **({} if preset is None else self.presets[preset])},
+            model=self.upstream_model,
+        )
+        return None if shape == Shape() else shape
 
     @property
     def group_key(self) -> str:
@@ -240,17 +281,38 @@ class Config:
     )
     _owners: Mapping[str, ModelId] = attrs.field(init=False, eq=False, repr=False)
 
+    _shapes: Mapping[str, Shape] = attrs.field(init=False, eq=False, repr=False)
+
     @_owners.default
     def _index_names(self) -> Mapping[str, ModelId]:
+        return {name: model for model, spec in self.models.items() for name in spec.names()}
+
+    @_shapes.default
+    def _index_shapes(self) -> Mapping[str, Shape]:
         return {
-            name: model
-            for model, spec in self.models.items()
-            for name in (str(model), *spec.aliases)
+            name: shape
+            for spec in self.models.values()
+            for name, preset in spec.names().items()
+            if (shape := spec.shape(preset)) is not None
         }
 
     def resolve(self, name: str) -> ModelId | None:
-        """Return the model that has *name* as its id or as an alias, in constant time."""
+        """Return the model that has *name* as its id, as an alias or with a preset.
+
+        In constant time.
+        """
         return self._owners.get(name)
+
+    def instead_of(self, name: str) -> str:
+        """Return *name*, or that of the default model if *name* is unknown and it answers then."""
+        router = self.router
+        if not router.default_for_unknown or router.default_model is None or name in self._owners:
+            return name
+        return router.default_model
+
+    def shape_of(self, name: str) -> Shape | None:
+        """Return what becomes of requests for *name*; None, as for most, if nothing does."""
+        return self._shapes.get(name)
 
 
 DEFAULT_SPAWN = SpawnSpec(
@@ -439,7 +501,7 @@ class _Parser:
         models: Mapping[ModelId, ModelSpec],
         written: Mapping[str, object],
     ) -> None:
-        """Report names that two models claim, and a startup or home model that none has."""
+        """Report names that two models claim, and a model of ``[router]`` that none has."""
         owners = {name: name for name in written}
         for model, spec in models.items():
             for index, alias in enumerate(spec.aliases):
@@ -448,7 +510,14 @@ class _Parser:
                     self.report(("models", model, "aliases", index), message)
                 else:
                     owners[alias] = model
-        for key in ("startup_model", "home_model"):
+        for model, spec in models.items():
+            for name, preset in spec.names().items():
+                if preset is not None and owners.setdefault(name, model) != model:
+                    message = f"{name!r} is already a name of the model {owners[name]!r}"
+                    self.report(("models", model, "presets", preset), message)
+        if router.default_for_unknown and router.default_model is None:
+            self.report(("router", "default_for_unknown"), "needs a 'default_model'")
+        for key in ("startup_model", "home_model", "default_model"):
             name = getattr(router, key)
             if name is not None and name not in owners:
                 message = f"no model has the name {name!r}{_suggest(name, owners)}"

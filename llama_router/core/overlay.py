@@ -111,10 +111,15 @@ class _Merger:
 
     @staticmethod
     def names(models: Mapping[str, Any]) -> set[str]:
-        """Return every id and alias."""
+        """Return every id and alias, also with presets."""
         names = set(models)
-        for table in models.values():
-            names.update(_strings(table.get("aliases")) if isinstance(table, Mapping) else ())
+        for model, table in models.items():
+            if not isinstance(table, Mapping):
+                continue
+            plain = (model, *_strings(table.get("aliases")))
+            names.update(plain)
+            if isinstance(presets := table.get("presets"), Mapping):
+                names.update(f"{name}:{preset}" for name in plain for preset in presets)
         return names
 
     def router(self, router: Table, names: set[str], *, running: bool) -> Table:
@@ -123,12 +128,15 @@ class _Merger:
         A router that starts must load its startup model, and says so if it cannot.
         """
         result = dict(router)
-        for key in ("home_model", "startup_model") if running else ("home_model",):
+        replaceable = ("home_model", "default_model")
+        for key in (*replaceable, "startup_model") if running else replaceable:
             model = router.get(key)
             if isinstance(model, str) and model not in names:
                 del result[key]
                 message = f"no model has the name {model!r} at the moment: it is ignored"
                 self.doubts.append(Problem(("router", key), message))
+                if key == "default_model":
+                    result.pop("default_for_unknown", None)
         if "startup_model" not in router and self._found.startup_model in names:
             result["startup_model"] = self._found.startup_model
         return result

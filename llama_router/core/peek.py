@@ -35,10 +35,12 @@ class Asked:
     Attributes:
         model: The name as the client wrote it.
         stream: Whether it wants an event stream.
+        form: Whether it is a multipart form, not JSON.
     """
 
     model: str
     stream: bool
+    form: bool = False
 
 
 class _Body(msgspec.Struct):
@@ -49,12 +51,15 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-def asked_by(body: bytes | bytearray | memoryview, content_type: bytes) -> Asked:
+def asked_by(
+    body: bytes | bytearray | memoryview, content_type: bytes, *, default: str | None = None
+) -> Asked:
     """Return the model that *body* names.
 
     Args:
         body: The whole request body.
         content_type: Value of its Content-Type field; empty if it had none.
+        default: The model that is meant where none is named.
 
     Raises:
         RequestError: if the body is neither a JSON object nor a multipart form,
@@ -62,11 +67,11 @@ def asked_by(body: bytes | bytearray | memoryview, content_type: bytes) -> Asked
     """
     boundary = _BOUNDARY.match(content_type)
     if boundary is None:
-        return _asked_by_json(body)
-    return _asked_by_form(bytes(body), boundary[1] or boundary[2])
+        return _asked_by_json(body, default)
+    return _asked_by_form(bytes(body), boundary[1] or boundary[2], default)
 
 
-def _asked_by_json(body: bytes | bytearray | memoryview) -> Asked:
+def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) -> Asked:
     if not len(body):
         raise RequestError('the body is empty; a JSON object that names a "model" is needed')
     if len(body) > SKIMMED_BYTES and not isinstance(body, memoryview):
@@ -81,7 +86,7 @@ def _asked_by_json(body: bytes | bytearray | memoryview) -> Asked:
         raise RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
-    return Asked(_checked(asked.model), bool(asked.stream))
+    return Asked(_checked(asked.model or default), bool(asked.stream))
 
 
 def _field_of(exc: msgspec.ValidationError) -> str | None:
@@ -90,7 +95,7 @@ def _field_of(exc: msgspec.ValidationError) -> str | None:
     return found[1] if found else None
 
 
-def _asked_by_form(body: bytes, boundary: bytes) -> Asked:
+def _asked_by_form(body: bytes, boundary: bytes, default: str | None) -> Asked:
     """Walk over the parts; stop as soon as both fields are known.
 
     Source: RFC 7578 and RFC 2046, section 5.1.1.
@@ -117,7 +122,8 @@ def _asked_by_form(body: bytes, boundary: bytes) -> Asked:
         name_text = None if model is None else model.decode()
     except UnicodeDecodeError:
         raise RequestError('the form field "model" is not UTF-8', param="model") from None
-    return Asked(_checked(name_text), found.get(b"stream", b"").strip().lower() in (b"true", b"1"))
+    stream = found.get(b"stream", b"").strip().lower() in (b"true", b"1")
+    return Asked(_checked(name_text or default), stream, form=True)
 
 
 def _checked(model: str | None) -> str:

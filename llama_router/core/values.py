@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ..errors import Problem
 from . import placeholders
@@ -209,6 +209,66 @@ def read_env(value: object) -> Mapping[str, str]:
     if bad:
         raise RefusedError(*(Problem((name,), "not a variable's name") for name in bad))
     return dict(zip(table, read_all(table.items(), read_word), strict=True))
+
+
+def params_reader(protected: Collection[str]) -> Callable[[object], Mapping[str, Any]]:
+    """Return the reader of a table of request parameters, without the *protected* ones."""
+
+    def read(value: object) -> Mapping[str, Any]:
+        table = read_table(value)
+        problems = [Problem((name,), "cannot be set") for name in protected if name in table]
+        faults = {name: _unlike_json(value) for name, value in table.items()}
+        problems += [Problem((name,), fault) for name, fault in faults.items() if fault]
+        if problems:
+            raise RefusedError(*problems)
+        return dict(table)
+
+    return read
+
+
+def _unlike_json(value: object) -> str:
+    """Say why *value* cannot be put into a JSON body; nothing if it can."""
+    match value:
+        case Mapping():
+            parts: Iterable[object] = value.values()
+        case list():
+            parts = value
+        case bool() | int() | str():
+            parts = ()
+        case float() if math.isfinite(value):
+            parts = ()
+        case _:
+            return "must be what JSON knows: text, a finite number, a boolean, an array or a table"
+    return next((fault for part in parts if (fault := _unlike_json(part))), "")
+
+
+def names_reader(protected: Collection[str]) -> Callable[[object], tuple[str, ...]]:
+    """Return the reader of an array of names of request parameters."""
+
+    def read_name(value: object) -> str:
+        name = read_text(value)
+        if name in protected:
+            raise refusal("cannot be left out")
+        return name
+
+    return array_reader(read_name)
+
+
+def presets_reader(
+    protected: Collection[str],
+) -> Callable[[object], Mapping[str, Mapping[str, Any]]]:
+    """Return the reader of named tables of request parameters."""
+    read_params = params_reader(protected)
+
+    def read(value: object) -> Mapping[str, Mapping[str, Any]]:
+        table = read_table(value)
+        bad = [name for name in table if not name or CONTROL.search(name)]
+        if bad:
+            message = "a name must not be empty or contain control characters"
+            raise RefusedError(*(Problem((name,), message) for name in bad))
+        return dict(zip(table, read_all(table.items(), read_params), strict=True))
+
+    return read
 
 
 def read_table(value: object) -> Mapping[str, object]:

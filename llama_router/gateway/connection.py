@@ -24,6 +24,7 @@ from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.peek import asked_by
 from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
+from ..core.shaping import shaped
 from ..dispatcher import Dispatcher
 from ..errors import (
     BodyTooLargeError,
@@ -306,13 +307,19 @@ class _Connection:
         exchange: Exchange,
         record: Record,
     ) -> None:
-        if isinstance(asked_for, ByQuery):
-            name, stream = asked_for.model, False
-        else:
-            asked = asked_by(exchange.body or b"", head.get(b"content-type") or b"")
-            name, stream = asked.model, asked.stream
         dispatcher = self._gateway.dispatcher
-        model = dispatcher.config.resolve(name)
+        config = dispatcher.config
+        if isinstance(asked_for, ByQuery):
+            name, stream = config.instead_of(asked_for.model), False
+        else:
+            body = exchange.body or b""
+            default = config.router.default_model
+            asked = asked_by(body, head.get(b"content-type") or b"", default=default)
+            name, stream = config.instead_of(asked.model), asked.stream
+            shape = config.shape_of(name)
+            if shape is not None and not asked.form:
+                exchange.body = shaped(shape, body)
+        model = config.resolve(name)
         record.model = name if model is None else model
         if model is not None:
             self._asker.check_model(dispatcher.config.models[model])

@@ -78,7 +78,15 @@ def test_the_example_shows_the_defaults() -> None:
     """A line that is uncommented and not edited changes nothing."""
     document = tomllib.loads(uncommented())
     without_default = {
-        *("startup_model", "state_dir", "models_dirs", "cwd", "admin_token", "home_model")
+        *(
+            "startup_model",
+            "state_dir",
+            "models_dirs",
+            "cwd",
+            "admin_token",
+            "home_model",
+            "default_model",
+        )
     }
     router = {k: v for k, v in document["router"].items() if k not in without_default}
     spawn = {k: v for k, v in document["default_spawn"].items() if k not in without_default}

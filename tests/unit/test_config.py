@@ -80,6 +80,8 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "notify_model_swap": True,
         "models_dirs": ["/models"],
         "scan_caches": False,
+        "default_model": "a",
+        "default_for_unknown": True,
         "drain_s": 0,
         "state_dir": "/s",
         "log_level": "debug",

@@ -233,11 +233,9 @@ def test_what_has_no_counterpart_is_a_comment_beside_its_model() -> None:
 name: A model
 description: good
 unlisted: true
-useModelName: org/model
 cmdStop: kill ${PID}
 checkEndpoint: none
 filters:
-  stripParams: temperature, top_p
   setParams: {temperature: 0.7}
 metadata: {a: [1, 2]}
 timeouts: {connect: 3}
@@ -245,8 +243,8 @@ capabilities: {in: [text]}
 some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
-        *("name", "description", "unlisted", "useModelName", "cmdStop", "checkEndpoint"),
-        *("filters.stripParams", "filters.setParams", "metadata", "timeouts", "capabilities"),
+        *("name", "description", "unlisted", "cmdStop", "checkEndpoint"),
+        *("filters.setParams", "metadata", "timeouts", "capabilities"),
         "some_new_thing",
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
@@ -254,7 +252,16 @@ some_new_thing: 1""")
     _, _, after = render(draft_of(text)).partition("[models.m]\n")
     comments = after.partition("\n[")[0]
     assert "# Not taken over (line 6): unlisted = true: " in comments
-    assert "(line 12): filters.setParams = {temperature: 0.7}: " in comments
+    assert "(line 10): filters.setParams = {temperature: 0.7}: " in comments
+
+
+def test_request_shaping() -> None:
+    """The name for the program and dropped parameters are taken over."""
+    spec = model_of(
+        one("useModelName: org/model\nfilters: {stripParams: 'temperature, model,top_p, '}")
+    )
+    assert spec["upstream_model"] == "org/model"
+    assert spec["drop_params"] == ["temperature", "top_p"]
 
 
 def test_names_of_variants_become_aliases() -> None:

@@ -62,6 +62,13 @@ def test_the_field_at_fault_is_named() -> None:
     assert info.value.param == "model"
 
 
+@pytest.mark.parametrize("body", [b"{}", b'{"model": null}', b'{"model": ""}'])
+def test_a_default_stands_in_for_no_name(body) -> None:
+    """Only where none is named."""
+    assert asked_by(body, JSON, default="d").model == "d"
+    assert asked_by(b'{"model": "m"}', JSON, default="d").model == "m"
+
+
 def form(*parts: tuple[str, bytes], boundary: bytes = b"XX") -> bytes:
     body = b""
     for disposition, value in parts:
@@ -76,13 +83,13 @@ FORM = b"multipart/form-data; boundary=XX"
 def test_multipart_field() -> None:
     """The field may stand behind a file."""
     body = form(('name="file"; filename="a.wav"', b"\0" * 5000), ('name="model"', b"whisper"))
-    assert asked_by(body, FORM) == Asked("whisper", stream=False)
+    assert asked_by(body, FORM) == Asked("whisper", stream=False, form=True)
 
 
 def test_multipart_stream_flag() -> None:
     """Audio endpoints stream on ``stream=true``."""
     body = form(('name="stream"', b"true"), ('name="model"', b"whisper"))
-    assert asked_by(body, FORM) == Asked("whisper", stream=True)
+    assert asked_by(body, FORM) == Asked("whisper", stream=True, form=True)
 
 
 def test_a_file_cannot_pretend_to_be_a_field() -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 import attrs
 
+from ..shaping import PROTECTED
 from . import command
 from .draft import DraftModel, Note
 from .fields import Fields, scalar
@@ -18,7 +19,8 @@ from .yaml_tree import Kind, Node
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
 
 _LISTING: Final = "/v1/models shows the id only"
-_AS_THEY_ARE: Final = "requests are passed on as they are"
+_SETS: Final = "write it as set_params of the model"
+_PRESETS: Final = "write what is set as presets of the model"
 
 #: Settings without a counterpart, each with what that means.
 _NOTES: Final = {
@@ -28,7 +30,6 @@ _NOTES: Final = {
     "capabilities": _LISTING,
     "cmdStop": "a backend is stopped by SIGTERM to all its processes, and after stop_timeout_s "
     "by SIGKILL",
-    "useModelName": f"{_AS_THEY_ARE}, so the program must know the model by the client's name",
     "timeouts": "connection_timeout_s and read_timeout_s of [router] are for all models",
 }
 
@@ -64,6 +65,8 @@ class ModelTranslation:
         self._aliases(fields)
         if limit := fields.whole("concurrencyLimit"):
             self.draft.fields["max_in_flight"] = limit
+        if (upstream := fields.text("useModelName")) is not None and upstream.text:
+            self.draft.fields["upstream_model"] = self.macros.expand(upstream)
         if (notify := fields.boolean("sendLoadingState")) is not None:
             self.draft.fields["notify_model_swap"] = notify
         self._ttl(fields)
@@ -100,11 +103,19 @@ class ModelTranslation:
         for name, node in filters.named("setParamsByID").items():
             names.append(self.macros.expand(attrs.evolve(node, text=name)))
         if by_id is not None and by_id.fields:
-            self._note("filters.setParamsByID", by_id, _AS_THEY_ARE)
-        for setting, node in filters.rest():
-            self._note(f"filters.{setting}", node, _AS_THEY_ARE)
+            self._note("filters.setParamsByID", by_id, _PRESETS)
+        self._filters(filters)
         if names := [name for name in dict.fromkeys(names) if name != self.name]:
             self.draft.fields["aliases"] = names
+
+    def _filters(self, filters: Fields) -> None:
+        if (stripped := filters.text("stripParams")) is not None:
+            named = (name.strip() for name in self.macros.expand(stripped).split(","))
+            # llama-swap, too, never drops the model.
+            if drop := [name for name in dict.fromkeys(named) if name and name not in PROTECTED]:
+                self.draft.fields["drop_params"] = drop
+        for setting, node in filters.rest():
+            self._note(f"filters.{setting}", node, _SETS if setting == "setParams" else UNKNOWN)
 
     def _ttl(self, fields: Fields) -> None:
         ttl_s = fields.whole("ttl", minimum=-1)

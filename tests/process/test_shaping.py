@@ -1,0 +1,86 @@
+"""Requests reach their backends in the shape that the configuration says."""
+
+import json
+
+import pytest
+
+from tests.process.harness import Router, post, request
+
+pytestmark = pytest.mark.process
+
+ECHO = "/v1/echo"
+
+
+@pytest.fixture
+async def router(start, stage) -> Router:
+    """A model that shapes requests, one that does not, and a default."""
+    shaped = stage.model(
+        "a",
+        aliases=["x"],
+        upstream_model="org/a",
+        drop_params=["user"],
+        default_params={"max_tokens": 7},
+        set_params={"n": 1},
+        presets={"high": {"n": 2, "reasoning": {"effort": "high"}}},
+    )
+    models = {"a": shaped, "b": stage.model("b", group="g")}
+    return await start(models, default_model="x:high", default_for_unknown=True)
+
+
+async def received(router: Router, data: bytes) -> dict:
+    """Return what the backend got."""
+    answer = await router.ask(data)
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+async def test_a_shaped_request(router) -> None:
+    """The backend sees the new body, with its own length."""
+    got = await received(router, post(ECHO, "a", user="me", n=5))
+    assert got["name"] == "a"
+    assert json.loads(got["body"]) == {"model": "org/a", "max_tokens": 7, "n": 1}
+    assert dict(got["fields"])["content-length"] == str(len(got["body"]))
+
+
+async def test_a_preset(router) -> None:
+    """Asked for by an alias; the same process serves it."""
+    got = await received(router, post(ECHO, "x:high", max_tokens=3))
+    expected = {"model": "org/a", "max_tokens": 3, "n": 2, "reasoning": {"effort": "high"}}
+    assert json.loads(got["body"]) == expected
+    assert (await received(router, post(ECHO, "a")))["pid"] == got["pid"]
+
+
+async def test_an_unshaped_request(router) -> None:
+    """Byte for byte what the client wrote."""
+    body = b'{ "model":"b","n" : 1.00 }'
+    got = await received(router, request("POST", ECHO, body, content_type="application/json"))
+    assert got["body"].encode() == body
+
+
+@pytest.mark.parametrize("body", [b'{"q": 1}', b'{"model": "gpt-4o", "q": 1}'])
+async def test_the_default_model_answers(router, body) -> None:
+    """Requests without a model, and with one that nobody knows; with its preset."""
+    got = await received(router, request("POST", ECHO, body))
+    assert got["name"] == "a"
+    shape = json.loads(got["body"])
+    assert (shape["model"], shape["n"], shape["q"]) == ("org/a", 2, 1)
+
+
+async def test_a_form_stays_as_it_is(router) -> None:
+    """Only its model is looked at."""
+    form = b'--z\r\ncontent-disposition: form-data; name="model"\r\n\r\na\r\n--z--\r\n'
+    data = request("POST", ECHO, form, content_type="multipart/form-data; boundary=z")
+    got = await received(router, data)
+    assert (got["name"], got["body"].encode()) == ("a", form)
+
+
+async def test_a_query_may_name_a_preset_or_nobody(router) -> None:
+    """What has no body has no parameters; the name alone counts."""
+    assert (await received(router, request("GET", "/v1/x?model=a:high")))["name"] == "a"
+    assert (await received(router, request("GET", "/v1/x?model=gpt-4o")))["name"] == "a"
+
+
+async def test_a_body_that_is_cut_is_still_refused(router) -> None:
+    """A default model is no reason to take anything."""
+    answer = await router.ask(request("POST", ECHO, b'{"q": '))
+    assert (answer.status, answer.error["code"]) == (400, "invalid_request")

@@ -1,0 +1,143 @@
+"""What becomes of a request's parameters, and which requests get it."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.config import Config, parse_config
+from llama_router.core.diff import plan_reload
+from llama_router.core.shaping import Shape, shaped
+from llama_router.errors import ConfigError, RequestError
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def config(router: dict | None = None, **models: dict) -> Config:
+    tables = {name: {"path": "/m", **table} for name, table in models.items()}
+    return parse_config({"router": router or {}, "models": tables})
+
+
+def sent(shape: Shape | None, **fields: object) -> dict:
+    assert shape is not None
+    return json.loads(shaped(shape, json.dumps(fields).encode()))
+
+
+def test_drop_default_set_and_rename() -> None:
+    """Each setting does its own thing, and the rest stays."""
+    shape = Shape(
+        drop=frozenset({"user"}),
+        defaults={"max_tokens": 9, "top_k": 1},
+        sets={"temperature": 0.5},
+        model="org/m",
+    )
+    asked = {"model": "m", "user": "x", "temperature": 2, "top_k": 40, "messages": [1]}
+    assert sent(shape, **asked) == {
+        "model": "org/m",
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_k": 40,
+        "messages": [1],
+    }
+
+
+def test_a_dropped_parameter_gets_its_default() -> None:
+    """So that a fixed value can also be had by dropping what the client sent."""
+    shape = Shape(drop=frozenset({"n"}), defaults={"n": 1})
+    assert sent(shape, n=5) == {"n": 1}
+
+
+def test_what_is_not_changed_keeps_its_spelling() -> None:
+    """Numbers are not read and written again, so none loses a digit."""
+    body = b'{"seed": 12345678901234567890123, "x": 1.10, "y": [1e400], "z": "\\u00e9"}'
+    out = shaped(Shape(sets={"a": 1}), body)
+    assert b"12345678901234567890123" in out
+    assert b"1.10" in out
+    assert b"1e400" in out
+    assert b'"\\u00e9"' in out
+
+
+@given(st.dictionaries(st.text(), _JSON, max_size=5), st.text())
+def test_any_object_survives(fields: dict, key: str) -> None:
+    """Whatever else is in it; only the one key changes."""
+    out = json.loads(shaped(Shape(sets={key: True}), json.dumps(fields).encode()))
+    assert out == {**fields, key: True}
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"{", b'{"a": \xff}', b"", b'{"x": ' + b"[" * 100_000])
+def test_what_is_no_json_object_is_refused(body) -> None:
+    """With the client's error, not a crash."""
+    with pytest.raises(RequestError):
+        shaped(Shape(model="x"), body)
+
+
+def test_a_model_without_shaping_has_none() -> None:
+    """So its requests go up as they came."""
+    conf = config(a={"aliases": ["x"]}, b={"set_params": {"n": 1}})
+    assert conf.shape_of("a") is conf.shape_of("x") is conf.shape_of("nobody") is None
+    assert conf.shape_of("b") is not None
+
+
+def test_presets_are_names_of_the_model() -> None:
+    """Under its id and each alias; what they set counts before set_params."""
+    table = {"set_params": {"n": 1, "m": 1}, "presets": {"high": {"n": 2}}, "aliases": ["x"]}
+    conf = config(a=table)
+    assert conf.resolve("a:high") == conf.resolve("x:high") == "a"
+    assert conf.resolve("a:low") is None
+    assert sent(conf.shape_of("x:high")) == {"n": 2, "m": 1}
+    assert sent(conf.shape_of("a")) == {"n": 1, "m": 1}
+
+
+def test_a_preset_must_not_take_a_name() -> None:
+    """A model that is called like it would never be reached, or the preset."""
+    with pytest.raises(ConfigError, match="'a:high' is already a name of the model 'a:high'"):
+        config(**{"a": {"presets": {"high": {}}}, "a:high": {}})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"set_params": {"model": "x"}}, "set_params.model: cannot be set"),
+        ({"default_params": {"stream": True}}, "default_params.stream: cannot be set"),
+        ({"presets": {"p": {"model": "x"}}}, "presets.p.model: cannot be set"),
+        ({"drop_params": ["stream"]}, "drop_params\\[0\\]: cannot be left out"),
+        ({"set_params": {"x": float("inf")}}, "set_params.x: must be what JSON knows"),
+        ({"set_params": {"x": {"y": [float("nan")]}}}, "set_params.x: must be what JSON knows"),
+        ({"set_params": [1]}, "set_params: expected a table"),
+        ({"presets": {"p": 1}}, "presets.p: expected a table"),
+        ({"presets": {"": {}}}, "a name must not be empty"),
+    ],
+)
+def test_mistakes_are_reported(table, message) -> None:
+    """With the path to each."""
+    with pytest.raises(ConfigError, match=message):
+        config(a=table)
+
+
+def test_the_default_model_stands_in_for_unknown_names_only_if_it_may() -> None:
+    """A known name is never replaced."""
+    default = {"default_model": "a:fast"}
+    models = {"a": {"presets": {"fast": {}}}, "b": {}}
+    assert config(default, **models).instead_of("gpt") == "gpt"
+    conf = config({**default, "default_for_unknown": True}, **models)
+    assert conf.instead_of("gpt") == "a:fast"
+    assert conf.instead_of("b") == "b"
+
+
+def test_the_default_model_must_be_there() -> None:
+    """As a name that is known, and at all if it shall answer."""
+    with pytest.raises(ConfigError, match="no model has the name 'x'"):
+        config({"default_model": "x"}, a={})
+    with pytest.raises(ConfigError, match="needs a 'default_model'"):
+        config({"default_for_unknown": True}, a={})
+
+
+def test_changed_shaping_restarts_nothing() -> None:
+    """The next request sees it."""
+    plan = plan_reload(config(a={}), config(a={"set_params": {"n": 1}, "presets": {"p": {}}}))
+    assert (plan.restart, plan.retune) == (frozenset(), {"a"})
