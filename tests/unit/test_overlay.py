@@ -181,3 +181,16 @@ def test_malformed_documents_are_left_for_the_parser(document) -> None:
     """It says what is wrong, with lines; here nothing fails."""
     laid(document)
     laid(document, running=True)
+
+
+def test_a_default_model_that_is_gone_is_ignored() -> None:
+    """The router goes on, and refuses who names no model; one with a preset is there."""
+    router = {"default_model": "gone", "default_for_unknown": True}
+    result = laid({"router": router})
+    assert [doubt.path for doubt in result.doubts] == [("router", "default_model")]
+    assert parse_config(result.document).router.default_model is None
+    document = {
+        "router": {"default_model": "embedder:small"},
+        "models": {"embedder": {"presets": {"small": {"dimensions": 8}}}},
+    }
+    assert parse_config(laid(document).document).resolve("embedder:small") == "embedder"
