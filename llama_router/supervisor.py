@@ -234,8 +234,9 @@ def _open_record(state_dir: Path, instance: str) -> InstanceRecord:
     try:
         return InstanceRecord(state_dir, instance)
     except OSError as exc:
+        fault = f"{exc.strerror}: {exc.filename}" if exc.filename else exc.strerror
         raise StateDirError(
-            f"the state directory {state_dir} cannot be used: {exc.strerror}: {exc.filename}; "
+            f"the state directory {state_dir} cannot be used: {fault}; "
             "set router.state_dir to a folder that the router may write"
         ) from exc
 

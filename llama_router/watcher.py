@@ -147,6 +147,7 @@ class Watcher:
         watch = FileWatch()
         pause_s = POLL_S
         while True:
+            stamp: Stamp = None
             with trio.move_on_after(pause_s):
                 await self._asked.wait()
             pause_s = POLL_S
@@ -161,42 +162,54 @@ class Watcher:
                         continue
                     case Advice.READ:
                         pass
-            anyhow = self._asked.is_set()  # perhaps while the file was looked at
+            if self._asked.is_set():  # perhaps while the file was looked at
+                stamp = None
             self._asked = trio.Event()
             self._begun += 1
-            await self._look(anyhow=anyhow)
+            await self._look(stamp)
             self._finished = self._begun
             self._news.set()
             self._news = trio.Event()
 
-    async def _look(self, *, anyhow: bool) -> None:
+    async def _look(self, settled: Stamp) -> None:
+        """Read the file and use it: the one with the stamp *settled*, or anyhow if that is None."""
         try:
             loaded = await trio.to_thread.run_sync(
                 self._read,
                 self._current(),
-                None if anyhow else self._digest,
+                settled,
                 abandon_on_cancel=True,
             )
             if loaded is None:
-                return  # written again, but with what it had
+                return
             self._digest = loaded.digest
             await self._use(loaded)
         except ConfigError as exc:
-            self._digest = exc.digest or self._digest
+            # Whatever happens to the file next may mend it: rights that it gets back, too.
+            self._digest = b""
             self._reject(exc)
 
-    def _read(self, current: Config, known: bytes | None) -> LoadedConfig | None:
-        """Return what is in the file, or None if it has the digest *known*. Blocks on files.
+    def _read(self, current: Config, settled: Stamp) -> LoadedConfig | None:
+        """Return what is in the file. Blocks on files.
+
+        With a stamp *settled*, return None if it was written again with what it had, or if it
+        changes again while it is read: half a file may well be valid. It will be seen again.
 
         Raises:
             ConfigError: if it cannot be used.
         """
-        if known is not None:
+        if settled is not None:
             with suppress(OSError):
-                if hashlib.sha256(self._path.read_bytes()).digest() == known:
+                if hashlib.sha256(self._path.read_bytes()).digest() == self._digest:
                     return None
-        with _yielding():
-            return self._load(self._path, current, None)
+        try:
+            with _yielding():
+                loaded = self._load(self._path, current, None)
+        except ConfigError:
+            if settled in (None, _stamp(self._path)):
+                raise
+            return None
+        return loaded if settled in (None, _stamp(self._path)) else None
 
     async def _use(self, loaded: LoadedConfig) -> None:
         """Apply a file without mistakes.

@@ -55,7 +55,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         if model is None:
             raise UnknownModelError(f"no model or alias is named {name!r}")
         spec = dispatcher.config.models[model]
-        asker().check_model(spec)
+        asker().check_model(spec, name)
         return _entry(spec, dispatcher.statistics()[model], created_s)
 
     return routes

@@ -63,16 +63,20 @@ class Asker:
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
 
-    def check_model(self, spec: ModelSpec) -> None:
-        """Refuse a model that it may not use.
+    def check_model(self, spec: ModelSpec, asked_for: str | None) -> None:
+        """Refuse a model that it may not use, without a word of what the asker cannot know.
+
+        Args:
+            spec: The model.
+            asked_for: What the request called it; None if it named none.
 
         Raises:
             ModelNotAllowedError: if it may not.
         """
         if not self.may_use(spec):
             raise ModelNotAllowedError(
-                f"the API key {self.name!r} may not use model {str(spec.id)!r} "
-                f"(api_keys.{self.name}.models)",
+                "this API key may not use "
+                + ("the running model" if asked_for is None else f"model {asked_for!r}"),
                 param="model",
             )
 

@@ -322,7 +322,7 @@ class _Connection:
         model = config.resolve(name)
         record.model = name if model is None else model
         if model is not None:
-            self._asker.check_model(dispatcher.config.models[model])
+            self._asker.check_model(dispatcher.config.models[model], name)
             endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
             self._check_allowed(head.path, endpoints, model)
         elif self._asker.models is not None:
@@ -352,7 +352,7 @@ class _Connection:
     ) -> None:
         backend = self._gateway.dispatcher.running(asked_for.model)
         record.model = backend.model
-        self._asker.check_model(backend.spec)
+        self._asker.check_model(backend.spec, asked_for.model)
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
         exchange.target = path + b"?" + head.query if head.query else path

@@ -14,7 +14,9 @@ import tomlkit
 import trio
 
 from llama_router import watcher
-from llama_router.core.config import ModelId
+from llama_router.config_file import LoadedConfig, load_config
+from llama_router.core.config import Config, ModelId
+from llama_router.core.reports import ReloadReport
 from tests.process.harness import Router, post
 
 pytestmark = pytest.mark.process
@@ -103,6 +105,64 @@ async def test_a_mistake_is_said_once_and_the_cure_is_noticed(start, stage) -> N
     replace(router.path, text(router, drain_s=1.0))
     await drain_s(router, 1)
     assert len(router.events.named("config.rejected")) == 1
+
+
+async def test_a_file_that_could_not_be_read_is_good_again_as_it_was(
+    start, stage, tmp_path
+) -> None:
+    """Nobody is told for ever that it cannot be used."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text(text(router, drain_s=1.0))
+    await drain_s(router, 1)
+    shutil.move(router.path, tmp_path / "away")
+    router.path.mkdir()
+    await router.events.wait("config.rejected")
+    router.path.rmdir()
+    shutil.move(tmp_path / "away", router.path)
+    os.utime(router.path)
+    while len(router.events.named("config.applied")) < 2:
+        await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
+
+
+async def test_half_a_file_is_never_used(tmp_path) -> None:
+    """One that is written anew just while it is read is read again when it is at rest."""
+    path = tmp_path / "router.toml"
+    path.write_text('[models.a]\nspawn.command = ["a"]\n')
+    applied = []
+    halves = ["[router]\n", "[router]\nmistake = 1\n"]
+    whole = '[models.a]\nspawn.command = ["b"]\n'
+
+    def load(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
+        if not halves:
+            return load_config(path, data=data)
+        path.write_text(halves.pop(0))
+        try:
+            return load_config(path, data=data)
+        finally:
+            path.write_text(whole)
+
+    async def apply(config: Config) -> None:
+        applied.append(list(config.models))
+
+    loaded = load_config(path)
+    heard: list[ReloadReport] = []
+    news = trio.Event()
+
+    def hear(report: ReloadReport) -> None:
+        heard.append(report)
+        news.set()
+
+    watched = watcher.Watcher(
+        loaded, current=lambda: loaded.config, apply=apply, load=load, on_report=hear
+    )
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.run)
+            path.write_text("# one\n")
+            await news.wait()
+            nursery.cancel_scope.cancel()
+    assert applied == [["a"]]
+    assert [report.verdict for report in heard] == ["applied"]
 
 
 async def test_the_latest_edit_wins(start, stage) -> None:

@@ -123,8 +123,20 @@ def test_a_key_is_good_for_its_models_only() -> None:
     bob, alice = check(g, x_api_key=BOB), check(g, x_api_key=ALICE)
     assert [m for m in models if bob.may_use(models[m])] == ["small-a", "large"]
     assert all(map(alice.may_use, models.values()))
-    with pytest.raises(ModelNotAllowedError, match="'bob' may not use model 'other'"):
-        bob.check_model(models[ModelId("other")])
+    with pytest.raises(ModelNotAllowedError):
+        bob.check_model(models[ModelId("other")], "other")
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "named"), [("gpt", "model 'gpt'"), (None, "the running model")]
+)
+def test_who_may_not_use_a_model_learns_nothing_of_it(asked_for, named) -> None:
+    """Neither the name behind an alias, nor which model runs, nor what the key is called."""
+    bob = check(gate(keys=KEYS), x_api_key=BOB)
+    spec = parse_config({"models": MODELS}).models[ModelId("other")]
+    with pytest.raises(ModelNotAllowedError) as refused:
+        bob.check_model(spec, asked_for)
+    assert str(refused.value) == f"this API key may not use {named}"
 
 
 def test_backends_do_not_see_the_routers_secrets() -> None:

@@ -81,7 +81,7 @@ def find(config: Config, name: str, asker: Asker) -> ModelSpec:
         usable = [m for m, spec in config.models.items() if asker.may_use(spec)]
         raise refusals.unknown(name, usable)
     spec = config.models[model]
-    asker.check_model(spec)
+    asker.check_model(spec, name)
     return spec
 
 
