@@ -6,6 +6,7 @@ directory; written when connections are accepted, removed at the end.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -45,12 +46,19 @@ def write(path: Path, content: RuntimeFile) -> None:
     """Write the file, all of it or nothing. Blocks on files.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if it cannot be written, or is that of another router that runs.
     """
+    found = read(path)
+    if found is not None and found.pid != content.pid and _is_router(found.pid):
+        raise OSError(errno.EEXIST, f"another router, pid {found.pid}, has the file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{content.pid}")
-    temporary.write_text(json.dumps(attrs.asdict(content), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(attrs.asdict(content), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> RuntimeFile | None:
@@ -83,3 +91,12 @@ def _runs(pid: int) -> bool:
     except (OSError, OverflowError):
         return False
     return pid > 0
+
+
+def _is_router(pid: int) -> bool:
+    """Return whether a process looks like a router: its number may be that of an ended one."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"llama-router" in words or b"llama_router" in words

@@ -96,6 +96,11 @@ class HubServer(ThreadingHTTPServer):
                 self._hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._hashes[key]
 
+    def spelled(self, repo: str) -> str:
+        """Return the name of a repository as it is: the hub does not mind upper and lower case."""
+        folders = (path.relative_to(self.root).as_posix() for path in self.root.glob("*/*"))
+        return next((name for name in folders if name.lower() == repo.lower()), repo)
+
     def files(self, repo: str) -> list[Path]:
         """Return the files of a repository, by path."""
         return sorted(path for path in (self.root / repo).rglob("*") if path.is_file())
@@ -142,9 +147,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self._scripted(hub.answers):
             pass
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/main)?", path):
-            self._describe(found[1])
+            self._describe(hub.spelled(found[1]))
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(found[1], found[2], found[3])
+            self._resolve(hub.spelled(found[1]), found[2], found[3])
         else:
             self._refuse(404, "RepoNotFound", "Sorry, there is no such page.")
 

@@ -16,7 +16,7 @@ from ..core.lines import escape_controls
 from ..core.units import size
 from ..errors import ModelNotCachedError, RouterError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus
-from ..models.hub_cache import CachedModel, RepoCache, cache_root, repositories
+from ..models.hub_cache import CachedModel, cache_root, named, repositories
 from .progress import display
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -124,7 +124,7 @@ def remove(model: str) -> int:
     """Delete a model from the cache; return the exit status."""
     try:
         wanted = parse_reference(model)
-        cache = RepoCache(cache_root(os.environ), wanted.repo)
+        cache = named(cache_root(os.environ), wanted.repo)
         try:
             found = cache.pick(wanted.tag)
             freed_bytes, name = cache.remove(found), found.id

@@ -112,7 +112,7 @@ class _Finder:
             if part := naming.part_of(file.name):
                 parts[_split_key(file, part)].setdefault(part.number, file)
         yielded: set[str] = set()
-        incomplete: list[tuple[FoundFile, str, int]] = []
+        incomplete: list[tuple[FoundFile, str, str]] = []
         for file in files:
             part = naming.part_of(file.name)
             if part is None:
@@ -124,15 +124,16 @@ class _Finder:
                     continue
                 missing = part.count - len(own.keys() & set(range(1, part.count + 1)))
                 if missing or not part.count:
-                    incomplete.append((file, _inside_of_first(file, part), missing))
+                    share = f"{missing} of {part.count}"
+                    incomplete.append((file, _inside_of_first(file, part), share))
                     continue
                 whole, size_bytes = own[1], sum(one.size_bytes for one in own.values())
             if whole.inside not in yielded:
                 yielded.add(whole.inside)
                 yield whole, size_bytes
-        for file, first, missing in incomplete:
+        for file, first, share in incomplete:
             if first not in yielded:
-                self.doubt(file, f"parts of this split model are missing: {missing}")
+                self.doubt(file, f"parts of this split model are missing: {share}")
 
     def _model_header(self, file: FoundFile) -> Header | None:
         """Return the header of a file that is a model."""

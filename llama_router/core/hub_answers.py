@@ -22,7 +22,7 @@ from ..errors import (
     HubUnreachableError,
     RepositoryMissingError,
 )
-from .hub import RepoFile, is_safe_path
+from .hub import RepoFile, is_repo, is_safe_path
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -36,10 +36,17 @@ _QUOTE: Final = 200
 
 @attrs.frozen
 class Repository:
-    """A repository at one commit; *commit* and every *blob* are safe as file names."""
+    """A repository at one commit; *commit* and every *blob* are safe as file names.
+
+    Attributes:
+        commit: Its hash.
+        files: What it holds.
+        name: ``user/repo``, spelled as the hub does.
+    """
 
     commit: str
     files: tuple[RepoFile, ...]
+    name: str
 
 
 @attrs.frozen
@@ -136,7 +143,10 @@ def parse_repository(body: bytes, repo: str) -> Repository:
         raise nonsense from exc
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise nonsense
-    return Repository(commit, files)
+    name = document.get("id")
+    if not isinstance(name, str) or name.lower() != repo.lower() or not is_repo(name):
+        name = repo  # an old name, perhaps, that the hub still knows
+    return Repository(commit, files, name)
 
 
 def _file(entry: Any) -> RepoFile | None:  # noqa: ANN401 -- undecoded JSON

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import attrs
+
 from ..core.download_reports import (
     Checking,
     Done,
@@ -31,7 +33,7 @@ from ..errors import (
     ModelNotCachedError,
     RouterError,
 )
-from .hub_cache import RepoCache, cache_root
+from .hub_cache import RepoCache, cache_root, named
 from .transfer import Hub, check_room, disk_errors
 
 #: Pause between two reports of progress, in seconds.
@@ -43,7 +45,7 @@ def main() -> int:
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
-        _say(fetch(wanted, RepoCache(cache_root(os.environ), wanted.repo)))
+        _say(fetch(wanted, named(cache_root(os.environ), wanted.repo)))
     except RouterError as exc:
         _say(Failed(exc.code, str(exc)))
         return 1
@@ -72,10 +74,12 @@ def fetch(wanted: Reference, cache: RepoCache) -> Done:
 def _fetch_all(
     wanted: Reference, cache: RepoCache, hub: Hub, repository: Repository, reporter: _Reporter
 ) -> Done:
+    # The hub does not mind how a name is spelled; folders and ids do.
+    cache = attrs.evolve(cache, repo=repository.name)
     commit = repository.commit
     selection = choose(repository.files, wanted)
     files = selection.files
-    model = f"{wanted.repo}:{selection.model.label}"
+    model = f"{cache.repo}:{selection.model.label}"
     total_bytes = sum(file.size_bytes for file in files)
     missing_bytes = sum(cache.missing_bytes(commit, file) for file in files)
     names = [file.path for file in files]
@@ -101,7 +105,7 @@ def _from_cache(wanted: Reference, cache: RepoCache, why: HubUnreachableError) -
         selection, snapshot = cache.find(wanted)
     except (ModelNotCachedError, HubFileMissingError):
         raise why from None
-    model = f"{wanted.repo}:{selection.model.label}"
+    model = f"{cache.repo}:{selection.model.label}"
     return _done(model, selection, snapshot, stale_reason=str(why))
 
 

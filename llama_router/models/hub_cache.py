@@ -287,6 +287,13 @@ def repositories(root: Path) -> list[RepoCache]:
     return [RepoCache(root, name) for name in names if is_repo(name)]
 
 
+def named(root: Path, repo: str) -> RepoCache:
+    """Return *repo* in the cache at *root*, as it is spelled there if it is there."""
+    spelled = [cache for cache in repositories(root) if cache.repo.lower() == repo.lower()]
+    exact = RepoCache(root, repo)
+    return exact if exact in spelled or not spelled else spelled[0]
+
+
 def _files(snapshot: Path) -> list[RepoFile]:
     """Return the files of a snapshot that really are there, by path."""
     found = []

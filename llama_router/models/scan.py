@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -86,34 +87,49 @@ class _Scanner:
         return Collection(files=tuple(self._files(folder)))
 
     def _files(self, root: Path, *, in_repo: bool = False) -> Iterator[FoundFile]:
-        """Yield the GGUF files below *root*, in order; links are followed, but in no circles."""
+        """Yield the GGUF files below *root*, in order; links are followed, but in no circles.
+
+        Links come last: a file is called by its own name, if it has one here.
+        """
         waiting: list[tuple[str, str]] = [(str(root), "")]
+        linked_folders: deque[tuple[str, str]] = deque()
+        linked_files: list[tuple[str, str]] = []
         visited: set[_Identity] = set()
-        while waiting:
-            folder, inside = waiting.pop()
-            try:
-                found = os.stat(folder)  # noqa: PTH116 -- a Path for each costs more than the call
-                if (identity := (found.st_dev, found.st_ino)) in visited:
-                    continue
-                visited.add(identity)
-                with os.scandir(folder) as listing:
-                    entries = sorted(listing, key=lambda entry: entry.name)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            except OSError as exc:
-                self.doubts.append(doubt(folder, f"it cannot be read: {exc.strerror}"))
-                continue
+        while waiting or linked_folders:
+            folder, inside = waiting.pop() if waiting else linked_folders.popleft()
             folders: list[tuple[str, str]] = []
-            for entry in entries:
+            for entry in self._listed(folder, visited):
                 below = f"{inside}/{entry.name}" if inside else entry.name
                 if _is_folder(entry):
                     if not entry.name.startswith("."):
-                        folders.append((entry.path, below))
-                elif naming.is_gguf(entry.name) and (
-                    file := self._file(entry.path, below, in_repo=in_repo)
-                ):
+                        (linked_folders if entry.is_symlink() else folders).append(
+                            (entry.path, below)
+                        )
+                elif not naming.is_gguf(entry.name):
+                    continue
+                elif entry.is_symlink():
+                    linked_files.append((entry.path, below))
+                elif file := self._file(entry.path, below, in_repo=in_repo):
                     yield file
             waiting += reversed(folders)
+        for path, below in linked_files:
+            if file := self._file(path, below, in_repo=in_repo):
+                yield file
+
+    def _listed(self, folder: str, visited: set[_Identity]) -> list[os.DirEntry[str]]:
+        """Return what is in *folder*, by name; nothing if it was *visited* already."""
+        try:
+            found = os.stat(folder)  # noqa: PTH116 -- a Path for each costs more than the call
+            if (identity := (found.st_dev, found.st_ino)) in visited:
+                return []
+            visited.add(identity)
+            with os.scandir(folder) as listing:
+                return sorted(listing, key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as exc:
+            self.doubts.append(doubt(folder, f"it cannot be read: {exc.strerror}"))
+            return []
 
     def _file(self, path: str, inside: str, *, in_repo: bool = False) -> FoundFile | None:
         """Return the file with its header; None if it is not there."""

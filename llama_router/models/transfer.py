@@ -136,6 +136,11 @@ class Hub:
         """
         if self.offline:
             raise HubUnreachableError("HF_HUB_OFFLINE is set, so the hub was not asked")
+        if not self.endpoint.startswith(("http://", "https://")):
+            raise HubUnreachableError(
+                f"HF_ENDPOINT is {self.endpoint!r}, which is no address of a hub: "
+                "it must begin with http:// or https://"
+            )
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         body = bytearray()
 

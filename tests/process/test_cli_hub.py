@@ -86,6 +86,20 @@ async def test_pull_prints_where_the_model_is(server, home) -> None:
     assert f"{REPO}:Q4_K_M is here now: fetched " in err
 
 
+async def test_upper_and_lower_case_do_not_matter(home) -> None:
+    """One folder and one id, as the hub spells them, also offline and when it is removed."""
+    other = REPO.swapcase()
+    status, out, err = await cli(home, "pull", f"{other}:q4_k_m")
+    assert status == 0, err
+    assert "/models--acme--tiny-GGUF/" in out
+    assert f"{REPO}:Q4_K_M is here now" in err
+    status, out, err = await cli(home | {"HF_HUB_OFFLINE": "1"}, "pull", other)
+    assert status == 0, err
+    assert "/models--acme--tiny-GGUF/" in out
+    status, _, err = await cli(home, "rm", other)
+    assert (status, err.split(":")[0]) == (0, "removed acme/tiny-GGUF")
+
+
 async def test_list_and_rm(home) -> None:
     """What was fetched is listed, as text and as JSON, and can be removed again."""
     for quant in ("Q4_K_M", "q8_0"):
@@ -173,6 +187,8 @@ async def test_ctrl_c_keeps_what_is_here(server, home) -> None:
     assert process.stderr is not None
     async with process.stdout, process.stderr:
         await trio.to_thread.run_sync(server.stalled.wait)
+        while not any(map(content, unfinished(home))):  # sent is not received
+            await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
         said = b"".join([data async for data in process.stderr]).decode()

@@ -316,6 +316,12 @@ def test_nobody_listens(connect) -> None:
         hub.repository(REPO)
 
 
+def test_an_endpoint_that_is_no_address_is_said_so(connect) -> None:
+    """The variable and its value, instead of a library's words."""
+    with pytest.raises(HubUnreachableError, match=r"HF_ENDPOINT is 'hub\.example'"):
+        connect(url="hub.example").repository(REPO)
+
+
 # -- lies -----------------------------------------------------------------------------
 
 

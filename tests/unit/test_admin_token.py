@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,33 @@ def test_the_file_of_another_router_is_left(tmp_path: Path) -> None:
     runtime_file.write(path, content(os.getppid()))
     runtime_file.remove(path)
     assert path.exists()
+
+
+def test_a_second_router_does_not_hide_the_first(tmp_path: Path) -> None:
+    """It would take the file with it at its end; that of a router that ended is replaced."""
+    path = tmp_path / "router.json"
+    words = (sys.executable, "-c", "input()", "llama-router")
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as first:
+        try:
+            runtime_file.write(path, content(first.pid))
+            with pytest.raises(OSError, match=f"another router, pid {first.pid}, has the file"):
+                runtime_file.write(path, content(os.getpid()))
+            assert runtime_file.read(path) == content(first.pid)
+        finally:
+            first.kill()
+    runtime_file.write(path, content(os.getpid()))
+    assert runtime_file.read(path) == content(os.getpid())
+
+
+def test_a_disk_that_is_full_is_not_littered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unfinished file is removed."""
+
+    def fail(path: Path, _: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        runtime_file.write(tmp_path / "router.json", content(os.getpid()))
+    assert list(tmp_path.iterdir()) == []

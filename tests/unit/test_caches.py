@@ -229,7 +229,7 @@ def test_dangling_links_are_skipped(hub, flat) -> None:
     found = look(flat, hub)
     assert found.models == ()
     assert reasons(found) == [
-        "y-Q8_0-00001-of-00002.gguf: parts of this split model are missing: 1"
+        "y-Q8_0-00001-of-00002.gguf: parts of this split model are missing: 1 of 2"
     ]
 
 
@@ -295,6 +295,15 @@ def test_circles_of_links_are_survived(tmp_path) -> None:
     found = look(folders=(folder,))
     assert [model.id for model in found.models] == ["one"]
     assert len(found.doubts) == 1
+
+
+def test_a_file_is_called_by_its_own_name(tmp_path) -> None:
+    """Not by that of a link to it, or of a folder that is one, though they come first."""
+    write(tmp_path / "real" / "model.gguf", model_keys())
+    (tmp_path / "real" / "a-link.gguf").symlink_to("model.gguf")
+    (tmp_path / "a-folder").symlink_to("real")
+    (model,) = look(folders=(tmp_path,)).models
+    assert (model.id, model.path) == ("model", str(tmp_path / "real" / "model.gguf"))
 
 
 def test_what_only_looks_like_a_model_file_is_skipped(tmp_path) -> None:

@@ -165,7 +165,7 @@ def test_an_incomplete_split_model_is_left_out(there) -> None:
     """Whatever part is missing; said once."""
     found = local(*map(part, there), "other.gguf")
     assert ids(found) == ["other"]
-    assert reasons(found) == [f"parts of this split model are missing: {3 - len(there)}"]
+    assert reasons(found) == [f"parts of this split model are missing: {3 - len(there)} of 3"]
 
 
 def test_impossible_counts_of_parts_are_left_out() -> None:

@@ -79,6 +79,16 @@ def test_a_repository_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "name"),
+    [("A/B", "A/B"), ("a/other", "a/b"), (5, "a/b"), ("../..", "a/b"), (None, "a/b")],
+)
+def test_a_repository_is_called_as_the_hub_spells_it(said, name) -> None:
+    """Else each spelling would have a folder of its own; another name is not believed."""
+    body = json.dumps({"id": said, "sha": "a" * 40, "siblings": []}).encode()
+    assert parse_repository(body, "a/b").name == name
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"rfilename": "../m.gguf"},
