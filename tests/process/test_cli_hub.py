@@ -187,7 +187,8 @@ async def test_ctrl_c_keeps_what_is_here(server, home) -> None:
     assert process.stderr is not None
     async with process.stdout, process.stderr:
         await trio.to_thread.run_sync(server.stalled.wait)
-        while not any(map(content, unfinished(home))):  # sent is not received
+        # Sent is not received, and no event tells.
+        while not any(map(content, unfinished(home))):  # noqa: ASYNC110 -- of another process
             await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
