@@ -143,6 +143,8 @@ GOALS: tuple[Goal, ...] = (
     ),
     *_times("CPU of a 15 MB upload", "upload", "cpu_ms", nginx=4),
     Goal("RSS after 200 slow readers, over before", "slow-200", "grown_mib", 20, "{:.1f} MiB"),
-    Goal("RSS at rest", "start", "rss_mib", 60, "{:.1f} MiB"),
+    # Its guardian is another process: 9 MiB, of which 6 are the interpreter's own pages, which
+    # both share. Sums of RSS count those twice.
+    Goal("RSS at rest, the router", "start", "root_rss_mib", 60, "{:.1f} MiB"),
     Goal("CPU from exec to listening", "start", "start_cpu_s", 0.6, "{:.2f} s"),
 )

@@ -33,6 +33,7 @@ ROWS = (
     Row("start_cpu_s", "CPU from exec to listening, s"),
     Row("start_s", "time from exec to listening, s"),
     Row("rss_mib", "RSS at rest, MiB", "{:.1f}"),
+    Row("root_rss_mib", "of its first process", "{:.1f}"),
     Row("cpu_us", "CPU each, µs", "{:.1f}", per_peer=True),
     Row("cpu_ms", "CPU each, ms", "{:.1f}", per_peer=True),
     Row("idle_cpu_share", "CPU at rest, of one core", "{:.1%}"),

@@ -105,6 +105,7 @@ def start_and_rest(stage: Stage) -> Figures:
             "start_cpu_s": fresh.running.start_cpu_s,
             "start_s": fresh.running.start_s,
             "rss_mib": machine.rss_mib(pids),
+            "root_rss_mib": machine.rss_mib(pids[:1]),
             "idle_cpu_share": (machine.cpu_s(pids) - before_s) / (time.perf_counter() - begun_s),
         }
 

@@ -20,7 +20,7 @@ from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
 from .engine import Engine, FiberCutError, FiberTimeoutError
 from .shaper import Shaper, continued
-from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream, connect
+from .sockets import SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream, connect
 from .tunnel import tunnel
 from .waiting import EarlyStream
 from .wire import (
@@ -65,7 +65,6 @@ class Exchange:
         status: The backend's status; 0 before it answered.
         first_byte_s: Clock time of the answer's first byte, in seconds.
         sent_bytes: Bytes of the answer's body, as framed, sent to the client.
-        tail: The end of the body, at least `TAIL_BYTES` long if the body is.
         begun: The client has got a part of the answer.
         reusable: The client's connection may be used for another request.
         error: What ended the answer early, after it had begun.
@@ -77,6 +76,7 @@ class Exchange:
         "_engine",
         "_fiber",
         "_head",
+        "_tail",
         "begun",
         "body",
         "close",
@@ -89,7 +89,6 @@ class Exchange:
         "reusable",
         "sent_bytes",
         "status",
-        "tail",
         "target",
         "withheld",
     )
@@ -112,7 +111,7 @@ class Exchange:
         self.status = 0
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
-        self.tail = b""
+        self._tail: list[bytes] = []
         self.begun = False
         self.reusable = False
         self.error: RouterError | None = None
@@ -122,6 +121,11 @@ class Exchange:
         if early is not None:
             self.early = early
             self.withheld |= {b"accept-encoding"}  # ours says that it is not encoded
+
+    @property
+    def tail(self) -> bytes:
+        """The end of the answer's body, at most `TAIL_BYTES` of it."""
+        return b"".join(self._tail)[-TAIL_BYTES:]
 
     async def run(self, backend: Backend) -> None:
         """Send the request to *backend* and its answer to the client.
@@ -137,6 +141,7 @@ class Exchange:
             FiberCutError: if the request is ended, as if the backend had failed.
         """
         self._backend = backend
+        self._client.slow = False
         try:
             try:
                 await self._attempt(self._kept())
@@ -269,7 +274,7 @@ class Exchange:
             # Complete already, as most that are no streams: nothing is left to watch over.
             self.begun = True
             self.sent_bytes = len(data)
-            self.tail = data[-TAIL_BYTES:]
+            self._tail.append(data)
             await self._client.send(out + data)
             self.reusable = not close
             return head.keep_alive
@@ -330,13 +335,20 @@ class Exchange:
         """
         client, fiber, timeout_s = self._client, self._fiber, self.read_timeout_s
         framing = ResponseFraming(head)
+        tail, tail_bytes = self._tail, 0
         while True:
             size = len(data)
             used = framing.feed(data)
             if used < size:
                 data = data[:used]
-            tail = data if used > TAIL_BYTES else self.tail + data
-            self.tail = tail[-TAIL_BYTES:]
+            if used > TAIL_BYTES:
+                tail[:], tail_bytes = [data[-TAIL_BYTES:]], TAIL_BYTES
+            else:
+                # Pieces are joined once in a while: for each chunk, 4 KiB would be copied.
+                tail.append(data)
+                tail_bytes += used
+                if tail_bytes > 2 * TAIL_BYTES:
+                    tail[:], tail_bytes = [self.tail], TAIL_BYTES
             self.sent_bytes += used
             shaped = shaper.shape(data, framing.boundary)
             if out or shaped:
@@ -345,7 +357,7 @@ class Exchange:
                 out = b""
             if framing.done:
                 return used < size
-            if size == RECEIVE_BYTES:
+            if size >= SLOW_RECEIVE_BYTES:
                 await fiber.spend()
             data = await upstream.receive()
             fiber.expire_in(timeout_s)

@@ -157,7 +157,9 @@ async def serve(
 
     The sockets are closed as soon as draining begins, so that clients turn elsewhere.
     """
-    async with trio.open_nursery() as gateway.tasks, trio.open_nursery() as services:
+    async with trio.open_nursery() as tasks, trio.open_nursery() as services:
+        gateway.tasks = tasks
+        gateway.engine.hurried = lambda: bool(tasks.child_tasks)
         await services.start(gateway.engine.run)
         async with trio.open_nursery() as accepting:
             accepting.start_soon(doors.run, gateway)

@@ -17,7 +17,10 @@ from .engine import GONE, READABLE, WRITABLE, Channel, Engine, Fiber, FiberTimeo
 
 #: Most bytes taken from a socket at once. More would only raise the memory that a
 #: slow reader can hold; the kernel's loopback segments are this size.
-RECEIVE_BYTES: Final = 64 * 1024
+RECEIVE_BYTES: Final = 32 * 1024
+
+#: The same where the client does not keep up: what it has not taken stays in memory.
+SLOW_RECEIVE_BYTES: Final = 8 * 1024
 
 #: Errors that say that this process, or the machine, has too much open.
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -57,17 +60,19 @@ class Client(Channel):
     Attributes:
         fiber: Whom its events resume.
         torn: A send was given up halfway: nothing can follow what the client has got.
+        slow: It did not take all at once; set back by who cares.
     """
 
     begins = True
 
-    __slots__ = ("_receive", "_send", "fiber", "torn")
+    __slots__ = ("_receive", "_send", "fiber", "slow", "torn")
 
     def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
         super().__init__(engine, connection, fiber)
         self.readable = True  # likely: who connects has something to say
         self.fiber = fiber
         self.torn = False
+        self.slow = False
         self._receive = connection.recv
         self._send = connection.send
 
@@ -123,7 +128,7 @@ class Client(Channel):
             await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, data: memoryview) -> None:
-        self.torn = True
+        self.torn = self.slow = True
         while data:
             await self._wait(WRITABLE | GONE)
             if self.gone:
@@ -222,14 +227,15 @@ class Upstream(Channel):
         client = self._client
         while True:
             if self.readable:
+                most = SLOW_RECEIVE_BYTES if client.slow else RECEIVE_BYTES
                 try:
-                    data = self._receive(RECEIVE_BYTES)
+                    data = self._receive(most)
                 except BlockingIOError:
                     self.readable = False
                     continue
                 except OSError:
                     return b""
-                if len(data) < RECEIVE_BYTES and not self.gone:
+                if len(data) < most and not self.gone:
                     self.readable = False
                 return data
             if client.gone:
