@@ -39,7 +39,13 @@ from .core.events import (
 from .core.lifecycle import Phase, Signal
 from .core.notices import Wait
 from .core.scheduler import ModelStatistics, Scheduler
-from .errors import BackendError, NoModelRunningError, RouterError, UnknownModelError
+from .errors import (
+    BackendError,
+    ModelNotLoadedError,
+    NoModelRunningError,
+    RouterError,
+    UnknownModelError,
+)
 from .news import News
 
 log = structlog.get_logger()
@@ -295,6 +301,19 @@ class Dispatcher:
             )
         return self._backends[model_id]
 
+    def check_loaded(self, model: ModelId) -> None:
+        """Refuse a request for *model* that must not load it.
+
+        Raises:
+            ModelNotLoadedError: if it would have to be loaded.
+        """
+        if self.phase(model) is not Phase.READY:
+            raise ModelNotLoadedError(
+                f"model {str(model)!r} is not loaded, and the request has autoload=false: load it "
+                "by POST /models/load, or leave autoload out",
+                param="model",
+            )
+
     def reconfigure(self, config: Config) -> None:
         """Replace the configuration; see `Scheduler` for what that stops and starts."""
         self.submit(Reconfigured(config))
@@ -337,6 +356,11 @@ class Dispatcher:
     def backend(self, model: ModelId) -> Backend | None:
         """Return the ready backend of *model*, if there is one."""
         return self._backends.get(model)
+
+    def ready_backends(self) -> list[Backend]:
+        """Return the ready backends, the last spawned one first."""
+        found = (self._backends.get(model) for model in reversed(self._last_spawned))
+        return [backend for backend in found if backend is not None]
 
     def shut_down(self) -> None:
         """Refuse whoever waits, and start nothing more."""

@@ -175,6 +175,24 @@ class NoModelRunningError(RequestError):
     type = "server_error"
 
 
+class ModelNotLoadedError(RequestError):
+    """The model is not loaded, and the request must not load it."""
+
+    code = "model_not_loaded"
+
+
+class ModelLoadedError(RequestError):
+    """A model shall be loaded that already is, or is being loaded."""
+
+    code = "model_loaded"
+
+
+class ModelExistsError(RequestError):
+    """A model shall be fetched that is already here."""
+
+    code = "model_exists"
+
+
 class AccessError(RequestError):
     """Whoever asks may not. Never says which secret would be right."""
 

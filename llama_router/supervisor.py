@@ -41,6 +41,8 @@ from .control.app import build_app
 from .control.context import ControlContext
 from .control.downloads import log_end, tell
 from .control.hypercorn import ControlServer
+from .control.loads import Loads
+from .control.model_info import ModelInfo
 from .core.access import Gate
 from .core.config import Config, RouterSpec
 from .core.reports import ReloadReport
@@ -316,6 +318,7 @@ class _Face:
         self.urls = tuple(map(url_of, self.doors.sockets))
         self.written = self.loaded.as_written
         self.host = self.loaded.config.router.host
+        self.gate.listens_on(hosts_of(self.doors.sockets))
 
     async def serve(self, task_status: trio.TaskStatus[Running]) -> None:
         """Serve until the end is asked for, then until everybody is served or time is up."""
@@ -345,6 +348,7 @@ class _Face:
             return scanned
 
         downloads = Downloads(self.environ, adopt=rescan, on_end=log_end)
+        model_info, loads = ModelInfo(self.dispatcher), Loads(self.dispatcher)
         context = ControlContext(
             dispatcher=self.dispatcher,
             gate=self.gate,
@@ -359,6 +363,8 @@ class _Face:
             rescan=rescan,
             downloads=downloads,
             hub_caches=find_caches(self.environ).hubs,
+            model_info=model_info,
+            loads=loads,
         )
         control = ControlServer(build_app(context))
         gateway = Gateway(self.dispatcher, self.gate, control.serve)
@@ -368,6 +374,8 @@ class _Face:
             face.start_soon(self._look_when_asked, watcher)
             face.start_soon(self._rescan_when_asked, rescan)
             await face.start(downloads.run)
+            await face.start(model_info.run)
+            await face.start(loads.run)
             face.start_soon(tell, downloads, self.dispatcher.news)
             with self._findable():
                 async with trio.open_nursery() as accepting:
@@ -443,6 +451,7 @@ class _Face:
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
         self.doors.exchange(sockets)
+        self.gate.listens_on(hosts_of(sockets))
         self.urls = tuple(map(url_of, sockets))
         log.info("router.moved", urls=self.urls)
         self._announce()

@@ -15,7 +15,17 @@ from ..core.answers import error_body, error_fields
 from ..core.ollama.answers import ollama_error
 from ..core.routes import OLLAMA_PATHS
 from ..errors import AccessError, RequestError, RouterError
-from . import admin, downloads, events, guard, log_routes, models, ollama, settings
+from . import (
+    admin,
+    downloads,
+    events,
+    guard,
+    log_routes,
+    models,
+    models_api,
+    ollama,
+    settings,
+)
 from .context import ControlContext
 from .upstream import ScopedConnection
 
@@ -44,6 +54,7 @@ class InternalError(RouterError):
 
 BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     models.blueprint,
+    models_api.blueprint,
     admin.blueprint,
     settings.blueprint,
     events.blueprint,

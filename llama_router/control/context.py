@@ -19,6 +19,8 @@ from ..core.access import Gate
 from ..core.reports import ReloadReport
 from ..dispatcher import Dispatcher
 from ..models.downloads import Downloads
+from .loads import Loads
+from .model_info import ModelInfo
 
 
 class Edit(Protocol):
@@ -46,6 +48,8 @@ class ControlContext:
         rescan: Looks for models again, and returns what changed.
         downloads: Fetches models from the hub.
         hub_caches: The folders where fetched models are.
+        model_info: What backends say about their models.
+        loads: Loads models in the background.
     """
 
     dispatcher: Dispatcher
@@ -61,3 +65,5 @@ class ControlContext:
     rescan: Callable[[], Awaitable[Scanned]]
     downloads: Downloads
     hub_caches: tuple[Path, ...]
+    model_info: ModelInfo
+    loads: Loads

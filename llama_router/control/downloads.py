@@ -97,15 +97,30 @@ def blueprint(context: ControlContext) -> Blueprint:
         if not name:
             raise RequestError("'?model=' must name a model", param="model")
         spec = spec_of(context, name)
-        cache, model = await trio.to_thread.run_sync(_find_cached, context.hub_caches, spec)
         without_deadline()  # requests to it may take as long as they like
-        await context.dispatcher.unload(spec.id, force=False)
-        freed_bytes = await trio.to_thread.run_sync(_remove, cache, model)
-        log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
-        await context.rescan()
+        freed_bytes = await delete_model(context, spec)
         return answer(shapes.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
 
     return routes
+
+
+async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
+    """Unload a model once its requests are done, delete its files, forget it.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        ModelNotCachedError: if it is not in the hub cache, or not only there.
+        CacheUnusableError: if the cache cannot be read or changed.
+    """
+    cache, model = await trio.to_thread.run_sync(_find_cached, context.hub_caches, spec)
+    await context.dispatcher.unload(spec.id, force=False)
+    freed_bytes = await trio.to_thread.run_sync(_remove, cache, model)
+    log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
+    context.dispatcher.news.publish("removed", {"id": str(spec.id)})
+    await context.rescan()
+    return freed_bytes
 
 
 def download_shape(status: DownloadStatus) -> shapes.Download:

@@ -72,7 +72,7 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
     app.request_class = BoundedRequest
 
     @app.before_request
-    async def check() -> Response | None:
+    async def check_access() -> Response | None:
         fields = _fields()
         if request.method == "OPTIONS":
             answer = gate.preflight_fields(fields)

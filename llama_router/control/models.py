@@ -1,78 +1,124 @@
-"""The list of models: OpenAI's shape, with llama.cpp's ``status`` beside it.
+"""The list of models: OpenAI's shape, with what llama.cpp's router says beside it.
 
-Source: https://platform.openai.com/docs/api-reference/models; the ``status`` object is
-that of llama.cpp's router mode (tools/server).
+Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools/server
+(router mode), at 0c1e570.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from collections.abc import Iterable
+from pathlib import Path
 
-from quart import Blueprint
+from quart import Blueprint, Response, request
 
-from ..core.access import Area
-from ..core.config import ModelSpec
-from ..core.lifecycle import Phase
+from .. import __version__
+from ..core.access import Area, Asker
+from ..core.config import ModelId, ModelSpec, ModelState
+from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
+from ..core.masking import masked_command
 from ..core.scheduler import ModelStatistics
-from ..errors import BackendExitedError, UnknownModelError
+from ..errors import UnknownModelError
+from ..models.downloads import DownloadState
 from .context import ControlContext
-from .guard import asker, open_to
+from .guard import answer, asker, check, open_to
 
-_STATUS: Final = {
-    Phase.STOPPED: "unloaded",
-    Phase.STARTING: "loading",
-    Phase.READY: "loaded",
-    Phase.DRAINING: "loaded",
-    Phase.STOPPING: "loaded",
-    Phase.BACKOFF: "loading",
-    Phase.FAILED: "unloaded",
-}
+
+class Listing:
+    """Describes the models of *context* as llama.cpp's router does."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._created_s = int(time.time())
+        self._args: dict[ModelId, tuple[ModelSpec, list[str]]] = {}
+
+    def entries(self, who: Asker) -> list[Json]:
+        """Return the entries of all models that *who* may use, and of those on their way."""
+        dispatcher = self._context.dispatcher
+        statistics = dispatcher.statistics()
+        models = dispatcher.config.models
+        found = [
+            self._entry(spec, statistics[model])
+            for model, spec in models.items()
+            if who.may_use(spec)
+        ]
+        return found if who.models is not None else [*found, *self._downloading()]
+
+    def entry(self, spec: ModelSpec) -> Json:
+        """Return the entry of one model."""
+        statistics = self._context.dispatcher.statistics_of(spec.id)
+        assert statistics is not None, "a model of the configuration in force"
+        return self._entry(spec, statistics)
+
+    def can_remove(self, spec: ModelSpec) -> bool:
+        """Say whether the files of a model seem to be in the hub cache, found there by a scan."""
+        if spec.state is not ModelState.AUTO or spec.path is None:
+            return False
+        return any(Path(spec.path).is_relative_to(root) for root in self._context.hub_caches)
+
+    def _entry(self, spec: ModelSpec, statistics: ModelStatistics) -> Json:
+        known = self._args.get(spec.id)
+        if known is None or known[0] is not spec:
+            args = masked_command((*spec.spawn.command, *spec.spawn.args))
+            known = self._args[spec.id] = (spec, args)
+        return model_entry(
+            spec,
+            statistics,
+            self._context.model_info.get(spec.id),
+            args=known[1],
+            created_s=self._created_s,
+            can_remove=self.can_remove(spec),
+        )
+
+    def _downloading(self) -> Iterable[Json]:
+        resolve = self._context.dispatcher.config.resolve
+        for status in self._context.downloads.statuses():
+            name = str(status.reference)
+            running = status.state in (DownloadState.QUEUED, DownloadState.RUNNING)
+            if running and resolve(name) is None:
+                yield downloading_entry(
+                    name, status.done_bytes, status.total_bytes, created_s=self._created_s
+                )
+
+
+def named(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model with that name or alias, if the current asker may use it.
+
+    Raises:
+        UnknownModelError: if there is none.
+        ModelNotAllowedError: if the asker may not use it.
+    """
+    config = context.dispatcher.config
+    model = config.resolve(name)
+    if model is None:
+        raise UnknownModelError(f"no model or alias is named {name!r}")
+    spec = config.models[model]
+    asker().check_model(spec, name)
+    return spec
 
 
 def blueprint(context: ControlContext) -> Blueprint:
-    """Return the routes under ``/v1/models`` and ``/models``."""
-    dispatcher = context.dispatcher
+    """Return the routes that say what there is; `models_api` has those that change it."""
     routes = Blueprint("models", __name__)
-    created_s = int(time.time())
+    listing = Listing(context)
 
     @routes.get("/v1/models")
     @routes.get("/models")
     @open_to(Area.MODELS)
-    async def list_models() -> dict[str, Any]:
-        statistics = dispatcher.statistics()
-        entries = [
-            _entry(spec, statistics[model], created_s)
-            for model, spec in dispatcher.config.models.items()
-            if asker().may_use(spec)
-        ]
-        return {"object": "list", "data": entries}
+    async def list_models() -> Response:
+        if request.args.get("reload"):
+            check(context.gate, Area.CHANGES)
+            await context.rescan()
+        return answer({"object": "list", "data": listing.entries(asker())})
 
     @routes.get("/v1/models/<path:name>")
     @open_to(Area.MODELS)
-    async def retrieve_model(name: str) -> dict[str, Any]:
-        model = dispatcher.config.resolve(name)
-        if model is None:
-            raise UnknownModelError(f"no model or alias is named {name!r}")
-        spec = dispatcher.config.models[model]
-        asker().check_model(spec, name)
-        return _entry(spec, dispatcher.statistics()[model], created_s)
+    async def retrieve_model(name: str) -> Response:
+        return answer(listing.entry(named(context, name)))
+
+    @routes.get("/props")
+    @open_to(Area.MODELS)
+    async def props() -> Response:
+        return answer(router_props(__version__))
 
     return routes
-
-
-def _entry(spec: ModelSpec, statistics: ModelStatistics, created_s: int) -> dict[str, Any]:
-    status: dict[str, Any] = {"value": _STATUS[statistics.phase]}
-    if statistics.phase is Phase.FAILED:
-        status["failed"] = True
-        if isinstance(statistics.last_error, BackendExitedError):
-            status["exit_code"] = statistics.last_error.returncode
-    return {
-        "id": spec.id,
-        "object": "model",
-        "created": created_s,
-        "owned_by": "llama-router",
-        "aliases": list(spec.aliases),
-        "tags": [],
-        "status": status,
-    }

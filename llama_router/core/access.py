@@ -30,7 +30,8 @@ from ..errors import (
     ModelNotAllowedError,
     OriginNotAllowedError,
 )
-from .config import Config, ModelSpec
+from .config import Config, ModelsApi, ModelSpec
+from .exposure import is_loopback
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""
@@ -41,6 +42,7 @@ class Area(StrEnum):
 
     OPEN = "open"  # a page without data, for anybody
     MODELS = "models"  # models and their list: an API key, if any is configured
+    CHANGES = "changes"  # load, unload, fetch, delete as llama.cpp's API has it: see models_api
     ADMIN = "admin"  # everything else: the admin token, always
 
 
@@ -107,6 +109,7 @@ class Gate:
     def __init__(self, config: Config, *, own_hosts: Iterable[str], admin_token: str) -> None:
         self._own_hosts = frozenset(host.lower() for host in own_hosts)
         self._fallback_token = admin_token
+        self._listening: tuple[str, ...] = ()
         self.reconfigure(config)
 
     def reconfigure(self, config: Config) -> None:
@@ -121,6 +124,13 @@ class Gate:
         self._hosts |= {host.lower() for host in router.allowed_hosts}
         self._origins = frozenset(origin.lower() for origin in router.cors_origins)
         self._good_hosts: set[bytes] = set()
+        self._models_api = router.models_api
+        self._local = all(map(is_loopback, self._listening or (router.host,)))
+
+    def listens_on(self, hosts: Iterable[str]) -> None:
+        """Note the addresses at which others find this router."""
+        self._listening = tuple(hosts)
+        self._local = all(map(is_loopback, self._listening))
 
     @property
     def has_keys(self) -> bool:
@@ -149,7 +159,7 @@ class Gate:
             self._check_origin(area, method, seen)
         if area is Area.OPEN:
             return ANYBODY
-        if area is Area.ADMIN:
+        if area is Area.ADMIN or (area is Area.CHANGES and not self._changes_are_open):
             return self._check_token(seen)
         return self._check_key(seen) if self._keys else ANYBODY
 
@@ -231,6 +241,12 @@ class Gate:
         elif area is Area.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate":
             return  # a link on somebody's page
         raise _strange_origin(origin)
+
+    @property
+    def _changes_are_open(self) -> bool:
+        if self._models_api is ModelsApi.AUTO:
+            return self._local
+        return self._models_api is ModelsApi.OPEN
 
     def _check_token(self, seen: dict[bytes, bytes]) -> Asker:
         given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))

@@ -51,6 +51,14 @@ class ModelState(StrEnum):
     MANUAL = "manual"
 
 
+class ModelsApi(StrEnum):
+    """Who may change models by llama.cpp's API; AUTO means OPEN on loopback, else ADMIN."""
+
+    AUTO = "auto"
+    OPEN = "open"
+    ADMIN = "admin"
+
+
 class LogFormat(StrEnum):
     """How log records are written; AUTO suits where they go."""
 
@@ -143,6 +151,9 @@ class RouterSpec:
     )
     cors_origins: tuple[str, ...] = attrs.field(
         default=(), metadata=_retune(array_reader(read_origin))
+    )
+    models_api: ModelsApi = attrs.field(
+        default=ModelsApi.AUTO, metadata=_retune(choice_reader(ModelsApi))
     )
     public_without_keys: bool = attrs.field(default=False, metadata=_retune(read_boolean))
 

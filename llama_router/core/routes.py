@@ -35,12 +35,22 @@ _REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 256
 
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+#: What ``autoload`` says if a model may be loaded; anything else means that it may not.
+#: Source: llama.cpp, tools/server (router mode).
+_YES: Final = ("true", "1")
+
 _PROXIED: Final = _WITH_BODY | {b"GET", b"HEAD", b"DELETE"}
 
 
 @attrs.frozen
 class ByBody:
-    """Proxied to the model that the body names."""
+    """Proxied to the model that the body names.
+
+    Attributes:
+        autoload: Whether it is loaded if need be; else it must be running.
+    """
+
+    autoload: bool = True
 
 
 @attrs.frozen
@@ -88,10 +98,14 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
     plain = _decoded(path)
     if _is_control(plain) or method not in _PROXIED:
         return Control()
+    values = parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
+    autoload = values.get("autoload", ["true"])[0] in _YES
     if method in _WITH_BODY:
-        return ByBody()
-    if query and (model := _model_of(query)) is not None:
-        return ByQuery(model)
+        return ByBody(autoload)
+    if model := values.get("model"):
+        return ByQuery(model[0]) if autoload else Observe(model[0], plain)
+    if plain == "/props" and "autoload" in values:
+        return Control()
     if method != b"DELETE":
         for observed in OBSERVED:
             if plain.endswith(observed):
@@ -112,11 +126,6 @@ def _is_control(path: str) -> bool:
     # "//admin/x" is looked up as "/admin/x" by the control plane: never let it pass as ours.
     path = "/" + path.lstrip("/")
     return path in _CONTROL_EXACT or path.startswith(_CONTROL_PREFIX)
-
-
-def _model_of(query: bytes) -> str | None:
-    values = parse_qs(query.decode("ascii", "replace"), errors="replace").get("model")
-    return values[0] if values else None
 
 
 def allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:

@@ -328,6 +328,8 @@ class _Connection:
         elif self._asker.models is not None:
             models = dispatcher.config.models
             raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
+        if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
+            dispatcher.check_loaded(model)
         with dispatcher.lease(name, asker=self._asker.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:

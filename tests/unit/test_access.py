@@ -337,3 +337,52 @@ def test_a_public_address_needs_keys_or_a_word() -> None:
     with pytest.raises(ConfigError, match="public_without_keys"):
         parse_config({"router": {"host": "0.0.0.0"}})
     parse_config({"router": {"host": "0.0.0.0"}, "api_keys": KEYS})
+
+
+# -- llama.cpp's API ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("models_api", "listening", "is_open"),
+    [
+        ("auto", ["127.0.0.1"], True),
+        ("auto", ["127.0.0.1", "::1"], True),
+        ("auto", [], True),  # a UNIX socket
+        ("auto", ["127.0.0.1", "0.0.0.0"], False),
+        ("open", ["0.0.0.0"], True),
+        ("admin", ["127.0.0.1"], False),
+    ],
+)
+def test_who_may_change_models(models_api: str, listening: list[str], *, is_open: bool) -> None:
+    """The token always opens it."""
+    g = gate(models_api=models_api)
+    g.listens_on(listening)
+    check(g, Area.CHANGES, x_admin_token=TOKEN) if not is_open else check(g, Area.CHANGES)
+    if not is_open:
+        with pytest.raises(AdminTokenError):
+            check(g, Area.CHANGES)
+
+
+def test_the_configured_host_counts_until_the_router_listens() -> None:
+    """Nothing is open by mistake in between."""
+    with pytest.raises(AdminTokenError):
+        check(gate(host="0.0.0.0", public_without_keys=True), Area.CHANGES)
+
+
+def test_a_reload_changes_who_may_change_models() -> None:
+    """Where the router listens stays known."""
+    g = gate()
+    g.listens_on(["10.0.0.1"])
+    g.reconfigure(parse_config({"router": {"models_api": "open"}}))
+    check(g, Area.CHANGES)
+    g.reconfigure(parse_config({}))
+    with pytest.raises(AdminTokenError):
+        check(g, Area.CHANGES)
+
+
+def test_keys_are_needed_for_changes_that_are_open() -> None:
+    """Open means: to those who may use the models."""
+    g = gate(keys=KEYS)
+    with pytest.raises(ApiKeyError):
+        check(g, Area.CHANGES)
+    assert check(g, Area.CHANGES, authorization=f"Bearer {ALICE}").name == "alice"

@@ -104,6 +104,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "admin_token": "0123456789abcdef",
         "allowed_hosts": ["box.example.org"],
         "cors_origins": ["https://chat.example.org"],
+        "models_api": "admin",
         "public_without_keys": True,
     }
     assert written.keys() == {field.name for field in attrs.fields(RouterSpec)}

@@ -1,0 +1,211 @@
+"""llama.cpp's router API, as its web UI uses it: load, unload, fetch, delete, follow.
+
+Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+import structlog
+import trio
+from msgspec import Meta
+from quart import Blueprint, Response, request
+
+from ..core.access import Area, Asker
+from ..core.config import ModelId
+from ..core.events import Unload
+from ..core.hub import parse_reference
+from ..core.lifecycle import Phase
+from ..core.llama_cpp import RUNNING, Json, download_event, plain_event, status_event
+from ..core.reports import Verdict
+from ..errors import (
+    BackendExitedError,
+    ModelExistsError,
+    ModelLoadedError,
+    ModelNotAllowedError,
+    ModelNotLoadedError,
+    RequestError,
+)
+from ..models.downloads import DownloadStatus
+from ..news import Item
+from .context import ControlContext
+from .downloads import delete_model
+from .events import KEEP_ALIVE_S
+from .guard import answer, asker, json_body, open_to
+from .hypercorn import without_deadline
+from .models import Listing, named
+
+log = structlog.get_logger()
+
+#: How long the event of a loaded model waits for what its backend says about it, in seconds.
+_INFO_TIMEOUT_S = 1.0
+
+
+class ModelBody(msgspec.Struct):
+    """Which model; further fields are for other versions of llama.cpp."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes under ``/models``."""
+    routes = Blueprint("models_api", __name__, url_prefix="/models")
+    _add_loads(routes, context)
+    _add_downloads(routes, context)
+    listing = Listing(context)
+
+    @routes.get("/sse")
+    @open_to(Area.MODELS)
+    async def sse() -> Response:
+        without_deadline()
+        return Response(
+            _stream(context, listing, asker()),
+            content_type="text/event-stream",
+            headers={"cache-control": "no-store"},
+        )
+
+    return routes
+
+
+def _add_loads(routes: Blueprint, context: ControlContext) -> None:
+    dispatcher = context.dispatcher
+
+    @routes.post("/load")
+    @open_to(Area.CHANGES)
+    async def load() -> Response:
+        spec = named(context, (await json_body(ModelBody)).model)
+        phase = dispatcher.phase(spec.id)
+        if phase in (Phase.STARTING, Phase.READY) or context.loads.is_under_way(spec.id):
+            raise ModelLoadedError(f"model {str(spec.id)!r} is already {phase}", param="model")
+        context.loads.start(spec.id)
+        return _success()
+
+    @routes.post("/unload")
+    @open_to(Area.CHANGES)
+    async def unload() -> Response:
+        name = (await json_body(ModelBody)).model
+        if dispatcher.config.resolve(name) is None and (found := _download(context, name)):
+            context.downloads.cancel(found.id)
+            return _success()
+        spec = named(context, name)
+        loading = context.loads.is_under_way(spec.id)
+        context.loads.cancel(spec.id)
+        if dispatcher.phase(spec.id) not in {*RUNNING, Phase.BACKOFF} and not loading:
+            raise ModelNotLoadedError(f"model {str(spec.id)!r} is not loaded", param="model")
+        dispatcher.submit(Unload(spec.id, False))  # its requests may take as long as they like
+        return _success()
+
+
+def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
+    dispatcher = context.dispatcher
+
+    @routes.post("")
+    @open_to(Area.CHANGES)
+    async def download() -> Response:
+        _check_unlimited()
+        name = (await json_body(ModelBody)).model
+        if dispatcher.config.resolve(name) is not None:
+            raise ModelExistsError(f"model {name!r} already exists", param="model")
+        status = context.downloads.start(parse_reference(name))
+        log.info("download.started", id=status.id, model=str(status.reference))
+        return _success()
+
+    @routes.delete("")
+    @open_to(Area.CHANGES)
+    async def delete() -> Response:
+        _check_unlimited()
+        name = request.args.get("model")
+        if not name:
+            raise RequestError("'?model=' must name a model", param="model")
+        if dispatcher.config.resolve(name) is None and (found := _download(context, name)):
+            context.downloads.cancel(found.id)
+            return _success()
+        without_deadline()  # requests to it may take as long as they like
+        spec = named(context, name)
+        context.loads.cancel(spec.id)
+        await delete_model(context, spec)
+        return _success()
+
+
+def _success() -> Response:
+    return answer({"success": True})
+
+
+def _check_unlimited() -> None:
+    """Refuse who may use some models only."""
+    if asker().models is not None:
+        raise ModelNotAllowedError(
+            f"the API key {asker().name!r} is for some models only, and may not fetch or delete any"
+        )
+
+
+def _download(context: ControlContext, name: str) -> DownloadStatus | None:
+    """Return the download under way that was asked for by *name*."""
+    for status in context.downloads.statuses():
+        if name in (str(status.reference), status.model) and not status.state.is_over:
+            return status
+    return None
+
+
+async def _stream(context: ControlContext, listing: Listing, who: Asker) -> AsyncIterator[bytes]:
+    """Yield what happens from now on to models that *who* may use."""
+    news = context.dispatcher.news
+    number = news.last
+    yield b": models\n\n"
+    while True:
+        with trio.move_on_after(KEEP_ALIVE_S) as quiet:
+            await news.wait_after(number)
+        if quiet.cancelled_caught:
+            yield b": still here\n\n"
+            continue
+        items = news.after(number)
+        number = news.last
+        if items is None:  # too far behind: the list says what has become of them
+            yield _encoded(plain_event("models_reload"))
+            continue
+        for item in items:
+            event = await _event(context, listing, who, item)
+            if event is not None:
+                yield _encoded(event)
+            if item.kind == "router":
+                return  # it stops
+
+
+async def _event(context: ControlContext, listing: Listing, who: Asker, item: Item) -> Json | None:
+    match item.kind:
+        case "model":
+            return await _status_event(context, listing, who, item)
+        case "download" if who.models is None:
+            return download_event(item.data)
+        case "removed" if who.models is None:
+            return plain_event("model_remove", item.data["id"])
+        case "config" if item.data["status"] == Verdict.APPLIED.value:
+            return plain_event("models_reload")
+        case _:
+            return None
+
+
+async def _status_event(
+    context: ControlContext, listing: Listing, who: Asker, item: Item
+) -> Json | None:
+    model, phase = ModelId(item.data["id"]), Phase(item.data["phase"])
+    spec = context.dispatcher.config.models.get(model)
+    if spec is None or not who.may_use(spec) or phase in (Phase.DRAINING, Phase.STOPPING):
+        return None  # llama.cpp says when it is gone, not when it goes
+    if phase is Phase.READY:
+        with trio.move_on_after(_INFO_TIMEOUT_S):
+            await context.model_info.settled(model)
+        if (spec := context.dispatcher.config.models.get(model)) is None:
+            return None
+        return status_event(str(model), phase, None, listing.entry(spec))
+    statistics = context.dispatcher.statistics_of(model)
+    error = None if statistics is None else statistics.last_error
+    exit_code = error.returncode if isinstance(error, BackendExitedError) else None
+    return status_event(str(model), phase, exit_code if phase is Phase.FAILED else None, None)
+
+
+def _encoded(event: Json) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(event)

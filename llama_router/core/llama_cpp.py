@@ -1,0 +1,214 @@
+"""What llama.cpp's router says about models, in its own shapes. Pure.
+
+Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+import msgspec
+
+from ..errors import BackendExitedError
+from .config import ModelSpec, ModelState
+from .lifecycle import Phase
+from .scheduler import ModelStatistics
+
+Json: TypeAlias = dict[str, Any]
+
+#: What llama.cpp calls the phases.
+STATUS: Final = {
+    Phase.STOPPED: "unloaded",
+    Phase.STARTING: "loading",
+    Phase.READY: "loaded",
+    Phase.DRAINING: "loaded",
+    Phase.STOPPING: "loaded",
+    Phase.BACKOFF: "loading",
+    Phase.FAILED: "unloaded",
+}
+
+#: Phases in which there is a process.
+RUNNING: Final = frozenset((Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING))
+
+#: Fields that a backend's own list says nothing about, whatever it says.
+_OURS: Final = frozenset(("id", "object", "created", "owned_by", "aliases", "tags", "status"))
+
+#: Longest name or value that is believed, in characters, and the most of them.
+_MAX_TEXT: Final = 256
+_MAX_FIELDS: Final = 64
+
+
+@attrs.frozen
+class BackendInfo:
+    """What a backend says about its model.
+
+    Attributes:
+        tags: Its tags.
+        more: Fields of its entry that are not the router's: ``meta``, ``architecture`` …
+    """
+
+    tags: tuple[str, ...] = ()
+    more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+def read_backend_info(body: bytes) -> BackendInfo | None:
+    """Return what a backend's ``/v1/models`` says about its only model.
+
+    Returns:
+        None if it is not such a list, or has several models.
+    """
+    try:
+        document: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    entry = _only(document, "data")
+    if entry is None:
+        return None
+    more = {k: v for k, v in entry.items() if k not in _OURS and len(k) <= _MAX_TEXT}
+    # llama-server has these in a second list, made for Ollama's clients.
+    capabilities = (_only(document, "models") or {}).get("capabilities")
+    if isinstance(capabilities, list):
+        more.setdefault("capabilities", _texts(capabilities))
+    return BackendInfo(_texts(entry.get("tags")), dict(list(more.items())[:_MAX_FIELDS]))
+
+
+def _only(document: object, key: str) -> dict[str, Any] | None:
+    found = document.get(key) if isinstance(document, dict) else None
+    if isinstance(found, list) and len(found) == 1 and isinstance(found[0], dict):
+        return found[0]
+    return None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(t for t in value[:_MAX_FIELDS] if isinstance(t, str) and 0 < len(t) <= _MAX_TEXT)
+
+
+def model_entry(
+    spec: ModelSpec,
+    statistics: ModelStatistics,
+    info: BackendInfo | None,
+    *,
+    args: Sequence[str],
+    created_s: int,
+    can_remove: bool,
+) -> Json:
+    """Return the entry of a model in the list.
+
+    Args:
+        spec: The model.
+        statistics: Its state.
+        info: What its backend said when it was loaded last.
+        args: Its command line, without secrets.
+        created_s: When it came here, in seconds since the epoch.
+        can_remove: Whether its files may be deleted.
+    """
+    status: Json = {"value": STATUS[statistics.phase]}
+    if statistics.phase is Phase.STOPPED and statistics.queued:
+        status["value"] = "loading"  # it waits for its turn
+    status["args"] = list(args)
+    if statistics.phase is Phase.FAILED:
+        status["failed"] = True
+        if isinstance(statistics.last_error, BackendExitedError):
+            status["exit_code"] = statistics.last_error.returncode
+    inputs = ["text"] if spec.mmproj is None else ["text", "image"]
+    entry: Json = {
+        "id": str(spec.id),
+        "object": "model",
+        "created": created_s,
+        "owned_by": "llama-router",
+        "aliases": list(spec.aliases),
+        "tags": [],
+        "status": status,
+        "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
+        "source": "cache" if spec.state is ModelState.AUTO else "preset",
+        "can_remove": can_remove,
+    }
+    if info is not None:
+        entry |= info.more
+        entry["tags"] = list(info.tags)
+    return entry
+
+
+def downloading_entry(
+    name: str, done_bytes: int, total_bytes: int | None, *, created_s: int
+) -> Json:
+    """Return the entry of a model that is being fetched."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created_s,
+        "owned_by": "llama-router",
+        "aliases": [],
+        "tags": [],
+        "status": {"value": "downloading", "args": []},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "source": "cache",
+        "can_remove": True,
+        **_progress(name, done_bytes, total_bytes),
+    }
+
+
+def router_props(version: str) -> Json:
+    """Return the router's own ``/props``."""
+    return {
+        "role": "router",
+        "max_instances": 0,  # as many as their groups and the memory allow
+        "models_autoload": True,
+        # llama.cpp's UI expects these of every server.
+        "model_alias": "llama-router",
+        "model_path": "none",
+        "default_generation_settings": {"params": {}, "n_ctx": 0},
+        "ui_settings": {},
+        "build_info": f"b0-llama-router-{version}",
+        "cors_proxy_enabled": False,
+    }
+
+
+def status_event(model: str, phase: Phase, exit_code: int | None, entry: Json | None) -> Json:
+    """Return the event that says that *model* came into *phase*.
+
+    Args:
+        model: Its id.
+        phase: Its new phase.
+        exit_code: Of the process that failed, if one did.
+        entry: Its entry in the list, if it is loaded.
+    """
+    data: Json = {"status": STATUS[phase]}
+    if data["status"] == "unloaded":
+        data["exit_code"] = exit_code if exit_code is not None else int(phase is Phase.FAILED)
+    if entry is not None:
+        data["info"] = entry
+    return {"model": model, "event": "status_change", "data": data}
+
+
+def download_event(download: Mapping[str, Any]) -> Json:
+    """Return the event about a download.
+
+    Args:
+        download: What the router's own API says about it.
+    """
+    name = download["requested"]
+    match download["state"]:
+        case "queued":
+            data = {"status": "downloading"}
+            return {"model": name, "event": "model_status", "data": data}
+        case "running":
+            data = _progress(name, download["done_bytes"], download["total_bytes"])
+            return {"model": name, "event": "download_progress", "data": data}
+        case "done":
+            return {"model": name, "event": "download_finished", "data": {}}
+        case _:
+            return {"model": name, "event": "download_failed", "data": {}}
+
+
+def plain_event(event: str, model: str = "*") -> Json:
+    """Return an event that says nothing but its name."""
+    return {"model": model, "event": event, "data": {}}
+
+
+def _progress(name: str, done_bytes: int, total_bytes: int | None) -> Json:
+    return {"progress": {name: {"done": done_bytes, "total": total_bytes or 0}}}

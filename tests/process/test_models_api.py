@@ -1,0 +1,255 @@
+"""llama.cpp's router API on a router that runs as a process, with real models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from llama_router.models import tiny
+from tests.hub_server import HubServer
+from tests.process.real import (
+    LIMIT_S,
+    RealRouter,
+    chat,
+    make_models,
+    model_table,
+    serving,
+    write_config,
+)
+
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+pytestmark = [pytest.mark.process, pytest.mark.embedded]
+
+BROKEN = '\n[models.broken]\nspawn.command = ["false"]\n'
+
+
+@pytest.fixture
+async def router(tmp_path, tmp_path_factory) -> AsyncIterator[RealRouter]:
+    """A router with two chat models, and one that cannot start."""
+    folder = make_models(tmp_path_factory)
+    tables = [model_table(folder, "a", 'aliases = ["first"]'), model_table(folder, "b"), BROKEN]
+    config = write_config(tmp_path, *tables, router=["drain_s = 0.5", "max_restarts = 0"])
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            yield router
+
+
+@pytest.fixture
+async def client(router: RealRouter) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without any secret."""
+    async with router.client() as client:
+        yield client
+
+
+async def events(client: httpx.AsyncClient) -> AsyncIterator[dict[str, Any]]:
+    """Yield an empty event once the stream has begun, then what happens."""
+    port = client.base_url.port
+    head = f"GET /models/sse HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
+    if (secret := client.headers.get("authorization")) is not None:
+        head += f"authorization: {secret}\r\n"
+    assert port is not None
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"{head}\r\n".encode())
+        rest = b""
+        async for received in stream:
+            *lines, rest = (rest + received).split(b"\n")
+            for line in lines:
+                if line.startswith(b": models"):
+                    yield {"event": ""}
+                elif line.startswith(b"data: "):
+                    yield json.loads(line.removeprefix(b"data: "))
+
+
+async def until(
+    stream: AsyncIterator[dict[str, Any]], model: str, status: str
+) -> list[dict[str, Any]]:
+    """Return the events about *model* up to the one with that status."""
+    found: list[dict[str, Any]] = []
+    async for event in stream:
+        if event.get("model") == model:
+            found.append(event)
+            if event["data"].get("status") == status:
+                return found
+    raise AssertionError(found)
+
+
+async def entry(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    return (await client.get(f"/v1/models/{name}")).json()
+
+
+async def test_load_and_unload_as_the_ui_does(client) -> None:
+    """Both answer at once; events say when it is done, and what the backend says is kept."""
+    async with aclosing(events(client)) as stream:
+        await anext(stream)
+        answer = await client.post("/models/load", json={"model": "first", "extra_args": ["-x"]})
+        assert answer.json() == {"success": True}
+        seen = await until(stream, "a", "loaded")
+        assert [event["data"]["status"] for event in seen] == ["loading", "loaded"]
+        info = seen[-1]["data"]["info"]
+        assert info["meta"]["n_ctx"] == 2048
+        assert info["capabilities"] == ["completion"]
+        assert await entry(client, "a") == info
+        again = await client.post("/models/load", json={"model": "a"})
+        assert (again.status_code, again.json()["error"]["code"]) == (400, "model_loaded")
+        answer = await client.post("/models/unload", json={"model": "a"})
+        assert answer.json() == {"success": True}
+        seen = await until(stream, "a", "unloaded")
+        assert seen[-1]["data"]["exit_code"] == 0
+    unloaded = await entry(client, "a")
+    assert unloaded["status"]["value"] == "unloaded"
+    assert unloaded["meta"] == info["meta"]
+    again = await client.post("/models/unload", json={"model": "a"})
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "model_not_loaded")
+
+
+async def test_a_load_that_fails_is_an_event(client) -> None:
+    """The exit code says that it failed."""
+    async with aclosing(events(client)) as stream:
+        await anext(stream)
+        await client.post("/models/load", json={"model": "broken"})
+        seen = await until(stream, "broken", "unloaded")
+    assert seen[-1]["data"]["exit_code"] == 1
+    assert (await entry(client, "broken"))["status"]["failed"] is True
+
+
+async def test_no_autoload_loads_nothing(router, client) -> None:
+    """Neither a GET nor a POST; a loaded model answers."""
+    props = await client.get("/props", params={"model": "a", "autoload": "false"})
+    assert (props.status_code, props.json()["error"]["code"]) == (503, "no_models_running")
+    refused = await client.post("/v1/chat/completions?autoload=false", json=chat("a"))
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "model_not_loaded")
+    assert await router.loaded() == []
+    assert (await client.post("/v1/chat/completions", json=chat("a"))).status_code == 200
+    props = await client.get("/props", params={"model": "first", "autoload": "false"})
+    assert props.json()["default_generation_settings"]["n_ctx"] == 2048
+    again = await client.post("/v1/chat/completions?autoload=false", json=chat("a"))
+    assert again.status_code == 200
+
+
+async def test_the_router_has_props_of_its_own(client) -> None:
+    """By them llama.cpp's UI sees that there are models to choose from."""
+    props = (await client.get("/props", params={"autoload": "false"})).json()
+    assert (props["role"], props["models_autoload"]) == ("router", True)
+    assert props["build_info"].startswith("b")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/models/load", {"model": "nobody"}, 404, "model_not_found"),
+        ("POST", "/models/load", {}, 400, "invalid_request"),
+        ("POST", "/models/unload", {"model": "nobody"}, 404, "model_not_found"),
+        ("POST", "/models", {"model": "a"}, 400, "model_exists"),
+        ("POST", "/models", {"model": "no-hub-name"}, 400, "hub_reference_invalid"),
+        ("DELETE", "/models", None, 400, "invalid_request"),
+        ("DELETE", "/models?model=a", None, 404, "model_not_cached"),
+        ("DELETE", "/models?model=nobody", None, 404, "model_not_found"),
+        ("PUT", "/models/load", {"model": "a"}, 405, "method_not_allowed"),
+    ],
+)
+async def test_mistakes_are_told(client, method, path, body, status, code) -> None:
+    """Each in a sentence, and with a code."""
+    answer = await client.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_a_loading_model_can_be_unloaded(client) -> None:
+    """It does not come back for the sake of the load that was asked for."""
+    async with aclosing(events(client)) as stream:
+        await anext(stream)
+        await client.post("/models/load", json={"model": "a"})
+        assert (await client.post("/models/unload", json={"model": "a"})).status_code == 200
+        seen = await until(stream, "a", "unloaded")
+    assert "loaded" not in [event["data"]["status"] for event in seen]
+
+
+async def test_changes_need_the_token_if_they_shall(tmp_path, tmp_path_factory) -> None:
+    """The list does not; looking for models anew does."""
+    folder = make_models(tmp_path_factory)
+    config = write_config(tmp_path, model_table(folder, "a"), router=['models_api = "admin"'])
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            for method, path in [
+                ("POST", "/models/load"),
+                ("POST", "/models/unload"),
+                ("POST", "/models"),
+                ("DELETE", "/models?model=a"),
+                ("GET", "/models?reload=1"),
+            ]:
+                answer = await client.request(method, path)
+                assert answer.status_code == 401, path
+            assert (await client.get("/models")).status_code == 200
+            token = (tmp_path / "state" / "admin-token").read_text().strip()
+            client.headers["authorization"] = f"Bearer {token}"
+            answer = await client.post("/models/load", json={"model": "a"})
+            assert answer.json() == {"success": True}
+
+
+async def test_a_key_for_some_models_sees_and_changes_those(tmp_path, tmp_path_factory) -> None:
+    """It hears nothing of the others, and fetches and deletes none."""
+    folder = make_models(tmp_path_factory)
+    key = '\n[api_keys.one]\nkey = "sk-0123456789abcdef"\nmodels = ["a"]\n'
+    config = write_config(tmp_path, model_table(folder, "a"), model_table(folder, "b"), key)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            assert (await client.post("/models/load", json={"model": "a"})).status_code == 401
+            assert (await client.get("/models/sse")).status_code == 401
+            client.headers["authorization"] = "Bearer sk-0123456789abcdef"
+            token = (tmp_path / "state" / "admin-token").read_text().strip()
+            async with aclosing(events(client)) as stream:
+                await anext(stream)
+                for name, status in [("b", 403), ("a", 200)]:
+                    answer = await client.post("/models/load", json={"model": name})
+                    assert answer.status_code == status
+                await until(stream, "a", "loaded")
+                await client.post(
+                    "/admin/models/load", json={"model": "b"}, headers={"x-admin-token": token}
+                )  # which makes room for itself
+                seen = await until(stream, "a", "unloaded")
+                assert {event["model"] for event in seen} == {"a"}
+            for method, path in [("POST", "/models"), ("DELETE", "/models?model=a")]:
+                answer = await client.request(method, path, json={"model": "u/r"})
+                assert answer.json()["error"]["code"] == "model_not_allowed"
+
+
+async def test_fetch_use_and_delete(tmp_path) -> None:
+    """A model comes from the hub, answers, and goes again, all by llama.cpp's API."""
+    repo, name = "acme/tiny-GGUF", "acme/tiny-GGUF:Q4_K_M"
+    folder = tmp_path / "hub" / repo
+    folder.mkdir(parents=True)
+    tiny.make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
+    config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
+    environ = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
+    environ |= {"HOME": str(tmp_path), "NO_PROXY": "*", "HF_HUB_CACHE": str(tmp_path / "cache")}
+    with trio.fail_after(LIMIT_S), HubServer(tmp_path / "hub") as server:
+        environ |= {"HF_ENDPOINT": server.url}
+        async with (
+            serving(config, **environ) as router,
+            router.client() as client,
+            aclosing(events(client)) as stream,
+        ):
+            await anext(stream)
+            assert (await client.post("/models", json={"model": name})).status_code == 200
+            seen = []
+            async for event in stream:
+                seen.append(event["event"])
+                if event["event"] in ("download_finished", "download_failed"):
+                    break
+            assert seen[-1] == "download_finished", seen
+            found = await entry(client, name)
+            assert (found["source"], found["can_remove"]) == ("cache", True)
+            answer = await client.post("/v1/chat/completions", json=chat(name))
+            assert answer.status_code == 200
+            gone = await client.delete("/models", params={"model": name})
+            assert gone.json() == {"success": True}
+            async for event in stream:
+                if event["event"] == "model_remove":
+                    assert event["model"] == name
+                    break
+            assert (await client.get("/models")).json()["data"] == []

@@ -1,0 +1,189 @@
+"""What is said about models in llama.cpp's shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.config import ModelId, ModelSpec, parse_config
+from llama_router.core.lifecycle import Phase
+from llama_router.core.llama_cpp import (
+    BackendInfo,
+    download_event,
+    downloading_entry,
+    model_entry,
+    plain_event,
+    read_backend_info,
+    router_props,
+    status_event,
+)
+from llama_router.core.scheduler import ModelStatistics
+from llama_router.errors import BackendExitedError, SpawnError
+
+ENTRY = {
+    "id": "/models/a.gguf",
+    "aliases": ["/models/a.gguf"],
+    "tags": ["small", 7],
+    "object": "model",
+    "created": 5,
+    "owned_by": "llamacpp",
+    "meta": {"n_ctx": 2048},
+    "architecture": {"input_modalities": ["text", "audio"], "output_modalities": ["text"]},
+}
+LIST = {"models": [{"capabilities": ["completion"]}], "object": "list", "data": [ENTRY]}
+
+
+def spec_of(**fields: Any) -> ModelSpec:
+    config = parse_config({"models": {"a": {"path": "a.gguf", **fields}}})
+    return config.models[ModelId("a")]
+
+
+def entry_of(
+    phase: Phase, info: BackendInfo | None = None, *, queued: int = 0, **fields: Any
+) -> dict[str, Any]:
+    error = fields.pop("error", None)
+    statistics = ModelStatistics(
+        phase=phase, in_flight=0, queued=queued, failures=0, last_error=error
+    )
+    return model_entry(
+        spec_of(**fields), statistics, info, args=["x"], created_s=1, can_remove=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("phase", "value"),
+    [
+        (Phase.STOPPED, "unloaded"),
+        (Phase.STARTING, "loading"),
+        (Phase.READY, "loaded"),
+        (Phase.DRAINING, "loaded"),
+        (Phase.STOPPING, "loaded"),
+        (Phase.BACKOFF, "loading"),
+        (Phase.FAILED, "unloaded"),
+    ],
+)
+def test_every_phase_has_a_status(phase: Phase, value: str) -> None:
+    """llama.cpp knows fewer of them."""
+    assert entry_of(phase)["status"]["value"] == value
+
+
+def test_a_model_that_waits_for_its_turn_is_loading() -> None:
+    """A client that asked for it must not think that nothing happens."""
+    assert entry_of(Phase.STOPPED, queued=1)["status"]["value"] == "loading"
+
+
+def test_a_failed_model_says_so() -> None:
+    """With the exit code, if its process ended."""
+    exited = BackendExitedError("it ended", returncode=-9)
+    assert entry_of(Phase.FAILED, error=exited)["status"] == {
+        "value": "unloaded",
+        "args": ["x"],
+        "failed": True,
+        "exit_code": -9,
+    }
+    assert "exit_code" not in entry_of(Phase.FAILED, error=SpawnError("no program"))["status"]
+
+
+def test_a_backend_adds_what_only_it_knows() -> None:
+    """Its name for the model and its aliases would not be understood here."""
+    info = read_backend_info(msgspec.json.encode(LIST))
+    entry = entry_of(Phase.STOPPED, info, aliases=["b"])
+    assert (entry["id"], entry["aliases"], entry["created"]) == ("a", ["b"], 1)
+    assert entry["tags"] == ["small"]
+    assert entry["meta"] == {"n_ctx": 2048}
+    assert entry["capabilities"] == ("completion",)
+    assert entry["architecture"] == ENTRY["architecture"]
+
+
+def test_a_projector_makes_images_an_input() -> None:
+    """That is known before the model was ever loaded."""
+    assert entry_of(Phase.STOPPED)["architecture"]["input_modalities"] == ["text"]
+    seeing = entry_of(Phase.STOPPED, mmproj="p.gguf")
+    assert seeing["architecture"]["input_modalities"] == ["text", "image"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", b"[]", b"{}", b'{"data": 1}', b'{"data": []}', b'{"data": [1]}', b"[" * 5000],
+)
+def test_other_lists_say_nothing(body: bytes) -> None:
+    """Any program may be a backend."""
+    assert read_backend_info(body) is None
+
+
+def test_a_backend_with_several_models_says_nothing() -> None:
+    """Nobody knows which of them is meant."""
+    assert read_backend_info(msgspec.json.encode({"data": [ENTRY, ENTRY]})) is None
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(
+                st.sampled_from(["data", "models", "tags", "capabilities", "meta"]) | st.text(), x
+            )
+        ),
+    )
+)
+def test_whatever_a_backend_says_an_entry_can_be_sent(document: Any) -> None:
+    """And the router's own fields are in it."""
+    info = read_backend_info(msgspec.json.encode({"data": [document], "models": [document]}))
+    entry = msgspec.json.decode(msgspec.json.encode(entry_of(Phase.READY, info)))
+    assert (entry["id"], entry["object"]) == ("a", "model")
+    assert entry["status"]["value"] == "loaded"
+
+
+def test_unloaded_comes_with_an_exit_code() -> None:
+    """By it a client tells a model that was unloaded from one that failed."""
+    codes = [
+        status_event("a", phase, code, None)["data"]["exit_code"]
+        for phase, code in [(Phase.STOPPED, None), (Phase.FAILED, None), (Phase.FAILED, -9)]
+    ]
+    assert codes == [0, 1, -9]
+
+
+def test_loaded_comes_with_the_entry() -> None:
+    """So nobody has to ask again."""
+    assert status_event("a", Phase.READY, None, {"id": "a"}) == {
+        "model": "a",
+        "event": "status_change",
+        "data": {"status": "loaded", "info": {"id": "a"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        ("queued", "model_status"),
+        ("running", "download_progress"),
+        ("done", "download_finished"),
+        ("failed", "download_failed"),
+        ("cancelled", "download_failed"),
+    ],
+)
+def test_every_state_of_a_download_has_an_event(state: str, event: str) -> None:
+    """A cancelled one has failed, for llama.cpp."""
+    download = {"requested": "u/r:Q4", "state": state, "done_bytes": 1, "total_bytes": None}
+    assert download_event(download)["event"] == event
+    assert download_event(download)["model"] == "u/r:Q4"
+
+
+def test_progress_is_in_the_entry_and_in_the_event() -> None:
+    """In the same shape."""
+    download = {"requested": "u/r", "state": "running", "done_bytes": 1, "total_bytes": 4}
+    entry = downloading_entry("u/r", 1, 4, created_s=1)
+    assert entry["status"]["value"] == "downloading"
+    assert entry["progress"] == download_event(download)["data"]["progress"]
+    assert entry["progress"] == {"u/r": {"done": 1, "total": 4}}
+
+
+def test_the_router_says_that_it_is_one() -> None:
+    """llama.cpp's UI shows a choice of models then."""
+    assert router_props("1.2")["role"] == "router"
+    assert plain_event("models_reload") == {"model": "*", "event": "models_reload", "data": {}}
