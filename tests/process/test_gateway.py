@@ -222,7 +222,7 @@ class TestNames:
         assert [entry["id"] for entry in before["data"]] == ["b", "a"]
         assert {entry["object"] for entry in before["data"]} == {"model"}
         assert all(isinstance(entry["created"], int) for entry in before["data"])
-        assert [entry["status"] for entry in before["data"]] == [{"value": "unloaded"}] * 2
+        assert [entry["status"]["value"] for entry in before["data"]] == ["unloaded"] * 2
         assert [entry["status"]["value"] for entry in after["data"]] == ["unloaded", "loaded"]
 
 
