@@ -95,9 +95,12 @@ def test_the_file_of_another_router_is_left(tmp_path: Path) -> None:
 def test_a_second_router_does_not_hide_the_first(tmp_path: Path) -> None:
     """It would take the file with it at its end; that of a router that ended is replaced."""
     path = tmp_path / "router.json"
-    words = (sys.executable, "-c", "input()", "llama-router")
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as first:
+    words = (sys.executable, "-c", "print('up', flush=True); input()", "llama-router")
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         try:
+            # Popen returns in the middle of exec, when /proc does not know the words yet.
+            assert first.stdout is not None
+            assert first.stdout.readline() == b"up\n"
             runtime_file.write(path, content(first.pid))
             with pytest.raises(OSError, match=f"another router, pid {first.pid}, has the file"):
                 runtime_file.write(path, content(os.getpid()))
