@@ -16,7 +16,7 @@ from ..errors import RouterError
 from .engine import GONE, READABLE, WRITABLE, Channel, Engine, Fiber, FiberTimeoutError, pause
 
 #: Most bytes taken from a socket at once. More would only raise the memory that a
-#: slow reader can hold; the kernel's loopback segments are this size.
+#: slow reader can hold.
 RECEIVE_BYTES: Final = 32 * 1024
 
 #: The same where the client does not keep up: what it has not taken stays in memory.
