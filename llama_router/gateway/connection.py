@@ -322,11 +322,11 @@ class _Connection:
         model = config.resolve(name)
         record.model = name if model is None else model
         if model is not None:
-            self._asker.check_model(dispatcher.config.models[model], name)
-            endpoints = dispatcher.config.models[model].spawn.proxy_endpoints
-            self._check_allowed(head.path, endpoints, model)
+            spec = config.models[model]
+            self._asker.check_model(spec, name)
+            self._check_allowed(head.path, spec.spawn.proxy_endpoints, model)
         elif self._asker.models is not None:
-            models = dispatcher.config.models
+            models = config.models
             raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
         if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
             dispatcher.check_loaded(model)
