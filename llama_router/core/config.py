@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum, StrEnum, auto
 from types import MappingProxyType
 from typing import Any, NewType
@@ -14,6 +14,7 @@ import attrs
 from ..errors import ConfigError, Problem
 from . import placeholders
 from .exposure import exposure
+from .names import Meaning, Names
 from .shaping import PROTECTED, Shape
 from .values import (
     CONTROL,
@@ -265,6 +266,15 @@ class ModelSpec:
         named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
         return named
 
+    def meanings(self) -> Iterator[tuple[str, Meaning]]:
+        """Yield every name with what it stands for; names for the same have the same object."""
+        known = {
+            preset: Meaning(model=self.id, preset=preset, shape=self.shape(preset))
+            for preset in (None, *self.presets)
+        }
+        for name, preset in self.names().items():
+            yield name, known[preset]
+
     def shape(self, preset: str | None) -> Shape | None:
         """Return what becomes of requests; None if nothing does."""
         shape = Shape(
@@ -290,40 +300,31 @@ class Config:
     models: Mapping[ModelId, ModelSpec] = attrs.field(
         factory=dict[ModelId, ModelSpec], converter=_frozen_models
     )
-    _owners: Mapping[str, ModelId] = attrs.field(init=False, eq=False, repr=False)
+    _names: Names = attrs.field(init=False, eq=False, repr=False)
 
-    _shapes: Mapping[str, Shape] = attrs.field(init=False, eq=False, repr=False)
+    @_names.default
+    def _index_names(self) -> Names:
+        return Names(named for spec in self.models.values() for named in spec.meanings())
 
-    @_owners.default
-    def _index_names(self) -> Mapping[str, ModelId]:
-        return {name: model for model, spec in self.models.items() for name in spec.names()}
+    def find(self, name: str) -> Meaning | None:
+        """Return what *name* stands for: an id, an alias, or either with a preset.
 
-    @_shapes.default
-    def _index_shapes(self) -> Mapping[str, Shape]:
-        return {
-            name: shape
-            for spec in self.models.values()
-            for name, preset in spec.names().items()
-            if (shape := spec.shape(preset)) is not None
-        }
+        In constant time. Names of the hub are found in any case; see `Names`.
+        """
+        return self._names.exactly(name) or self._names.find(name)
+
+    def meant(self, name: str) -> Meaning | None:
+        """Return what a request that names *name* means: the default model, if it may stand in."""
+        meaning = self._names.exactly(name) or self._names.find(name)
+        if meaning is None and self.router.default_for_unknown:
+            default = self.router.default_model
+            return None if default is None else self._names.find(default)
+        return meaning
 
     def resolve(self, name: str) -> ModelId | None:
-        """Return the model that has *name* as its id, as an alias or with a preset.
-
-        In constant time.
-        """
-        return self._owners.get(name)
-
-    def instead_of(self, name: str) -> str:
-        """Return *name*, or that of the default model if *name* is unknown and it answers then."""
-        router = self.router
-        if not router.default_for_unknown or router.default_model is None or name in self._owners:
-            return name
-        return router.default_model
-
-    def shape_of(self, name: str) -> Shape | None:
-        """Return what becomes of requests for *name*; None, as for most, if nothing does."""
-        return self._shapes.get(name)
+        """Return the model that `find` finds."""
+        meaning = self._names.exactly(name) or self._names.find(name)
+        return None if meaning is None else meaning.model
 
 
 DEFAULT_SPAWN = SpawnSpec(

@@ -310,16 +310,17 @@ class _Connection:
         dispatcher = self._gateway.dispatcher
         config = dispatcher.config
         if isinstance(asked_for, ByQuery):
-            name, stream = config.instead_of(asked_for.model), False
+            name, stream = asked_for.model, False
+            meant = config.meant(name)
         else:
             body = exchange.body or b""
             default = config.router.default_model
             asked = asked_by(body, head.get(b"content-type") or b"", default=default)
-            name, stream = config.instead_of(asked.model), asked.stream
-            shape = config.shape_of(name)
-            if shape is not None and not asked.form:
-                exchange.body = shaped(shape, body)
-        model = config.resolve(name)
+            name, stream = asked.model, asked.stream
+            meant = config.meant(name)
+            if meant is not None and meant.shape is not None and not asked.form:
+                exchange.body = shaped(meant.shape, body)
+        model = None if meant is None else meant.model
         record.model = name if model is None else model
         if model is not None:
             spec = config.models[model]
@@ -330,7 +331,7 @@ class _Connection:
             raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
         if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
             dispatcher.check_loaded(model)
-        with dispatcher.lease(name, asker=self._asker.name) as lease:
+        with dispatcher.lease(model or name, asker=self._asker.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
                 backend = lease.granted_nowait()

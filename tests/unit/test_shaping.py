@@ -28,6 +28,12 @@ def sent(shape: Shape | None, **fields: object) -> dict:
     return json.loads(shaped(shape, json.dumps(fields).encode()))
 
 
+def shape_of(conf: Config, name: str) -> Shape | None:
+    meaning = conf.find(name)
+    assert meaning is not None
+    return meaning.shape
+
+
 def test_drop_default_set_and_rename() -> None:
     """Each setting does its own thing, and the rest stays."""
     shape = Shape(
@@ -79,8 +85,8 @@ def test_what_is_no_json_object_is_refused(body) -> None:
 def test_a_model_without_shaping_has_none() -> None:
     """So its requests go up as they came."""
     conf = config(a={"aliases": ["x"]}, b={"set_params": {"n": 1}})
-    assert conf.shape_of("a") is conf.shape_of("x") is conf.shape_of("nobody") is None
-    assert conf.shape_of("b") is not None
+    assert shape_of(conf, "a") is shape_of(conf, "x") is None
+    assert shape_of(conf, "b") is not None
 
 
 def test_presets_are_names_of_the_model() -> None:
@@ -89,8 +95,8 @@ def test_presets_are_names_of_the_model() -> None:
     conf = config(a=table)
     assert conf.resolve("a:high") == conf.resolve("x:high") == "a"
     assert conf.resolve("a:low") is None
-    assert sent(conf.shape_of("x:high")) == {"n": 2, "m": 1}
-    assert sent(conf.shape_of("a")) == {"n": 1, "m": 1}
+    assert sent(shape_of(conf, "x:high")) == {"n": 2, "m": 1}
+    assert sent(shape_of(conf, "a")) == {"n": 1, "m": 1}
 
 
 def test_a_preset_must_not_take_a_name() -> None:
@@ -123,10 +129,11 @@ def test_the_default_model_stands_in_for_unknown_names_only_if_it_may() -> None:
     """A known name is never replaced."""
     default = {"default_model": "a:fast"}
     models = {"a": {"presets": {"fast": {}}}, "b": {}}
-    assert config(default, **models).instead_of("gpt") == "gpt"
+    assert config(default, **models).meant("gpt") is None
     conf = config({**default, "default_for_unknown": True}, **models)
-    assert conf.instead_of("gpt") == "a:fast"
-    assert conf.instead_of("b") == "b"
+    assert conf.meant("gpt") is conf.find("a:fast") is not None
+    assert conf.meant("b") is conf.find("b") is not None
+    assert conf.find("gpt") is None
 
 
 def test_the_default_model_must_be_there() -> None:

@@ -1,0 +1,61 @@
+"""What the names that clients use stand for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .shaping import Shape
+
+if TYPE_CHECKING:
+    from .config import ModelId
+
+
+@attrs.frozen(kw_only=True)
+class Meaning:
+    """What one name of a model stands for.
+
+    Attributes:
+        model: The model.
+        preset: The preset of it that the name ends with; None for a plain name.
+        shape: What becomes of requests; None if nothing does.
+    """
+
+    model: ModelId
+    preset: str | None = None
+    shape: Shape | None = None
+
+
+class Names:
+    """All names of a configuration: as they are written, and those of the hub in any case.
+
+    On the hub, upper and lower case make no difference, neither in the name of a repository
+    nor in that of a quantization. So a name with a ``/`` in it, as all of them have, is also
+    found by another spelling, unless that could mean something else, too.
+
+    Args:
+        named: Each name and what it stands for.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, Meaning]]) -> None:
+        self._exact = dict(named)
+        self.exactly = self._exact.get  # for every request: one look-up, and no call of ours
+        self._folded: dict[str, Meaning | None] | None = None
+
+    def find(self, name: str) -> Meaning | None:
+        """Return what *name* stands for; None if nobody has it."""
+        found = self._exact.get(name)
+        if found is None and "/" in name:
+            if self._folded is None:
+                self._folded = self._fold()
+            return self._folded.get(name.casefold())
+        return found
+
+    def _fold(self) -> dict[str, Meaning | None]:
+        folded: dict[str, Meaning | None] = {}
+        for name, meaning in self._exact.items():
+            if "/" in name and folded.setdefault(name.casefold(), meaning) is not meaning:
+                folded[name.casefold()] = None
+        return folded
