@@ -314,12 +314,19 @@ class Dispatcher:
                 param="model",
             )
 
-    def reconfigure(self, config: Config) -> None:
-        """Replace the configuration; see `Scheduler` for what that stops and starts."""
+    def reconfigure(self, config: Config) -> frozenset[ModelId]:
+        """Replace the configuration; see `Scheduler` for what that stops and starts.
+
+        Returns:
+            The models that are started again by themselves: as soon as the old process is
+            gone, unless another model takes its place.
+        """
         self.submit(Reconfigured(config))
+        returning = self._scheduler.returning
         for model, backend in self._backends.items():
             if model in config.models:
                 backend.spec = config.models[model]
+        return returning
 
     async def unload(self, model: ModelId, *, force: bool) -> None:
         """Stop *model*'s backend; return once it is gone.

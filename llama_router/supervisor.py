@@ -44,7 +44,7 @@ from .control.hypercorn import ControlServer
 from .control.loads import Loads
 from .control.model_info import ModelInfo
 from .core.access import Gate
-from .core.config import Config, RouterSpec
+from .core.config import Config, ModelId, RouterSpec
 from .core.reports import ReloadReport
 from .core.service_status import status_line
 from .dispatcher import Dispatcher
@@ -417,8 +417,8 @@ class _Face:
             except ScanError as exc:
                 log.error("models.unscanned", reason=str(exc))
 
-    async def _reconfigure(self, config: Config) -> None:
-        """Make *config* the one in force.
+    async def _reconfigure(self, config: Config) -> frozenset[ModelId]:
+        """Make *config* the one in force; return the models whose process is replaced.
 
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.
@@ -436,8 +436,9 @@ class _Face:
             if sources(after) != sources(self.dispatcher.config.router):
                 self.requests.rescan()
             self.written, self.host = after, host
-            self.dispatcher.reconfigure(config)
+            replaced = self.dispatcher.reconfigure(config)
             self.gate.reconfigure(config)
+        return replaced
 
     async def _move(self, host: str, port: int) -> None:
         """Listen on another address; connections that exist go on.

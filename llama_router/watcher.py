@@ -17,7 +17,7 @@ import trio
 
 from .config_edit import read_config, replace_config
 from .config_file import LoadedConfig, load_config
-from .core.config import Config
+from .core.config import Config, ModelId
 from .core.diff import plan_reload, router_fields_to_restart_for
 from .core.file_watch import Advice, FileWatch, Stamp
 from .core.reports import ReloadReport, Verdict
@@ -35,8 +35,9 @@ SETTLE_S: Final = 0.2
 #: How soon the event loop gets its turn while a file is read, in seconds.
 SWITCH_S: Final = 0.0002
 
-Apply = Callable[[Config], Awaitable[None]]
-"""Makes a checked configuration the one in force, or raises `ConfigError`."""
+Apply = Callable[[Config], Awaitable[frozenset[ModelId]]]
+"""Makes a checked configuration the one in force, or raises `ConfigError`. Returns the models
+whose process is replaced."""
 
 
 Load = Callable[[Path, Config, bytes | None], LoadedConfig]
@@ -218,7 +219,8 @@ class Watcher:
             ConfigError: if the system refuses what it asks for, an address for instance.
         """
         plan = plan_reload(self._current(), loaded.config)
-        await self._apply(loaded.config)
+        replaced = await self._apply(loaded.config)
+        changed = plan.restart | plan.retune
         for warning in loaded.warnings:
             log.warning("config.doubted", path=str(self._path), problem=str(warning))
         needs_restart = router_fields_to_restart_for(
@@ -231,8 +233,8 @@ class Watcher:
                 warnings=loaded.warnings,
                 added=tuple(sorted(plan.add)),
                 removed=tuple(sorted(plan.remove)),
-                restarted=tuple(sorted(plan.restart)),
-                retuned=tuple(sorted(plan.retune)),
+                restarted=tuple(sorted(changed & replaced)),
+                retuned=tuple(sorted(changed - replaced)),
                 needs_router_restart=needs_restart,
             )
         )

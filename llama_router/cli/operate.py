@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from ..errors import RouterError
@@ -15,6 +15,15 @@ class CommandError(RouterError):
 
     code = "command_wrong"
 
+
+#: What became of models and settings, by the field of a report: for people.
+_OUTCOMES: Final = {
+    "added": "added",
+    "removed": "removed",
+    "restarted": "restarting, once their requests have ended",
+    "retuned": "retuned",
+    "needs_router_restart": "needs a restart of the router",
+}
 
 _COLUMNS = ("MODEL", "PHASE", "PID", "PORT", "IN FLIGHT", "QUEUED", "READY FOR")
 
@@ -123,9 +132,9 @@ def reload(where: Where) -> int:
 def _say_report(report: dict[str, Any]) -> int:
     say(f"configuration: {report['status']}")
     _say_problems(report)
-    for what in ("added", "removed", "restarted", "retuned", "needs_router_restart"):
+    for what, words in _OUTCOMES.items():
         if report[what]:
-            say(f"{what.replace('_', ' ')}: {', '.join(report[what])}")
+            say(f"{words}: {', '.join(report[what])}")
     return 1 if report["problems"] else 0
 
 

@@ -28,8 +28,9 @@ class ReloadReport:
         warnings: What looks wrong in a file that was applied.
         added: Models that are new.
         removed: Models that are gone.
-        restarted: Models whose process is replaced.
-        retuned: Models that go on with new settings.
+        restarted: Models whose process is replaced: by a new one, once the old one has
+            answered its requests, unless another model takes its place meanwhile.
+        retuned: Models that have new settings and go on with their process, if they have one.
         needs_router_restart: Changed settings that only a new start of the router applies.
     """
 

@@ -39,6 +39,10 @@ Without anybody asking
 * When all others were idle for `home_after_s` and nobody waits, the `home_model` takes
   their place.
 * A model that was unloaded by request stays away until somebody asks for it.
+* A model whose process is replaced, because its settings changed, comes back when the old
+  process is gone -- unless its place is taken by then, or somebody of another group waits
+  for it. If the new process fails, it is tried again like one that somebody waits for; if
+  it is given up, the next change of its settings brings it back.
 """
 
 from __future__ import annotations
@@ -96,6 +100,7 @@ class _Slot:
     removed: bool = False
     held_off: bool = False  # unloaded by request, and not asked for since
     keep_s: float | None = None  # how long it stays idle, if a request said so
+    lost: bool = False  # given up when it was to come back
 
     @property
     def busy(self) -> bool:
@@ -150,6 +155,7 @@ class Scheduler:
     """Decides; never acts."""
 
     _expiring: bool  # whether any model may go because it is idle
+    _tending: bool  # whether any model may come or go without anybody asking
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -160,6 +166,7 @@ class Scheduler:
         self._resident: set[ModelId] = set()
         self._backing_off: set[ModelId] = set()
         self._draining: dict[ModelId, str] = {}  # and why
+        self._returning: set[ModelId] = set()  # to be started again, without being asked for
         self._group_ready_since_s: dict[str, float] = {}
         self._moves: list[tuple[ModelId, Phase]] = []
         self._fresh = True  # nobody has asked for anything yet
@@ -182,7 +189,7 @@ class Scheduler:
         actions = self._record(event, now_s)
         if self._waiting or self._backing_off or self._draining:
             actions += self._reconcile(now_s)
-        elif self._expiring or self._kept or self._home is not None:
+        elif self._tending:
             # A request for a ready model changes nothing here: a wake-up too early at most.
             if not isinstance(event, Arrived):
                 actions += self._reconcile(now_s)
@@ -222,6 +229,11 @@ class Scheduler:
     def spec(self, model: ModelId) -> ModelSpec:
         """Return the settings that the next start of *model* uses."""
         return self._slots[model].spec
+
+    @property
+    def returning(self) -> frozenset[ModelId]:
+        """The models that are started again without being asked for: see `Reconfigured`."""
+        return frozenset(self._returning)
 
     def phase(self, model: ModelId) -> Phase:
         """Return where *model*'s backend is in its life."""
@@ -313,7 +325,8 @@ class Scheduler:
         slot = self._slots[model]
         self._move(slot, Signal.PROBE_OK)
         slot.ready_since_s = slot.idle_since_s = now_s
-        slot.served = False
+        slot.served = slot.lost = False
+        self._stays_away(model)
         if not slot.spec.keep_loaded:
             self._group_ready_since_s.setdefault(slot.spec.group_key, now_s)
 
@@ -322,7 +335,8 @@ class Scheduler:
         was_ready = slot.phase is Phase.READY
         self._move(slot, Signal.EXITED)
         self._resident.discard(model)
-        slot.keep_s = None
+        if model not in self._returning:
+            slot.keep_s = None
         self._draining.pop(model, None)
         groups = {s.spec.group_key for s in self._sharing()}
         self._group_ready_since_s = {
@@ -347,6 +361,8 @@ class Scheduler:
             self._backing_off.add(model)
             return []
         self._move(slot, Signal.GIVE_UP)
+        slot.lost = model in self._returning
+        self._stays_away(model)
         error.retry_after_s = router.cooldown_s
         return self._refuse_queue(model, error, now_s)
 
@@ -362,12 +378,19 @@ class Scheduler:
             self._slots[model].spec = config.models[model]
         for model in plan.remove:
             actions += self._refuse_queue(model, refusals.removed(model), now_s)
+        for model in plan.restart | plan.retune:
+            slot = self._slots[model]
+            runs = slot.phase in (Phase.STARTING, Phase.READY)
+            if slot.lost or (runs and model in plan.restart):
+                self._returning.add(model)
+            slot.lost = False
         for model in plan.restart | plan.remove:
             actions += self._retire(model, OUTDATED)
         for model in plan.restart | plan.retune | plan.remove:
             self._forgive(model)
         for model in plan.remove:
             self._slots[model].removed = True
+            self._returning.discard(model)
             self._drop_if_removed(model)
         self._note_upkeep()
         return actions
@@ -377,10 +400,22 @@ class Scheduler:
         specs = self._config.models.values()
         self._kept = tuple(spec.id for spec in specs if spec.keep_loaded)
         self._expiring = any(spec.ttl_s and not spec.keep_loaded for spec in specs) or any(
-            self._slots[model].keep_s is not None for model in self._resident
+            self._slots[model].keep_s is not None for model in self._resident | self._returning
         )
         home = self._config.router.home_model
         self._home = None if home is None else self._config.resolve(home)
+        self._note_tending()
+
+    def _note_tending(self) -> None:
+        self._tending = (
+            self._expiring or bool(self._kept) or self._home is not None or bool(self._returning)
+        )
+
+    def _stays_away(self, model: ModelId) -> None:
+        """Note that *model* is not to come back by itself (any more)."""
+        if model in self._returning:
+            self._returning.discard(model)
+            self._note_tending()
 
     def _retire(self, model: ModelId, reason: str) -> list[Action]:
         """Let *model*'s process end when its requests have."""
@@ -400,6 +435,8 @@ class Scheduler:
         if force and self._slots[model].phase is Phase.DRAINING:
             actions.append(self._stop(model, reason))
         self._forgive(model)
+        self._stays_away(model)
+        self._slots[model].lost = False
         self._slots[model].held_off = not self._slots[model].queued
         return actions
 
@@ -407,6 +444,7 @@ class Scheduler:
         if model in self._resident:
             self._slots[model].keep_s = idle_s
             self._expiring = self._expiring or idle_s is not None
+            self._note_tending()
 
     def _forgive(self, model: ModelId) -> None:
         """Make a failed model eligible again: its changed configuration may be the cure."""
@@ -479,7 +517,10 @@ class Scheduler:
         if self._waiting:
             actions += self._grant(now_s)
             actions += self._swap(now_s)
-        if not self._waiting and self._home is not None:  # perhaps since just now
+        if self._returning:
+            actions += self._return(now_s)
+        # Both may be empty since just now.
+        if self._home is not None and not self._waiting and not self._returning:
             actions += self._go_home(self._home, now_s)
         return actions
 
@@ -524,6 +565,26 @@ class Scheduler:
     def _keep(self, now_s: float) -> list[Action]:
         """Start every model with ``keep_loaded`` that does not run."""
         return [self._start(model) for model in self._kept if self._may_come(model, now_s)]
+
+    def _return(self, now_s: float) -> list[Action]:
+        """Start again whose process was replaced, unless its place is taken, or asked for."""
+        actions: list[Action] = []
+        turns = self._turns()
+        wanted = {self._slots[model].spec.group_key for model in turns}
+        for model in sorted(self._returning):
+            slot = self._slots[model]
+            if slot.phase is not Phase.STOPPED:
+                continue
+            group = slot.spec.group_key
+            residents = [] if slot.spec.keep_loaded else self._residents(turns, now_s)
+            others = [resident for resident in residents if resident.group != group]
+            taken = any(not other.leaving for other in others)
+            if not slot.spec.keep_loaded and (taken or wanted - {group} or not slot.stays_s):
+                self._stays_away(model)
+                slot.keep_s = None
+            elif not others:
+                actions.append(self._start(model))
+        return actions
 
     def _go_home(self, home: ModelId, now_s: float) -> list[Action]:
         """Let the home model take the place of models that nobody has used for a while."""

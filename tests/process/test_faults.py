@@ -184,13 +184,16 @@ class TestReload:
         pid = (await router.ask(post(ECHO, "b"))).json()["pid"]
         models["a"]["args"] = ["--name", "a"]
         router.path.write_text(tomlkit.dumps(router.document))
+        router.events.entries.clear()
         router.requests.reload()
         applied = await router.events.wait("config.applied")
         assert (applied["restarted"], applied["retuned"]) == (["a"], [])
         assert router.events.named("backend.stopping") == []
         await end_stream(client, script)
         await router.events.wait("backend.stopped", model="a")
-        assert (await router.ask(post(ECHO, "a"))).json()["pid"] != script.backend.pid
+        back = await router.events.wait("backend.ready", model="a")  # nobody asked for it
+        assert back["pid"] != script.backend.pid
+        assert (await router.ask(post(ECHO, "a"))).json()["pid"] == back["pid"]
         assert (await router.ask(post(ECHO, "b"))).json()["pid"] == pid
 
     @pytest.mark.parametrize("bad", ["models = 5", "[", "[models.a]\nnonsense = 1\n"])

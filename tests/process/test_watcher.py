@@ -141,8 +141,9 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
         finally:
             path.write_text(whole)
 
-    async def apply(config: Config) -> None:
+    async def apply(config: Config) -> frozenset[ModelId]:
         applied.append(list(config.models))
+        return frozenset()
 
     loaded = load_config(path)
     heard: list[ReloadReport] = []

@@ -188,6 +188,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not (s.queued and s.phase is Phase.FAILED)
 
     @invariant()
+    def who_comes_back_is_not_there_yet(self) -> None:
+        stats = self.scheduler.statistics()
+        there = {model for model, s in stats.items() if s.phase is Phase.READY}
+        assert not there & self.scheduler.returning
+
+    @invariant()
     def nobody_outstays_its_time(self) -> None:
         stats = self.scheduler.statistics()
         for name, ttl_s in TTL_S.items():
@@ -227,6 +233,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.honest_backends()
             self.end_requests(sorted(self.granted))
             self.time_passes(0.1)
+        assert not self.scheduler.returning
         slots = self.scheduler._slots
         for name in (KEPT, HOME):
             slot = slots[ModelId(name)]
