@@ -248,6 +248,8 @@ class Dispatcher:
 
     def note_progress(self, model: ModelId, progress: float) -> None:
         """Take in how much of *model*, which is being started, is loaded: 0 to 1."""
+        if int(progress * 100) != int(self._progress.get(model, 0.0) * 100):
+            self.news.publish("progress", {"id": str(model), "progress": progress})
         self._progress[model] = progress
         self._tell_watchers({model})
 

@@ -31,7 +31,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.get("/events")
     @describe(
-        "A stream of events: snapshot, then model, download, config and router.",
+        "A stream of events: snapshot, then model, progress, download, config and router.",
         media="text/event-stream",
         query=[
             Query(

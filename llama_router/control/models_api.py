@@ -19,7 +19,14 @@ from ..core.config import ModelId
 from ..core.events import Unload
 from ..core.hub import parse_reference
 from ..core.lifecycle import Phase
-from ..core.llama_cpp import RUNNING, Json, download_event, plain_event, status_event
+from ..core.llama_cpp import (
+    RUNNING,
+    Json,
+    download_event,
+    plain_event,
+    progress_event,
+    status_event,
+)
 from ..core.reports import Verdict
 from ..errors import (
     BackendExitedError,
@@ -178,6 +185,8 @@ async def _event(context: ControlContext, listing: Listing, who: Asker, item: It
     match item.kind:
         case "model":
             return await _status_event(context, listing, who, item)
+        case "progress" if _is_loading(context, who, ModelId(item.data["id"])):
+            return progress_event(item.data["id"], item.data["progress"])
         case "download" if who.models is None:
             return download_event(item.data)
         case "removed" if who.models is None:
@@ -186,6 +195,13 @@ async def _event(context: ControlContext, listing: Listing, who: Asker, item: It
             return plain_event("models_reload")
         case _:
             return None
+
+
+def _is_loading(context: ControlContext, who: Asker, model: ModelId) -> bool:
+    """Say whether *model*, of which *who* may know, is being loaded now."""
+    spec = context.dispatcher.config.models.get(model)
+    loading = context.dispatcher.phase(model) is Phase.STARTING
+    return loading and spec is not None and who.may_use(spec)
 
 
 async def _status_event(

@@ -185,6 +185,17 @@ def status_event(model: str, phase: Phase, exit_code: int | None, entry: Json | 
     return {"model": model, "event": "status_change", "data": data}
 
 
+def progress_event(model: str, progress: float) -> Json:
+    """Return the event that says how much of *model* is loaded, 0 to 1.
+
+    The UI knows the names of stages; how far it is over all of them goes for one.
+    """
+    stage = "text_model"
+    said = {"stages": [stage], "current": stage, "value": round(progress, 2)}
+    data = {"status": STATUS[Phase.STARTING], "progress": said}
+    return {"model": model, "event": "status_update", "data": data}
+
+
 def download_event(download: Mapping[str, Any]) -> Json:
     """Return the event about a download.
 

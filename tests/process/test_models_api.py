@@ -90,7 +90,12 @@ async def test_load_and_unload_as_the_ui_does(client) -> None:
         answer = await client.post("/models/load", json={"model": "first", "extra_args": ["-x"]})
         assert answer.json() == {"success": True}
         seen = await until(stream, "a", "loaded")
-        assert [event["data"]["status"] for event in seen] == ["loading", "loaded"]
+        changes = [e["data"]["status"] for e in seen if e["event"] == "status_change"]
+        assert changes == ["loading", "loaded"]
+        updates = [e["data"]["progress"] for e in seen if e["event"] == "status_update"]
+        assert updates
+        assert updates[-1]["value"] <= 1
+        assert [u["value"] for u in updates] == sorted(u["value"] for u in updates)
         info = seen[-1]["data"]["info"]
         assert info["meta"]["n_ctx"] == 2048
         assert info["capabilities"] == ["completion"]

@@ -292,6 +292,20 @@ async def test_who_watches_a_wait_hears_of_each_step(
     assert set(seen[2:]) == {None}
 
 
+async def test_progress_is_news_once_per_percent(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A backend that reports every tensor does not fill the board."""
+    d = await start(nursery, config(a={}), FakeBackends(load_s=10))
+    number = d.news.last
+    for thousandth in range(20):
+        d.note_progress(A, thousandth / 1000)
+    items = d.news.after(number) or []
+    assert [(item.kind, item.data) for item in items] == [
+        ("progress", {"id": "a", "progress": 0.01})
+    ]
+
+
 async def test_a_grant_is_news_for_the_same_queue_only(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

@@ -17,6 +17,7 @@ from llama_router.core.llama_cpp import (
     downloading_entry,
     model_entry,
     plain_event,
+    progress_event,
     read_backend_info,
     router_props,
     status_event,
@@ -187,3 +188,15 @@ def test_the_router_says_that_it_is_one() -> None:
     """llama.cpp's UI shows a choice of models then."""
     assert router_props("1.2")["role"] == "router"
     assert plain_event("models_reload") == {"model": "*", "event": "models_reload", "data": {}}
+
+
+def test_progress_has_the_form_that_the_ui_reads() -> None:
+    """It adds up stages by their names: one stage stands for all of them."""
+    assert progress_event("a", 0.4249) == {
+        "model": "a",
+        "event": "status_update",
+        "data": {
+            "status": "loading",
+            "progress": {"stages": ["text_model"], "current": "text_model", "value": 0.42},
+        },
+    }
