@@ -14,6 +14,7 @@ from quart import Blueprint, Response, request
 
 from .. import logs
 from ..core.access import Area
+from ..core.config import Config
 from ..core.exposure import is_loopback
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
@@ -41,11 +42,11 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def serve(shape: type[Body], translate: Callable[[Body], Wanted]) -> Response:
         without_deadline()  # each wait in it has its own
         try:
-            wanted = await _translated(shape, translate)
+            wanted, body = await _translated(dispatcher.config, shape, translate)
         except RouterError as exc:
             _log_refusal(exc)
             raise
-        return await Exchange(context, wanted, asker()).answer()
+        return await Exchange(context, wanted, body, asker()).answer()
 
     @routes.post("/chat")
     @open_to(Area.MODELS)
@@ -135,11 +136,16 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         return answer({"version": listing.API_VERSION})
 
 
-async def _translated(shape: type[Body], translate: Callable[[Body], Wanted]) -> Wanted:
+async def _translated(
+    config: Config, shape: type[Body], translate: Callable[[Body], Wanted]
+) -> tuple[Wanted, bytes]:
+    """Return what the current request wants, and what to ask the backend for it."""
     data = await _body()
 
-    def take_apart() -> Wanted:
-        return translate(bodies.decoded(data, shape))
+    def take_apart() -> tuple[Wanted, bytes]:
+        wanted = translate(bodies.decoded(data, shape, default=config.router.default_model))
+        meaning = listing.meant_by(config, wanted.model)
+        return wanted, wanted.body(None if meaning is None else meaning.shape)
 
     if len(data) < _LARGE_BYTES:
         return take_apart()

@@ -12,8 +12,10 @@ import trio
 from quart import Response, request
 
 from .. import logs
-from ..core.access import Asker
+from ..backends.backend import Backend
+from ..core.access import Asker, Gate
 from ..core.config import ModelSpec
+from ..core.notices import NOTIFY_FIELD, Company, wants_notices
 from ..core.ollama import answers, listing
 from ..core.ollama.answers import Stream, Times
 from ..core.ollama.requests import Wanted
@@ -22,7 +24,11 @@ from ..core.usage import TAIL_BYTES, Usage, usage_of
 from ..dispatcher import Lease
 from ..errors import EndpointNotAllowedError, RouterError
 from .context import ControlContext
+from .ollama_waiting import Waiting
 from .upstream import Upstream, request_stack
+
+#: Media type of lines of JSON.
+LINES: Final = "application/x-ndjson"
 
 #: Answers above this are translated in a thread.
 _LARGE_BYTES: Final = 256 * 1024
@@ -34,18 +40,24 @@ class Exchange:
     Args:
         context: The router.
         wanted: What the client wants.
+        body: What to ask the backend.
         asker: Who it is.
     """
 
-    def __init__(self, context: ControlContext, wanted: Wanted, asker: Asker) -> None:
+    def __init__(self, context: ControlContext, wanted: Wanted, body: bytes, asker: Asker) -> None:
         self._context = context
         self._wanted = wanted
+        self._body = body
         self._asker = asker
         self._begun_s = trio.current_time()
+        self._holding = AsyncExitStack()
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None
         self._model: str = wanted.model
+        # Taken now, because a stream goes on when the request is no longer the current one.
         self._method, self._path = request.method, request.path
+        self._notify = request.headers.get(NOTIFY_FIELD, "")
+        self._fields = _passed_on(context.gate)
         self._usage = Usage()
         self._sent_bytes = 0
         self._error: RouterError | None = None
@@ -59,43 +71,57 @@ class Exchange:
         """
         request_stack().callback(self._record)
         try:
-            return await self._answer()
+            async with self._holding:
+                return await self._answer()
         except RouterError as exc:
             self._error, self._outcome = exc, "refused"
             raise
 
     async def _answer(self) -> Response:
         dispatcher, wanted = self._context.dispatcher, self._wanted
-        spec = listing.find(dispatcher.config, wanted.model, self._asker)
+        spec = listing.find(dispatcher.config, wanted.model, self._asker, needed=True)
         self._model = spec.id
         if wanted.path is not None:
             _check_allowed(wanted.path, spec)
         elif wanted.unloads:
             dispatcher.keep(spec.id, wanted.keep_s)
-            return self._nothing_said(load_s=0.0)
-        async with AsyncExitStack() as holding:
-            lease = holding.enter_context(dispatcher.lease(spec.id, asker=self._asker.name))
-            self._lease = lease
-            backend = await lease.granted()
+            return self._complete(self._nothing_said(load_s=0.0))
+        lease = dispatcher.lease(spec.id, asker=self._asker.name)
+        self._lease = self._holding.enter_context(lease)
+        if wanted.stream and lease.granted_nowait() is None:
+            waiting = self._waiting(lease, spec)
+            if said := await waiting.heard():
+                return self._going_on(self._stream(lease, None, said, waiting))
+        backend = await lease.granted()
+        if wanted.path is None:
             dispatcher.keep(spec.id, wanted.keep_s)
-            if wanted.path is None:
-                return self._nothing_said(load_s=lease.load_s)
-            router = dispatcher.config.router
-            upstream = Upstream(
-                backend,
-                connection_timeout_s=router.connection_timeout_s,
-                read_timeout_s=router.read_timeout_s,
-            )
-            self._upstream = holding.enter_context(upstream)
-            lease.cut = upstream.cut
-            await upstream.post(wanted.path, wanted.body, self._passed_on())
-            if wanted.stream:
-                # Here, not in the body: nobody may ever begin to read it.
-                request_stack().push_async_exit(holding.pop_all())
-                stream = self._stream(upstream, Stream(wanted, self._times(lease)))
-                return Response(stream, content_type="application/x-ndjson")
-            data = await upstream.receive_all()
-            return await self._whole(data, self._times(lease))
+            return self._complete(self._nothing_said(load_s=lease.load_s))
+        upstream = await self._ask(lease, backend, wanted.path)
+        if wanted.stream:
+            return self._going_on(self._stream(lease, upstream))
+        data = await upstream.receive_all()
+        return await self._whole(data, self._times(lease))
+
+    def _waiting(self, lease: Lease, spec: ModelSpec) -> Waiting:
+        now_s = trio.current_time()
+        voice = answers.Voice(self._wanted, answers.timestamp(time.time()))
+        company = Company(voice, notices=wants_notices(self._notify, spec), now_s=now_s)
+        return Waiting(self._context.dispatcher, lease, spec.id, company, self._asker)
+
+    async def _ask(self, lease: Lease, backend: Backend, path: str) -> Upstream:
+        """Ask the backend; return its answer, once that begins."""
+        dispatcher = self._context.dispatcher
+        dispatcher.keep(backend.model, self._wanted.keep_s)
+        router = dispatcher.config.router
+        upstream = Upstream(
+            backend,
+            connection_timeout_s=router.connection_timeout_s,
+            read_timeout_s=router.read_timeout_s,
+        )
+        self._upstream = self._holding.enter_context(upstream)
+        lease.cut = upstream.cut
+        await upstream.post(path, self._body, self._fields)
+        return upstream
 
     async def _whole(self, data: bytes, times: Times) -> Response:
         self._usage = usage_of(data[-TAIL_BYTES:])
@@ -110,9 +136,45 @@ class Exchange:
             body = await trio.to_thread.run_sync(translate, abandon_on_cancel=True)
         return self._complete(body)
 
-    async def _stream(self, upstream: Upstream, stream: Stream) -> AsyncIterator[bytes]:
-        """Yield lines until the answer is complete; a failure is the last line."""
+    def _going_on(self, lines: AsyncIterator[bytes]) -> Response:
+        """Return an answer that goes on after `answer`, and keeps what it needs as long."""
+        # On the request, not in the lines: nobody may ever begin to read them.
+        self._holding = self._holding.pop_all()
+        request_stack().push_async_exit(self._holding)
+        # As llama-server says; else nginx would collect them.
+        return Response(lines, content_type=LINES, headers={"x-accel-buffering": "no"})
+
+    async def _stream(
+        self,
+        lease: Lease,
+        upstream: Upstream | None,
+        said: bytes = b"",
+        waiting: Waiting | None = None,
+    ) -> AsyncIterator[bytes]:
+        """Yield lines until the answer is complete; a failure is the last line.
+
+        Args:
+            lease: The hold on the backend.
+            upstream: The backend's answer; None if it was not asked yet.
+            said: What the client is to hear first.
+            waiting: What it waits for; None if it does not.
+        """
+        failed = "refused"
         try:
+            while waiting is not None and said:
+                self._sent_bytes += len(said)
+                yield said
+                said = await waiting.heard()
+            backend = await lease.granted()
+            if self._wanted.path is None:
+                self._context.dispatcher.keep(backend.model, self._wanted.keep_s)
+                yield self._nothing_said(load_s=lease.load_s)
+                self._outcome = "ok"
+                return
+            if upstream is None:
+                upstream = await self._ask(lease, backend, self._wanted.path)
+            failed = "cut"
+            stream = Stream(self._wanted, self._times(lease))
             data = b""
             while not stream.done:
                 data = await upstream.receive()
@@ -125,24 +187,23 @@ class Exchange:
                 # The end of a connection may be that of a process, which explains more.
                 raise stream.error if data else await upstream.explain(str(stream.error))
         except RouterError as exc:
-            self._error, self._outcome = exc, "cut"
+            self._error, self._outcome = exc, failed
             yield answers.ollama_error(exc)
         else:
             self._outcome = "ok"
 
-    def _nothing_said(self, *, load_s: float) -> Response:
+    def _nothing_said(self, *, load_s: float) -> bytes:
         now_s = trio.current_time()
         times = Times(
             arrived_s=self._begun_s, load_s=load_s, granted_s=now_s, epoch_s=time.time() - now_s
         )
         said = answers.nothing_said(self._wanted, now_s=now_s, times=times)
-        media = "application/x-ndjson" if self._wanted.stream else "application/json"
-        return self._complete(msgspec.json.encode(said) + b"\n", media)
+        return msgspec.json.encode(said) + b"\n"
 
-    def _complete(self, body: bytes, media: str = "application/json") -> Response:
+    def _complete(self, body: bytes) -> Response:
         self._sent_bytes = len(body)
         self._outcome = "ok"
-        return Response(body, content_type=media)
+        return Response(body, content_type=LINES if self._wanted.stream else "application/json")
 
     def _times(self, lease: Lease) -> Times:
         return Times(
@@ -151,13 +212,6 @@ class Exchange:
             granted_s=lease.granted_s,
             epoch_s=time.time() - trio.current_time(),
         )
-
-    def _passed_on(self) -> dict[str, str]:
-        """Return the fields of the request that the backend gets, too."""
-        given = request.headers.get("authorization")
-        if given is None or b"authorization" in self._context.gate.withheld:
-            return {}
-        return {"authorization": given}
 
     def _record(self) -> None:
         """Log the request, once it is over."""
@@ -187,6 +241,14 @@ class Exchange:
         fields["prompt_tokens"] = self._usage.prompt_tokens
         fields["completion_tokens"] = self._usage.completion_tokens
         logs.info("request.completed", fields)
+
+
+def _passed_on(gate: Gate) -> dict[str, str]:
+    """Return the fields of the current request that the backend gets, too."""
+    given = request.headers.get("authorization")
+    if given is None or b"authorization" in gate.withheld:
+        return {}
+    return {"authorization": given}
 
 
 def _check_allowed(path: str, spec: ModelSpec) -> None:

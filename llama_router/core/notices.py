@@ -1,17 +1,27 @@
 """What a client is told while its request waits for a model. Pure.
 
 The scheduler says what the request waits for (`Wait`); `Notices` says it in words, each
-thing once.
+thing once; `Company` decides what is sent when, and a `Voice` what that looks like.
 """
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, assert_never
 
 import attrs
 
-from .config import ModelId
+from .access import Asker
+from .config import ModelId, ModelSpec
 from .lifecycle import Phase
+
+#: Between two signs of life, in seconds: proxies close connections that are silent for 60.
+KEEP_ALIVE_S: Final = 15.0
+
+#: By this field of a request its client says whether it wants notices.
+NOTIFY_FIELD: Final = "x-notify-model-swap"
+
+_SWITCH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 #: The progress of a load is said when it is this much more than what was said last.
 PROGRESS_STEP: Final = 0.1
@@ -83,6 +93,81 @@ class Notices:
     def granted(self, model: str) -> list[str]:
         """Return what is said when the wait is over; empty if nothing was said before."""
         return [f"Model '{model}' is ready."] if self._said else []
+
+
+class Voice(Protocol):
+    """Says things in the stream of one request."""
+
+    def say(self, text: str) -> bytes:
+        """Return *text* in a form that no strict client stumbles over."""
+
+    def sign_of_life(self) -> bytes:
+        """Return what keeps proxies and clients from giving up, and says nothing."""
+
+
+class Company:
+    """Keeps one client company while its stream waits.
+
+    Args:
+        voice: How the client is spoken to.
+        notices: Whether it is told what it waits for.
+        now_s: Clock time, in seconds.
+
+    Attributes:
+        due_s: Clock time of the next sign of life, in seconds.
+    """
+
+    def __init__(self, voice: Voice, *, notices: bool, now_s: float) -> None:
+        self._voice = voice
+        self._notices = Notices() if notices else None
+        self.due_s = now_s + KEEP_ALIVE_S
+
+    def about(self, wait: Callable[[], Wait | None], *, now_s: float) -> bytes:
+        """Return what is to be sent now; empty if it is nothing.
+
+        Args:
+            wait: Tells what the request waits for; asked only if that is to be said.
+            now_s: Clock time, in seconds.
+        """
+        said = b""
+        if self._notices is not None and (now := wait()) is not None:
+            said = self._in_words(self._notices.about(now, now_s=now_s))
+        if not said and now_s >= self.due_s:
+            said = self._voice.sign_of_life()
+        if said:
+            self.due_s = now_s + KEEP_ALIVE_S
+        return said
+
+    def granted(self, model: str) -> bytes:
+        """Return what is to be sent when the wait is over; empty if it is nothing."""
+        return b"" if self._notices is None else self._in_words(self._notices.granted(model))
+
+    def _in_words(self, sentences: list[str]) -> bytes:
+        return b"".join(map(self._voice.say, sentences))
+
+
+def wants_notices(field: str, spec: ModelSpec | None) -> bool:
+    """Say whether a client is to be told what it waits for.
+
+    Args:
+        field: Value of `NOTIFY_FIELD` in its request; empty if there is none.
+        spec: The model, if it still is there.
+    """
+    wish = _SWITCH.get(field.lower())
+    return (spec is not None and spec.notify_model_swap) if wish is None else wish
+
+
+def discreet(wait: Wait | None, asker: Asker, models: Mapping[ModelId, ModelSpec]) -> Wait | None:
+    """Return *wait* without the names of models that the *asker* may not use."""
+    if wait is None or asker.models is None:
+        return wait
+
+    def seen(other: Other) -> Other:
+        spec = None if other.model is None else models.get(other.model)
+        known = spec is not None and asker.may_use(spec)
+        return other if known else attrs.evolve(other, model=None)
+
+    return attrs.evolve(wait, others=tuple(map(seen, wait.others)))
 
 
 def _sentence(wait: Wait) -> str:

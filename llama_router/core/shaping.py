@@ -6,7 +6,7 @@ client wrote it, number for number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import attrs
@@ -36,19 +36,30 @@ class Shape:
     sets: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     model: str | None = None
 
+    def changes(self, present: Collection[str]) -> tuple[set[str], dict[str, Any]]:
+        """Return what is taken out of a request that has the fields *present*, and what is put in.
+
+        A field that gets another value is in both.
+        """
+        kept = {name for name in present if name not in self.drop}
+        put_in = {name: value for name, value in self.defaults.items() if name not in kept}
+        put_in |= self.sets
+        if self.model is not None:
+            put_in["model"] = self.model
+        return {name for name in present if name not in kept or name in put_in}, put_in
+
+    def of(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the *fields* of a request in this shape."""
+        taken_out, put_in = self.changes(fields.keys())
+        return {name: v for name, v in fields.items() if name not in taken_out} | put_in
+
     def apply(self, body: bytes | bytearray) -> bytes:
         """Return the JSON object *body* in this shape.
 
         Raises:
             msgspec.DecodeError: if it is no JSON object.
         """
-        fields: dict[str, Any] = _decode(body)
-        for name in self.drop:
-            fields.pop(name, None)
-        fields = {**self.defaults, **fields, **self.sets}
-        if self.model is not None:
-            fields["model"] = self.model
-        return msgspec.json.encode(fields)
+        return msgspec.json.encode(self.of(_decode(body)))
 
 
 def shaped(shape: Shape, body: bytes | bytearray) -> bytes:

@@ -20,7 +20,13 @@ from ..backends.backend import Backend
 from ..core.access import Asker
 from ..core.config import ModelId
 from ..core.dialects import Voice, dialect_of
-from ..core.notices import Notices, Other, Wait
+from ..core.notices import (
+    NOTIFY_FIELD,
+    Company,
+    Wait,
+    discreet,
+    wants_notices,
+)
 from ..dispatcher import Dispatcher, Lease
 from ..errors import RouterError
 from .engine import GONE, Engine, FiberTimeoutError, pause
@@ -28,16 +34,10 @@ from .shaper import LAST_CHUNK, chunk
 from .sockets import Client, ClientGoneError
 from .wire import RequestHead
 
-#: Between two signs of life, in seconds: proxies close connections that are silent for 60.
-KEEP_ALIVE_S: Final = 15.0
-
 #: How long a client gets to take an error, in seconds.
 ENDING_S: Final = 2.0
 
-#: By this field of a request its client says whether it wants notices.
-NOTIFY_FIELD: Final = b"x-notify-model-swap"
-
-_SWITCH: Final = {b"true": True, b"1": True, b"false": False, b"0": False}
+_NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()
 
 
 class EarlyStream:
@@ -169,33 +169,28 @@ class Waiting:
         return EarlyStream(self.client, voice, fields=self.fields, close=self.close)
 
     def _wants_notices(self, model: ModelId) -> bool:
-        wish = _SWITCH.get((self.head.get(NOTIFY_FIELD) or b"").lower())
-        spec = self.dispatcher.config.models.get(model)
-        return (spec is not None and spec.notify_model_swap) if wish is None else wish
+        field = (self.head.get(_NOTIFY_FIELD) or b"").decode("ascii", "replace")
+        return wants_notices(field, self.dispatcher.config.models.get(model))
 
     async def _stay_in_touch(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
         engine, fiber = self.engine, self.client.fiber
-        notices = Notices() if self._wants_notices(model) else None
-        heard_s = engine.now_s
+        notices = self._wants_notices(model)
+        company = Company(stream.voice, notices=notices, now_s=engine.now_s)
+        waits_for = partial(self._waits_for, lease)
         with self.dispatcher.watch(lease, model, partial(engine.wake, fiber)):
             while (backend := lease.granted_nowait()) is None:
                 if self.client.gone:
                     raise ClientGoneError
-                wait = lease.waits_for() if notices is not None else None
-                events = b""
-                if notices is not None and wait is not None:
-                    said = notices.about(self._discreet(wait), now_s=engine.now_s)
-                    events = b"".join(map(stream.voice.say, said))
-                if not events and engine.now_s - heard_s >= KEEP_ALIVE_S:
-                    events = stream.voice.sign_of_life()
-                if events:
+                if events := company.about(waits_for, now_s=engine.now_s):
                     await self._tell(stream, events)
-                    heard_s = engine.now_s
                 else:
-                    await self._pause(heard_s + KEEP_ALIVE_S - engine.now_s)
-        if notices is not None and (said := notices.granted(str(model))):
-            await self._tell(stream, b"".join(map(stream.voice.say, said)))
+                    await self._pause(company.due_s - engine.now_s)
+        if events := company.granted(str(model)):
+            await self._tell(stream, events)
         return backend
+
+    def _waits_for(self, lease: Lease) -> Wait | None:
+        return discreet(lease.waits_for(), self.asker, self.dispatcher.config.models)
 
     async def _tell(self, stream: EarlyStream, events: bytes) -> None:
         self.early = stream
@@ -213,16 +208,3 @@ class Waiting:
         finally:
             client.want = 0
             client.fiber.deadline_s = math.inf
-
-    def _discreet(self, wait: Wait) -> Wait:
-        """Leave out the names of models that the client may not use."""
-        if self.asker.models is None:
-            return wait
-        specs = self.dispatcher.config.models
-
-        def seen(other: Other) -> Other:
-            spec = None if other.model is None else specs.get(other.model)
-            known = spec is not None and self.asker.may_use(spec)
-            return other if known else attrs.evolve(other, model=None)
-
-        return attrs.evolve(wait, others=tuple(map(seen, wait.others)))

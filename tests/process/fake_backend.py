@@ -13,6 +13,8 @@ Run with ``python -I -S fake_backend.py --port N [--option value ...]``:
     When the port is opened; ``told`` waits for the command ``listen``.
 ``--exit CODE``, ``--say TEXT``
     Print TEXT and exit, before anything else.
+``--script PATH``
+    Requests to PATH are answered by the test, as those to ``/v1/script``.
 ``--sigterm ignore``
     Survive SIGTERM.
 ``--flood on``
@@ -142,7 +144,8 @@ class Backend:
     def respond(self, connection: socket.socket, received: dict[str, object]) -> None:
         """Answer one request, or leave that to the test."""
         target = str(received["target"])
-        if target == "/v1/script" or target.endswith("?script"):
+        scripted = ("/v1/script", self.options.get("--script"))
+        if target in scripted or target.endswith("?script"):
             self.tell(event="request", **received)
         elif target.startswith("/v1/big?"):
             self.send_big(connection, int(target.partition("?")[2]))

@@ -11,7 +11,7 @@ import trio
 from openai.types.chat import ChatCompletionChunk
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.gateway import waiting
+from llama_router.core import notices
 from tests.process.harness import Answer, RawClient, Router, Scripted, Stage, post, request
 
 pytestmark = pytest.mark.process
@@ -406,7 +406,7 @@ class TestSignsOfLife:
 
     async def test_comments_without_notices(self, router, stage, monkeypatch) -> None:
         """The stream begins with a comment when it is due, and goes on with them."""
-        monkeypatch.setattr(waiting, "KEEP_ALIVE_S", 0.2)
+        monkeypatch.setattr(notices, "KEEP_ALIVE_S", 0.2)
         client = await waiting_for(router, x_notify_model_swap="false")
         await begun(client)
         for _ in range(3):
@@ -421,6 +421,6 @@ class TestSignsOfLife:
 
     async def test_comments_between_notices(self, router, monkeypatch) -> None:
         """After the last notice the silence is broken, too."""
-        monkeypatch.setattr(waiting, "KEEP_ALIVE_S", 0.2)
+        monkeypatch.setattr(notices, "KEEP_ALIVE_S", 0.2)
         client = await told_of_the_load(router)
         assert await client.chunk() == b": waiting\n\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import ollama
 import openai
 import pytest
 import trio
@@ -172,3 +173,32 @@ async def test_anthropic_client(config) -> None:
         async with serving(config) as router:
             await trio.to_thread.run_sync(read, router)
             assert len(router.named("backend.ready")) == 2
+
+
+async def test_ollama_client(config) -> None:
+    """Chats and generations think aloud about the swap; a failed load raises its error."""
+
+    def read(router: RealRouter) -> None:
+        asked: dict[str, Any] = {"options": {"temperature": 0, "num_predict": 4}}
+        with ollama.Client(router.url) as client:
+            whole = client.chat("b", [MESSAGE], **asked)
+            assert client.chat("a", [MESSAGE], **asked).message.thinking is None
+            told = list(client.chat("b", [MESSAGE], stream=True, **asked))
+            assert "".join(piece.message.thinking or "" for piece in told).splitlines() == [
+                "Unloading model 'a'...",
+                "Loading model 'b'...",
+                "Loading model 'b': 100%",
+                "Model 'b' is ready.",
+            ]
+            assert "".join(p.message.content for p in told) == whole.message.content
+            again = list(client.chat("b", [MESSAGE], stream=True, **asked))
+            assert not any(piece.message.thinking for piece in again)  # it did not wait
+            told_too = list(client.generate("a", "x", stream=True, **asked))
+            assert (told_too[0].thinking, told_too[0].response) == ("Unloading model 'b'...\n", "")
+            assert told_too[-1].done
+            with pytest.raises(ollama.ResponseError, match="the backend of model 'broken' exited"):
+                list(client.chat("broken", [MESSAGE], stream=True))
+
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await trio.to_thread.run_sync(read, router)

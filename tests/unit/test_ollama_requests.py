@@ -23,19 +23,19 @@ USER = {"role": "user", "content": "hello"}
 def chat(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
     body = {"model": "m", "messages": [USER], **fields}
     wanted = requests.chat(bodies.decoded(json.dumps(body).encode(), bodies.ChatRequest))
-    return wanted, json.loads(wanted.body or b"{}")
+    return wanted, json.loads(wanted.body())
 
 
 def generate(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
     data = json.dumps({"model": "m", **fields}).encode()
     wanted = requests.generate(bodies.decoded(data, bodies.GenerateRequest))
-    return wanted, json.loads(wanted.body or b"{}")
+    return wanted, json.loads(wanted.body())
 
 
 def embed(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
     data = json.dumps({"model": "m", **fields}).encode()
     wanted = requests.embed(bodies.decoded(data, bodies.EmbedRequest))
-    return wanted, json.loads(wanted.body or b"{}")
+    return wanted, json.loads(wanted.body())
 
 
 def test_a_chat_streams_unless_told_otherwise() -> None:

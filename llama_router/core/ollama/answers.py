@@ -154,6 +154,30 @@ def whole(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[st
     return piece | _ending(talk.reason, answer, now_s=now_s, first_s=None, times=times)
 
 
+class Voice:
+    """Says, in the stream of one request, what the router itself has to say.
+
+    Every line is a piece of an answer: the official clients decode each of them as one, so
+    there is nothing like a comment, and no empty line. What the client waits for is thought,
+    not said: programs show thoughts apart from the answer and keep them out of the history.
+
+    Source: https://github.com/ollama/ollama-python, ``Client._request`` and ``ChatResponse``.
+    """
+
+    def __init__(self, wanted: Wanted, created_at: str) -> None:
+        self._wanted = wanted
+        self._created_at = created_at
+
+    def say(self, text: str) -> bytes:
+        """Return *text* as a thought; nobody hears it who wants to see no thoughts."""
+        thinking = "" if self._wanted.hide_thinking else text + "\n"
+        return _line(_piece(self._wanted, self._created_at, _Said(thinking=thinking)))
+
+    def sign_of_life(self) -> bytes:
+        """Return a piece of an answer in which nothing is said."""
+        return _line(_piece(self._wanted, self._created_at))
+
+
 class Stream:
     """Translates an event stream as it comes.
 

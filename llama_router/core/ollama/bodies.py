@@ -146,8 +146,13 @@ class ShowRequest(Named, kw_only=True):
 Body = TypeVar("Body", bound=Named)
 
 
-def decoded(data: bytes, shape: type[Body]) -> Body:
+def decoded(data: bytes, shape: type[Body], *, default: str | None = None) -> Body:
     """Return the request in *data*, whatever media type it was sent as.
+
+    Args:
+        data: Its body.
+        shape: What it should be.
+        default: The model that is meant where none is named.
 
     Raises:
         RequestError: if it is not JSON, or not of that shape.
@@ -155,7 +160,7 @@ def decoded(data: bytes, shape: type[Body]) -> Body:
     if not data:
         raise RequestError("missing request body")
     try:
-        return msgspec.json.decode(data, type=shape)
+        body = msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as exc:
         found = re.search(r"`\$\.([\w.]+)", str(exc))
         raise RequestError(
@@ -165,3 +170,6 @@ def decoded(data: bytes, shape: type[Body]) -> Body:
         raise RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
+    if not (body.model or body.name):
+        body.model = default
+    return body

@@ -11,10 +11,11 @@ import attrs
 
 from .. import refusals
 from ..access import Asker
-from ..config import Config, ModelId, ModelSpec
+from ..config import Config, ModelSpec
 from ..header import Header
 from ..hub import without_host
 from ..kinds import Kind, kind_of
+from ..names import Meaning
 from ..naming import quant_of
 from .answers import timestamp
 
@@ -57,30 +58,41 @@ class Running:
     expires_s: float
 
 
-def resolve(config: Config, name: str) -> ModelId | None:
-    """Return the model that *name* means.
+def meaning_of(config: Config, name: str) -> Meaning | None:
+    """Return what *name* stands for.
 
     As it is; or without Ollama's ``:latest``; or as the hub's name that its address has.
     """
     plain = name.removesuffix(":latest")
     for spelling in (name, plain, without_host(plain)):
-        if (model := config.resolve(spelling)) is not None:
-            return model
+        if (meaning := config.find(spelling)) is not None:
+            return meaning
     return None
 
 
-def find(config: Config, name: str, asker: Asker) -> ModelSpec:
-    """Return the model that *name* means; see `resolve`.
+def meant_by(config: Config, name: str) -> Meaning | None:
+    """Return what a request that needs *name* means; the default model may stand in for it."""
+    return meaning_of(config, name) or config.meant(name)
+
+
+def find(config: Config, name: str, asker: Asker, *, needed: bool = False) -> ModelSpec:
+    """Return the model that *name* means.
+
+    Args:
+        config: The configuration in force.
+        name: As the client wrote it.
+        asker: Who asks.
+        needed: The request needs the model, so that the default one may stand in for it.
 
     Raises:
         UnknownModelError: if there is none.
         ModelNotAllowedError: if *asker* may not use it.
     """
-    model = resolve(config, name)
-    if model is None:
+    meaning = (meant_by if needed else meaning_of)(config, name)
+    if meaning is None:
         usable = [m for m, spec in config.models.items() if asker.may_use(spec)]
         raise refusals.unknown(name, usable)
-    spec = config.models[model]
+    spec = config.models[meaning.model]
     asker.check_model(spec, name)
     return spec
 

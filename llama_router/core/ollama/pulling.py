@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import HubReferenceError
 from ..config import Config, ModelId
 from ..hub import Reference, parse_reference
-from .listing import resolve
+from .listing import meaning_of
 
 
 def wanted(config: Config, name: str) -> Reference | ModelId:
@@ -20,10 +20,10 @@ def wanted(config: Config, name: str) -> Reference | ModelId:
     try:
         return parse_reference(name.removesuffix(":latest"))
     except HubReferenceError:
-        model = resolve(config, name)
-        if model is None:
+        meaning = meaning_of(config, name)
+        if meaning is None:
             raise
-        return model
+        return meaning.model
 
 
 def progress(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import attrs
 import msgspec
 
 from ...errors import RequestError
+from .. import shaping
 from .bodies import (
     AnswerRequest,
     ChatRequest,
@@ -49,7 +50,7 @@ class Wanted:
         stream: Whether it comes in pieces.
         keep_s: Seconds of idleness after which the model may go; None if it did not say.
         path: Where to ask the backend; None if the model is only to be loaded or to go.
-        body: What to ask it.
+        fields: What to ask it.
         hide_thinking: The client does not want to see what the model thinks.
     """
 
@@ -58,8 +59,12 @@ class Wanted:
     stream: bool
     keep_s: float | None
     path: str | None = None
-    body: bytes = b""
+    fields: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     hide_thinking: bool = False
+
+    def body(self, shape: shaping.Shape | None = None) -> bytes:
+        """Return what to ask the backend, in the *shape* that its model's requests get."""
+        return msgspec.json.encode(self.fields if shape is None else shape.of(self.fields))
 
     @property
     def unloads(self) -> bool:
@@ -151,7 +156,7 @@ def _wanted(request: ModelRequest, shape: Shape, path: str | None, body: dict[st
         stream=False,
         keep_s=None if keep is None else keep_alive_s(keep),
         path=path,
-        body=b"" if path is None else msgspec.json.encode({"model": request.named, **body}),
+        fields={} if path is None else {"model": request.named, **body},
     )
 
 
