@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final
 
@@ -11,7 +11,9 @@ from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from ..core.answers import error_body, error_fields
+from ..core.answers import error_fields
+from ..core.dialects import error_answer
+from ..core.endpoints import methods_of
 from ..core.ollama.answers import ollama_error
 from ..core.routes import OLLAMA_PATHS
 from ..errors import AccessError, RequestError, RouterError
@@ -93,6 +95,8 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
+        if error.code == HTTPStatus.NOT_FOUND and (methods := methods_of(request.path)):
+            return _wrong_method(methods)
         if error.code == HTTPStatus.NOT_FOUND:
             return _error_response(
                 RouteNotFoundError(
@@ -101,11 +105,8 @@ def build_app(context: ControlContext) -> QuartTrio:
                 )
             )
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
-            refused = _error_response(MethodNotAllowedError("this endpoint has no such method"))
-            if isinstance(error, MethodNotAllowed) and error.valid_methods:
-                # Source: RFC 9110, section 15.5.6.
-                refused.headers["allow"] = ", ".join(sorted(error.valid_methods))
-            return refused
+            valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+            return _wrong_method(valid or ())
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
         return _error_response(RequestError(error.description or status.phrase, status=status))
 
@@ -125,8 +126,19 @@ def build_app(context: ControlContext) -> QuartTrio:
     return app
 
 
+def _wrong_method(valid: Iterable[str]) -> Response:
+    methods = ", ".join(sorted(valid))
+    response = _error_response(
+        MethodNotAllowedError(f"this endpoint does not take {request.method}, but {methods}")
+    )
+    response.headers["allow"] = methods  # RFC 9110, section 15.5.6
+    return response
+
+
 def _error_response(error: RouterError) -> Response:
-    body = ollama_error(error) if request.path in OLLAMA_PATHS else error_body(error)
+    body = (
+        ollama_error(error) if request.path in OLLAMA_PATHS else error_answer(request.path, error)
+    )
     response = Response(body, error.status)
     for name, value in error_fields(error):
         response.headers[name.decode()] = value.decode()

@@ -159,7 +159,7 @@ class Gate:
             self._check_origin(area, method, seen)
         if area is Area.OPEN:
             return ANYBODY
-        if area is Area.ADMIN or (area is Area.CHANGES and not self._changes_are_open):
+        if area is Area.ADMIN or (area is Area.CHANGES and not self.changes_are_open):
             return self._check_token(seen)
         return self._check_key(seen) if self._keys else ANYBODY
 
@@ -243,7 +243,8 @@ class Gate:
         raise _strange_origin(origin)
 
     @property
-    def _changes_are_open(self) -> bool:
+    def changes_are_open(self) -> bool:
+        """Whether everybody who may use models may change them, too."""
         if self._models_api is ModelsApi.AUTO:
             return self._local
         return self._models_api is ModelsApi.OPEN

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import RouterError
 from .answers import error_body
+from .endpoints import Api, api_of
 
 #: Most characters quoted of an answer that is no JSON.
 _QUOTED: Final = 300
@@ -39,16 +40,26 @@ _BY_ENDING: Final = {
     "/messages": Dialect.MESSAGES,
 }
 
-#: Anthropic's error types by status; `api_error` for all others.
+#: Anthropic's error types by status; see `_anthropic_type` for all others.
 #: Source: https://docs.anthropic.com/en/api/errors.
 _ANTHROPIC_TYPES: Final = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+#: llama.cpp's error types by status. Source: llama.cpp, tools/server (format_error_response).
+_LLAMA_CPP_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    501: "not_supported_error",
+    503: "unavailable_error",
 }
 
 
@@ -145,6 +156,38 @@ class Voice:
         }
 
 
+def error_answer(path: str, error: RouterError) -> bytes:
+    """Return the body of an answer that says *error*, as clients of the API of *path* expect it.
+
+    Args:
+        path: Path of the request, decoded.
+        error: What is wrong.
+    """
+    status = int(error.status)
+    match api_of(path):
+        case Api.ANTHROPIC:
+            fields = {"type": _anthropic_type(status), "message": str(error)}
+            return msgspec.json.encode({"type": "error", "error": fields})
+        case Api.LLAMA_CPP:
+            return msgspec.json.encode({"error": _llama_cpp_error(status, str(error))})
+        case Api.OPENAI:
+            return error_body(error)
+
+
+def _anthropic_type(status: int) -> str:
+    other = "invalid_request_error" if status < 500 else "api_error"
+    return _ANTHROPIC_TYPES.get(status, other)
+
+
+def _llama_cpp_error(status: int, message: str) -> dict[str, Any]:
+    other = "invalid_request_error" if status < 500 else "server_error"
+    return {
+        "code": status,
+        "message": message,
+        "type": _LLAMA_CPP_TYPES.get(status, other),
+    }
+
+
 def last_event(dialect: Dialect, error: RouterError) -> bytes:
     """Return *error* as the last event of a stream."""
     fields: dict[str, Any] = msgspec.json.decode(error_body(error))["error"]
@@ -157,8 +200,8 @@ def _error_event(dialect: Dialect, fields: dict[str, Any], status: int) -> bytes
         case Dialect.CHAT | Dialect.OTHER:
             return b"data: " + msgspec.json.encode(document) + b"\n\n"
         case Dialect.MESSAGES:
-            kind = _ANTHROPIC_TYPES.get(status, "api_error")
-            document = {"type": "error", "error": {"type": kind, "message": fields["message"]}}
+            about = {"type": _anthropic_type(status), "message": fields["message"]}
+            document = {"type": "error", "error": about}
         case Dialect.RESPONSES:
             # The field "error", as in a chat, is what makes the official client raise.
             about = {name: fields.get(name) for name in ("code", "message", "param")}

@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from ..errors import RequestError
+from .forms import FormSearch, boundary_of
 from .skim import skim
 
 #: Longest model name looked at, in bytes; no identifier on any hub comes near it.
@@ -20,12 +21,7 @@ SKIMMED_BYTES: Final = 256 * 1024
 
 _SKIMMED: Final = frozenset((b"model", b"stream"))
 
-_BOUNDARY = re.compile(
-    rb'multipart/form-data\s*;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;]{1,200}))', re.IGNORECASE
-)
-_FIELD_NAME = re.compile(
-    rb'(?:^|\r\n)content-disposition:[^\r\n]*;\s*name=(?:"([^"\r\n]*)"|([^\s;]+))', re.IGNORECASE
-)
+_IN_FORMS: Final = frozenset((b"model", b"stream"))
 
 
 @attrs.frozen
@@ -35,12 +31,12 @@ class Asked:
     Attributes:
         model: The name as the client wrote it.
         stream: Whether it wants an event stream.
-        form: Whether it is a multipart form, not JSON.
+        opaque: Whether it is anything but a JSON object, so that nothing in it can be changed.
     """
 
     model: str
     stream: bool
-    form: bool = False
+    opaque: bool = False
 
 
 class _Body(msgspec.Struct):
@@ -51,8 +47,23 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
+def form_search(content_type: bytes) -> FormSearch | None:
+    """Return what looks into a body while it arrives; None if it is no multipart form.
+
+    Args:
+        content_type: Value of its Content-Type field; empty if it had none.
+    """
+    boundary = boundary_of(content_type)
+    return None if boundary is None else FormSearch(boundary, _IN_FORMS)
+
+
 def asked_by(
-    body: bytes | bytearray | memoryview, content_type: bytes, *, default: str | None = None
+    body: bytes | bytearray | memoryview,
+    content_type: bytes,
+    *,
+    default: str | None = None,
+    named: str | None = None,
+    form: FormSearch | None = None,
 ) -> Asked:
     """Return the model that *body* names.
 
@@ -60,15 +71,28 @@ def asked_by(
         body: The whole request body.
         content_type: Value of its Content-Type field; empty if it had none.
         default: The model that is meant where none is named.
+        named: The model that the request names otherwise; counts where the body names
+            none, which then need not be one that could.
+        form: What has looked into the body already, see `form_search`.
 
     Raises:
         RequestError: if the body is neither a JSON object nor a multipart form,
-            or does not name a model.
+            or no model is named.
     """
-    boundary = _BOUNDARY.match(content_type)
-    if boundary is None:
-        return _asked_by_json(body, default)
-    return _asked_by_form(bytes(body), boundary[1] or boundary[2], default)
+    if form is None:
+        form = form_search(content_type)
+    if form is not None:
+        return _asked_by_form(body, form, named or default)
+    if named is not None and not _names_models(body, content_type):
+        return Asked(_checked(named), stream=False, opaque=True)
+    return _asked_by_json(body, named or default)
+
+
+def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
+    """Say whether *body* could name a model: a JSON object, even a broken one."""
+    if content_type and b"json" not in content_type.lower():
+        return False
+    return bytes(body[:64]).lstrip()[:1] not in (b"", b"[")
 
 
 def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) -> Asked:
@@ -95,35 +119,20 @@ def _field_of(exc: msgspec.ValidationError) -> str | None:
     return found[1] if found else None
 
 
-def _asked_by_form(body: bytes, boundary: bytes, default: str | None) -> Asked:
-    """Walk over the parts; stop as soon as both fields are known.
-
-    Source: RFC 7578 and RFC 2046, section 5.1.1.
-    """
-    found: dict[bytes, bytes] = {}
-    delimiter = b"--" + boundary
-    at = body.find(delimiter)
-    while at >= 0:
-        head_at = at + len(delimiter)
-        if body[head_at : head_at + 2] == b"--":
-            break
-        next_at = body.find(b"\r\n" + delimiter, head_at)
-        if next_at < 0:
-            raise RequestError("the multipart form is cut off: its last boundary is missing")
-        head_end = body.find(b"\r\n\r\n", head_at, next_at + 2)
-        if head_end >= 0:
-            name = _FIELD_NAME.search(body, head_at, head_end)
-            value_at = head_end + 4
-            if name and next_at - value_at <= MAX_NAME_BYTES:
-                found.setdefault(name[1] or name[2] or b"", body[value_at:next_at])
-        at = next_at + 2
-    model = found.get(b"model")
+def _asked_by_form(
+    body: bytes | bytearray | memoryview, form: FormSearch, default: str | None
+) -> Asked:
+    form.look(body, len(body))
+    form.finish()
+    model = form.values.get(b"model", b"")
+    if model is None:
+        raise RequestError(f"the model name is over {MAX_NAME_BYTES} bytes", param="model")
     try:
-        name_text = None if model is None else model.decode()
+        name = model.decode()
     except UnicodeDecodeError:
         raise RequestError('the form field "model" is not UTF-8', param="model") from None
-    stream = found.get(b"stream", b"").strip().lower() in (b"true", b"1")
-    return Asked(_checked(name_text or default), stream, form=True)
+    stream = (form.values.get(b"stream") or b"").strip().lower() in (b"true", b"1")
+    return Asked(_checked(name or default), stream, opaque=True)
 
 
 def _checked(model: str | None) -> str:

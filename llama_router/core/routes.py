@@ -6,14 +6,17 @@ control plane.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
 
 import attrs
 
+from .endpoints import methods_of
+
 #: What a monitoring system looks at. Watching never loads a model.
-OBSERVED: Final = ("/health", "/props", "/slots")
+OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters")
 
 #: Paths that the control plane answers itself, whatever backends may serve there.
 OLLAMA_PATHS: Final = frozenset(
@@ -41,6 +44,13 @@ _YES: Final = ("true", "1")
 
 _PROXIED: Final = _WITH_BODY | {b"GET", b"HEAD", b"DELETE"}
 
+#: What follows it begins with the name of a model, whose backend sees the rest of the path.
+UPSTREAM: Final = b"/upstream/"
+
+#: Most parts of a path, and bytes of it, that are tried as the name of a model.
+_NAME_PARTS: Final = 32
+_NAME_BYTES: Final = 4096
+
 
 @attrs.frozen
 class ByBody:
@@ -48,9 +58,11 @@ class ByBody:
 
     Attributes:
         autoload: Whether it is loaded if need be; else it must be running.
+        model: Of ``?model=``: who is meant where the body names none.
     """
 
     autoload: bool = True
+    model: str | None = None
 
 
 @attrs.frozen
@@ -58,6 +70,17 @@ class ByQuery:
     """Proxied to the model of ``?model=``, which is loaded if need be."""
 
     model: str
+
+
+@attrs.frozen
+class ByPath:
+    """Proxied to the model that the path names below `UPSTREAM`, loaded if need be.
+
+    Attributes:
+        tail: What follows, still percent-encoded; see `named_in`.
+    """
+
+    tail: bytes
 
 
 @attrs.frozen
@@ -75,10 +98,17 @@ class Observe:
 
 @attrs.frozen
 class Control:
-    """Answered by the control plane."""
+    """Answered by the control plane.
+
+    Attributes:
+        only_preflight: Who answers instead, unless this is a browser that asks whether a
+            page may send a request (CORS preflight); None if nobody does.
+    """
+
+    only_preflight: ByPath | None = None
 
 
-Route: TypeAlias = ByBody | ByQuery | Observe | Control
+Route: TypeAlias = ByBody | ByQuery | ByPath | Observe | Control
 
 
 def route(method: bytes, path: bytes, query: bytes) -> Route:
@@ -95,22 +125,37 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
 
 
 def _route(method: bytes, path: bytes, query: bytes) -> Route:
-    plain = _decoded(path)
+    if path.startswith(UPSTREAM) and path != UPSTREAM:
+        by_path = ByPath(path[len(UPSTREAM) :])
+        return Control(by_path) if method == b"OPTIONS" else by_path
+    plain = decoded(path)
     if _is_control(plain) or method not in _PROXIED:
         return Control()
     values = parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
     autoload = values.get("autoload", ["true"])[0] in _YES
-    if method in _WITH_BODY:
-        return ByBody(autoload)
-    if model := values.get("model"):
-        return ByQuery(model[0]) if autoload else Observe(model[0], plain)
-    if plain == "/props" and "autoload" in values:
+    model = values.get("model", [None])[0]
+    if model is None and _is_wrong(method, plain):
         return Control()
-    if method != b"DELETE":
-        for observed in OBSERVED:
-            if plain.endswith(observed):
-                return Observe(plain[1 : -len(observed)] or None, observed)
+    if method in _WITH_BODY:
+        return ByBody(autoload, model)
+    if model is not None:
+        return ByQuery(model) if autoload else Observe(model, plain)
+    of_router = plain == "/props" and "autoload" in values
+    return Control() if of_router or method == b"DELETE" else _observed(plain)
+
+
+def _observed(path: str) -> Route:
+    if path == "/v1/health":  # llama-server's other name for it
+        return Observe(None, path)
+    for observed in OBSERVED:
+        if path.endswith(observed):
+            return Observe(path[1 : -len(observed)] or None, observed)
     return Control()
+
+
+def _is_wrong(method: bytes, path: str) -> bool:
+    known = methods_of(path)
+    return known is not None and method.decode("ascii", "replace") not in known
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -118,7 +163,45 @@ def _remembered_route(method: bytes, path: bytes) -> Route:
     return _route(method, path, b"")
 
 
-def _decoded(path: bytes) -> str:
+@attrs.frozen
+class Named:
+    """A model in a path.
+
+    Attributes:
+        model: Its name, decoded; perhaps nobody's.
+        path: What follows it, still percent-encoded: empty, or it begins with ``/``.
+    """
+
+    model: str
+    path: bytes
+
+
+def named_in(tail: bytes, find: Callable[[str], object]) -> Named:
+    """Return the model that *tail* begins with: the longest name that is known.
+
+    A slash in a name may stand as it is or as ``%2F``. If no beginning is known, what
+    stands before the first slash is the name.
+
+    Args:
+        tail: What follows `UPSTREAM`, still percent-encoded.
+        find: Returns what has a name; None if nothing has it.
+    """
+    ends: list[int] = []
+    end = -1
+    while len(ends) < _NAME_PARTS and 0 <= (end := tail.find(b"/", end + 1)) <= _NAME_BYTES:
+        ends.append(end)
+    if end < 0 and len(tail) <= _NAME_BYTES:
+        ends.append(len(tail))
+    for end in reversed(ends):
+        name = decoded(tail[:end])
+        if find(name) is not None:
+            return Named(name, tail[end:])
+    end = ends[0] if ends else _NAME_BYTES
+    return Named(decoded(tail[:end]), tail[end:])
+
+
+def decoded(path: bytes) -> str:
+    """Return *path* without percent-encoding; what is no text becomes U+FFFD."""
     return unquote(path.decode("ascii", "replace"), errors="replace")
 
 
@@ -151,5 +234,5 @@ def _remembered_allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
 
 
 def _allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
-    plain = _decoded(path)
+    plain = decoded(path)
     return plain.startswith(proxy_endpoints) and ".." not in plain.split("/")

@@ -22,8 +22,22 @@ from ..backends.backend import Backend
 from ..core import refusals
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
-from ..core.peek import asked_by
-from ..core.routes import ByBody, ByQuery, Control, Observe, allowed, route
+from ..core.config import ModelSpec
+from ..core.dialects import error_answer
+from ..core.forms import FormSearch
+from ..core.peek import asked_by, form_search
+from ..core.routes import (
+    ByBody,
+    ByPath,
+    ByQuery,
+    Control,
+    Named,
+    Observe,
+    allowed,
+    decoded,
+    named_in,
+    route,
+)
 from ..core.shaping import shaped
 from ..dispatcher import Dispatcher
 from ..errors import (
@@ -132,6 +146,7 @@ class _Connection:
         self._asker = ANYBODY  # of the current request
         self._cors: Sequence[tuple[bytes, bytes]] = ()  # what its answer says to a browser
         self._buffer = b""  # received, not used yet: the beginning of the next request
+        self._form: FormSearch | None = None  # has looked into the current request's body
 
     async def serve(self) -> None:
         while True:
@@ -145,8 +160,11 @@ class _Connection:
                 return
             asked_for = route(head.method, head.path, head.query)
             if isinstance(asked_for, Control):
-                await self._hand_over()
-                return
+                by_path = asked_for.only_preflight
+                if by_path is None or head.get(b"access-control-request-method") is not None:
+                    await self._hand_over()
+                    return
+                asked_for = by_path
             if not await self._proxy(head, asked_for):
                 await self._client.linger()
                 return
@@ -221,6 +239,7 @@ class _Connection:
         if head.expect_continue and not received:
             await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._buffer = b""
+        self._form = form_search(head.get(b"content-type") or b"")
         try:
             if length is not None:
                 return await self._receive_length(received, length)
@@ -245,6 +264,8 @@ class _Connection:
                 if not size:
                     raise ClientGoneError
                 at += size
+                if self._form is not None:
+                    self._form.look(body, at)
         return body
 
     async def _receive_chunks(self, received: bytes, limit_bytes: int) -> bytearray:
@@ -256,13 +277,17 @@ class _Connection:
             if not data:
                 raise ClientGoneError
             body += decoder.feed(data)
+            if self._form is not None:
+                self._form.look(body, len(body))
             await self._fiber.spend()
         self._buffer = decoder.excess
         return body
 
     # -- proxied requests -----------------------------------------------------------------
 
-    async def _proxy(self, head: RequestHead, asked_for: ByBody | ByQuery | Observe) -> bool:
+    async def _proxy(
+        self, head: RequestHead, asked_for: ByBody | ByQuery | ByPath | Observe
+    ) -> bool:
         """Serve one request; return whether the connection can be used for another."""
         begun_s = trio.current_time()
         body_received = False
@@ -303,29 +328,43 @@ class _Connection:
     async def _serve_model(
         self,
         head: RequestHead,
-        asked_for: ByBody | ByQuery,
+        asked_for: ByBody | ByQuery | ByPath,
         exchange: Exchange,
         record: Record,
     ) -> None:
         dispatcher = self._gateway.dispatcher
         config = dispatcher.config
-        if isinstance(asked_for, ByQuery):
+        stream: bool | None
+        in_path: Named | None = None
+        if isinstance(asked_for, ByBody):
+            body = exchange.body or b""
+            asked = asked_by(
+                body,
+                head.get(b"content-type") or b"",
+                default=config.router.default_model,
+                named=asked_for.model,
+                form=self._form,
+            )
+            name, stream = asked.model, asked.stream
+            meant = config.meant(name)
+            if meant is not None and meant.shape is not None and not asked.opaque:
+                exchange.body = shaped(meant.shape, body)
+        elif isinstance(asked_for, ByQuery):
             name, stream = asked_for.model, False
             meant = config.meant(name)
         else:
-            body = exchange.body or b""
-            default = config.router.default_model
-            asked = asked_by(body, head.get(b"content-type") or b"", default=default)
-            name, stream = asked.model, asked.stream
+            in_path = named_in(asked_for.tail, config.find)
+            name, stream = in_path.model, None
             meant = config.meant(name)
-            if meant is not None and meant.shape is not None and not asked.form:
-                exchange.body = shaped(meant.shape, body)
         model = None if meant is None else meant.model
         record.model = name if model is None else model
         if model is not None:
             spec = config.models[model]
             self._asker.check_model(spec, name)
-            self._check_allowed(head.path, spec.spawn.proxy_endpoints, model)
+            if in_path is None:
+                self._check_allowed(head.path, spec.spawn.proxy_endpoints, model)
+            elif not await self._aim(in_path.path, spec, head, exchange):
+                return
         elif self._asker.models is not None:
             models = config.models
             raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
@@ -345,6 +384,44 @@ class _Connection:
                 await self._relay(backend, exchange)
             finally:
                 record.lease = lease
+
+    async def _aim(
+        self, path: bytes, spec: ModelSpec, head: RequestHead, exchange: Exchange
+    ) -> bool:
+        """Let *exchange* ask for *path*, which stands behind the name of the model *spec*.
+
+        What is not among the model's ``proxy_endpoints`` is for those who may change models.
+
+        Returns:
+            False if there is none: the client was sent to the same path with a slash behind
+            it, because what it will find there has links to what is below.
+
+        Raises:
+            AccessError: if that is the case, and the client is none of them.
+        """
+        if not path:
+            await self._redirect(head, exchange)
+            return False
+        gate = self._gateway.gate
+        if not allowed(path, spec.spawn.proxy_endpoints) and not gate.changes_are_open:
+            gate.check(Area.CHANGES, head.method, head.fields)
+            exchange.withheld |= {b"authorization"}  # it may be the admin token
+        exchange.target = path + b"?" + head.query if head.query else path
+        return True
+
+    async def _redirect(self, head: RequestHead, exchange: Exchange) -> None:
+        """Send the client to the same path with a slash behind it."""
+        to = head.path + b"/"
+        to += b"?" + head.query if head.query else b""
+        exchange.status = HTTPStatus.TEMPORARY_REDIRECT
+        exchange.reusable = head.keep_alive and not self._gateway.draining.is_set()
+        lines = [b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b\r\n" % to]
+        lines += [b"%b: %b\r\n" % field for field in self._cors]
+        lines.append(b"content-length: 0\r\n")
+        lines.append(b"\r\n" if exchange.reusable else b"connection: close\r\n\r\n")
+        self._fiber.expire_in(BODY_TIMEOUT_S)
+        await self._client.send(b"".join(lines))
+        self._fiber.deadline_s = math.inf
 
     async def _observe(
         self,
@@ -369,7 +446,7 @@ class _Connection:
                 f"model {str(model)!r}: {', '.join(endpoints)}"
             )
 
-    def _waiting(self, head: RequestHead, name: str, *, stream: bool) -> Waiting:
+    def _waiting(self, head: RequestHead, name: str, *, stream: bool | None) -> Waiting:
         return Waiting(
             engine=self._gateway.engine,
             dispatcher=self._gateway.dispatcher,
@@ -392,12 +469,12 @@ class _Connection:
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True
     ) -> None:
-        """Answer with an OpenAI-shaped error, unless that is impossible by now."""
+        """Answer with an error, as the API that was asked for has it, if that is possible."""
         if head is None:
             log.info(
                 "request.refused", code=error.code, status=int(error.status), reason=str(error)
             )
-        body = error_body(error)
+        body = error_body(error) if head is None else error_answer(decoded(head.path), error)
         status = HTTPStatus(error.status)
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]
         lines += [b"%b: %b\r\n" % field for field in (*error_fields(error), *self._cors)]

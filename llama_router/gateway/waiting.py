@@ -116,7 +116,7 @@ class Waiting:
         head: What it sent.
         name: The model, as it named it.
         asker: What it may know.
-        stream: Whether its body asks for a stream.
+        stream: Whether its body asks for a stream; None if its answer must not begin early.
         fields: For the head of the answer.
         close: Whether its connection ends with the answer.
         early: Set once the answer has begun.
@@ -128,7 +128,7 @@ class Waiting:
     head: RequestHead
     name: str
     asker: Asker
-    stream: bool
+    stream: bool | None
     fields: Sequence[tuple[bytes, bytes]]
     close: bool
     early: EarlyStream | None = None
@@ -154,7 +154,9 @@ class Waiting:
     def _stream(self) -> EarlyStream | None:
         """Return the stream that can begin early, if the request is for one."""
         head = self.head
-        if not head.version_minor or head.method == b"HEAD" or head.upgrade:
+        if self.stream is None or not head.version_minor:
+            return None
+        if head.method == b"HEAD" or head.upgrade:
             return None
         accept = head.get(b"accept") or b""
         dialect = dialect_of(head.path, stream=self.stream, accept=accept)

@@ -83,13 +83,13 @@ FORM = b"multipart/form-data; boundary=XX"
 def test_multipart_field() -> None:
     """The field may stand behind a file."""
     body = form(('name="file"; filename="a.wav"', b"\0" * 5000), ('name="model"', b"whisper"))
-    assert asked_by(body, FORM) == Asked("whisper", stream=False, form=True)
+    assert asked_by(body, FORM) == Asked("whisper", stream=False, opaque=True)
 
 
 def test_multipart_stream_flag() -> None:
     """Audio endpoints stream on ``stream=true``."""
     body = form(('name="stream"', b"true"), ('name="model"', b"whisper"))
-    assert asked_by(body, FORM) == Asked("whisper", stream=True, form=True)
+    assert asked_by(body, FORM) == Asked("whisper", stream=True, opaque=True)
 
 
 def test_a_file_cannot_pretend_to_be_a_field() -> None:

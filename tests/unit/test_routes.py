@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.routes import ByBody, ByQuery, Control, Observe, allowed, route
+from llama_router.core.routes import (
+    ByBody,
+    ByPath,
+    ByQuery,
+    Control,
+    Named,
+    Observe,
+    allowed,
+    decoded,
+    named_in,
+    route,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,7 +23,7 @@ from llama_router.core.routes import ByBody, ByQuery, Control, Observe, allowed,
     [
         (b"POST", b"/v1/chat/completions", b"", ByBody()),
         (b"POST", b"/completion", b"", ByBody()),
-        (b"POST", b"/anything", b"model=a", ByBody()),
+        (b"POST", b"/anything", b"model=a", ByBody(model="a")),
         (b"GET", b"/v1/models", b"", Control()),
         (b"GET", b"/models", b"model=a", Control()),
         (b"POST", b"/v1/models", b"", Control()),
@@ -41,6 +52,20 @@ from llama_router.core.routes import ByBody, ByQuery, Control, Observe, allowed,
         (b"GET", b"/v1/audio/voices", b"model=tts", ByQuery("tts")),
         (b"DELETE", b"/v1/responses/1", b"model=a", ByQuery("a")),
         (b"DELETE", b"/v1/responses/1", b"", Control()),
+        (b"GET", b"/v1/chat/completions", b"", Control()),
+        (b"PUT", b"/v1/messages", b"", Control()),
+        (b"PUT", b"/v1/messages", b"model=a", ByBody(model="a")),
+        (b"POST", b"/health", b"", Control()),
+        (b"POST", b"/props", b"", ByBody()),
+        (b"POST", b"/slots/0", b"action=save&model=a", ByBody(model="a")),
+        (b"GET", b"/lora-adapters", b"", Observe(None, "/lora-adapters")),
+        (b"POST", b"/lora-adapters", b"model=a", ByBody(model="a")),
+        (b"GET", b"/v1/health", b"", Observe(None, "/v1/health")),
+        (b"GET", b"/upstream/a/metrics", b"", ByPath(b"a/metrics")),
+        (b"PROPFIND", b"/upstream/a%2Fb/x%20y", b"model=c", ByPath(b"a%2Fb/x%20y")),
+        (b"OPTIONS", b"/upstream/a/", b"", Control(ByPath(b"a/"))),
+        (b"GET", b"/upstream/", b"", Control()),
+        (b"GET", b"/upstream", b"", Control()),
     ],
 )
 def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
@@ -51,7 +76,7 @@ def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
 @given(st.binary(), st.binary(), st.binary())
 def test_any_bytes_have_a_route(method: bytes, path: bytes, query: bytes) -> None:
     """Nothing that a client sends makes the lookup fail."""
-    assert isinstance(route(method, path, query), ByBody | ByQuery | Control | Observe)
+    assert isinstance(route(method, path, query), ByBody | ByQuery | ByPath | Control | Observe)
 
 
 @given(
@@ -73,3 +98,42 @@ def test_dots_do_not_lead_out_of_the_list() -> None:
     """A backend that resolves ".." would serve what the list keeps out."""
     assert not allowed(b"/v1/../slots", ("/v1/",))
     assert allowed(b"/v1/a..b", ("/v1/",))
+
+
+@pytest.mark.parametrize(
+    ("tail", "model", "path"),
+    [
+        (b"a/v1/x", "a", b"/v1/x"),
+        (b"a", "a", b""),
+        (b"a/", "a", b"/"),
+        (b"owner/repo:Q4/props", "owner/repo:Q4", b"/props"),
+        (b"owner%2Frepo%3AQ4/a%2Fb", "owner/repo:Q4", b"/a%2Fb"),
+        (b"owner/x/y", "owner", b"/x/y"),
+        (b"nobody/x", "nobody", b"/x"),
+        (b"no%20body", "no body", b""),
+        (b"/x", "", b"/x"),
+    ],
+)
+def test_the_model_in_a_path(tail: bytes, model: str, path: bytes) -> None:
+    """The longest name that is known counts; the rest of the path stays as it was."""
+    known = dict.fromkeys(["a", "owner", "owner/repo:Q4"], 1)
+    assert named_in(tail, known.get) == Named(model, path)
+
+
+@given(st.binary(max_size=60) | st.text("ab/%2F", max_size=60).map(str.encode))
+def test_nothing_of_a_path_is_lost(tail: bytes) -> None:
+    """Name and rest are the whole, and the rest begins at a slash or is empty."""
+    found = named_in(tail, {"a": 1, "a/b": 2, "b//a": 3}.get)
+    assert tail.endswith(found.path)
+    assert found.path[:1] in (b"", b"/")
+    assert decoded(tail.removesuffix(found.path)) == found.model
+
+
+def test_looking_for_a_name_is_bounded() -> None:
+    """However long a path is, few beginnings of it are looked up."""
+    asked: list[str] = []
+
+    named_in(b"a/" * 30_000, asked.append)
+    named_in(b"a" * 60_000, asked.append)
+    assert len(asked) <= 40
+    assert max(map(len, asked)) <= 5000

@@ -1,0 +1,169 @@
+"""Small fields of a multipart form, found while it arrives; files are stepped over. Pure.
+
+Sources: RFC 7578; RFC 2046, section 5.1.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from enum import Enum, auto
+from typing import Final
+
+from ..errors import RequestError
+
+#: Longest value of a field that is kept, in bytes.
+MAX_VALUE_BYTES: Final = 4096
+
+#: Longest head of one part, in bytes: a few short lines.
+MAX_HEAD_BYTES: Final = 16 * 1024
+
+#: Most parts of one form. Forms of OpenAI's API have about ten fields and sixteen files.
+MAX_PARTS: Final = 1024
+
+_BOUNDARY = re.compile(
+    rb'multipart/form-data\s*+;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
+)
+_PADDING = re.compile(rb"[ \t]*+")
+_HEAD = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n]*+)*+")
+_DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*+form-data([^\r\n]*+)", re.IGNORECASE)
+_PARAMETER = re.compile(rb';[ \t]*+([^\s=;"]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+))')
+
+
+class _Place(Enum):
+    """Where in the form the search stands."""
+
+    CONTENT = auto()  # looking for the next delimiter; before the first one, too
+    HEAD = auto()  # behind a delimiter, the part's head is not complete yet
+    END = auto()  # behind the last delimiter
+
+
+def boundary_of(content_type: bytes) -> bytes | None:
+    """Return the boundary if *content_type* is that of a multipart form; else None."""
+    found = _BOUNDARY.match(content_type)
+    return None if found is None else found[1] or found[2]
+
+
+class FormSearch:
+    """Looks for fields in a form that may still be arriving.
+
+    Keeps offsets, not bytes: each byte is looked at once, whatever pieces it came in.
+
+    Args:
+        boundary: What stands between the parts.
+        names: The fields that are looked for.
+
+    Attributes:
+        values: What was found of them, by name. What is too long is there as None.
+    """
+
+    def __init__(self, boundary: bytes, names: Collection[bytes]) -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._names = names
+        self._place = _Place.CONTENT
+        self._at = 0  # everything before it was looked at
+        self._parts = 0
+        self._field: bytes | None = None  # one of the names, if its value is being read
+        self._value_at = 0
+        self.values: dict[bytes, bytes | None] = {}
+
+    def look(self, body: bytes | bytearray | memoryview, size_bytes: int) -> None:
+        """Look at what is new in the first *size_bytes* of *body*.
+
+        Raises:
+            RequestError: if it is no form, has too many parts, or gives one of the fields
+                two values.
+        """
+        if isinstance(body, memoryview):
+            body = bytes(body)
+        more = True
+        while more and self._place is not _Place.END:
+            find = self._find_delimiter if self._place is _Place.CONTENT else self._read_head
+            more = find(body, size_bytes)
+
+    def finish(self) -> None:
+        """Say that this was all.
+
+        Raises:
+            RequestError: if the last delimiter is missing.
+        """
+        if self._place is not _Place.END:
+            raise RequestError("the multipart form is cut off: its last boundary is missing")
+
+    def _find_delimiter(self, body: bytes | bytearray, size: int) -> bool:
+        """Step over content up to the next delimiter; return whether it is here."""
+        delimiter = self._delimiter
+        if not self._at:
+            # The first one may do without a line end before it.
+            if size < len(delimiter):
+                return False
+            found = -2 if body.startswith(delimiter[2:]) else body.find(delimiter, 0, size)
+        else:
+            found = body.find(delimiter, self._at, size)
+        if found == -1:
+            self._at = max(self._at, size - len(delimiter) + 1)
+            return False
+        behind = found + len(delimiter)
+        padding = _PADDING.match(body, behind, size)
+        line_end = behind if padding is None else padding.end()
+        if size - line_end < 2:
+            if line_end - behind > MAX_HEAD_BYTES:
+                raise RequestError("the multipart form is malformed behind a boundary")
+            self._at = max(found, 0)
+            return False
+        if body[behind : behind + 2] == b"--":
+            self._place = _Place.END
+        elif body[line_end : line_end + 2] == b"\r\n":
+            self._place = _Place.HEAD
+        else:
+            self._at = max(found, 0) + 1  # content that only begins like it
+            return True
+        self._keep(body, found)
+        self._at = line_end
+        return True
+
+    def _keep(self, body: bytes | bytearray, end: int) -> None:
+        """Note the value that ends at *end*, if a field is being read."""
+        field, self._field = self._field, None
+        if field is None:
+            return
+        is_long = end - self._value_at > MAX_VALUE_BYTES
+        value = None if is_long else bytes(body[self._value_at : end])
+        if field in self.values and self.values[field] != value:
+            raise RequestError(
+                f"the form has two different values of {field.decode()!r}", param=field.decode()
+            )
+        self.values[field] = value
+
+    def _read_head(self, body: bytes | bytearray, size: int) -> bool:
+        """Read the head of a part; return whether it is complete."""
+        end = body.find(b"\r\n\r\n", self._at, min(size, self._at + MAX_HEAD_BYTES))
+        if end < 0:
+            if size - self._at >= MAX_HEAD_BYTES:
+                raise RequestError("a part of the multipart form has a head without end")
+            return False
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise RequestError(f"the multipart form has more than {MAX_PARTS} parts")
+        if _HEAD.fullmatch(body, self._at, end) is None:
+            raise RequestError("a part of the multipart form has a malformed head")
+        name = _name_in(body, self._at, end)
+        self._field = name if name in self._names else None
+        self._value_at = end + 4
+        self._at = end + 2  # an empty part may do without a line of its own
+        self._place = _Place.CONTENT
+        return True
+
+
+def _name_in(body: bytes | bytearray, start: int, end: int) -> bytes | None:
+    """Return the name of the field whose head is given; None if it is a file, or has none."""
+    disposition = _DISPOSITION.search(body, start, end)
+    if disposition is None:
+        return None
+    parameters = {
+        bytes(name).lower(): bytes(quoted or plain)
+        for name, quoted, plain in _PARAMETER.findall(disposition[1])
+    }
+    if b"filename" in parameters or b"filename*" in parameters:
+        return None
+    return parameters.get(b"name")
