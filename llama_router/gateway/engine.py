@@ -46,7 +46,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
-from typing import ClassVar, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -126,7 +126,6 @@ class Channel:
     """A non-blocking socket in the engine's epoll.
 
     Attributes:
-        begins: A wait for bytes on it is the wait for something new, which has time.
         socket: The socket itself.
         waiter: Whom to resume.
         want: For which events (`READABLE`, `WRITABLE`, `GONE`) to resume it now.
@@ -134,8 +133,6 @@ class Channel:
         gone: The peer closed at least its sending side.
         closed: It was closed or given away by this side.
     """
-
-    begins: ClassVar = False
 
     __slots__ = ("_engine", "_fd", "closed", "gone", "readable", "socket", "waiter", "want")
 
@@ -156,7 +153,7 @@ class Channel:
         engine.enter(self._fd, self)
 
     def note(self, events: int) -> None:
-        """Remember an event, and resume who waits for it."""
+        """Remember *events*, and resume who waits for one of them."""
         if events & _TELLING:
             self.readable = True
             if events & GONE:
@@ -168,14 +165,38 @@ class Channel:
         """Close; safe to call twice."""
         if not self.closed:
             self.closed = True
+            self.want = 0  # events of this round may still be noted
             self._engine.leave(self._fd)
             self.socket.close()
 
     def release(self) -> socket.socket:
         """Give the socket away, to be served by somebody else."""
         self.closed = True
+        self.want = 0
         self._engine.leave(self._fd)
         return self.socket
+
+
+class _Bell:
+    """Rung by who wakes a fiber from outside of a turn. Source: eventfd(2)."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        """Let there be an event."""
+        os.eventfd_write(self.fd, 1)
+
+    def note(self, events: int) -> None:  # noqa: ARG002 -- as `Channel.note`
+        """Be quiet again: the turn that it was rung for has begun."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.fd)
 
 
 @coroutine
@@ -289,10 +310,11 @@ class Engine:
         self._dense = False  # many events come, one by one
         self.rounds = 0
         self._epoll = select.epoll()
-        # Rung by who wakes a fiber from outside of a turn. Source: eventfd(2).
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, READABLE)
+        self._bell = _Bell()
+        self._epoll.register(self._bell.fd, READABLE)
         self._channels: dict[int, Channel] = {}
+        # Whom to tell of events, by number.
+        self._notes: dict[int, Callable[[int], None]] = {self._bell.fd: self._bell.note}
         self._fibers: set[Fiber] = set()
         self._ready: deque[Fiber] = deque()
         self._turning = False
@@ -317,7 +339,7 @@ class Engine:
         """Resume *fiber* soon; harmless if it ended."""
         self._ready.append(fiber)
         if not self._turning:
-            self._ring()
+            self._bell.ring()
 
     def cut(self, fiber: Fiber, error: RouterError) -> None:
         """Let *fiber* end with *error*. Not for fibers to call; harmless if it ended."""
@@ -363,14 +385,19 @@ class Engine:
 
     # -- for channels and fibers ----------------------------------------------------------------
 
+    def put_off(self, channel: Channel, happened: int) -> None:
+        """Let *channel* note what *happened* to it at the end of this round."""
+        self._put_off.append((channel, happened))
+
     def enter(self, fd: int, channel: Channel) -> None:
         """Watch *fd* for *channel*."""
         self._epoll.register(fd, _EVERYTHING)
         self._channels[fd] = channel
+        self._notes[fd] = channel.note
 
     def leave(self, fd: int) -> None:
         """Watch *fd*, which is still open, no more."""
-        del self._channels[fd]
+        del self._channels[fd], self._notes[fd]
         # Closing alone would not do while a child that is about to exec has a copy: the
         # old socket's events would reach whoever gets the number. Source: epoll(7), Q6.
         self._epoll.unregister(fd)
@@ -425,7 +452,7 @@ class Engine:
             for channel in list(self._channels.values()):
                 channel.close()
             self._epoll.close()
-            os.close(self._bell)
+            self._bell.close()
 
     async def wait_idle(self) -> None:
         """Return when there is no fiber."""
@@ -462,7 +489,7 @@ class Engine:
         self._turned_s = now_s
         self._turning = False
         if ready or put_off:
-            self._ring()
+            self._bell.ring()
 
     def _take(self, timeout_s: float) -> int:
         """Take a round of events, waiting for the first; return how many there were.
@@ -470,18 +497,10 @@ class Engine:
         All numbers are looked up before anybody runs: a number that is closed meanwhile may
         be that of a new connection, which must not get the old one's events.
         """
-        channels = self._channels
-        events = [
-            (channels.get(fd), happened) for fd, happened in self._epoll.poll(timeout_s, EVENTS)
-        ]
-        for channel, happened in events:
-            if channel is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self._bell)
-            elif channel.begins and channel.want & READABLE:
-                self._put_off.append((channel, happened))
-            elif not channel.closed:
-                channel.note(happened)
+        notes = self._notes
+        events = [(notes[fd], happened) for fd, happened in self._epoll.poll(timeout_s, EVENTS)]
+        for note, happened in events:
+            note(happened)
         return len(events)
 
     def _begin(self) -> None:
@@ -489,11 +508,7 @@ class Engine:
         put_off = self._put_off
         for _ in range(min(BEGINNINGS, len(put_off))):
             channel, happened = put_off.popleft()
-            if not channel.closed:
-                channel.note(happened)
-
-    def _ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
+            Channel.note(channel, happened)
 
     async def _keep_time(self) -> None:
         while True:
@@ -516,5 +531,4 @@ class Engine:
                 self._turn()
         for fiber in list(self._fibers):
             fiber.close()
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        self._bell.note(READABLE)

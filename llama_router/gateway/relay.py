@@ -16,17 +16,16 @@ import trio
 
 from ..backends.backend import Backend
 from ..core.dialects import dialect_of_path, last_event
-from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
 from .engine import Engine, FiberCutError, FiberTimeoutError
+from .pump import BrokenOffError, Pump, Tail
 from .shaper import Shaper, continued
-from .sockets import SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream, connect
+from .sockets import Client, ClientGoneError, Upstream, connect
 from .tunnel import tunnel
 from .waiting import EarlyStream
 from .wire import (
     Framing,
     RequestHead,
-    ResponseFraming,
     ResponseHead,
     client_response_head,
     parse_response_head,
@@ -111,7 +110,7 @@ class Exchange:
         self.status = 0
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
-        self._tail: list[bytes] = []
+        self._tail = Tail()
         self.begun = False
         self.reusable = False
         self.error: RouterError | None = None
@@ -125,7 +124,7 @@ class Exchange:
     @property
     def tail(self) -> bytes:
         """The end of the answer's body, at most `TAIL_BYTES` of it."""
-        return b"".join(self._tail)[-TAIL_BYTES:]
+        return self._tail.last()
 
     async def run(self, backend: Backend) -> None:
         """Send the request to *backend* and its answer to the client.
@@ -274,7 +273,7 @@ class Exchange:
             # Complete already, as most that are no streams: nothing is left to watch over.
             self.begun = True
             self.sent_bytes = len(data)
-            self._tail.append(data)
+            self._tail.add(data)
             await self._client.send(out + data)
             self.reusable = not close
             return head.keep_alive
@@ -333,38 +332,22 @@ class Exchange:
             UpstreamError, BackendError: if it breaks off or is malformed.
             ClientGoneError: if the client left.
         """
-        client, fiber, timeout_s = self._client, self._fiber, self.read_timeout_s
-        framing = ResponseFraming(head)
-        tail, tail_bytes = self._tail, 0
-        while True:
-            size = len(data)
-            used = framing.feed(data)
-            if used < size:
-                data = data[:used]
-            if used > TAIL_BYTES:
-                tail[:], tail_bytes = [data[-TAIL_BYTES:]], TAIL_BYTES
-            else:
-                # Pieces are joined once in a while: for each chunk, 4 KiB would be copied.
-                tail.append(data)
-                tail_bytes += used
-                if tail_bytes > 2 * TAIL_BYTES:
-                    tail[:], tail_bytes = [self.tail], TAIL_BYTES
-            self.sent_bytes += used
-            shaped = shaper.shape(data, framing.boundary)
-            if out or shaped:
-                self.begun = True
-                await client.send(out + shaped if out else shaped)
-                out = b""
-            if framing.done:
-                return used < size
-            if size >= SLOW_RECEIVE_BYTES:
-                await fiber.spend()
-            data = await upstream.receive()
-            fiber.expire_in(timeout_s)
-            if not data:
-                if framing.eof():
-                    return False
-                raise await self._explain("it closed the connection mid-answer")
+        pump = Pump(
+            self._engine,
+            upstream,
+            self._client,
+            head=head,
+            shaper=shaper,
+            tail=self._tail,
+            timeout_s=self.read_timeout_s,
+        )
+        try:
+            return await pump.run(out, data)
+        except BrokenOffError:
+            raise await self._explain("it closed the connection mid-answer") from None
+        finally:
+            self.begun |= pump.begun
+            self.sent_bytes += pump.moved_bytes
 
     # -- when it goes wrong -------------------------------------------------------------------
 

@@ -32,6 +32,11 @@ class Shaper:
         self._open_ended = head.framing is Framing.CLOSE or self._decoder is not None
         self._held = b""
 
+    @property
+    def passing(self) -> bool:
+        """Whether whole chunks pass as they are, for now."""
+        return self._decoder is None and not self._held
+
     def shape(self, data: bytes, boundary: int) -> bytes:
         """Return what to send now; *boundary* is where the last complete chunk ends."""
         if self._holding:
@@ -74,6 +79,7 @@ class Rechunked(Shaper):
     """A body that ends otherwise, in a chunked answer that has begun before."""
 
     __slots__ = ()
+    passing = False
 
     def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- it has no chunks
         """Return *data* as a chunk."""
@@ -92,6 +98,7 @@ class Replaced(Shaper):
     """A body that has no place in the event stream that has begun: it becomes an error event."""
 
     __slots__ = ("_body", "_content_type", "_status", "_unchunk", "_voice")
+    passing = False
 
     def __init__(self, head: ResponseHead, voice: Voice) -> None:
         super().__init__(head, http10=False)

@@ -63,8 +63,6 @@ class Client(Channel):
         slow: It did not take all at once; set back by who cares.
     """
 
-    begins = True
-
     __slots__ = ("_receive", "_send", "fiber", "slow", "torn")
 
     def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
@@ -75,6 +73,13 @@ class Client(Channel):
         self.slow = False
         self._receive = connection.recv
         self._send = connection.send
+
+    def note(self, events: int) -> None:
+        """Remember *events*, and resume who waits; but what is new has time."""
+        if self.want & READABLE:
+            self._engine.put_off(self, events)
+        else:
+            super().note(events)
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty means that the client closed."""
@@ -125,9 +130,14 @@ class Client(Channel):
         except OSError as exc:
             raise ClientGoneError from exc
         if sent < len(data):
-            await self._send_rest(memoryview(data)[sent:])
+            await self.send_rest(memoryview(data)[sent:])
 
-    async def _send_rest(self, data: memoryview) -> None:
+    async def send_rest(self, data: memoryview) -> None:
+        """Send all of *data*, of which the client did not take more a moment ago.
+
+        Raises:
+            ClientGoneError: if the client closed.
+        """
         self.torn = self.slow = True
         while data:
             await self._wait(WRITABLE | GONE)

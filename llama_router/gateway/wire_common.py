@@ -110,6 +110,28 @@ class ChunkWalker:
         self._trailer_bytes: int | None = None  # None: not there yet
 
     @property
+    def between_chunks(self) -> bool:
+        """Whether the next byte, if any is to come, begins a chunk."""
+        return not (self.done or self._left or self._line or self._trailer_bytes is not None)
+
+    def whole(self, data: bytes) -> bool:
+        """Take in *data* if it is whole chunks, and not the last one; return whether it is.
+
+        To be called `between_chunks` only, where it is left. What is refused is not taken in.
+        """
+        pos, size = 0, len(data)
+        while True:
+            match = _CHUNK_LINE.match(data, pos, pos + MAX_CHUNK_LINE_BYTES)
+            if match is None:
+                return False
+            length = int(match[1], 16)
+            pos = match.end() + length + 2
+            if pos > size or not length or not data.startswith(b"\r\n", pos - 2):
+                return False
+            if pos == size:
+                return True
+
+    @property
     def payload_left(self) -> int:
         """Payload bytes of the chunk that was announced last and are still to come."""
         return max(0, self._left - 2)

@@ -227,6 +227,11 @@ class ResponseFraming(UpstreamChunks):
         self.boundary = used
         return used
 
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the next byte begins a chunk; never true without chunked coding."""
+        return self._chunked and super().between_chunks
+
     def eof(self) -> bool:
         """Note that the backend closed; return whether the body is complete with that."""
         if self._until_close:

@@ -1,0 +1,219 @@
+"""Moves a body from the backend to the client, chunk by chunk; the hot loop of a stream.
+
+Resuming a fiber costs as much as all else that is done for a chunk: eight coroutines that
+await one another are entered, and left again. So while a body is in its usual course, an
+event of the backend's socket resumes `Pump.resume` instead, a plain function. As soon as
+anything is unusual (the end, a cut or malformed chunk, a client that does not take all) it
+resumes the fiber, and `Pump.run` looks at what came.
+"""
+
+from __future__ import annotations
+
+from ..core.usage import TAIL_BYTES
+from .engine import GONE, READABLE, Engine, pause
+from .shaper import Shaper
+from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
+from .wire import ResponseFraming, ResponseHead
+
+
+class BrokenOffError(Exception):
+    """The backend closed its connection before the body was complete."""
+
+
+class Tail:
+    """The last bytes of a body."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """Take in what comes next."""
+        # Pieces are joined once in a while: for each chunk, 4 KiB would be copied.
+        size = len(data)
+        if size > TAIL_BYTES:
+            self._pieces, self._size = [data[-TAIL_BYTES:]], TAIL_BYTES
+            return
+        self._pieces.append(data)
+        self._size += size
+        if self._size > 2 * TAIL_BYTES:
+            self._pieces, self._size = [self.last()], TAIL_BYTES
+
+    def last(self) -> bytes:
+        """Return at most `TAIL_BYTES`."""
+        return b"".join(self._pieces)[-TAIL_BYTES:]
+
+
+class Pump:
+    """Moves one body. Use `run` once.
+
+    Attributes:
+        begun: The client has got a part of it.
+        moved_bytes: Bytes of it, as the backend framed it, that were moved so far.
+    """
+
+    __slots__ = (
+        "_add",
+        "_client",
+        "_engine",
+        "_error",
+        "_fiber",
+        "_framing",
+        "_receive",
+        "_received",
+        "_send",
+        "_shaper",
+        "_timeout_s",
+        "_unsent",
+        "_upstream",
+        "_whole",
+        "begun",
+        "moved_bytes",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        upstream: Upstream,
+        client: Client,
+        *,
+        head: ResponseHead,
+        shaper: Shaper,
+        tail: Tail,
+        timeout_s: float,
+    ) -> None:
+        """Move a body from *upstream* to *client*.
+
+        Args:
+            engine: Drives both.
+            upstream: Where it comes from.
+            client: Where it goes.
+            head: Its head, which was sent already or is a part of what `run` is to send.
+            shaper: What to make of it.
+            tail: Gets all of it.
+            timeout_s: Longest silence, in seconds.
+        """
+        self._engine = engine
+        self._upstream = upstream
+        self._client = client
+        self._fiber = client.fiber
+        self._framing = ResponseFraming(head)
+        self._shaper = shaper
+        self._timeout_s = timeout_s
+        self._whole = self._framing.whole
+        self._add = tail.add
+        self._receive = upstream.socket.recv
+        self._send = client.socket.send
+        self._received: bytes | None = None  # what `resume` did not move
+        self._unsent = b""  # the end of what it moved, which the client did not take
+        self._error: Exception | None = None  # what it ran into
+        self.begun = False
+        self.moved_bytes = 0
+
+    async def run(self, out: bytes, data: bytes) -> bool:
+        """Move the body until it is complete; return whether surplus bytes followed it.
+
+        Args:
+            out: What to send before it.
+            data: Its beginning, as far as it is here.
+
+        Raises:
+            BrokenOffError: if the backend closed too early.
+            UpstreamError: if it is malformed.
+            ClientGoneError: if the client left.
+        """
+        client, fiber, framing = self._client, self._fiber, self._framing
+        while True:
+            size = len(data)
+            used = framing.feed(data)
+            if used < size:
+                data = data[:used]
+            self._add(data)
+            self.moved_bytes += used
+            shaped = self._shaper.shape(data, framing.boundary)
+            if out or shaped:
+                self.begun = True
+                await client.send(out + shaped if out else shaped)
+                out = b""
+            if framing.done:
+                return used < size
+            if size >= SLOW_RECEIVE_BYTES:
+                await fiber.spend()
+            data = await self._next()
+            fiber.expire_in(self._timeout_s)
+            if not data:
+                if framing.eof():
+                    return False
+                raise BrokenOffError
+
+    async def _next(self) -> bytes:
+        """Wait for bytes that need a closer look, and return them; empty at the end."""
+        upstream, client = self._upstream, self._client
+        if self._is_unusual():
+            return await upstream.receive()
+        upstream.waiter = self
+        try:
+            while not client.gone:
+                upstream.want = READABLE | GONE
+                client.want = GONE
+                await pause()
+                if self._error is not None:
+                    raise self._error
+                if self._received is not None:
+                    received, self._received = self._received, None
+                    return received
+                if self._unsent:
+                    upstream.want = client.want = 0
+                    unsent, self._unsent = self._unsent, b""
+                    await client.send_rest(memoryview(unsent))
+                    self._fiber.expire_in(self._timeout_s)
+                if self._is_unusual():
+                    return await upstream.receive()
+        finally:
+            upstream.waiter = self._fiber
+            upstream.want = client.want = 0
+        raise ClientGoneError
+
+    def _is_unusual(self) -> bool:
+        usual = self._framing.between_chunks and self._shaper.passing
+        return self._upstream.readable or self._client.slow or not usual
+
+    def resume(self) -> None:
+        """Move what came, if it is all as usual; else let the fiber look at it.
+
+        For each chunk of each stream this is called once, so it counts tenths of microseconds.
+        """
+        upstream = self._upstream
+        try:
+            if not upstream.gone:
+                try:
+                    data = self._receive(RECEIVE_BYTES)
+                except BlockingIOError:
+                    upstream.readable = False
+                    return
+                except OSError:
+                    data = b""
+                size = len(data)
+                if size < RECEIVE_BYTES:
+                    upstream.readable = False  # a short read has emptied it
+                if not self._whole(data):
+                    self._received = data
+                else:
+                    self._add(data)
+                    self.moved_bytes += size
+                    try:
+                        sent = self._send(data)
+                    except BlockingIOError:
+                        sent = 0
+                    if sent == size:
+                        # To put a deadline off, this is enough: see `Fiber.tick`.
+                        self._fiber.deadline_s = self._engine.now_s + self._timeout_s
+                        return
+                    self._unsent = data[sent:]
+        except OSError:
+            self._error = ClientGoneError()
+        except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber
+            self._error = exc
+        self._fiber.resume()
