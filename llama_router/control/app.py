@@ -27,6 +27,7 @@ from . import (
     models_api,
     ollama,
     settings,
+    web_ui,
 )
 from .context import ControlContext
 from .upstream import ScopedConnection
@@ -63,6 +64,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     downloads.blueprint,
     log_routes.blueprint,
     ollama.blueprint,
+    web_ui.blueprint,
 )
 """Makes the routes of each part; see `context` for how another one joins."""
 

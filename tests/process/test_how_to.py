@@ -25,7 +25,7 @@ exec {python} -m llama_router "$@"
 """
 
 
-@pytest.mark.parametrize("page", ["edit-and-reload.md", "secure-it.md"])
+@pytest.mark.parametrize("page", ["edit-and-reload.md", "secure-it.md", "llama-cpp-ui.md"])
 async def test_the_commands_of_a_page_work(tmp_path, page: str) -> None:
     """One after the other, in the folder of a router whose model is called chat."""
     launcher = tmp_path / "bin" / "llama-router"

@@ -1,0 +1,43 @@
+"""The page that is served when no running backend has a chat UI: it lists models and starts one.
+
+It holds no data and no secret; its script asks the API for the models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from quart import Response
+
+_INLINE: Final = re.compile(rb"<(style|script)>(.*?)</\1>", re.DOTALL)
+
+
+def start_page() -> Response:
+    """Return the page, which may run and load nothing but what is in it."""
+    page, policy = _page()
+    response = Response(page, content_type="text/html; charset=utf-8")
+    response.headers["content-security-policy"] = policy
+    response.headers["cache-control"] = "no-store"  # a moment later there may be a UI
+    response.headers["referrer-policy"] = "no-referrer"
+    return response
+
+
+@cache
+def _page() -> tuple[bytes, str]:
+    """Return the page and its content security policy."""
+    page = resources.files(__package__).joinpath("start.html").read_bytes()
+    digests = {
+        found[1].decode(): b64encode(hashlib.sha256(found[2]).digest()).decode()
+        for found in _INLINE.finditer(page)
+    }
+    return page, (
+        "default-src 'none'; "
+        f"script-src 'sha256-{digests['script']}'; style-src 'sha256-{digests['style']}'; "
+        "connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
