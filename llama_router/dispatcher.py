@@ -278,11 +278,14 @@ class Dispatcher:
             lease.settle(error, trio.current_time())
         return True
 
-    def running(self, name: str | None) -> Backend:
+    def running(
+        self, name: str | None, may_use: Callable[[ModelSpec], bool] = lambda _: True
+    ) -> Backend:
         """Return a ready backend as it is, without a hold on it and without loading.
 
         Args:
             name: Model or alias; None for the last spawned model.
+            may_use: Says which models count if none is named.
 
         Raises:
             UnknownModelError: if there is no such model.
@@ -290,8 +293,9 @@ class Dispatcher:
         """
         if name is None:
             for model in reversed(self._last_spawned):
-                if model in self._backends:
-                    return self._backends[model]
+                backend = self._backends.get(model)
+                if backend is not None and may_use(backend.spec):
+                    return backend
             raise NoModelRunningError("no models running")
         model_id = self.config.resolve(name)
         if model_id is None:

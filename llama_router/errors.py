@@ -215,7 +215,7 @@ class ApiKeyError(AccessError):
 
 
 class ModelNotAllowedError(AccessError):
-    """The API key is good, but not for this model."""
+    """The API key is good, but only for some models, and not to fetch or delete any."""
 
     code = "model_not_allowed"
 

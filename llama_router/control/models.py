@@ -18,7 +18,6 @@ from ..core.config import ModelId, ModelSpec, ModelState
 from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
 from ..core.masking import masked_command
 from ..core.scheduler import ModelStatistics
-from ..errors import UnknownModelError
 from ..models.downloads import DownloadState
 from .context import ControlContext
 from .guard import answer, asker, check, open_to
@@ -85,15 +84,14 @@ def named(context: ControlContext, name: str) -> ModelSpec:
     """Return the model with that name or alias, if the current asker may use it.
 
     Raises:
-        UnknownModelError: if there is none.
-        ModelNotAllowedError: if the asker may not use it.
+        UnknownModelError: if there is none that the asker may use.
     """
     config = context.dispatcher.config
     model = config.resolve(name)
     if model is None:
-        raise UnknownModelError(f"no model or alias is named {name!r}")
+        raise asker().unknown(name, config)
     spec = config.models[model]
-    asker().check_model(spec, name)
+    asker().check_model(spec, name, config)
     return spec
 
 

@@ -27,9 +27,10 @@ from ..errors import (
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
-    ModelNotAllowedError,
     OriginNotAllowedError,
+    UnknownModelError,
 )
+from . import refusals
 from .config import Config, ModelsApi, ModelSpec
 from .exposure import is_loopback
 
@@ -65,22 +66,29 @@ class Asker:
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
 
-    def check_model(self, spec: ModelSpec, asked_for: str | None) -> None:
-        """Refuse a model that it may not use, without a word of what the asker cannot know.
+    def check_model(self, spec: ModelSpec, name: str, config: Config) -> None:
+        """Refuse a model that it may not use, as if there were none of that name.
 
         Args:
             spec: The model.
-            asked_for: What the request called it; None if it named none.
+            name: What the request called it.
+            config: The configuration in force.
 
         Raises:
-            ModelNotAllowedError: if it may not.
+            UnknownModelError: if it may not.
         """
         if not self.may_use(spec):
-            raise ModelNotAllowedError(
-                "this API key may not use "
-                + ("the running model" if asked_for is None else f"model {asked_for!r}"),
-                param="model",
-            )
+            raise self.unknown(name, config)
+
+    def unknown(self, name: str, config: Config) -> UnknownModelError:
+        """Return the answer to *name*, which is that of no model, or of none for this asker.
+
+        It is the same in both cases: a key does not tell what else there is.
+        """
+        if self.models is None:
+            return refusals.unknown(name, config.models)
+        usable = [model for model, spec in config.models.items() if self.may_use(spec)]
+        return refusals.unknown_to_key(name, usable)
 
 
 ANYBODY: Final = Asker()

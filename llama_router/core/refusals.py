@@ -27,10 +27,20 @@ _MAX_LISTED: Final = 20
 
 def unknown(name: str, models: Collection[ModelId]) -> UnknownModelError:
     """Refuse a name that no model has; say which *models* there are."""
+    return UnknownModelError(f"no model or alias is named {name!r}; there are: {_listed(models)}")
+
+
+def unknown_to_key(name: str, usable: Collection[ModelId]) -> UnknownModelError:
+    """Refuse a name of which an API key that is good for *usable* only may not know more."""
+    return UnknownModelError(
+        f"there is no model {name!r}, or this API key may not use it; it may use: {_listed(usable)}"
+    )
+
+
+def _listed(models: Collection[ModelId]) -> str:
     known = ", ".join(repr(str(m)) for m in islice(models, _MAX_LISTED))
     more = len(models) - _MAX_LISTED
-    known += f" and {more} more" if more > 0 else ""
-    return UnknownModelError(f"no model or alias is named {name!r}; there are: {known or 'none'}")
+    return (known + (f" and {more} more" if more > 0 else "")) or "none"
 
 
 def removed(model: ModelId) -> UnknownModelError:

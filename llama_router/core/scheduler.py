@@ -728,6 +728,9 @@ class Scheduler:
             case Phase.READY:
                 return f"it is busy with {len(slot.in_flight)} requests, or makes way for others"
             case _:
+                if any(key.models is not None for key in self._config.api_keys.values()):
+                    # The client's key may be one that must not learn which others there are.
+                    return "other models must leave first"
                 others = ", ".join(
                     f"{m!r} ({self._slots[m].phase}, {len(self._slots[m].in_flight)} in flight)"
                     for m in sorted(self._resident)

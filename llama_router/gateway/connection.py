@@ -19,7 +19,6 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core import refusals
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.config import ModelSpec
@@ -360,14 +359,13 @@ class _Connection:
         record.model = name if model is None else model
         if model is not None:
             spec = config.models[model]
-            self._asker.check_model(spec, name)
+            self._asker.check_model(spec, name, config)
             if in_path is None:
                 self._check_allowed(head.path, spec.spawn.proxy_endpoints, model)
             elif not await self._aim(in_path.path, spec, head, exchange):
                 return
         elif self._asker.models is not None:
-            models = config.models
-            raise refusals.unknown(name, [m for m in models if self._asker.may_use(models[m])])
+            raise self._asker.unknown(name, config)
         if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
             dispatcher.check_loaded(model)
         with dispatcher.lease(model or name, asker=self._asker.name) as lease:
@@ -430,9 +428,14 @@ class _Connection:
         exchange: Exchange,
         record: Record,
     ) -> None:
-        backend = self._gateway.dispatcher.running(asked_for.model)
+        dispatcher, asker, name = self._gateway.dispatcher, self._asker, asked_for.model
+        if name is not None and asker.models is not None:
+            model = dispatcher.config.resolve(name)
+            if model is None:
+                raise asker.unknown(name, dispatcher.config)
+            asker.check_model(dispatcher.config.models[model], name, dispatcher.config)
+        backend = dispatcher.running(name, asker.may_use)
         record.model = backend.model
-        self._asker.check_model(backend.spec, asked_for.model)
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
         exchange.target = path + b"?" + head.query if head.query else path

@@ -18,8 +18,8 @@ from llama_router.errors import (
     ApiKeyError,
     ConfigError,
     HostNotAllowedError,
-    ModelNotAllowedError,
     OriginNotAllowedError,
+    UnknownModelError,
 )
 
 TOKEN = "generated-token-0123456789"
@@ -123,20 +123,20 @@ def test_a_key_is_good_for_its_models_only() -> None:
     bob, alice = check(g, x_api_key=BOB), check(g, x_api_key=ALICE)
     assert [m for m in models if bob.may_use(models[m])] == ["small-a", "large"]
     assert all(map(alice.may_use, models.values()))
-    with pytest.raises(ModelNotAllowedError):
-        bob.check_model(models[ModelId("other")], "other")
 
 
-@pytest.mark.parametrize(
-    ("asked_for", "named"), [("gpt", "model 'gpt'"), (None, "the running model")]
-)
-def test_who_may_not_use_a_model_learns_nothing_of_it(asked_for, named) -> None:
-    """Neither the name behind an alias, nor which model runs, nor what the key is called."""
+def test_who_may_not_use_a_model_does_not_learn_that_there_is_one() -> None:
+    """Its name is answered like one that no model has; models that the key may use are named."""
     bob = check(gate(keys=KEYS), x_api_key=BOB)
-    spec = parse_config({"models": MODELS}).models[ModelId("other")]
-    with pytest.raises(ModelNotAllowedError) as refused:
-        bob.check_model(spec, asked_for)
-    assert str(refused.value) == f"this API key may not use {named}"
+    config = parse_config({"models": MODELS})
+    bob.check_model(config.models[ModelId("large")], "large", config)
+    with pytest.raises(UnknownModelError) as refused:
+        bob.check_model(config.models[ModelId("other")], "gpt", config)
+    unknown = bob.unknown("gpt", config)
+    assert (str(refused.value), refused.value.param) == (str(unknown), unknown.param)
+    assert str(unknown) == (
+        "there is no model 'gpt', or this API key may not use it; it may use: 'small-a', 'large'"
+    )
 
 
 def test_backends_do_not_see_the_routers_secrets() -> None:

@@ -421,3 +421,20 @@ def test_alternating_requests_all_succeed(models: int) -> None:
 def test_specs_are_values() -> None:
     """Two equal configurations compare equal, so a reload of the same file changes nothing."""
     assert attrs.asdict(config(a={}).models[A]) == attrs.asdict(config(a={}).models[A])
+
+
+def test_a_timeout_names_no_other_models_where_keys_are_limited_to_some() -> None:
+    """The client's key may be one of those."""
+    models = {"a": {"path": "a.gguf"}, "secret": {"path": "s.gguf"}}
+    key = {"key": "sk-0123456789", "models": ["a"]}
+    router = {"max_queue_wait_s": 10}
+    document = {"router": router, "models": models, "api_keys": {"bob": key}}
+    for words in ([], ["secret"]):
+        if words:
+            del document["api_keys"]
+        s = Scheduler(parse_config(document))
+        running(s, ModelId("secret"), 1, 0)
+        s.handle(Arrived(2, "a"), now_s=0)
+        (refusal,) = s.handle(Tick(), now_s=10)
+        assert isinstance(refusal.error, QueueTimeoutError)
+        assert ("secret" in str(refusal.error)) == bool(words)

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import attrs
 
-from .. import refusals
 from ..access import Asker
 from ..config import Config, ModelSpec
 from ..header import Header
@@ -85,15 +84,13 @@ def find(config: Config, name: str, asker: Asker, *, needed: bool = False) -> Mo
         needed: The request needs the model, so that the default one may stand in for it.
 
     Raises:
-        UnknownModelError: if there is none.
-        ModelNotAllowedError: if *asker* may not use it.
+        UnknownModelError: if there is none that *asker* may use.
     """
     meaning = (meant_by if needed else meaning_of)(config, name)
     if meaning is None:
-        usable = [m for m, spec in config.models.items() if asker.may_use(spec)]
-        raise refusals.unknown(name, usable)
+        raise asker.unknown(name, config)
     spec = config.models[meaning.model]
-    asker.check_model(spec, name)
+    asker.check_model(spec, name, config)
     return spec
 
 
