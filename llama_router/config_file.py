@@ -18,7 +18,7 @@ import attrs
 
 from .core import placeholders
 from .core.config import DEFAULT_SPAWN, Config, RouterSpec, parse_config
-from .core.overlay import Found, overlay
+from .core.overlay import Found, Overlaid, overlay
 from .errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _parse_overlaid(
     while True:
         overlaid = overlay(document, found, file_of=file_of, running=running)
         try:
-            config = parse_config(overlaid.document)
+            config = _parse_whole(overlaid)
         except ConfigError as exc:
             unfit = {
                 str(problem.path[1]): problem
@@ -170,6 +170,33 @@ def _parse_overlaid(
         else:
             doubts += overlaid.doubts
             return config
+
+
+def _parse_whole(overlaid: Overlaid) -> Config:
+    """Parse a document; say what is wrong in the models that were left out of it, too.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    problems: list[Problem] = []
+    config: Config | None = None
+    if overlaid.left_out:
+        try:
+            parse_config(overlaid.with_left_out())
+        except ConfigError as exc:
+            problems += exc.problems
+    try:
+        config = parse_config(overlaid.document)
+    except ConfigError as exc:
+        said = {(problem.path, problem.message) for problem in problems}
+        problems += (p for p in exc.problems if (p.path, p.message) not in said)
+        if any(problem.path == ("router", "startup_model") for problem in exc.problems):
+            # Perhaps it is one of those; nobody sees warnings of a file that is not used.
+            name = overlaid.document["router"]["startup_model"]
+            problems += (doubt for doubt in overlaid.doubts if doubt.path == ("models", name))
+    if config is None or problems:
+        raise ConfigError(tuple(problems))
+    return config
 
 
 def identity_of(path: object) -> object:

@@ -17,6 +17,9 @@ Table = Mapping[str, Any]
 #: The program that understands what a scan says a model needs.
 LLAMA_SERVER: Final = "llama-server"
 
+#: For the files of models that are not there.
+_STAND_IN: Final = "not found"
+
 
 @attrs.frozen(kw_only=True)
 class Found:
@@ -41,11 +44,22 @@ class Overlaid:
         document: For `parse_config`.
         found_only: The models of which ``router.toml`` says nothing.
         doubts: For the user, each with its place in ``router.toml``.
+        left_out: Tables of ``router.toml`` that are not in the document, because there are no
+            such models (now). Mistakes in them are mistakes all the same.
     """
 
     document: dict[str, Any]
     found_only: frozenset[str]
     doubts: tuple[Problem, ...]
+    left_out: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
+
+    def with_left_out(self) -> dict[str, Any]:
+        """Return the document with the tables that were left out, as if a scan had found them."""
+        stand_ins = {
+            name: {"path": _STAND_IN, "mmproj": _STAND_IN, **table}
+            for name, table in self.left_out.items()
+        }
+        return {**self.document, "models": {**self.document.get("models", {}), **stand_ins}}
 
 
 def overlay(
@@ -79,7 +93,8 @@ def overlay(
     router = merged.get("router", {})
     if isinstance(router, Mapping):
         merged["router"] = merger.router(router, merger.names(models), running=running)
-    return Overlaid(merged, frozenset(models.keys() - written.keys()), tuple(merger.doubts))
+    found_only = frozenset(models.keys() - written.keys())
+    return Overlaid(merged, found_only, tuple(merger.doubts), merger.left_out)
 
 
 class _Merger:
@@ -90,6 +105,7 @@ class _Merger:
         self._found = found
         self._file_of = file_of
         self.doubts: list[Problem] = []
+        self.left_out: dict[str, Table] = {}
 
     def models(self, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield every model: the user's in their order, then those that were only found."""
@@ -101,7 +117,7 @@ class _Merger:
             elif model in self._found.models and self._is_same(model):
                 yield model, self._merge(model, table, claimed)
             elif "path" not in table and "path" in self._placeholders(table):
-                self._leave_out(model)
+                self._leave_out(model, table)
             else:
                 yield model, table
         for model in self._found.models:
@@ -155,7 +171,8 @@ class _Merger:
             merged.pop("found_args", None)  # another program has other arguments
         return merged
 
-    def _leave_out(self, model: str) -> None:
+    def _leave_out(self, model: str, table: Table) -> None:
+        self.left_out[model] = table
         near = difflib.get_close_matches(model, list(self._found.models), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         message = f"no scan finds a model of this name, and it has no 'path': left out{hint}"

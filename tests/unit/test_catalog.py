@@ -338,6 +338,34 @@ def test_settings_for_a_model_that_is_gone_are_a_warning_with_a_line(home) -> No
     assert (warning.line, warning.location) == (2, "models.b")
 
 
+def test_mistakes_in_models_that_are_left_out_are_said_with_all_others(home) -> None:
+    """A name that is taken, an unknown key, a model that is not there to be started with."""
+    home.scan()
+    text = (
+        "[router]\n"
+        "startup_model = 'gone'\n"
+        "home_model = 5\n"
+        "[models.gone]\n"  # has no path, and no scan finds it
+        "aliases = ['mine']\n"
+        "ttl = 5\n"
+        "[models.other]\n"
+        "path = 'models/a.gguf'\n"
+        "aliases = ['mine']\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        home.load(text)
+    said = [(problem.line, problem.location) for problem in refused.value.problems]
+    assert said == [
+        (2, "router.startup_model"),
+        (3, "router.home_model"),
+        (4, "models.gone"),
+        (5, "models.gone.aliases[0]"),
+        (6, "models.gone.ttl"),
+    ]
+    with pytest.raises(ConfigError, match=r"models\.gone\.ttl: unknown key"):
+        home.load("[models.gone]\nttl = 5\n")
+
+
 def test_a_rescan_without_a_change_changes_nothing(home) -> None:
     """Every model is the very same object, so that nothing is even compared."""
     home.scan()
