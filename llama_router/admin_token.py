@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -35,10 +36,12 @@ class AdminToken:
     Attributes:
         value: The secret.
         path: Where it was read from; programs of the same user may read it there, too.
+        doubt: Why it may not be a secret, if there is a reason to think so.
     """
 
     value: str = attrs.field(repr=False)
     path: Path
+    doubt: str | None = None
 
 
 def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
@@ -57,7 +60,7 @@ def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
     try:
         return AdminToken(_make(path), path)
     except FileExistsError:
-        return AdminToken(read_token(path), path)
+        return AdminToken(read_token(path), path, _exposure(path))
     except OSError as exc:
         raise AdminTokenFileError(
             f"cannot write the admin token to {path}: {exc.strerror}"
@@ -80,6 +83,21 @@ def read_token(path: Path) -> str:
             f"the admin token in {path} has fewer than {_MIN_LENGTH} characters"
         )
     return token
+
+
+def _exposure(path: Path) -> str | None:
+    """Say so if others than the owner and group of *path* may read it, or than the owner write.
+
+    That a group may read it may be meant: its members then operate the router.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        return None
+    does = "read" if mode & stat.S_IROTH else "change"
+    return (
+        f"other users may {does} it, because its mode is {mode:04o}: remove it and restart the "
+        "router, which then makes a new one, or, if nobody has read it, run chmod 600"
+    )
 
 
 def _make(path: Path) -> str:

@@ -10,6 +10,7 @@ import stat
 import sys
 import tomllib
 from bisect import bisect_right
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,8 @@ def _checked(
         raise ConfigError(_in_file_order(text, [*problems, *exc.problems])) from None
     if problems:
         raise ConfigError(_in_file_order(text, problems))
-    warnings = _in_file_order(text, [*files.warnings, *doubts, *_doubts(config)])
+    exposed = _exposed_secrets(path, document)
+    warnings = _in_file_order(text, [*files.warnings, *doubts, *_doubts(config), *exposed])
     return LoadedConfig(
         config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
     )
@@ -270,6 +272,26 @@ def _doubts(config: Config) -> Iterator[Problem]:
     )
     if (first := next(defaults, None)) and (doubt := _missing_on_path(DEFAULT_SPAWN.command[0])):
         yield Problem(("models", first), doubt)
+
+
+def _exposed_secrets(path: Path, document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the first secret in the file, if every user of the machine may read it."""
+    places: list[_Where] = [("router", "admin_token")]
+    places += [("api_keys", name, "key") for name, _ in _tables(document, "api_keys")]
+    for section, *keys in places:
+        found: object = document.get(str(section))
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is None:
+            continue
+        with suppress(OSError):
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & stat.S_IROTH:
+                message = (
+                    f"every user of this machine may read it, because the file's mode is {mode:04o}"
+                )
+                yield Problem((section, *keys), message)
+        return
 
 
 def _missing_on_path(program: str) -> str | None:

@@ -1,7 +1,9 @@
 """The file by which commands find the running router. Holds no secret.
 
 It is ``router.json`` in ``$RUNTIME_DIRECTORY`` (set by systemd), else in the state
-directory; written when connections are accepted, removed at the end.
+directory; written when connections are accepted, removed at the end. Beside it is
+``router.token``, if the configuration in force sets the admin token: the file itself may have
+another one by then, or a mistake.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ class RuntimeFile:
     Attributes:
         pid: Its process.
         urls: Its base URLs; the first one is for commands on the same machine.
-        config: Its configuration file, which may set the admin token.
-        token_file: Where the admin token is that it uses otherwise.
+        config: Its configuration file.
+        token_file: Where the admin token is that counts.
     """
 
     pid: int
@@ -42,8 +44,18 @@ def runtime_path(state_dir: Path, environ: Mapping[str, str]) -> Path:
     return state_dir / FILE
 
 
-def write(path: Path, content: RuntimeFile) -> None:
+def token_path(path: Path) -> Path:
+    """Return where a token of the configuration is kept, beside the runtime file *path*."""
+    return path.with_suffix(".token")
+
+
+def write(path: Path, content: RuntimeFile, token: str | None = None) -> None:
     """Write the file, all of it or nothing. Blocks on files.
+
+    Args:
+        path: The file.
+        content: What it says.
+        token: The admin token, if the configuration sets it.
 
     Raises:
         OSError: if it cannot be written, or is that of another router that runs.
@@ -52,9 +64,21 @@ def write(path: Path, content: RuntimeFile) -> None:
     if found is not None and found.pid != content.pid and _is_router(found.pid):
         raise OSError(errno.EEXIST, f"another router, pid {found.pid}, has the file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{content.pid}")
+    if token is not None:
+        _replace(token_path(path), token + "\n", content.pid, mode=0o600)
+    _replace(path, json.dumps(attrs.asdict(content), indent=2) + "\n", content.pid, mode=0o666)
+    if token is None:
+        token_path(path).unlink(missing_ok=True)
+
+
+def _replace(path: Path, text: str, pid: int, *, mode: int) -> None:
+    """Let *path* hold *text*, at one moment; *mode* is what the umask may take rights from."""
+    temporary = path.with_name(f".{path.name}.{pid}")
     try:
-        temporary.write_text(json.dumps(attrs.asdict(content), indent=2) + "\n", encoding="utf-8")
+        temporary.unlink(missing_ok=True)  # of an earlier process with this number
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
+            file.write(text)
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
@@ -81,6 +105,7 @@ def remove(path: Path) -> None:
     found = read(path)
     if found is not None and found.pid == os.getpid():
         path.unlink(missing_ok=True)
+        token_path(path).unlink(missing_ok=True)
 
 
 def _runs(pid: int) -> bool:

@@ -25,7 +25,7 @@ import structlog
 import trio
 
 from . import runtime_file
-from .admin_token import admin_token
+from .admin_token import AdminToken, admin_token
 from .backends import proctree
 from .backends.cgroup import ControlGroups
 from .backends.instances import InstanceRecord, Outcome, sweep
@@ -153,7 +153,7 @@ async def run_router(
             groups = await trio.to_thread.run_sync(ControlGroups.adopt)
         await trio.to_thread.run_sync(_sweep, state_dir)
         record = await trio.to_thread.run_sync(_open_record, state_dir, instance)
-        token = await trio.to_thread.run_sync(admin_token, state_dir, environ)
+        token = await trio.to_thread.run_sync(_token, state_dir, environ)
         own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
         gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=token.value)
         proctree.adopt_orphans()
@@ -241,6 +241,13 @@ def _open_record(state_dir: Path, instance: str) -> InstanceRecord:
             f"the state directory {state_dir} cannot be used: {fault}; "
             "set router.state_dir to a folder that the router may write"
         ) from exc
+
+
+def _token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
+    token = admin_token(state_dir, environ)
+    if token.doubt is not None:
+        log.warning("admin_token.exposed", path=str(token.path), reason=token.doubt)
+    return token
 
 
 def _sweep(state_dir: Path) -> None:
@@ -436,8 +443,11 @@ class _Face:
             if sources(after) != sources(self.dispatcher.config.router):
                 self.requests.rescan()
             self.written, self.host = after, host
+            former_token = self.dispatcher.config.router.admin_token
             replaced = self.dispatcher.reconfigure(config)
             self.gate.reconfigure(config)
+            if after.admin_token != former_token:
+                self._announce()
         return replaced
 
     async def _move(self, host: str, port: int) -> None:
@@ -459,14 +469,16 @@ class _Face:
 
     def _announce(self) -> None:
         """Write the runtime file, by which commands find this router."""
+        token = self.dispatcher.config.router.admin_token
+        kept_at = runtime_file.token_path(self.runtime_path)
         content = runtime_file.RuntimeFile(
             pid=os.getpid(),
             urls=self.urls,
             config=str(self.loaded.path),
-            token_file=str(self.token_path),
+            token_file=str(self.token_path if token is None else kept_at),
         )
         try:
-            runtime_file.write(self.runtime_path, content)
+            runtime_file.write(self.runtime_path, content, token)
         except OSError as exc:
             log.warning("router.hidden", path=str(self.runtime_path), reason=exc.strerror)
 

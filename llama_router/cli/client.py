@@ -8,13 +8,14 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import httpx
 
-from ..admin_token import read_token
+from ..admin_token import AdminTokenFileError, read_token
 from ..config_file import default_config_path, state_dir_for
 from ..core.lines import escape_controls
 from ..errors import RouterError
@@ -60,11 +61,20 @@ class Where:
     config: Path | None = None
 
 
+@attrs.frozen
+class Token:
+    """An admin token, and where it is from, for people."""
+
+    value: str = attrs.field(repr=False)
+    source: str
+
+
 class AdminClient:
     """Talks to one router. Blocking; for commands."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: Token) -> None:
         self.url = url.rstrip("/")
+        self._token_source = token.source
         is_path = self.url.startswith(_UNIX)
         path = self.url.removeprefix(_UNIX)
         # An abstract name is written with "@", and begins with a zero byte for the kernel.
@@ -72,7 +82,7 @@ class AdminClient:
         self._http = httpx.Client(
             base_url="http://localhost" if is_path else self.url,
             transport=httpx.HTTPTransport(uds=uds) if is_path else None,
-            headers={"authorization": f"Bearer {token}"},
+            headers={"authorization": f"Bearer {token.value}"},
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
         )
@@ -100,15 +110,27 @@ class AdminClient:
         with self._translated(), self._http.stream("GET", path) as response:
             if response.is_error:
                 response.read()
-                raise _refusal(response)
+                raise self._refusal(response)
             yield response.iter_lines()
 
     def _ask(self, method: str, path: str, document: object) -> Any:  # noqa: ANN401 -- JSON
         with self._translated():
             response = self._http.request(method, path, json=document if method != "GET" else None)
         if response.is_error and response.status_code != 422:
-            raise _refusal(response)
+            raise self._refusal(response)
         return response.json()
+
+    def _refusal(self, response: httpx.Response) -> RefusedByRouterError:
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):
+            message = f"status {response.status_code}"
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            message += (
+                f"; the one that was sent is from {self._token_source}. A token that was changed "
+                "in a configuration with a mistake does not count yet: the former one does"
+            )
+        return RefusedByRouterError(message)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -116,14 +138,6 @@ class AdminClient:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise NoRouterError(f"the router at {self.url} does not answer: {exc}") from exc
-
-
-def _refusal(response: httpx.Response) -> RefusedByRouterError:
-    try:
-        message = str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        message = f"status {response.status_code}"
-    return RefusedByRouterError(message)
 
 
 @contextmanager
@@ -183,14 +197,20 @@ def state_dirs(where: Where, environ: Mapping[str, str]) -> list[Path]:
     return folders
 
 
-def _token(where: Where, found: RuntimeFile | None) -> str:
+def _token(where: Where, found: RuntimeFile | None) -> Token:
     if where.token_file is not None:
-        return read_token(where.token_file)
+        return Token(read_token(where.token_file), str(where.token_file))
     if token := os.environ.get(TOKEN_VARIABLE):
-        return token
+        return Token(token, f"${TOKEN_VARIABLE}")
     if found is None:
         raise NoRouterError(f"--url needs --token-file, or the token in ${TOKEN_VARIABLE}")
-    return _setting(Path(found.config), "admin_token") or read_token(Path(found.token_file))
+    try:
+        return Token(read_token(Path(found.token_file)), found.token_file)
+    except AdminTokenFileError:
+        # Whoever may not read it may perhaps read the configuration that it is from.
+        if token := _setting(Path(found.config), "admin_token"):
+            return Token(token, found.config)
+        raise
 
 
 def model_id(where: Where, environ: Mapping[str, str], name: str) -> str:

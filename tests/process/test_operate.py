@@ -141,6 +141,28 @@ def assert_silent(router: RealRouter, token: str) -> None:
     assert token not in command
 
 
+async def test_a_token_in_a_rejected_file_does_not_lock_the_commands_out(tmp_path) -> None:
+    """The running router still has the former one, and it says what is wrong with the file."""
+    table = endless_table(tmp_path, "a")
+    config = write_config(tmp_path, table, router=['admin_token = "first-0123456789"'])
+    kept = tmp_path / "state" / "router.token"
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            write_config(tmp_path, table, router=['admin_token = "second-0123456789"', "x = 1"])
+            said, _ = await told(tmp_path, "reload", status=1)
+            assert "unknown key 'x'" in said
+            said, _ = await told(tmp_path, "status")
+            assert "unknown key 'x'" in said
+            write_config(tmp_path, table, router=['admin_token = "second-0123456789"'])
+            await told(tmp_path, "reload")
+            await told(tmp_path, "status")
+            assert kept.read_text() == "second-0123456789\n"
+            write_config(tmp_path, table)
+            await told(tmp_path, "reload")
+            await told(tmp_path, "status")
+            assert not kept.exists()
+
+
 async def test_the_token_can_come_from_the_configuration_or_a_credential(tmp_path) -> None:
     """The commands find it there, too."""
     token = "configured-0123456789"
@@ -156,3 +178,4 @@ async def test_the_token_can_come_from_the_configuration_or_a_credential(tmp_pat
                 tmp_path, "ps", status=1, LLAMA_ROUTER_ADMIN_TOKEN=token_of(tmp_path)
             )
             assert "not the admin token" in error
+            assert "is from $LLAMA_ROUTER_ADMIN_TOKEN" in error

@@ -49,6 +49,29 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> No
         read_token(path)
 
 
+@pytest.mark.parametrize(
+    ("mode", "doubt"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o640, None),  # perhaps of those who operate the router
+        (0o644, "other users may read it, because its mode is 0644"),
+        (0o606, "may read it"),
+        (0o602, "may change it"),
+        (0o620, "may change it"),
+    ],
+)
+def test_a_file_that_others_may_read_is_doubted(
+    tmp_path: Path, mode: int, doubt: str | None
+) -> None:
+    """It is used all the same: a router that does not start helps nobody."""
+    made = admin_token(tmp_path, {})
+    made.path.chmod(mode)
+    again = admin_token(tmp_path, {})
+    assert again.value == made.value
+    assert doubt in (again.doubt or "") if doubt else again.doubt is None
+
+
 def test_a_token_does_not_show(tmp_path: Path) -> None:
     """Whoever logs the value logs its path."""
     token = admin_token(tmp_path, {})
@@ -70,6 +93,24 @@ def test_a_running_router_is_found(tmp_path: Path) -> None:
     runtime_file.remove(path)
     assert not path.exists()
     runtime_file.remove(path)
+
+
+def test_a_token_of_the_configuration_is_kept_beside_it(tmp_path: Path) -> None:
+    """For its owner only, whatever the umask; and only for as long as it counts."""
+    path = tmp_path / "router.json"
+    before = os.umask(0)
+    try:
+        runtime_file.write(path, content(os.getpid()), "a-secret-0123456789")
+    finally:
+        os.umask(before)
+    kept = runtime_file.token_path(path)
+    assert (read_token(kept), kept.stat().st_mode & 0o777) == ("a-secret-0123456789", 0o600)
+    assert b"a-secret" not in path.read_bytes()
+    runtime_file.write(path, content(os.getpid()))
+    assert [each.name for each in tmp_path.iterdir()] == ["router.json"]
+    runtime_file.write(path, content(os.getpid()), "a-secret-0123456789")
+    runtime_file.remove(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_is_gone_is_not(tmp_path: Path) -> None:

@@ -414,3 +414,22 @@ def test_the_working_folder_comes_before_the_users_own(
         Path("router.toml"),
         Path(second, "llama-router/router.toml"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('[router]\nadmin_token = "0123456789abcdef"\n', "router.admin_token"),
+        ('[api_keys.bob]\nkey = "0123456789abcdef"\n', "api_keys.bob.key"),
+        (f'[api_keys.bob]\nsha256 = "{"a" * 64}"\n', None),
+    ],
+)
+def test_a_secret_that_everybody_may_read_is_doubted(tmp_path, text, place) -> None:
+    """As long as the mode of the file lets them."""
+    path = tmp_path / "router.toml"
+    path.write_text(text + '[models.a]\nspawn.command = ["true"]\n')
+    path.chmod(0o644)
+    doubts = [problem for problem in load_config(path).warnings if "0644" in problem.message]
+    assert [(problem.location, problem.line) for problem in doubts] == ([(place, 2)] * bool(place))
+    path.chmod(0o640)
+    assert load_config(path).warnings == ()
