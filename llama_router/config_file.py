@@ -274,7 +274,7 @@ def _doubts(config: Config) -> Iterator[Problem]:
         yield Problem(("models", first), doubt)
 
 
-def _exposed_secrets(path: Path, document: Mapping[str, Any]) -> Iterator[Problem]:
+def _exposed_secrets(path: Path, document: dict[str, Any]) -> Iterator[Problem]:
     """Yield the first secret in the file, if every user of the machine may read it."""
     places: list[_Where] = [("router", "admin_token")]
     places += [("api_keys", name, "key") for name, _ in _tables(document, "api_keys")]

@@ -33,6 +33,7 @@ from ..errors import (
 from . import refusals
 from .config import Config, ModelsApi, ModelSpec
 from .exposure import is_loopback
+from .names import Meaning
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""
@@ -65,6 +66,13 @@ class Asker:
             return True
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
+
+    def find(self, config: Config, name: str) -> Meaning | None:
+        """Return what *name* means to this asker; None if nothing."""
+        meaning = config.find(name)
+        if meaning is None or self.may_use(config.models[meaning.model]):
+            return meaning
+        return None
 
     def check_model(self, spec: ModelSpec, name: str, config: Config) -> None:
         """Refuse a model that it may not use, as if there were none of that name.

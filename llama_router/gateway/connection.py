@@ -352,7 +352,7 @@ class _Connection:
             name, stream = asked_for.model, False
             meant = config.meant(name)
         else:
-            in_path = named_in(asked_for.tail, config.find)
+            in_path = named_in(asked_for.tail, partial(self._asker.find, config))
             name, stream = in_path.model, None
             meant = config.meant(name)
         model = None if meant is None else meant.model

@@ -246,6 +246,7 @@ async def test_a_key_does_not_tell_which_models_there_are(start, stage) -> None:
             await keyed(router, "sk-bob-0123", "/v1/echo", name),
             await keyed(router, "sk-bob-0123", f"/v1/echo?model={name}"),
             await keyed(router, "sk-bob-0123", f"/{name}/health"),
+            await keyed(router, "sk-bob-0123", f"/upstream/{name}/x/y"),
             await keyed(router, "sk-bob-0123", f"/v1/models/{name}"),
             await keyed(router, "sk-bob-0123", f"/props?model={name}"),
             await keyed(router, "sk-bob-0123", "/models/load", name),
