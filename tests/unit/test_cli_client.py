@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.client import AdminClient, Where, find
+from llama_router.cli.client import AdminClient, Token, Where, find
 
 MISTAKES = ["[models.m\n", "x = \n", 'a = "\n', "[[router]]\n"]
 
@@ -62,6 +62,6 @@ def socket_path(tmp_path) -> Iterator[Path]:
 
 def test_commands_reach_a_router_that_listens_on_a_unix_socket(socket_path) -> None:
     """Its URL is ``unix:`` and the path; to it, they call it localhost."""
-    client = AdminClient(f"unix:{socket_path}", "secret")
+    client = AdminClient(f"unix:{socket_path}", Token("secret", "a test"))
     assert client.get("/admin/status") == {"host": "localhost", "path": "/admin/status"}
     client.close()
