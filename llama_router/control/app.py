@@ -15,7 +15,7 @@ from ..core.answers import error_fields
 from ..core.dialects import error_answer
 from ..core.endpoints import methods_of
 from ..core.ollama.answers import ollama_error
-from ..core.routes import OLLAMA_PATHS
+from ..core.routes import is_ollama
 from ..errors import AccessError, RequestError, RouterError
 from . import (
     admin,
@@ -26,6 +26,7 @@ from . import (
     models,
     models_api,
     ollama,
+    ollama_store,
     settings,
     web_ui,
 )
@@ -64,6 +65,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     downloads.blueprint,
     log_routes.blueprint,
     ollama.blueprint,
+    ollama_store.blueprint,
     web_ui.blueprint,
 )
 """Makes the routes of each part; see `context` for how another one joins."""
@@ -138,9 +140,8 @@ def _wrong_method(valid: Iterable[str]) -> Response:
 
 
 def _error_response(error: RouterError) -> Response:
-    body = (
-        ollama_error(error) if request.path in OLLAMA_PATHS else error_answer(request.path, error)
-    )
+    path = request.path
+    body = ollama_error(error) if is_ollama(path) else error_answer(path, error)
     response = Response(body, error.status)
     for name, value in error_fields(error):
         response.headers[name.decode()] = value.decode()

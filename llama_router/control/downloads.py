@@ -12,6 +12,7 @@ from quart import Blueprint, Response, request
 
 from ..core.config import ModelSpec, ModelState
 from ..core.hub import parse_reference
+from ..core.names import Meaning
 from ..errors import (
     CacheUnusableError,
     ModelNotCachedError,
@@ -97,11 +98,26 @@ def blueprint(context: ControlContext) -> Blueprint:
         if not name:
             raise RequestError("'?model=' must name a model", param="model")
         spec = spec_of(context, name)
+        check_whole(context.dispatcher.config.find(name))
         without_deadline()  # requests to it may take as long as they like
         freed_bytes = await delete_model(context, spec)
         return answer(shapes.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
 
     return routes
+
+
+def check_whole(meaning: Meaning | None) -> None:
+    """Refuse to delete a model by the name of one of its presets.
+
+    Raises:
+        RequestError: if *meaning* is one.
+    """
+    if meaning is not None and meaning.preset is not None:
+        raise RequestError(
+            f"{meaning.preset!r} is a preset of the model {str(meaning.model)!r}: take it out of "
+            "router.toml, or delete the model by its own name",
+            param="model",
+        )
 
 
 async def delete_model(context: ControlContext, spec: ModelSpec) -> int:

@@ -14,8 +14,8 @@ from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 
 from ..core.access import Area, Asker, Gate
-from ..core.routes import OLLAMA_PATHS
-from ..errors import MediaTypeError, RequestError
+from ..core.routes import is_ollama
+from ..errors import MediaTypeError, ModelNotAllowedError, RequestError
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -65,7 +65,7 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
 
     class BoundedRequest(TrioRequest):
         def __init__(self, method: str, scheme: str, path: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Quart passes them
-            if path in OLLAMA_PATHS:
+            if is_ollama(path):
                 kwargs["max_content_length"] = max_body_bytes()
             super().__init__(method, scheme, path, *args, **kwargs)
 
@@ -98,6 +98,18 @@ def check(gate: Gate, area: Area) -> None:
     gate.check(area, request.method.encode(), _fields())
 
 
+def check_unlimited() -> None:
+    """Refuse whoever may use some models only: what is here is everybody's.
+
+    Raises:
+        ModelNotAllowedError: if that is so.
+    """
+    if asker().models is not None:
+        raise ModelNotAllowedError(
+            f"the API key {asker().name!r} is for some models only, and may not fetch or delete any"
+        )
+
+
 def _fields() -> list[tuple[bytes, bytes]]:
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
@@ -108,6 +120,13 @@ def _as_text(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
 
 
+async def raw_body() -> bytes:
+    """Return the body of the current request as it came."""
+    data = await request.get_data(as_text=False)
+    assert isinstance(data, bytes)
+    return data
+
+
 async def json_body(shape: type[T]) -> T:
     """Return the body of the current request as *shape*; an empty one counts as ``{}``.
 
@@ -115,7 +134,7 @@ async def json_body(shape: type[T]) -> T:
         MediaTypeError: if it does not say that it is JSON.
         RequestError: if it is not, or not of that shape.
     """
-    data = await request.get_data(as_text=False)
+    data = await raw_body()
     if data and request.mimetype != "application/json":
         raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
     try:

@@ -37,17 +37,18 @@ class Listing:
         statistics = dispatcher.statistics()
         models = dispatcher.config.models
         found = [
-            self._entry(spec, statistics[model])
+            self._entry(spec, statistics[model], preset)
             for model, spec in models.items()
             if who.may_use(spec)
+            for preset in (None, *spec.presets)
         ]
         return found if who.models is not None else [*found, *self._downloading()]
 
-    def entry(self, spec: ModelSpec) -> Json:
-        """Return the entry of one model."""
+    def entry(self, spec: ModelSpec, preset: str | None = None) -> Json:
+        """Return the entry of one model, or of one of its presets."""
         statistics = self._context.dispatcher.statistics_of(spec.id)
         assert statistics is not None, "a model of the configuration in force"
-        return self._entry(spec, statistics)
+        return self._entry(spec, statistics, preset)
 
     def can_remove(self, spec: ModelSpec) -> bool:
         """Say whether the files of a model seem to be in the hub cache, found there by a scan."""
@@ -55,7 +56,7 @@ class Listing:
             return False
         return any(Path(spec.path).is_relative_to(root) for root in self._context.hub_caches)
 
-    def _entry(self, spec: ModelSpec, statistics: ModelStatistics) -> Json:
+    def _entry(self, spec: ModelSpec, statistics: ModelStatistics, preset: str | None) -> Json:
         known = self._args.get(spec.id)
         if known is None or known[0] is not spec:
             args = masked_command((*spec.spawn.command, *spec.spawn.args))
@@ -67,6 +68,7 @@ class Listing:
             args=known[1],
             created_s=self._created_s,
             can_remove=self.can_remove(spec),
+            preset=preset,
         )
 
     def _downloading(self) -> Iterable[Json]:
@@ -86,13 +88,22 @@ def named(context: ControlContext, name: str) -> ModelSpec:
     Raises:
         UnknownModelError: if there is none that the asker may use.
     """
+    return meant(context, name)[0]
+
+
+def meant(context: ControlContext, name: str) -> tuple[ModelSpec, str | None]:
+    """Return the same, and the preset of it that *name* means.
+
+    Raises:
+        UnknownModelError: as `named`.
+    """
     config = context.dispatcher.config
-    model = config.resolve(name)
-    if model is None:
+    meaning = config.find(name)
+    if meaning is None:
         raise asker().unknown(name, config)
-    spec = config.models[model]
+    spec = config.models[meaning.model]
     asker().check_model(spec, name, config)
-    return spec
+    return spec, meaning.preset
 
 
 def blueprint(context: ControlContext) -> Blueprint:
@@ -112,7 +123,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/v1/models/<path:name>")
     @open_to(Area.MODELS)
     async def retrieve_model(name: str) -> Response:
-        return answer(listing.entry(named(context, name)))
+        return answer(listing.entry(*meant(context, name)))
 
     @routes.get("/props")
     @open_to(Area.MODELS)

@@ -32,16 +32,15 @@ from ..errors import (
     BackendExitedError,
     ModelExistsError,
     ModelLoadedError,
-    ModelNotAllowedError,
     ModelNotLoadedError,
     RequestError,
 )
 from ..models.downloads import DownloadStatus
 from ..news import Item
 from .context import ControlContext
-from .downloads import delete_model
+from .downloads import check_whole, delete_model
 from .events import KEEP_ALIVE_S
-from .guard import answer, asker, json_body, open_to
+from .guard import answer, asker, check_unlimited, json_body, open_to
 from .hypercorn import without_deadline
 from .models import Listing, named
 
@@ -112,7 +111,7 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
     @routes.post("")
     @open_to(Area.CHANGES)
     async def download() -> Response:
-        _check_unlimited()
+        check_unlimited()
         name = (await json_body(ModelBody)).model
         if dispatcher.config.resolve(name) is not None:
             raise ModelExistsError(f"model {name!r} already exists", param="model")
@@ -123,7 +122,7 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
     @routes.delete("")
     @open_to(Area.CHANGES)
     async def delete() -> Response:
-        _check_unlimited()
+        check_unlimited()
         name = request.args.get("model")
         if not name:
             raise RequestError("'?model=' must name a model", param="model")
@@ -132,6 +131,7 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
             return _success()
         without_deadline()  # requests to it may take as long as they like
         spec = named(context, name)
+        check_whole(dispatcher.config.find(name))
         context.loads.cancel(spec.id)
         await delete_model(context, spec)
         return _success()
@@ -139,14 +139,6 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
 
 def _success() -> Response:
     return answer({"success": True})
-
-
-def _check_unlimited() -> None:
-    """Refuse who may use some models only."""
-    if asker().models is not None:
-        raise ModelNotAllowedError(
-            f"the API key {asker().name!r} is for some models only, and may not fetch or delete any"
-        )
 
 
 def _download(context: ControlContext, name: str) -> DownloadStatus | None:
@@ -174,11 +166,29 @@ async def _stream(context: ControlContext, listing: Listing, who: Asker) -> Asyn
             yield _encoded(plain_event("models_reload"))
             continue
         for item in items:
-            event = await _event(context, listing, who, item)
-            if event is not None:
+            for event in await _events(context, listing, who, item):
                 yield _encoded(event)
             if item.kind == "router":
                 return  # it stops
+
+
+async def _events(context: ControlContext, listing: Listing, who: Asker, item: Item) -> list[Json]:
+    """Return what *item* means to *who*: of a model, and of its presets as well."""
+    event = await _event(context, listing, who, item)
+    if event is None:
+        return []
+    spec = context.dispatcher.config.models.get(ModelId(event["model"]))
+    if item.kind not in ("model", "progress") or spec is None:
+        return [event]
+    data = event["data"]
+    return [event] + [
+        event
+        | {
+            "model": f"{spec.id}:{preset}",
+            "data": data | {"info": listing.entry(spec, preset)} if "info" in data else data,
+        }
+        for preset in spec.presets
+    ]
 
 
 async def _event(context: ControlContext, listing: Listing, who: Asker, item: Item) -> Json | None:

@@ -15,17 +15,14 @@ from quart import Blueprint, Response, request
 from .. import logs
 from ..core.access import Area
 from ..core.config import Config
-from ..core.exposure import is_loopback
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
 from ..errors import RouterError
-from . import guard
 from .context import ControlContext
-from .guard import answer, asker, open_to
+from .guard import answer, asker, open_to, raw_body
 from .hypercorn import without_deadline
 from .ollama_exchange import Exchange
 from .ollama_files import Files
-from .ollama_pull import pull
 from .status import memory_mib_of
 
 Body = TypeVar("Body", bound=bodies.Named)
@@ -68,16 +65,6 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def embeddings() -> Response:
         return await serve(bodies.EmbeddingsRequest, requests.embeddings)
 
-    @routes.post("/pull")
-    @open_to(Area.OPEN)
-    async def pull_model() -> Response:
-        # Whom the disk belongs to decides: without keys, and where nobody else can come in,
-        # whoever uses the models. The check is here, since it is not the same for all routers.
-        private = not context.gate.has_keys and is_loopback(dispatcher.config.router.host)
-        guard.check(context.gate, Area.MODELS if private else Area.ADMIN)
-        without_deadline()
-        return await pull(context, bodies.decoded(await _body(), bodies.PullRequest))
-
     _list(routes, context)
     return routes
 
@@ -92,7 +79,8 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
     async def tags() -> Response:
         specs = [spec for spec in dispatcher.config.models.values() if asker().may_use(spec)]
         found = zip(specs, await files.look(specs), strict=True)
-        return answer({"models": [listing.listed(spec, file) for spec, file in found]})
+        models = [entry for spec, file in found for entry in listing.listed(spec, file)]
+        return answer({"models": models})
 
     @routes.get("/ps")
     @open_to(Area.MODELS)
@@ -124,7 +112,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
     @routes.post("/show")
     @open_to(Area.MODELS)
     async def show() -> Response:
-        wanted = bodies.decoded(await _body(), bodies.ShowRequest)
+        wanted = bodies.decoded(await raw_body(), bodies.ShowRequest)
         spec = listing.find(dispatcher.config, wanted.named, asker())
         (file,) = await files.look([spec], whole=True)
         return answer(listing.shown(spec, file))
@@ -140,7 +128,7 @@ async def _translated(
     config: Config, shape: type[Body], translate: Callable[[Body], Wanted]
 ) -> tuple[Wanted, bytes]:
     """Return what the current request wants, and what to ask the backend for it."""
-    data = await _body()
+    data = await raw_body()
 
     def take_apart() -> tuple[Wanted, bytes]:
         wanted = translate(bodies.decoded(data, shape, default=config.router.default_model))
@@ -165,9 +153,3 @@ def _log_refusal(error: RouterError) -> None:
             "status": int(error.status),
         },
     )
-
-
-async def _body() -> bytes:
-    data = await request.get_data(as_text=False)
-    assert isinstance(data, bytes)
-    return data

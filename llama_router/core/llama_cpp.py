@@ -95,8 +95,11 @@ def model_entry(
     args: Sequence[str],
     created_s: int,
     can_remove: bool,
+    preset: str | None = None,
 ) -> Json:
-    """Return the entry of a model in the list.
+    """Return the entry of a model in the list, or of one of its presets.
+
+    A preset has an entry of its own, because programs offer ids to choose from, not aliases.
 
     Args:
         spec: The model.
@@ -105,7 +108,9 @@ def model_entry(
         args: Its command line, without secrets.
         created_s: When it came here, in seconds since the epoch.
         can_remove: Whether its files may be deleted.
+        preset: Which preset; None for the model itself.
     """
+    names = [name for name, meant in spec.names().items() if meant == preset]
     status: Json = {"value": STATUS[statistics.phase]}
     if statistics.phase is Phase.STOPPED and statistics.queued:
         status["value"] = "loading"  # it waits for its turn
@@ -116,16 +121,16 @@ def model_entry(
             status["exit_code"] = statistics.last_error.returncode
     inputs = ["text"] if spec.mmproj is None else ["text", "image"]
     entry: Json = {
-        "id": str(spec.id),
+        "id": names[0],
         "object": "model",
         "created": created_s,
         "owned_by": "llama-router",
-        "aliases": list(spec.aliases),
+        "aliases": names[1:],
         "tags": [],
         "status": status,
         "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
         "source": "cache" if spec.state is ModelState.AUTO else "preset",
-        "can_remove": can_remove,
+        "can_remove": can_remove and preset is None,
     }
     if info is not None:
         entry |= info.more

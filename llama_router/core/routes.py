@@ -28,8 +28,11 @@ OLLAMA_PATHS: Final = frozenset(
 )
 """Ollama's own paths; another one below ``/api/`` may be a backend's."""
 
+#: Parts of models that ``/api/create`` would be made of.
+_OLLAMA_PREFIX: Final = "/api/blobs/"
+
 _CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"}) | OLLAMA_PATHS
-_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
+_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/", _OLLAMA_PREFIX)
 
 #: Decisions that are remembered: clients ask for the same few paths again and again.
 _REMEMBERED: Final = 1024
@@ -209,6 +212,11 @@ def _is_control(path: str) -> bool:
     # "//admin/x" is looked up as "/admin/x" by the control plane: never let it pass as ours.
     path = "/" + path.lstrip("/")
     return path in _CONTROL_EXACT or path.startswith(_CONTROL_PREFIX)
+
+
+def is_ollama(path: str) -> bool:
+    """Say whether *path* belongs to Ollama's API, so that its errors have Ollama's form."""
+    return path in OLLAMA_PATHS or path.startswith(_OLLAMA_PREFIX)
 
 
 def allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:

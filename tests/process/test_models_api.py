@@ -258,3 +258,30 @@ async def test_fetch_use_and_delete(tmp_path) -> None:
                     assert event["model"] == name
                     break
             assert (await client.get("/models")).json()["data"] == []
+
+
+async def test_presets_can_be_chosen(start, stage) -> None:
+    """They are listed, loaded and followed as models are; to delete one is refused."""
+    table = stage.model("a", presets={"high": {"n": 1}}, aliases=["x"])
+    router = await start({"a": table, "b": stage.model("b")})
+    async with router.http() as client:
+        for path in ("/v1/models", "/models"):
+            listed = [entry["id"] for entry in (await client.get(path)).json()["data"]]
+            assert listed == ["a", "a:high", "b"]
+        tags = (await client.get("/api/tags")).json()["models"]
+        assert [tag["name"] for tag in tags] == ["a", "a:high", "b"]
+        assert tags[0]["digest"] == tags[1]["digest"] != tags[2]["digest"]
+        async with aclosing(events(client)) as stream:
+            await anext(stream)
+            answer = await client.post("/models/load", json={"model": "a:high"})
+            assert answer.json() == {"success": True}
+            seen = await until(stream, "a:high", "loaded")
+            assert seen[-1]["data"]["info"] == await entry(client, "x:high")
+            await client.post("/models/unload", json={"model": "x:high"})
+            await until(stream, "a:high", "unloaded")
+        refused = [
+            await client.delete("/models", params={"model": "a:high"}),
+            await client.request("DELETE", "/api/delete", json={"model": "x:high"}),
+        ]
+    assert [answer.status_code for answer in refused] == [400, 400]
+    assert all("'high' is a preset of the model 'a'" in answer.text for answer in refused)

@@ -100,18 +100,57 @@ async def test_who_leaves_ends_the_download(router, server) -> None:
     assert 0 < ended["done_bytes"] <= 100_000
 
 
-async def test_pulling_needs_the_token_where_there_are_keys(server, tmp_path) -> None:
-    """A key for models is not enough to fill the disk."""
-    config = write_config(tmp_path, '[api_keys.me]\nkey = "not-a-secret"\n')
+@pytest.mark.parametrize(
+    ("models_api", "key_status"), [("auto", 200), ("open", 200), ("admin", 401)]
+)
+async def test_who_may_pull(server, tmp_path, models_api, key_status) -> None:
+    """The same rule as for llama.cpp's API, and never with a key for some models only."""
+    keys = '[api_keys.me]\nkey = "not-a-secret"\n'
+    keys += '[api_keys.one]\nkey = "not-a-secret-either"\nmodels = ["x"]\n'
+    config = write_config(tmp_path, keys, router=[f'models_api = "{models_api}"'])
     with trio.fail_after(LIMIT_S):
         async with serving(config, **environ(server, tmp_path)) as router:
             token = (tmp_path / "state" / "admin-token").read_text().strip()
-            for headers, status in (
-                ({}, 401),
-                ({"Authorization": "Bearer not-a-secret"}, 401),
-                ({"Authorization": f"Bearer {token}"}, 200),
-            ):
+            statuses = []
+            for key in ("", "not-a-secret-either", "not-a-secret", token):
+                headers = {"Authorization": f"Bearer {key}"} if key else {}
                 async with router.client() as client:
                     body = {"model": REPO, "stream": False}
                     answer = await client.post("/api/pull", json=body, headers=headers)
-                assert answer.status_code == status, answer.text
+                    assert answer.is_success or list(answer.json()) == ["error"]
+                statuses.append(answer.status_code)
+    limited = 401 if models_api == "admin" else 403
+    with_token = 200 if models_api == "admin" else 401  # it is no API key
+    assert statuses == [401, limited, key_status, with_token]
+
+
+async def test_a_pulled_model_is_deleted(router) -> None:
+    """It goes from the list and from the disk; what is not here is not found."""
+    async with ollama.AsyncClient(router.url) as client:
+        await client.pull(MODEL)
+        await client.chat(MODEL.lower(), MESSAGES, options={"num_predict": 3})
+        assert (await client.delete(f"hf.co/{MODEL}")).status == "success"
+        assert (await client.list()).models == []
+        with pytest.raises(ollama.ResponseError, match="acme") as missing:
+            await client.delete(MODEL)
+    assert missing.value.status_code == 404
+
+
+async def test_what_is_not_done(router) -> None:
+    """The client raises its error, which says what to do instead."""
+    async with ollama.AsyncClient(router.url) as client:
+        with pytest.raises(ollama.ResponseError, match=r"router\.toml") as created:
+            await client.create("x", from_="y")
+        with pytest.raises(ollama.ResponseError, match="uploaded") as pushed:
+            await client.push("x")
+    assert (created.value.status_code, pushed.value.status_code) == (501, 501)
+    async with router.client() as http:
+        answers = [
+            await http.post("/api/copy", json={"source": "x", "destination": "y"}),
+            await http.post("/api/blobs/sha256:00", content=b"GGUF"),
+            await http.post("/api/create", content=b"\xff\x00"),
+            await http.get("/api/copy"),
+            await http.get("/api/blobs/sha256:00"),
+        ]
+    assert [answer.status_code for answer in answers] == [501, 501, 501, 405, 405]
+    assert all(list(answer.json()) == ["error"] for answer in answers)

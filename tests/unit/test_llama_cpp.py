@@ -72,6 +72,23 @@ def test_every_phase_has_a_status(phase: Phase, value: str) -> None:
     assert entry_of(phase)["status"]["value"] == value
 
 
+def test_a_preset_has_an_entry_of_its_own() -> None:
+    """Under the id that a client would send; it is loaded when its model is, and not deleted."""
+    spec = spec_of(presets={"high": {"n": 1}, "low": {}}, aliases=["x", "y"])
+    statistics = ModelStatistics(
+        phase=Phase.READY, in_flight=0, queued=0, failures=0, last_error=None
+    )
+    whole, high = (
+        model_entry(spec, statistics, None, args=["x"], created_s=1, can_remove=True, preset=preset)
+        for preset in (None, "high")
+    )
+    assert (whole["id"], whole["aliases"], whole["can_remove"]) == ("a", ["x", "y"], True)
+    assert (high["id"], high["aliases"]) == ("a:high", ["x:high", "y:high"])
+    assert high["status"] == whole["status"]
+    assert high["can_remove"] is False
+    assert high.keys() == whole.keys()
+
+
 def test_a_model_that_waits_for_its_turn_is_loading() -> None:
     """A client that asked for it must not think that nothing happens."""
     assert entry_of(Phase.STOPPED, queued=1)["status"]["value"] == "loading"

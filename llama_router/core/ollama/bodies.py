@@ -137,6 +137,10 @@ class PullRequest(Named, kw_only=True):
     stream: bool | None = None
 
 
+class DeleteRequest(Named, kw_only=True):
+    """``/api/delete``."""
+
+
 class ShowRequest(Named, kw_only=True):
     """``/api/show``."""
 

@@ -94,16 +94,19 @@ def find(config: Config, name: str, asker: Asker, *, needed: bool = False) -> Mo
     return spec
 
 
-def listed(spec: ModelSpec, file: File) -> dict[str, Any]:
-    """Return a model as it stands in ``/api/tags``."""
-    return {
-        "name": str(spec.id),
-        "model": str(spec.id),
+def listed(spec: ModelSpec, file: File) -> list[dict[str, Any]]:
+    """Return a model as it stands in ``/api/tags``, and each of its presets.
+
+    Ollama has the same model under several tags in its list, too: the digest is the same.
+    """
+    about = {
         "modified_at": timestamp(file.modified_s),
         "size": file.size_bytes,
         "digest": digest(spec, file),
         "details": details(spec, file),
     }
+    names = (str(spec.id), *(f"{spec.id}:{preset}" for preset in spec.presets))
+    return [{"name": name, "model": name, **about} for name in names]
 
 
 def running(spec: ModelSpec, file: File, now: Running, *, now_s: float) -> dict[str, Any]:
