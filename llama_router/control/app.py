@@ -110,7 +110,7 @@ def build_app(context: ControlContext) -> QuartTrio:
             )
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
             valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
-            return _wrong_method(valid or ())
+            return _wrong_method(methods_of(request.path) or valid or ())
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
         return _error_response(RequestError(error.description or status.phrase, status=status))
 

@@ -28,14 +28,15 @@ class Dialect(StrEnum):
     CHAT = "chat"  # OpenAI's chat completions
     RESPONSES = "responses"  # OpenAI's responses
     MESSAGES = "messages"  # Anthropic's messages
+    LLAMA_CPP = "llama.cpp"  # llama.cpp's own completions
     OTHER = "other"  # only what every reader of event streams understands
 
 
 _BY_ENDING: Final = {
     "/chat/completions": Dialect.CHAT,
     "/completions": Dialect.OTHER,
-    "/completion": Dialect.OTHER,
-    "/infill": Dialect.OTHER,
+    "/completion": Dialect.LLAMA_CPP,
+    "/infill": Dialect.LLAMA_CPP,
     "/responses": Dialect.RESPONSES,
     "/messages": Dialect.MESSAGES,
 }
@@ -109,7 +110,7 @@ class Voice:
                 return b"data: " + msgspec.json.encode(self._chunk(text + "\n")) + b"\n\n"
             case Dialect.MESSAGES:
                 return comment(text) + _PING
-            case Dialect.RESPONSES | Dialect.OTHER:
+            case Dialect.RESPONSES | Dialect.LLAMA_CPP | Dialect.OTHER:
                 return comment(text) + b"\n"
 
     def sign_of_life(self) -> bytes:
@@ -197,7 +198,10 @@ def last_event(dialect: Dialect, error: RouterError) -> bytes:
 def _error_event(dialect: Dialect, fields: dict[str, Any], status: int) -> bytes:
     document: dict[str, Any] = {"error": fields}
     match dialect:
-        case Dialect.CHAT | Dialect.OTHER:
+        case Dialect.LLAMA_CPP if not isinstance(fields.get("code"), int):
+            document = {"error": _llama_cpp_error(status, fields["message"])}
+            return b"data: " + msgspec.json.encode(document) + b"\n\n"
+        case Dialect.CHAT | Dialect.LLAMA_CPP | Dialect.OTHER:
             return b"data: " + msgspec.json.encode(document) + b"\n\n"
         case Dialect.MESSAGES:
             about = {"type": _anthropic_type(status), "message": fields["message"]}
