@@ -198,10 +198,9 @@ def last_event(dialect: Dialect, error: RouterError) -> bytes:
 def _error_event(dialect: Dialect, fields: dict[str, Any], status: int) -> bytes:
     document: dict[str, Any] = {"error": fields}
     match dialect:
-        case Dialect.LLAMA_CPP if not isinstance(fields.get("code"), int):
-            document = {"error": _llama_cpp_error(status, fields["message"])}
-            return b"data: " + msgspec.json.encode(document) + b"\n\n"
         case Dialect.CHAT | Dialect.LLAMA_CPP | Dialect.OTHER:
+            if dialect is Dialect.LLAMA_CPP and not isinstance(fields.get("code"), int):
+                document = {"error": _llama_cpp_error(status, fields["message"])}
             return b"data: " + msgspec.json.encode(document) + b"\n\n"
         case Dialect.MESSAGES:
             about = {"type": _anthropic_type(status), "message": fields["message"]}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +151,61 @@ async def test_the_stream_ends_with_usage_if_asked_for(config) -> None:
     assert all(chunk.usage is None for chunk in chunks)
 
 
+async def test_structured_output(config) -> None:
+    """A schema binds even a model that babbles."""
+    schema = {
+        "type": "object",
+        "properties": {"seen": {"type": "boolean"}},
+        "required": ["seen"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    async with connected(config) as (client, _):
+        answer = await client.chat.completions.create(
+            **chat("a", max_tokens=200, temperature=0, response_format=wanted)
+        )
+    assert answer.choices[0].finish_reason == "stop"
+    assert json.loads(answer.choices[0].message.content or "").keys() == {"seen"}
+
+
+async def test_completions(config) -> None:
+    """The older API, whole and streamed, gives the same text."""
+    asked: dict[str, Any] = {"model": "a", "prompt": "once", "max_tokens": 12, "temperature": 0}
+
+    def read(url: str) -> list[str]:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            stream = client.completions.create(stream=True, **asked)
+            return [chunk.choices[0].text for chunk in stream if chunk.choices]
+
+    async with connected(config) as (client, router):
+        whole = await client.completions.create(**asked)
+        parts = await trio.to_thread.run_sync(read, router.url)
+    assert len(parts) >= 12
+    assert "".join(parts) == whole.choices[0].text
+
+
+async def test_responses(config) -> None:
+    """The newer API, whole and streamed, while a model is swapped in."""
+    asked: dict[str, Any] = {"input": "what do you see", "max_output_tokens": 12}
+
+    def read(url: str) -> list[Any]:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+            headers = {"X-Notify-Model-Swap": "true"}
+            return list(
+                client.responses.create(model="b", stream=True, extra_headers=headers, **asked)
+            )
+
+    async with connected(config) as (client, router):
+        whole = await client.responses.create(model="a", **asked)
+        events = await trio.to_thread.run_sync(read, router.url)
+    assert whole.output_text
+    assert events[0].type == "response.created"
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(deltas) >= 12
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output_text == "".join(deltas)
+
+
 async def test_embeddings(config) -> None:
     """An embedding model gives vectors: the same for the same text, others for others."""
     async with connected(config) as (client, router):
@@ -209,6 +267,54 @@ async def test_a_backend_that_cannot_start_is_a_server_error(config) -> None:
     assert "exited with code 3" in caught.value.message
     assert "no such device: gpu7" in caught.value.message
     assert answer.choices
+
+
+async def test_keys(config) -> None:
+    """A wrong key is AuthenticationError, a model that it is not good for PermissionDeniedError."""
+    digest = hashlib.sha256(b"sk-0123456789").hexdigest()
+    table = f'\n[api_keys.some]\nsha256 = "{digest}"\nmodels = ["a"]\n'
+    config.write_text(config.read_text() + table)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            with_key = partial(openai.AsyncOpenAI, base_url=f"{router.url}/v1", max_retries=0)
+            async with with_key(api_key="sk-wrong-0123456") as client:
+                with pytest.raises(openai.AuthenticationError) as wrong:
+                    await client.chat.completions.create(**chat("a"))
+            async with with_key(api_key="sk-0123456789") as client:
+                with pytest.raises(openai.PermissionDeniedError) as other:
+                    await client.chat.completions.create(**chat("b"))
+                assert (await client.chat.completions.create(**chat("a"))).choices
+    assert wrong.value.code == "invalid_api_key"
+    assert other.value.code == "model_not_allowed"
+
+
+async def test_a_full_queue_is_a_rate_limit(tmp_path) -> None:
+    """The client raises RateLimitError, which it retries unless it is told not to."""
+    command = [sys.executable, "-c", "import time; time.sleep(1000)", "$port"]
+    table = f"\n[models.slow]\nspawn.command = {json.dumps(command)}\n"
+    async with (
+        connected(write_config(tmp_path, table, router=["max_queued = 1", "drain_s = 0.5"])) as (
+            client,
+            router,
+        ),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(partial(client.chat.completions.create, **chat("slow")))
+        await router.event("backend.spawned", model="slow")
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(**chat("slow"))
+        nursery.cancel_scope.cancel()
+    assert caught.value.code == "queue_full"
+    assert int(caught.value.response.headers["retry-after"]) > 0
+
+
+async def test_a_body_that_is_too_large(config) -> None:
+    """The client raises APIStatusError 413."""
+    config.write_text(config.read_text().replace("[router]\n", "[router]\nmax_body_mib = 1\n"))
+    async with connected(config) as (client, _):
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.embeddings.create(model="embedder", input="x" * (2 * 1024 * 1024))
+    assert (caught.value.status_code, caught.value.type) == (413, "invalid_request_error")
 
 
 async def test_a_backends_own_refusal_passes_through(config) -> None:
