@@ -217,13 +217,20 @@ class Dispatcher:
         """Ask for *name* (an id or an alias). Never blocks; see `Lease`."""
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, asker, now_s)
-        self.submit(Arrived(request, name), now_s)
+        model = self._scheduler.admit_at_once(request, name)
+        if model is None:
+            self.submit(Arrived(request, name), now_s)
+        else:
+            lease.settle(self._backends[model], now_s)
         return lease
 
     def release(self, request: int) -> None:
         """Give back what *request* holds."""
-        if self._leases.pop(request, None) is not None:
-            self.submit(Finished(request))
+        if self._leases.pop(request, None) is None:
+            return
+        now_s = trio.current_time()
+        if not self._scheduler.finish_at_once(request, now_s):
+            self.submit(Finished(request), now_s)
 
     @contextmanager
     def watch(self, lease: Lease, model: ModelId, on_news: Callable[[], None]) -> Iterator[None]:

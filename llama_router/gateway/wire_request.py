@@ -202,14 +202,14 @@ def upstream_request_head(
         drop |= head.connection_options
     if content_length is None and head.method not in _WITHOUT_CONTENT:
         content_length = 0  # RFC 9110, 8.6; some servers would wait for a body
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (head.method, target, host)]
-    lines += [b"%b: %b\r\n" % field for field in head.fields if field[0] not in drop]
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, target, host)]
+    lines += [b": ".join(field) for field in head.fields if field[0] not in drop]
     if content_length is not None:
-        lines.append(b"content-length: %d\r\n" % content_length)
+        lines.append(b"content-length: %d" % content_length)
     if head.upgrade:
-        lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
+        lines.append(b"connection: upgrade\r\nupgrade: websocket")
     lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"\r\n".join(lines)
 
 
 @lru_cache(maxsize=8)  # it changes with the configuration only

@@ -167,26 +167,26 @@ def client_response_head(
         drop |= head.connection_options
     framing = head.framing
     chunked = framing is _CHUNKED
-    lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     lines += [
-        b"%b: %b\r\n" % field
+        b": ".join(field)
         for field in head.fields
         if field[0] not in drop and not field[0].startswith(_CORS_PREFIX)
     ]
-    lines += [b"%b: %b\r\n" % field for field in extra]
+    lines += map(b": ".join, extra)
     if chunked and not http10:
-        lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"transfer-encoding: chunked")
     elif head.content_length is not None:
-        lines.append(b"content-length: %d\r\n" % head.content_length)
+        lines.append(b"content-length: %d" % head.content_length)
     if head.status == 101:
-        lines.append(b"connection: upgrade\r\nupgrade: websocket\r\n")
+        lines.append(b"connection: upgrade\r\nupgrade: websocket")
     elif head.status >= 200:
         if close or framing is _CLOSE or (chunked and http10):
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         elif http10:
-            lines.append(b"connection: keep-alive\r\n")
+            lines.append(b"connection: keep-alive")
     lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"\r\n".join(lines)
 
 
 class ResponseFraming(UpstreamChunks):
