@@ -186,7 +186,10 @@ class LogOutput:
 
     def put_info(self, event: str, fields: EventDict) -> None:
         """Log *event* at the level info; see `info`."""
-        if self._render is not None:
+        if self._render is render_json:
+            stamp = timestamp(time.time())
+            self.put(json_line({"ts": stamp, "level": "info", "event": event, **fields}))
+        elif self._render is not None:
             line = self._render(None, "info", {"event": event, **fields})
             assert isinstance(line, bytes), "what both renderers return"
             self.put(line)

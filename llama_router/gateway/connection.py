@@ -18,7 +18,6 @@ import attrs
 import structlog
 import trio
 
-from ..backends.backend import Backend
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
 from ..core.config import ModelSpec
@@ -167,7 +166,8 @@ class _Connection:
             if not await self._proxy(head, asked_for):
                 await self._client.linger()
                 return
-            await self._fiber.spend()  # pipelined requests may be refused without a wait
+            if self._buffer:
+                await self._fiber.spend()  # pipelined requests may be refused without a wait
 
     async def _receive_head(self) -> RequestHead | None:
         """Return the next request's head, or None if there is none."""
@@ -298,7 +298,14 @@ class _Connection:
             exchange.withheld = self._gateway.gate.withheld
             exchange.extra = self._cors
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
-            exchange.body = await self._receive_body(head, limit_bytes)
+            end = head.size + (head.content_length or 0)
+            if not head.chunked and len(self._buffer) >= end and end <= limit_bytes:
+                # All of it came with the head, as nearly always.
+                if head.content_length is not None:
+                    exchange.body = self._buffer[head.size : end]
+                self._buffer = self._buffer[end:]
+            else:
+                exchange.body = await self._receive_body(head, limit_bytes)
             body_received = True
             if self._buffer:
                 head.upgrade = False  # what follows it already is HTTP
@@ -379,7 +386,8 @@ class _Connection:
                         backend = await waiting.granted(lease, model)
                     finally:
                         exchange.continue_(waiting.early)
-                await self._relay(backend, exchange)
+                self._set_limits(exchange)
+                await exchange.run(backend)
             finally:
                 record.lease = lease
 
@@ -439,7 +447,8 @@ class _Connection:
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
         exchange.target = path + b"?" + head.query if head.query else path
-        await self._relay(backend, exchange)
+        self._set_limits(exchange)
+        await exchange.run(backend)
 
     @staticmethod
     def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
@@ -462,12 +471,11 @@ class _Connection:
             close=not head.keep_alive or self._gateway.draining.is_set(),
         )
 
-    async def _relay(self, backend: Backend, exchange: Exchange) -> None:
+    def _set_limits(self, exchange: Exchange) -> None:
         router = self._gateway.dispatcher.config.router
         exchange.connection_timeout_s = router.connection_timeout_s
         exchange.read_timeout_s = router.read_timeout_s
         exchange.close = self._gateway.draining.is_set()
-        await exchange.run(backend)
 
     async def _refuse(
         self, head: RequestHead | None, error: RouterError, *, close: bool = True

@@ -274,7 +274,8 @@ class Exchange:
             self.begun = True
             self.sent_bytes = len(data)
             self._tail.add(data)
-            await self._client.send(out + data)
+            if (rest := self._client.send_nowait(out + data)) is not None:
+                await self._client.send_rest(rest)
             self.reusable = not close
             return head.keep_alive
         shaper = Shaper(head, http10=http10)

@@ -123,14 +123,22 @@ class Client(Channel):
         Raises:
             ClientGoneError: if the client closed.
         """
+        if (rest := self.send_nowait(data)) is not None:
+            await self.send_rest(rest)
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """Send what the client takes of *data* now; return the rest, for `send_rest`, or None.
+
+        Raises:
+            ClientGoneError: if the client closed.
+        """
         try:
             sent = self._send(data)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
             raise ClientGoneError from exc
-        if sent < len(data):
-            await self.send_rest(memoryview(data)[sent:])
+        return None if sent == len(data) else memoryview(data)[sent:]
 
     async def send_rest(self, data: memoryview) -> None:
         """Send all of *data*, of which the client did not take more a moment ago.
@@ -153,7 +161,11 @@ class Client(Channel):
 
     async def wait_readable(self) -> None:
         """Wait until reading may give something; may return without a reason."""
-        await self._wait(READABLE | GONE)
+        self.want = READABLE | GONE
+        try:
+            await pause()
+        finally:
+            self.want = 0
 
     async def _wait(self, events: int) -> None:
         self.want = events
