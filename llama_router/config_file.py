@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -383,6 +384,7 @@ class _Files:
     def _checked(self, written: str, where: _Where, fault_of: Callable[[Path], str | None]) -> str:
         """Return *written* as an absolute path; report what is wrong with the file."""
         path = self._folder / written
+        missing = None
         try:
             path = self._folder / Path(written).expanduser()
             fault = fault_of(path)
@@ -390,8 +392,9 @@ class _Files:
             fault = "its home folder is unknown"
         except OSError as exc:
             fault = exc.strerror
+            missing = str(path) if exc.errno == errno.ENOENT else None
         if fault:
-            self.problems.append(Problem(where, f"{path}: {fault}"))
+            self.problems.append(Problem(where, f"{path}: {fault}", missing=missing))
         return str(path)
 
 

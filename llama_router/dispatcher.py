@@ -390,6 +390,10 @@ class Dispatcher:
         """Return a snapshot of every model."""
         return self._scheduler.statistics()
 
+    def failed(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model that was given up."""
+        return self._scheduler.failed()
+
     def submit(self, event: Event, now_s: float | None = None) -> None:
         """Feed one event to the scheduler and do what it says; synchronous, hence atomic."""
         if now_s is None:

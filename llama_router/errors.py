@@ -53,14 +53,23 @@ class Problem:
         path: Keys and indexes that lead to the value, e.g. ``("models", "a", "args", 2)``.
         message: What is wrong and what would be right.
         line: 1-based line in the file, or None while it is unknown.
+        missing: The file whose absence is the problem, if it is that.
     """
 
-    __slots__ = ("line", "message", "path")
+    __slots__ = ("line", "message", "missing", "path")
 
-    def __init__(self, path: tuple[str | int, ...], message: str, line: int | None = None) -> None:
+    def __init__(
+        self,
+        path: tuple[str | int, ...],
+        message: str,
+        line: int | None = None,
+        *,
+        missing: str | None = None,
+    ) -> None:
         self.path = path
         self.message = message
         self.line = line
+        self.missing = missing
 
     @property
     def location(self) -> str:
@@ -303,6 +312,24 @@ class SpawnError(BackendError):
 
     code = "backend_spawn_failed"
     retryable = False
+
+
+class FileMissingError(SpawnError):
+    """A file of the model is not there (any more).
+
+    Attributes:
+        path: The file.
+    """
+
+    code = "model_file_missing"
+
+    def __init__(self, model: str, path: str) -> None:
+        super().__init__(
+            f"the file {path} of model {model!r} is not there; the model can be used again as "
+            "soon as it is"
+        )
+        self.cause = "file_missing"
+        self.path = path
 
 
 class ReadinessTimeoutError(BackendError):

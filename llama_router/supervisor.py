@@ -52,6 +52,7 @@ from .errors import ConfigError, Problem, RouterError
 from .gateway.connection import Gateway
 from .gateway.server import Doors, ListenError, listen, serve
 from .listeners import exposure_fault, hosts_of, open_listeners, url_of
+from .missing import tend_missing
 from .models.caches import find_caches
 from .models.downloads import Downloads
 from .scanner import ScanError, scan_beside
@@ -378,6 +379,7 @@ class _Face:
         async with trio.open_nursery() as face:
             face.start_soon(self._drain, gateway, control, face.cancel_scope)
             face.start_soon(watcher.run)
+            face.start_soon(tend_missing, self.dispatcher)
             face.start_soon(self._look_when_asked, watcher)
             face.start_soon(self._rescan_when_asked, rescan)
             await face.start(downloads.run)

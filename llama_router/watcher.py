@@ -80,6 +80,7 @@ class Watcher:
         self._apply = apply
         self._load = load
         self._on_report = on_report
+        self._missing: tuple[Path, ...] = ()  # what a rejected file needs
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
         self._finished = 0
@@ -154,8 +155,12 @@ class Watcher:
             pause_s = POLL_S
             if not self._asked.is_set():
                 # On a thread: a file system may hang. It is abandoned at the end then.
-                stamp = await trio.to_thread.run_sync(_stamp, self._path, abandon_on_cancel=True)
-                match watch.see(stamp):
+                stamp, is_back = await trio.to_thread.run_sync(
+                    lambda: (_stamp(self._path), _any_exists(self._missing)),
+                    abandon_on_cancel=True,
+                )
+                advice = watch.see(stamp)
+                match Advice.READ if is_back and advice is Advice.REST else advice:
                     case Advice.REST:
                         continue
                     case Advice.SETTLE:
@@ -183,11 +188,13 @@ class Watcher:
             )
             if loaded is None:
                 return
-            self._digest = loaded.digest
+            self._digest, self._missing = loaded.digest, ()
             await self._use(loaded)
         except ConfigError as exc:
             # Whatever happens to the file next may mend it: rights that it gets back, too.
             self._digest = b""
+            files = (problem.missing for problem in exc.problems)
+            self._missing = tuple(Path(path) for path in files if path is not None)
             self._reject(exc)
 
     def _read(self, current: Config, settled: Stamp) -> LoadedConfig | None:
@@ -276,6 +283,10 @@ def _yielding() -> Iterator[None]:
     finally:
         sys.setswitchinterval(before_s)
         gc.set_threshold(*thresholds)
+
+
+def _any_exists(paths: tuple[Path, ...]) -> bool:
+    return any(path.exists() for path in paths)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -21,7 +21,7 @@ from ..core.config import ModelId, ModelSpec
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..core.masking import masked_command
-from ..errors import BackendExitedError, ReadinessTimeoutError
+from ..errors import BackendExitedError, FileMissingError, ReadinessTimeoutError
 from . import proctree
 from .backend import Backend
 from .cgroup import ControlGroup, ControlGroups
@@ -93,11 +93,15 @@ class Launcher:
         """Run *spec*'s backend until it ends or this is cancelled; report it once ready.
 
         Raises:
+            FileMissingError: if a file of the model is not there.
             SpawnError: if it cannot be started.
             ReadinessTimeoutError: if it is not ready within ``ready_timeout_s``.
             BackendExitedError: if it exits without being asked to.
             BackendUnreapableError: if it cannot be ended.
         """
+        absent = await trio.to_thread.run_sync(_absent_file, spec, abandon_on_cancel=True)
+        if absent is not None:
+            raise FileMissingError(str(spec.id), absent)
         model_log = self.logs.for_model(spec.id)
         with self.ports.lease() as port:
             argv = placeholders.command_line(spec, port=port, host=BACKEND_HOST)
@@ -301,6 +305,12 @@ def _settle(group: ControlGroup, spec: ModelSpec) -> None:
     if (peak_bytes := group.peak_bytes()) is not None:
         log.info("backend.measured", model=spec.id, peak_mib=round(peak_bytes / 2**20, 1))
     group.remove()
+
+
+def _absent_file(spec: ModelSpec) -> str | None:
+    """Return a file of the model that is not there (any more)."""
+    files = (path for path in (spec.path, spec.mmproj) if path is not None)
+    return next((path for path in files if not Path(path).exists()), None)
 
 
 def _stranger_on(port: int, pid: int) -> str | None:

@@ -65,7 +65,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def logs(name: str) -> Response:
         model = await _model(context, name)
         tail = _tail(request.args.get("tail"))
-        follow = request.args.get("follow", "0") not in ("0", "false", "no")
+        follow = _follows(request.args.get("follow", "0"))
         mimetype = _mimetype(request.args.get("format"))
         render: _Render = _render_text if mimetype == _TEXT else partial(_render_json, model)
         if follow:
@@ -94,6 +94,14 @@ async def _model(context: ControlContext, name: str) -> str:
     if path is None or not await trio.to_thread.run_sync(path.exists):
         raise UnknownModelError(f"no model or alias is named {name!r}, and there is no log of one")
     return name
+
+
+def _follows(value: str) -> bool:
+    if value in ("", "1", "true", "yes"):
+        return True
+    if value in ("0", "false", "no"):
+        return False
+    raise RequestError("follow must be 1 or 0", param="follow")
 
 
 def _tail(value: str | None) -> int:

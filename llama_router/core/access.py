@@ -226,6 +226,10 @@ class Gate:
         return "*" in self._origins or origin.decode("latin-1").lower() in self._origins
 
     def _check_host(self, value: bytes) -> None:
+        if not value:
+            raise HostNotAllowedError(
+                "the request does not say in 'Host' to which name or address it was sent"
+            )
         host = host_of(value.decode("latin-1"))
         if host is None or not self._is_ours(host):
             raise HostNotAllowedError(

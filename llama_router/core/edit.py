@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from difflib import SequenceMatcher
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingError
@@ -34,6 +35,7 @@ def edited(
     from tomlkit import parse  # noqa: PLC0415 -- only few processes ever edit
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
 
+    plain = partial(_without_empty, tables=[(table, _path(key)) for key in drop])
     wanted: dict[str, Any] = parse(text).unwrap()
     changes = [(_path(key), _usable(value, key), key) for key, value in put.items()]
     dropped = [_path(key) for key in drop]
@@ -41,6 +43,7 @@ def edited(
         _put_plain(wanted, (*table, *path), value)
     for path in dropped:
         _drop(wanted, (*table, *path))
+    wanted = plain(wanted)
     for inline in (False, True):  # a header cannot stand everywhere
         document = parse(text)
         with suppress(ValueError, TypeError, LookupError, TOMLKitError):  # what tomlkit cannot do
@@ -48,10 +51,11 @@ def edited(
                 _put(document, (*table, *path), value, key, inline=inline)
             for path in dropped:
                 _drop(document, (*table, *path))
+                _drop_empty(document, table, path)
             result = document.as_string()
             nearer = _nearer(text, result)
             for candidate in (nearer, result) if nearer != result else (result,):
-                if parse(candidate).unwrap() == wanted:
+                if plain(parse(candidate).unwrap()) == wanted:
                     return candidate
     raise SettingError(
         "the file is written in a way that cannot be edited safely; change it by hand"
@@ -162,3 +166,37 @@ def _drop(document: Any, path: tuple[str, ...]) -> None:  # noqa: ANN401 -- of t
             return
     if path[-1] in document:
         del document[path[-1]]
+
+
+def _drop_empty(document: TOMLDocument, table: tuple[str, ...], path: tuple[str, ...]) -> None:
+    """Remove the tables in *table* on the way along *path* in which nothing is left.
+
+    A comment is something.
+    """
+    from tomlkit.items import InlineTable, Table  # noqa: PLC0415 -- same
+
+    for depth in range(len(path) - 1, 0, -1):
+        container: Any = document
+        for part in (*table, *path[: depth - 1]):
+            container = container.get(part, {})
+        left = container.get(path[depth - 1])
+        if (
+            isinstance(left, Table | InlineTable)
+            and not left
+            and left.as_string().strip("{ }\n") == ""
+        ):
+            del container[path[depth - 1]]
+
+
+def _without_empty(
+    document: dict[str, Any], tables: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]
+) -> dict[str, Any]:
+    """Return *document* without the tables that `_drop_empty` may remove: they mean nothing."""
+    for table, path in tables:
+        for depth in range(len(path) - 1, 0, -1):
+            container: Any = document
+            for part in (*table, *path[: depth - 1]):
+                container = container.get(part, {}) if isinstance(container, dict) else {}
+            if isinstance(container, dict) and container.get(path[depth - 1]) == {}:
+                del container[path[depth - 1]]
+    return document

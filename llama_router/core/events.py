@@ -75,6 +75,13 @@ class Keep:
 
 
 @attrs.frozen
+class Mended:
+    """What a model was given up for is no longer so: it may be tried again."""
+
+    model: ModelId
+
+
+@attrs.frozen
 class Reconfigured:
     """The configuration was replaced."""
 
@@ -86,7 +93,9 @@ class ShutDown:
     """Refuse whoever waits, start nothing more; requests being served go on."""
 
 
-Event: TypeAlias = Arrived | Finished | Changed | Tick | Unload | Keep | Reconfigured | ShutDown
+Event: TypeAlias = (
+    Arrived | Finished | Changed | Tick | Unload | Keep | Mended | Reconfigured | ShutDown
+)
 
 
 @attrs.frozen

@@ -42,7 +42,7 @@ Without anybody asking
 * A model whose process is replaced, because its settings changed, comes back when the old
   process is gone -- unless its place is taken by then, or somebody of another group waits
   for it. If the new process fails, it is tried again like one that somebody waits for; if
-  it is given up, the next change of its settings brings it back.
+  it is given up, the next change of its settings brings it back, or a `Mended`.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ from .events import (
     Finished,
     Grant,
     Keep,
+    Mended,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -225,12 +226,14 @@ class Scheduler:
         """
         if self._waiting or self._backing_off or self._draining:
             return False
-        if self._expiring or self._kept or self._home is not None:
+        if self._tending:
             return False
         self._forget(request, now_s)
         return True
 
-    def _record(self, event: Event, now_s: float) -> list[Action]:
+    def _record(  # noqa: C901 -- one line for each kind of event
+        self, event: Event, now_s: float
+    ) -> list[Action]:
         match event:
             case Arrived(request, name):
                 return self._admit(request, name, now_s)
@@ -246,6 +249,8 @@ class Scheduler:
                 return self._unload(model, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
+            case Mended(model):
+                self._mend(model)
             case Reconfigured(config):
                 return self._reconfigure(config, now_s)
             case ShutDown():
@@ -275,6 +280,14 @@ class Scheduler:
     def statistics(self) -> dict[ModelId, ModelStatistics]:
         """Return a snapshot of every model."""
         return {model: self.statistics_of(model) for model in self._slots}
+
+    def failed(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model that was given up."""
+        return {
+            model: self.statistics_of(model)
+            for model, slot in self._slots.items()
+            if slot.phase is Phase.FAILED
+        }
 
     def statistics_of(self, model: ModelId) -> ModelStatistics:
         """Return a snapshot of *model*.
@@ -487,6 +500,18 @@ class Scheduler:
         slot.breaker = CLOSED
         slot.held_off = False
         self._backing_off.discard(model)
+
+    def _mend(self, model: ModelId) -> None:
+        slot = self._slots.get(model)
+        if slot is None or slot.phase is not Phase.FAILED:
+            return
+        held_off = slot.held_off
+        self._forgive(model)
+        slot.held_off = held_off
+        if slot.lost:
+            slot.lost = False
+            self._returning.add(model)
+            self._note_tending()
 
     def _shut_down(self, now_s: float) -> list[Action]:
         self._shutting_down = True

@@ -182,6 +182,7 @@ async def test_the_last_lines_are_returned(start, stage) -> None:
         ("a?tail=99999999999999999999", 400, "invalid_request"),
         ("a?tail=", 400, "invalid_request"),
         ("a?format=xml", 400, "invalid_request"),
+        ("a?follow=2", 400, "invalid_request"),
     ],
 )
 async def test_a_wrong_question_is_refused(

@@ -13,7 +13,7 @@ import pytest
 import tomlkit
 import trio
 
-from llama_router import watcher
+from llama_router import missing, watcher
 from llama_router.config_file import LoadedConfig, load_config
 from llama_router.core.config import Config, ModelId
 from llama_router.core.reports import ReloadReport
@@ -122,6 +122,42 @@ async def test_a_file_that_could_not_be_read_is_good_again_as_it_was(
     os.utime(router.path)
     while len(router.events.named("config.applied")) < 2:
         await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
+
+
+async def test_a_file_that_names_a_missing_model_is_read_again_when_that_is_there(
+    start, stage, tmp_path
+) -> None:
+    """Nobody has to touch it; other mistakes in it are said at once, too."""
+    router = await start({"a": stage.model("a")})
+    weights = tmp_path / "b.gguf"
+    router.document["models"]["b"] = stage.model("b", path=str(weights))
+    router.path.write_text(tomlkit.dumps(router.document))
+    rejected = await router.events.wait("config.rejected")
+    assert "b.gguf: No such file" in rejected["problems"][0]
+    weights.touch()
+    applied = await router.events.wait("config.applied")
+    assert applied["added"] == ["b"]
+
+
+async def test_a_model_whose_file_vanished_is_tried_again_when_it_is_back(
+    start, stage, tmp_path, monkeypatch
+) -> None:
+    """It is refused with a reason until then, and not for the rest of its cool-down."""
+    monkeypatch.setattr(missing, "POLL_S", 0.01)
+    weights = tmp_path / "a.gguf"
+    weights.touch()
+    router = await start({"a": stage.model("a", path=str(weights))}, cooldown_s=3600)
+    weights.unlink()
+    answer = await router.ask(post("/v1/echo", "a"))
+    assert (answer.status, answer.error["code"]) == (503, "model_file_missing")
+    assert router.spawned() == []
+    failed = await router.events.wait("backend.failed", model="a")
+    assert failed["cause"] == "file_missing"
+    news = router.running.dispatcher.news
+    weights.touch()
+    while router.running.dispatcher.failed():
+        await news.wait_after(news.last)
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
 
 
 async def test_half_a_file_is_never_used(tmp_path) -> None:

@@ -192,3 +192,28 @@ def test_a_text_that_looks_like_a_comment_is_left_alone() -> None:
     text = '[models.m]\npath = """\n# a\n"""\n# b\n[models.n]\npath = "n"\n'
     result = edited(text, ("models", "m"), put={"ttl_s": 1}, drop=[])
     assert tomllib.loads(result)["models"]["m"] == {"path": "# a\n", "ttl_s": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("[models.a]\nx = 1\n\n[models.a.spawn]\nt = 2\n", "[models.a]\nx = 1\n\n"),
+        ("[models.a]\nx = 1\nspawn = { t = 2 }\n", "[models.a]\nx = 1\n"),
+        ("[models.a]\nx = 1\nspawn.t = 2\n", "[models.a]\nx = 1\n"),
+        (
+            "[models.a.spawn]\n# Mine.\nt = 2\n[models.b]\nx = 1\n",
+            "[models.a.spawn]\n# Mine.\n[models.b]\nx = 1\n",
+        ),
+        ("[models.a.spawn]\nt = 2\nu = 3\n", "[models.a.spawn]\nu = 3\n"),
+    ],
+)
+def test_a_table_goes_with_the_last_setting_in_it(text: str, left: str) -> None:
+    """Unless there is a comment in it."""
+    assert edited(text, ("models", "a"), put={}, drop=["spawn.t"]) == left
+    assert edited(text, ("models", "a"), put={}, drop=["spawn.nothing"]) == text
+
+
+def test_the_table_of_a_model_stays_when_it_is_empty() -> None:
+    """That there is such a model means something."""
+    text = "[models.a]\nx = 1\n"
+    assert edited(text, ("models", "a"), put={}, drop=["x"]) == "[models.a]\n"

@@ -10,7 +10,9 @@ from llama_router.core.events import (
     Finished,
     Grant,
     Keep,
+    Mended,
     Reconfigured,
+    Refuse,
     Start,
     Stop,
     Tick,
@@ -18,7 +20,7 @@ from llama_router.core.events import (
 )
 from llama_router.core.lifecycle import Phase, Signal
 from llama_router.core.scheduler import Scheduler
-from llama_router.errors import SpawnError
+from llama_router.errors import FileMissingError, SpawnError
 
 A, B, C = map(ModelId, "abc")
 
@@ -210,6 +212,27 @@ def test_given_up_with_a_mistake_it_comes_back_with_the_mended_settings() -> Non
     assert not s.returning
     mended = Reconfigured(config(a={"args": ["--mended"]}, b={}))
     assert s.handle(mended, now_s=4) == [Start(A)]
+
+
+def test_a_model_that_was_given_up_is_tried_again_when_its_fault_is_mended() -> None:
+    """By the next request; by itself if it was to come back."""
+    models: dict[str, dict] = {"a": {}}
+    s = Scheduler(config(**models))
+    s.handle(Arrived(1, "a"), now_s=0)
+    gone(s, A, 1, FileMissingError("a", "a.gguf"))
+    assert isinstance(s.handle(Arrived(2, "a"), now_s=2)[0], Refuse)
+    assert list(s.failed()) == [A]
+    assert s.handle(Mended(A), now_s=3) == []
+    assert not s.failed()
+    assert s.handle(Arrived(3, "a"), now_s=4) == [Start(A)]
+    ready(s, A, 5)
+    s.handle(Finished(3), now_s=6)
+    s.handle(changed("a", **models), now_s=7)
+    gone(s, A, 8)
+    gone(s, A, 9, FileMissingError("a", "a.gguf"))
+    assert s.handle(Mended(A), now_s=10) == [Start(A)]
+    assert s.handle(Mended(A), now_s=11) == []
+    assert s.handle(Mended(B), now_s=11) == []
 
 
 def test_the_home_model_waits_for_it() -> None:

@@ -10,6 +10,7 @@ from llama_router.core.events import (
     Changed,
     Finished,
     Grant,
+    Mended,
     Reconfigured,
     Refuse,
     Start,
@@ -98,6 +99,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.scheduler.phase(model) is Phase.STOPPING:
             for request in [r for r, m in self.granted.items() if m == model]:
                 self.granted[request] = None
+
+    @rule(name=st.sampled_from([*GROUPS, KEPT]))
+    def mended(self, name: str) -> None:
+        self.feed(Mended(ModelId(name)))
 
     @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]))
     def arrive(self, name: str) -> None:

@@ -1,0 +1,46 @@
+"""Lets a model be tried again as soon as a file of it is back: a disk was mounted, perhaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, NoReturn
+
+import trio
+
+from .core.config import ModelId
+from .core.events import Mended
+from .dispatcher import Dispatcher
+from .errors import FileMissingError
+
+#: Between two looks for the files, in seconds, while some are missing. A notification of
+#: the kernel would miss a disk that is mounted over a folder of their path.
+POLL_S: Final = 1.0
+
+
+async def tend_missing(dispatcher: Dispatcher) -> NoReturn:
+    """Tell *dispatcher* of every file that is back, until cancelled."""
+    seen = dispatcher.news.last
+    while True:
+        missing = _missing(dispatcher)
+        if not missing:
+            await dispatcher.news.wait_after(seen)
+            seen = dispatcher.news.last
+            continue
+        await trio.sleep(POLL_S)
+        # On a thread: a file system may hang. It is abandoned at the end then.
+        back = await trio.to_thread.run_sync(_present, missing, abandon_on_cancel=True)
+        for model in back & _missing(dispatcher).keys():
+            dispatcher.submit(Mended(model))
+
+
+def _missing(dispatcher: Dispatcher) -> dict[ModelId, str]:
+    """Return the models that were given up because a file was missing, and the file."""
+    return {
+        model: found.last_error.path
+        for model, found in dispatcher.failed().items()
+        if isinstance(found.last_error, FileMissingError)
+    }
+
+
+def _present(files: dict[ModelId, str]) -> set[ModelId]:
+    return {model for model, path in files.items() if Path(path).exists()}
