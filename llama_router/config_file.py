@@ -132,9 +132,12 @@ def _checked(
         else:
             config = _parse_overlaid(document, found, doubts, running=running)
     except ConfigError as exc:
-        raise ConfigError(_in_file_order(text, [*problems, *exc.problems])) from None
+        doubts += files.warnings
+        problems = [*problems, *exc.problems]
+        raise ConfigError(_in_file_order(text, problems), _in_file_order(text, doubts)) from None
     if problems:
-        raise ConfigError(_in_file_order(text, problems))
+        doubts += files.warnings
+        raise ConfigError(_in_file_order(text, problems), _in_file_order(text, doubts))
     exposed = _exposed_secrets(path, document)
     warnings = _in_file_order(text, [*files.warnings, *doubts, *_doubts(config), *exposed])
     return LoadedConfig(
@@ -166,6 +169,7 @@ def _parse_overlaid(
                 if len(problem.path) > 1 and problem.path[1] in overlaid.found_only
             }
             if not unfit:
+                doubts += overlaid.doubts
                 raise
             doubts += (Problem((), f"{p.location}: {p.message}") for p in unfit.values())
             models = {name: table for name, table in found.models.items() if name not in unfit}
@@ -193,10 +197,6 @@ def _parse_whole(overlaid: Overlaid) -> Config:
     except ConfigError as exc:
         said = {(problem.path, problem.message) for problem in problems}
         problems += (p for p in exc.problems if (p.path, p.message) not in said)
-        if any(problem.path == ("router", "startup_model") for problem in exc.problems):
-            # Perhaps it is one of those; nobody sees warnings of a file that is not used.
-            name = overlaid.document["router"]["startup_model"]
-            problems += (doubt for doubt in overlaid.doubts if doubt.path == ("models", name))
     if config is None or problems:
         raise ConfigError(tuple(problems))
     return config

@@ -95,14 +95,16 @@ class ConfigError(RouterError):
 
     Attributes:
         problems: Everything that is wrong, in the order of the file.
+        warnings: What else looks wrong.
         digest: SHA-256 of the file, if it could be read.
     """
 
     code = "config_invalid"
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], warnings: tuple[Problem, ...] = ()) -> None:
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
+        self.warnings = warnings
         self.digest: bytes | None = None
 
 

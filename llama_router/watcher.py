@@ -126,7 +126,12 @@ class Watcher:
         try:
             await trio.to_thread.run_sync(self._edit, self._current(), change, expected)
         except ConfigError as exc:
-            return ReloadReport(verdict=Verdict.REJECTED, at_s=time.time(), problems=exc.problems)
+            return ReloadReport(
+                verdict=Verdict.REJECTED,
+                at_s=time.time(),
+                problems=exc.problems,
+                warnings=exc.warnings,
+            )
         return await self.reload()
 
     def _edit(self, current: Config, change: Callable[[str], str], expected: str | None) -> None:
@@ -169,6 +174,9 @@ class Watcher:
                     case Advice.READ:
                         pass
             if self._asked.is_set():  # perhaps while the file was looked at
+                watch.is_read(
+                    await trio.to_thread.run_sync(_stamp, self._path, abandon_on_cancel=True)
+                )
                 stamp = None
             self._asked = trio.Event()
             self._begun += 1
@@ -261,7 +269,12 @@ class Watcher:
 
     def _reject(self, error: ConfigError) -> None:
         self._tell(
-            ReloadReport(verdict=Verdict.REJECTED, at_s=time.time(), problems=error.problems)
+            ReloadReport(
+                verdict=Verdict.REJECTED,
+                at_s=time.time(),
+                problems=error.problems,
+                warnings=error.warnings,
+            )
         )
         problems = [str(problem) for problem in error.problems]
         log.error("config.rejected", path=str(self._path), problems=problems)

@@ -90,6 +90,8 @@ def prepare_or_explain(
     except ConfigError as exc:
         for problem in exc.problems:
             say(path, problem, "error")
+        for warning in exc.warnings:
+            say(path, warning, "warning")
         return None
     for warning in loaded.warnings:
         say(path, warning, "warning")

@@ -112,7 +112,10 @@ def check_unlimited() -> None:
 
 def _fields() -> list[tuple[bytes, bytes]]:
     return [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in request.headers
+        # Hypercorn gives a request of HTTP/1.0, which may have none, an empty one.
+        if value or name.lower() != "host" or request.http_version != "1.0"
     ]
 
 

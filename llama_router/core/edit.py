@@ -178,7 +178,9 @@ def _drop_empty(document: TOMLDocument, table: tuple[str, ...], path: tuple[str,
     for depth in range(len(path) - 1, 0, -1):
         container: Any = document
         for part in (*table, *path[: depth - 1]):
-            container = container.get(part, {})
+            container = container.get(part, {}) if isinstance(container, MutableMapping) else {}
+        if not isinstance(container, MutableMapping):
+            continue
         left = container.get(path[depth - 1])
         if (
             isinstance(left, Table | InlineTable)

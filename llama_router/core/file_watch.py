@@ -29,6 +29,11 @@ class FileWatch:
         self._settled: Stamp = None
         self._changing: Stamp = None
 
+    def is_read(self, stamp: Stamp) -> None:
+        """Take in that the file is being read without advice; *stamp* is of just before."""
+        if stamp is not None:
+            self._settled, self._changing = stamp, None
+
     def see(self, stamp: Stamp) -> Advice:
         """Take in one look."""
         if stamp is None or stamp == self._settled:

@@ -25,7 +25,7 @@ class ReloadReport:
         verdict: What it led to.
         at_s: When, in seconds since the epoch.
         problems: Everything that is wrong with the file, if it was rejected.
-        warnings: What looks wrong in a file that was applied.
+        warnings: What looks wrong, but does not prevent the use of the file.
         added: Models that are new.
         removed: Models that are gone.
         restarted: Models whose process is replaced: by a new one, once the old one has

@@ -26,6 +26,14 @@ def test_a_file_that_vanished_has_not_changed() -> None:
     ]  # fmt: skip
 
 
+def test_what_was_read_anyhow_is_not_read_again() -> None:
+    """What changed during that is."""
+    watch = FileWatch()
+    watch.is_read((1,))
+    watch.is_read(None)
+    assert [watch.see((stamp,)) for stamp in (1, 1, 2, 2)] == [REST, REST, SETTLE, READ]
+
+
 def test_a_change_that_is_taken_back_is_none() -> None:
     """The file is the one that was read."""
     assert advice(1, 1, 2, 1, 1) == [SETTLE, READ, SETTLE, REST, REST]
