@@ -306,6 +306,11 @@ class Config:
     def _index_names(self) -> Names:
         return Names(named for spec in self.models.values() for named in spec.meanings())
 
+    @property
+    def touched(self) -> frozenset[str]:
+        """Names of the fields of requests that the shape of some model looks at."""
+        return self._names.touched
+
     def find(self, name: str) -> Meaning | None:
         """Return what *name* stands for: an id, an alias, or either with a preset.
 

@@ -37,12 +37,17 @@ class Names:
 
     Args:
         named: Each name and what it stands for.
+
+    Attributes:
+        touched: Names of the fields that some shape among them looks at.
     """
 
     def __init__(self, named: Iterable[tuple[str, Meaning]]) -> None:
         self._exact = dict(named)
         self.exactly = self._exact.get  # for every request: one look-up, and no call of ours
         self._folded: dict[str, Meaning | None] | None = None
+        shapes = (m.shape for m in self._exact.values() if m.shape is not None)
+        self.touched = frozenset[str]().union(*(shape.touched for shape in shapes))
 
     def find(self, name: str) -> Meaning | None:
         """Return what *name* stands for; None if nobody has it."""

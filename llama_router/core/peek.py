@@ -10,16 +10,16 @@ import msgspec
 
 from ..errors import RequestError
 from .forms import FormSearch, boundary_of
-from .skim import skim
+from .skim import Skim
 
 #: Longest model name looked at, in bytes; no identifier on any hub comes near it.
 MAX_NAME_BYTES: Final = 1024
 
-#: Bodies above this are not decoded as a whole, if that can be avoided: decoding takes a
-#: millisecond per megabyte.
+#: Bodies above this are not decoded, but skimmed.
 SKIMMED_BYTES: Final = 256 * 1024
 
-_SKIMMED: Final = frozenset((b"model", b"stream"))
+#: Fields that say what is asked for.
+ASKED: Final = frozenset(("model", "stream"))
 
 _IN_FORMS: Final = frozenset((b"model", b"stream"))
 
@@ -63,7 +63,7 @@ def asked_by(
     *,
     default: str | None = None,
     named: str | None = None,
-    form: FormSearch | None = None,
+    seen: FormSearch | Skim | None = None,
 ) -> Asked:
     """Return the model that *body* names.
 
@@ -73,19 +73,46 @@ def asked_by(
         default: The model that is meant where none is named.
         named: The model that the request names otherwise; counts where the body names
             none, which then need not be one that could.
-        form: What has looked into the body already, see `form_search`.
+        seen: What has looked into the body already, see `form_search` and `skim_of`.
 
     Raises:
         RequestError: if the body is neither a JSON object nor a multipart form,
             or no model is named.
     """
-    if form is None:
-        form = form_search(content_type)
+    if isinstance(seen, Skim):
+        return _asked_by_json(_skeleton(seen), named or default)
+    form = seen or form_search(content_type)
     if form is not None:
         return _asked_by_form(body, form, named or default)
     if named is not None and not _names_models(body, content_type):
         return Asked(_checked(named), stream=False, opaque=True)
     return _asked_by_json(body, named or default)
+
+
+def skim_of(body: bytes | bytearray, content_type: bytes, names: frozenset[str]) -> Skim | None:
+    """Return what is to look into a large body, step by step; None if that may be no JSON object.
+
+    Args:
+        body: The whole request body.
+        content_type: Value of its Content-Type field; empty if it had none.
+        names: Names of the fields that matter, `ASKED` among them.
+    """
+    if boundary_of(content_type) is not None or not _names_models(body, content_type):
+        return None
+    skim = Skim(body, names)
+    return None if skim.broken else skim
+
+
+def _skeleton(skim: Skim) -> bytes:
+    """Return a small object that asks for the same.
+
+    Raises:
+        RequestError: if it is none.
+    """
+    if skim.broken:
+        raise RequestError("the body is not valid JSON: it is no object, or is cut off")
+    fields = ((name, skim.text_of(name)) for name in sorted(ASKED))
+    return b"{%b}" % b",".join(b'"%b":%b' % (n.encode(), t) for n, t in fields if t is not None)
 
 
 def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
@@ -98,10 +125,6 @@ def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> 
 def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) -> Asked:
     if not len(body):
         raise RequestError('the body is empty; a JSON object that names a "model" is needed')
-    if len(body) > SKIMMED_BYTES and not isinstance(body, memoryview):
-        fields = skim(body, _SKIMMED)
-        if fields is not None:
-            body = b"{%b}" % b",".join(b'"%b":%b' % field for field in fields.items())
     try:
         asked = _decode(body)
     except msgspec.ValidationError as exc:

@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from ..errors import RequestError
+from .skim import Skim, change
 
 #: Fields that decide where a request goes and how it is answered; no setting may touch them.
 PROTECTED: Final = frozenset({"model", "stream"})
@@ -35,6 +36,12 @@ class Shape:
     defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     sets: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     model: str | None = None
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Names of the fields that decide what `changes` returns."""
+        names = self.drop | self.defaults.keys() | self.sets.keys()
+        return names if self.model is None else names | {"model"}
 
     def changes(self, present: Collection[str]) -> tuple[set[str], dict[str, Any]]:
         """Return what is taken out of a request that has the fields *present*, and what is put in.
@@ -62,12 +69,21 @@ class Shape:
         return msgspec.json.encode(self.of(_decode(body)))
 
 
-def shaped(shape: Shape, body: bytes | bytearray) -> bytes:
+def shaped(shape: Shape, body: bytes | bytearray, seen: object = None) -> bytes | bytearray:
     """Return *body* in this *shape*.
+
+    Args:
+        shape: What becomes of it.
+        body: A JSON object; a large one is changed where it is.
+        seen: The `Skim` of a large one, which noted all fields that the shape touches.
 
     Raises:
         RequestError: if it is no JSON object.
     """
+    if isinstance(seen, Skim):
+        large = body if isinstance(body, bytearray) else bytearray(body)
+        change(large, seen, *shape.changes({field.name for field in seen.fields}))
+        return large
     try:
         return shape.apply(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:

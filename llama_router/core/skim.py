@@ -1,107 +1,267 @@
-"""Top-level fields of a large JSON object, without decoding it. Pure.
+"""Top-level fields of a large JSON object: found and changed without decoding it. Pure.
 
-A request with pictures in it has megabytes of base64 in a few strings. Decoding all of it
-to find one name takes milliseconds, in which every other connection waits; stepping from
-quotation mark to quotation mark takes a tenth of that.
+A request with pictures in it has megabytes of base64 in a few strings. A decoder takes
+milliseconds for it, in which every other connection waits, and no thread would help: it
+never lets go of the interpreter. Stepping from quotation mark to quotation mark takes a
+tenth of that; and it can stop anywhere, so that a body of a million little parts takes long,
+but holds nobody up.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final
 
-#: Strings and brackets looked at before it is given up: decoding is faster with so many.
-MAX_TOKENS: Final = 2000
+import attrs
+import msgspec
 
-_TOP: Final = re.compile(rb'[",{}\[\]]')
-_DEEPER: Final = re.compile(rb'["{}\[\]]')
-_OPENING: Final = re.compile(rb"[ \t\r\n]*\{")
-_COLON: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
-_SCALAR: Final = re.compile(rb"[A-Za-z0-9+\-.]+")
-_BACKSLASH: Final = ord("\\")
+#: What one call of `Skim.go_on` may cost: a token costs 1. That is a millisecond or two.
+STEP: Final = 1000
+
+#: Bytes that one search may look at.
+WINDOW_BYTES: Final = 16 * 1024
+
+#: Bytes that cost as much as a token, where each of them is looked at.
+_BYTES_PER_TOKEN: Final = 32
+
+#: Fields, and levels of nesting, beyond which it is left to a decoder: no request has so many.
+MAX_FIELDS: Final = 10_000
+MAX_DEPTH: Final = 500
+
+#: Longest key in which escapes are looked into, in bytes.
+_MAX_KEY_BYTES: Final = 1024
+
+#: What a string has before its end, by whole escapes.
+_INSIDE: Final = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_STRING_INSIDE: Final = re.compile(_INSIDE, re.DOTALL)
 
 
-def skim(body: bytes | bytearray, names: Collection[bytes]) -> dict[bytes, bytes] | None:
-    """Return the values of the top-level fields *names*, each as its JSON text.
+def _flat(levels: int) -> bytes:
+    """Return a pattern for what has at most so many levels of brackets inside."""
+    inner = rb'[^"{}\[\]]++|"' + _INSIDE + rb'"'
+    for _ in range(levels):
+        inner = rb"%b|\{(?:%b)*+\}|\[(?:%b)*+\]" % (inner, inner, inner)
+    return rb"(?:%b)*+" % inner
 
-    The last mention counts, as for every decoder. Whether the rest is valid JSON is not
-    looked at.
+
+#: Below the top level: anything up to a bracket that has more levels inside.
+_FLAT: Final = re.compile(_flat(3), re.DOTALL)
+_TOKEN: Final = re.compile(rb'[",{}\[\]]')
+_OPENING: Final = re.compile(rb"[ \t\r\n]*+\{")
+_QUOTE: Final = ord('"')
+
+
+@attrs.frozen
+class Field:
+    """One top-level field.
+
+    Attributes:
+        name: Its name, decoded.
+        index: How many fields precede it.
+        start: Offset of its key's quotation mark.
+        colon: Offset behind its key.
+        end: Offset behind its value: of the comma, or of the brace that ends the object.
+        comma: Offset of the comma before it; -1 if it is the first.
+    """
+
+    name: str
+    index: int
+    start: int
+    colon: int
+    end: int
+    comma: int
+
+
+class Skim:
+    """Finds some of the top-level fields of a JSON object.
+
+    Whether the rest is valid JSON is not looked at.
+
+    Args:
+        body: The object.
+        names: Names of the fields to note.
+
+    Attributes:
+        fields: Those that were found, in order; a name may be there twice.
+        count: How many fields there are in all.
+        closing: Offset of the brace that ends the object; -1 until that is found.
+        broken: It is no object, or has no end.
+        lost: It has too many parts; only a decoder can tell.
+    """
+
+    def __init__(self, body: bytes | bytearray, names: Collection[str]) -> None:
+        self._body = body
+        self._names = names
+        opening = _OPENING.match(body, 0, WINDOW_BYTES)
+        self.broken = opening is None
+        self.lost = False
+        self._at = 0 if opening is None else opening.end()
+        self._depth = 1
+        self._in_string = False
+        self._quote = self._backslash = -1  # the next ones, as far as they are known
+        self._key_at: int | None = None  # where the key begins that is read now
+        self._key_follows = True
+        self._noting: tuple[str, int, int] | None = None  # name, start, colon
+        self._comma = -1
+        self.fields: list[Field] = []
+        self.count = 0
+        self.closing = -1
+
+    def go_on(self) -> bool:
+        """Go on, at a cost of about `STEP`; return whether all is said."""
+        budget = STEP
+        while budget > 0:
+            if self.closing >= 0 or self.broken or self.lost:
+                return True
+            before = self._at
+            if self._in_string:
+                looked_at = self._skip_string()
+            elif self._depth > 1:
+                self._skip_nested()
+                looked_at = self._at - before
+            else:
+                self._take_token()
+                looked_at = self._at - before
+            budget -= 1 + looked_at // _BYTES_PER_TOKEN
+        return False
+
+    def text_of(self, name: str) -> bytes | None:
+        """Return the JSON text of the last field *name*, as every decoder would; None without one.
+
+        Text that is longer than any sensible value is cut off.
+        """
+        for field in reversed(self.fields):
+            if field.name == name:
+                text = bytes(self._body[field.colon : min(field.end, field.colon + 8192)])
+                return text.lstrip(b" \t\r\n").removeprefix(b":").strip(b" \t\r\n")
+        return None
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def _take_token(self) -> None:
+        token = self._search()
+        match token:
+            case b'"':
+                self._in_string = True
+                if self._key_follows:
+                    self._key_at, self._key_follows = self._at - 1, False
+            case b",":
+                self._end_field(self._at - 1)
+                self._comma, self._key_follows = self._at - 1, True
+            case b"{" | b"[":
+                self._depth = 2
+            case b"}" | b"]":
+                self._end_field(self._at - 1)
+                self.closing = self._at - 1
+            case _:
+                pass  # nothing in this window
+
+    def _skip_nested(self) -> None:
+        flat = _FLAT.match(self._body, self._at, self._at + WINDOW_BYTES)
+        if flat is not None:
+            self._at = flat.end()
+        match self._search():
+            case b'"':
+                self._in_string = True
+            case b"{" | b"[":
+                self._depth += 1
+                self.lost = self._depth > MAX_DEPTH
+            case b"}" | b"]":
+                self._depth -= 1
+            case _:
+                pass  # a comma, or nothing in this window
+
+    def _search(self) -> bytes | None:
+        """Go behind the next token; return it, or None if there is none in this window."""
+        token = _TOKEN.search(self._body, self._at, self._at + WINDOW_BYTES)
+        if token is not None:
+            self._at = token.end()
+            return token[0]
+        self._at += WINDOW_BYTES
+        self.broken = self._at >= len(self._body)
+        return None
+
+    def _skip_string(self) -> int:
+        """Go on in a string, to its end if that is near; return how many bytes that took to see."""
+        at, body = self._at, self._body
+        if self._quote < at:
+            self._quote = body.find(b'"', at)
+            if self._quote < 0:
+                self.broken = True
+                return 0
+        if self._backslash < at:
+            found = body.find(b"\\", at, self._quote)
+            self._backslash = self._quote if found < 0 else found
+        if self._backslash >= self._quote:
+            self._end_string(self._quote + 1)
+            return 0  # finding takes next to nothing
+        at = self._backslash
+        inside = _STRING_INSIDE.match(body, at, at + WINDOW_BYTES)
+        end = at if inside is None else inside.end()
+        if end == at:
+            self.broken = True  # it ends with half an escape
+        elif end < len(body) and body[end] == _QUOTE:
+            self._end_string(end + 1)
+        else:
+            self._at = end  # there is more of it behind this window
+        return end - at
+
+    def _end_string(self, at: int) -> None:
+        self._at, self._in_string = at, False
+        if self._key_at is not None:
+            self._note(self._key_at, at)
+            self._key_at = None
+
+    # -- fields -------------------------------------------------------------------------------
+
+    def _note(self, start: int, colon: int) -> None:
+        self.count += 1
+        self.lost = self.count > MAX_FIELDS
+        name = self._decoded(start, colon)
+        if name in self._names:
+            self._noting = (name, start, colon)
+
+    def _decoded(self, start: int, colon: int) -> str:
+        if colon - start > _MAX_KEY_BYTES:
+            return ""
+        try:
+            return msgspec.json.decode(bytes(self._body[start:colon]), type=str)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+
+    def _end_field(self, end: int) -> None:
+        if self._noting is not None:
+            name, start, colon = self._noting
+            self.fields.append(Field(name, self.count - 1, start, colon, end, self._comma))
+            self._noting = None
+
+
+def change(
+    body: bytearray, skim: Skim, taken_out: Collection[str], put_in: Mapping[str, Any]
+) -> None:
+    """Change the top-level fields of *body*, in place and without moving the rest of it.
+
+    What is taken out becomes blanks, and what is put in goes to the end.
 
     Args:
         body: A JSON object.
-        names: Names of fields, as they are written without an escape.
-
-    Returns:
-        What there is of *names*; None if this cannot tell, so that the whole must be
-        decoded: it is no object, is cut off, has too many parts, or one of the values is
-        neither a string nor a plain word.
+        skim: What was found in it; whatever is taken out must have been noted.
+        taken_out: Names of fields that go; all of that name.
+        put_in: Names and values of those that come.
     """
-    opening = _OPENING.match(body)
-    at, depth, key_follows = opening.end() if opening else len(body), 1, True
-    found: dict[bytes, bytes] = {}
-    for _ in range(MAX_TOKENS):
-        token = (_TOP if depth == 1 else _DEEPER).search(body, at)
-        if token is None:
-            return None
-        at = token.end()
-        match token[0]:
-            case b'"':
-                end = _string_end(body, at)
-                if end < 0 or (key_follows and not _note(body, at, end, names, found)):
-                    return None
-                at, key_follows = end, False
-            case b",":
-                key_follows = True
-            case b"{" | b"[":
-                depth, key_follows = depth + 1, False
-            case _:
-                depth -= 1
-                if not depth:
-                    return found
-    return None
+    gone = [field for field in skim.fields if field.name in taken_out]
+    for number, field in enumerate(gone):
+        _blank(body, field.start, field.end)
+        if field.index > number:  # one before it stays: it leaves with the comma behind that
+            _blank(body, field.comma, field.comma + 1)
+        elif field.end < skim.closing:
+            _blank(body, field.end, field.end + 1)
+    if put_in:
+        added = msgspec.json.encode(put_in)[1:-1]
+        separator = b"," if skim.count > len(gone) else b""
+        body[skim.closing : skim.closing] = separator + added
 
 
-def _note(
-    body: bytes | bytearray,
-    at: int,
-    end: int,
-    names: Collection[bytes],
-    found: dict[bytes, bytes],
-) -> bool:
-    """Note the value of the key in ``body[at : end - 1]``; False if only a decoder can tell."""
-    key = bytes(body[at : end - 1])
-    if b"\\" in key:
-        return False
-    if key in names:
-        value = _value(body, end)
-        if value is None:
-            return False
-        found[key] = value
-    return True
-
-
-def _string_end(body: bytes | bytearray, at: int) -> int:
-    """Return the offset behind the string whose content begins at *at*, or -1."""
-    end = body.find(b'"', at)
-    while end >= 0:
-        first = end
-        while first > at and body[first - 1] == _BACKSLASH:
-            first -= 1
-        if (end - first) % 2 == 0:
-            return end + 1
-        end = body.find(b'"', end + 1)
-    return -1
-
-
-def _value(body: bytes | bytearray, at: int) -> bytes | None:
-    """Return the text of the value behind the key that ends at *at*; None if it is no scalar."""
-    colon = _COLON.match(body, at)
-    if colon is None:
-        return None
-    at = colon.end()
-    if body[at : at + 1] == b'"':
-        end = _string_end(body, at + 1)
-        return bytes(body[at:end]) if end >= 0 else None
-    scalar = _SCALAR.match(body, at)
-    return scalar[0] if scalar else None
+def _blank(body: bytearray, start: int, end: int) -> None:
+    body[start:end] = b" " * (end - start)

@@ -23,7 +23,7 @@ from ..core.answers import error_body, error_fields
 from ..core.config import ModelSpec
 from ..core.dialects import error_answer
 from ..core.forms import FormSearch
-from ..core.peek import asked_by, form_search
+from ..core.peek import ASKED, SKIMMED_BYTES, asked_by, form_search, skim_of
 from ..core.routes import (
     ByBody,
     ByPath,
@@ -37,6 +37,7 @@ from ..core.routes import (
     route,
 )
 from ..core.shaping import shaped
+from ..core.skim import Skim
 from ..dispatcher import Dispatcher
 from ..errors import (
     BodyTooLargeError,
@@ -45,7 +46,7 @@ from ..errors import (
     RequestTimeoutError,
     RouterError,
 )
-from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError
+from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError, pause
 from .record import Record
 from .relay import Exchange
 from .sockets import Client, ClientGoneError
@@ -62,6 +63,9 @@ HEAD_TIMEOUT_S: Final = 30.0
 
 #: Longest silence while a request's body is received, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
+
+#: Room that is kept behind a body for what shaping puts into it, in bytes.
+ROOM_BYTES: Final = 4096
 
 #: What may be left behind a request that is not the beginning of another one: some
 #: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
@@ -144,7 +148,7 @@ class _Connection:
         self._asker = ANYBODY  # of the current request
         self._cors: Sequence[tuple[bytes, bytes]] = ()  # what its answer says to a browser
         self._buffer = b""  # received, not used yet: the beginning of the next request
-        self._form: FormSearch | None = None  # has looked into the current request's body
+        self._seen: FormSearch | Skim | None = None  # has looked into the current request's body
 
     async def serve(self) -> None:
         while True:
@@ -225,6 +229,7 @@ class _Connection:
             RequestError: if it is malformed, or stops arriving.
             ClientGoneError: if the client left.
         """
+        self._seen = None
         received = self._buffer[head.size :]
         length = head.content_length
         if not head.chunked and not length:
@@ -238,21 +243,40 @@ class _Connection:
         if head.expect_continue and not received:
             await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._buffer = b""
-        self._form = form_search(head.get(b"content-type") or b"")
+        content_type = head.get(b"content-type") or b""
+        self._seen = form = form_search(content_type)
         try:
             if length is not None:
-                return await self._receive_length(received, length)
-            return await self._receive_chunks(received, limit_bytes)
+                body = await self._receive_length(received, length, form)
+            else:
+                body = await self._receive_chunks(received, limit_bytes, form)
         except FiberTimeoutError:
             raise RequestTimeoutError(
                 f"nothing of the request body came for {BODY_TIMEOUT_S:g} s"
             ) from None
         finally:
             self._fiber.deadline_s = math.inf
+        if form is None and len(body) > SKIMMED_BYTES:
+            self._seen = await self._skim(body, content_type)
+        return body
 
-    async def _receive_length(self, received: bytes, length: int) -> bytearray:
+    async def _skim(self, body: bytearray, content_type: bytes) -> Skim | None:
+        """Return what matters in a large body, if that can be told; others have their turns."""
+        skim = skim_of(body, content_type, ASKED | self._gateway.dispatcher.config.touched)
+        if skim is None:
+            return None
+        while not skim.go_on():
+            self._gateway.engine.wake(self._fiber)
+            await pause()
+        return None if skim.lost else skim
+
+    async def _receive_length(
+        self, received: bytes, length: int, form: FormSearch | None
+    ) -> bytearray:
         # Memory that is not written to yet costs nothing, so nobody can claim it by a head.
-        body = bytearray(length)
+        # Room behind it: what is put into a large one must not move all of it elsewhere.
+        body = bytearray(length + ROOM_BYTES)
+        del body[length:]
         at = len(received)
         body[:at] = received
         with memoryview(body) as view:
@@ -263,11 +287,13 @@ class _Connection:
                 if not size:
                     raise ClientGoneError
                 at += size
-                if self._form is not None:
-                    self._form.look(body, at)
+                if form is not None:
+                    form.look(body, at)
         return body
 
-    async def _receive_chunks(self, received: bytes, limit_bytes: int) -> bytearray:
+    async def _receive_chunks(
+        self, received: bytes, limit_bytes: int, form: FormSearch | None
+    ) -> bytearray:
         decoder = ChunkedBody(limit_bytes)
         body = bytearray(decoder.feed(received))
         while not decoder.done:
@@ -276,8 +302,8 @@ class _Connection:
             if not data:
                 raise ClientGoneError
             body += decoder.feed(data)
-            if self._form is not None:
-                self._form.look(body, len(body))
+            if form is not None:
+                form.look(body, len(body))
             await self._fiber.spend()
         self._buffer = decoder.excess
         return body
@@ -349,12 +375,12 @@ class _Connection:
                 head.get(b"content-type") or b"",
                 default=config.router.default_model,
                 named=asked_for.model,
-                form=self._form,
+                seen=self._seen,
             )
             name, stream = asked.model, asked.stream
             meant = config.meant(name)
             if meant is not None and meant.shape is not None and not asked.opaque:
-                exchange.body = shaped(meant.shape, body)
+                exchange.body = shaped(meant.shape, body, self._seen)
         elif isinstance(asked_for, ByQuery):
             name, stream = asked_for.model, False
             meant = config.meant(name)

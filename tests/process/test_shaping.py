@@ -66,6 +66,53 @@ async def test_the_default_model_answers(router, body) -> None:
     assert (shape["model"], shape["n"], shape["q"]) == ("org/a", 2, 1)
 
 
+@pytest.mark.parametrize("length", [True, False], ids=["length", "chunked"])
+@pytest.mark.parametrize(
+    "filling",
+    [["x" * 3_000_000], ['"'] * 300_000, [[[[[[["y"]]]]]]] * 100_000],
+    ids=["one string", "escapes", "brackets"],
+)
+async def test_a_large_request(router, filling, length) -> None:
+    """It is never decoded, and gets the same shape; its own fields may be anywhere."""
+    asked = {"user": "me", "n": 5, "messages": filling, "model": "a", "max_tokens": 3}
+    body = json.dumps(asked).encode()
+    data = request("POST", ECHO, body)
+    if not length:
+        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        data = request("POST", ECHO, transfer_encoding="chunked") + chunks
+    got = await received(router, data)
+    assert json.loads(got["body"]) == {
+        "messages": filling,
+        "model": "org/a",
+        "max_tokens": 3,
+        "n": 1,
+    }
+    assert dict(got["fields"])["content-length"] == str(len(got["body"]))
+
+
+async def test_a_large_request_with_more_fields_than_any(router) -> None:
+    """It is decoded after all."""
+    asked = {f"x{number}": "y" * 20 for number in range(12_000)}
+    got = await received(router, post(ECHO, "a", **asked))
+    assert json.loads(got["body"]) == asked | {"model": "org/a", "max_tokens": 7, "n": 1}
+
+
+async def test_what_was_seen_of_a_request_is_not_that_of_the_next(router) -> None:
+    """A large form, a large object and a small one on one connection: each has its own model."""
+    form = b'--z\r\ncontent-disposition: form-data; name="model"\r\n\r\na\r\n'
+    form += b'--z\r\ncontent-disposition: form-data; name="f"\r\n\r\n' + b"x" * 500_000
+    form += b"\r\n--z--\r\n"
+    client = await router.connect()
+    for data, name in (
+        (request("POST", ECHO, form, content_type="multipart/form-data; boundary=z"), "a"),
+        (post(ECHO, "b"), "b"),
+        (post(ECHO, "a", q="x" * 500_000), "a"),
+        (post(ECHO, "b"), "b"),
+    ):
+        await client.send(data)
+        assert (await client.answer()).json()["name"] == name
+
+
 async def test_a_form_stays_as_it_is(router) -> None:
     """Only its model is looked at."""
     form = b'--z\r\ncontent-disposition: form-data; name="model"\r\n\r\na\r\n--z--\r\n'

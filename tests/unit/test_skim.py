@@ -1,73 +1,193 @@
-"""Fields of a large JSON object, without decoding it."""
+"""Fields of a large JSON object, found and changed without decoding it."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.peek import SKIMMED_BYTES, asked_by
-from llama_router.core.skim import MAX_TOKENS, skim
+from llama_router.core import skim as skim_module
+from llama_router.core.peek import ASKED, asked_by, skim_of
+from llama_router.core.shaping import Shape, shaped
+from llama_router.core.skim import MAX_DEPTH, MAX_FIELDS, Skim, change
 from llama_router.errors import RequestError
 
-NAMES = frozenset((b"model", b"stream"))
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+NAMES = frozenset(("model", "stream"))
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 KEYS = st.sampled_from(["model", "stream", "messages", "x"]) | st.text(max_size=5)
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4)
 )
+DOCUMENTS = st.dictionaries(KEYS, JSON, max_size=6)
+WINDOWS = st.sampled_from([2, 3, 7, 16 * 1024])
 
 
-@given(st.dictionaries(KEYS, JSON, max_size=6), st.booleans(), st.sampled_from([None, 1]))
-def test_it_finds_what_a_decoder_finds(document, ascii_only, indent) -> None:
-    """Where it answers at all, it answers right."""
+def skimmed(body: bytes | bytearray, names: frozenset[str] = NAMES) -> Skim:
+    """Return what is found in *body*, in as many steps as it takes."""
+    skim = Skim(body, names)
+    while not skim.go_on():
+        pass
+    return skim
+
+
+@pytest.fixture(autouse=True)
+def _restore_window(monkeypatch) -> None:
+    """Leave the size of windows as it was."""
+    monkeypatch.setattr(skim_module, "WINDOW_BYTES", skim_module.WINDOW_BYTES)
+
+
+def found(body: bytes) -> dict[str, bytes] | None:
+    skim = skimmed(body)
+    if skim.broken or skim.lost:
+        return None
+    texts = ((name, skim.text_of(name)) for name in sorted(NAMES))
+    return {name: text for name, text in texts if text is not None}
+
+
+@given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]), WINDOWS)
+def test_it_finds_what_a_decoder_finds(document, ascii_only, indent, window_bytes) -> None:
+    """Whatever is around it, wherever its windows end."""
+    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
-    found = skim(text.encode("utf-8", "surrogatepass"), NAMES)
-    wanted = {n: document[n] for n in ("model", "stream") if n in document}
-    if found is None:
-        assert any(isinstance(v, dict | list) for v in wanted.values()) or "\\" in text
-    else:
-        assert {name.decode(): json.loads(value) for name, value in found.items()} == wanted
+    texts = found(text.encode("utf-8", "surrogatepass"))
+    assert texts is not None
+    wanted = {n: document[n] for n in NAMES if n in document}
+    assert {name: json.loads(value) for name, value in texts.items()} == wanted
+
+
+@given(
+    DOCUMENTS,
+    st.sets(st.sampled_from(["model", "stream", "messages", "x"])),
+    st.dictionaries(
+        KEYS, st.integers(-(2**63), 2**63) | st.text() | st.lists(st.none()), max_size=3
+    ),
+    st.sampled_from([None, 1]),
+    WINDOWS,
+)
+def test_a_change_is_that_of_the_decoded_object(
+    document, taken_out, put_in, indent, window_bytes
+) -> None:
+    """Fields go and come; the others stay as they are, and nothing between them is left over."""
+    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
+    taken_out |= put_in.keys() & document.keys()
+    body = bytearray(json.dumps(document, indent=indent).encode())
+    change(body, skimmed(body, frozenset(taken_out)), taken_out, put_in)
+    expected = {n: v for n, v in document.items() if n not in taken_out} | put_in
+    assert json.loads(body) == expected
+
+
+@given(
+    DOCUMENTS,
+    st.frozensets(st.sampled_from(["stream", "messages", "x"])),
+    st.dictionaries(st.sampled_from(["stream", "messages", "y"]), st.integers(), max_size=2),
+    st.dictionaries(st.sampled_from(["x", "messages", "z"]), st.integers(), max_size=2),
+    st.sampled_from([None, "up"]),
+)
+def test_a_large_body_gets_the_shape_of_a_small_one(document, drop, defaults, sets, model) -> None:
+    """The same decision, carried out in two ways."""
+    shape = Shape(drop=drop, defaults=defaults, sets=sets, model=model)
+    body = json.dumps(document).encode()
+    large = shaped(shape, bytearray(body), skimmed(body, shape.touched))
+    assert json.loads(large) == json.loads(shaped(shape, body))
 
 
 @given(st.binary(max_size=200) | st.text('{}[]",:\\ml ').map(str.encode))
 def test_any_bytes_are_survived(data: bytes) -> None:
-    """Garbage gives an answer or none, never an exception."""
-    skim(data, NAMES)
+    """Garbage gives an answer or none, never an exception, and not an endless search."""
+    skimmed(data)
 
 
 @pytest.mark.parametrize(
-    ("body", "found"),
+    ("body", "texts"),
     [
-        (b'{"model":"a","model":"b"}', {b"model": b'"b"'}),
+        (b'{"model":"a","model":"b"}', {"model": b'"b"'}),
         (b'{"x":{"model":"a"},"y":[{"model":"b"}]}', {}),
-        (b'{"x":"\\"model\\":\\"a\\"","model":"b"}', {b"model": b'"b"'}),
-        (b'{"x":"\\\\","model":"b"}', {b"model": b'"b"'}),
-        (b'{"x":"model","stream":true}', {b"stream": b"true"}),
-        (b'{"m\\u006fdel":"a"}', None),
-        (b'{"model":["a"]}', None),
+        (b'{"x":"\\"model\\":\\"a\\"","model":"b"}', {"model": b'"b"'}),
+        (b'{"x":"\\\\","model":"b"}', {"model": b'"b"'}),
+        (b'{"x":"model","stream":true}', {"stream": b"true"}),
+        (b'{"m\\u006fdel":"a"}', {"model": b'"a"'}),
+        (b'{"model": ["a"] }', {"model": b'["a"]'}),
+        (b'{"x":[' + b'"",' * 5000 + b'""],"model":"a"}', {"model": b'"a"'}),
         (b'{"model":"a"', None),
+        (b'{"x":"\\', None),
+        (b'{"x":"\\"', None),
         (b"[]", None),
         (b"", None),
-        (b'{"x":[' + b'"",' * MAX_TOKENS + b'""],"model":"a"}', None),
+        (b'{"x":' + b"[" * (MAX_DEPTH + 9) + b"]" * (MAX_DEPTH + 9) + b"}", None),
+        (b"{" + b'"":0,' * (MAX_FIELDS + 1) + b'"model":"a"}', None),
     ],
 )
-def test_cases(body: bytes, found) -> None:
-    """What counts, what does not, and where only a decoder can tell."""
-    assert skim(body, NAMES) == found
+def test_cases(body: bytes, texts) -> None:
+    """What counts, what does not, and where there is nothing to be found."""
+    assert found(body) == texts
 
 
-@pytest.mark.parametrize("body_type", [bytes, bytearray])
-def test_a_large_body_is_asked_like_a_small_one(body_type) -> None:
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (b'{"stream":1,"model":2,"x":3}', b'{                     "x":3}'),
+        (b'{"x":3,"stream":1,"model":2}', b'{"x":3                     }'),
+        (b'{"stream":1,"x":3,"model":2}', b'{           "x":3          }'),
+        (b'{"stream":1, "stream":2}', b"{                      }"),
+    ],
+)
+def test_what_goes_leaves_blanks(body: bytes, left: bytes) -> None:
+    """And takes one comma along, so that nothing else has to move."""
+    changed = bytearray(body)
+    change(changed, skimmed(body), NAMES, {})
+    assert changed == left
+    change(changed, skimmed(changed), (), {"y": [1]})
+    assert json.loads(changed) == {**json.loads(left), "y": [1]}
+
+
+@pytest.mark.parametrize(
+    "part", [b'"a\\"b",', b"1,", b'{"a":"b"},', b'[[[[["x"]]]]],', b"  ", b'"",']
+)
+def test_no_step_takes_long(part: bytes) -> None:
+    """A body of many little parts takes many steps, each of which looks at a bounded piece."""
+    body = b'{"x":[' + part * (2_000_000 // len(part)) + b'1],"model":"a"}'
+    skim, steps = Skim(body, NAMES), 1
+    while not skim.go_on():
+        steps += 1
+    assert skim.text_of("model") == b'"a"'
+    assert len(body) / steps < 64 * 1024
+
+
+def ask(document: Any) -> str:
+    body = bytearray(json.dumps(document).encode())
+    skim = skim_of(body, b"application/json", ASKED)
+    assert skim is not None
+    while not skim.go_on():
+        pass
+    return asked_by(body, b"", seen=skim).model
+
+
+def test_a_large_body_is_asked_like_a_small_one() -> None:
     """Pictures before or behind the name make no difference; nor does a wrong type."""
-    picture = "A" * SKIMMED_BYTES
-    for document in ({"model": "a", "x": picture}, {"x": [picture], "model": "a"}):
-        assert asked_by(body_type(json.dumps(document).encode()), b"").model == "a"
-    for document in ({"model": 1, "x": picture}, {"x": picture}, {"model": ["a"], "x": picture}):
+    picture = "A" * 1_000_000
+    assert ask({"model": "a", "x": picture}) == ask({"x": [picture], "model": "a"}) == "a"
+    for wrong in ({"model": 1, "x": picture}, {"x": picture}, {"model": ["a"], "x": picture}):
         with pytest.raises(RequestError) as caught:
-            asked_by(body_type(json.dumps(document).encode()), b"")
+            ask(wrong)
         assert caught.value.param == "model"
     with pytest.raises(RequestError):
-        asked_by(body_type(b'"' + picture.encode()), b"")
+        ask({"model": picture})
+
+
+def test_a_large_body_that_is_cut_off_is_refused() -> None:
+    """The client is told so, without a look at the rest of it by a decoder."""
+    body = bytearray(b'{"model":"a","x":"' + b"A" * 1_000_000)
+    skim = skim_of(body, b"", ASKED)
+    assert skim is not None
+    assert skim.go_on()
+    with pytest.raises(RequestError, match="cut off"):
+        asked_by(body, b"", seen=skim)
