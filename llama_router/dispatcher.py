@@ -38,7 +38,8 @@ from .core.events import (
 )
 from .core.lifecycle import Phase, Signal
 from .core.notices import Wait
-from .core.scheduler import ModelStatistics, Scheduler
+from .core.roster import ModelStatistics
+from .core.scheduler import Scheduler
 from .errors import (
     BackendError,
     ModelNotLoadedError,

@@ -14,7 +14,7 @@ import msgspec
 from ..errors import BackendExitedError
 from .config import ModelSpec, ModelState
 from .lifecycle import Phase
-from .scheduler import ModelStatistics
+from .roster import ModelStatistics
 
 Json: TypeAlias = dict[str, Any]
 

@@ -22,7 +22,7 @@ from structlog.testing import LogCapture
 
 from llama_router.config_file import LoadedConfig
 from llama_router.core.config import parse_config
-from llama_router.core.scheduler import ModelStatistics
+from llama_router.core.roster import ModelStatistics
 from llama_router.supervisor import Requests, Running, run_router
 
 #: No test may take longer, in seconds.

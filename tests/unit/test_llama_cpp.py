@@ -22,7 +22,7 @@ from llama_router.core.llama_cpp import (
     router_props,
     status_event,
 )
-from llama_router.core.scheduler import ModelStatistics
+from llama_router.core.roster import ModelStatistics
 from llama_router.errors import BackendExitedError, SpawnError
 
 ENTRY = {

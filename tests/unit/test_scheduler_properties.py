@@ -239,7 +239,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end_requests(sorted(self.granted))
             self.time_passes(0.1)
         assert not self.scheduler.returning
-        slots = self.scheduler._slots
+        slots = self.scheduler._roster.slots
         for name in (KEPT, HOME):
             slot = slots[ModelId(name)]
             assert slot.held_off or slot.phase is Phase.READY, (name, slot.phase)
