@@ -1,0 +1,214 @@
+"""What a person sees: the start page and llama.cpp's chat UI, in a headless Chromium.
+
+Each test leaves screenshots in its temporary folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from tests.process.real import chat, make_models, model_table, serving, write_config
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.embedded,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+]
+
+#: No test may take longer, in seconds: a browser is slow to start on a busy machine.
+LIMIT_S = 100
+
+#: Longest wait for something to appear, in seconds.
+PATIENCE_S = 30
+
+#: Notes every text that the answer had on its way.
+_WATCH = """
+window.textsSeen = new Set();
+new MutationObserver(() => {
+  for (const group of document.querySelectorAll('[aria-label^="Assistant message"]'))
+    textsSeen.add(group.textContent);
+}).observe(document, {subtree: true, childList: true, characterData: true});
+"""
+
+
+@contextmanager
+def opened(folder: Path, url: str) -> Iterator[sync_api.Page]:
+    """Open a browser that reaches nothing but this machine; it must not even try to."""
+    asked: set[str] = set()
+    errors: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+            env={"HOME": str(folder)},
+        )
+        context = browser.new_context(viewport={"width": 1000, "height": 720})
+        context.set_default_timeout(PATIENCE_S * 1000)
+        context.on("request", lambda request: asked.add(request.url))
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.add_init_script(_WATCH)
+        try:
+            yield page
+        except (AssertionError, sync_api.Error):
+            page.screenshot(path=folder / "failure.png")
+            raise
+        browser.close()
+    assert not errors
+    assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+
+
+async def in_browser(steps: Callable[..., None], folder: Path, url: str) -> None:
+    """Take *steps*, which block, in a thread."""
+    await trio.to_thread.run_sync(partial(steps, folder, url))
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory) -> Path:
+    """Two models that take turns, with notices, and one that cannot be started."""
+    folder = make_models(tmp_path_factory)
+    tables = [model_table(folder, name, args=["--predict", "48"]) for name in "ab"]
+    broken = model_table(folder, "broken", file="a", args=["--no-such-option"])
+    return write_config(tmp_path, *tables, broken, router=["notify_model_swap = true"])
+
+
+def message_box(page: sync_api.Page) -> sync_api.Locator:
+    """Return where a person types."""
+    return page.get_by_role("textbox", name="Type a message")
+
+
+def say(page: sync_api.Page, text: str) -> sync_api.Locator:
+    """Send *text*; return the group of the answer once it is complete."""
+    answers = page.get_by_role("group", name="Assistant message")
+    before = answers.count()
+    message_box(page).fill(text)
+    message_box(page).press("Enter")
+    answer = answers.nth(before)
+    answer.get_by_role("button", name="Regenerate").wait_for()
+    page.locator("form").get_by_role("button", name="Send").first.wait_for()  # not "Stop"
+    return answer
+
+
+def words_of(answer: sync_api.Locator) -> str:
+    """Return what a model said."""
+    return answer.get_by_role("paragraph").last.inner_text()
+
+
+def chat_and_swap(folder: Path, url: str) -> None:
+    """Choose a, talk, choose b, talk; then somebody else needs a, and b comes back."""
+    with opened(folder, url) as page:
+        page.goto(url)
+        page.get_by_role("button", name="Start a", exact=True).click()
+        answer = say(page, "Hello")
+        page.screenshot(path=folder / "answer.png")
+        assert len(words_of(answer).split()) > 20
+        assert page.evaluate("textsSeen.size") > 3, "the answer did not come bit by bit"
+        menu = page.locator("form").get_by_role("button", name="a", exact=True)
+        menu.click()
+        page.get_by_role("option", name=re.compile("^b ")).wait_for()
+        page.screenshot(path=folder / "menu.png")
+        page.get_by_role("option", name=re.compile("^b ")).click()
+        page.locator("form").get_by_role("button", name="b", exact=True).wait_for()
+        answer = say(page, "And you?")
+        assert answer.get_by_role("button", name="b", exact=True).count() == 1
+        asked = httpx.post(f"{url}/v1/chat/completions", json=chat("a"), timeout=PATIENCE_S)
+        assert asked.json()["model"] == "a"
+        answer = say(page, "Still there?")
+        answer.get_by_role("button", name=re.compile("Reasoning")).click()
+        notices = answer.get_by_text(re.compile("Loading model 'b'"))
+        notices.wait_for()
+        page.screenshot(path=folder / "notices.png")
+        said = notices.inner_text()
+        assert "Unloading model 'a'" in said
+        assert "Model 'b' is ready." in said
+        assert answer.get_by_role("button", name="b", exact=True).count() == 1
+        assert len(words_of(answer).split()) > 20
+
+
+def start_from_the_page(folder: Path, url: str) -> None:
+    """See the models, one that fails, and one that works; by keyboard."""
+    with opened(folder, url) as page:
+        page.goto(url)
+        assert page.title() == "llama-router"
+        models = page.get_by_role("list", name="Models").get_by_role("listitem")
+        sync_api.expect(models).to_have_count(3, timeout=PATIENCE_S * 1000)
+        page.screenshot(path=folder / "start.png")
+        page.emulate_media(color_scheme="dark")
+        page.screenshot(path=folder / "start-dark.png")
+        page.get_by_role("button", name="Start broken").focus()
+        page.keyboard.press("Enter")
+        page.get_by_text("broken could not be started").wait_for()
+        page.get_by_text("Could not be started", exact=True).wait_for()
+        page.screenshot(path=folder / "failed.png")
+        page.get_by_role("button", name="Start b", exact=True).focus()
+        page.keyboard.press("Space")
+        message_box(page).wait_for()
+        page.locator("form").get_by_role("button", name="b", exact=True).wait_for()
+        page.screenshot(path=folder / "arrived.png")
+
+
+def give_the_secrets(folder: Path, url: str) -> None:
+    """Give a wrong key, the key, and the token; the UI asks for the key once more."""
+    with opened(folder, url) as page:
+        page.goto(url)
+        key = page.get_by_label("API key")
+        key.fill("wrong-key-0123456789")
+        key.press("Enter")
+        page.get_by_text("The API key is not known here").wait_for()
+        page.screenshot(path=folder / "key.png")
+        key.fill("right-key-0123456789")
+        key.press("Enter")
+        page.get_by_role("button", name="Start a", exact=True).click()
+        token = page.get_by_label("Admin token")
+        token.fill("token-0123456789")
+        token.press("Enter")
+        page.get_by_role("button", name="Enter API Key").click()
+        key = page.get_by_role("textbox").first
+        key.fill("right-key-0123456789")
+        page.screenshot(path=folder / "ui-key.png")
+        key.press("Enter")
+        message_box(page).wait_for()
+        assert len(words_of(say(page, "Hello")).split()) > 20
+
+
+async def test_chat_switch_and_see_the_swap(config, tmp_path) -> None:
+    """In llama.cpp's own UI, as it comes out of the backend."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(chat_and_swap, tmp_path, router.url)
+            spawned = [event["model"] for event in router.named("backend.spawned")]
+            assert spawned == ["a", "b", "a", "b"]
+
+
+async def test_the_start_page_leads_to_the_ui(config, tmp_path) -> None:
+    """It needs no mouse, and says what does not work."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(start_from_the_page, tmp_path, router.url)
+
+
+async def test_the_start_page_asks_for_secrets(tmp_path, tmp_path_factory) -> None:
+    """Where models need an API key, and loading them the admin token."""
+    config = write_config(
+        tmp_path,
+        '[api_keys.me]\nkey = "right-key-0123456789"\n',
+        model_table(make_models(tmp_path_factory), "a", args=["--predict", "48"]),
+        router=['admin_token = "token-0123456789"', 'models_api = "admin"'],
+    )
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(give_the_secrets, tmp_path, router.url)
+            await router.event("backend.ready", model="a")
