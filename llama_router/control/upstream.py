@@ -127,9 +127,13 @@ class Upstream:
         }
         head = h11.Request(method="POST", target=path, headers=list(fields.items()))
         sent = self._http.send(head) or b""
-        sent += self._http.send(h11.Data(data=body)) or b""
+        data = self._http.send(h11.Data(data=body)) or b""
         self._http.send(h11.EndOfMessage())
-        await self._wait(lambda: self._send(sent))
+        if len(data) < _READ_BYTES:
+            await self._wait(lambda: self._send(sent + data))
+        else:  # two calls cost less than a copy
+            await self._wait(lambda: self._send(sent))
+            await self._wait(lambda: self._send(data))
         answer = await self._next(h11.Response)
         assert isinstance(answer, h11.Response)
         self.status = answer.status_code
