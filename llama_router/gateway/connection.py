@@ -229,7 +229,6 @@ class _Connection:
             RequestError: if it is malformed, or stops arriving.
             ClientGoneError: if the client left.
         """
-        self._seen = None
         received = self._buffer[head.size :]
         length = head.content_length
         if not head.chunked and not length:
@@ -324,6 +323,7 @@ class _Connection:
             exchange.withheld = self._gateway.gate.withheld
             exchange.extra = self._cors
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
+            self._seen = None
             end = head.size + (head.content_length or 0)
             if not head.chunked and len(self._buffer) >= end and end <= limit_bytes:
                 # All of it came with the head, as nearly always.
