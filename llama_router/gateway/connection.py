@@ -46,7 +46,8 @@ from ..errors import (
     RequestTimeoutError,
     RouterError,
 )
-from .engine import Engine, Fiber, FiberCutError, FiberTimeoutError, pause
+from .engine import Engine
+from .fiber import Fiber, FiberCutError, FiberTimeoutError, pause
 from .record import Record
 from .relay import Exchange
 from .sockets import Client, ClientGoneError

@@ -41,25 +41,22 @@ import heapq
 import math
 import os
 import select
-import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import coroutine
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Final, TypeVar
 
 import structlog
 import trio
 
 from ..core import refusals
 from ..errors import RouterError
+from .channel import EVERYTHING, GONE, READABLE, Channel
+from .fiber import ENDING_S, TICK_S, Fiber, FiberCutError, pause
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-
-#: Resolution of deadlines, in seconds.
-TICK_S: Final = 1 / 16
 
 #: How long fibers are driven before Trio's tasks have their turn, in seconds.
 TURN_S: Final = 0.002
@@ -84,98 +81,6 @@ BEGINNINGS: Final = 32
 #: Events taken in one round.
 EVENTS: Final = 128
 
-#: Pieces of data that one fiber may move before others get their turn.
-PIECES: Final = 16
-
-#: How long fibers get to end once the engine is cancelled, in seconds.
-ENDING_S: Final = 0.5
-
-READABLE: Final = select.EPOLLIN
-WRITABLE: Final = select.EPOLLOUT
-#: The peer closed at least its sending side, or the connection broke.
-GONE: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-_TELLING: Final = READABLE | GONE  # reading gives bytes, the end, or the error
-_EVERYTHING: Final = READABLE | WRITABLE | select.EPOLLRDHUP | select.EPOLLET
-
-
-class FiberTimeoutError(Exception):
-    """The fiber's deadline is over. Raised in the fiber, where it waits."""
-
-
-class FiberCutError(Exception):
-    """The fiber is to end, within `ENDING_S`. Raised in the fiber, where it waits.
-
-    Attributes:
-        error: Why, for the client.
-    """
-
-    def __init__(self, error: RouterError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class Waiter(Protocol):
-    """Somebody whom an event resumes."""
-
-    def resume(self) -> None:
-        """Go on; there may be nothing new."""
-
-
-class Channel:
-    """A non-blocking socket in the engine's epoll.
-
-    Attributes:
-        socket: The socket itself.
-        waiter: Whom to resume.
-        want: For which events (`READABLE`, `WRITABLE`, `GONE`) to resume it now.
-        readable: Reading may give something; cleared by who finds that it does not.
-        gone: The peer closed at least its sending side.
-        closed: It was closed or given away by this side.
-    """
-
-    __slots__ = ("_engine", "_fd", "closed", "gone", "readable", "socket", "waiter", "want")
-
-    def __init__(self, engine: Engine, connection: socket.socket, waiter: Waiter) -> None:
-        """Enter *connection* into the epoll of *engine*.
-
-        Raises:
-            OSError: if the kernel has no room for it; the socket is still the caller's.
-        """
-        self._engine = engine
-        self._fd = connection.fileno()
-        self.socket = connection
-        self.waiter = waiter
-        self.want = 0
-        self.readable = False
-        self.gone = False
-        self.closed = False
-        engine.enter(self._fd, self)
-
-    def note(self, events: int) -> None:
-        """Remember *events*, and resume who waits for one of them."""
-        if events & _TELLING:
-            self.readable = True
-            if events & GONE:
-                self.gone = True
-        if events & self.want:
-            self.waiter.resume()
-
-    def close(self) -> None:
-        """Close; safe to call twice."""
-        if not self.closed:
-            self.closed = True
-            self.want = 0  # events of this round may still be noted
-            self._engine.leave(self._fd)
-            self.socket.close()
-
-    def release(self) -> socket.socket:
-        """Give the socket away, to be served by somebody else."""
-        self.closed = True
-        self.want = 0
-        self._engine.leave(self._fd)
-        return self.socket
-
 
 class _Bell:
     """Rung by who wakes a fiber from outside of a turn. Source: eventfd(2)."""
@@ -197,100 +102,6 @@ class _Bell:
     def close(self) -> None:
         """Close it."""
         os.close(self.fd)
-
-
-@coroutine
-def pause() -> Generator[None, None, None]:
-    """Let the fiber wait; see the module for what resumes it."""
-    yield
-
-
-class Fiber:
-    """One coroutine and its deadline.
-
-    Attributes:
-        deadline_s: Clock time at which `FiberTimeoutError` is raised in it, in seconds.
-    """
-
-    __slots__ = ("_bucket", "_coroutine", "_engine", "_pieces", "_send", "deadline_s")
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._coroutine: Coroutine[None, None, None] | None = None
-        self._send: Callable[[None], object] | None = None
-        self._bucket = math.inf  # the tick at which its deadline is looked at
-        self._pieces = PIECES
-        self.deadline_s = math.inf
-
-    def begin(self, body: Coroutine[None, None, None]) -> None:
-        """Run *body* until it first waits."""
-        self._coroutine = body
-        self._send = body.send
-        self.resume()
-
-    def resume(self) -> None:
-        """Run on until the coroutine waits again, or ends."""
-        if self._send is None:
-            return  # it ended meanwhile
-        self._pieces = PIECES
-        try:
-            self._send(None)
-        except StopIteration:
-            self._end()
-        except Exception:
-            self._end()
-            log.exception("connection.crashed")
-
-    def throw(self, error: Exception) -> None:
-        """Raise *error* in the coroutine, where it waits."""
-        if self._coroutine is None:
-            return
-        self._pieces = PIECES
-        try:
-            self._coroutine.throw(error)
-        except StopIteration:
-            self._end()
-        except Exception as exc:
-            self._end()
-            if exc is not error:
-                log.error("connection.crashed", exc_info=exc)
-
-    def close(self) -> None:
-        """End the coroutine at once; its ``finally`` blocks run, and must not wait."""
-        if self._coroutine is not None:
-            try:
-                self._coroutine.close()
-            except Exception:
-                log.exception("connection.crashed")
-            self._end()
-
-    def expire_in(self, timeout_s: float) -> None:
-        """Set the deadline, counted from this turn."""
-        self.deadline_s = deadline_s = self._engine.now_s + timeout_s
-        if deadline_s < self._bucket * TICK_S:
-            self._bucket = self._engine.look_at(self, deadline_s, self._bucket)
-
-    async def spend(self) -> None:
-        """Count one piece of data; wait a turn if there were many."""
-        self._pieces -= 1
-        if self._pieces <= 0:
-            self._engine.wake(self)
-            await pause()
-
-    def tick(self, now_s: float) -> float:
-        """Look at the deadline; return the next tick to look at it, or infinity."""
-        self._bucket = math.inf
-        if self.deadline_s > now_s:
-            if self.deadline_s < math.inf and self._send is not None:
-                self._bucket = self._engine.look_at(self, self.deadline_s, math.inf)
-            return self._bucket
-        self.deadline_s = math.inf
-        self.throw(FiberTimeoutError())
-        return math.inf
-
-    def _end(self) -> None:
-        self._coroutine = self._send = None
-        self._engine.forget(self, self._bucket)
 
 
 class Engine:
@@ -391,7 +202,7 @@ class Engine:
 
     def enter(self, fd: int, channel: Channel) -> None:
         """Watch *fd* for *channel*."""
-        self._epoll.register(fd, _EVERYTHING)
+        self._epoll.register(fd, EVERYTHING)
         self._channels[fd] = channel
         self._notes[fd] = channel.note
 

@@ -10,7 +10,9 @@ resumes the fiber, and `Pump.run` looks at what came.
 from __future__ import annotations
 
 from ..core.usage import TAIL_BYTES
-from .engine import GONE, READABLE, Engine, pause
+from .channel import GONE, READABLE
+from .engine import Engine
+from .fiber import pause
 from .shaper import Shaper
 from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
 from .wire import ResponseFraming, ResponseHead

@@ -17,7 +17,8 @@ import trio
 from ..backends.backend import Backend
 from ..core.dialects import dialect_of_path, last_event
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
-from .engine import Engine, FiberCutError, FiberTimeoutError
+from .engine import Engine
+from .fiber import ENDING_S, FiberCutError, FiberTimeoutError
 from .pump import BrokenOffError, Pump, Tail
 from .shaper import Shaper, continued
 from .sockets import Client, ClientGoneError, Upstream, connect
@@ -38,9 +39,6 @@ OBITUARY_S: Final = 0.5
 
 #: Bodies below this are sent together with the head, in one segment, in bytes.
 SMALL_BODY_BYTES: Final = 64 * 1024
-
-#: How long a client gets to take the last event of a stream that is cut, in seconds.
-ENDING_S: Final = 0.5
 
 
 class _StaleError(Exception):

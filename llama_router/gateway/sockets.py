@@ -13,7 +13,9 @@ from http import HTTPStatus
 from typing import Final
 
 from ..errors import RouterError
-from .engine import GONE, READABLE, WRITABLE, Channel, Engine, Fiber, FiberTimeoutError, pause
+from .channel import GONE, READABLE, WRITABLE, Channel
+from .engine import Engine
+from .fiber import Fiber, FiberTimeoutError, pause
 
 #: Most bytes taken from a socket at once. More would only raise the memory that a
 #: slow reader can hold.

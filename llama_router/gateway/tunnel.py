@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .engine import GONE, READABLE, WRITABLE, Channel, pause
+from .channel import GONE, READABLE, WRITABLE, Channel
+from .fiber import pause
 from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
 
 

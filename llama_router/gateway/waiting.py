@@ -29,13 +29,12 @@ from ..core.notices import (
 )
 from ..dispatcher import Dispatcher, Lease
 from ..errors import RouterError
-from .engine import GONE, Engine, FiberTimeoutError, pause
+from .channel import GONE
+from .engine import Engine
+from .fiber import ENDING_S, FiberTimeoutError, pause
 from .shaper import LAST_CHUNK, chunk
 from .sockets import Client, ClientGoneError
 from .wire import RequestHead
-
-#: How long a client gets to take an error, in seconds.
-ENDING_S: Final = 2.0
 
 _NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()
 

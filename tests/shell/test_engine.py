@@ -19,9 +19,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from llama_router.errors import RequestError
 from llama_router.gateway import engine as engine_module
-from llama_router.gateway.engine import (
+from llama_router.gateway.engine import Engine
+from llama_router.gateway.fiber import (
     TICK_S,
-    Engine,
     Fiber,
     FiberCutError,
     FiberTimeoutError,
