@@ -36,6 +36,7 @@ import trio
 from llama_router.backends.backend import Backend
 from llama_router.catalog import Catalog
 from llama_router.core.config import Config, ModelId, ModelSpec
+from llama_router.core.diff import ReloadPlan
 from llama_router.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
 from llama_router.scanner import scan_beside
@@ -279,8 +280,8 @@ async def measure_loop(folder: Path) -> float:
     loaded = catalog.load(path)
     dispatcher = Dispatcher(loaded.config, never)
 
-    async def apply(config: Config) -> frozenset[ModelId]:
-        return dispatcher.reconfigure(config)
+    async def apply(config: Config, plan: ReloadPlan) -> frozenset[ModelId]:
+        return dispatcher.reconfigure(config, plan)
 
     watcher = Watcher(loaded, current=lambda: dispatcher.config, apply=apply, load=catalog.reload)
     ticks = Ticks()

@@ -21,6 +21,7 @@ import trio
 from .backends.backend import Backend
 from .core import refusals
 from .core.config import Config, ModelId, ModelSpec
+from .core.diff import ReloadPlan
 from .core.events import (
     Arrived,
     Changed,
@@ -328,14 +329,18 @@ class Dispatcher:
                 param="model",
             )
 
-    def reconfigure(self, config: Config) -> frozenset[ModelId]:
+    def reconfigure(self, config: Config, plan: ReloadPlan | None = None) -> frozenset[ModelId]:
         """Replace the configuration; see `Scheduler` for what that stops and starts.
+
+        Args:
+            config: The new one.
+            plan: See `Reconfigured`.
 
         Returns:
             The models that are started again by themselves: as soon as the old process is
             gone, unless another model takes its place.
         """
-        self.submit(Reconfigured(config))
+        self.submit(Reconfigured(config, plan))
         returning = self._scheduler.returning
         for model, backend in self._backends.items():
             if model in config.models:

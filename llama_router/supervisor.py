@@ -45,6 +45,7 @@ from .control.loads import Loads
 from .control.model_info import ModelInfo
 from .core.access import Gate
 from .core.config import Config, ModelId, RouterSpec
+from .core.diff import ReloadPlan
 from .core.reports import ReloadReport
 from .core.service_status import status_line
 from .dispatcher import Dispatcher
@@ -426,8 +427,11 @@ class _Face:
             except ScanError as exc:
                 log.error("models.unscanned", reason=str(exc))
 
-    async def _reconfigure(self, config: Config) -> frozenset[ModelId]:
-        """Make *config* the one in force; return the models whose process is replaced.
+    async def _reconfigure(self, config: Config, plan: ReloadPlan) -> frozenset[ModelId]:
+        """Make *config* the one in force, which differs by *plan*.
+
+        Returns:
+            The models whose process is replaced.
 
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.
@@ -446,7 +450,7 @@ class _Face:
                 self.requests.rescan()
             self.written, self.host = after, host
             former_token = self.dispatcher.config.router.admin_token
-            replaced = self.dispatcher.reconfigure(config)
+            replaced = self.dispatcher.reconfigure(config, plan)
             self.gate.reconfigure(config)
             if after.admin_token != former_token:
                 self._announce()

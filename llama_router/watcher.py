@@ -11,14 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-import attrs
 import structlog
 import trio
 
 from .config_edit import read_config, replace_config
 from .config_file import LoadedConfig, load_config
 from .core.config import Config, ModelId
-from .core.diff import plan_reload, router_fields_to_restart_for
+from .core.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from .core.file_watch import Advice, FileWatch, Stamp
 from .core.reports import ReloadReport, Verdict
 from .errors import ConfigChangedError, ConfigError, SettingError
@@ -35,9 +34,9 @@ SETTLE_S: Final = 0.2
 #: How soon the event loop gets its turn while a file is read, in seconds.
 SWITCH_S: Final = 0.0002
 
-Apply = Callable[[Config], Awaitable[frozenset[ModelId]]]
-"""Makes a checked configuration the one in force, or raises `ConfigError`. Returns the models
-whose process is replaced."""
+Apply = Callable[[Config, ReloadPlan], Awaitable[frozenset[ModelId]]]
+"""Makes a checked configuration the one in force, or raises `ConfigError`. It is told how that
+differs from the former one. Returns the models whose process is replaced."""
 
 
 Load = Callable[[Path, Config, bytes | None], LoadedConfig]
@@ -188,16 +187,17 @@ class Watcher:
     async def _look(self, settled: Stamp) -> None:
         """Read the file and use it: the one with the stamp *settled*, or anyhow if that is None."""
         try:
-            loaded = await trio.to_thread.run_sync(
+            read = await trio.to_thread.run_sync(
                 self._read,
                 self._current(),
                 settled,
                 abandon_on_cancel=True,
             )
-            if loaded is None:
+            if read is None:
                 return
+            loaded, plan = read
             self._digest, self._missing = loaded.digest, ()
-            await self._use(loaded)
+            await self._use(loaded, plan)
         except ConfigError as exc:
             # Whatever happens to the file next may mend it: rights that it gets back, too.
             self._digest = b""
@@ -205,8 +205,8 @@ class Watcher:
             self._missing = tuple(Path(path) for path in files if path is not None)
             self._reject(exc)
 
-    def _read(self, current: Config, settled: Stamp) -> LoadedConfig | None:
-        """Return what is in the file. Blocks on files.
+    def _read(self, current: Config, settled: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
+        """Return what is in the file, and how it differs from *current*. Blocks on files.
 
         With a stamp *settled*, return None if it was written again with what it had, or if it
         changes again while it is read: half a file may well be valid. It will be seen again.
@@ -221,26 +221,24 @@ class Watcher:
         try:
             with _yielding():
                 loaded = self._load(self._path, current, None)
+                plan = plan_reload(current, loaded.config)
         except ConfigError:
             if settled in (None, _stamp(self._path)):
                 raise
             return None
-        return loaded if settled in (None, _stamp(self._path)) else None
+        return (loaded, plan) if settled in (None, _stamp(self._path)) else None
 
-    async def _use(self, loaded: LoadedConfig) -> None:
+    async def _use(self, loaded: LoadedConfig, plan: ReloadPlan) -> None:
         """Apply a file without mistakes.
 
         Raises:
             ConfigError: if the system refuses what it asks for, an address for instance.
         """
-        plan = plan_reload(self._current(), loaded.config)
-        replaced = await self._apply(loaded.config)
+        replaced = await self._apply(loaded.config, plan)
         changed = plan.restart | plan.retune
         for warning in loaded.warnings:
             log.warning("config.doubted", path=str(self._path), problem=str(warning))
-        needs_restart = router_fields_to_restart_for(
-            attrs.evolve(loaded.config, router=self._started), loaded.config
-        )
+        needs_restart = router_fields_to_restart_for(self._started, loaded.config.router)
         self._tell(
             ReloadReport(
                 verdict=Verdict.APPLIED,

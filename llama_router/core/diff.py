@@ -23,12 +23,14 @@ class ReloadPlan:
         remove: Models that only the old configuration has.
         restart: Models whose process must be replaced.
         retune: Models whose process stays and whose new spec applies from now on.
+        base: The old configuration.
     """
 
     add: frozenset[ModelId] = frozenset()
     remove: frozenset[ModelId] = frozenset()
     restart: frozenset[ModelId] = frozenset()
     retune: frozenset[ModelId] = frozenset()
+    base: Config | None = attrs.field(default=None, eq=False, repr=False)
 
     def __bool__(self) -> bool:
         """Return whether there is anything to do for any model."""
@@ -49,6 +51,7 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
         remove=frozenset(old.models.keys() - kept),
         restart=restart,
         retune=frozenset(model for model, cost in costs.items() if cost) - restart,
+        base=old,
     )
 
 
@@ -65,13 +68,13 @@ def share(old: Config, new: Config) -> Config:
     return attrs.evolve(new, models=models)
 
 
-def router_fields_to_restart_for(old: Config, new: Config) -> tuple[str, ...]:
+def router_fields_to_restart_for(old: RouterSpec, new: RouterSpec) -> tuple[str, ...]:
     """Return the changed ``[router]`` fields that only a restart of the router applies."""
     return tuple(
         field.name
         for field in attrs.fields(RouterSpec)
         if field.metadata["on_change"] is OnChange.RESTART
-        and getattr(old.router, field.name) != getattr(new.router, field.name)
+        and getattr(old, field.name) != getattr(new, field.name)
     )
 
 

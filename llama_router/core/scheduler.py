@@ -24,7 +24,7 @@ from typing import Final, assert_never
 from ..errors import BackendError
 from . import refusals, turns, upkeep
 from .config import Config, ModelId, ModelSpec
-from .diff import plan_reload
+from .diff import ReloadPlan, plan_reload
 from .events import (
     Action,
     Arrived,
@@ -133,8 +133,10 @@ class Scheduler:
                 self._keep_for(model, idle_s)
             case Mended(model):
                 self._mend(model)
-            case Reconfigured(config):
-                return self._reconfigure(config, now_s)
+            case Reconfigured(config, plan):
+                if plan is None or plan.base is not self._roster.config:
+                    plan = plan_reload(self._roster.config, config)
+                return self._reconfigure(config, plan, now_s)
             case ShutDown():
                 return self._shut_down(now_s)
             case _:
@@ -276,9 +278,8 @@ class Scheduler:
         error.retry_after_s = router.cooldown_s
         return roster.refuse_queue(model, error, now_s)
 
-    def _reconfigure(self, config: Config, now_s: float) -> list[Action]:
+    def _reconfigure(self, config: Config, plan: ReloadPlan, now_s: float) -> list[Action]:
         roster = self._roster
-        plan = plan_reload(roster.config, config)
         roster.config = config
         actions: list[Action] = []
         for model in plan.add:

@@ -16,6 +16,7 @@ import trio
 from llama_router import missing, watcher
 from llama_router.config_file import LoadedConfig, load_config
 from llama_router.core.config import Config, ModelId
+from llama_router.core.diff import ReloadPlan
 from llama_router.core.reports import ReloadReport
 from tests.process.harness import Router, post
 
@@ -177,7 +178,7 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
         finally:
             path.write_text(whole)
 
-    async def apply(config: Config) -> frozenset[ModelId]:
+    async def apply(config: Config, _: ReloadPlan) -> frozenset[ModelId]:
         applied.append(list(config.models))
         return frozenset()
 

@@ -106,5 +106,5 @@ def test_a_changed_template_with_the_same_effect_does_not_restart() -> None:
 def test_router_fields_that_need_a_restart_are_named() -> None:
     """A new range of ports cannot be taken up while running; a new drain time can."""
     old, new = config({"base_port": 5001, "drain_s": 1}), config({"base_port": 5002, "drain_s": 2})
-    assert router_fields_to_restart_for(old, new) == ("base_port",)
-    assert router_fields_to_restart_for(new, new) == ()
+    assert router_fields_to_restart_for(old.router, new.router) == ("base_port",)
+    assert router_fields_to_restart_for(new.router, new.router) == ()
