@@ -78,9 +78,8 @@ def waits_s() -> float:
     """
     waited_ns = 0
     for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 -- quicker, and often called
-        with suppress(OSError, ValueError, IndexError):  # it has just ended
-            with open(f"/proc/self/task/{thread}/schedstat", "rb") as file:  # noqa: PTH123 -- same
-                waited_ns += int(file.read().split()[1])
+        with suppress(OSError, IndexError):  # it has just ended
+            waited_ns += int(Path(f"/proc/self/task/{thread}/schedstat").read_bytes().split()[1])
     return waited_ns / 1e9
 
 
