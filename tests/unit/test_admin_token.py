@@ -13,6 +13,7 @@ import pytest
 from llama_router import runtime_file
 from llama_router.admin_token import AdminTokenFileError, admin_token, read_token
 from llama_router.runtime_file import RuntimeFile
+from tests.privileges import like_anybody
 
 
 def test_a_token_is_made_once(tmp_path: Path) -> None:
@@ -164,3 +165,11 @@ def test_a_disk_that_is_full_is_not_littered(
     with pytest.raises(OSError, match="No space left"):
         runtime_file.write(tmp_path / "router.json", content(os.getpid()))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_may_not_be_read_is_a_sentence(tmp_path: Path) -> None:
+    """Another user's, for instance: nothing is made in its place."""
+    made = admin_token(tmp_path, {})
+    made.path.chmod(0)
+    with like_anybody(), pytest.raises(AdminTokenFileError, match="Permission denied"):
+        admin_token(tmp_path, {})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llama_router import config_file
 from llama_router.config_file import LoadedConfig, default_config_path, load_config
 from llama_router.errors import ConfigError, Problem
+from tests.privileges import like_anybody
 
 ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh"]\n'  # a model that needs no file
 
@@ -433,3 +434,12 @@ def test_a_secret_that_everybody_may_read_is_doubted(tmp_path, text, place) -> N
     assert [(problem.location, problem.line) for problem in doubts] == ([(place, 2)] * bool(place))
     path.chmod(0o640)
     assert load_config(path).warnings == ()
+
+
+def test_a_file_that_may_not_be_read_is_a_problem(tmp_path) -> None:
+    """With the system's reason; the router goes on with what it has."""
+    path = tmp_path / "router.toml"
+    path.touch(mode=0)
+    with like_anybody(), pytest.raises(ConfigError) as refused:
+        load_config(path)
+    assert str(refused.value) == f"cannot read {path}: Permission denied"
