@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import trio
 
+from ..core.explain import Cause
 from ..errors import BackendUnreapableError, SpawnError
 from . import proctree
 from .family import Family
@@ -244,7 +245,10 @@ def _spawn_error(
             why = "it is neither a program for this machine nor a script with a #! line"
         case _:
             why = exc.strerror or str(exc)
-    return SpawnError(f"cannot start {program!r}: {why}")
+    error = SpawnError(f"cannot start {program!r}: {why}")
+    if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+        error.cause = Cause.COMMAND_MISSING
+    return error
 
 
 async def _end(

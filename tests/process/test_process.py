@@ -455,6 +455,7 @@ async def test_spawn_error_says_why(program, unusable, argv, cwd, why) -> None:
     assert why in str(caught.value)
     assert not argv or repr(argv[0]) in str(caught.value)
     assert not caught.value.retryable
+    assert caught.value.cause == (None if argv[:1] in (["sleep"], []) else "command_missing")
 
 
 async def test_too_many_open_files_may_pass(program) -> None:
