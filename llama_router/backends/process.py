@@ -214,7 +214,7 @@ async def _spawn(
         raise _spawn_error(argv, cwd, exc) from exc
 
 
-def _spawn_error(
+def _spawn_error(  # noqa: C901 -- one line for each reason
     argv: Sequence[str], cwd: str | os.PathLike[str] | None, exc: Exception
 ) -> SpawnError:
     """Say in one sentence which program did not start, and why."""
