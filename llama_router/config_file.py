@@ -288,8 +288,10 @@ def _exposed_secrets(path: Path, document: dict[str, Any]) -> Iterator[Problem]:
         with suppress(OSError):
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & stat.S_IROTH:
+                cure = "keep its 'sha256' instead" if keys[-1] == "key" else "leave it out"
                 message = (
-                    f"every user of this machine may read it, because the file's mode is {mode:04o}"
+                    "every user of this machine may read it, because the file's mode is "
+                    f"{mode:04o}: {cure}, or let only the router's user read the file"
                 )
                 yield Problem((section, *keys), message)
         return
