@@ -48,6 +48,7 @@ from ..errors import (
 )
 from .engine import Engine
 from .fiber import Fiber, FiberCutError, FiberTimeoutError, pause
+from .passage import Passage
 from .record import Record
 from .relay import Exchange
 from .sockets import Client, ClientGoneError
@@ -331,9 +332,12 @@ class _Connection:
                 if head.content_length is not None:
                     exchange.body = self._buffer[head.size : end]
                 self._buffer = self._buffer[end:]
+                body_received = True
+            elif isinstance(asked_for, ByPath):
+                exchange = self._passage(head, exchange)
             else:
                 exchange.body = await self._receive_body(head, limit_bytes)
-            body_received = True
+                body_received = True
             if self._buffer:
                 head.upgrade = False  # what follows it already is HTTP
             if isinstance(asked_for, Observe):
@@ -357,6 +361,14 @@ class _Connection:
         finally:
             record.write(exchange, duration_s=trio.current_time() - begun_s)
         return exchange.reusable
+
+    def _passage(self, head: RequestHead, instead_of: Exchange) -> Exchange:
+        """Return an exchange for a body that need not be here: nobody looks into it."""
+        received, self._buffer = self._buffer[head.size :], b""
+        passage = Passage(self._gateway.engine, self._client, head, received)
+        passage.withheld, passage.extra = instead_of.withheld, instead_of.extra
+        head.upgrade = False
+        return passage
 
     async def _serve_model(
         self,
@@ -447,7 +459,8 @@ class _Connection:
         to = head.path + b"/"
         to += b"?" + head.query if head.query else b""
         exchange.status = HTTPStatus.TEMPORARY_REDIRECT
-        exchange.reusable = head.keep_alive and not self._gateway.draining.is_set()
+        body_is_here = not isinstance(exchange, Passage)
+        exchange.reusable = body_is_here and head.keep_alive and not self._gateway.draining.is_set()
         lines = [b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b\r\n" % to]
         lines += [b"%b: %b\r\n" % field for field in self._cors]
         lines.append(b"content-length: 0\r\n")

@@ -181,6 +181,7 @@ def upstream_request_head(
     target: bytes,
     host: bytes,
     content_length: int | None,
+    chunked: bool = False,
     withheld: frozenset[bytes] = frozenset(),
 ) -> bytes:
     """Return the head to send to a backend in the name of *head*, as HTTP/1.1.
@@ -193,6 +194,7 @@ def upstream_request_head(
         target: Request target in the backend's own terms.
         host: The backend's host and port.
         content_length: Length of the decoded body in bytes, or None without one.
+        chunked: The body comes in chunks, so that its length is not known.
         withheld: Names, in lower case, of further fields to leave out.
 
     Source: RFC 9110, sections 7.6.1 and 7.8.
@@ -200,12 +202,14 @@ def upstream_request_head(
     drop = _dropped(withheld)
     if head.connection_options:
         drop |= head.connection_options
-    if content_length is None and head.method not in _WITHOUT_CONTENT:
+    if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
         content_length = 0  # RFC 9110, 8.6; some servers would wait for a body
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, target, host)]
     lines += [b": ".join(field) for field in head.fields if field[0] not in drop]
     if content_length is not None:
         lines.append(b"content-length: %d" % content_length)
+    elif chunked:
+        lines.append(b"transfer-encoding: chunked")
     if head.upgrade:
         lines.append(b"connection: upgrade\r\nupgrade: websocket")
     lines.append(b"\r\n")

@@ -75,14 +75,6 @@ class TestWhatIsPassedOn:
         got = (await router.ask(request("GET", target))).json()
         assert (got["name"], got["target"].rstrip("?")) == (name, seen)
 
-    async def test_a_chunked_body(self, router) -> None:
-        """It arrives whole."""
-        body = b"3\r\nabc\r\n5\r\ndefgh\r\n0\r\n\r\n"
-        answer = await router.ask(
-            request("POST", "/upstream/a/x", transfer_encoding="chunked") + body
-        )
-        assert answer.json()["body"] == "abcdefgh"
-
     async def test_redirects_and_cookies_stay_as_they_are(self, router, stage) -> None:
         """They mean the backend's own addresses, and only it knows which."""
         client = await router.connect()
