@@ -216,7 +216,7 @@ async def test_a_backend_that_cannot_start(config, stream) -> None:
 
 
 async def test_keys(config) -> None:
-    """A missing or wrong key is AuthenticationError; another model PermissionDeniedError."""
+    """A wrong key is AuthenticationError; of models that it is not good for it knows nothing."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     config.write_text(config.read_text() + KEYS.format(digest=digest))
     async with router(config) as running:
@@ -229,8 +229,8 @@ async def test_keys(config) -> None:
         )
     assert isinstance(wrong, anthropic.AuthenticationError)
     assert type_of(wrong) == "authentication_error"
-    assert isinstance(other, anthropic.PermissionDeniedError)
-    assert type_of(other) == "permission_error"
+    assert isinstance(other, anthropic.NotFoundError)
+    assert type_of(other) == "not_found_error"
     assert answer.content
 
 

@@ -165,7 +165,7 @@ class TestAnthropicTypes:
         body = b'{"model": "a"}'
         await self._check(router, json_request(target, body), 401)
         await self._check(router, json_request(target, body, x_api_key="sk-wrong-and-long"), 401)
-        await self._check(router, json_request(target, body, x_api_key=KEY), 403)
+        await self._check(router, json_request(target, body, x_api_key=KEY), 404)
         foreign = json_request(target, body, x_api_key=KEY, origin="https://evil.example")
         await self._check(router, foreign, 403)
 

@@ -270,7 +270,7 @@ async def test_a_backend_that_cannot_start_is_a_server_error(config) -> None:
 
 
 async def test_keys(config) -> None:
-    """A wrong key is AuthenticationError, a model that it is not good for PermissionDeniedError."""
+    """A wrong key is AuthenticationError; of models that it is not good for it knows nothing."""
     digest = hashlib.sha256(b"sk-0123456789").hexdigest()
     table = f'\n[api_keys.some]\nsha256 = "{digest}"\nmodels = ["a"]\n'
     config.write_text(config.read_text() + table)
@@ -281,11 +281,11 @@ async def test_keys(config) -> None:
                 with pytest.raises(openai.AuthenticationError) as wrong:
                     await client.chat.completions.create(**chat("a"))
             async with with_key(api_key="sk-0123456789") as client:
-                with pytest.raises(openai.PermissionDeniedError) as other:
+                with pytest.raises(openai.NotFoundError) as other:
                     await client.chat.completions.create(**chat("b"))
                 assert (await client.chat.completions.create(**chat("a"))).choices
     assert wrong.value.code == "invalid_api_key"
-    assert other.value.code == "model_not_allowed"
+    assert other.value.code == "model_not_found"
 
 
 async def test_a_full_queue_is_a_rate_limit(tmp_path) -> None:

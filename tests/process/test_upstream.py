@@ -226,7 +226,7 @@ class TestWhoMay:
         assert (await router.ask(request("GET", "/upstream/a/v1/x"))).status == 401
         for target in ("/upstream/b/v1/x", "/upstream/b"):
             answer = await router.ask(request("GET", target, x_api_key=KEY))
-            assert (answer.status, answer.error["code"]) == (403, "model_not_allowed")
+            assert (answer.status, answer.error["code"]) == (404, "model_not_found")
 
 
 async def test_a_client_that_leaves_frees_its_place(start, stage) -> None:
