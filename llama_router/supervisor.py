@@ -45,6 +45,7 @@ from .control.loads import Loads
 from .control.model_info import ModelInfo
 from .core.access import Gate
 from .core.config import Config, ModelId, RouterSpec
+from .core.conversations import Conversations
 from .core.diff import ReloadPlan
 from .core.reports import ReloadReport
 from .core.service_status import status_line
@@ -374,9 +375,10 @@ class _Face:
             hub_caches=find_caches(self.environ).hubs,
             model_info=model_info,
             loads=loads,
+            conversations=(conversations := Conversations()),
         )
         control = ControlServer(build_app(context))
-        gateway = Gateway(self.dispatcher, self.gate, control.serve)
+        gateway = Gateway(self.dispatcher, self.gate, control.serve, conversations)
         async with trio.open_nursery() as face:
             face.start_soon(self._drain, gateway, control, face.cancel_scope)
             face.start_soon(watcher.run)

@@ -19,6 +19,7 @@ from ..core.routes import is_ollama
 from ..errors import AccessError, RequestError, RouterError
 from . import (
     admin,
+    conversations,
     downloads,
     events,
     guard,
@@ -59,6 +60,7 @@ class InternalError(RouterError):
 BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     models.blueprint,
     models_api.blueprint,
+    conversations.blueprint,
     admin.blueprint,
     settings.blueprint,
     events.blueprint,

@@ -16,6 +16,7 @@ import attrs
 from ..backends.output import LogStore
 from ..catalog import Scanned
 from ..core.access import Gate
+from ..core.conversations import Conversations
 from ..core.reports import ReloadReport
 from ..dispatcher import Dispatcher
 from ..models.downloads import Downloads
@@ -50,6 +51,7 @@ class ControlContext:
         hub_caches: The folders where fetched models are.
         model_info: What backends say about their models.
         loads: Loads models in the background.
+        conversations: Which backend keeps which resumable stream.
     """
 
     dispatcher: Dispatcher
@@ -67,3 +69,4 @@ class ControlContext:
     hub_caches: tuple[Path, ...]
     model_info: ModelInfo
     loads: Loads
+    conversations: Conversations

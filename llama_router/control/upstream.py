@@ -110,22 +110,30 @@ class Upstream:
         self._scope.cancel()
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a request; return when the backend begins to answer with success.
+        """Send JSON; return when the backend begins to answer with success.
 
         Raises:
             RequestError: if the backend refuses it, with the backend's sentence and status.
             BackendError: if the backend's process ended.
             UpstreamError: if the exchange failed otherwise.
         """
+        about = {"content-type": "application/json", "content-length": str(len(body))}
+        await self._begin("POST", path, {**about, **headers}, body)
+
+    async def get(self, path: str) -> None:
+        """Ask for *path*; otherwise as `post`."""
+        await self._begin("GET", path, {})
+
+    async def delete(self, path: str) -> None:
+        """Delete *path*; otherwise as `post`."""
+        await self._begin("DELETE", path, {})
+
+    async def _begin(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+    ) -> None:
         await self._step(self._connect, self._connection_timeout_s, "did not accept a connection")
-        fields = {
-            "host": self._backend.authority.decode(),
-            "content-type": "application/json",
-            "content-length": str(len(body)),
-            "connection": "close",
-            **headers,
-        }
-        head = h11.Request(method="POST", target=path, headers=list(fields.items()))
+        fields = {"host": self._backend.authority.decode(), "connection": "close", **headers}
+        head = h11.Request(method=method, target=path, headers=list(fields.items()))
         sent = self._http.send(head) or b""
         data = self._http.send(h11.Data(data=body)) or b""
         self._http.send(h11.EndOfMessage())
@@ -137,7 +145,7 @@ class Upstream:
         answer = await self._next(h11.Response)
         assert isinstance(answer, h11.Response)
         self.status = answer.status_code
-        if self.status != HTTPStatus.OK:
+        if self.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise await self._refusal()
 
     async def receive(self) -> bytes:

@@ -31,7 +31,10 @@ OLLAMA_PATHS: Final = frozenset(
 #: Parts of models that ``/api/create`` would be made of.
 _OLLAMA_PREFIX: Final = "/api/blobs/"
 
-_CONTROL_EXACT: Final = frozenset({"/", "/v1/models", "/models"}) | OLLAMA_PATHS
+_CONTROL_EXACT: Final = OLLAMA_PATHS | {
+    *("/", "/v1/models", "/models"),
+    *("/v1/stream", "/v1/streams/lookup"),  # to whoever keeps the conversation
+}
 _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/", _OLLAMA_PREFIX)
 
 #: Decisions that are remembered: clients ask for the same few paths again and again.

@@ -18,9 +18,11 @@ import attrs
 import structlog
 import trio
 
+from ..backends.backend import Backend
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
-from ..core.config import ModelSpec
+from ..core.config import Config, ModelId, ModelSpec
+from ..core.conversations import Conversations, Owner
 from ..core.dialects import error_answer
 from ..core.forms import FormSearch
 from ..core.peek import ASKED, SKIMMED_BYTES, asked_by, form_search, skim_of
@@ -38,7 +40,7 @@ from ..core.routes import (
 )
 from ..core.shaping import shaped
 from ..core.skim import Skim
-from ..dispatcher import Dispatcher
+from ..dispatcher import Dispatcher, Lease
 from ..errors import (
     BodyTooLargeError,
     EndpointNotAllowedError,
@@ -69,6 +71,9 @@ BODY_TIMEOUT_S: Final = 60.0
 #: Room that is kept behind a body for what shaping puts into it, in bytes.
 ROOM_BYTES: Final = 4096
 
+#: By this field a client names its conversation, so that its stream can be resumed.
+CONVERSATION_FIELD: Final = b"x-conversation-id"
+
 #: What may be left behind a request that is not the beginning of another one: some
 #: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
 _NOTHING: Final = (b"", b"\r\n")
@@ -85,6 +90,7 @@ class Gateway:
         dispatcher: Who grants backends.
         gate: Who may ask for them.
         handover: The control plane.
+        conversations: Where it is noted which backend keeps which stream.
         engine: Drives the connections.
         draining: Set at shutdown: every connection ends with its current answer.
         idle: Connections between two requests.
@@ -94,6 +100,7 @@ class Gateway:
     dispatcher: Dispatcher
     gate: Gate
     handover: Handover
+    conversations: Conversations = attrs.field(factory=Conversations)
     engine: Engine = attrs.field(factory=Engine)
     draining: trio.Event = attrs.field(factory=trio.Event)
     idle: set[Fiber] = attrs.field(factory=set)
@@ -394,12 +401,8 @@ class _Connection:
             meant = config.meant(name)
             if meant is not None and meant.shape is not None and not asked.opaque:
                 exchange.body = shaped(meant.shape, body, self._seen)
-        elif isinstance(asked_for, ByQuery):
-            name, stream = asked_for.model, False
-            meant = config.meant(name)
         else:
-            in_path = named_in(asked_for.tail, partial(self._asker.find, config))
-            name, stream = in_path.model, None
+            name, stream, in_path = self._named(asked_for, config)
             meant = config.meant(name)
         model = None if meant is None else meant.model
         record.model = name if model is None else model
@@ -421,14 +424,38 @@ class _Connection:
                 if backend is None:
                     assert model is not None, "an unknown model is refused at once"
                     waiting = self._waiting(head, name, stream=stream)
-                    try:
-                        backend = await waiting.granted(lease, model)
-                    finally:
-                        exchange.continue_(waiting.early)
+                    backend = await self._wait(waiting, lease, model, exchange)
+                if stream:
+                    self._note_conversation(head, backend, exchange)
                 self._set_limits(exchange)
                 await exchange.run(backend)
             finally:
                 record.lease = lease
+
+    def _named(
+        self, asked_for: ByQuery | ByPath, config: Config
+    ) -> tuple[str, bool | None, Named | None]:
+        """Return the model's name, whether a stream is wanted, and what stands behind the name."""
+        if isinstance(asked_for, ByQuery):
+            return asked_for.model, False, None
+        in_path = named_in(asked_for.tail, partial(self._asker.find, config))
+        return in_path.model, None, in_path
+
+    @staticmethod
+    async def _wait(waiting: Waiting, lease: Lease, model: ModelId, exchange: Exchange) -> Backend:
+        """Wait for the backend; what its client got meanwhile is continued by *exchange*."""
+        try:
+            return await waiting.granted(lease, model)
+        finally:
+            exchange.continue_(waiting.early)
+
+    def _note_conversation(self, head: RequestHead, backend: Backend, exchange: Exchange) -> None:
+        """Note whom to ask for the rest of this stream, if its client leaves and comes back."""
+        name = head.get(CONVERSATION_FIELD)
+        if name:
+            said_bytes = 0 if exchange.early is None else exchange.early.said_bytes
+            owner = Owner(backend.model, backend.pid, said_bytes)
+            self._gateway.conversations.note(name.decode("latin-1"), owner)
 
     async def _aim(
         self, path: bytes, spec: ModelSpec, head: RequestHead, exchange: Exchange

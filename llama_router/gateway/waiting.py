@@ -45,9 +45,10 @@ class EarlyStream:
     Attributes:
         voice: How it speaks.
         begun: Its head was sent.
+        said_bytes: How long the events were that it sent.
     """
 
-    __slots__ = ("_client", "_close", "_fields", "begun", "voice")
+    __slots__ = ("_client", "_close", "_fields", "begun", "said_bytes", "voice")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class EarlyStream:
     ) -> None:
         self.voice = voice
         self.begun = False
+        self.said_bytes = 0
         self._client = client
         self._fields = fields
         self._close = close
@@ -70,6 +72,7 @@ class EarlyStream:
             ClientGoneError: if the client left, or takes nothing for *timeout_s* seconds.
         """
         head, self.begun = b"" if self.begun else self._head(), True
+        self.said_bytes += len(events)
         await self._send(head + chunk(events), timeout_s)
 
     async def end(self, error: RouterError) -> None:

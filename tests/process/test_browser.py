@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,10 +45,17 @@ new MutationObserver(() => {
 
 
 @contextmanager
-def opened(folder: Path, url: str) -> Iterator[sync_api.Page]:
-    """Open a browser that reaches nothing but this machine; it must not even try to."""
+def opened(folder: Path, url: str, *, may_be: Sequence[str] = ()) -> Iterator[sync_api.Page]:
+    """Open a browser that reaches nothing but this machine; it must not even try to.
+
+    Args:
+        folder: For its files.
+        url: The only server that it may ask.
+        may_be: Statuses of failures that belong to the test.
+    """
     asked: set[str] = set()
     errors: list[str] = []
+    refused: set[str] = set()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -58,6 +65,7 @@ def opened(folder: Path, url: str) -> Iterator[sync_api.Page]:
         context = browser.new_context(viewport={"width": 1000, "height": 720})
         context.set_default_timeout(PATIENCE_S * 1000)
         context.on("request", lambda request: asked.add(request.url))
+        context.on("response", lambda r: refused.add(f"{r.status} {r.url}") if not r.ok else None)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.add_init_script(_WATCH)
@@ -68,6 +76,8 @@ def opened(folder: Path, url: str) -> Iterator[sync_api.Page]:
             raise
         browser.close()
     assert not errors
+    # The UI asks what tools a server has that it can use for the model; there are none here.
+    assert not [one for one in refused if not one.endswith("/tools") and one[:3] not in may_be]
     assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
 
 
@@ -162,7 +172,7 @@ def start_from_the_page(folder: Path, url: str) -> None:
 
 def give_the_secrets(folder: Path, url: str) -> None:
     """Give a wrong key, the key, and the token; the UI asks for the key once more."""
-    with opened(folder, url) as page:
+    with opened(folder, url, may_be=["401"]) as page:
         page.goto(url)
         key = page.get_by_label("API key")
         key.fill("wrong-key-0123456789")

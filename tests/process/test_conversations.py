@@ -1,0 +1,179 @@
+"""Resumable streams of llama.cpp's server: who comes back finds the model that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from tests.process.harness import RawClient, request
+from tests.process.real import (
+    LIMIT_S,
+    RealRouter,
+    chat,
+    make_models,
+    model_table,
+    serving,
+    write_config,
+)
+
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+pytestmark = [pytest.mark.process, pytest.mark.embedded]
+
+
+@pytest.fixture
+async def router(tmp_path, tmp_path_factory) -> AsyncIterator[RealRouter]:
+    """Two models that take turns, with notices."""
+    folder = make_models(tmp_path_factory)
+    tables = [model_table(folder, name) for name in "ab"]
+    config = write_config(tmp_path, *tables, router=["notify_model_swap = true"])
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            yield router
+
+
+@pytest.fixture
+async def client(router) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it."""
+    async with router.client() as client:
+        yield client
+
+
+def content(data: bytes) -> str:
+    """Return what the model says in a stream, without notices."""
+    found = []
+    for line in data.decode().splitlines():
+        if line.startswith("data: {"):
+            choices = json.loads(line.removeprefix("data: "))["choices"]
+            found += [choice["delta"].get("content") or "" for choice in choices]
+    return "".join(found)
+
+
+async def talk(client: httpx.AsyncClient, model: str, name: str, **more: object) -> bytes:
+    """Return a whole stream."""
+    body = chat(model, stream=True, max_tokens=16, **more)
+    answer = await client.post(
+        "/v1/chat/completions", json=body, headers={"x-conversation-id": name}
+    )
+    assert answer.status_code == 200
+    return answer.content
+
+
+async def look_up(client: httpx.AsyncClient, *names: str) -> list[dict[str, Any]]:
+    answer = await client.post("/v1/streams/lookup", json={"conversation_ids": names})
+    assert answer.status_code == 200
+    found: list[dict[str, Any]] = answer.json()
+    return found
+
+
+async def resume(client: httpx.AsyncClient, name: str, **query: object) -> httpx.Response:
+    return await client.get("/v1/stream", params={"conv_id": name, **query})
+
+
+async def test_nobody_knows_a_conversation_that_never_was(client) -> None:
+    """The list is empty, a stream is not found, and cancelling one is fine."""
+    assert await look_up(client, "c", "d") == []
+    answer = await resume(client, "c")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "stream_not_found")
+    answer = await client.delete("/v1/stream", params={"conv_id": "c"})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+async def test_a_stream_is_replayed_from_any_byte_on(client) -> None:
+    """Notices count, although the backend that replays knows nothing of them."""
+    whole = await talk(client, "a", "c::a")
+    assert b"Loading model" in whole
+    (entry,) = await look_up(client, "c")
+    assert (entry["conversation_id"], entry["is_done"]) == ("c::a", True)
+    assert entry["total_bytes"] == len(whole)
+    said = whole.rindex(b"is ready")
+    for at in (0, 1, said // 2, said + 200, len(whole) - 10, len(whole)):
+        answer = await resume(client, "c::a", **{"from": at})
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert len(answer.content) == len(whole) - at
+    assert content((await resume(client, "c::a")).content) == content(whole)
+
+
+async def test_a_stream_goes_on_without_its_client(router, client) -> None:
+    """Who comes back gets the rest of it, and what comes after that."""
+    await talk(client, "a", "c")  # what waits is not going on yet
+    body = chat("a", stream=True, max_tokens=1500, ignore_eos=True)
+    async with await trio.open_tcp_stream("127.0.0.1", int(router.url.rpartition(":")[2])) as raw:
+        leaving = RawClient(raw)
+        fields = {"x_conversation_id": "c", "content_type": "application/json"}
+        encoded = json.dumps(body).encode()
+        await leaving.send(request("POST", "/v1/chat/completions", encoded, **fields))
+        await leaving.head()
+        first = await leaving.chunk()
+    left = await router.event("request.completed", outcome="client_gone")
+    assert left["model"] == "a"
+    answer = await resume(client, "c", **{"from": len(first)})
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert len(content(first + answer.content).split()) > 1000
+
+
+async def test_a_cancelled_stream_is_gone(client) -> None:
+    """There and here."""
+    await talk(client, "a", "c")
+    assert (await client.delete("/v1/stream", params={"conv_id": "c"})).status_code == 204
+    assert await look_up(client, "c") == []
+    assert (await resume(client, "c")).status_code == 404
+
+
+async def test_a_stream_is_lost_with_its_backend(client) -> None:
+    """The other model knows nothing of it, and none is loaded to look."""
+    await talk(client, "a", "c::a")
+    await talk(client, "b", "c::b")
+    assert [entry["conversation_id"] for entry in await look_up(client, "c")] == ["c::b"]
+    assert (await resume(client, "c::a")).status_code == 404
+    await client.post("/models/unload", json={"model": "b"})
+    assert (await resume(client, "c::b")).status_code == 404
+    assert await look_up(client, "c") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/v1/stream", 400),
+        ("GET", "/v1/stream?conv_id=c&from=-1", 400),
+        ("GET", "/v1/stream?conv_id=c&from=x", 400),
+        ("DELETE", "/v1/stream", 400),
+        ("POST", "/v1/stream", 405),
+        ("GET", "/v1/streams/lookup", 405),
+        ("POST", "/v1/streams/lookup", 200),
+    ],
+)
+async def test_mistakes_are_told(client, method: str, target: str, status: int) -> None:
+    """A lookup of nothing is none."""
+    answer = await client.request(method, target)
+    assert answer.status_code == status
+    assert answer.json() == [] if status == 200 else answer.json()["error"]["message"]
+
+
+async def test_a_key_finds_only_streams_of_its_models(tmp_path, tmp_path_factory) -> None:
+    """For others it is as if there were none."""
+    folder = make_models(tmp_path_factory)
+    config = write_config(
+        tmp_path,
+        '[api_keys.all]\nkey = "all-0123456789abcd"\n'
+        '[api_keys.some]\nkey = "some-0123456789abcd"\nmodels = ["b"]\n',
+        *(model_table(folder, name, 'group = "g"') for name in "ab"),
+    )
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            assert (await client.get("/v1/stream", params={"conv_id": "c"})).status_code == 401
+            client.headers["authorization"] = "Bearer all-0123456789abcd"
+            await talk(client, "a", "c::a")
+            await talk(client, "b", "c::b")
+            client.headers["authorization"] = "Bearer some-0123456789abcd"
+            assert [entry["conversation_id"] for entry in await look_up(client, "c")] == ["c::b"]
+            assert (await resume(client, "c::a")).status_code == 404
+            assert (await resume(client, "c::b")).status_code == 200
+            await client.delete("/v1/stream", params={"conv_id": "c::a"})
+            client.headers["authorization"] = "Bearer all-0123456789abcd"
+            assert len(await look_up(client, "c")) == 2

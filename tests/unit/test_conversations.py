@@ -1,0 +1,76 @@
+"""Which backend keeps which conversation, and from where on a stream goes on."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama_router.core.config import ModelId
+from llama_router.core.conversations import MAX_NAME, Conversations, Owner, resumed_at
+
+A, B = Owner(ModelId("a"), 1), Owner(ModelId("b"), 2)
+
+
+def test_the_latest_owner_counts() -> None:
+    """A conversation that goes on with another model is kept by that one."""
+    known = Conversations()
+    known.note("c", A)
+    known.note("c", B)
+    assert known.owner("c") == B
+    assert known.owner("d") is None
+
+
+def test_the_oldest_are_forgotten() -> None:
+    """One that is answered again is not old."""
+    known = Conversations(max_known=2)
+    known.note("c", A)
+    known.note("d", A)
+    known.note("c", A)
+    known.note("e", B)
+    assert (known.owner("c"), known.owner("d"), known.owner("e")) == (A, None, B)
+    assert len(known) == 2
+
+
+def test_a_name_without_end_is_not_remembered() -> None:
+    """Nobody fills the memory with them."""
+    known = Conversations()
+    known.note("c" * (MAX_NAME + 1), A)
+    assert not len(known)
+
+
+def test_what_a_process_kept_is_gone_with_it() -> None:
+    """Also if its model runs again."""
+    known = Conversations()
+    known.note("c", A)
+    known.note("d", B)
+    known.note("e", Owner(A.model, 9))
+    known.forget_gone({A.model: 9})
+    assert [known.owner(name) for name in "cde"] == [None, None, Owner(A.model, 9)]
+
+
+def test_a_name_means_its_variants_per_model() -> None:
+    """As llama-server has it; nothing that only begins alike."""
+    known = Conversations()
+    for name in ("c", "c::a", "c::b", "cc", "cc::a", "d::a"):
+        known.note(name, A)
+    assert known.looked_up(["c"]).keys() == {"c", "c::a", "c::b"}
+    assert known.looked_up(["c::a", "x"]).keys() == {"c::a"}
+    assert known.looked_up([]) == {}
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.binary(max_size=300))
+def test_a_stream_goes_on_where_its_client_stopped(said: int, at: int, kept: bytes) -> None:
+    """What comes is as long as what is missing, and ends with the same bytes."""
+    whole = b"n" * said + kept
+    from_bytes, filler = resumed_at(said, at)
+    resumed = filler + kept[from_bytes:]
+    assert len(resumed) == max(0, len(whole) - at)
+    assert resumed.endswith(kept[max(0, at - said) :])
+
+
+@given(st.integers(1, 300))
+def test_what_fills_up_is_skipped_by_every_reader(missing: int) -> None:
+    """It is a comment or empty lines, and ends an event that it may stand in."""
+    _, filler = resumed_at(missing, 0)
+    assert filler.endswith(b"\n")
+    assert all(not line or line.startswith(b":") for line in filler.split(b"\n"))
