@@ -133,6 +133,17 @@ async def test_a_rebound_name_gets_nothing(start, stage, target) -> None:
         assert router.spawned() == []
 
 
+async def test_an_old_client_need_not_say_which_host_it_means(start, stage) -> None:
+    """HTTP/1.0 knows no Host, on both planes; an empty one in HTTP/1.1 is told what it lacks."""
+    router = await start({"a": stage.model("a")})
+    for target in ("/v1/models", "/v1/echo?model=a"):
+        answer = await router.ask(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+        assert answer.status == 200, target
+        answer = await router.ask(f"GET {target} HTTP/1.1\r\nHost:\r\n\r\n".encode())
+        assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
+        assert "does not say" in answer.error["message"]
+
+
 async def test_a_page_of_another_site_can_do_nothing(start, stage) -> None:
     """Not start a model, not even blindly, and not read which there are."""
     router = await start({"a": stage.model("a")})
