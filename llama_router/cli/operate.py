@@ -135,6 +135,8 @@ def _say_report(report: dict[str, Any]) -> int:
     for what, words in _OUTCOMES.items():
         if report[what]:
             say(f"{words}: {', '.join(report[what])}")
+    if report["status"] == "applied" and not any(report[what] for what in _OUTCOMES):
+        say("no model has changed since it was read last")
     return 1 if report["problems"] else 0
 
 
