@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
 
@@ -30,6 +31,9 @@ ASK_TIMEOUT_S: Final = 5.0
 #: Longest file, in bytes, packed and unpacked.
 _MAX_BYTES: Final = 32 * 1024 * 1024
 _MAX_UNPACKED_BYTES: Final = 128 * 1024 * 1024
+
+#: What is sent at a time, in bytes.
+_PIECE_BYTES: Final = 64 * 1024
 
 #: `zlib` reads gzip with this window size, and nothing else.
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -155,11 +159,19 @@ async def _response(found: Answer) -> Response:
     if packed and body and request.accept_encodings.quality("gzip") <= 0:
         body = await trio.to_thread.run_sync(_unpacked, body)
         fields = [f for f in fields if f[0] not in (b"content-encoding", b"etag")]
-    response = Response(body, found.status, content_type=None)
+    # In pieces: each has a deadline of its own, and a slow client may take long for all of them.
+    whole = body if len(body) <= _PIECE_BYTES else _pieces(body)
+    response = Response(whole, found.status, content_type=None)
+    response.headers["content-length"] = str(len(body))
     for name, value in fields:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
     response.headers["vary"] = "accept-encoding"
     return response
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE_BYTES):
+        yield body[at : at + _PIECE_BYTES]
 
 
 def _unpacked(body: bytes) -> bytes:

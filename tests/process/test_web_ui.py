@@ -243,6 +243,7 @@ async def test_every_file_that_the_real_ui_names_is_served(tmp_path, tmp_path_fa
                 answer = await client.get(f"/{name}")
                 assert answer.status_code == 200, name
                 assert answer.content, name
+                assert int(answer.headers["content-length"]) > 0
             plain = await client.get("/sw.js", headers={"accept-encoding": "identity"})
             assert b"define" in plain.content
             assert "content-encoding" not in plain.headers
