@@ -121,6 +121,27 @@ def test_pictures_become_urls() -> None:
     assert picture["image_url"]["url"] == f"data:image/jpeg;base64,{jpeg}"
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1, 30, 3070, 3071, 3072, 3073, 5000])
+@pytest.mark.parametrize("shift", range(7))
+def test_pictures_may_be_spelled_with_escapes(size_bytes, shift) -> None:
+    """Some encoders write a slash or a plus so; the picture is the same, wherever it is cut."""
+    data = (b"\x89PNG" + bytes(shift) + b"\xfb\xef\xbe\xff" * 2000)[: 4 + size_bytes]
+    image = base64.b64encode(data).decode()
+    for spelled in (image, image.replace("/", "\\/"), image.replace("+", "\\u002B")):
+        body = b'{"model": "m", "messages": [{"role": "user", "images": ["%b"]}]}'
+        request = bodies.decoded(body % spelled.encode(), bodies.ChatRequest)
+        asked = json.loads(requests.chat(request).body())
+        (picture,) = asked["messages"][0]["content"]
+        assert picture["image_url"]["url"] == f"data:image/png;base64,{image}"
+
+
+@pytest.mark.parametrize("image", ["./cat.png", "https://x/cat.png", "abc", 5, None, ["x"], {}])
+def test_what_is_no_picture_is_refused(image) -> None:
+    """The name of a file, an address, half a quadruple, or no text at all."""
+    with pytest.raises(RequestError, match="not base64"):
+        chat(messages=[{**USER, "images": [image]}])
+
+
 def test_calls_and_their_results_are_paired() -> None:
     """Ollama has no ids, OpenAI needs them: a result belongs to the call of its name."""
     calls = [{"function": {"name": name, "arguments": {"x": 1}}} for name in ("f", "g")]

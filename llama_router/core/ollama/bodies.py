@@ -88,12 +88,12 @@ class ToolCall(msgspec.Struct, kw_only=True):
 
 
 class Message(msgspec.Struct, kw_only=True):
-    """One message of a chat."""
+    """One message of a chat. Pictures are megabytes: they stay the JSON that they came as."""
 
     role: str
     content: str | None = None
     thinking: str | None = None
-    images: list[str] | None = None
+    images: list[msgspec.Raw] | None = None
     tool_calls: list[ToolCall] | None = None
     tool_name: str | None = None
     tool_call_id: str | None = None
@@ -111,7 +111,7 @@ class GenerateRequest(AnswerRequest, kw_only=True):
 
     prompt: str | None = None
     suffix: str | None = None
-    images: list[str] | None = None
+    images: list[msgspec.Raw] | None = None
     system: str | None = None
     template: str | None = None
     context: list[int] | None = None
