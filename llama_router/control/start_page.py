@@ -9,7 +9,7 @@ import hashlib
 import re
 from base64 import b64encode
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from quart import Response
@@ -30,7 +30,7 @@ def start_page() -> Response:
 @cache
 def _page() -> tuple[bytes, str]:
     """Return the page and its content security policy."""
-    page = resources.files(__package__).joinpath("start.html").read_bytes()
+    page = Path(__file__).with_name("start.html").read_bytes()
     digests = {
         found[1].decode(): b64encode(hashlib.sha256(found[2]).digest()).decode()
         for found in _INLINE.finditer(page)

@@ -17,7 +17,7 @@ from .. import __version__
 from ..backends.ask import Answer, ask
 from ..backends.backend import Backend
 from ..core.access import Area
-from ..core.web_ui import ASSET, PASSED_ON, Host, Hosts, Wants, is_chat_ui, wants
+from ..core.web_ui import ASSET, PASSED_ON, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
 from ..errors import RequestError, UpstreamError
 from .context import ControlContext
 from .guard import answer, open_to
@@ -117,7 +117,7 @@ class _Server:
             server, kind = found.get(b"server") or b"", found.get(b"content-type") or b""
             if is_chat_ui(found.status, server, kind):
                 self._hosts.has_ui(host)
-                return await _response(found)
+                return await self._response(found)
             self._hosts.has_none(host)
         return None
 
@@ -130,8 +130,14 @@ class _Server:
         for _, backend in self._candidates():
             found = await _ask(backend, path)
             if found is not None and found.status in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
-                return await _response(found)
+                return await self._response(found)
         raise NoUserInterfaceError(f"no running backend has a chat UI with the file {path!r}")
+
+    async def _response(self, found: Answer) -> Response:
+        response = await _response(found)
+        policy = frame_policy(self._dispatcher.config.router.cors_origins)
+        response.headers.add("content-security-policy", policy)
+        return response
 
     def _candidates(self) -> list[tuple[Host, Backend]]:
         ready = {Host(b.model, b.pid): b for b in self._dispatcher.ready_backends()}

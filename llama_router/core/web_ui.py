@@ -6,7 +6,8 @@ files that the page asks for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -44,6 +45,10 @@ PASSED_ON: Final = frozenset(
 )
 
 
+#: What may stand in a policy as an origin: nothing in it may end the list.
+_FRAMING: Final = re.compile(r"\*|https?://[A-Za-z0-9.*:\[\]_-]+")
+
+
 class Wants(StrEnum):
     """What somebody who asks for ``/`` wants to have."""
 
@@ -77,6 +82,18 @@ def is_chat_ui(status: int, server: bytes, content_type: bytes) -> bool:
     """
     is_page = content_type.lower().startswith(b"text/html") or (status == 304 and not content_type)
     return status in (200, 304) and server.strip() == _SERVER and is_page
+
+
+def frame_policy(cors_origins: Iterable[str]) -> str:
+    """Return the content security policy that says whose pages may show the UI in a frame.
+
+    Others could make a person click on what they do not see.
+
+    Args:
+        cors_origins: Whose pages may use the router.
+    """
+    listed = [origin for origin in cors_origins if _FRAMING.fullmatch(origin)]
+    return " ".join(("frame-ancestors", "'self'", *listed))
 
 
 @attrs.frozen

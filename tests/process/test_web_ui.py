@@ -165,6 +165,7 @@ async def test_the_ui_is_that_of_a_running_backend(router) -> None:
     page = await navigate(router)
     assert (page.status, text(page)) == (200, "page of one")
     assert page.fields["etag"] == '"x"'
+    assert page.fields["content-security-policy"] == "frame-ancestors 'self'"
     assert not page.fields.keys() & {"set-cookie", "access-control-allow-origin", "server"}
     plain = await navigate(router, accept_encoding="identity")
     assert (text(plain), "content-encoding" in plain.fields) == ("page of one", False)

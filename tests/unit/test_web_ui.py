@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config import ModelId
-from llama_router.core.web_ui import ASSET, Host, Hosts, Wants, is_chat_ui, wants
+from llama_router.core.web_ui import ASSET, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
 
 A, B, C = (Host(ModelId(name), pid) for pid, name in enumerate("abc", 1))
 
@@ -104,3 +104,17 @@ def test_who_has_no_ui_is_not_asked_again() -> None:
     again = Host(A.model, 9)
     assert hosts.candidates([again, B]) == [again, B]
     assert hosts.candidates([A, B]) == [A, B]  # forgotten with the process
+
+
+@pytest.mark.parametrize(
+    ("origins", "policy"),
+    [
+        ((), "frame-ancestors 'self'"),
+        (("https://chat.example.org",), "frame-ancestors 'self' https://chat.example.org"),
+        (("http://[::1]:3000", "*"), "frame-ancestors 'self' http://[::1]:3000 *"),
+        (("https://x; script-src *", "null"), "frame-ancestors 'self'"),
+    ],
+)
+def test_frames_are_for_pages_that_may_use_the_router(origins, policy: str) -> None:
+    """What is no origin adds nothing to the policy."""
+    assert frame_policy(origins) == policy
