@@ -522,7 +522,8 @@ class _Connection:
         if not allowed(path, endpoints):
             raise EndpointNotAllowedError(
                 f"the path {path.decode('ascii', 'replace')!r} is not among the proxy_endpoints of "
-                f"model {str(model)!r}: {', '.join(endpoints)}"
+                f"model {str(model)!r}: {', '.join(endpoints)}; add it there, or use "
+                f"/upstream/{model}{path.decode('ascii', 'replace')}"
             )
 
     def _waiting(self, head: RequestHead, name: str, *, stream: bool | None) -> Waiting:

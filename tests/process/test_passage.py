@@ -78,15 +78,15 @@ class TestUp:
     async def test_a_body_of_any_size(self, lane) -> None:
         """No limit counts, because nothing is kept; the backend sets the pace."""
         data = bytes(range(256)) * (MIB // 256)
-        client, peer = await begun(lane, upload(content_length=str(48 * MIB)))
+        client, peer = await begun(lane, upload(content_length=str(8 * MIB)))
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def send() -> None:
-                for _ in range(48):
+                for _ in range(8):
                     await client.send(data)
 
-            for _ in range(48):
+            for _ in range(8):
                 assert await peer.exactly(MIB) == data
         await answered(peer, client)
 
@@ -123,7 +123,7 @@ class TestBothWays:
 
     async def test_much_at_once(self, lane) -> None:
         """Neither way waits for the other."""
-        data = bytes(range(256)) * (16 * MIB // 256)
+        data = bytes(range(256)) * (4 * MIB // 256)
         client, peer = await begun(lane, upload(content_length=str(len(data))))
         await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data))
         assert (await client.head()).status == 200
