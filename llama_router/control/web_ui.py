@@ -89,6 +89,8 @@ def _add_converter(state: BlueprintSetupState) -> None:
 
 
 def _varying(response: Response) -> Response:
+    # So browsers do not take the copy that the UI's service worker keeps for what a person
+    # asks for, and there is the start page again once no model runs.
     response.headers["vary"] = "accept, accept-encoding, sec-fetch-mode"
     return response
 

@@ -48,6 +48,11 @@ _HAS_ALL = """
   .some((said) => said.textContent.split(" ").length > 1000)
 """
 
+_NONE_RUNS = """
+async () => (await (await fetch("/v1/models")).json()).data
+  .every((model) => model.status.value === "unloaded")
+"""
+
 
 @contextmanager
 def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sync_api.Page]:
@@ -189,6 +194,11 @@ def leave_and_come_back(folder: Path, url: str) -> None:
         page.reload()
         page.wait_for_function(_HAS_ALL)
         page.screenshot(path=folder / "came-back.png")
+        page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        httpx.post(f"{url}/models/unload", json={"model": "long"}, timeout=PATIENCE_S)
+        page.wait_for_function(_NONE_RUNS)
+        page.goto(url)
+        page.get_by_role("button", name="Start long").wait_for()
 
 
 def give_the_secrets(folder: Path, url: str) -> None:
