@@ -51,9 +51,12 @@ def methods_of(path: str) -> frozenset[str] | None:
 
 
 def api_of(path: str) -> Api:
-    """Return whose API *path*, decoded, is of, whatever stands before it."""
+    """Return whose API *path*, decoded, is of, also where the name of a model stands before it."""
+    if path.endswith(tuple(_ANTHROPIC)):
+        return Api.ANTHROPIC
+    if path.startswith("/upstream/"):
+        before, _, last = path.rpartition("/")
+        path = f"/v1/{last}" if before.endswith(("/v1", "/chat")) else f"/{last}"
     if path in _LLAMA_CPP or path.startswith("/slots/"):
         return Api.LLAMA_CPP
-    if path.endswith(("/messages", "/messages/count_tokens")):
-        return Api.ANTHROPIC
     return Api.OPENAI
