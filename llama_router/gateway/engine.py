@@ -64,12 +64,10 @@ TURN_S: Final = 0.002
 #: How long a turn waits for the next event where many come, in seconds; what epoll can.
 LINGER_S: Final = 0.001
 
-#: Events per second from which on they are gathered: a network card does the same with its
-#: interrupts. Many streams then cost a sixth less, and each chunk comes `GATHER_S` later.
-DENSE_PER_S: Final = 4000
-
-#: How long events are gathered, in seconds. A token takes fifty times as long.
-GATHER_S: Final = 0.0004
+#: From so many events per second on, they are gathered for so many seconds before they are
+#: handled: a network card does the same with its interrupts. Many streams then cost a sixth
+#: less, and each chunk comes that much later. A token takes twenty times as long and more.
+GATHER_S: Final = {4000: 0.0004, 16_000: 0.0008}
 
 #: For so long no request may have begun, in seconds: who asks is not made to wait.
 CALM_S: Final = 0.005
@@ -118,7 +116,7 @@ class Engine:
         self.hurried: Callable[[], bool] = bool
         self._turned_s = -math.inf  # when the last turn ended
         self._began_s = -math.inf  # when a request began
-        self._dense = False  # many events come, one by one
+        self._gather_s = 0.0  # how long to gather events, as many come one by one
         self.rounds = 0
         self._epoll = select.epoll()
         self._bell = _Bell()
@@ -282,8 +280,8 @@ class Engine:
         while True:
             self.rounds += 1
             timeout_s = LINGER_S if linger and not ready and not put_off else 0.0
-            if timeout_s and self._dense and now_s - self._began_s > CALM_S:
-                time.sleep(GATHER_S)
+            if timeout_s and self._gather_s and now_s - self._began_s > CALM_S:
+                time.sleep(self._gather_s)
             happened = self._take(timeout_s)
             taken += happened
             if put_off:
@@ -296,7 +294,9 @@ class Engine:
             now_s = trio.current_time()
             if now_s - begun_s > TURN_S:
                 break
-        self._dense = linger and taken > DENSE_PER_S * (now_s - begun_s)
+        passed_s = now_s - begun_s if linger else math.inf
+        gather = (each_s for per_s, each_s in GATHER_S.items() if taken > per_s * passed_s)
+        self._gather_s = max(gather, default=0.0)
         self._turned_s = now_s
         self._turning = False
         if ready or put_off:
