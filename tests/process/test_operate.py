@@ -84,9 +84,8 @@ async def test_a_reload_says_what_is_wrong(tmp_path, config) -> None:
     """With lines, and with status 1."""
     with trio.fail_after(LIMIT_S):
         async with serving(config):
-            assert (await told(tmp_path, "reload"))[
-                0
-            ] == "configuration: applied\nno model has changed since it was read last\n"
+            out, _ = await told(tmp_path, "reload")
+            assert out == "configuration: applied\nno model has changed since it was read last\n"
             config.write_text("[router]\nprot = 1\n")
             out, _ = await told(tmp_path, "reload", "--url", await url_of(tmp_path), status=1,
                                 LLAMA_ROUTER_ADMIN_TOKEN=token_of(tmp_path))  # fmt: skip
