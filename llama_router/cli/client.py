@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -70,11 +70,19 @@ class Token:
 
 
 class AdminClient:
-    """Talks to one router. Blocking; for commands."""
+    """Talks to one router. Blocking; for commands.
 
-    def __init__(self, url: str, token: Token) -> None:
+    Args:
+        url: Where it listens.
+        token: The admin token.
+        renew: Returns the token as it is by now: a reload may have changed it just when it
+            was read.
+    """
+
+    def __init__(self, url: str, token: Token, *, renew: Callable[[], Token] | None = None) -> None:
         self.url = url.rstrip("/")
-        self._token_source = token.source
+        self._token = token
+        self._renew = renew
         is_path = self.url.startswith(_UNIX)
         path = self.url.removeprefix(_UNIX)
         # An abstract name is written with "@", and begins with a zero byte for the kernel.
@@ -82,7 +90,6 @@ class AdminClient:
         self._http = httpx.Client(
             base_url="http://localhost" if is_path else self.url,
             transport=httpx.HTTPTransport(uds=uds) if is_path else None,
-            headers={"authorization": f"Bearer {token.value}"},
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
         )
@@ -107,18 +114,38 @@ class AdminClient:
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[str]]:
         """Return the lines of the answer to a GET of *path*, as they come; see `get`."""
-        with self._translated(), self._http.stream("GET", path) as response:
-            if response.is_error:
-                response.read()
-                raise self._refusal(response)
-            yield response.iter_lines()
+        with self._translated():
+            response = self._send("GET", path, None, stream=True)
+            try:
+                if response.is_error:
+                    response.read()
+                    raise self._refusal(response)
+                yield response.iter_lines()
+            finally:
+                response.close()
 
     def _ask(self, method: str, path: str, document: object) -> Any:  # noqa: ANN401 -- JSON
         with self._translated():
-            response = self._http.request(method, path, json=document if method != "GET" else None)
+            response = self._send(method, path, document if method != "GET" else None)
         if response.is_error and response.status_code != 422:
             raise self._refusal(response)
         return response.json()
+
+    def _send(
+        self, method: str, path: str, document: object, *, stream: bool = False
+    ) -> httpx.Response:
+        """Send a request; once more if the token was changed just before."""
+        while True:
+            headers = {"authorization": f"Bearer {self._token.value}"}
+            request = self._http.build_request(method, path, json=document, headers=headers)
+            response = self._http.send(request, stream=stream)
+            if response.status_code != HTTPStatus.UNAUTHORIZED or self._renew is None:
+                return response
+            renewed, self._renew = self._renew(), None
+            if renewed == self._token:
+                return response
+            response.close()
+            self._token = renewed
 
     def _refusal(self, response: httpx.Response) -> RefusedByRouterError:
         try:
@@ -127,7 +154,7 @@ class AdminClient:
             message = f"status {response.status_code}"
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             message += (
-                f"; the one that was sent is from {self._token_source}. A token that was changed "
+                f"; the one that was sent is from {self._token.source}. A token that was changed "
                 "in a configuration with a mistake does not count yet: the former one does"
             )
         return RefusedByRouterError(message)
@@ -152,7 +179,11 @@ def connected(where: Where) -> Iterator[AdminClient]:
         client = AdminClient(where.url, _token(where, None))
     else:
         found = find(where, os.environ)
-        client = AdminClient(found.urls[0], _token(where, found))
+        client = AdminClient(
+            found.urls[0],
+            _token(where, found),
+            renew=lambda: _token(where, find(where, os.environ)),
+        )
     try:
         yield client
     finally:

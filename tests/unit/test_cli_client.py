@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.client import AdminClient, Token, Where, find
+from llama_router.cli.client import AdminClient, RefusedByRouterError, Token, Where, find
 
 MISTAKES = ["[models.m\n", "x = \n", 'a = "\n', "[[router]]\n"]
 
@@ -37,7 +37,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = json.dumps({"host": self.headers["Host"], "path": self.path}).encode()
-        self.send_response(200)
+        knows = self.headers["Authorization"] != "Bearer outdated"
+        self.send_response(200 if knows else 401)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -64,4 +65,19 @@ def test_commands_reach_a_router_that_listens_on_a_unix_socket(socket_path) -> N
     """Its URL is ``unix:`` and the path; to it, they call it localhost."""
     client = AdminClient(f"unix:{socket_path}", Token("secret", "a test"))
     assert client.get("/admin/status") == {"host": "localhost", "path": "/admin/status"}
+    client.close()
+
+
+def test_a_token_that_was_changed_just_now_is_read_again(socket_path) -> None:
+    """Once: a command does not go on trying, and says where the refused one is from."""
+    tokens = [Token("outdated", "there"), Token("current", "there")]
+    url = f"unix:{socket_path}"
+    client = AdminClient(url, tokens[0], renew=lambda: tokens[1])
+    with client.stream("/admin/logs/a") as lines:
+        assert json.loads(next(lines))["path"] == "/admin/logs/a"
+    assert client.get("/admin/status")["path"] == "/admin/status"
+    client.close()
+    client = AdminClient(url, tokens[0], renew=lambda: tokens[0])
+    with pytest.raises(RefusedByRouterError, match="is from there"):
+        client.get("/admin/status")
     client.close()
