@@ -132,17 +132,28 @@ def _checked(
         else:
             config = _parse_overlaid(document, found, doubts, running=running)
     except ConfigError as exc:
-        doubts += files.warnings
-        problems = [*problems, *exc.problems]
-        raise ConfigError(_in_file_order(text, problems), _in_file_order(text, doubts)) from None
+        raise _refusal(text, [*problems, *exc.problems], [*files.warnings, *doubts]) from None
     if problems:
-        doubts += files.warnings
-        raise ConfigError(_in_file_order(text, problems), _in_file_order(text, doubts))
+        raise _refusal(text, problems, [*files.warnings, *doubts])
     exposed = _exposed_secrets(path, document)
     warnings = _in_file_order(text, [*files.warnings, *doubts, *_doubts(config), *exposed])
     return LoadedConfig(
         config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
     )
+
+
+def _refusal(text: str, problems: list[Problem], doubts: list[Problem]) -> ConfigError:
+    """Return the error of a file that has *problems*.
+
+    What has a problem inside is not also doubted: the one may be the reason for the other.
+    """
+    other = [
+        doubt
+        for doubt in doubts
+        if not doubt.path
+        or all(problem.path[: len(doubt.path)] != doubt.path for problem in problems)
+    ]
+    return ConfigError(_in_file_order(text, problems), _in_file_order(text, other))
 
 
 def _parse_overlaid(

@@ -361,8 +361,7 @@ def test_mistakes_in_models_that_are_left_out_are_said_with_all_others(home) -> 
         (5, "models.gone.aliases[0]"),
         (6, "models.gone.ttl"),
     ]
-    doubts = [(problem.line, problem.location) for problem in refused.value.warnings]
-    assert doubts == [(4, "models.gone")]
+    assert refused.value.warnings == ()  # that it is left out has its reason there
     with pytest.raises(ConfigError) as refused:
         home.load(text, running=True)  # then it is of no account which one is loaded at start
     assert (2, "router.startup_model") in [(p.line, p.location) for p in refused.value.warnings]
