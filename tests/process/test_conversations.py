@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -153,6 +154,55 @@ async def test_mistakes_are_told(client, method: str, target: str, status: int) 
     answer = await client.request(method, target)
     assert answer.status_code == status
     assert answer.json() == [] if status == 200 else answer.json()["error"]["message"]
+
+
+#: A backend that dies in the middle of a replay, and knows no lookup.
+_DYING = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        if self.path.startswith("/v1/stream?"):
+            self.wfile.write(b"a\\r\\ndata: {}\\n\\n\\r\\n")
+            os._exit(3)
+        self.wfile.write(b"0\\r\\n\\r\\n")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/v1/streams/lookup":
+            return self.send_error(404)
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+async def test_a_replay_that_breaks_off_says_so(start, tmp_path) -> None:
+    """As any other stream does: by an error event. A backend without lookup has no streams."""
+    script = tmp_path / "dying.py"
+    script.write_text(_DYING)
+    command = [sys.executable, "-I", str(script), "$port"]
+    with trio.fail_after(LIMIT_S):
+        router = await start({"a": {"spawn": {"command": command}}})
+        async with router.http() as client:
+            body = {"model": "a", "stream": True}
+            fields = {"x-conversation-id": "c"}
+            answer = await client.post("/v1/chat/completions", json=body, headers=fields)
+            assert answer.status_code == 200
+            assert await look_up(client, "c") == []
+            answer = await resume(client, "c")
+            first, error, _ = answer.text.replace("\n\n\n\n", "\n\n").split("\n\n", 2)
+            assert first == "data: {}"
+            assert "exited with code 3" in error
 
 
 async def test_a_key_finds_only_streams_of_its_models(tmp_path, tmp_path_factory) -> None:
