@@ -219,8 +219,8 @@ async def test_chat_switch_and_see_the_swap(config, tmp_path) -> None:
     with trio.fail_after(LIMIT_S):
         async with serving(config) as router:
             await in_browser(chat_and_swap, tmp_path, router.url)
-            spawned = [event["model"] for event in router.named("backend.spawned")]
-            assert spawned == ["a", "b", "a", "b"]
+            ready = [event["model"] for event in router.named("backend.ready")]
+            assert ready == ["a", "b", "a", "b"]
 
 
 async def test_the_start_page_leads_to_the_ui(config, tmp_path) -> None:
