@@ -38,8 +38,8 @@ PATIENCE_S = 30
 _WATCH = """
 window.textsSeen = new Set();
 new MutationObserver(() => {
-  for (const group of document.querySelectorAll('[aria-label^="Assistant message"]'))
-    textsSeen.add(group.textContent);
+  for (const said of document.querySelectorAll('[aria-label^="Assistant message"] p'))
+    if (said.textContent) textsSeen.add(said.textContent);
 }).observe(document, {subtree: true, childList: true, characterData: true});
 """
 
@@ -98,7 +98,8 @@ async def in_browser(steps: Callable[..., None], folder: Path, url: str) -> None
 def config(tmp_path, tmp_path_factory) -> Path:
     """Two models that take turns, with notices, and one that cannot be started."""
     folder = make_models(tmp_path_factory)
-    tables = [model_table(folder, name, args=["--predict", "48"]) for name in "ab"]
+    lengths = {"a": "400", "b": "48"}
+    tables = [model_table(folder, name, args=["--predict", lengths[name]]) for name in "ab"]
     broken = model_table(folder, "broken", file="a", args=["--no-such-option"])
     return write_config(tmp_path, *tables, broken, router=["notify_model_swap = true"])
 
@@ -133,7 +134,7 @@ def chat_and_swap(folder: Path, url: str) -> None:
         answer = say(page, "Hello")
         page.screenshot(path=folder / "answer.png")
         assert len(words_of(answer).split()) > 20
-        assert page.evaluate("textsSeen.size") > 3, "the answer did not come bit by bit"
+        assert page.evaluate("textsSeen.size") > 1, "the answer did not come bit by bit"
         menu = page.locator("form").get_by_role("button", name="a", exact=True)
         menu.click()
         page.get_by_role("option", name=re.compile("^b ")).wait_for()
