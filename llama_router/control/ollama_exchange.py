@@ -121,6 +121,8 @@ class Exchange:
         self._upstream = self._holding.enter_context(upstream)
         lease.cut = upstream.cut
         await upstream.post(path, self._body, self._fields)
+        if self._wanted.stream:
+            await upstream.expect_events()
         return upstream
 
     async def _whole(self, data: bytes, times: Times) -> Response:

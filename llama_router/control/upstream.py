@@ -35,6 +35,12 @@ _READ_BYTES: Final = 64 * 1024
 #: Longest error of a backend that is looked at, in bytes.
 _MAX_ERROR_BYTES: Final = 64 * 1024
 
+#: How much of an answer that is no stream is quoted, in characters.
+_QUOTED: Final = 300
+
+#: Media type of a stream of events.
+_EVENTS: Final = "text/event-stream"
+
 #: Statuses of errors.
 _ERRORS: Final = frozenset(status.value for status in HTTPStatus if status >= 400)
 
@@ -69,6 +75,7 @@ class Upstream:
 
     Attributes:
         status: Of the answer; 0 before there is one.
+        media_type: Of the answer, without parameters; empty if it does not say.
         first_byte_s: Clock time of its first byte, in seconds; NaN before.
     """
 
@@ -89,7 +96,9 @@ class Upstream:
         self._cut: RouterError | None = None
         self._socket: trio.SocketStream | None = None
         self._http = h11.Connection(h11.CLIENT)
+        self._closed = False
         self.status = 0
+        self.media_type = ""
         self.first_byte_s = math.nan
 
     def __enter__(self) -> Self:
@@ -145,8 +154,24 @@ class Upstream:
         answer = await self._next(h11.Response)
         assert isinstance(answer, h11.Response)
         self.status = answer.status_code
+        content_type = dict(answer.headers).get(b"content-type", b"").decode("latin-1")
+        self.media_type = content_type.partition(";")[0].strip().lower()
         if self.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise await self._refusal()
+
+    async def expect_events(self) -> None:
+        """Make sure that the answer is a stream of events, as far as it says what it is.
+
+        Raises:
+            UpstreamError: if it is not, with the beginning of what it is instead.
+            BackendError: as `post`.
+        """
+        if self.media_type in ("", _EVENTS):
+            return
+        body = await self._beginning()
+        said = body.decode("utf-8", "replace").strip()[:_QUOTED]
+        message = f"{self._name} answered with {self.media_type} instead of a stream"
+        raise UpstreamError(message_of(body) or (f"{message}: {said}" if said else message))
 
     async def receive(self) -> bytes:
         """Return the next bytes of the body; none at its end.
@@ -183,6 +208,7 @@ class Upstream:
         data = await self._socket.receive_some(_READ_BYTES)
         if data and math.isnan(self.first_byte_s):
             self.first_byte_s = trio.current_time()
+        self._closed = not data
         self._http.receive_data(data)
 
     async def _next(self, *wanted: type[h11.Event]) -> h11.Event:
@@ -191,13 +217,21 @@ class Upstream:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
-                raise await self.explain(str(exc)) from exc
+                raise await self.explain(self._broken(exc)) from exc
             if event is h11.NEED_DATA:
                 await self._wait(self._read)
             elif isinstance(event, wanted):
                 return event
             elif isinstance(event, h11.ConnectionClosed):
                 raise await self.explain("it closed the connection without an answer")
+
+    def _broken(self, exc: h11.RemoteProtocolError) -> str:
+        """Return what the backend did, in words; h11's own are about its states."""
+        if not self._closed:
+            return f"it broke the rules of HTTP: {exc}"
+        if math.isnan(self.first_byte_s):
+            return "it closed the connection without an answer"
+        return "it closed the connection mid-answer"
 
     async def _wait(self, step: Callable[[], Awaitable[T]]) -> T:
         return await self._step(step, self._read_timeout_s, "was silent")
@@ -234,14 +268,20 @@ class Upstream:
 
     async def _refusal(self) -> RouterError:
         """Return what the backend says instead of an answer."""
-        body = bytearray()
-        while len(body) < _MAX_ERROR_BYTES and (data := await self.receive()):
-            body += data
-        said = message_of(bytes(body))
-        message = said or f"{self._name} answered with status {self.status}"
+        message = (
+            message_of(await self._beginning())
+            or f"{self._name} answered with status {self.status}"
+        )
         status = HTTPStatus(self.status) if self.status in _ERRORS else HTTPStatus.BAD_GATEWAY
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             return RequestError(message, status=status)
         error = UpstreamError(message)
         error.status = status
         return error
+
+    async def _beginning(self) -> bytes:
+        """Return the body, or as much of it as is looked at."""
+        body = bytearray()
+        while len(body) < _MAX_ERROR_BYTES and (data := await self.receive()):
+            body += data
+        return bytes(body)

@@ -253,6 +253,38 @@ class TestFailures:
         await script.send(head % len(body) + body)
         assert json.loads(await rest(client)) == {"error": "no such template"}
 
+    @pytest.mark.parametrize(
+        ("head", "body", "sentence"),
+        [
+            (
+                b"content-type: text/html; charset=utf-8\r\ncontent-length: 15\r\n\r\n",
+                b"<html>no</html>",
+                "answered with text/html instead of a stream: <html>no</html>",
+            ),
+            (
+                b"content-type: application/json\r\ncontent-length: 33\r\n\r\n",
+                b'{"error": {"message": "no room"}}',
+                "no room",
+            ),
+            (b"content-type: text/event", b"", "failed: it closed the connection mid-answer"),
+            (None, b"", "failed: it closed the connection without an answer"),
+        ],
+        ids=["page", "error", "half", "nothing"],
+    )
+    async def test_a_backend_that_does_not_stream(
+        self, router, stage, head, body, sentence
+    ) -> None:
+        """What it did instead is said, in words, and with a status that fits."""
+        client = await router.connect()
+        await client.send(ask("a", x_notify_model_swap="false"))
+        script = await (await stage.backend("a")).request()
+        if head is not None:
+            await script.send(b"HTTP/1.1 200 OK\r\n" + head + body)
+        await script.close()
+        answer = await client.answer()
+        assert answer.status == 502
+        assert json.loads(answer.body)["error"].endswith(sentence)
+
     async def test_a_client_that_leaves(self, router, stage) -> None:
         """Its place in the queue is free at once, and nobody is asked to generate."""
         client = await told_of_the_load(router)

@@ -145,7 +145,7 @@ def whole(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[st
     """
     if wanted.shape in (Shape.EMBED, Shape.EMBEDDING):
         return _embedded(wanted, data, now_s=now_s, times=times)
-    answer = _decoded(data, _Answer)
+    answer = _decoded(data, _Answer, wanted)
     if not answer.choices:
         raise UpstreamError("the backend's answer has no choices")
     talk = _Talk(wanted)
@@ -215,7 +215,7 @@ class Stream:
                 if event.strip() == b"[DONE]":
                     self.done = True
                     break
-                lines += self._lines(_decoded(event, _Answer), now_s)
+                lines += self._lines(_decoded(event, _Answer, self._wanted), now_s)
             if self.done or not data:
                 lines.append(self._end(now_s))
         except UpstreamError as exc:
@@ -376,7 +376,7 @@ def _ending(
 
 
 def _embedded(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[str, Any]:
-    answer = _decoded(data, _Embeddings)
+    answer = _decoded(data, _Embeddings, wanted)
     vectors = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
     if wanted.shape is Shape.EMBEDDING:
         if not vectors:
@@ -392,11 +392,13 @@ def _embedded(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dic
     }
 
 
-def _decoded(data: bytes, shape: type[T]) -> T:
+def _decoded(data: bytes, shape: type[T], wanted: Wanted) -> T:
     try:
         return msgspec.json.decode(data, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise UpstreamError(f"the backend's answer cannot be used: {exc}") from exc
+        raise UpstreamError(
+            f"the answer of the backend of model {wanted.model!r} cannot be used: {exc}"
+        ) from exc
 
 
 def _ns(seconds: float) -> int:
