@@ -69,6 +69,7 @@ class Lease:
     whether the request was served, refused or abandoned.
 
     Attributes:
+        request: Its number; later requests have higher ones.
         arrived_s: Clock time of the arrival, in seconds.
         granted_s: Clock time of the grant, in seconds; NaN before.
         backend: The backend to talk to; None while the request waits.
@@ -82,7 +83,6 @@ class Lease:
     __slots__ = (
         "_dispatcher",
         "_error",
-        "_request",
         "_settled",
         "arrived_s",
         "asker",
@@ -90,13 +90,14 @@ class Lease:
         "cut",
         "granted_s",
         "on_news",
+        "request",
     )
 
     def __init__(
         self, dispatcher: Dispatcher, request: int, asker: str | None, arrived_s: float
     ) -> None:
         self._dispatcher = dispatcher
-        self._request = request
+        self.request = request
         self._settled: trio.Event | None = None
         self._error: RouterError | None = None
         self.arrived_s = arrived_s
@@ -113,7 +114,7 @@ class Lease:
 
     def waits_for(self) -> Wait | None:
         """Return what the request waits for; None if it does not."""
-        return self._dispatcher.wait_of(self._request)
+        return self._dispatcher.wait_of(self.request)
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +125,7 @@ class Lease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._dispatcher.release(self._request)
+        self._dispatcher.release(self.request)
 
     def granted_nowait(self) -> Backend | None:
         """Return the backend if there is one already, or None if the request must wait.
@@ -194,6 +195,7 @@ class Dispatcher:
         self._moved = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._watching: dict[Lease, ModelId] = {}
+        self._loads: set[int] = set()
         self._progress: dict[ModelId, float] = {}
         self.news = News()
 
@@ -226,6 +228,16 @@ class Dispatcher:
             lease.settle(self._backends[model], now_s)
         return lease
 
+    @contextmanager
+    def load(self, name: str) -> Iterator[Lease]:
+        """Ask for *name* as `lease` does, but with nothing to do there: nobody waits behind it."""
+        with self.lease(name) as lease:
+            self._loads.add(lease.request)
+            try:
+                yield lease
+            finally:
+                self._loads.discard(lease.request)
+
     def release(self, request: int) -> None:
         """Give back what *request* holds."""
         if self._leases.pop(request, None) is None:
@@ -251,6 +263,10 @@ class Dispatcher:
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
         wait = self._scheduler.wait_of(request)
+        if wait is not None and wait.ahead and self._loads:
+            earlier = [self._scheduler.wait_of(load) for load in self._loads if load < request]
+            idle = sum(other is not None and other.model == wait.model for other in earlier)
+            wait = attrs.evolve(wait, ahead=max(0, wait.ahead - idle))
         if wait is not None and wait.phase is Phase.STARTING:
             wait = attrs.evolve(wait, progress=self._progress.get(wait.model))
         return wait

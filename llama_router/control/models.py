@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 
 from quart import Blueprint, Response, request
@@ -18,9 +19,17 @@ from ..core.config import ModelId, ModelSpec, ModelState
 from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
 from ..core.masking import masked_command
 from ..core.roster import ModelStatistics
+from ..errors import RequestError
 from ..models.downloads import DownloadState
 from .context import ControlContext
 from .guard import answer, asker, check, open_to
+
+
+class NoToolsError(RequestError):
+    """The router runs no tools for models, as llama-server does with ``--tools``."""
+
+    code = "no_tools"
+    status = HTTPStatus.FORBIDDEN
 
 
 class Listing:
@@ -129,5 +138,14 @@ def blueprint(context: ControlContext) -> Blueprint:
     @open_to(Area.MODELS)
     async def props() -> Response:
         return answer(router_props(__version__))
+
+    # llama.cpp's UI asks for it, and takes 403 for "there are none", anything else for a fault.
+    @routes.get("/tools")
+    @open_to(Area.OPEN)
+    async def tools() -> Response:
+        raise NoToolsError(
+            "the router has no tools of its own; a backend that has some is asked for them "
+            "below /upstream/NAME/tools"
+        )
 
     return routes

@@ -51,6 +51,7 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
     """
     asked: set[str] = set()
     errors: list[str] = []
+    complaints: list[str] = []
     refused: set[str] = set()
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -67,6 +68,7 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
         )
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         try:
             yield page
         except (AssertionError, sync_api.Error):
@@ -74,8 +76,9 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
             raise
         browser.close()
     assert not errors
-    # Of what is no API, "/tools" is not here, and in the middle of a swap nobody has the files.
+    # "/tools" says that there are none; in the middle of a swap nobody has the files.
     assert not [one for one in refused if re.search("/v1/|/models|/props|/slots", one)]
+    assert not [text for text in complaints if "Tools" in text]
     assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
 
 

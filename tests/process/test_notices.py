@@ -191,6 +191,17 @@ class TestSwap:
             "Requests ahead in the queue: 1",
         ]
 
+    async def test_nobody_waits_behind_a_load(self, router) -> None:
+        """Who asked for a load, as llama.cpp's UI does first, is no request ahead."""
+        body = b'{"model": "b"}'
+        load = request("POST", "/models/load", body, content_type="application/json")
+        assert (await router.ask(load)).status == 200
+        await router.events.wait("backend.spawned", model="b")
+        await told_of_the_load(router)
+        second = await waiting_for(router)
+        await begun(second)
+        assert strict(await second.chunk())[1:] == ["Requests ahead in the queue: 1"]
+
     async def test_names_that_a_key_is_not_good_for_are_not_told(self, start, stage) -> None:
         """The model in the way is "another model" for who may not use it."""
         digest = hashlib.sha256(b"sk-0123456789").hexdigest()
