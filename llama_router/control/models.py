@@ -140,7 +140,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         return answer(router_props(__version__))
 
     # llama.cpp's UI asks for it, and takes 403 for "there are none", anything else for a fault.
-    @routes.get("/tools")
+    @routes.route("/tools", methods=["GET", "POST"])
     @open_to(Area.OPEN)
     async def tools() -> Response:
         raise NoToolsError(

@@ -43,6 +43,10 @@ _REMEMBERED: Final = 1024
 #: Longest path that is remembered, in bytes, so that nobody can fill the memory with them.
 _REMEMBERED_BYTES: Final = 256
 
+#: What llama.cpp's UI asks the server itself, with a body that names no model: the default
+#: model must not be loaded for it.
+_TOOLS: Final = "/tools"
+
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 #: What ``autoload`` says if a model may be loaded; anything else means that it may not.
 #: Source: llama.cpp, tools/server (router mode).
@@ -140,7 +144,7 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
     values = parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
     autoload = values.get("autoload", ["true"])[0] in _YES
     model = values.get("model", [None])[0]
-    if model is None and _is_wrong(method, plain):
+    if model is None and (plain == _TOOLS or _is_wrong(method, plain)):
         return Control()
     if method in _WITH_BODY:
         return ByBody(autoload, model)

@@ -150,6 +150,7 @@ async def test_the_router_has_props_of_its_own(client) -> None:
         ("POST", "/models/load", {"model": "nobody"}, 404, "model_not_found"),
         ("POST", "/models/load", {}, 400, "invalid_request"),
         ("GET", "/tools", None, 403, "no_tools"),
+        ("POST", "/tools", {"tool": "get_info", "params": {}}, 403, "no_tools"),
         ("POST", "/models/unload", {"model": "nobody"}, 404, "model_not_found"),
         ("POST", "/models", {"model": "a"}, 400, "model_exists"),
         ("POST", "/models", {"model": "no-hub-name"}, 400, "hub_reference_invalid"),

@@ -48,6 +48,8 @@ from llama_router.core.routes import (
         (b"POST", b"/completion", b"autoload=false", ByBody(autoload=False)),
         (b"POST", b"/completion", b"autoload=true", ByBody()),
         (b"POST", b"/models/load", b"", Control()),
+        (b"POST", b"/tools", b"", Control()),
+        (b"POST", b"/tools", b"model=a", ByBody(model="a")),
         (b"DELETE", b"/models", b"model=a", Control()),
         (b"GET", b"/models/sse", b"", Control()),
         (b"GET", b"/owner/repo:Q4_K_M/health", b"", Observe("owner/repo:Q4_K_M", "/health")),
