@@ -324,6 +324,6 @@ async def test_a_grant_is_news_for_the_same_queue_only(
         ):
             await use(d, "b")
             assert news == []
-            d.release(first._request)
+            d.release(first.request)
             assert second.settled
             assert news == ["third"]
