@@ -40,6 +40,9 @@ log = structlog.get_logger()
 #: Where backends listen: never reachable from outside, whatever the router listens on.
 BACKEND_HOST: Final = "127.0.0.1"
 
+#: Tells llama-server what to call its model. An ``--alias`` in its command goes before it.
+ALIAS_VARIABLE: Final = "LLAMA_ARG_ALIAS"
+
 #: Lines of output quoted when a backend fails.
 LAST_LINES: Final = 8
 
@@ -178,6 +181,8 @@ class Launcher:
         env[proctree.INSTANCE_VARIABLE] = self.instance
         if program.speaks_child_protocol:
             env[child_protocol.ENV_VARIABLE] = str(self.router_port)
+            # Answers name the model as the router does: llama.cpp's UI goes on with that name.
+            env.setdefault(ALIAS_VARIABLE, spec.id)
 
         def stuck() -> None:
             log.error(

@@ -335,8 +335,6 @@ class Config:
 DEFAULT_SPAWN = SpawnSpec(
     command=(
         *("llama-server", "--model", "$path", "--port", "$port", "--host", "$host"),
-        # Answers name the model as the router does: llama.cpp's UI goes on with that name.
-        *("--alias", "$model"),
         *("--jinja", "--ctx-size", "4096", "--n-gpu-layers", "99"),
     ),
     proxy_endpoints=("/v1/", "/health", "/slots", "/props"),

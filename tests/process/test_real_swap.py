@@ -101,6 +101,18 @@ async def test_requests_for_exclusive_models_at_once_all_succeed(models, tmp_pat
             assert len(await router.loaded()) == 1
 
 
+@pytest.mark.parametrize(
+    ("lines", "name"), [((), "a"), (('spawn.env.LLAMA_ARG_ALIAS = "x"',), "x")]
+)
+async def test_answers_name_the_model_as_the_router_does(models, tmp_path, lines, name) -> None:
+    """llama.cpp's UI goes on with the name that an answer has; who wants another sets it."""
+    config = write_config(tmp_path, model_table(models, "a", *lines, file="b"))
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            answer = await client.post(CHAT_PATH, json=chat("a"))
+    assert answer.json()["model"] == name
+
+
 async def test_a_group_runs_side_by_side(models, tmp_path) -> None:
     """Two models of one group are both loaded, each by a process of its own."""
     tables = (model_table(models, name, 'group = "pair"') for name in "ab")

@@ -63,7 +63,7 @@ def test_the_built_in_spawn_is_the_documented_command() -> None:
     """The default starts llama-server with every argument visible."""
     assert " ".join(DEFAULT_SPAWN.command) == (
         "llama-server --model $path --port $port --host $host"
-        " --alias $model --jinja --ctx-size 4096 --n-gpu-layers 99"
+        " --jinja --ctx-size 4096 --n-gpu-layers 99"
     )
     assert DEFAULT_SPAWN.proxy_endpoints == ("/v1/", "/health", "/slots", "/props")
 
