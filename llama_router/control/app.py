@@ -16,7 +16,7 @@ from ..core.dialects import error_answer
 from ..core.endpoints import methods_of
 from ..core.ollama.answers import ollama_error
 from ..core.routes import is_ollama
-from ..errors import AccessError, RequestError, RouterError
+from ..errors import AccessError, BodyTooLargeError, RequestError, RouterError
 from . import (
     admin,
     conversations,
@@ -103,18 +103,10 @@ def build_app(context: ControlContext) -> QuartTrio:
     async def refuse_http(error: HTTPException) -> Response:
         if error.code == HTTPStatus.NOT_FOUND and (methods := methods_of(request.path)):
             return _wrong_method(methods)
-        if error.code == HTTPStatus.NOT_FOUND:
-            return _error_response(
-                RouteNotFoundError(
-                    "there is no such endpoint; models answer under /v1/, /health, /props and "
-                    "/slots, and GET /v1/models lists them"
-                )
-            )
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
             valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
             return _wrong_method(methods_of(request.path) or valid or ())
-        status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-        return _error_response(RequestError(error.description or status.phrase, status=status))
+        return _error_response(_in_our_words(error))
 
     @app.errorhandler(Exception)
     async def hide(error: Exception) -> Response:
@@ -139,6 +131,24 @@ def _wrong_method(valid: Iterable[str]) -> Response:
     )
     response.headers["allow"] = methods  # RFC 9110, section 15.5.6
     return response
+
+
+def _in_our_words(error: HTTPException) -> RouterError:
+    """Return what Quart and Werkzeug refuse as an error that says what to do."""
+    match error.code:
+        case HTTPStatus.NOT_FOUND:
+            return RouteNotFoundError(
+                "there is no such endpoint; models answer under /v1/, /health, /props and "
+                "/slots, and GET /v1/models lists them; a request without a body, or a "
+                "WebSocket, names its model as ?model=NAME"
+            )
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            limit_mib = (request.max_content_length or 0) // 2**20
+            setting = " (max_body_mib)" if is_ollama(request.path) else ""
+            return BodyTooLargeError(f"the request body is over {limit_mib} MiB{setting}")
+        case _:
+            status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+            return RequestError(error.description or status.phrase, status=status)
 
 
 def _error_response(error: RouterError) -> Response:

@@ -176,6 +176,23 @@ class TestAnthropicTypes:
         await self._check(router, json_request(path, b'{"model": "broken", "stream": true}'), 503)
 
 
+class TestTooLargeForTheRouter:
+    """What the router answers itself has limits, too."""
+
+    async def test_of_ollama(self, router) -> None:
+        """413, and what sets the limit."""
+        answer = await router.ask(request("POST", "/api/chat", content_length=str(2 * 1024 * 1024)))
+        assert answer.status == 413
+        assert answer.json() == {"error": "the request body is over 1 MiB (max_body_mib)"}
+
+    async def test_of_llama_cpp(self, router) -> None:
+        """413; nothing sets the limit."""
+        length = str(2 * 1024 * 1024)
+        answer = await router.ask(request("POST", "/models/load", content_length=length))
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert answer.error["message"] == "the request body is over 1 MiB"
+
+
 class TestMethods:
     """Another method than an endpoint has is 405, and ``Allow`` says which it has."""
 
