@@ -24,8 +24,7 @@ from ..core.answers import error_body, error_fields
 from ..core.config import Config, ModelId, ModelSpec
 from ..core.conversations import Conversations, Owner
 from ..core.dialects import error_answer
-from ..core.forms import FormSearch
-from ..core.peek import ASKED, SKIMMED_BYTES, asked_by, form_search, skim_of
+from ..core.peek import asked_by
 from ..core.routes import (
     ByBody,
     ByPath,
@@ -39,44 +38,27 @@ from ..core.routes import (
     route,
 )
 from ..core.shaping import shaped
-from ..core.skim import Skim
 from ..dispatcher import Dispatcher, Lease
 from ..errors import (
-    BodyTooLargeError,
     EndpointNotAllowedError,
     RequestError,
-    RequestTimeoutError,
     RouterError,
 )
 from .engine import Engine
-from .fiber import Fiber, FiberCutError, FiberTimeoutError, pause
+from .fiber import Fiber, FiberCutError, FiberTimeoutError
 from .passage import Passage
+from .reader import BODY_TIMEOUT_S, Reader
 from .record import Record
 from .relay import Exchange
 from .sockets import Client, ClientGoneError
 from .waiting import Waiting
-from .wire import ChunkedBody, RequestHead, parse_request_head
+from .wire import RequestHead
 
 log = structlog.get_logger()
-
-#: How long an idle connection is kept for the next request, in seconds.
-KEEP_ALIVE_S: Final = 75.0
-
-#: How long a request's head may take from its first byte, in seconds.
-HEAD_TIMEOUT_S: Final = 30.0
-
-#: Longest silence while a request's body is received, in seconds.
-BODY_TIMEOUT_S: Final = 60.0
-
-#: Room that is kept behind a body for what shaping puts into it, in bytes.
-ROOM_BYTES: Final = 4096
 
 #: By this field a client names its conversation, so that its stream can be resumed.
 CONVERSATION_FIELD: Final = b"x-conversation-id"
 
-#: What may be left behind a request that is not the beginning of another one: some
-#: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
-_NOTHING: Final = (b"", b"\r\n")
 
 Handover = Callable[[trio.SocketStream, bytes], Awaitable[None]]
 """Serves the rest of a connection: the stream, and what was read from it already."""
@@ -156,13 +138,12 @@ class _Connection:
         self._fiber = client.fiber
         self._asker = ANYBODY  # of the current request
         self._cors: Sequence[tuple[bytes, bytes]] = ()  # what its answer says to a browser
-        self._buffer = b""  # received, not used yet: the beginning of the next request
-        self._seen: FormSearch | Skim | None = None  # has looked into the current request's body
+        self._reader = Reader(gateway.engine, client, gateway.idle, gateway.draining)
 
     async def serve(self) -> None:
         while True:
             try:
-                head = await self._receive_head()
+                head = await self._reader.receive_head()
             except RequestError as exc:
                 await self._refuse(None, exc)
                 await self._client.linger()
@@ -179,142 +160,13 @@ class _Connection:
             if not await self._proxy(head, asked_for):
                 await self._client.linger()
                 return
-            if self._buffer:
+            if self._reader.buffer:
                 await self._fiber.spend()  # pipelined requests may be refused without a wait
-
-    async def _receive_head(self) -> RequestHead | None:
-        """Return the next request's head, or None if there is none."""
-        if self._buffer in _NOTHING and not await self._wait_for_first_bytes():
-            return None
-        head = parse_request_head(self._buffer)
-        if head is None:
-            head = await self._receive_rest_of_head()
-        self._fiber.deadline_s = math.inf
-        return head
-
-    async def _receive_rest_of_head(self) -> RequestHead | None:
-        self._fiber.expire_in(HEAD_TIMEOUT_S)
-        head: RequestHead | None = None
-        while head is None:
-            searched = len(self._buffer)
-            try:
-                data = await self._client.receive()
-            except FiberTimeoutError:
-                raise RequestTimeoutError(
-                    f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"
-                ) from None
-            if not data:
-                return None
-            self._buffer += data
-            head = parse_request_head(self._buffer, searched=searched)
-        return head
-
-    async def _wait_for_first_bytes(self) -> bool:
-        gateway, client = self._gateway, self._client
-        self._fiber.expire_in(KEEP_ALIVE_S)
-        gateway.idle.add(self._fiber)
-        try:
-            # A body may have ended with the bytes of its last edge: readable, with nothing to
-            # read. Only here, as an idle connection, is it woken at shutdown.
-            while (data := client.receive_nowait()) is None:
-                if gateway.draining.is_set():
-                    return False
-                await client.wait_readable()
-        finally:
-            gateway.idle.discard(self._fiber)
-        self._buffer = data
-        return bool(data)
 
     async def _hand_over(self) -> None:
         # Hypercorn does not ignore empty lines before a request. Source: RFC 9112, section 2.2.
-        replay, self._buffer = self._buffer.lstrip(b"\r\n"), b""
+        replay, self._reader.buffer = self._reader.buffer.lstrip(b"\r\n"), b""
         self._gateway.hand_over(self._client.release(), replay)
-
-    async def _receive_body(self, head: RequestHead, limit_bytes: int) -> bytes | bytearray | None:
-        """Return the whole body, decoded; the bytes behind it go to the buffer.
-
-        Raises:
-            BodyTooLargeError: if it is over *limit_bytes*.
-            RequestError: if it is malformed, or stops arriving.
-            ClientGoneError: if the client left.
-        """
-        received = self._buffer[head.size :]
-        length = head.content_length
-        if not head.chunked and not length:
-            self._buffer = received
-            return None if length is None else b""
-        if length is not None and length > limit_bytes:
-            raise _too_large(limit_bytes)
-        if length is not None and len(received) >= length:
-            self._buffer = received[length:]
-            return received[:length]
-        if head.expect_continue and not received:
-            await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._buffer = b""
-        content_type = head.get(b"content-type") or b""
-        self._seen = form = form_search(content_type)
-        try:
-            if length is not None:
-                body = await self._receive_length(received, length, form)
-            else:
-                body = await self._receive_chunks(received, limit_bytes, form)
-        except FiberTimeoutError:
-            raise RequestTimeoutError(
-                f"nothing of the request body came for {BODY_TIMEOUT_S:g} s"
-            ) from None
-        finally:
-            self._fiber.deadline_s = math.inf
-        if form is None and len(body) > SKIMMED_BYTES:
-            self._seen = await self._skim(body, content_type)
-        return body
-
-    async def _skim(self, body: bytearray, content_type: bytes) -> Skim | None:
-        """Return what matters in a large body, if that can be told; others have their turns."""
-        skim = skim_of(body, content_type, ASKED | self._gateway.dispatcher.config.touched)
-        if skim is None:
-            return None
-        while not skim.go_on():
-            self._gateway.engine.wake(self._fiber)
-            await pause()
-        return None if skim.lost else skim
-
-    async def _receive_length(
-        self, received: bytes, length: int, form: FormSearch | None
-    ) -> bytearray:
-        # Memory that is not written to yet costs nothing, so nobody can claim it by a head.
-        # Room behind it: what is put into a large one must not move all of it elsewhere.
-        body = bytearray(length + ROOM_BYTES)
-        del body[length:]
-        at = len(received)
-        body[:at] = received
-        with memoryview(body) as view:
-            while at < length:
-                self._fiber.expire_in(BODY_TIMEOUT_S)
-                with view[at:] as rest:
-                    size = await self._client.receive_into(rest)
-                if not size:
-                    raise ClientGoneError
-                at += size
-                if form is not None:
-                    form.look(body, at)
-        return body
-
-    async def _receive_chunks(
-        self, received: bytes, limit_bytes: int, form: FormSearch | None
-    ) -> bytearray:
-        decoder = ChunkedBody(limit_bytes)
-        body = bytearray(decoder.feed(received))
-        while not decoder.done:
-            self._fiber.expire_in(BODY_TIMEOUT_S)
-            data = await self._client.receive()
-            if not data:
-                raise ClientGoneError
-            body += decoder.feed(data)
-            if form is not None:
-                form.look(body, len(body))
-            await self._fiber.spend()
-        self._buffer = decoder.excess
-        return body
 
     # -- proxied requests -----------------------------------------------------------------
 
@@ -332,20 +184,15 @@ class _Connection:
             exchange.withheld = self._gateway.gate.withheld
             exchange.extra = self._cors
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
-            self._seen = None
-            end = head.size + (head.content_length or 0)
-            if not head.chunked and len(self._buffer) >= end and end <= limit_bytes:
-                # All of it came with the head, as nearly always.
-                if head.content_length is not None:
-                    exchange.body = self._buffer[head.size : end]
-                self._buffer = self._buffer[end:]
-                body_received = True
-            elif isinstance(asked_for, ByPath):
+            reader = self._reader
+            body_received, exchange.body = reader.take_body(head, limit_bytes)
+            if not body_received and isinstance(asked_for, ByPath):
                 exchange = self._passage(head, exchange)
-            else:
-                exchange.body = await self._receive_body(head, limit_bytes)
+            elif not body_received:
+                touched = self._gateway.dispatcher.config.touched
+                exchange.body = await reader.receive_body(head, limit_bytes, touched)
                 body_received = True
-            if self._buffer:
+            if reader.buffer:
                 head.upgrade = False  # what follows it already is HTTP
             if isinstance(asked_for, Observe):
                 await self._observe(head, asked_for, exchange, record)
@@ -371,7 +218,7 @@ class _Connection:
 
     def _passage(self, head: RequestHead, instead_of: Exchange) -> Exchange:
         """Return an exchange for a body that need not be here: nobody looks into it."""
-        received, self._buffer = self._buffer[head.size :], b""
+        received, self._reader.buffer = self._reader.buffer[head.size :], b""
         passage = Passage(self._gateway.engine, self._client, head, received)
         passage.withheld, passage.extra = instead_of.withheld, instead_of.extra
         head.upgrade = False
@@ -395,12 +242,12 @@ class _Connection:
                 head.get(b"content-type") or b"",
                 default=config.router.default_model,
                 named=asked_for.model,
-                seen=self._seen,
+                seen=self._reader.seen,
             )
             name, stream = asked.model, asked.stream
             meant = config.meant(name)
             if meant is not None and meant.shape is not None and not asked.opaque:
-                exchange.body = shaped(meant.shape, body, self._seen)
+                exchange.body = shaped(meant.shape, body, self._reader.seen)
         else:
             name, stream, in_path = self._named(asked_for, config)
             meant = config.meant(name)
@@ -571,9 +418,3 @@ class _Connection:
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
             await self._client.send(b"".join(lines))
         self._fiber.deadline_s = math.inf
-
-
-def _too_large(limit_bytes: int) -> BodyTooLargeError:
-    return BodyTooLargeError(
-        f"the request body is over {limit_bytes // (1024 * 1024)} MiB (max_body_mib)"
-    )

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.gateway import connection
+from llama_router.gateway import reader
 from tests.http_cases import (
     ANSWERED,
     BODY,
@@ -290,7 +290,7 @@ class TestLimits:
     @pytest.mark.parametrize("part", [get()[:1], get()[:-2]], ids=["first-byte", "last-line"])
     async def test_a_slow_head_is_408(self, lane, monkeypatch, part) -> None:
         """Its time counts from its first byte, however often another byte comes."""
-        monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(reader, "HEAD_TIMEOUT_S", 0.2)
         client = await lane.connect()
         await client.send(part)
         answer = await client.answer()
@@ -304,7 +304,7 @@ class TestLimits:
     )
     async def test_a_slow_body_is_408(self, lane, monkeypatch, part) -> None:
         """A body that stops arriving reaches no backend."""
-        monkeypatch.setattr(connection, "BODY_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(reader, "BODY_TIMEOUT_S", 0.2)
         client = await lane.connect()
         await client.send(part)
         answer = await client.answer()
@@ -314,7 +314,7 @@ class TestLimits:
 
     async def test_an_idle_connection_ends_without_a_word(self, lane, monkeypatch) -> None:
         """Before the first request and after the last one."""
-        monkeypatch.setattr(connection, "KEEP_ALIVE_S", 0.2)
+        monkeypatch.setattr(reader, "KEEP_ALIVE_S", 0.2)
         client = await lane.connect()
         assert await client.rest() == b""
         client = await lane.connect()
