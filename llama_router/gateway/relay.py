@@ -147,6 +147,10 @@ class Exchange:
                 await self._attempt(None)
         except FiberTimeoutError:
             raise self._silence() from None
+        except UpstreamError as exc:
+            if (model := f"model {str(backend.model)!r}") in str(exc):
+                raise
+            raise UpstreamError(f"the backend of {model} failed: {exc}") from exc
         finally:
             self._fiber.deadline_s = math.inf
 

@@ -437,6 +437,7 @@ class TestAnswers:
             nursery.start_soon(lambda: send(peer, case.data, cut=cut))
             answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (502, "upstream_failed")
+        assert "model 'a'" in answer.error["message"]
         assert await peer.rest() == b""
         await ask(client, lane, None)
 
