@@ -39,6 +39,10 @@ class Asked:
     opaque: bool = False
 
 
+#: What curl says of everything that it is given with ``-d``, JSON above all.
+_SAID_BY_CURL: Final = b"application/x-www-form-urlencoded"
+
+
 class _Body(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
@@ -117,9 +121,12 @@ def _skeleton(skim: Skim) -> bytes:
 
 def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
     """Say whether *body* could name a model: a JSON object, even a broken one."""
-    if content_type and b"json" not in content_type.lower():
+    first, kind = bytes(body[:64]).lstrip()[:1], content_type.lower()
+    if kind.startswith(_SAID_BY_CURL):
+        return first == b"{"
+    if kind and b"json" not in kind:
         return False
-    return bytes(body[:64]).lstrip()[:1] not in (b"", b"[")
+    return first not in (b"", b"[")
 
 
 def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) -> Asked:

@@ -105,6 +105,20 @@ def test_quoted_boundary() -> None:
     assert asked_by(body, b'Multipart/Form-Data; charset=utf-8; boundary="a b"').model == "m"
 
 
+@pytest.mark.parametrize("content_type", [JSON, b"application/x-www-form-urlencoded"])
+def test_json_counts_beside_a_query_as_well(content_type: bytes) -> None:
+    """It says more than the query, also where curl calls it a web form."""
+    whole = b' {"model":"a","stream":true}'
+    assert asked_by(whole, content_type, named="b") == Asked("a", stream=True)
+    assert asked_by(b'{"stream":true}', content_type, named="b") == Asked("b", stream=True)
+
+
+def test_a_web_form_goes_to_the_model_of_the_query() -> None:
+    """As it is: nothing can be changed in it."""
+    kind = b"application/x-www-form-urlencoded"
+    assert asked_by(b"x=1", kind, named="b") == Asked("b", stream=False, opaque=True)
+
+
 @pytest.mark.parametrize("cut", [10, 40, 70])
 def test_a_form_that_is_cut_off(cut: int) -> None:
     """It is refused, not half read."""
