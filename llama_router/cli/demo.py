@@ -60,8 +60,12 @@ def demo(*, once: bool, port: int | None, folder: Path | None) -> int:
         return _demo_once(override(loaded, host=None, port=port or 0), folder)
     loaded = override(loaded, host=None, port=port)
     router = loaded.config.router
-    _print(_WHAT_TO_TRY.format(url=f"http://{router.host}:{router.port}", folder=folder))
-    return serve_config(loaded)
+    url = f"http://{router.host}:{router.port or 'PORT'}"
+    _print(_WHAT_TO_TRY.format(url=url, folder=folder))
+    status = serve_config(loaded)
+    if status == 1:
+        _print(_ENDED, file=sys.stderr)
+    return status
 
 
 def prepare(folder: Path) -> LoadedConfig:
@@ -76,9 +80,13 @@ def prepare(folder: Path) -> LoadedConfig:
     return load_config(config)
 
 
+_ENDED = """\
+The demo ended with an error; the lines above say why. If the port is taken, try another one:
+llama-router demo --port 8083"""
+
 _WHAT_TO_TRY = """\
-Two tiny random models are served at {url} (they babble, but fast).
-Their configuration is {folder}/router.toml. In another terminal, try:
+Two tiny random models (they babble, but fast) are at {url}
+once the line "router.ready" below says so. In another terminal, try:
 
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "tiny-a", "stream": true, "max_tokens": 32,
@@ -93,6 +101,10 @@ Their configuration is {folder}/router.toml. In another terminal, try:
     stops tiny-a and starts tiny-b in its place: a swap. Below you see each step.
 
   curl {url}/v1/models        lists both, and which one is loaded.
+
+  llama-router ps --config {folder}/router.toml
+
+    says what runs. That file is the demo's configuration.
 
 Ctrl-C ends it; no backend stays behind.
 """

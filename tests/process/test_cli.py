@@ -185,6 +185,18 @@ async def test_demo_shows_a_swap(tmp_path) -> None:
     assert (tmp_path / "demo" / "tiny-a.gguf").exists()
 
 
+@pytest.mark.embedded
+async def test_demo_on_a_port_that_is_taken(tmp_path) -> None:
+    """It says what to do about it; its own configuration is not what to change."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = await run_cli("demo", "--port", port, "--folder", "demo", folder=tmp_path)
+    assert done.returncode == 1
+    assert b"listen_failed" in done.stderr
+    assert b"llama-router demo --port" in done.stderr
+
+
 # -- a running router ---------------------------------------------------------------------
 
 
