@@ -166,7 +166,11 @@ async def tell(downloads: Downloads, news: News) -> None:
         now = {status.id: download_shape(status) for status in downloads.statuses()}
         changed = [shape for id_, shape in now.items() if told.get(id_) != shape]
         for shape in changed:
-            news.publish("download", shapes.to_dict(shape))
+            said = shapes.to_dict(shape)
+            queued = DownloadState.QUEUED.value
+            if shape.id not in told and said["state"] != queued:  # it was, and nobody saw it
+                news.publish("download", said | {"state": queued})
+            news.publish("download", said)
         told = now
         if changed:
             await trio.sleep(NEWS_EVERY_S)

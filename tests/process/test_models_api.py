@@ -248,7 +248,7 @@ async def test_fetch_use_and_delete(tmp_path) -> None:
                 seen.append(event["event"])
                 if event["event"] in ("download_finished", "download_failed"):
                     break
-            assert seen[-1] == "download_finished", seen
+            assert (seen[0], seen[-1]) == ("model_status", "download_finished"), seen
             found = await entry(client, name)
             assert (found["source"], found["can_remove"]) == ("cache", True)
             answer = await client.post("/v1/chat/completions", json=chat(name))
