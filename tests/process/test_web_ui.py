@@ -137,7 +137,7 @@ async def test_the_start_page_is_for_people_only(router) -> None:
     for path, code in (
         ("/_app/common.js", "no_ui"),
         ("/sw.js", "no_ui"),
-        ("/tools", "not_found"),
+        ("/nothing", "not_found"),
         ("/x/y.js", "not_found"),
         ("/_app/%2e%2e/v1/models", "not_found"),
     ):
