@@ -119,7 +119,7 @@ class ChunkWalker:
 
         To be called `between_chunks` only, where it is left. What is refused is not taken in.
         """
-        pos, size = 0, len(data)
+        pos, size, chunks = 0, len(data), 0
         while True:
             match = _CHUNK_LINE.match(data, pos, pos + MAX_CHUNK_LINE_BYTES)
             if match is None:
@@ -128,7 +128,9 @@ class ChunkWalker:
             pos = match.end() + length + 2
             if pos > size or not length or not data.startswith(b"\r\n", pos - 2):
                 return False
+            chunks += 1
             if pos == size:
+                self.chunks += chunks
                 return True
 
     @property

@@ -38,6 +38,7 @@ class TestWhole:
         if framing.whole(data):
             assert other.feed(data) == other.boundary == len(data)
             assert other.between_chunks
+            assert framing.chunks == other.chunks
 
     @given(st.lists(payloads, min_size=1, max_size=5))
     def test_chunks_are_recognised(self, several) -> None:
