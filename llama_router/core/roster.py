@@ -244,6 +244,12 @@ class Roster:
             self.expiring or bool(self.kept) or self.home is not None or bool(self.returning)
         )
 
+    def hold(self, request: int, slot: Slot) -> None:
+        """Let *request* be served by the model in *slot*."""
+        self.owner[request] = slot.spec.id
+        slot.in_flight.add(request)
+        slot.served = True
+
     def forget(self, request: int, now_s: float) -> None:
         """Give back what *request* holds or waits for."""
         model = self.owner.pop(request, None)

@@ -97,9 +97,7 @@ class Scheduler:
         if slot.phase is not Phase.READY or not slot.has_room:
             return None
         roster.fresh = False
-        roster.owner[request] = model
-        slot.in_flight.add(request)
-        slot.served = True
+        roster.hold(request, slot)
         return model
 
     def finish_at_once(self, request: int, now_s: float) -> bool:
@@ -214,9 +212,7 @@ class Scheduler:
         slot = roster.slots[model]
         if slot.phase is Phase.READY and not roster.waiting and slot.has_room:
             # Nobody waits anywhere: no need to look further.
-            roster.owner[request] = model
-            slot.in_flight.add(request)
-            slot.served = True
+            roster.hold(request, slot)
             return [Grant(request, model)]
         if slot.phase is Phase.FAILED:
             wait_s = slot.breaker.retry_at_s - now_s

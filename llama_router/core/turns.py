@@ -64,8 +64,7 @@ def grant(roster: Roster, now_s: float) -> list[Action]:
         while slot.queued and slot.has_room:
             request = next(iter(slot.queued))
             del slot.queued[request]
-            slot.in_flight.add(request)
-            slot.served = True
+            roster.hold(request, slot)
             actions.append(Grant(request, model))
         if not slot.queued:
             roster.waiting.discard(model)
