@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 
 from ..core.config import ModelId, ModelSpec
-from ..errors import BackendError
+from ..errors import BackendError, RouterError, UpstreamError
 from .cgroup import ControlGroup
+
+#: How long to wait for the news of a backend's end once its connection broke, in
+#: seconds: the exit is seen within a millisecond, and explains far more.
+OBITUARY_S: Final = 0.5
 
 
 class KeptConnection(Protocol):
@@ -64,6 +68,16 @@ class Backend:
             connection.close()
         else:
             self._kept.append(connection)
+
+    async def explain(self, symptom: str) -> RouterError:
+        """Return the process's own end as the error, if it ended; else the *symptom*."""
+        with trio.move_on_after(OBITUARY_S):
+            await self.gone.wait()
+        if self.error is not None:
+            return self.error
+        if self.gone.is_set():
+            return BackendError(f"the backend of model {str(self.model)!r} was stopped")
+        return UpstreamError(f"the backend of model {str(self.model)!r} failed: {symptom}")
 
     def end(self, error: BackendError | None) -> None:
         """Note that the process is gone, and close what leads to it."""

@@ -21,13 +21,9 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from ..backends.backend import Backend
 from ..core.ollama.answers import message_of
-from ..errors import BackendError, RequestError, RouterError, UpstreamError, UpstreamTimeoutError
+from ..errors import RequestError, RouterError, UpstreamError, UpstreamTimeoutError
 
 T = TypeVar("T")
-
-#: How long to wait for the news of a backend's end once its connection broke, in seconds:
-#: the exit is seen within a millisecond, and explains far more.
-OBITUARY_S: Final = 0.5
 
 #: What is read at a time, in bytes; less is passed on as it comes.
 _READ_BYTES: Final = 64 * 1024
@@ -257,14 +253,7 @@ class Upstream:
 
     async def explain(self, symptom: str) -> RouterError:
         """Return the backend's own end as the error, if it ended; else the *symptom*."""
-        backend = self._backend
-        with trio.move_on_after(OBITUARY_S):
-            await backend.gone.wait()
-        if backend.error is not None:
-            return backend.error
-        if backend.gone.is_set():
-            return BackendError(f"{self._name} was stopped")
-        return UpstreamError(f"{self._name} failed: {symptom}")
+        return await self._backend.explain(symptom)
 
     async def _refusal(self) -> RouterError:
         """Return what the backend says instead of an answer."""

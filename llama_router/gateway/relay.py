@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -32,10 +33,6 @@ from .wire import (
     parse_response_head,
     upstream_request_head,
 )
-
-#: How long to wait for the news of a backend's end once its connection broke, in
-#: seconds: the exit is seen within a millisecond, and explains far more.
-OBITUARY_S: Final = 0.5
 
 #: Bodies below this are sent together with the head, in one segment, in bytes.
 SMALL_BODY_BYTES: Final = 64 * 1024
@@ -378,20 +375,12 @@ class Exchange:
         Raises:
             ClientGoneError: if the client left meanwhile.
         """
-        backend, client = self._backend, self._client
-
-        async def obituary() -> bool:
-            with trio.move_on_after(OBITUARY_S):
-                await backend.gone.wait()
-            return True
-
-        if await self._engine.in_trio(self._fiber, obituary, unless_gone=client) is None:
+        error = await self._engine.in_trio(
+            self._fiber, partial(self._backend.explain, symptom), unless_gone=self._client
+        )
+        if error is None:
             raise ClientGoneError
-        if backend.error is not None:
-            return backend.error
-        if backend.gone.is_set():
-            return BackendError(f"the backend of model {str(backend.model)!r} was stopped")
-        return UpstreamError(f"the backend of model {str(backend.model)!r} failed: {symptom}")
+        return error
 
     def _silence(self) -> UpstreamTimeoutError:
         return UpstreamTimeoutError(
