@@ -16,9 +16,11 @@ from typing import Any
 
 import attrs
 import httpx
+import pytest
 import structlog
 import trio
 from structlog.testing import LogCapture
+from trio.testing import wait_all_tasks_blocked
 
 from llama_router.config_file import LoadedConfig
 from llama_router.core.config import parse_config
@@ -423,6 +425,22 @@ class Router:
         await self.close_clients()
         self.requests.stop.set()
         await self.ended.wait()
+
+
+async def leaves_nothing(client: RawClient, router: Router, stage: Stage, model: str) -> None:
+    """Let *client* leave while it waits for *model*; check that nothing of its request is left.
+
+    Its place in the queue is free, and the backend, once ready, is not asked to generate.
+    """
+    await client.stream.aclose()
+    await router.events.wait("request.completed", model=model, outcome="client_gone")
+    assert (router.of(model).queued, router.of(model).in_flight) == (0, 0)
+    backend = await stage.backend(model)
+    await backend.do("ready")
+    await router.events.wait("backend.ready", model=model)
+    await wait_all_tasks_blocked()
+    with pytest.raises(trio.WouldBlock):
+        backend.request_nowait()
 
 
 @attrs.define(eq=False)

@@ -8,11 +8,9 @@ from typing import Any
 
 import ollama
 import pytest
-import trio
-from trio.testing import wait_all_tasks_blocked
 
 from llama_router.core import notices
-from tests.process.harness import RawClient, Router, Scripted, Stage, post, request
+from tests.process.harness import RawClient, Router, Scripted, Stage, leaves_nothing, post, request
 
 pytestmark = pytest.mark.process
 
@@ -288,15 +286,7 @@ class TestFailures:
     async def test_a_client_that_leaves(self, router, stage) -> None:
         """Its place in the queue is free at once, and nobody is asked to generate."""
         client = await told_of_the_load(router)
-        await client.stream.aclose()
-        await router.events.wait("request.completed", model="b", outcome="client_gone")
-        assert (router.of("b").queued, router.of("b").in_flight) == (0, 0)
-        backend = await stage.backend("b")
-        await backend.do("ready")
-        await router.events.wait("backend.ready", model="b")
-        await wait_all_tasks_blocked()
-        with pytest.raises(trio.WouldBlock):
-            backend.request_nowait()
+        await leaves_nothing(client, router, stage, "b")
 
 
 class TestSignsOfLife:
