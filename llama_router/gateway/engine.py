@@ -43,7 +43,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Final, TypeVar
 
 import structlog
@@ -75,6 +75,11 @@ CALM_S: Final = 0.005
 #: Requests that begin in one round. What has begun goes on first: when many arrive at once,
 #: the first of them have their answers before the last ones are read.
 BEGINNINGS: Final = 32
+
+#: From so late on, in seconds, a look at the deadlines says that the process was held up (a
+#: stopped machine, a stolen processor). That time does not count: nobody could be active in
+#: it, neither the router nor, maybe, its backends.
+HELD_UP_S: Final = 0.02
 
 #: Events taken in one round.
 EVENTS: Final = 128
@@ -327,9 +332,16 @@ class Engine:
             with trio.CancelScope(deadline=next_s) as self._alarm:
                 await trio.sleep_forever()
             self.now_s = now_s = trio.current_time()
-            while self._ticks and self._ticks[0] * TICK_S <= now_s:
-                for fiber in self._buckets.pop(heapq.heappop(self._ticks)):
-                    fiber.tick(now_s)
+            late_s = now_s - self._alarm.deadline
+            for fiber in self._due(now_s):
+                if late_s > HELD_UP_S:
+                    fiber.deadline_s += late_s + TICK_S
+                fiber.tick(now_s)
+
+    def _due(self, now_s: float) -> Iterator[Fiber]:
+        """Take out the fibers whose deadlines are to be looked at."""
+        while self._ticks and self._ticks[0] * TICK_S <= now_s:
+            yield from self._buckets.pop(heapq.heappop(self._ticks))
 
     async def _cut(self) -> None:
         """Tell every fiber that it ends, and drive what it still has to send."""

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import socket
+import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -146,6 +147,30 @@ class TestDeadlines:
         engine.start(body)
         await engine.wait_idle()
         assert count == 3
+
+    async def test_time_in_which_the_process_was_held_up_does_not_count(self, engine, pair) -> None:
+        """Nobody is silent because the router could not look."""
+        seen: list[str] = []
+        ours, theirs = pair()
+
+        async def body(fiber: Fiber) -> None:
+            client = Client(engine, ours, fiber)
+            try:
+                for _ in range(8):  # as Trio may look at deadlines before or after events
+                    fiber.expire_in(0.1)
+                    await client.receive()
+                seen.append("all")
+            except FiberTimeoutError:
+                seen.append("silent")
+            client.close()
+
+        engine.start(body)
+        for _ in range(8):
+            await wait_all_tasks_blocked()
+            time.sleep(0.25)  # noqa: ASYNC251 -- as in a machine that was stopped
+            theirs.send(b"x")
+        await engine.wait_idle()
+        assert seen == ["all"]
 
     async def test_short_lived_fibers_leave_no_timers(self, engine) -> None:
         """Memory does not grow with 50,000 fibers that ended long before their deadlines."""
