@@ -30,6 +30,7 @@ class Channel:
 
     Attributes:
         socket: The socket itself.
+        fd: Its number, as long as it is open.
         waiter: Whom to resume.
         want: For which events (`READABLE`, `WRITABLE`, `GONE`) to resume it now.
         readable: Reading may give something; cleared by who finds that it does not.
@@ -37,7 +38,7 @@ class Channel:
         closed: It was closed or given away by this side.
     """
 
-    __slots__ = ("_engine", "_fd", "closed", "gone", "readable", "socket", "waiter", "want")
+    __slots__ = ("_engine", "closed", "fd", "gone", "readable", "socket", "waiter", "want")
 
     def __init__(self, engine: Engine, connection: socket.socket, waiter: Waiter) -> None:
         """Enter *connection* into the epoll of *engine*.
@@ -46,14 +47,14 @@ class Channel:
             OSError: if the kernel has no room for it; the socket is still the caller's.
         """
         self._engine = engine
-        self._fd = connection.fileno()
+        self.fd = connection.fileno()
         self.socket = connection
         self.waiter = waiter
         self.want = 0
         self.readable = False
         self.gone = False
         self.closed = False
-        engine.enter(self._fd, self)
+        engine.enter(self.fd, self)
 
     def note(self, events: int) -> None:
         """Remember *events*, and resume who waits for one of them."""
@@ -69,12 +70,12 @@ class Channel:
         if not self.closed:
             self.closed = True
             self.want = 0  # events of this round may still be noted
-            self._engine.leave(self._fd)
+            self._engine.leave(self.fd)
             self.socket.close()
 
     def release(self) -> socket.socket:
         """Give the socket away, to be served by somebody else."""
         self.closed = True
         self.want = 0
-        self._engine.leave(self._fd)
+        self._engine.leave(self.fd)
         return self.socket

@@ -209,6 +209,11 @@ class Engine:
         self._channels[fd] = channel
         self._notes[fd] = channel.note
 
+    def tell(self, channel: Channel, note: Callable[[int], None]) -> None:
+        """Let *note* be told of events of *channel*, from the next round on."""
+        if not channel.closed:
+            self._notes[channel.fd] = note
+
     def leave(self, fd: int) -> None:
         """Watch *fd*, which is still open, no more."""
         del self._channels[fd], self._notes[fd]

@@ -2,20 +2,28 @@
 
 Resuming a fiber costs as much as all else that is done for a chunk: eight coroutines that
 await one another are entered, and left again. So while a body is in its usual course, an
-event of the backend's socket resumes `Pump.resume` instead, a plain function. As soon as
+event of the backend's socket goes to `Pump.note` instead, a plain function. As soon as
 anything is unusual (the end, a cut or malformed chunk, a client that does not take all) it
 resumes the fiber, and `Pump.run` looks at what came.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Final
+
 from ..core.usage import TAIL_BYTES
-from .channel import GONE, READABLE
+from .channel import GONE, READABLE, TELLING
 from .engine import Engine
 from .fiber import pause
 from .shaper import Shaper
 from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
 from .wire import ResponseFraming, ResponseHead
+
+#: Sizes of the pieces that `Tail` keeps as they are, in bytes: those of nearly all events of
+#: a stream. (What it keeps is a few KiB then: much less than a stream costs anyhow.)
+LEAST_PIECE_BYTES: Final = 128
+MOST_PIECE_BYTES: Final = 1024
 
 
 class BrokenOffError(Exception):
@@ -23,25 +31,26 @@ class BrokenOffError(Exception):
 
 
 class Tail:
-    """The last bytes of a body."""
+    """The last bytes of a body.
 
-    __slots__ = ("_pieces", "_size")
+    Attributes:
+        keep: Takes in a piece of `LEAST_PIECE_BYTES` to `MOST_PIECE_BYTES`, at the price of
+            a list's append.
+    """
+
+    __slots__ = ("_pieces", "keep")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        # However long the first one is: once it fell out, the others are `TAIL_BYTES`.
+        self._pieces: deque[bytes] = deque(maxlen=TAIL_BYTES // LEAST_PIECE_BYTES)
+        self.keep = self._pieces.append
 
     def add(self, data: bytes) -> None:
-        """Take in what comes next."""
-        # Pieces are joined once in a while: for each chunk, 4 KiB would be copied.
-        size = len(data)
-        if size > TAIL_BYTES:
-            self._pieces, self._size = [data[-TAIL_BYTES:]], TAIL_BYTES
-            return
+        """Take in what comes next, of any size."""
+        if not LEAST_PIECE_BYTES <= len(data) <= MOST_PIECE_BYTES:
+            data = (self.last() + data)[-TAIL_BYTES:]
+            self._pieces.clear()
         self._pieces.append(data)
-        self._size += size
-        if self._size > 2 * TAIL_BYTES:
-            self._pieces, self._size = [self.last()], TAIL_BYTES
 
     def last(self) -> bytes:
         """Return at most `TAIL_BYTES`."""
@@ -57,16 +66,17 @@ class Pump:
     """
 
     __slots__ = (
-        "_add",
         "_client",
         "_engine",
         "_error",
         "_fiber",
         "_framing",
+        "_keep",
         "_receive",
         "_received",
         "_send",
         "_shaper",
+        "_tail",
         "_timeout_s",
         "_unsent",
         "_upstream",
@@ -105,7 +115,8 @@ class Pump:
         self._shaper = shaper
         self._timeout_s = timeout_s
         self._whole = self._framing.whole
-        self._add = tail.add
+        self._tail = tail
+        self._keep = tail.keep
         self._receive = upstream.socket.recv
         self._send = client.socket.send
         self._received: bytes | None = None  # what `resume` did not move
@@ -132,7 +143,7 @@ class Pump:
             used = framing.feed(data)
             if used < size:
                 data = data[:used]
-            self._add(data)
+            self._tail.add(data)
             self.moved_bytes += used
             shaped = self._shaper.shape(data, framing.boundary)
             if out or shaped:
@@ -155,7 +166,7 @@ class Pump:
         upstream, client = self._upstream, self._client
         if self._is_unusual():
             return await upstream.receive()
-        upstream.waiter = self
+        self._engine.tell(upstream, self.note)
         try:
             while not client.gone:
                 upstream.want = READABLE | GONE
@@ -174,7 +185,7 @@ class Pump:
                 if self._is_unusual():
                     return await upstream.receive()
         finally:
-            upstream.waiter = self._fiber
+            self._engine.tell(upstream, upstream.note)
             upstream.want = client.want = 0
         raise ClientGoneError
 
@@ -182,38 +193,42 @@ class Pump:
         usual = self._framing.between_chunks and self._shaper.passing
         return self._upstream.readable or self._client.slow or not usual
 
-    def resume(self) -> None:
+    def note(self, events: int) -> None:  # noqa: C901 -- calls would cost too much here
         """Move what came, if it is all as usual; else let the fiber look at it.
 
         For each chunk of each stream this is called once, so it counts tenths of microseconds.
         """
         upstream = self._upstream
+        if events & TELLING != READABLE or not upstream.want:
+            upstream.note(events)
+            return
         try:
-            if not upstream.gone:
-                try:
-                    data = self._receive(RECEIVE_BYTES)
-                except BlockingIOError:
-                    upstream.readable = False
-                    return
-                except OSError:
-                    data = b""
-                size = len(data)
-                if size < RECEIVE_BYTES:
-                    upstream.readable = False  # a short read has emptied it
-                if not self._whole(data):
-                    self._received = data
+            data = self._receive(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        size = len(data)
+        if size == RECEIVE_BYTES:
+            upstream.readable = True  # a short read has emptied it, a full one maybe not
+        try:
+            if upstream.readable or not self._whole(data):
+                self._received = data
+            else:
+                if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES:
+                    self._keep(data)
                 else:
-                    self._add(data)
-                    self.moved_bytes += size
-                    try:
-                        sent = self._send(data)
-                    except BlockingIOError:
-                        sent = 0
-                    if sent == size:
-                        # To put a deadline off, this is enough: see `Fiber.tick`.
-                        self._fiber.deadline_s = self._engine.now_s + self._timeout_s
-                        return
-                    self._unsent = data[sent:]
+                    self._tail.add(data)
+                self.moved_bytes += size
+                try:
+                    sent = self._send(data)
+                except BlockingIOError:
+                    sent = 0
+                if sent == size:
+                    # To put a deadline off, this is enough: see `Fiber.tick`.
+                    self._fiber.deadline_s = self._engine.now_s + self._timeout_s
+                    return
+                self._unsent = data[sent:]
         except OSError:
             self._error = ClientGoneError()
         except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber

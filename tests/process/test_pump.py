@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from llama_router.gateway import pump
 from llama_router.gateway.shaper import LAST_CHUNK, chunk
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running
@@ -64,6 +65,16 @@ class TestPump:
         client, peer = await streaming(lane)
         await peer.send(chunk(b"data: a\n\n") + chunk(b"data: b\n\n"))
         assert [await client.chunk(), await client.chunk()] == [b"data: a\n\n", b"data: b\n\n"]
+
+    async def test_what_a_full_read_leaves_is_read_too(self, lane, monkeypatch) -> None:
+        """The kernel tells only once that there is something."""
+        monkeypatch.setattr(pump, "RECEIVE_BYTES", 1024)
+        client, peer = await streaming(lane)
+        whole = chunk(b"x" * (1024 - len(chunk(b"x" * 1000)) + 1000))
+        assert len(whole) == 1024
+        await peer.send(3 * whole)
+        for _ in range(3):
+            assert chunk(await client.chunk()) == whole
 
     async def test_a_chunk_in_pieces(self, lane) -> None:
         """It is held back until it is whole; then the stream goes on as usual."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.usage import TAIL_BYTES
-from llama_router.gateway.pump import Tail
+from llama_router.gateway.pump import LEAST_PIECE_BYTES, MOST_PIECE_BYTES, Tail
 from llama_router.gateway.shaper import Shaper, chunk
 from llama_router.gateway.wire import ResponseFraming, ResponseHead, parse_response_head
 
@@ -86,7 +86,17 @@ class TestPassing:
 class TestTail:
     """`Tail`."""
 
-    @given(st.lists(st.integers(0, 3 * TAIL_BYTES), max_size=12))
+    @given(
+        st.lists(
+            st.one_of(
+                st.integers(0, 3 * TAIL_BYTES),
+                st.integers(LEAST_PIECE_BYTES, MOST_PIECE_BYTES),
+                st.integers(LEAST_PIECE_BYTES, LEAST_PIECE_BYTES + 2),
+                st.integers(0, LEAST_PIECE_BYTES + 1),
+            ),
+            max_size=100,
+        )
+    )
     def test_it_keeps_the_end(self, sizes) -> None:
         """Whatever pieces the body came in."""
         tail, body = Tail(), b""
@@ -95,3 +105,11 @@ class TestTail:
             tail.add(piece)
             body += piece
         assert tail.last() == body[-TAIL_BYTES:]
+
+    def test_many_events_are_no_copy_each(self) -> None:
+        """Pieces of a usual size are kept as they are."""
+        tail, pieces = Tail(), [bytes([number]) * 200 for number in range(50)]
+        for piece in pieces:
+            tail.add(piece)
+        assert tail._pieces[-1] is pieces[-1]
+        assert tail._pieces[0] is not pieces[0]
