@@ -203,7 +203,8 @@ class Pump:
             upstream.note(events)
             return
         try:
-            data = self._receive(RECEIVE_BYTES)
+            receive = self._receive
+            data = receive(RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -212,16 +213,19 @@ class Pump:
         if size == RECEIVE_BYTES:
             upstream.readable = True  # a short read has emptied it, a full one maybe not
         try:
-            if upstream.readable or not self._whole(data):
+            whole = self._whole
+            if upstream.readable or not whole(data):
                 self._received = data
             else:
                 if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES:
-                    self._keep(data)
+                    keep = self._keep
+                    keep(data)
                 else:
                     self._tail.add(data)
                 self.moved_bytes += size
                 try:
-                    sent = self._send(data)
+                    send = self._send
+                    sent = send(data)
                 except BlockingIOError:
                     sent = 0
                 if sent == size:
