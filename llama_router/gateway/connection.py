@@ -174,7 +174,7 @@ class _Connection:
         self, head: RequestHead, asked_for: ByBody | ByQuery | ByPath | Observe
     ) -> bool:
         """Serve one request; return whether the connection can be used for another."""
-        begun_s = trio.current_time()
+        begun_s = self._gateway.engine.clock()
         body_received = False
         record = Record(head)
         exchange = Exchange(self._gateway.engine, self._client, head)
@@ -213,7 +213,7 @@ class _Connection:
         else:
             record.outcome = "ok"
         finally:
-            record.write(exchange, duration_s=trio.current_time() - begun_s)
+            record.write(exchange, duration_s=self._gateway.engine.clock() - begun_s)
         return exchange.reusable
 
     def _passage(self, head: RequestHead, instead_of: Exchange) -> Exchange:

@@ -111,12 +111,14 @@ class Engine:
     """Drives the fibers of one listening router.
 
     Attributes:
+        clock: Returns the clock time, in seconds: Trio's own, with nothing around it.
         now_s: Clock time at the beginning of this turn, in seconds.
         hurried: Says whether a Trio task is waited for, so that it must have its turn soon.
         rounds: Rounds of events so far, this one included.
     """
 
     def __init__(self) -> None:
+        self.clock: Callable[[], float] = trio.current_time  # until `run` knows better
         self.now_s = 0.0
         self.hurried: Callable[[], bool] = bool
         self._turned_s = -math.inf  # when the last turn ended
@@ -144,7 +146,7 @@ class Engine:
     def start(self, body: Callable[[Fiber], Coroutine[None, None, None]]) -> None:
         """Run ``body(fiber)`` as a fiber; it has run until its first wait when this returns."""
         if not self._turning:
-            self.now_s = trio.current_time()
+            self.now_s = self.clock()
         fiber = Fiber(self)
         self._fibers.add(fiber)
         fiber.begin(body(fiber))
@@ -158,7 +160,7 @@ class Engine:
     def cut(self, fiber: Fiber, error: RouterError) -> None:
         """Let *fiber* end with *error*. Not for fibers to call; harmless if it ended."""
         assert not self._turning, "a fiber cannot cut another one"
-        self.now_s = trio.current_time()
+        self.now_s = self.clock()
         fiber.throw(FiberCutError(error))
 
     async def in_trio(
@@ -257,6 +259,7 @@ class Engine:
 
         Fibers that are left then are told by `FiberCutError`, and get `ENDING_S` to end.
         """
+        self.clock = trio.lowlevel.current_clock().current_time
         try:
             async with trio.open_nursery() as self._tasks:
                 self._tasks.start_soon(self._keep_time)
@@ -282,7 +285,7 @@ class Engine:
     def _turn(self) -> None:
         """Drive fibers as long as something happens, but no longer than `TURN_S`."""
         self._turning = True
-        self.now_s = now_s = begun_s = trio.current_time()
+        self.now_s = now_s = begun_s = self.clock()
         # Where much happens, the next event is about to come. Waiting here for it is cheaper
         # than going back to Trio, as long as nobody there is in a hurry.
         linger = now_s - self._turned_s < TURN_S and not self.hurried()
@@ -301,7 +304,7 @@ class Engine:
                 break
             for _ in range(len(ready)):
                 ready.popleft().resume()
-            now_s = trio.current_time()
+            now_s = self.clock()
             if now_s - begun_s > TURN_S:
                 break
         passed_s = now_s - begun_s if linger else math.inf
@@ -336,7 +339,7 @@ class Engine:
             next_s = self._ticks[0] * TICK_S if self._ticks else math.inf
             with trio.CancelScope(deadline=next_s) as self._alarm:
                 await trio.sleep_forever()
-            self.now_s = now_s = trio.current_time()
+            self.now_s = now_s = self.clock()
             late_s = now_s - self._alarm.deadline
             for fiber in self._due(now_s):
                 if late_s > HELD_UP_S:
@@ -350,10 +353,10 @@ class Engine:
 
     async def _cut(self) -> None:
         """Tell every fiber that it ends, and drive what it still has to send."""
-        self.now_s = trio.current_time()
+        self.now_s = self.clock()
         for fiber in list(self._fibers):
             fiber.throw(FiberCutError(refusals.cut_by_shutdown()))
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + ENDING_S):
+        with trio.CancelScope(shield=True, deadline=self.clock() + ENDING_S):
             while self._fibers:
                 await trio.lowlevel.wait_readable(self._epoll)
                 self._turn()

@@ -11,13 +11,12 @@ import math
 from http import HTTPStatus
 from typing import Final
 
-import trio
-
 from ..backends.backend import Backend
 from ..errors import RequestTimeoutError, RouterError, UpstreamError
 from .channel import GONE, READABLE, WRITABLE
 from .engine import Engine
 from .fiber import FiberCutError, FiberTimeoutError, pause
+from .pump import Tail
 from .relay import Exchange
 from .shaper import LAST_CHUNK, Shaper, chunk
 from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
@@ -82,10 +81,11 @@ class Passage(Exchange):
         received: The beginning of the body.
     """
 
-    __slots__ = ("_buffer", "_framing", "_out", "_shaper", "_upload")
+    __slots__ = ("_buffer", "_framing", "_last", "_out", "_shaper", "_upload")
 
     def __init__(self, engine: Engine, client: Client, head: RequestHead, received: bytes) -> None:
         super().__init__(engine, client, head)
+        self._tail = self._last = Tail()
         self._upload = Upload(head, received)
         self._buffer = b""  # the beginning of the head of the answer
         self._framing: ResponseFraming | None = None  # once the head is complete
@@ -217,7 +217,7 @@ class Passage(Exchange):
                 raise await self._explain("it closed the connection mid-answer")
             return True
         if self.first_byte_s is None:
-            self.first_byte_s = trio.current_time()
+            self.first_byte_s = self._engine.clock()
         if self._framing is None:
             self._take_head(data)
         else:
@@ -263,6 +263,6 @@ class Passage(Exchange):
         assert shaper is not None, "the same"
         used = framing.feed(data)
         data = data[:used]
-        self._tail.add(data)
+        self._last.add(data)
         self.sent_bytes += used
         self._out = memoryview(before + shaper.shape(data, framing.boundary))

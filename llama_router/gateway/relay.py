@@ -13,10 +13,9 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final
 
-import trio
-
 from ..backends.backend import Backend
 from ..core.dialects import dialect_of_path, last_event
+from ..core.usage import TAIL_BYTES
 from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
 from .engine import Engine
 from .fiber import ENDING_S, FiberCutError, FiberTimeoutError
@@ -105,7 +104,7 @@ class Exchange:
         self.status = 0
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
-        self._tail = Tail()
+        self._tail: Tail | bytes = b""
         self.begun = False
         self.reusable = False
         self.error: RouterError | None = None
@@ -119,7 +118,8 @@ class Exchange:
     @property
     def tail(self) -> bytes:
         """The end of the answer's body, at most `TAIL_BYTES` of it."""
-        return self._tail.last()
+        tail = self._tail
+        return tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last()
 
     async def run(self, backend: Backend) -> None:
         """Send the request to *backend* and its answer to the client.
@@ -236,7 +236,7 @@ class Exchange:
                     raise _StaleError
                 raise await self._explain("it closed the connection without an answer")
             if self.first_byte_s is None:
-                self.first_byte_s = trio.current_time()
+                self.first_byte_s = self._engine.clock()
             buffer = buffer + data if buffer else data
             while head := parse_response_head(buffer, request_method=method, searched=searched):
                 switched = head.status == HTTPStatus.SWITCHING_PROTOCOLS
@@ -272,7 +272,7 @@ class Exchange:
             # Complete already, as most that are no streams: nothing is left to watch over.
             self.begun = True
             self.sent_bytes = len(data)
-            self._tail.add(data)
+            self._tail = data
             if (rest := self._client.send_nowait(out + data)) is not None:
                 await self._client.send_rest(rest)
             self.reusable = not close
@@ -332,13 +332,14 @@ class Exchange:
             UpstreamError, BackendError: if it breaks off or is malformed.
             ClientGoneError: if the client left.
         """
+        self._tail = tail = Tail()
         pump = Pump(
             self._engine,
             upstream,
             self._client,
             head=head,
             shaper=shaper,
-            tail=self._tail,
+            tail=tail,
             timeout_s=self.read_timeout_s,
         )
         try:
