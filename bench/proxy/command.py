@@ -161,7 +161,10 @@ class Bench:
         pinned = "nothing pinned"
         if pinning.proxy is not None:
             pinned = f"proxy on {pinning.proxy}, stub on {pinning.stub}, client on {pinning.load}"
-        lines = [f"{rounds} rounds, median (least..most); {os.cpu_count()} processors, {pinned}"]
+        lines = [
+            f"{rounds} rounds, median (least..most); {os.cpu_count()} processors, {pinned}",
+            f"Python {platform.python_version()}, {sys.executable}",
+        ]
         lines += report.figures(self._results, titles, self._names)
         lines += report.goals(outcomes)
         lines += [""] + [f"not run: {name}: {why}" for name, why in self._absent.items()]

@@ -9,7 +9,6 @@ resumes the fiber, and `Pump.run` looks at what came.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from ..core.usage import TAIL_BYTES
@@ -21,9 +20,13 @@ from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError,
 from .wire import ResponseFraming, ResponseHead
 
 #: Sizes of the pieces that `Tail` keeps as they are, in bytes: those of nearly all events of
-#: a stream. (What it keeps is a few KiB then: much less than a stream costs anyhow.)
+#: a stream.
 LEAST_PIECE_BYTES: Final = 128
-MOST_PIECE_BYTES: Final = 1024
+MOST_PIECE_BYTES: Final = 512
+
+#: How many pieces it keeps. However long the first one is, the others are `TAIL_BYTES`.
+LEAST_PIECES: Final = 1 + TAIL_BYTES // LEAST_PIECE_BYTES
+MOST_PIECES: Final = 2 * LEAST_PIECES
 
 
 class BrokenOffError(Exception):
@@ -34,27 +37,27 @@ class Tail:
     """The last bytes of a body.
 
     Attributes:
-        keep: Takes in a piece of `LEAST_PIECE_BYTES` to `MOST_PIECE_BYTES`, at the price of
-            a list's append.
+        pieces: Those that hold them, and some before; `add` says how they come here.
     """
 
-    __slots__ = ("_pieces", "keep")
+    __slots__ = ("pieces",)
 
     def __init__(self) -> None:
-        # However long the first one is: once it fell out, the others are `TAIL_BYTES`.
-        self._pieces: deque[bytes] = deque(maxlen=TAIL_BYTES // LEAST_PIECE_BYTES)
-        self.keep = self._pieces.append
+        self.pieces: list[bytes] = []  # a deque takes longer to make
 
     def add(self, data: bytes) -> None:
         """Take in what comes next, of any size."""
+        pieces = self.pieces
         if not LEAST_PIECE_BYTES <= len(data) <= MOST_PIECE_BYTES:
             data = (self.last() + data)[-TAIL_BYTES:]
-            self._pieces.clear()
-        self._pieces.append(data)
+            pieces.clear()
+        pieces.append(data)
+        if len(pieces) > MOST_PIECES:
+            del pieces[:-LEAST_PIECES]
 
     def last(self) -> bytes:
         """Return at most `TAIL_BYTES`."""
-        return b"".join(self._pieces)[-TAIL_BYTES:]
+        return b"".join(self.pieces)[-TAIL_BYTES:]
 
 
 class Pump:
@@ -71,7 +74,7 @@ class Pump:
         "_error",
         "_fiber",
         "_framing",
-        "_keep",
+        "_pieces",
         "_receive",
         "_received",
         "_send",
@@ -116,7 +119,7 @@ class Pump:
         self._timeout_s = timeout_s
         self._whole = self._framing.whole
         self._tail = tail
-        self._keep = tail.keep
+        self._pieces = tail.pieces
         self._receive = upstream.socket.recv
         self._send = client.socket.send
         self._received: bytes | None = None  # what `resume` did not move
@@ -217,9 +220,9 @@ class Pump:
             if upstream.readable or not whole(data):
                 self._received = data
             else:
-                if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES:
-                    keep = self._keep
-                    keep(data)
+                pieces = self._pieces
+                if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES and len(pieces) < MOST_PIECES:
+                    pieces.append(data)
                 else:
                     self._tail.add(data)
                 self.moved_bytes += size
