@@ -6,6 +6,7 @@ control plane.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -118,6 +119,9 @@ class Control:
     only_preflight: ByPath | None = None
 
 
+#: What a query has in it that `_route` looks at, perhaps percent-encoded.
+_MATTERS: Final = re.compile(rb"model|autoload|%")
+
 Route: TypeAlias = ByBody | ByQuery | ByPath | Observe | Control
 
 
@@ -129,7 +133,8 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
         path: Path of the request target, still percent-encoded.
         query: Its query without the question mark.
     """
-    if not query and len(path) <= _REMEMBERED_BYTES:
+    # Few queries matter here: Anthropic's SDK sends ?beta=true, for instance.
+    if len(path) <= _REMEMBERED_BYTES and not (query and _MATTERS.search(query)):
         return _remembered_route(method, path)
     return _route(method, path, query)
 

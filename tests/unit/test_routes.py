@@ -11,6 +11,7 @@ from llama_router.core.routes import (
     Control,
     Named,
     Observe,
+    _route,
     allowed,
     decoded,
     named_in,
@@ -82,6 +83,17 @@ def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
 def test_any_bytes_have_a_route(method: bytes, path: bytes, query: bytes) -> None:
     """Nothing that a client sends makes the lookup fail."""
     assert isinstance(route(method, path, query), ByBody | ByQuery | ByPath | Control | Observe)
+
+
+@given(
+    st.sampled_from([b"GET", b"POST"]),
+    st.sampled_from([b"/v1/messages", b"/props", b"/a/health", b"/upstream/a/x"]),
+    st.lists(st.sampled_from(["model", "m%6fdel", "autoload", "beta", "=", "&", "a", "false"])),
+)
+def test_what_is_remembered_is_what_was_decided(method, path, words) -> None:
+    """A query that is not looked at has nothing in it that matters."""
+    query = "".join(words).encode()
+    assert route(method, path, query) == _route(method, path, query)
 
 
 @given(
