@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from .errors import RouterError
+from .errors.base import RouterError
 
 #: Name of the credential, as in ``LoadCredential=admin_token:/etc/...``.
 CREDENTIAL: Final = "admin_token"

@@ -21,7 +21,7 @@ import attrs
 from .core import placeholders
 from .core.config import DEFAULT_SPAWN, Config, RouterSpec, parse_config
 from .core.overlay import Found, Overlaid, overlay
-from .errors import ConfigError, Problem
+from .errors.config import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -41,13 +41,10 @@ from .core.lifecycle import Phase, Signal
 from .core.notices import Wait
 from .core.roster import ModelStatistics
 from .core.scheduler import Scheduler
-from .errors import (
-    BackendError,
-    ModelNotLoadedError,
-    NoModelRunningError,
-    RouterError,
-    UnknownModelError,
-)
+from .errors.admission import UnknownModelError
+from .errors.backends import BackendError
+from .errors.base import RouterError
+from .errors.requests import ModelNotLoadedError, NoModelRunningError
 from .news import News
 
 log = structlog.get_logger()

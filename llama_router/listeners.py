@@ -11,7 +11,7 @@ import structlog
 
 from .core.config import Config
 from .core.exposure import exposure
-from .errors import RouterError
+from .errors.base import RouterError
 from .gateway.server import listen
 from .systemd.activation import take_listeners
 

@@ -10,7 +10,7 @@ import trio
 from .core.config import ModelId
 from .core.events import Mended
 from .dispatcher import Dispatcher
-from .errors import FileMissingError
+from .errors.backends import FileMissingError
 
 #: Between two looks for the files, in seconds, while some are missing. A notification of
 #: the kernel would miss a disk that is mounted over a folder of their path.

@@ -12,7 +12,7 @@ import trio
 from .catalog import Answer, Catalog, Scanned
 from .core.config import RouterSpec
 from .core.lines import escape_controls
-from .errors import RouterError
+from .errors.base import RouterError
 
 #: Seconds to wait for the kernel after SIGKILL.
 REAP_TIMEOUT_S: Final = 5.0

@@ -50,7 +50,8 @@ from .core.diff import ReloadPlan
 from .core.reports import ReloadReport
 from .core.service_status import status_line
 from .dispatcher import Dispatcher
-from .errors import ConfigError, Problem, RouterError
+from .errors.base import RouterError
+from .errors.config import ConfigError, Problem
 from .gateway.connection import Gateway
 from .gateway.server import Doors, ListenError, listen, serve
 from .listeners import exposure_fault, hosts_of, open_listeners, url_of

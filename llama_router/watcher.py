@@ -20,7 +20,7 @@ from .core.config import Config, ModelId
 from .core.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from .core.file_watch import Advice, FileWatch, Stamp
 from .core.reports import ReloadReport, Verdict
-from .errors import ConfigChangedError, ConfigError, SettingError
+from .errors.config import ConfigChangedError, ConfigError, SettingError
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ import attrs
 import h11
 import trio
 
-from ..errors import UpstreamError
+from ..errors.backends import UpstreamError
 from .backend import Backend
 
 #: Read at once, in bytes.

@@ -8,7 +8,8 @@ import attrs
 import trio
 
 from ..core.config import ModelId, ModelSpec
-from ..errors import BackendError, RouterError, UpstreamError
+from ..errors.backends import BackendError, UpstreamError
+from ..errors.base import RouterError
 from .cgroup import ControlGroup
 
 #: How long to wait for the news of a backend's end once its connection broke, in

@@ -21,7 +21,7 @@ from ..core.config import ModelId, ModelSpec
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..core.masking import masked_command
-from ..errors import BackendExitedError, FileMissingError, ReadinessTimeoutError
+from ..errors.backends import BackendExitedError, FileMissingError, ReadinessTimeoutError
 from . import proctree
 from .backend import Backend
 from .cgroup import ControlGroup, ControlGroups

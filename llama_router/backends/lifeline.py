@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from ..errors import SpawnError
+from ..errors.backends import SpawnError
 from . import guardian
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import SpawnError
+from ..errors.backends import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

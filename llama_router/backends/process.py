@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from ..core.explain import Cause
-from ..errors import BackendUnreapableError, SpawnError
+from ..errors.backends import BackendUnreapableError, SpawnError
 from . import proctree
 from .family import Family
 

@@ -18,7 +18,7 @@ import httpx
 from ..admin_token import AdminTokenFileError, read_token
 from ..config_file import default_config_path, state_dir_for
 from ..core.lines import escape_controls
-from ..errors import RouterError
+from ..errors.base import RouterError
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 
 #: The environment variable with the token, for a router on another machine.

@@ -18,7 +18,7 @@ import trio
 
 from .. import logs
 from ..config_file import LoadedConfig, load_config
-from ..errors import RouterError
+from ..errors.base import RouterError
 from ..models import tiny
 from ..supervisor import Requests, Running, run_router
 from .serve import leaves, override, serve_config

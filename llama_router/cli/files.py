@@ -16,7 +16,7 @@ from ..core import placeholders
 from ..core.config import ModelSpec, RouterSpec
 from ..core.lines import escape_controls
 from ..core.overlay import Found
-from ..errors import ConfigError, Problem
+from ..errors.config import ConfigError, Problem
 
 
 def _find_config(given: Path | None) -> tuple[Path, bool]:

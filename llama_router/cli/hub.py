@@ -14,7 +14,8 @@ import trio
 from ..core.hub import Reference, parse_reference
 from ..core.lines import escape_controls
 from ..core.units import size
-from ..errors import ModelNotCachedError, RouterError
+from ..errors.base import RouterError
+from ..errors.downloads import ModelNotCachedError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus
 from ..models.hub_cache import CachedModel, cache_root, named, repositories
 from .progress import display

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ..config_file import load_config
 from ..core.migration import llama_swap, presets
 from ..core.migration.draft import Draft, render
-from ..errors import ConfigError, Problem
+from ..errors.config import ConfigError, Problem
 from .files import say
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import attrs
 from ..backends.log_files import FileFollower, log_path, read_tail, record_line
 from ..core.lines import escape_controls
 from ..core.log_record import LogRecord, Resume, as_text, from_json
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .client import NoRouterError, Where, complain, connected, model_id, state_dirs
 
 Result = TypeVar("Result")

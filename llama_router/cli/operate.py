@@ -6,7 +6,7 @@ import tomllib
 from typing import Any, Final
 from urllib.parse import quote
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .client import Where, complain, connected, say, say_json
 
 

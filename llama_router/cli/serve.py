@@ -18,7 +18,7 @@ import trio
 from .. import __version__, logs
 from ..catalog import Catalog, Scanned
 from ..config_file import LoadedConfig, state_dir_for
-from ..errors import RouterError
+from ..errors.base import RouterError
 from ..supervisor import Requests, Running, run_router
 from .files import prepare_or_explain
 

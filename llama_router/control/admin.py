@@ -5,7 +5,8 @@ from __future__ import annotations
 from quart import Blueprint, Response, current_app, request
 
 from ..core.config import ModelSpec
-from ..errors import RequestError, RequestNotFoundError, UnknownModelError
+from ..errors.admission import UnknownModelError
+from ..errors.requests import RequestError, RequestNotFoundError
 from . import shapes
 from .context import ControlContext
 from .guard import answer, json_body

@@ -16,7 +16,9 @@ from ..core.dialects import error_answer
 from ..core.endpoints import methods_of
 from ..core.ollama.answers import ollama_error
 from ..core.routes import is_ollama
-from ..errors import AccessError, BodyTooLargeError, RequestError, RouterError
+from ..errors.access import AccessError
+from ..errors.base import RouterError
+from ..errors.requests import BodyTooLargeError, RequestError
 from . import (
     admin,
     conversations,

@@ -23,7 +23,9 @@ from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, resumed_at
 from ..core.dialects import Dialect, last_event
 from ..core.lifecycle import Phase
 from ..core.routes import allowed
-from ..errors import RequestError, RouterError, UpstreamError
+from ..errors.backends import UpstreamError
+from ..errors.base import RouterError
+from ..errors.requests import RequestError
 from .context import ControlContext
 from .guard import answer, asker, json_body, open_to
 from .hypercorn import without_deadline

@@ -13,11 +13,8 @@ from quart import Blueprint, Response, request
 from ..core.config import ModelSpec, ModelState
 from ..core.hub import parse_reference
 from ..core.names import Meaning
-from ..errors import (
-    CacheUnusableError,
-    ModelNotCachedError,
-    RequestError,
-)
+from ..errors.downloads import CacheUnusableError, ModelNotCachedError
+from ..errors.requests import RequestError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus
 from ..models.hub_cache import CachedModel, RepoCache, repositories
 from ..news import News

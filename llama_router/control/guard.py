@@ -15,7 +15,8 @@ from quart_trio.wrappers import TrioRequest
 
 from ..core.access import Area, Asker, Gate
 from ..core.routes import is_ollama
-from ..errors import MediaTypeError, ModelNotAllowedError, RequestError
+from ..errors.access import MediaTypeError, ModelNotAllowedError
+from ..errors.requests import RequestError
 
 View = TypeVar("View", bound=Callable[..., object])
 

@@ -8,7 +8,7 @@ import trio
 
 from ..core.config import ModelId
 from ..dispatcher import Dispatcher
-from ..errors import RouterError
+from ..errors.base import RouterError
 
 
 class Loads:

@@ -13,7 +13,8 @@ from quart import Blueprint, Response, request
 from ..backends.follow import Follower
 from ..backends.log_files import read_tail, record_line
 from ..core.log_record import LogRecord, as_text, join
-from ..errors import RequestError, UnknownModelError
+from ..errors.admission import UnknownModelError
+from ..errors.requests import RequestError
 from ..logs import timestamp
 from .context import ControlContext
 from .hypercorn import without_deadline

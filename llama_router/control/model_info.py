@@ -12,7 +12,7 @@ from ..core.config import ModelId
 from ..core.lifecycle import Phase
 from ..core.llama_cpp import BackendInfo, read_backend_info
 from ..dispatcher import Dispatcher
-from ..errors import UpstreamError
+from ..errors.backends import UpstreamError
 
 #: How long a backend may take to say it, in seconds; it has just become ready.
 ASK_TIMEOUT_S: Final = 5.0

@@ -19,7 +19,7 @@ from ..core.config import ModelId, ModelSpec, ModelState
 from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
 from ..core.masking import masked_command
 from ..core.roster import ModelStatistics
-from ..errors import RequestError
+from ..errors.requests import RequestError
 from ..models.downloads import DownloadState
 from .context import ControlContext
 from .guard import answer, asker, check, open_to

@@ -28,13 +28,8 @@ from ..core.llama_cpp import (
     status_event,
 )
 from ..core.reports import Verdict
-from ..errors import (
-    BackendExitedError,
-    ModelExistsError,
-    ModelLoadedError,
-    ModelNotLoadedError,
-    RequestError,
-)
+from ..errors.backends import BackendExitedError
+from ..errors.requests import ModelExistsError, ModelLoadedError, ModelNotLoadedError, RequestError
 from ..models.downloads import DownloadStatus
 from ..news import Item
 from .context import ControlContext

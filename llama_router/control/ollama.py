@@ -17,7 +17,7 @@ from ..core.access import Area
 from ..core.config import Config
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .context import ControlContext
 from .guard import answer, asker, open_to, raw_body
 from .hypercorn import without_deadline

@@ -22,7 +22,8 @@ from ..core.ollama.requests import Wanted
 from ..core.routes import allowed
 from ..core.usage import TAIL_BYTES, Usage, usage_of
 from ..dispatcher import Lease
-from ..errors import EndpointNotAllowedError, RouterError
+from ..errors.base import RouterError
+from ..errors.requests import EndpointNotAllowedError
 from .context import ControlContext
 from .ollama_waiting import Waiting
 from .upstream import Upstream, request_stack

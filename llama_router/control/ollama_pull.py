@@ -16,7 +16,8 @@ from ..core.hub import Reference
 from ..core.ollama import pulling
 from ..core.ollama.answers import ollama_error
 from ..core.ollama.bodies import PullRequest
-from ..errors import DownloadError, RouterError
+from ..errors.base import RouterError
+from ..errors.downloads import DownloadError
 from ..models.downloads import DownloadState, DownloadStatus
 from .context import ControlContext
 from .guard import answer

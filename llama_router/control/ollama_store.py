@@ -11,7 +11,7 @@ from quart import Blueprint, Response
 
 from ..core.access import Area
 from ..core.ollama import bodies, listing
-from ..errors import RequestError
+from ..errors.requests import RequestError
 from .context import ControlContext
 from .downloads import check_whole, delete_model
 from .guard import asker, check_unlimited, open_to, raw_body

@@ -15,7 +15,7 @@ from ..config_edit import read_config
 from ..core.config import Config, ModelSpec
 from ..core.edit import edited, table_in
 from ..core.masking import MASK, is_secret, masked_command, masked_config, masked_env
-from ..errors import SettingError
+from ..errors.config import SettingError
 from . import shapes
 from .admin import spec_of
 from .context import ControlContext

@@ -17,7 +17,8 @@ from ..backends.backend import Backend
 from ..core.config import Config, ModelSpec
 from ..core.masking import masked_config
 from ..core.reports import ReloadReport
-from ..errors import BackendError, BackendExitedError, Problem
+from ..errors.backends import BackendError, BackendExitedError
+from ..errors.config import Problem
 from . import shapes
 from .context import ControlContext
 

@@ -21,7 +21,9 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from ..backends.backend import Backend
 from ..core.ollama.answers import message_of
-from ..errors import RequestError, RouterError, UpstreamError, UpstreamTimeoutError
+from ..errors.backends import UpstreamError, UpstreamTimeoutError
+from ..errors.base import RouterError
+from ..errors.requests import RequestError
 
 T = TypeVar("T")
 

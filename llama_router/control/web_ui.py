@@ -18,7 +18,8 @@ from ..backends.ask import Answer, ask
 from ..backends.backend import Backend
 from ..core.access import Area
 from ..core.web_ui import ASSET, PASSED_ON, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
-from ..errors import RequestError, UpstreamError
+from ..errors.backends import UpstreamError
+from ..errors.requests import RequestError
 from .context import ControlContext
 from .guard import answer, open_to
 from .start_page import start_page

@@ -23,13 +23,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ..errors import (
-    AdminTokenError,
-    ApiKeyError,
-    HostNotAllowedError,
-    OriginNotAllowedError,
-    UnknownModelError,
-)
+from ..errors.access import AdminTokenError, ApiKeyError, HostNotAllowedError, OriginNotAllowedError
+from ..errors.admission import UnknownModelError
 from . import refusals
 from .config import Config, ModelsApi, ModelSpec
 from .exposure import is_loopback

@@ -11,7 +11,7 @@ from typing import Any, NewType
 
 import attrs
 
-from ..errors import ConfigError, Problem
+from ..errors.config import ConfigError, Problem
 from . import placeholders
 from .exposure import exposure
 from .names import Meaning, Names

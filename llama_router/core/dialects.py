@@ -14,7 +14,7 @@ from typing import Any, Final, assert_never
 import attrs
 import msgspec
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .answers import error_body
 from .endpoints import Api, api_of
 

@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import attrs
 
-from ..errors import AdmissionError, BackendError
+from ..errors.admission import AdmissionError
+from ..errors.backends import BackendError
 from .config import Config, ModelId
 from .diff import ReloadPlan
 from .lifecycle import Signal

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from ..errors import HubFileMissingError, HubReferenceError
+from ..errors.downloads import HubFileMissingError, HubReferenceError
 from . import naming
 from .model_ids import DEFAULT_QUANTS
 

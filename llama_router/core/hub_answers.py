@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ..errors import (
+from ..errors.downloads import (
     DownloadError,
     HubAccessError,
     HubAnswerError,

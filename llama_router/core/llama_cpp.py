@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
-from ..errors import BackendExitedError
+from ..errors.backends import BackendExitedError
 from .config import ModelSpec, ModelState
 from .lifecycle import Phase
 from .roster import ModelStatistics

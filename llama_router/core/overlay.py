@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors import Problem
+from ..errors.config import Problem
 from . import placeholders
 from .config import DEFAULT_SPAWN
 

@@ -6,15 +6,14 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
-from ..errors import (
-    BackendError,
-    BackendFailedError,
+from ..errors.admission import (
     QueueFullError,
     QueueTimeoutError,
-    RequestCancelledError,
     ShuttingDownError,
     UnknownModelError,
 )
+from ..errors.backends import BackendError, BackendFailedError
+from ..errors.requests import RequestCancelledError
 from .config import ModelId
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at

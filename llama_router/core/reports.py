@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import attrs
 
-from ..errors import Problem
+from ..errors.config import Problem
 
 
 class Verdict(StrEnum):

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from ..errors import AdmissionError, BackendError
+from ..errors.admission import AdmissionError
+from ..errors.backends import BackendError
 from .config import Config, ModelId, ModelSpec
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import Phase, Signal, advance

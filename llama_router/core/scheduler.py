@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import Final, assert_never
 
-from ..errors import BackendError
+from ..errors.backends import BackendError
 from . import refusals, turns, upkeep
 from .config import Config, ModelId, ModelSpec
 from .diff import ReloadPlan, plan_reload

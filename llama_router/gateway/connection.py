@@ -39,11 +39,8 @@ from ..core.routes import (
 )
 from ..core.shaping import shaped
 from ..dispatcher import Dispatcher, Lease
-from ..errors import (
-    EndpointNotAllowedError,
-    RequestError,
-    RouterError,
-)
+from ..errors.base import RouterError
+from ..errors.requests import EndpointNotAllowedError, RequestError
 from .engine import Engine
 from .fiber import Fiber, FiberCutError, FiberTimeoutError
 from .passage import Passage

@@ -50,7 +50,7 @@ import structlog
 import trio
 
 from ..core import refusals
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .channel import EVERYTHING, GONE, READABLE, Channel
 from .fiber import ENDING_S, TICK_S, Fiber, FiberCutError, pause
 

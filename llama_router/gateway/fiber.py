@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 
 if TYPE_CHECKING:
     from .engine import Engine

@@ -12,7 +12,9 @@ from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
-from ..errors import RequestTimeoutError, RouterError, UpstreamError
+from ..errors.backends import UpstreamError
+from ..errors.base import RouterError
+from ..errors.requests import RequestTimeoutError
 from .channel import GONE, READABLE, WRITABLE
 from .engine import Engine
 from .fiber import FiberCutError, FiberTimeoutError, pause

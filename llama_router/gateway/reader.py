@@ -10,7 +10,7 @@ import trio
 from ..core.forms import FormSearch
 from ..core.peek import ASKED, SKIMMED_BYTES, form_search, skim_of
 from ..core.skim import Skim
-from ..errors import BodyTooLargeError, RequestTimeoutError
+from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from .engine import Engine
 from .fiber import Fiber, FiberTimeoutError, pause
 from .sockets import Client, ClientGoneError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import logs
 from ..core.usage import usage_of
 from ..dispatcher import Lease
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .relay import Exchange
 from .wire import RequestHead
 

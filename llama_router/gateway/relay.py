@@ -16,7 +16,8 @@ from typing import Final
 from ..backends.backend import Backend
 from ..core.dialects import dialect_of_path, last_event
 from ..core.usage import TAIL_BYTES
-from ..errors import BackendError, RouterError, UpstreamError, UpstreamTimeoutError
+from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
+from ..errors.base import RouterError
 from .engine import Engine
 from .fiber import ENDING_S, FiberCutError, FiberTimeoutError
 from .pump import BrokenOffError, Pump, Tail

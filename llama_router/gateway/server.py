@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 import trio
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .connection import Gateway
 from .sockets import EXHAUSTED
 

@@ -12,7 +12,7 @@ import socket
 from http import HTTPStatus
 from typing import Final
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .channel import GONE, READABLE, WRITABLE, Channel
 from .engine import Engine
 from .fiber import Fiber, FiberTimeoutError, pause

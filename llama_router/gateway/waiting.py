@@ -28,7 +28,7 @@ from ..core.notices import (
     wants_notices,
 )
 from ..dispatcher import Dispatcher, Lease
-from ..errors import RouterError
+from ..errors.base import RouterError
 from .channel import GONE
 from .engine import Engine
 from .fiber import ENDING_S, FiberTimeoutError, pause

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final, TypeAlias
 
-from llama_router.errors import RequestError, RouterError, UpstreamError
+from ..errors.backends import UpstreamError
+from ..errors.base import RouterError
+from ..errors.requests import RequestError
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order of the message: lower-cased name, trimmed value."""

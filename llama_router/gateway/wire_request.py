@@ -11,8 +11,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from llama_router.errors import BodyTooLargeError, HeaderTooLargeError, RequestError
-
+from ..errors.requests import BodyTooLargeError, HeaderTooLargeError, RequestError
 from .wire_common import (
     HOP_BY_HOP,
     MAX_HEAD_BYTES,

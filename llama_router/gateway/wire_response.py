@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from llama_router.errors import UpstreamError
-
+from ..errors.backends import UpstreamError
 from .wire_common import (
     HOP_BY_HOP,
     MAX_HEAD_BYTES,

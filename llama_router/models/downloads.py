@@ -29,7 +29,8 @@ from ..core.download_reports import (
 from ..core.hub import Reference
 from ..core.lines import escape_controls
 from ..core.rate import Rate
-from ..errors import DownloadError, RouterError
+from ..errors.base import RouterError
+from ..errors.downloads import DownloadError
 
 #: Seconds to wait for the kernel after SIGKILL.
 REAP_TIMEOUT_S: Final = 5.0

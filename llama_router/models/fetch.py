@@ -27,12 +27,8 @@ from ..core.download_reports import (
 )
 from ..core.hub import Reference, Selection, choose, parse_reference
 from ..core.hub_answers import Repository
-from ..errors import (
-    HubFileMissingError,
-    HubUnreachableError,
-    ModelNotCachedError,
-    RouterError,
-)
+from ..errors.base import RouterError
+from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
 from .hub_cache import RepoCache, cache_root, named
 from .transfer import Hub, check_room, disk_errors
 

@@ -15,7 +15,7 @@ import tomli_w
 
 from ..core.config import parse_config
 from ..core.found import Doubt, FoundModel
-from ..errors import ConfigError
+from ..errors.config import ConfigError
 from .caches import doubt
 from .files import read_up_to
 

@@ -34,7 +34,7 @@ from ..core.hub import (
     is_side_file,
     models_in,
 )
-from ..errors import HubFileMissingError, ModelNotCachedError
+from ..errors.downloads import HubFileMissingError, ModelNotCachedError
 from .caches import find_caches
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")

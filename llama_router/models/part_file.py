@@ -8,7 +8,7 @@ import threading
 from typing import Final, Self
 
 from ..core.hub import RepoFile
-from ..errors import HubAnswerError
+from ..errors.downloads import HubAnswerError
 
 #: Bytes that are hashed at once.
 _HASH_BYTES: Final = 2**20

@@ -30,7 +30,7 @@ from ..core.hub_answers import (
     parse_repository,
 )
 from ..core.units import size
-from ..errors import (
+from ..errors.downloads import (
     CacheUnusableError,
     DiskFullError,
     HubAnswerError,

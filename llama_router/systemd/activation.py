@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from ..errors import RouterError
+from ..errors.base import RouterError
 
 #: The first descriptor that is passed (``SD_LISTEN_FDS_START``).
 FIRST_FD: Final = 3

@@ -14,7 +14,8 @@ import trio
 
 from llama_router.backends import proctree
 from llama_router.core.hub import Reference
-from llama_router.errors import ConfigError, HubFileMissingError, HubUnreachableError, Problem
+from llama_router.errors.config import ConfigError, Problem
+from llama_router.errors.downloads import HubFileMissingError, HubUnreachableError
 from llama_router.models.downloads import Downloads, DownloadState, DownloadStatus
 from llama_router.models.hub_cache import PART_SUFFIX, RepoCache
 from tests.hub_server import HubServer

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from llama_router.backends import proctree, treekill
 from llama_router.backends.lifeline import Lifeline
-from llama_router.errors import SpawnError
+from llama_router.errors.backends import SpawnError
 
 pytestmark = pytest.mark.process
 

@@ -11,7 +11,7 @@ import pytest
 
 from llama_router.backends import ports as module
 from llama_router.backends.ports import Ports
-from llama_router.errors import SpawnError
+from llama_router.errors.backends import SpawnError
 
 pytestmark = pytest.mark.process
 

@@ -16,7 +16,7 @@ import trio
 
 from llama_router.backends import family, process, proctree, treekill
 from llama_router.backends.process import run_process
-from llama_router.errors import BackendUnreapableError, SpawnError
+from llama_router.errors.backends import BackendUnreapableError, SpawnError
 
 pytestmark = pytest.mark.process
 

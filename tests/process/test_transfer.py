@@ -18,7 +18,7 @@ import pytest
 
 from llama_router.core.hub import Reference, RepoFile, choose
 from llama_router.core.hub_answers import Repository, Retries
-from llama_router.errors import (
+from llama_router.errors.downloads import (
     CacheUnusableError,
     DiskFullError,
     DownloadError,

@@ -8,14 +8,9 @@ from llama_router.backends.backend import Backend
 from llama_router.core.config import Config, ModelId, ModelSpec, parse_config
 from llama_router.core.lifecycle import Phase
 from llama_router.dispatcher import Dispatcher
-from llama_router.errors import (
-    BackendExitedError,
-    NoModelRunningError,
-    QueueTimeoutError,
-    ShuttingDownError,
-    SpawnError,
-    UnknownModelError,
-)
+from llama_router.errors.admission import QueueTimeoutError, ShuttingDownError, UnknownModelError
+from llama_router.errors.backends import BackendExitedError, SpawnError
+from llama_router.errors.requests import NoModelRunningError
 
 A, B = ModelId("a"), ModelId("b")
 

@@ -18,7 +18,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 from llama_router.gateway import engine as engine_module
 from llama_router.gateway.engine import Engine
 from llama_router.gateway.fiber import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 from llama_router.gateway.passage import Upload
 from llama_router.gateway.wire import ChunkedBody, parse_request_head
 

@@ -18,7 +18,7 @@ from llama_router.core.notices import KEEP_ALIVE_S, Company, wants_notices
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.answers import Voice
 from llama_router.dispatcher import Dispatcher
-from llama_router.errors import SpawnError
+from llama_router.errors.backends import SpawnError
 from llama_router.gateway.engine import Engine, Fiber
 from llama_router.gateway.sockets import Client
 from llama_router.gateway.waiting import Waiting

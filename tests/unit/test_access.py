@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from llama_router.core.access import Area, Gate, host_of
 from llama_router.core.config import ModelId, parse_config
 from llama_router.core.exposure import exposure, is_loopback
-from llama_router.errors import (
+from llama_router.errors.access import (
     AccessError,
     AdminTokenError,
     ApiKeyError,
-    ConfigError,
     HostNotAllowedError,
     OriginNotAllowedError,
-    UnknownModelError,
 )
+from llama_router.errors.admission import UnknownModelError
+from llama_router.errors.config import ConfigError
 
 TOKEN = "generated-token-0123456789"
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"

@@ -7,13 +7,9 @@ import pytest
 from llama_router.core.answers import error_body, error_fields
 from llama_router.core.child_protocol import ChildState, parse_state
 from llama_router.core.usage import Usage, usage_of
-from llama_router.errors import (
-    BackendExitedError,
-    QueueFullError,
-    RequestError,
-    SpawnError,
-    UnknownModelError,
-)
+from llama_router.errors.admission import QueueFullError, UnknownModelError
+from llama_router.errors.backends import BackendExitedError, SpawnError
+from llama_router.errors.requests import RequestError
 
 
 def test_error_body_has_the_shape_of_openai() -> None:

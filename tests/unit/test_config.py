@@ -19,7 +19,7 @@ from llama_router.core.config import (
     SpawnSpec,
     parse_config,
 )
-from llama_router.errors import ConfigError
+from llama_router.errors.config import ConfigError
 
 PATH = {"path": "/m.gguf"}
 

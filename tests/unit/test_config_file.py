@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llama_router import config_file
 from llama_router.config_file import LoadedConfig, default_config_path, load_config
-from llama_router.errors import ConfigError, Problem
+from llama_router.errors.config import ConfigError, Problem
 from tests.privileges import like_anybody
 
 ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh"]\n'  # a model that needs no file

@@ -10,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from llama_router.core.edit import edited, table_in
-from llama_router.errors import SettingError
+from llama_router.errors.config import SettingError
 
 TEXT = """\
 # My machine.

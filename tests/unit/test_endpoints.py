@@ -8,7 +8,7 @@ import pytest
 
 from llama_router.core.dialects import error_answer
 from llama_router.core.endpoints import Api, api_of, methods_of
-from llama_router.errors import QueueTimeoutError, UnknownModelError
+from llama_router.errors.admission import QueueTimeoutError, UnknownModelError
 
 
 @pytest.mark.parametrize(

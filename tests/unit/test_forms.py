@@ -18,7 +18,7 @@ from llama_router.core.forms import (
     FormSearch,
     boundary_of,
 )
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 
 NAMES = frozenset((b"model", b"stream"))
 

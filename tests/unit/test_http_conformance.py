@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from llama_router.errors import RequestError, UpstreamError
+from llama_router.errors.backends import UpstreamError
+from llama_router.errors.requests import RequestError
 from llama_router.gateway.wire import (
     ChunkedBody,
     Dechunker,

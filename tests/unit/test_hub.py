@@ -16,7 +16,7 @@ from llama_router.core.hub import (
     models_in,
     parse_reference,
 )
-from llama_router.errors import HubFileMissingError, HubReferenceError
+from llama_router.errors.downloads import HubFileMissingError, HubReferenceError
 
 
 def files(*paths: str) -> list[RepoFile]:

@@ -10,7 +10,7 @@ from llama_router.core.hub import RepoFile
 from llama_router.core.hub_answers import Answer, Retries, failure, is_passing, parse_repository
 from llama_router.core.rate import Rate
 from llama_router.core.units import duration, size
-from llama_router.errors import (
+from llama_router.errors.downloads import (
     DownloadError,
     HubAccessError,
     HubAnswerError,

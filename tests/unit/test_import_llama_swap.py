@@ -13,7 +13,7 @@ from llama_router.core.config import Config, ModelId, parse_config
 from llama_router.core.migration import llama_swap
 from llama_router.core.migration.draft import Draft, key, render, string
 from llama_router.core.placeholders import command_line
-from llama_router.errors import ConfigError, Problem
+from llama_router.errors.config import ConfigError, Problem
 
 ENVIRON = {"HOME": "/home/ann", "TOKEN": "s3cret"}
 

@@ -11,7 +11,7 @@ from llama_router.core.config import ModelId, parse_config
 from llama_router.core.migration import llama_options, presets
 from llama_router.core.migration.draft import Draft, render
 from llama_router.core.placeholders import command_line
-from llama_router.errors import ConfigError, Problem
+from llama_router.errors.config import ConfigError, Problem
 
 
 def draft_of(text: str) -> Draft:

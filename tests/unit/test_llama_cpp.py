@@ -23,7 +23,7 @@ from llama_router.core.llama_cpp import (
     status_event,
 )
 from llama_router.core.roster import ModelStatistics
-from llama_router.errors import BackendExitedError, SpawnError
+from llama_router.errors.backends import BackendExitedError, SpawnError
 
 ENTRY = {
     "id": "/models/a.gguf",

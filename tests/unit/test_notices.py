@@ -11,7 +11,8 @@ from llama_router.core.events import Arrived, Changed, Finished
 from llama_router.core.lifecycle import Phase, Signal
 from llama_router.core.notices import Notices, Other, Wait
 from llama_router.core.scheduler import Scheduler
-from llama_router.errors import BackendExitedError, QueueTimeoutError
+from llama_router.errors.admission import QueueTimeoutError
+from llama_router.errors.backends import BackendExitedError
 
 A, B = ModelId("a"), ModelId("b")
 

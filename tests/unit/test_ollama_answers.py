@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llama_router.core.ollama import answers
 from llama_router.core.ollama.answers import Stream, Times, message_of, whole
 from llama_router.core.ollama.requests import Shape, Wanted
-from llama_router.errors import UpstreamError
+from llama_router.errors.backends import UpstreamError
 
 TIMES = Times(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
 

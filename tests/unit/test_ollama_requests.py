@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.keep_alive import keep_alive_s
 from llama_router.core.ollama.requests import Shape, Wanted
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 
 USER = {"role": "user", "content": "hello"}
 

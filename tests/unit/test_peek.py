@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.peek import Asked, asked_by
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 
 JSON = b"application/json"
 

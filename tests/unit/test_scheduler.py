@@ -18,15 +18,13 @@ from llama_router.core.events import (
 )
 from llama_router.core.lifecycle import Phase, Signal
 from llama_router.core.scheduler import Scheduler
-from llama_router.errors import (
-    BackendExitedError,
-    BackendFailedError,
+from llama_router.errors.admission import (
     QueueFullError,
     QueueTimeoutError,
     ShuttingDownError,
-    SpawnError,
     UnknownModelError,
 )
+from llama_router.errors.backends import BackendExitedError, BackendFailedError, SpawnError
 
 A, B, C, D = map(ModelId, "abcd")
 

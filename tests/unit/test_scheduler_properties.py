@@ -20,7 +20,7 @@ from llama_router.core.events import (
 )
 from llama_router.core.lifecycle import RESIDENT, Phase, Signal
 from llama_router.core.scheduler import Scheduler
-from llama_router.errors import BackendExitedError, SpawnError
+from llama_router.errors.backends import BackendExitedError, SpawnError
 
 GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}
 KEPT = "k"

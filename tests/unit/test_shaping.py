@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from llama_router.core.config import Config, parse_config
 from llama_router.core.diff import plan_reload
 from llama_router.core.shaping import Shape, shaped
-from llama_router.errors import ConfigError, RequestError
+from llama_router.errors.config import ConfigError
+from llama_router.errors.requests import RequestError
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.text(),

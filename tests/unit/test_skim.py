@@ -13,7 +13,7 @@ from llama_router.core import skim as skim_module
 from llama_router.core.peek import ASKED, asked_by, skim_of
 from llama_router.core.shaping import Shape, shaped
 from llama_router.core.skim import MAX_DEPTH, MAX_FIELDS, Skim, change
-from llama_router.errors import RequestError
+from llama_router.errors.requests import RequestError
 
 NAMES = frozenset(("model", "stream"))
 SCALARS = (

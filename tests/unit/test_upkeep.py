@@ -20,7 +20,7 @@ from llama_router.core.events import (
 )
 from llama_router.core.lifecycle import Phase, Signal
 from llama_router.core.scheduler import Scheduler
-from llama_router.errors import BackendExitedError
+from llama_router.errors.backends import BackendExitedError
 
 A, B, C = map(ModelId, "abc")
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llama_router.errors import RequestError, UpstreamError
+from llama_router.errors.backends import UpstreamError
+from llama_router.errors.requests import RequestError
 from llama_router.gateway.wire import (
     ChunkedBody,
     Dechunker,

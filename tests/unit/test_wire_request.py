@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import pytest
 
-from llama_router.errors import BodyTooLargeError, HeaderTooLargeError, RequestError
+from llama_router.errors.requests import BodyTooLargeError, HeaderTooLargeError, RequestError
 from llama_router.gateway.wire import (
     ChunkedBody,
     RequestHead,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llama_router.errors import UpstreamError
+from llama_router.errors.backends import UpstreamError
 from llama_router.gateway.wire import (
     Dechunker,
     Framing,

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from ...errors import ConfigError, Problem
+from ...errors.config import ConfigError, Problem
 from .draft import Draft, Note
 from .fields import Fields
 from .llama_swap_groups import take_groups

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ...errors import ConfigError
+from ...errors.config import ConfigError
 from .yaml_tree import Node
 
 #: Stands for ``${PORT}`` in expanded text. YAML text cannot contain this character.

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from ...errors import ConfigError, Problem
+from ...errors.config import ConfigError, Problem
 from .. import placeholders
 from . import llama_options
 from .draft import Draft, DraftModel, Note, Value

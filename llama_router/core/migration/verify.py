@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import ConfigError, Problem
+from ...errors.config import ConfigError, Problem
 from ..config import parse_config
 from .draft import Draft
 

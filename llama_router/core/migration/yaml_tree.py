@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import attrs
 import yaml
 
-from ...errors import ConfigError, Problem
+from ...errors.config import ConfigError, Problem
 
 Where: TypeAlias = tuple[str | int, ...]
 

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 import attrs
 import msgspec
 
-from ...errors import RouterError, UpstreamError
+from ...errors.backends import UpstreamError
+from ...errors.base import RouterError
 from ..usage import Usage
 from .requests import Shape, Wanted
 from .sse import Events

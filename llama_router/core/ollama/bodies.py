@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ...errors import RequestError
+from ...errors.requests import RequestError
 from ..peek import MAX_NAME_BYTES
 
 

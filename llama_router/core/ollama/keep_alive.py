@@ -9,7 +9,7 @@ import math
 import re
 from typing import Final
 
-from ...errors import RequestError
+from ...errors.requests import RequestError
 
 _UNITS_S: Final = {
     "ns": 1e-9,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from ...errors import HubReferenceError
+from ...errors.downloads import HubReferenceError
 from ..config import Config, ModelId
 from ..hub import Reference, parse_reference
 from .listing import meaning_of

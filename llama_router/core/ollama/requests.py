@@ -11,7 +11,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ...errors import RequestError
+from ...errors.requests import RequestError
 from .. import shaping
 from .bodies import (
     AnswerRequest,

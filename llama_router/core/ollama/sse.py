@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ...errors import UpstreamError
+from ...errors.backends import UpstreamError
 
 #: Longest event that is put together, in bytes; a chunk of an answer has a few hundred.
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024

@@ -1,0 +1,27 @@
+"""Every exception llama-router raises on purpose, each with its HTTP status and code.
+
+* RouterError (`base`)
+  * ConfigError (`config`)
+  * RequestError (`requests`)
+    * BodyTooLargeError, HeaderTooLargeError, RequestTimeoutError, RequestCancelledError
+    * EndpointNotAllowedError, NoModelRunningError, RequestNotFoundError
+    * ModelNotLoadedError, ModelLoadedError, ModelExistsError
+    * SettingError, ConfigChangedError (`config`)
+    * AccessError (`access`)
+      * AdminTokenError, ApiKeyError, ModelNotAllowedError
+      * HostNotAllowedError, OriginNotAllowedError, MediaTypeError
+  * AdmissionError (`admission`)
+    * UnknownModelError, QueueFullError, QueueTimeoutError, ShuttingDownError
+  * BackendError (`backends`)
+    * SpawnError
+      * FileMissingError
+    * ReadinessTimeoutError, BackendExitedError, BackendUnreapableError, BackendFailedError
+  * DownloadError (`downloads`)
+    * HubReferenceError, RepositoryMissingError, HubFileMissingError
+    * HubAccessError, HubTokenError, HubUnreachableError, HubAnswerError
+    * DiskFullError, CacheUnusableError, ModelNotCachedError
+  * UpstreamError (`backends`)
+    * UpstreamTimeoutError
+
+Errors that concern one module only stand in that module.
+"""

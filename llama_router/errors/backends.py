@@ -1,0 +1,134 @@
+"""Backends that did not start, did not last, or did not answer."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from .base import RouterError
+
+
+class BackendError(RouterError):
+    """A backend process failed. Contained: it never crosses into a sibling.
+
+    Attributes:
+        retryable: Whether starting the same command again soon may help.
+        cause: Why its process ended, as one word of `core.explain.Cause`; None if it did
+            not end by itself.
+    """
+
+    code = "backend_unavailable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retryable: bool = True
+    cause: str | None = None
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class SpawnError(BackendError):
+    """The process could not be created."""
+
+    code = "backend_spawn_failed"
+    retryable = False
+
+
+class FileMissingError(SpawnError):
+    """A file of the model is not there (any more).
+
+    Attributes:
+        path: The file.
+    """
+
+    code = "model_file_missing"
+
+    def __init__(self, model: str, path: str) -> None:
+        super().__init__(
+            f"the file {path} of model {model!r} is not there; the model can be used again as "
+            "soon as it is"
+        )
+        self.cause = "file_missing"
+        self.path = path
+
+
+class ReadinessTimeoutError(BackendError):
+    """The process ran, but did not become ready within its deadline."""
+
+    code = "backend_not_ready"
+    retryable = False
+
+
+class BackendExitedError(BackendError):
+    """The process exited on its own.
+
+    Attributes:
+        returncode: As in `subprocess.Popen.returncode`: negative means killed
+            by that signal.
+        log_tail: Its last lines of output, oldest first.
+    """
+
+    code = "backend_exited"
+
+    def __init__(
+        self,
+        model: str,
+        returncode: int,
+        log_tail: tuple[str, ...] = (),
+        *,
+        cause: str = "unknown",
+        reason: str = "",
+        evidence: tuple[str, ...] = (),
+    ) -> None:
+        """Say how it ended, and why if that is known.
+
+        Args:
+            model: Whose backend.
+            returncode: See above.
+            log_tail: See above.
+            cause: See `BackendError`.
+            reason: The cause as part of a sentence; empty if it is not known.
+            evidence: Lines of its output that say so; quoted instead of the last ones.
+        """
+        how = (
+            f"was killed by signal {-returncode}"
+            if returncode < 0
+            else (f"exited with code {returncode}")
+        )
+        why = f": {reason}" if reason else ""
+        if evidence:
+            said = "; its output says: " + " | ".join(evidence)
+        elif log_tail:
+            said = "; its last output: " + " | ".join(log_tail)
+        else:
+            said = "; it printed nothing" if reason else " without any output"
+        super().__init__(f"the backend of model {model!r} {how}{why}{said}")
+        self.model = model
+        self.returncode = returncode
+        self.log_tail = log_tail
+        self.cause = cause
+
+
+class BackendUnreapableError(BackendError):
+    """SIGKILL was sent and the process is still there (uninterruptible sleep)."""
+
+    code = "backend_unreapable"
+
+
+class BackendFailedError(BackendError):
+    """The model's backend failed too often; it is not tried again until a cool-down is over."""
+
+    code = "backend_failed"
+
+
+class UpstreamError(RouterError):
+    """The backend was ready, but the exchange with it failed."""
+
+    code = "upstream_failed"
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class UpstreamTimeoutError(UpstreamError):
+    """The backend was silent for longer than ``read_timeout_s``."""
+
+    code = "upstream_timeout"
+    status = HTTPStatus.GATEWAY_TIMEOUT

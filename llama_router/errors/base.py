@@ -1,0 +1,24 @@
+"""What every error that llama-router raises on purpose has in common."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """Base class; catching it catches every expected failure, never a bug.
+
+    Attributes:
+        code: Stable machine-readable identifier, part of the HTTP contract.
+        status: Response status used when the error reaches an HTTP client.
+        type: The OpenAI error ``type`` that clients group by.
+        param: Name of the request field at fault, if one is.
+        retry_after_s: When trying again may help, in seconds; None if it cannot be said.
+    """
+
+    code: ClassVar[str] = "router_error"
+    status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
+    type: ClassVar[str] = "server_error"
+    param: str | None = None
+    retry_after_s: float | None = None

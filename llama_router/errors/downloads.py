@@ -1,0 +1,93 @@
+"""Models that could not be fetched from the hub, or are not in its cache."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from .base import RouterError
+
+
+class DownloadError(RouterError):
+    """A model could not be fetched from the hub, or its cache not be used."""
+
+    code = "download_failed"
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class HubReferenceError(DownloadError):
+    """What was asked for does not read ``user/repo[:quant]``."""
+
+    code = "hub_reference_invalid"
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+    param: str | None = "model"
+
+
+class RepositoryMissingError(DownloadError):
+    """The hub has no such repository, or does not show it to this user."""
+
+    code = "hub_repository_missing"
+    status = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    param: str | None = "model"
+
+
+class HubFileMissingError(DownloadError):
+    """The repository has no model file of that quantization or name."""
+
+    code = "hub_file_missing"
+    status = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    param: str | None = "model"
+
+
+class HubAccessError(DownloadError):
+    """The repository is gated, and this user has not been let in."""
+
+    code = "hub_access_denied"
+    status = HTTPStatus.FORBIDDEN
+    type = "invalid_request_error"
+
+
+class HubTokenError(DownloadError):
+    """The hub does not accept the token that this machine has."""
+
+    code = "hub_token_rejected"
+    status = HTTPStatus.FORBIDDEN
+    type = "invalid_request_error"
+
+
+class HubUnreachableError(DownloadError):
+    """The hub did not answer, or only with errors that may pass."""
+
+    code = "hub_unreachable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class HubAnswerError(DownloadError):
+    """What the hub sent is not what it announced: another size, another hash, no sense."""
+
+    code = "hub_answer_invalid"
+
+
+class DiskFullError(DownloadError):
+    """The disk of the cache has not enough room."""
+
+    code = "disk_full"
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+
+
+class CacheUnusableError(DownloadError):
+    """The cache folder cannot be read or written."""
+
+    code = "cache_unusable"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class ModelNotCachedError(DownloadError):
+    """No model of that name is in the cache."""
+
+    code = "model_not_cached"
+    status = HTTPStatus.NOT_FOUND
+    type = "invalid_request_error"
+    param: str | None = "model"

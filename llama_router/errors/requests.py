@@ -1,0 +1,90 @@
+"""Requests that cannot be served as they are."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from .base import RouterError
+
+
+class RequestError(RouterError):
+    """The request itself cannot be served, whatever the models do."""
+
+    code = "invalid_request"
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, status: HTTPStatus | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        if status is not None:
+            self.status = status
+
+
+class RequestNotFoundError(RequestError):
+    """No request with this id is waiting or being served."""
+
+    code = "request_not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class BodyTooLargeError(RequestError):
+    """The body is over ``max_body_mib``."""
+
+    code = "body_too_large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class HeaderTooLargeError(RequestError):
+    """Request line and header fields together are over the limit."""
+
+    code = "header_too_large"
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class RequestTimeoutError(RequestError):
+    """The client stopped sending in the middle of its request."""
+
+    code = "request_timeout"
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class RequestCancelledError(RequestError):
+    """Somebody cancelled the request through the admin API."""
+
+    code = "request_cancelled"
+
+
+class EndpointNotAllowedError(RequestError):
+    """The path is outside the model's ``proxy_endpoints``."""
+
+    code = "endpoint_not_allowed"
+    status = HTTPStatus.NOT_FOUND
+
+
+class NoModelRunningError(RequestError):
+    """``/health``, ``/props`` or ``/slots`` without a model, and none is running."""
+
+    code = "no_models_running"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+
+
+class ModelNotLoadedError(RequestError):
+    """The model is not loaded, and the request must not load it."""
+
+    code = "model_not_loaded"
+
+
+class ModelLoadedError(RequestError):
+    """A model shall be loaded that already is, or is being loaded."""
+
+    code = "model_loaded"
+
+
+class ModelExistsError(RequestError):
+    """A model shall be fetched that is already here."""
+
+    code = "model_exists"
