@@ -37,7 +37,7 @@ from llama_router.backends.backend import Backend
 from llama_router.catalog import Catalog
 from llama_router.core.config import Config, ModelId, ModelSpec
 from llama_router.core.diff import ReloadPlan
-from llama_router.dispatcher import Dispatcher
+from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
 from llama_router.scanner import scan_beside
 from llama_router.watcher import Watcher

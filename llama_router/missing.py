@@ -9,7 +9,7 @@ import trio
 
 from .core.config import ModelId
 from .core.events import Mended
-from .dispatcher import Dispatcher
+from .dispatch.dispatcher import Dispatcher
 from .errors.backends import FileMissingError
 
 #: Between two looks for the files, in seconds, while some are missing. A notification of

@@ -49,7 +49,7 @@ from .core.conversations import Conversations
 from .core.diff import ReloadPlan
 from .core.reports import ReloadReport
 from .core.service_status import status_line
-from .dispatcher import Dispatcher
+from .dispatch.dispatcher import Dispatcher
 from .errors.base import RouterError
 from .errors.config import ConfigError, Problem
 from .gateway.connection import Gateway
@@ -270,7 +270,7 @@ def _sweep(state_dir: Path) -> None:
 
 def _dispatcher(config: Config, launcher: Launcher) -> Dispatcher:
     dispatcher = Dispatcher(config, launcher)
-    launcher.on_progress = dispatcher.note_progress
+    launcher.on_progress = dispatcher.waits.note_progress
     return dispatcher
 
 

@@ -18,7 +18,7 @@ from ..catalog import Scanned
 from ..core.access import Gate
 from ..core.conversations import Conversations
 from ..core.reports import ReloadReport
-from ..dispatcher import Dispatcher
+from ..dispatch.dispatcher import Dispatcher
 from ..models.downloads import Downloads
 from .loads import Loads
 from .model_info import ModelInfo

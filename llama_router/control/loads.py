@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 from ..core.config import ModelId
-from ..dispatcher import Dispatcher
+from ..dispatch.dispatcher import Dispatcher
 from ..errors.base import RouterError
 
 

@@ -11,7 +11,7 @@ from ..backends.backend import Backend
 from ..core.config import ModelId
 from ..core.lifecycle import Phase
 from ..core.llama_cpp import BackendInfo, read_backend_info
-from ..dispatcher import Dispatcher
+from ..dispatch.dispatcher import Dispatcher
 from ..errors.backends import UpstreamError
 
 #: How long a backend may take to say it, in seconds; it has just become ready.

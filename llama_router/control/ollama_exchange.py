@@ -21,7 +21,7 @@ from ..core.ollama.answers import Stream, Times
 from ..core.ollama.requests import Wanted
 from ..core.routes import allowed
 from ..core.usage import TAIL_BYTES, Usage, usage_of
-from ..dispatcher import Lease
+from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError
 from .context import ControlContext

@@ -7,7 +7,8 @@ import trio
 from ..core.access import Asker
 from ..core.config import ModelId
 from ..core.notices import Company, Wait, discreet
-from ..dispatcher import Dispatcher, Lease
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.lease import Lease
 
 
 class Waiting:
@@ -47,7 +48,7 @@ class Waiting:
         """
         while self._lease.granted_nowait() is None:
             news = trio.Event()
-            with self._dispatcher.watch(self._lease, self._model, news.set):
+            with self._dispatcher.waits.watch(self._lease, self._model, news.set):
                 if said := self._company.about(self._waits_for, now_s=trio.current_time()):
                     return said
                 with trio.move_on_at(self._company.due_s):

@@ -38,7 +38,8 @@ from ..core.routes import (
     route,
 )
 from ..core.shaping import shaped
-from ..dispatcher import Dispatcher, Lease
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, RequestError
 from .engine import Engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import logs
 from ..core.usage import usage_of
-from ..dispatcher import Lease
+from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from .relay import Exchange
 from .wire import RequestHead

@@ -27,7 +27,8 @@ from ..core.notices import (
     discreet,
     wants_notices,
 )
-from ..dispatcher import Dispatcher, Lease
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from .channel import GONE
 from .engine import Engine
@@ -181,7 +182,7 @@ class Waiting:
         notices = self._wants_notices(model)
         company = Company(stream.voice, notices=notices, now_s=engine.now_s)
         waits_for = partial(self._waits_for, lease)
-        with self.dispatcher.watch(lease, model, partial(engine.wake, fiber)):
+        with self.dispatcher.waits.watch(lease, model, partial(engine.wake, fiber)):
             while (backend := lease.granted_nowait()) is None:
                 if self.client.gone:
                     raise ClientGoneError

@@ -13,7 +13,7 @@ import trio
 from llama_router.backends.backend import Backend
 from llama_router.core.access import Gate
 from llama_router.core.config import ModelSpec, parse_config
-from llama_router.dispatcher import Dispatcher
+from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.connection import Gateway
 from llama_router.gateway.server import Doors, listen, serve
 from tests.http_cases import HOST

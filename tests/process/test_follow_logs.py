@@ -226,7 +226,7 @@ async def test_a_follower_that_leaves_is_forgotten(start, stage) -> None:
 
 
 def _log_of(router: Router, model: str) -> Any:
-    return router.running.dispatcher._launch.logs.for_model(model)
+    return router.running.dispatcher._fleet._launch.logs.for_model(model)
 
 
 # --- On the command line --------------------------------------------------------------

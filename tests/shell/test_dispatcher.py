@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from llama_router.backends.backend import Backend
 from llama_router.core.config import Config, ModelId, ModelSpec, parse_config
 from llama_router.core.lifecycle import Phase
-from llama_router.dispatcher import Dispatcher
+from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.admission import QueueTimeoutError, ShuttingDownError, UnknownModelError
 from llama_router.errors.backends import BackendExitedError, SpawnError
 from llama_router.errors.requests import NoModelRunningError
@@ -269,7 +269,7 @@ async def test_who_watches_a_wait_hears_of_each_step(
     """Phases, progress and the grant; nothing after the block, and the progress is of this load."""
     d = await start(nursery, config(a={}, b={}), FakeBackends(load_s=10, stop_s=5))
     await use(d, "a")
-    d.note_progress(B, 0.9)  # the last word of an earlier load
+    d.waits.note_progress(B, 0.9)  # the last word of an earlier load
     seen: list[tuple[Phase, float | None] | None] = []
     with d.lease("b") as lease:
 
@@ -277,12 +277,12 @@ async def test_who_watches_a_wait_hears_of_each_step(
             wait = lease.waits_for()
             seen.append(None if wait is None else (wait.phase, wait.progress))
 
-        with d.watch(lease, B, look):
+        with d.waits.watch(lease, B, look):
             await trio.sleep(7)
-            d.note_progress(A, 0.5)  # of no interest here
-            d.note_progress(B, 0.5)
+            d.waits.note_progress(A, 0.5)  # of no interest here
+            d.waits.note_progress(B, 0.5)
             await lease.granted()
-        d.note_progress(B, 1.0)
+        d.waits.note_progress(B, 1.0)
     assert seen[:3] == [(Phase.STARTING, None), (Phase.STARTING, 0.5), None]
     assert set(seen[2:]) == {None}
 
@@ -294,7 +294,7 @@ async def test_progress_is_news_once_per_percent(
     d = await start(nursery, config(a={}), FakeBackends(load_s=10))
     number = d.news.last
     for thousandth in range(20):
-        d.note_progress(A, thousandth / 1000)
+        d.waits.note_progress(A, thousandth / 1000)
     items = d.news.after(number) or []
     assert [(item.kind, item.data) for item in items] == [
         ("progress", {"id": "a", "progress": 0.01})
@@ -315,7 +315,7 @@ async def test_a_grant_is_news_for_the_same_queue_only(
         with (
             d.lease("a") as second,
             d.lease("a") as third,
-            d.watch(third, A, lambda: news.append("third")),
+            d.waits.watch(third, A, lambda: news.append("third")),
         ):
             await use(d, "b")
             assert news == []

@@ -17,7 +17,7 @@ from llama_router.core.config import ModelId, parse_config
 from llama_router.core.notices import KEEP_ALIVE_S, Company, wants_notices
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.answers import Voice
-from llama_router.dispatcher import Dispatcher
+from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.backends import SpawnError
 from llama_router.gateway.engine import Engine, Fiber
 from llama_router.gateway.sockets import Client
@@ -159,4 +159,4 @@ async def test_an_ollama_client_hears_of_a_failure_at_once(
         await waiting.heard()
     assert trio.current_time() == 7
     await wait_all_tasks_blocked()
-    assert not dispatcher._watching
+    assert not dispatcher.waits.watching

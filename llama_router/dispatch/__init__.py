@@ -1,0 +1,1 @@
+"""Between requests and backends: who holds which model, which backends run."""

@@ -1,0 +1,110 @@
+"""The backends that run: one contained task for each, whose failure becomes an event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import structlog
+import trio
+
+from ..backends.backend import Backend
+from ..core.config import ModelId, ModelSpec
+from ..core.events import Changed
+from ..core.lifecycle import Signal
+from ..errors.backends import BackendError
+
+log = structlog.get_logger()
+
+
+class Launch(Protocol):
+    """Runs a backend; reports it once it is ready."""
+
+    async def __call__(
+        self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = ...
+    ) -> None:
+        """Return only if cancelled; raise `BackendError` if the backend fails."""
+
+
+class Fleet:
+    """Starts and stops backends as it is told, and says what becomes of them.
+
+    Args:
+        launch: Runs one backend.
+        on_change: Told when one became ready, and when one is gone; must not block.
+
+    Attributes:
+        ready: The backend of each model that has one that is ready.
+    """
+
+    def __init__(self, launch: Launch, on_change: Callable[[Changed], None]) -> None:
+        self._launch = launch
+        self._on_change = on_change
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[ModelId, trio.CancelScope] = {}
+        self._last_spawned: list[ModelId] = []  # newest last
+        self.ready: dict[ModelId, Backend] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the backends' tasks until cancelled; backends end with this task."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def start(self, spec: ModelSpec) -> None:
+        """Start a backend of *spec*'s model, which has none."""
+        assert self._nursery is not None, "the dispatcher is not running"
+        self._scopes[spec.id] = trio.CancelScope()
+        self._nursery.start_soon(self._contain, spec)
+
+    def stop(self, model: ModelId, reason: str) -> None:
+        """Let *model*'s backend end, and nobody begin to talk to it any more."""
+        log.info("backend.stopping", model=model, reason=reason)
+        self._scopes[model].cancel()
+        self._end(model, None)
+
+    def latest_first(self) -> Iterator[Backend]:
+        """Yield the ready backends, the last spawned one first."""
+        for model in reversed(self._last_spawned):
+            if (backend := self.ready.get(model)) is not None:
+                yield backend
+
+    async def _contain(self, spec: ModelSpec) -> None:
+        """Run one backend; turn its failure into an event. The bulkhead."""
+        model = spec.id
+        error: BackendError | None = None
+        with self._scopes[model] as scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    backend: Backend = await nursery.start(self._run, spec)
+                    if not scope.cancel_called:
+                        self.ready[model] = backend
+                        self._last_spawned = [m for m in self._last_spawned if m != model]
+                        self._last_spawned.append(model)
+                        self._on_change(Changed(model, Signal.PROBE_OK))
+            except* BackendError as group:  # expected failures only; bugs pass through
+                error = _first(group)
+            finally:
+                if scope.cancel_called:
+                    error = None  # it was asked to go; how it went was logged
+                self._end(model, error)  # here, because the router's own end passes through
+        del self._scopes[model]
+        self._on_change(Changed(model, Signal.EXITED, error))
+
+    async def _run(self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]) -> None:
+        await self._launch(spec, task_status=task_status)
+
+    def _end(self, model: ModelId, error: BackendError | None) -> None:
+        """Let nobody begin to talk to *model*'s backend any more."""
+        backend = self.ready.pop(model, None)
+        if backend is not None:
+            backend.end(error)
+
+
+def _first(group: BaseExceptionGroup[BackendError]) -> BackendError:
+    """Return the first leaf of *group*."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, BackendError)
+    return leaf

@@ -1,0 +1,136 @@
+"""One request's hold on a model, from its arrival to its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+import trio
+
+from ..backends.backend import Backend
+from ..core.notices import Wait
+from ..errors.base import RouterError
+
+
+class Desk(Protocol):
+    """Where leases come from, and go back to."""
+
+    def release(self, request: int) -> None:
+        """Give back what *request* holds."""
+
+    def wait_of(self, request: int) -> Wait | None:
+        """Return what *request* waits for; None if it does not."""
+
+
+class Lease:
+    """One request's hold on a model, from its arrival to its end.
+
+    Use it as a (plain) context manager: leaving the block gives the hold back,
+    whether the request was served, refused or abandoned.
+
+    Attributes:
+        request: Its number; later requests have higher ones.
+        arrived_s: Clock time of the arrival, in seconds.
+        granted_s: Clock time of the grant, in seconds; NaN before.
+        backend: The backend to talk to; None while the request waits.
+        asker: Name of the API key that the request came with, if it needed one.
+        cut: Ends a request that is being served, with an error for its client; set by who
+            serves it.
+        on_news: Called when the wait is over, or something about it changes; see
+            `Waits.watch`.
+    """
+
+    __slots__ = (
+        "_desk",
+        "_error",
+        "_settled",
+        "arrived_s",
+        "asker",
+        "backend",
+        "cut",
+        "granted_s",
+        "on_news",
+        "request",
+    )
+
+    def __init__(self, desk: Desk, request: int, asker: str | None, arrived_s: float) -> None:
+        self._desk = desk
+        self.request = request
+        self._settled: trio.Event | None = None
+        self._error: RouterError | None = None
+        self.arrived_s = arrived_s
+        self.granted_s = math.nan
+        self.backend: Backend | None = None
+        self.asker = asker
+        self.cut: Callable[[RouterError], None] | None = None
+        self.on_news: Callable[[], None] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the wait is over, with a backend or with a refusal."""
+        return self.backend is not None or self._error is not None
+
+    def waits_for(self) -> Wait | None:
+        """Return what the request waits for; None if it does not."""
+        return self._desk.wait_of(self.request)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._desk.release(self.request)
+
+    def granted_nowait(self) -> Backend | None:
+        """Return the backend if there is one already, or None if the request must wait.
+
+        Raises:
+            AdmissionError: if the request was refused.
+            BackendError: if the backend cannot be brought up.
+        """
+        if self._error is not None:
+            raise self._error
+        return self.backend
+
+    async def granted(self) -> Backend:
+        """Wait for the grant and return the backend.
+
+        Raises:
+            AdmissionError: if the request is refused.
+            BackendError: if the backend cannot be brought up.
+        """
+        while (backend := self.granted_nowait()) is None:
+            if self._settled is None:
+                self._settled = trio.Event()
+            await self._settled.wait()
+        return backend
+
+    @property
+    def load_s(self) -> float:
+        """Seconds of the wait in which the granted backend was loading."""
+        if self.backend is None:
+            return 0.0
+        return max(0.0, self.backend.ready_s - max(self.arrived_s, self.backend.spawned_s))
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds of the wait before that: for others, for a turn, for a slot."""
+        return max(0.0, self.granted_s - self.arrived_s - self.load_s)
+
+    def settle(self, result: Backend | RouterError, now_s: float) -> None:
+        """End the wait, with a backend or with a refusal."""
+        if isinstance(result, Backend):
+            self.backend = result
+            self.granted_s = now_s
+        else:
+            self._error = result
+        if self._settled is not None:
+            self._settled.set()
+        if self.on_news is not None:
+            self.on_news()
