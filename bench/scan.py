@@ -35,8 +35,10 @@ import trio
 
 from llama_router.backends.backend import Backend
 from llama_router.catalog import Catalog
-from llama_router.core.config import Config, ModelId, ModelSpec
-from llama_router.core.diff import ReloadPlan
+from llama_router.core.config.diff import ReloadPlan
+from llama_router.core.config.model_spec import ModelSpec
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.whole import Config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
 from llama_router.scanner import scan_beside

@@ -11,11 +11,13 @@ import attrs
 import structlog
 
 from .config_file import LoadedConfig, identity_of, load_config
-from .core.config import Config, ModelState, RouterSpec
-from .core.diff import share
+from .core.config.diff import share
+from .core.config.model_spec import ModelState
+from .core.config.overlay import Found
+from .core.config.router_spec import RouterSpec
+from .core.config.whole import Config
 from .core.discovery import discover
 from .core.found import Doubt
-from .core.overlay import Found
 from .models import found_file
 from .models.caches import find_caches
 from .models.found_file import FoundFileContent

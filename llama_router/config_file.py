@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .core import placeholders
-from .core.config import DEFAULT_SPAWN, Config, RouterSpec, parse_config
-from .core.overlay import Found, Overlaid, overlay
+from .core.config import placeholders
+from .core.config.model_spec import DEFAULT_SPAWN
+from .core.config.overlay import Found, Overlaid, overlay
+from .core.config.parse import parse_config
+from .core.config.router_spec import RouterSpec
+from .core.config.whole import Config
 from .errors.config import ConfigError, Problem
 
 if TYPE_CHECKING:

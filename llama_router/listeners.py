@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import structlog
 
-from .core.config import Config
+from .core.config.whole import Config
 from .core.exposure import exposure
 from .errors.base import RouterError
 from .gateway.server import listen

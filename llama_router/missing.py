@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from .core.config import ModelId
+from .core.config.names import ModelId
 from .core.events import Mended
 from .dispatch.dispatcher import Dispatcher
 from .errors.backends import FileMissingError

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from .catalog import Answer, Catalog, Scanned
-from .core.config import RouterSpec
+from .core.config.router_spec import RouterSpec
 from .core.lines import escape_controls
 from .errors.base import RouterError
 

@@ -44,9 +44,11 @@ from .control.hypercorn import ControlServer
 from .control.loads import Loads
 from .control.model_info import ModelInfo
 from .core.access import Gate
-from .core.config import Config, ModelId, RouterSpec
+from .core.config.diff import ReloadPlan
+from .core.config.names import ModelId
+from .core.config.router_spec import RouterSpec
+from .core.config.whole import Config
 from .core.conversations import Conversations
-from .core.diff import ReloadPlan
 from .core.reports import ReloadReport
 from .core.service_status import status_line
 from .dispatch.dispatcher import Dispatcher

@@ -19,7 +19,7 @@ import attrs
 from bench.programs import HOST, ROOT, StartError, child, free_port, missing_binary, wait_listening
 from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
 from llama_router.config_file import load_config
-from llama_router.core import placeholders
+from llama_router.core.config.command_line import command_line
 
 from .ask import ask, healthy
 
@@ -71,7 +71,7 @@ class Setting:
         """Return the command line that serves *model* on *port*."""
         models = load_config(self.router_toml()).config.models
         spec = next(spec for name, spec in models.items() if name == model)
-        return find_program(placeholders.command_line(spec, port=port, host=HOST)).argv
+        return find_program(command_line(spec, port=port, host=HOST)).argv
 
 
 def missing_server(server: str) -> str | None:

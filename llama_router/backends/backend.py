@@ -7,7 +7,8 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from ..core.config import ModelId, ModelSpec
+from ..core.config.model_spec import ModelSpec
+from ..core.config.names import ModelId
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from .cgroup import ControlGroup

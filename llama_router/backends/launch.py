@@ -16,11 +16,13 @@ import attrs
 import structlog
 import trio
 
-from ..core import child_protocol, placeholders
-from ..core.config import ModelId, ModelSpec
+from ..core import child_protocol
+from ..core.config.command_line import command_line, environment
+from ..core.config.masking import masked_command
+from ..core.config.model_spec import ModelSpec
+from ..core.config.names import ModelId
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
-from ..core.masking import masked_command
 from ..errors.backends import BackendExitedError, FileMissingError, ReadinessTimeoutError
 from . import proctree
 from .backend import Backend
@@ -107,7 +109,7 @@ class Launcher:
             raise FileMissingError(str(spec.id), absent)
         model_log = self.logs.for_model(spec.id)
         with self.ports.lease() as port:
-            argv = placeholders.command_line(spec, port=port, host=BACKEND_HOST)
+            argv = command_line(spec, port=port, host=BACKEND_HOST)
             program = find_program(argv, path=spec.spawn.env.get("PATH"))
             loading = Loading(announces=program.speaks_child_protocol)
 
@@ -177,7 +179,7 @@ class Launcher:
     ) -> None:
         """Run the process; what it leaves behind in our books is gone when this ends."""
         marker = f"{self.instance}.{next(self._serial)}"
-        env = inherited(self.environ) | placeholders.environment(spec, port=port, host=BACKEND_HOST)
+        env = inherited(self.environ) | environment(spec, port=port, host=BACKEND_HOST)
         env[proctree.INSTANCE_VARIABLE] = self.instance
         if program.speaks_child_protocol:
             env[child_protocol.ENV_VARIABLE] = str(self.router_port)

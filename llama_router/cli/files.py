@@ -12,10 +12,11 @@ import attrs
 
 from ..catalog import Catalog, Scanned
 from ..config_file import LoadedConfig, default_config_path, load_config, state_dir_for
-from ..core import placeholders
-from ..core.config import ModelSpec, RouterSpec
+from ..core.config import placeholders
+from ..core.config.model_spec import ModelSpec
+from ..core.config.overlay import Found
+from ..core.config.router_spec import RouterSpec
 from ..core.lines import escape_controls
-from ..core.overlay import Found
 from ..errors.config import ConfigError, Problem
 
 

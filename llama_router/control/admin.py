@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response, current_app, request
 
-from ..core.config import ModelSpec
+from ..core.config.model_spec import ModelSpec
 from ..errors.admission import UnknownModelError
 from ..errors.requests import RequestError, RequestNotFoundError
 from . import shapes

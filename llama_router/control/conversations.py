@@ -18,7 +18,7 @@ from quart import Blueprint, Response, request
 from ..backends.ask import ask
 from ..backends.backend import Backend
 from ..core.access import Area
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, resumed_at
 from ..core.dialects import Dialect, last_event
 from ..core.lifecycle import Phase

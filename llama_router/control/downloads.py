@@ -10,9 +10,9 @@ import structlog
 import trio
 from quart import Blueprint, Response, request
 
-from ..core.config import ModelSpec, ModelState
+from ..core.config.model_spec import ModelSpec, ModelState
+from ..core.config.names import Meaning
 from ..core.hub import parse_reference
-from ..core.names import Meaning
 from ..errors.downloads import CacheUnusableError, ModelNotCachedError
 from ..errors.requests import RequestError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus

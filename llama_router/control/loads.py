@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import trio
 
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..dispatch.dispatcher import Dispatcher
 from ..errors.base import RouterError
 

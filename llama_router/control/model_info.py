@@ -8,7 +8,7 @@ import trio
 
 from ..backends.ask import ask
 from ..backends.backend import Backend
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.lifecycle import Phase
 from ..core.llama_cpp import BackendInfo, read_backend_info
 from ..dispatch.dispatcher import Dispatcher

@@ -15,9 +15,10 @@ from quart import Blueprint, Response, request
 
 from .. import __version__
 from ..core.access import Area, Asker
-from ..core.config import ModelId, ModelSpec, ModelState
+from ..core.config.masking import masked_command
+from ..core.config.model_spec import ModelSpec, ModelState
+from ..core.config.names import ModelId
 from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
-from ..core.masking import masked_command
 from ..core.roster import ModelStatistics
 from ..errors.requests import RequestError
 from ..models.downloads import DownloadState

@@ -15,7 +15,7 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from ..core.access import Area, Asker
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.events import Unload
 from ..core.hub import parse_reference
 from ..core.lifecycle import Phase

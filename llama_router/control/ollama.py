@@ -14,7 +14,7 @@ from quart import Blueprint, Response, request
 
 from .. import logs
 from ..core.access import Area
-from ..core.config import Config
+from ..core.config.whole import Config
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
 from ..errors.base import RouterError

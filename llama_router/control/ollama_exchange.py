@@ -14,7 +14,7 @@ from quart import Response, request
 from .. import logs
 from ..backends.backend import Backend
 from ..core.access import Asker, Gate
-from ..core.config import ModelSpec
+from ..core.config.model_spec import ModelSpec
 from ..core.notices import NOTIFY_FIELD, Company, wants_notices
 from ..core.ollama import answers, listing
 from ..core.ollama.answers import Stream, Times

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from ..core.config import ModelSpec
+from ..core.config.model_spec import ModelSpec
 from ..core.naming import part_of
 from ..core.ollama.listing import File
 from ..models.gguf import GgufError, read_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from ..core.access import Asker
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.notices import Company, Wait, discreet
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease

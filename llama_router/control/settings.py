@@ -12,9 +12,10 @@ import trio
 from quart import Blueprint, Response, request
 
 from ..config_edit import read_config
-from ..core.config import Config, ModelSpec
-from ..core.edit import edited, table_in
-from ..core.masking import MASK, is_secret, masked_command, masked_config, masked_env
+from ..core.config.edit import edited, table_in
+from ..core.config.masking import MASK, is_secret, masked_command, masked_config, masked_env
+from ..core.config.model_spec import ModelSpec
+from ..core.config.whole import Config
 from ..errors.config import SettingError
 from . import shapes
 from .admin import spec_of

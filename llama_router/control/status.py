@@ -14,8 +14,9 @@ import trio
 from .. import __version__
 from ..backends import proctree
 from ..backends.backend import Backend
-from ..core.config import Config, ModelSpec
-from ..core.masking import masked_config
+from ..core.config.masking import masked_config
+from ..core.config.model_spec import ModelSpec
+from ..core.config.whole import Config
 from ..core.reports import ReloadReport
 from ..errors.backends import BackendError, BackendExitedError
 from ..errors.config import Problem

@@ -26,9 +26,11 @@ import attrs
 from ..errors.access import AdminTokenError, ApiKeyError, HostNotAllowedError, OriginNotAllowedError
 from ..errors.admission import UnknownModelError
 from . import refusals
-from .config import Config, ModelsApi, ModelSpec
+from .config.model_spec import ModelSpec
+from .config.names import Meaning
+from .config.router_spec import ModelsApi
+from .config.whole import Config
 from .exposure import is_loopback
-from .names import Meaning
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""

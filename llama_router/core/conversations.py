@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from .config import ModelId
+from .config.names import ModelId
 
 #: Between the name of a conversation and that of a model, if its client puts both in one.
 #: Source: llama.cpp, tools/server/server-stream.cpp (lookup).

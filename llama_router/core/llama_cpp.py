@@ -12,7 +12,7 @@ import attrs
 import msgspec
 
 from ..errors.backends import BackendExitedError
-from .config import ModelSpec, ModelState
+from .config.model_spec import ModelSpec, ModelState
 from .lifecycle import Phase
 from .roster import ModelStatistics
 

@@ -12,7 +12,8 @@ from typing import Final, Protocol, assert_never
 import attrs
 
 from .access import Asker
-from .config import ModelId, ModelSpec
+from .config.model_spec import ModelSpec
+from .config.names import ModelId
 from .lifecycle import Phase
 
 #: Between two signs of life, in seconds: proxies close connections that are silent for 60.

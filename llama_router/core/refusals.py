@@ -14,7 +14,7 @@ from ..errors.admission import (
 )
 from ..errors.backends import BackendError, BackendFailedError
 from ..errors.requests import RequestCancelledError
-from .config import ModelId
+from .config.names import ModelId
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at
 #: the pace of answers.

@@ -13,7 +13,9 @@ import attrs
 
 from ..errors.admission import AdmissionError
 from ..errors.backends import BackendError
-from .config import Config, ModelId, ModelSpec
+from .config.model_spec import ModelSpec
+from .config.names import ModelId
+from .config.whole import Config
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import Phase, Signal, advance
 from .restart import CLOSED, Breaker

@@ -23,8 +23,10 @@ from typing import Final, assert_never
 
 from ..errors.backends import BackendError
 from . import refusals, turns, upkeep
-from .config import Config, ModelId, ModelSpec
-from .diff import ReloadPlan, plan_reload
+from .config.diff import ReloadPlan, plan_reload
+from .config.model_spec import ModelSpec
+from .config.names import ModelId
+from .config.whole import Config
 from .events import (
     Action,
     Arrived,

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from .config import ModelId
+from .config.names import ModelId
 
 #: Files of the UI: those in its folders, and those of some kinds at the top. Hashes are in the
 #: names, and other versions have other names: a list would be wrong tomorrow.

@@ -17,8 +17,10 @@ import trio
 
 from ..backends.backend import Backend
 from ..core import refusals
-from ..core.config import Config, ModelId, ModelSpec
-from ..core.diff import ReloadPlan
+from ..core.config.diff import ReloadPlan
+from ..core.config.model_spec import ModelSpec
+from ..core.config.names import ModelId
+from ..core.config.whole import Config
 from ..core.events import (
     Arrived,
     Changed,

@@ -9,7 +9,8 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core.config import ModelId, ModelSpec
+from ..core.config.model_spec import ModelSpec
+from ..core.config.names import ModelId
 from ..core.events import Changed
 from ..core.lifecycle import Signal
 from ..errors.backends import BackendError

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.lifecycle import Phase
 from ..core.notices import Wait
 from ..news import News

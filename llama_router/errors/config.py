@@ -7,12 +7,15 @@ from http import HTTPStatus
 from .base import RouterError
 from .requests import RequestError
 
+Where = tuple[str | int, ...]
+"""Keys and indexes that lead to a value, e.g. ``("models", "a", "args", 2)``."""
+
 
 class Problem:
     """One thing that is wrong with a configuration.
 
     Attributes:
-        path: Keys and indexes that lead to the value, e.g. ``("models", "a", "args", 2)``.
+        path: Leads to the value.
         message: What is wrong and what would be right.
         line: 1-based line in the file, or None while it is unknown.
         missing: The file whose absence is the problem, if it is that.
@@ -22,7 +25,7 @@ class Problem:
 
     def __init__(
         self,
-        path: tuple[str | int, ...],
+        path: Where,
         message: str,
         line: int | None = None,
         *,

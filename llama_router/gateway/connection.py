@@ -21,7 +21,9 @@ import trio
 from ..backends.backend import Backend
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_body, error_fields
-from ..core.config import Config, ModelId, ModelSpec
+from ..core.config.model_spec import ModelSpec
+from ..core.config.names import ModelId
+from ..core.config.whole import Config
 from ..core.conversations import Conversations, Owner
 from ..core.dialects import error_answer
 from ..core.peek import asked_by

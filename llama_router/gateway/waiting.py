@@ -18,7 +18,7 @@ import attrs
 
 from ..backends.backend import Backend
 from ..core.access import Asker
-from ..core.config import ModelId
+from ..core.config.names import ModelId
 from ..core.dialects import Voice, dialect_of
 from ..core.notices import (
     NOTIFY_FIELD,

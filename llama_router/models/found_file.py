@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 import tomli_w
 
-from ..core.config import parse_config
+from ..core.config.parse import parse_config
 from ..core.found import Doubt, FoundModel
 from ..errors.config import ConfigError
 from .caches import doubt

@@ -13,8 +13,8 @@ import re
 import struct
 from typing import Final
 
+from ..core.config.readers import CONTROL
 from ..core.header import Header
-from ..core.values import CONTROL
 from .files import opened
 
 #: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a

@@ -9,16 +9,12 @@ import attrs
 import pytest
 
 from llama_router.config_file import load_config
-from llama_router.core import placeholders
-from llama_router.core.config import (
-    DEFAULT_SPAWN,
-    ModelId,
-    ModelSpec,
-    OnChange,
-    RouterSpec,
-    SpawnSpec,
-    parse_config,
-)
+from llama_router.core.config import placeholders
+from llama_router.core.config.fields import OnChange
+from llama_router.core.config.model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
+from llama_router.core.config.router_spec import RouterSpec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "router.toml"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llama_router.cli.app import app
-from llama_router.core.config import parse_config
+from llama_router.core.config.parse import parse_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")))

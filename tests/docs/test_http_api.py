@@ -13,7 +13,7 @@ import trio
 from llama_router.control import app, openapi
 from llama_router.control.context import ControlContext
 from llama_router.core.access import Gate
-from llama_router.core.config import parse_config
+from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"

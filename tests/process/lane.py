@@ -12,7 +12,8 @@ import trio
 
 from llama_router.backends.backend import Backend
 from llama_router.core.access import Gate
-from llama_router.core.config import ModelSpec, parse_config
+from llama_router.core.config.model_spec import ModelSpec
+from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.connection import Gateway
 from llama_router.gateway.server import Doors, listen, serve

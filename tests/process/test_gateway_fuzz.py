@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.core.config import ModelId
+from llama_router.core.config.names import ModelId
 from tests.http_cases import post
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running

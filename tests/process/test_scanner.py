@@ -11,7 +11,7 @@ import trio
 from llama_router import scanner
 from llama_router.backends import proctree
 from llama_router.catalog import Catalog
-from llama_router.core.config import RouterSpec
+from llama_router.core.config.router_spec import RouterSpec
 from llama_router.scanner import ScanError, scan_beside
 from tests.gguf_bytes import write
 

@@ -15,8 +15,9 @@ import trio
 
 from llama_router import missing, watcher
 from llama_router.config_file import LoadedConfig, load_config
-from llama_router.core.config import Config, ModelId
-from llama_router.core.diff import ReloadPlan
+from llama_router.core.config.diff import ReloadPlan
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.whole import Config
 from llama_router.core.reports import ReloadReport
 from tests.process.harness import Router, post
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.access import Area, Gate, host_of
-from llama_router.core.config import ModelId, parse_config
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
 from llama_router.core.exposure import exposure, is_loopback
 from llama_router.errors.access import (
     AccessError,

@@ -13,8 +13,8 @@ import pytest
 
 from llama_router.catalog import Catalog, Scanned
 from llama_router.config_file import LoadedConfig
-from llama_router.core.config import RouterSpec
-from llama_router.core.diff import ReloadPlan, plan_reload
+from llama_router.core.config.diff import ReloadPlan, plan_reload
+from llama_router.core.config.router_spec import RouterSpec
 from llama_router.errors.config import ConfigError
 from llama_router.models import found_file
 from tests.gguf_bytes import model_keys, projector_keys, write

@@ -7,18 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config import (
-    DEFAULT_SPAWN,
-    Config,
-    LogFormat,
-    LogLevel,
-    ModelId,
-    ModelSpec,
-    ModelState,
-    RouterSpec,
-    SpawnSpec,
-    parse_config,
-)
+from llama_router.core.config.model_spec import DEFAULT_SPAWN, ModelSpec, ModelState, SpawnSpec
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
+from llama_router.core.config.router_spec import LogFormat, LogLevel, RouterSpec
+from llama_router.core.config.whole import Config
 from llama_router.errors.config import ConfigError
 
 PATH = {"path": "/m.gguf"}

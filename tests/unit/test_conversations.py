@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config import ModelId
+from llama_router.core.config.names import ModelId
 from llama_router.core.conversations import MAX_NAME, Conversations, Owner, resumed_at
 
 A, B = Owner(ModelId("a"), 1), Owner(ModelId("b"), 2)

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config import ModelId, ModelSpec, parse_config
+from llama_router.core.config.model_spec import ModelSpec
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
 from llama_router.core.lifecycle import Phase
 from llama_router.core.llama_cpp import (
     BackendInfo,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llama_router.core.config import parse_config
-from llama_router.core.masking import is_secret, masked_command, masked_config, masked_env
+from llama_router.core.config.masking import is_secret, masked_command, masked_config, masked_env
+from llama_router.core.config.parse import parse_config
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from llama_router.core.config import ModelId, parse_config
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
 from llama_router.core.dialects import Dialect, Voice, dialect_of, last_event
 from llama_router.core.events import Arrived, Changed, Finished
 from llama_router.core.lifecycle import Phase, Signal

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core import placeholders
-from llama_router.core.config import ModelId, ModelSpec, SpawnSpec
+from llama_router.core.config import placeholders
+from llama_router.core.config.command_line import command_line, environment
+from llama_router.core.config.model_spec import ModelSpec, SpawnSpec
+from llama_router.core.config.names import ModelId
 
 
 def model(*command: str, env: dict[str, str] | None = None, path: str | None = None) -> ModelSpec:
@@ -69,7 +71,7 @@ def test_escaped_text_survives_expansion(text: str) -> None:
 def test_command_line_is_the_command_and_then_the_args() -> None:
     """Nothing is added to what is configured, and `$model` is the id."""
     spec = model("serve", "$path", "--bind=$host:$port", path="/m.gguf")
-    assert placeholders.command_line(spec, port=50001, host="127.0.0.1") == (
+    assert command_line(spec, port=50001, host="127.0.0.1") == (
         *("serve", "/m.gguf", "--bind=127.0.0.1:50001"),
         *("--alias", "a/b:c"),
     )
@@ -78,4 +80,4 @@ def test_command_line_is_the_command_and_then_the_args() -> None:
 def test_values_of_the_environment_are_expanded() -> None:
     """Names of variables stay, placeholders in their values are replaced."""
     spec = model("serve", env={"PORT": "$port", "PRICE": "5$$"})
-    assert placeholders.environment(spec, port=7, host="h") == {"PORT": "7", "PRICE": "5$"}
+    assert environment(spec, port=7, host="h") == {"PORT": "7", "PRICE": "5$"}

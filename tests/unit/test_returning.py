@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llama_router.core.config import Config, ModelId, parse_config
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
+from llama_router.core.config.whole import Config
 from llama_router.core.events import (
     Action,
     Arrived,

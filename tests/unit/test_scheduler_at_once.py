@@ -8,7 +8,8 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config import ModelId, parse_config
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
 from llama_router.core.events import (
     Action,
     Arrived,

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from .. import placeholders
+from ..config import placeholders
 from .macros import PORT
 
 #: Container programs publish ports by a process of their own.

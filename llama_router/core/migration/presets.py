@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from ...errors.config import ConfigError, Problem
-from .. import placeholders
+from ..config import placeholders
 from . import llama_options
 from .draft import Draft, DraftModel, Note, Value
 from .verify import verify

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors.config import ConfigError, Problem
-from ..config import parse_config
+from ..config.parse import parse_config
 from .draft import Draft
 
 

@@ -10,11 +10,12 @@ from typing import Any, Final
 import attrs
 
 from ..access import Asker
-from ..config import Config, ModelSpec
+from ..config.model_spec import ModelSpec
+from ..config.names import Meaning
+from ..config.whole import Config
 from ..header import Header
 from ..hub import without_host
 from ..kinds import Kind, kind_of
-from ..names import Meaning
 from ..naming import quant_of
 from .answers import timestamp
 

@@ -6,7 +6,8 @@ import hashlib
 from typing import Any
 
 from ...errors.downloads import HubReferenceError
-from ..config import Config, ModelId
+from ..config.names import ModelId
+from ..config.whole import Config
 from ..hub import Reference, parse_reference
 from .listing import meaning_of
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .config import OnChange, RouterSpec
+from .fields import OnChange
+from .router_spec import RouterSpec
 
 if TYPE_CHECKING:
-    from .config import Config, ModelId, ModelSpec, SpawnSpec
+    from .model_spec import ModelSpec, SpawnSpec
+    from .names import ModelId
+    from .whole import Config
 
 
 @attrs.frozen(kw_only=True)

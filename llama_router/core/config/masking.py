@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import attrs
 
-from .config import Config, SpawnSpec
+from .model_spec import SpawnSpec
+from .whole import Config
 
 #: What stands for a secret.
 MASK: Final = "********"

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors.config import Problem
+from ...errors.config import Problem
 from . import placeholders
-from .config import DEFAULT_SPAWN
+from .model_spec import DEFAULT_SPAWN
 
 Table = Mapping[str, Any]
 

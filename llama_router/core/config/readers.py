@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from ..errors.config import Problem
+from ...errors.config import Problem
 from . import placeholders
 
 T = TypeVar("T")

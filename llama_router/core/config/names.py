@@ -1,16 +1,16 @@
-"""What the names that clients use stand for. Pure."""
+"""The names of models: ids, and what those that clients use stand for. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import NewType
 
 import attrs
 
-from .shaping import Shape
+from ..shaping import Shape
 
-if TYPE_CHECKING:
-    from .config import ModelId
+ModelId = NewType("ModelId", str)
+"""The name that the configuration gives a model; what a client says is a plain `str`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,1 @@
+"""``router.toml`` as values: what can be in it, and how it is read, compared and changed. Pure."""

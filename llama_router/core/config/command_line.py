@@ -1,0 +1,42 @@
+"""What is run for a model: command line and variables, placeholders replaced. Pure."""
+
+from __future__ import annotations
+
+from .model_spec import ModelSpec
+from .placeholders import expand
+
+
+def command_line(spec: ModelSpec, *, port: int, host: str) -> tuple[str, ...]:
+    """Return the complete argument vector of *spec*'s backend, program first.
+
+    Nothing is added to what the configuration says.
+
+    Args:
+        spec: A model out of `parse_config`, which has checked its placeholders.
+        port: TCP port allotted to the backend.
+        host: Address the backend is to listen on.
+
+    Raises:
+        ValueError: if *spec* was not checked and uses a placeholder without a value.
+    """
+    values = _values(spec, port=port, host=host)
+    return tuple(expand(word, values) for word in (*spec.spawn.command, *spec.spawn.args))
+
+
+def environment(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    """Return the ``env`` table of *spec* with its values expanded.
+
+    These are only the variables that the configuration names, not those that
+    the backend inherits. Arguments and exceptions are those of `command_line`.
+    """
+    values = _values(spec, port=port, host=host)
+    return {name: expand(value, values) for name, value in spec.spawn.env.items()}
+
+
+def _values(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    values = {"model": str(spec.id), "port": str(port), "host": host}
+    if spec.path is not None:
+        values["path"] = spec.path
+    if spec.mmproj is not None:
+        values["mmproj"] = spec.mmproj
+    return values

@@ -1,0 +1,220 @@
+"""The strict way from a parsed TOML document to a `Config`. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from ...errors.config import ConfigError, Problem, Where
+from ..exposure import exposure
+from .fields import readers_of
+from .model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
+from .names import ModelId
+from .placeholders import names_in
+from .readers import CONTROL, Read, RefusedError, array_reader, read_table, read_word, secret_reader
+from .router_spec import ApiKey, RouterSpec
+from .whole import Config
+
+_ROUTER_KEYS = readers_of(RouterSpec)
+_SPAWN_KEYS = readers_of(SpawnSpec)
+_API_KEY_KEYS = readers_of(ApiKey) | {"key": secret_reader(8)}
+_MODEL_KEYS = readers_of(ModelSpec) | {
+    "found_args": array_reader(read_word),
+    "args": array_reader(read_word),
+    "spawn": read_table,
+}
+_SECTIONS: dict[str, Read] = dict.fromkeys(
+    ("router", "api_keys", "default_spawn", "templates", "models"), read_table
+)
+
+# Stands for what could not be read, so that nothing is said twice about it.
+_NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
+
+
+def parse_config(document: Mapping[str, Any]) -> Config:
+    """Turn a parsed TOML document into a `Config`. Nothing is coerced, nothing ignored.
+
+    Raises:
+        ConfigError: with every problem of the document; lines are not known here.
+    """
+    parser = _Parser()
+    config = parser.config(document)
+    if parser.problems:
+        raise ConfigError(tuple(parser.problems))
+    return config
+
+
+class _Parser:
+    """Walks one document, leaves out what is unusable, and remembers why."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def config(self, document: Mapping[str, Any]) -> Config:
+        sections = self.fields(document, _SECTIONS, ())
+        router = RouterSpec(**self.fields(sections.get("router", {}), _ROUTER_KEYS, ("router",)))
+        keys = {
+            name: key
+            for name, table in self.named_tables(sections, "api_keys")
+            if (key := self.api_key(name, table)) is not None
+        }
+        default = self.spawn(DEFAULT_SPAWN, document, sections, where=("default_spawn",))
+        tables = dict(self.named_tables(sections, "templates"))
+        templates = {
+            name: self.spawn(default, sections["templates"], tables, where=("templates", name))
+            for name in sections.get("templates", {})
+        }
+        models = {
+            ModelId(name): self.model(ModelId(name), table, router, default, templates)
+            for name, table in self.named_tables(sections, "models")
+        }
+        self.check_names(router, models, sections.get("models", {}))
+        self.check_keys(keys)
+        written = sections.get("api_keys", {})
+        if fault := exposure(
+            router.host, has_keys=bool(written), public_without_keys=router.public_without_keys
+        ):
+            self.report(("router", "host"), fault)
+        return Config(router=router, api_keys=keys, models=models)
+
+    def report(self, where: Where, message: str) -> None:
+        self.problems.append(Problem(where, message))
+
+    def fields(
+        self, table: Mapping[str, object], readers: Mapping[str, Read], where: Where
+    ) -> dict[str, Any]:
+        """Return the usable values of *table*; report unknown keys and the other values."""
+        usable: dict[str, Any] = {}
+        for key, value in table.items():
+            if key not in readers:
+                self.report((*where, key), f"unknown key {key!r}{_suggest(key, readers)}")
+                continue
+            try:
+                usable[key] = readers[key](value)
+            except RefusedError as refused:
+                for problem in refused.problems:
+                    self.report((*where, key, *problem.path), problem.message)
+        return usable
+
+    def named_tables(
+        self, sections: Mapping[str, Any], section: str
+    ) -> Iterable[tuple[str, Mapping[str, object]]]:
+        """Yield the tables of *section* with their names; report what is not one."""
+        for name, table in sections.get(section, {}).items():
+            if not name or CONTROL.search(name):
+                message = "a name must not be empty or contain control characters"
+                self.report((section, name), message)
+            elif self.fields({name: table}, {name: read_table}, (section,)):
+                yield name, table
+
+    def spawn(
+        self,
+        base: SpawnSpec,
+        written: Mapping[str, object],
+        usable: Mapping[str, Any],
+        *,
+        where: Where,
+    ) -> SpawnSpec:
+        """Return *base* with the fields of one table in place of its own; env merges by key.
+
+        Args:
+            base: What the table inherits from.
+            written: The table that holds the table, as it is in the document.
+            usable: What of *written* could be read.
+            where: Path of the table; its last key is that in *written*.
+        """
+        key = str(where[-1])
+        if key in written and key not in usable:
+            return attrs.evolve(base, **_NO_WORDS)
+        table = usable.get(key, {})
+        own = self.fields(table, _SPAWN_KEYS, where)
+        own |= {k: v for k, v in _NO_WORDS.items() if k in table and k not in own}
+        if "env" in own:
+            own["env"] = {**base.env, **own["env"]}
+        return attrs.evolve(base, **own)
+
+    def model(
+        self,
+        model: ModelId,
+        table: Mapping[str, object],
+        router: RouterSpec,
+        default: SpawnSpec,
+        templates: Mapping[str, SpawnSpec],
+    ) -> ModelSpec:
+        where = ("models", model)
+        own = self.fields(table, _MODEL_KEYS, where)
+        base, template = default, own.get("template")
+        if "template" in table:
+            base = templates.get(str(template), attrs.evolve(default, **_NO_WORDS))
+        if template is not None and template not in templates:
+            hint = _suggest(template, templates)
+            self.report((*where, "template"), f"there is no template {template!r}{hint}")
+        spawn = self.spawn(base, table, own, where=(*where, "spawn"))
+        own.pop("spawn", None)
+        own_args = (*own.pop("found_args", ()), *own.pop("args", ()))
+        spawn = attrs.evolve(spawn, args=(*spawn.args, *own_args))
+        words = (*spawn.command, *spawn.args, *spawn.env.values())
+        used = frozenset[str]().union(*map(names_in, words))
+        for name in sorted(used & {"path", "mmproj"} - table.keys()):
+            self.report(where, f"the command uses '${name}', but the model has no {name!r}")
+        inherited = {
+            name: getattr(router, name) for name in ("max_queued", "ttl_s", "notify_model_swap")
+        }
+        return ModelSpec(id=model, spawn=spawn, **{**inherited, **own})
+
+    def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
+        where = ("api_keys", name)
+        own = self.fields(table, _API_KEY_KEYS, where)
+        if ("key" in table) == ("sha256" in table):
+            self.report(where, "needs either 'key' or 'sha256', the digest of the key")
+        key = own.pop("key", None)
+        if key is not None:
+            own["sha256"] = hashlib.sha256(key.encode()).hexdigest()
+        return ApiKey(**own) if "sha256" in own else None
+
+    def check_keys(self, keys: Mapping[str, ApiKey]) -> None:
+        """Report keys that two names share: nobody could tell whose a request is."""
+        owners: dict[str, str] = {}
+        for name, key in keys.items():
+            if (owner := owners.setdefault(key.sha256, name)) != name:
+                self.report(("api_keys", name), f"the same key as that of {owner!r}")
+
+    def check_names(
+        self,
+        router: RouterSpec,
+        models: Mapping[ModelId, ModelSpec],
+        written: Mapping[str, object],
+    ) -> None:
+        """Report names that two models claim, and a model of ``[router]`` that none has."""
+        owners = {name: name for name in written}
+        for model, spec in models.items():
+            for index, alias in enumerate(spec.aliases):
+                if alias in owners:
+                    message = f"{alias!r} is already a name of the model {owners[alias]!r}"
+                    self.report(("models", model, "aliases", index), message)
+                else:
+                    owners[alias] = model
+        for model, spec in models.items():
+            for name, preset in spec.names().items():
+                if preset is not None and owners.setdefault(name, model) != model:
+                    message = f"{name!r} is already a name of the model {owners[name]!r}"
+                    self.report(("models", model, "presets", preset), message)
+        if router.default_for_unknown and router.default_model is None:
+            self.report(("router", "default_for_unknown"), "needs a 'default_model'")
+        for key in ("startup_model", "home_model", "default_model"):
+            name = getattr(router, key)
+            if name is not None and name not in owners:
+                message = f"no model has the name {name!r}{_suggest(name, owners)}"
+                self.report(("router", key), message)
+
+
+def _suggest(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names what was probably meant."""
+    names = sorted(known)
+    if close := difflib.get_close_matches(wrong, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(names)}" if names else ""

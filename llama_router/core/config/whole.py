@@ -1,0 +1,57 @@
+"""A whole ``router.toml`` as a value, and what each name means in it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+from .model_spec import ModelSpec
+from .names import Meaning, ModelId, Names
+from .router_spec import ApiKey, RouterSpec
+
+
+def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, ModelSpec]:
+    return MappingProxyType(dict(models))
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """A whole ``router.toml``, checked. *models* keeps the order of the file."""
+
+    router: RouterSpec = attrs.field(factory=RouterSpec)
+    api_keys: Mapping[str, ApiKey] = attrs.field(factory=dict[str, ApiKey])
+    models: Mapping[ModelId, ModelSpec] = attrs.field(
+        factory=dict[ModelId, ModelSpec], converter=_frozen_models
+    )
+    _names: Names = attrs.field(init=False, eq=False, repr=False)
+
+    @_names.default
+    def _index_names(self) -> Names:
+        return Names(named for spec in self.models.values() for named in spec.meanings())
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Names of the fields of requests that the shape of some model looks at."""
+        return self._names.touched
+
+    def find(self, name: str) -> Meaning | None:
+        """Return what *name* stands for: an id, an alias, or either with a preset.
+
+        In constant time. Names of the hub are found in any case; see `Names`.
+        """
+        return self._names.exactly(name) or self._names.find(name)
+
+    def meant(self, name: str) -> Meaning | None:
+        """Return what a request that names *name* means: the default model, if it may stand in."""
+        meaning = self._names.exactly(name) or self._names.find(name)
+        if meaning is None and self.router.default_for_unknown:
+            default = self.router.default_model
+            return None if default is None else self._names.find(default)
+        return meaning
+
+    def resolve(self, name: str) -> ModelId | None:
+        """Return the model that `find` finds."""
+        meaning = self._names.exactly(name) or self._names.find(name)
+        return None if meaning is None else meaning.model
