@@ -49,7 +49,7 @@ from .fiber import Fiber, FiberCutError, FiberTimeoutError
 from .passage import Passage
 from .reader import BODY_TIMEOUT_S, Reader
 from .record import Record
-from .relay import Exchange
+from .relay import Exchange, Handshake
 from .sockets import Client, ClientGoneError
 from .waiting import Waiting
 from .wire import RequestHead
@@ -186,14 +186,16 @@ class _Connection:
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
             reader = self._reader
             body_received, exchange.body = reader.take_body(head, limit_bytes)
-            if not body_received and isinstance(asked_for, ByPath):
-                exchange = self._passage(head, exchange)
-            elif not body_received:
-                touched = self._gateway.dispatcher.config.touched
-                exchange.body = await reader.receive_body(head, limit_bytes, touched)
-                body_received = True
-            if reader.buffer:
-                head.upgrade = False  # what follows it already is HTTP
+            if not body_received:
+                head.upgrade = False  # a handshake has no body: RFC 6455, section 4.1
+                if isinstance(asked_for, ByPath):
+                    exchange = self._passage(head, exchange)
+                else:
+                    touched = self._gateway.dispatcher.config.touched
+                    exchange.body = await reader.receive_body(head, limit_bytes, touched)
+                    body_received = True
+            elif head.upgrade:
+                exchange = self._handshake(head, exchange)
             if isinstance(asked_for, Observe):
                 await self._observe(head, asked_for, exchange, record)
             else:
@@ -221,8 +223,17 @@ class _Connection:
         received, self._reader.buffer = self._reader.buffer[head.size :], b""
         passage = Passage(self._gateway.engine, self._client, head, received)
         passage.withheld, passage.extra = instead_of.withheld, instead_of.extra
-        head.upgrade = False
         return passage
+
+    def _handshake(self, head: RequestHead, instead_of: Exchange) -> Exchange:
+        """Return an exchange for a request that offers another protocol."""
+        if self._reader.buffer:
+            head.upgrade = False  # what follows it already is HTTP
+            return instead_of
+        handshake = Handshake(self._gateway.engine, self._client, head)
+        handshake.withheld, handshake.extra = instead_of.withheld, instead_of.extra
+        handshake.body = instead_of.body
+        return handshake
 
     async def _serve_model(
         self,

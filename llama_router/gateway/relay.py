@@ -389,3 +389,21 @@ class Exchange:
             f"the backend of model {str(self._backend.model)!r} was silent for "
             f"{self.read_timeout_s:g} s (read_timeout_s), or the client took nothing for as long"
         )
+
+
+class Handshake(Exchange):
+    """An exchange that may end in a tunnel; its connection to the backend serves nothing else.
+
+    A backend that has refused a handshake may take what comes next on that connection for
+    anything but a request, and never answer it. So none is kept behind a handshake, and no
+    handshake goes where other requests have been.
+    """
+
+    __slots__ = ()
+
+    def _kept(self) -> None:
+        return None
+
+    async def _answer(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
+        await super()._answer(upstream, head, data)
+        return False

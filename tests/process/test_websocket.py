@@ -105,6 +105,19 @@ async def test_a_refused_handshake_is_an_ordinary_answer(router) -> None:
     assert event.status_code == 404
 
 
+async def test_a_handshake_has_a_connection_to_the_backend_for_itself(router) -> None:
+    """A refused one leaves nothing behind that another request, or handshake, could hang on."""
+    client = await router.connect()
+    for before in (b"1", b"2", b"3"):
+        await client.send(b"GET /v1/shy?model=ws HTTP/1.1\r\nhost: router\r\n\r\n")
+        answer = await client.answer()
+        assert answer.body == before, "usual requests share a connection"
+        socket = await connect(router, "/v1/shy?model=ws")
+        event = await socket.event()
+        assert isinstance(event, RejectConnection)
+        assert (event.status_code, dict(event.headers)[b"x-before"]) == (404, b"0")
+
+
 async def test_a_client_that_leaves_ends_the_backends_side(router) -> None:
     """The backend's connection is closed, and the model is free."""
     socket = await connect(router, "/v1/echo?model=ws")

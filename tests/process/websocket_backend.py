@@ -1,4 +1,8 @@
-"""A backend with WebSockets for tests: ``/v1/echo`` echoes, ``/v1/die`` dies at a message."""
+"""A backend with WebSockets for tests: ``/v1/echo`` echoes, ``/v1/die`` dies at a message.
+
+``/v1/shy`` refuses every handshake, and from then on never answers on that connection. Other
+requests for it are answered, and the answer counts those on the same connection.
+"""
 
 import os
 import socket
@@ -24,6 +28,9 @@ def serve(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         connection.close()
         return
+    if data.startswith(b"GET /v1/shy"):
+        serve_shyly(connection, data)
+        return
     protocol = WSConnection(ConnectionType.SERVER)
     target = ""
     while data:
@@ -44,6 +51,21 @@ def serve(connection: socket.socket) -> None:
                 return
         data = connection.recv(65536)
     connection.close()
+
+
+def serve_shyly(connection: socket.socket, data: bytes) -> None:
+    """Answer requests, beginning with *data*, up to the first handshake."""
+    count = 0
+    while b"upgrade:" not in data.lower():
+        count += 1
+        body = b"%d" % count
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        if not (data := connection.recv(65536)):
+            return
+    answer = b"HTTP/1.1 404 Not Found\r\nx-before: %d\r\ncontent-length: 0\r\n\r\n" % count
+    connection.sendall(answer)
+    while connection.recv(65536):
+        pass  # it takes this for what follows a handshake
 
 
 def main() -> None:
