@@ -22,6 +22,7 @@ from ..core.lifecycle import Phase
 from ..core.llama_cpp import (
     RUNNING,
     Json,
+    Told,
     download_event,
     plain_event,
     progress_event,
@@ -147,7 +148,7 @@ def _download(context: ControlContext, name: str) -> DownloadStatus | None:
 async def _stream(context: ControlContext, listing: Listing, who: Asker) -> AsyncIterator[bytes]:
     """Yield what happens from now on to models that *who* may use."""
     news = context.dispatcher.news
-    number = news.last
+    number, told = news.last, _told(context)
     yield b": models\n\n"
     while True:
         with trio.move_on_after(KEEP_ALIVE_S) as quiet:
@@ -158,13 +159,26 @@ async def _stream(context: ControlContext, listing: Listing, who: Asker) -> Asyn
         items = news.after(number)
         number = news.last
         if items is None:  # too far behind: the list says what has become of them
+            told = _told(context)
             yield _encoded(plain_event("models_reload"))
             continue
         for item in items:
-            for event in await _events(context, listing, who, item):
-                yield _encoded(event)
+            if item.kind != "model" or _is_news(context, told, item):
+                for event in await _events(context, listing, who, item):
+                    yield _encoded(event)
             if item.kind == "router":
                 return  # it stops
+
+
+def _told(context: ControlContext) -> Told:
+    """Return what the list of models says now."""
+    statistics = context.dispatcher.statistics()
+    return Told({model: each.phase for model, each in statistics.items()})
+
+
+def _is_news(context: ControlContext, told: Told, item: Item) -> bool:
+    model = ModelId(item.data["id"])
+    return told.is_news(model, Phase(item.data["phase"]), context.dispatcher.phase(model))
 
 
 async def _events(context: ControlContext, listing: Listing, who: Asker, item: Item) -> list[Json]:
@@ -214,8 +228,8 @@ async def _status_event(
 ) -> Json | None:
     model, phase = ModelId(item.data["id"]), Phase(item.data["phase"])
     spec = context.dispatcher.config.models.get(model)
-    if spec is None or not who.may_use(spec) or phase in (Phase.DRAINING, Phase.STOPPING):
-        return None  # llama.cpp says when it is gone, not when it goes
+    if spec is None or not who.may_use(spec):
+        return None
     if phase is Phase.READY:
         with trio.move_on_after(_INFO_TIMEOUT_S):
             await context.model_info.settled(model)

@@ -13,6 +13,7 @@ import msgspec
 
 from ..errors.backends import BackendExitedError
 from .config.model_spec import ModelSpec, ModelState
+from .config.names import ModelId
 from .lifecycle import Phase
 from .roster import ModelStatistics
 
@@ -188,6 +189,34 @@ def status_event(model: str, phase: Phase, exit_code: int | None, entry: Json | 
     if entry is not None:
         data["info"] = entry
     return {"model": model, "event": "status_change", "data": data}
+
+
+class Told:
+    """What somebody who follows the models was told, so that each change is told once.
+
+    Several phases are one status to llama.cpp: a load that fails is ``loading`` while it
+    starts, while it waits to be tried again, and on its way to being given up.
+    """
+
+    def __init__(self, phases: Mapping[ModelId, Phase]) -> None:
+        """Begin with the *phases* that the list of models tells; no phase is STOPPED."""
+        self._phases = dict(phases)
+
+    def is_news(self, model: ModelId, phase: Phase, now: Phase | None) -> bool:
+        """Say whether it is to be told that *model* came into *phase*, and note it if so.
+
+        Args:
+            model: Which one; all its changes come here, in order.
+            phase: Its new phase.
+            now: The phase that it has come into since; None if it is not there any more.
+        """
+        if phase in (Phase.DRAINING, Phase.STOPPING):
+            return False  # llama.cpp says when it is gone, not when it goes
+        before = self._phases.get(model, Phase.STOPPED)
+        if before is Phase.BACKOFF and phase is Phase.STOPPED is not now:
+            return False  # it is tried again; what became of it comes next
+        self._phases[model] = phase
+        return STATUS[phase] != STATUS[before]
 
 
 def progress_event(model: str, progress: float) -> Json:

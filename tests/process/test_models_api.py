@@ -114,11 +114,12 @@ async def test_load_and_unload_as_the_ui_does(client) -> None:
 
 
 async def test_a_load_that_fails_is_an_event(client) -> None:
-    """The exit code says that it failed."""
+    """Each change comes once; the exit code says that it failed."""
     async with aclosing(events(client)) as stream:
         await anext(stream)
         await client.post("/models/load", json={"model": "broken"})
         seen = await until(stream, "broken", "unloaded")
+    assert [event["data"]["status"] for event in seen] == ["loading", "unloaded"]
     assert seen[-1]["data"]["exit_code"] == 1
     assert (await entry(client, "broken"))["status"]["failed"] is True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.lifecycle import Phase
+from llama_router.core.lifecycle import TRANSITIONS, Phase, Signal, advance
 from llama_router.core.llama_cpp import (
+    STATUS,
     BackendInfo,
+    Told,
     download_event,
     downloading_entry,
     model_entry,
@@ -219,3 +222,46 @@ def test_progress_has_the_form_that_the_ui_reads() -> None:
             "progress": {"stages": ["text_model"], "current": "text_model", "value": 0.42},
         },
     }
+
+
+def told_of(*moves: tuple[Phase, Phase | None], begin: Phase = Phase.STOPPED) -> list[str]:
+    """Return the statuses that are told of a model: each phase comes with the one it is in now."""
+    told = Told({ModelId("m"): begin})
+    return [STATUS[phase] for phase, now in moves if told.is_news(ModelId("m"), phase, now)]
+
+
+def test_a_load_that_fails_is_told_once() -> None:
+    """That it is tried again after a pause, or given up, is no second load."""
+    moves = [Phase.STARTING, Phase.BACKOFF, Phase.STOPPED, Phase.STARTING]
+    moves += [Phase.BACKOFF, Phase.FAILED, Phase.STOPPED]
+    again = {2: Phase.STARTING}
+    seen = told_of(*((phase, again.get(i, phase)) for i, phase in enumerate(moves)))
+    assert seen == ["loading", "unloaded"]
+
+
+def test_a_failed_model_that_nobody_waits_for_is_told_as_unloaded() -> None:
+    """Its pause is over, and it is not started."""
+    crash = [(phase, phase) for phase in (Phase.BACKOFF, Phase.STOPPED)]
+    assert told_of(*crash, begin=Phase.READY) == ["loading", "unloaded"]
+
+
+def test_a_model_that_makes_way_is_told_when_it_is_gone() -> None:
+    """Not while it finishes what it serves, or is being stopped."""
+    going = [(phase, Phase.STOPPED) for phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED)]
+    assert told_of(*going, begin=Phase.READY) == ["unloaded"]
+
+
+@given(st.lists(st.sampled_from(Signal), max_size=30), st.sampled_from(Phase), st.data())
+def test_no_status_is_told_twice_and_the_last_one_is_told(signals, begin, data) -> None:
+    """However far behind whoever follows is."""
+    phases = [begin]
+    for signal in signals:
+        if signal in TRANSITIONS[phases[-1]]:
+            phases.append(advance(phases[-1], signal))
+    moves = []
+    for at, phase in enumerate(phases[1:], start=1):
+        moves.append((phase, phases[data.draw(st.integers(at, len(phases) - 1))]))
+    seen = [STATUS[begin], *told_of(*moves, begin=begin)]
+    assert all(one != other for one, other in itertools.pairwise(seen))
+    if phases[-1] not in (Phase.DRAINING, Phase.STOPPING):
+        assert seen[-1] == STATUS[phases[-1]]
