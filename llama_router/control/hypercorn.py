@@ -8,6 +8,7 @@ the part that serves one connection is used. That is one level below its public 
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -26,6 +27,18 @@ WRITE_TIMEOUT_S: Final = 30.0
 
 #: Bound on the last, shielded steps of a connection, in seconds.
 CLOSE_TIMEOUT_S: Final = 5.0
+
+#: How long a client that still sends when it is answered may take to read that, in seconds.
+LINGER_S: Final = 2.0
+
+#: What is thrown away at a time of such a request, in bytes.
+_DISCARDED_BYTES: Final = 256 * 1024
+
+#: States in which a client has not sent a whole request.
+_SENDING: Final = frozenset((h11.SEND_BODY, h11.ERROR))
+
+#: What a connection raises that is no more.
+_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 #: Longest control request, in seconds, whatever the client does meanwhile: one
 #: pipelined byte is enough to hide a disconnect.
@@ -97,15 +110,45 @@ class _Connection(TCPServer):
 
     stream: Any
 
+    def __init__(self, *args: Any) -> None:  # noqa: ANN401 -- Hypercorn's
+        super().__init__(*args)
+        self._reading = trio.CancelScope()
+
     async def run(self) -> None:
         """Serve until the connection ends; never raises for what a client did."""
         with trio.move_on_after(REQUEST_TIMEOUT_S) as scope:
             _deadline.set(scope)  # each connection is a task, and this its own context
             await super().run()
+        await self._linger()
+
+    async def _close(self) -> None:
+        """Close, or if the client still sends, only end what it is to read: see `_linger`."""
+        self._reading.cancel()  # it may wait for a view that takes no more
+        if self._is_client_sending():
+            with suppress(*_GONE, trio.BusyResourceError):
+                await self.stream.send_eof()
+        else:
+            await super()._close()
+
+    def _is_client_sending(self) -> bool:
+        protocol: Any = getattr(self, "protocol", None)  # there may be none yet
+        return protocol is not None and protocol.protocol.connection.their_state in _SENDING
+
+    async def _linger(self) -> None:
+        """Let the client read the answer, if there was one while it still sent its request.
+
+        Closing with unread bytes in the socket would reset the connection and destroy an
+        answer that is still on its way. Source: RFC 9112, section 9.6.
+        """
+        with trio.move_on_after(LINGER_S), suppress(*_GONE):
+            while await self.stream.receive_some(_DISCARDED_BYTES):
+                pass
+        await self.stream.aclose()
 
     async def _read_data(self) -> None:
         try:
-            await super()._read_data()
+            with self._reading:
+                await super()._read_data()
         finally:
             # Else its task stays until the keep-alive time-out, long after the client left.
             await self.idle_task.stop()
@@ -122,11 +165,7 @@ class _Connection(TCPServer):
             with trio.CancelScope(shield=True, deadline=deadline) as scope:
                 try:
                     await self.stream.send_all(event.data)
-                except (
-                    trio.BrokenResourceError,
-                    trio.ClosedResourceError,
-                    trio.BusyResourceError,  # Hypercorn is closing it at this moment
-                ):
+                except (*_GONE, trio.BusyResourceError):  # busy: Hypercorn closes it just now
                     gone = True
         if scope.cancelled_caught:
             await trio.aclose_forcefully(self.stream)

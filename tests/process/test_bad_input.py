@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
-from tests.process.harness import Answer, Router, request
+from tests.process.harness import Answer, RawClient, Router, request
 
 pytestmark = pytest.mark.process
 
@@ -191,6 +192,56 @@ class TestTooLargeForTheRouter:
         answer = await router.ask(request("POST", "/models/load", content_length=length))
         assert (answer.status, answer.error["code"]) == (413, "body_too_large")
         assert answer.error["message"] == "the request body is over 1 MiB"
+
+
+LARGE = bytes(16 * 1024 * 1024)
+
+
+async def pour(client: RawClient) -> None:
+    """Send something now and then, until the connection breaks."""
+    while True:
+        await client.send(bytes(65536))
+        await trio.sleep(0.01)
+
+
+class TestAnsweredWhileItSends:
+    """Whoever sends all of a large request before it reads gets the answer, and then the end."""
+
+    @pytest.mark.parametrize(
+        ("target", "status"),
+        [
+            ("/models/load", 413),
+            ("/api/chat", 413),
+            ("/admin/reload", 401),
+            ("/v1/models", 405),
+        ],
+    )
+    @pytest.mark.parametrize("chunked", [False, True])
+    async def test_of_the_control_plane(self, router, target, status, *, chunked: bool) -> None:
+        """However it says how long it is."""
+        client = await router.connect()
+        if chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(LARGE), LARGE)
+            await client.send(request("POST", target, transfer_encoding="chunked") + data)
+        else:
+            await client.send(request("POST", target, LARGE))
+        answer = await client.answer()
+        assert (answer.status, answer.fields["connection"]) == (status, "close")
+        assert await client.rest() == b""
+
+    async def test_of_an_ordinary_client(self, router) -> None:
+        """It sees the status and the sentence."""
+        async with router.http() as client:
+            answer = await client.post("/models/load", content=LARGE)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+    async def test_of_a_client_that_goes_on_for_ever(self, router) -> None:
+        """It is cut off after a while."""
+        client = await router.connect()
+        await client.send(request("POST", "/models/load", content_length=str(2**40)))
+        assert (await client.answer()).status == 413
+        with pytest.raises(trio.BrokenResourceError):
+            await pour(client)
 
 
 class TestMethods:
