@@ -25,7 +25,7 @@ import attrs
 import trio
 
 from llama_router import logs
-from llama_router.catalog import Catalog
+from llama_router.config.catalog import Catalog
 from llama_router.supervisor import Requests, Running, run_router
 
 #: Goals of one reload, in milliseconds.

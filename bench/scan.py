@@ -34,15 +34,15 @@ import structlog
 import trio
 
 from llama_router.backends.backend import Backend
-from llama_router.catalog import Catalog
+from llama_router.config.catalog import Catalog
+from llama_router.config.scanner import scan_beside
+from llama_router.config.watcher import Watcher
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.whole import Config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
-from llama_router.scanner import scan_beside
-from llama_router.watcher import Watcher
 
 ROOT = Path(__file__).parents[1]
 

@@ -35,8 +35,10 @@ from .backends.orphans import tend_orphans
 from .backends.output import LogStore
 from .backends.ports import Ports
 from .backends.process import REAP_TIMEOUT_S
-from .catalog import Catalog, Scanned, sources
-from .config_file import LoadedConfig
+from .config.catalog import Catalog, Scanned, sources
+from .config.load import LoadedConfig
+from .config.scanner import ScanError, scan_beside
+from .config.watcher import Watcher, load_alone
 from .control.app import build_app
 from .control.context import ControlContext
 from .control.downloads import log_end, tell
@@ -60,9 +62,7 @@ from .listeners import exposure_fault, hosts_of, open_listeners, url_of
 from .missing import tend_missing
 from .models.caches import find_caches
 from .models.downloads import Downloads
-from .scanner import ScanError, scan_beside
 from .systemd.manager import ServiceManager
-from .watcher import Watcher, load_alone
 
 log = structlog.get_logger()
 

@@ -18,7 +18,7 @@ import attrs
 
 from bench.programs import HOST, ROOT, StartError, child, free_port, missing_binary, wait_listening
 from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
-from llama_router.config_file import load_config
+from llama_router.config.load import load_config
 from llama_router.core.config.command_line import command_line
 
 from .ask import ask, healthy

@@ -16,7 +16,7 @@ import attrs
 import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
-from ..config_file import default_config_path, state_dir_for
+from ..config.places import default_config_path, state_dir_for
 from ..core.lines import escape_controls
 from ..errors.base import RouterError
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path

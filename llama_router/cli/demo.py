@@ -17,7 +17,7 @@ import httpx
 import trio
 
 from .. import logs
-from ..config_file import LoadedConfig, load_config
+from ..config.load import LoadedConfig, load_config
 from ..errors.base import RouterError
 from ..models import tiny
 from ..supervisor import Requests, Running, run_router

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import attrs
 
-from ..catalog import Catalog, Scanned
-from ..config_file import LoadedConfig, default_config_path, load_config, state_dir_for
+from ..config.catalog import Catalog, Scanned
+from ..config.load import LoadedConfig, load_config
+from ..config.places import default_config_path, state_dir_for
 from ..core.config import placeholders
 from ..core.config.model_spec import ModelSpec
 from ..core.config.overlay import Found

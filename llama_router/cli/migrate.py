@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..config_file import load_config
+from ..config.load import load_config
 from ..core.migration import llama_swap, presets
 from ..core.migration.draft import Draft, render
 from ..errors.config import ConfigError, Problem

@@ -16,8 +16,9 @@ import structlog
 import trio
 
 from .. import __version__, logs
-from ..catalog import Catalog, Scanned
-from ..config_file import LoadedConfig, state_dir_for
+from ..config.catalog import Catalog, Scanned
+from ..config.load import LoadedConfig
+from ..config.places import state_dir_for
 from ..errors.base import RouterError
 from ..supervisor import Requests, Running, run_router
 from .files import prepare_or_explain

@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 
 from ..backends.output import LogStore
-from ..catalog import Scanned
+from ..config.catalog import Scanned
 from ..core.access import Gate
 from ..core.conversations import Conversations
 from ..core.reports import ReloadReport

@@ -11,7 +11,7 @@ import attrs
 import trio
 from quart import Blueprint, Response, request
 
-from ..config_edit import read_config
+from ..config.replace import read_config
 from ..core.config.edit import edited, table_in
 from ..core.config.masking import MASK, is_secret, masked_command, masked_config, masked_env
 from ..core.config.model_spec import ModelSpec

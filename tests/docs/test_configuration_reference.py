@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from llama_router.config_file import load_config
+from llama_router.config.load import load_config
 from llama_router.core.config import placeholders
 from llama_router.core.config.fields import OnChange
 from llama_router.core.config.model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec

@@ -22,7 +22,7 @@ import trio
 from structlog.testing import LogCapture
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.config_file import LoadedConfig
+from llama_router.config.load import LoadedConfig
 from llama_router.core.config.parse import parse_config
 from llama_router.core.roster import ModelStatistics
 from llama_router.supervisor import Requests, Running, run_router

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router import scanner
 from llama_router.backends import proctree
-from llama_router.catalog import Catalog
+from llama_router.config import scanner
+from llama_router.config.catalog import Catalog
+from llama_router.config.scanner import ScanError, scan_beside
 from llama_router.core.config.router_spec import RouterSpec
-from llama_router.scanner import ScanError, scan_beside
 from tests.gguf_bytes import write
 
 pytestmark = pytest.mark.process

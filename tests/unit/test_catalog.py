@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llama_router.catalog import Catalog, Scanned
-from llama_router.config_file import LoadedConfig
+from llama_router.config.catalog import Catalog, Scanned
+from llama_router.config.load import LoadedConfig
 from llama_router.core.config.diff import ReloadPlan, plan_reload
 from llama_router.core.config.router_spec import RouterSpec
 from llama_router.errors.config import ConfigError

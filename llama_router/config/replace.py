@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from .errors.config import ConfigChangedError, SettingError
+from ..errors.config import ConfigChangedError, SettingError
 
 
 def read_config(path: Path) -> bytes:

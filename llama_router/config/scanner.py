@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 import trio
 
+from ..core.config.router_spec import RouterSpec
+from ..core.lines import escape_controls
+from ..errors.base import RouterError
 from .catalog import Answer, Catalog, Scanned
-from .core.config.router_spec import RouterSpec
-from .core.lines import escape_controls
-from .errors.base import RouterError
 
 #: Seconds to wait for the kernel after SIGKILL.
 REAP_TIMEOUT_S: Final = 5.0
@@ -37,7 +37,7 @@ async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
     try:
         process = await trio.lowlevel.open_process(
             # -P: a module in the working directory must not take the place of an installed one.
-            [sys.executable, "-P", "-m", "llama_router.scan_process", request],
+            [sys.executable, "-P", "-m", "llama_router.config.scan_process", request],
             stdin=subprocess.PIPE,  # never written to: it ends when this process does
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -11,8 +11,10 @@ import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router import config_file
-from llama_router.config_file import LoadedConfig, default_config_path, load_config
+from llama_router.config import named_files
+from llama_router.config.load import LoadedConfig, load_config
+from llama_router.config.places import default_config_path
+from llama_router.config.toml_lines import LineFinder
 from llama_router.errors.config import ConfigError, Problem
 from tests.privileges import like_anybody
 
@@ -151,7 +153,7 @@ def test_each_leaf_is_found_on_the_line_that_has_it(shape: dict[str, Any]) -> No
     """Whatever the keys and strings contain; tomlkit writes, a marker in each value tells."""
     document = _with_unique_leaves(shape, iter(range(70_000_000, 80_000_000)))
     text = tomlkit.dumps(document)
-    lines = config_file._LineFinder(text).lines
+    lines = LineFinder(text).lines
     assert {path: lines[path] for path, _ in _leaves(document)} == {
         path: text[
             : text.index(str(value).split("@")[-2] if "@" in str(value) else str(value))
@@ -374,7 +376,7 @@ def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
 ) -> None:
     """One warning says that there is neither, for the built-in command as well."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(config_file, "find_spec", lambda _: object() if embedded else None)
+    monkeypatch.setattr(named_files, "find_spec", lambda _: object() if embedded else None)
     text = f"{written}models.a.path = 'm.gguf'\nmodels.b.path = 'm.gguf'"
     warnings = load(folder, text).warnings
     assert [(w.line, "xllamacpp" in w.message) for w in warnings] == [(1, True)] * (not embedded)

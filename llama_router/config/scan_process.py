@@ -1,4 +1,4 @@
-"""The process that scans for a router: ``python -m llama_router.scan_process REQUEST``.
+"""The process that scans for a router: ``python -m llama_router.config.scan_process REQUEST``.
 
 It begins quickly, because it imports neither Trio nor anything else of a server.
 """
@@ -11,7 +11,7 @@ import threading
 
 import msgspec
 
-from . import logs  # noqa: F401 -- first: it imports structlog at a third of the usual cost
+from .. import logs  # noqa: F401 -- first: it imports structlog at a third of the usual cost
 from .catalog import Catalog, Request
 
 

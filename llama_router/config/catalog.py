@@ -10,18 +10,19 @@ from typing import Final
 import attrs
 import structlog
 
-from .config_file import LoadedConfig, identity_of, load_config
-from .core.config.diff import share
-from .core.config.model_spec import ModelState
-from .core.config.overlay import Found
-from .core.config.router_spec import RouterSpec
-from .core.config.whole import Config
-from .core.discovery import discover
-from .core.found import Doubt
-from .models import found_file
-from .models.caches import find_caches
-from .models.found_file import FoundFileContent
-from .models.scan import Scan, scan
+from ..core.config.diff import share
+from ..core.config.model_spec import ModelState
+from ..core.config.overlay import Found
+from ..core.config.router_spec import RouterSpec
+from ..core.config.whole import Config
+from ..core.discovery import discover
+from ..core.found import Doubt
+from ..models import found_file
+from ..models.caches import find_caches
+from ..models.found_file import FoundFileContent
+from ..models.scan import Scan, scan
+from .load import LoadedConfig, load_config
+from .named_files import identity_of
 
 log = structlog.get_logger()
 

@@ -14,14 +14,14 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
-from .config_edit import read_config, replace_config
-from .config_file import LoadedConfig, load_config
-from .core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
-from .core.config.names import ModelId
-from .core.config.whole import Config
-from .core.file_watch import Advice, FileWatch, Stamp
-from .core.reports import ReloadReport, Verdict
-from .errors.config import ConfigChangedError, ConfigError, SettingError
+from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
+from ..core.config.names import ModelId
+from ..core.config.whole import Config
+from ..core.file_watch import Advice, FileWatch, Stamp
+from ..core.reports import ReloadReport, Verdict
+from ..errors.config import ConfigChangedError, ConfigError, SettingError
+from .load import LoadedConfig, load_config
+from .replace import read_config, replace_config
 
 log = structlog.get_logger()
 

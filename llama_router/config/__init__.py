@@ -1,0 +1,1 @@
+"""From ``router.toml`` and the models that were found to the configuration in force."""
