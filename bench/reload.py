@@ -26,7 +26,8 @@ import trio
 
 from llama_router import logs
 from llama_router.config.catalog import Catalog
-from llama_router.supervisor import Requests, Running, run_router
+from llama_router.supervisor.handle import Requests, Running
+from llama_router.supervisor.tree import run_router
 
 #: Goals of one reload, in milliseconds.
 GOAL_MS: Final = 100.0

@@ -20,7 +20,8 @@ from .. import logs
 from ..config.load import LoadedConfig, load_config
 from ..errors.base import RouterError
 from ..models import tiny
-from ..supervisor import Requests, Running, run_router
+from ..supervisor.handle import Requests, Running
+from ..supervisor.tree import run_router
 from .serve import leaves, override, serve_config
 
 #: The two models: name and seed. Different seeds answer differently.

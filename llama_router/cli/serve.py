@@ -20,7 +20,8 @@ from ..config.catalog import Catalog, Scanned
 from ..config.load import LoadedConfig
 from ..config.places import state_dir_for
 from ..errors.base import RouterError
-from ..supervisor import Requests, Running, run_router
+from ..supervisor.handle import Requests, Running
+from ..supervisor.tree import run_router
 from .files import prepare_or_explain
 
 log = structlog.get_logger()

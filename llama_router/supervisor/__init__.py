@@ -1,0 +1,1 @@
+"""One router, from its start to its end, and the order in which it comes down."""

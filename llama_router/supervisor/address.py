@@ -1,0 +1,116 @@
+"""Where a router is found: the sockets it listens on, and the file that says so to commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+import structlog
+import trio
+
+from .. import runtime_file
+from ..config.load import LoadedConfig
+from ..core.access import Gate
+from ..core.config.router_spec import RouterSpec
+from ..core.config.whole import Config
+from ..errors.config import ConfigError, Problem
+from ..gateway.server import Doors, ListenError, listen
+from ..listeners import exposure_fault, hosts_of, url_of
+
+log = structlog.get_logger()
+
+
+@attrs.define(eq=False, kw_only=True)
+class Address:
+    """Where a router listens now, and how commands find it.
+
+    Attributes:
+        loaded: What it was started with.
+        doors: Its listening sockets.
+        fixed: Whether they are systemd's: then the configuration has no say.
+        gate: Told what it listens on.
+        runtime_path: The file by which commands find it.
+        token_path: Where its own admin token is.
+        token: Returns the admin token in force, if the configuration sets it.
+        urls: Its base URLs.
+    """
+
+    loaded: LoadedConfig
+    doors: Doors
+    fixed: bool
+    gate: Gate
+    runtime_path: Path
+    token_path: Path
+    token: Callable[[], str | None]
+    urls: tuple[str, ...] = attrs.field(init=False)
+    _written: RouterSpec = attrs.field(init=False)  # [router] as the file has it
+    _host: str = attrs.field(init=False)  # what it listens on, perhaps by the command line
+
+    def __attrs_post_init__(self) -> None:
+        self.urls = tuple(map(url_of, self.doors.sockets))
+        self._written = self.loaded.as_written
+        self._host = self.loaded.config.router.host
+        self.gate.listens_on(hosts_of(self.doors.sockets))
+
+    async def follow(self, config: Config) -> None:
+        """Listen where *config* says, if the file said something else before.
+
+        Raises:
+            ConfigError: if that address cannot be used; then nothing has changed.
+        """
+        before, after = self._written, config.router
+        host = after.host if after.host != before.host else self._host
+        for each in hosts_of(self.doors.sockets) if self.fixed else (host,):
+            if fault := exposure_fault(each, config):
+                raise ConfigError((Problem(("router", "host"), fault),))
+        if not self.fixed and (before.host, before.port) != (after.host, after.port):
+            same_port = int(self.doors.sockets[0].getsockname()[1])
+            port = after.port if after.port != before.port else same_port
+            await self._move(host, port)
+        self._written, self._host = after, host
+
+    async def _move(self, host: str, port: int) -> None:
+        """Listen on another address; connections that exist go on.
+
+        Raises:
+            ConfigError: if it cannot be used.
+        """
+        old = self.doors.sockets
+        try:
+            sockets = await trio.to_thread.run_sync(partial(listen, host, port, instead_of=old))
+        except ListenError as exc:
+            raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
+        self.doors.exchange(sockets)
+        self.gate.listens_on(hosts_of(sockets))
+        self.urls = tuple(map(url_of, sockets))
+        log.info("router.moved", urls=self.urls)
+        self.announce()
+
+    def announce(self) -> None:
+        """Write the runtime file, by which commands find this router."""
+        token = self.token()
+        kept_at = runtime_file.token_path(self.runtime_path)
+        content = runtime_file.RuntimeFile(
+            pid=os.getpid(),
+            urls=self.urls,
+            config=str(self.loaded.path),
+            token_file=str(self.token_path if token is None else kept_at),
+        )
+        try:
+            runtime_file.write(self.runtime_path, content, token)
+        except OSError as exc:
+            log.warning("router.hidden", path=str(self.runtime_path), reason=exc.strerror)
+
+    @contextlib.contextmanager
+    def findable(self) -> Iterator[None]:
+        """Let commands find this router meanwhile."""
+        self.announce()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                runtime_file.remove(self.runtime_path)

@@ -1,0 +1,66 @@
+"""Scans while the router runs: one at a time, each put in force by a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import structlog
+import trio
+
+from ..config.catalog import Catalog, Scanned
+from ..config.scanner import ScanError, scan_beside
+from ..core.config.router_spec import RouterSpec
+from ..core.reports import ReloadReport
+
+log = structlog.get_logger()
+
+
+class Scans:
+    """Looks for models again when somebody asks.
+
+    Args:
+        catalog: Finds them; without it there is nothing to look for.
+        router: Returns the settings in force, which say where.
+        reload: Puts in force what was found.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog | None,
+        router: Callable[[], RouterSpec],
+        reload: Callable[[], Awaitable[ReloadReport]],
+    ) -> None:
+        self._catalog = catalog
+        self._router = router
+        self._reload = reload
+        self._turn = trio.Lock()
+
+    async def scan(self) -> Scanned:
+        """Look for models; those found are in force when this returns.
+
+        Raises:
+            ScanError: if the scan fails, or a mistake in the configuration keeps what it
+                found from being used.
+        """
+        async with self._turn:
+            if self._catalog is None:
+                return Scanned()
+            scanned = await scan_beside(self._catalog, self._router())
+            report = await self._reload()
+        if report.problems:
+            problems = "; ".join(map(str, report.problems))
+            raise ScanError(
+                "models were looked for, but the configuration stays as it was, "
+                f"because its file has mistakes: {problems}"
+            )
+        return scanned
+
+    async def run(self, next_request: Callable[[], Awaitable[None]]) -> NoReturn:
+        """Scan at each request, until cancelled."""
+        while True:
+            await next_request()
+            try:
+                await self.scan()
+            except ScanError as exc:
+                log.error("models.unscanned", reason=str(exc))

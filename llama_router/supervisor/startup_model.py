@@ -1,0 +1,40 @@
+"""The startup model: a router accepts no connection before it is ready."""
+
+from __future__ import annotations
+
+import trio
+
+from ..dispatch.dispatcher import Dispatcher
+from ..errors.base import RouterError
+from ..systemd.manager import ServiceManager
+
+
+async def load_startup_model(
+    dispatcher: Dispatcher, stop: trio.Event, manager: ServiceManager
+) -> bool:
+    """Load the startup model, if there is one; return False if *stop* was set meanwhile.
+
+    Raises:
+        RouterError: if it cannot be loaded.
+    """
+    name = dispatcher.config.router.startup_model
+    if name is None:
+        return True
+    manager.starting(f"loading the startup model {name}")
+    error: RouterError | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def give_up() -> None:
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(give_up)
+        with dispatcher.lease(name) as lease:
+            try:
+                await lease.granted()
+            except RouterError as exc:
+                error = exc
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return not stop.is_set()

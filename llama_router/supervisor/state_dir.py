@@ -1,0 +1,80 @@
+"""What a router needs of its state directory before it starts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import structlog
+
+from ..admin_token import AdminToken, admin_token
+from ..backends.instances import InstanceRecord, Outcome, sweep
+from ..errors.base import RouterError
+
+log = structlog.get_logger()
+
+
+class StateDirError(RouterError):
+    """The state directory cannot be used."""
+
+    code = "state_dir_unusable"
+
+
+@attrs.frozen
+class Prepared:
+    """What was found or made there.
+
+    Attributes:
+        record: Where it is noted which backends run; to be closed at the end.
+        token: The admin token.
+    """
+
+    record: InstanceRecord
+    token: AdminToken
+
+
+def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> Prepared:
+    """End what an earlier life left behind, and make what the router *instance* needs. Blocks.
+
+    Raises:
+        StateDirError: if nothing can be written there.
+        AdminTokenFileError: if the admin token cannot be used.
+    """
+    _sweep(state_dir)
+    record = _open_record(state_dir, instance)
+    try:
+        token = admin_token(state_dir, environ)
+    except BaseException:
+        with suppress(OSError):
+            record.close()
+        raise
+    if token.doubt is not None:
+        log.warning("admin_token.exposed", path=str(token.path), reason=token.doubt)
+    return Prepared(record, token)
+
+
+def _sweep(state_dir: Path) -> None:
+    """End what an earlier life of this router left behind."""
+    for swept in sweep(state_dir):
+        if swept.outcome is Outcome.SKIPPED:
+            log.warning("instances.skipped", path=str(swept.path), reason=swept.reason)
+        elif swept.killed or swept.survivors:
+            log.warning(
+                "backend.swept",
+                models=swept.models,
+                killed=sorted(swept.killed),
+                survivors=sorted(swept.survivors),
+            )
+
+
+def _open_record(state_dir: Path, instance: str) -> InstanceRecord:
+    try:
+        return InstanceRecord(state_dir, instance)
+    except OSError as exc:
+        fault = f"{exc.strerror}: {exc.filename}" if exc.filename else exc.strerror
+        raise StateDirError(
+            f"the state directory {state_dir} cannot be used: {fault}; "
+            "set router.state_dir to a folder that the router may write"
+        ) from exc

@@ -1,0 +1,171 @@
+"""The task tree, and the order in which it comes down.
+
+    services                dies last: guardian, record of what runs, logs
+    └─ backends             one contained task per model
+        └─ face             dies first: accept loop, connections, reloads
+
+What depends on backends lives in an inner nursery, so that it is gone before they are
+told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import trio
+
+from .. import runtime_file
+from ..backends import proctree
+from ..backends.cgroup import ControlGroups
+from ..backends.launch import Launcher
+from ..backends.lifeline import Lifeline
+from ..backends.orphans import tend_orphans
+from ..backends.output import LogStore
+from ..backends.ports import Ports
+from ..config.catalog import Catalog
+from ..config.load import LoadedConfig
+from ..core.access import Gate
+from ..core.config.router_spec import RouterSpec
+from ..core.service_status import status_line
+from ..dispatch.dispatcher import Dispatcher
+from ..gateway.server import Doors
+from ..listeners import open_listeners
+from ..systemd.manager import ServiceManager
+from .address import Address
+from .ending import LOG_FLUSH_S, bound_the_end, longest_end_s
+from .face import Face
+from .handle import Requests, Running
+from .startup_model import load_startup_model
+from .state_dir import prepare_state_dir
+
+log = structlog.get_logger()
+
+
+async def run_router(
+    loaded: LoadedConfig,
+    requests: Requests,
+    *,
+    state_dir: Path,
+    environ: Mapping[str, str],
+    catalog: Catalog | None = None,
+    whole_process: bool = False,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run until *requests* ask for the end; then every backend is gone.
+
+    Args:
+        loaded: What to serve, and where it was read from.
+        requests: Set from outside, e.g. by signal handlers.
+        state_dir: Where logs and the record of running backends are kept.
+        environ: The environment that backends inherit a part of.
+        catalog: Finds models when asked; without it, there are those of *loaded* only.
+        whole_process: This process does nothing else, so every child that it did not
+            start was left behind by a backend, and is ended with the last that may own it.
+        task_status: Reports the router once it accepts connections; the startup model
+            is ready then.
+
+    Raises:
+        RouterError: if it cannot start: the address is taken, the state directory is not
+            writable, the startup model does not load.
+    """
+    router = loaded.config.router
+    manager = ServiceManager.from_environ(environ)
+    instance = secrets.token_hex(8)
+    listening = open_listeners(loaded.config, environ)
+    doors = Doors(listening.sockets)
+    try:
+        groups = None
+        if whole_process:
+            groups = await trio.to_thread.run_sync(ControlGroups.adopt)
+        prepared = await trio.to_thread.run_sync(prepare_state_dir, state_dir, environ, instance)
+        own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
+        gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=prepared.token.value)
+        proctree.adopt_orphans()
+        ports = [each.getsockname()[1] for each in doors.sockets if each.family != socket.AF_UNIX]
+        lifeline = Lifeline(instance)
+        logs = _log_store(router, state_dir)
+        launcher = Launcher(
+            instance=instance,
+            environ=environ,
+            router_port=ports[0] if ports else router.port,
+            ports=Ports(router.base_port, ports),
+            lifeline=lifeline,
+            record=prepared.record,
+            logs=logs,
+            hurry=trio.Event(),
+            groups=groups,
+        )
+        dispatcher = Dispatcher(loaded.config, launcher)
+        launcher.on_progress = dispatcher.waits.note_progress
+        try:
+            async with trio.open_nursery() as services:
+                await services.start(lifeline.run)
+                await services.start(launcher.keep_record)
+                services.start_soon(logs.tend)
+                if whole_process:
+                    services.start_soon(tend_orphans, lifeline)
+                await services.start(
+                    manager.run,
+                    dispatcher.news,
+                    lambda: _status(dispatcher),
+                    requests.stop,
+                    lambda: longest_end_s(dispatcher.config),
+                )
+                async with trio.open_nursery() as backends:
+                    await backends.start(dispatcher.run)
+                    try:
+                        if await load_startup_model(dispatcher, requests.stop, manager):
+                            address = Address(
+                                loaded=loaded,
+                                doors=doors,
+                                fixed=listening.fixed,
+                                gate=gate,
+                                runtime_path=runtime_file.runtime_path(state_dir, environ),
+                                token_path=prepared.token.path,
+                                token=lambda: dispatcher.config.router.admin_token,
+                            )
+                            face = Face(
+                                loaded=loaded,
+                                requests=requests,
+                                dispatcher=dispatcher,
+                                address=address,
+                                manager=manager,
+                                logs=logs,
+                                catalog=catalog,
+                                state_dir=state_dir,
+                                environ=environ,
+                            )
+                            await face.serve(task_status)
+                    finally:
+                        services.start_soon(
+                            bound_the_end, dispatcher.config, requests.hurry, launcher.hurry
+                        )
+                        backends.cancel_scope.cancel()
+                services.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by LOG_FLUSH_S
+                await trio.to_thread.run_sync(logs.close, LOG_FLUSH_S)
+                with contextlib.suppress(OSError):  # then the next start finds nothing to end
+                    await trio.to_thread.run_sync(prepared.record.close)
+    finally:
+        doors.close()
+    log.info("router.stopped")
+
+
+def _log_store(router: RouterSpec, state_dir: Path) -> LogStore:
+    return LogStore(
+        state_dir / "logs",
+        max_bytes=router.log_file_mib * 1024 * 1024,
+        backups=router.log_files,
+        keep_s=router.log_keep_days * 86400 or None,
+        total_bytes=router.log_total_mib * 1024 * 1024 or None,
+    )
+
+
+def _status(dispatcher: Dispatcher) -> str:
+    return status_line({str(m): found.phase for m, found in dispatcher.statistics().items()})
