@@ -24,8 +24,8 @@ from typing import Final
 import attrs
 import trio
 
-from llama_router import logs
 from llama_router.config.catalog import Catalog
+from llama_router.logs.output import configure
 from llama_router.supervisor.handle import Requests, Running
 from llama_router.supervisor.tree import run_router
 
@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a table; return 1 if a goal was missed."""
-    with tempfile.TemporaryDirectory() as folder, logs.configure(level="critical"):
+    with tempfile.TemporaryDirectory() as folder, configure(level="critical"):
         return trio.run(partial(_measure, Path(folder), options))
 
 

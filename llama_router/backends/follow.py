@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from ..core.log_record import LogRecord
-from ..logs import timestamp
+from ..logs.rendering import timestamp
 from .model_log import LogChunk, ModelLog
 
 if TYPE_CHECKING:

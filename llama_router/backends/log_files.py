@@ -16,7 +16,7 @@ import attrs
 from ..core import log_record
 from ..core.log_record import LogRecord
 from ..core.retention import LogFile, to_remove
-from ..logs import json_line
+from ..logs.rendering import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

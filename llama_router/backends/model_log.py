@@ -11,7 +11,7 @@ import structlog
 
 from ..core.lines import Line, LineSplitter
 from ..core.log_record import LogRecord
-from ..logs import timestamp
+from ..logs.rendering import timestamp
 from .flood import PROTOCOL_PREFIX, Flood
 
 if TYPE_CHECKING:

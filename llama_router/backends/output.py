@@ -13,7 +13,8 @@ import structlog
 import trio
 
 from ..core.log_record import LogRecord
-from ..logs import ThreadedWriter, timestamp
+from ..logs.rendering import timestamp
+from ..logs.threaded_writer import ThreadedWriter
 from .follow import Follower
 from .log_files import append_rotating, log_path, record_line, remove_old
 from .model_log import SETTLE_S, LogChunk, ModelLog

@@ -16,9 +16,9 @@ import attrs
 import httpx
 import trio
 
-from .. import logs
 from ..config.load import LoadedConfig, load_config
 from ..errors.base import RouterError
+from ..logs.output import configure
 from ..models import tiny
 from ..supervisor.handle import Requests, Running
 from ..supervisor.tree import run_router
@@ -124,7 +124,7 @@ class _Step:
 def _demo_once(loaded: LoadedConfig, folder: Path) -> int:
     """Send the requests; print what happened; return 0 only if all of it was right."""
     steps: list[_Step] = []
-    with logs.configure(level="warning"):
+    with configure(level="warning"):
         try:
             steps = trio.run(partial(_run_once, loaded, folder))
         except* (RouterError, httpx.HTTPError, trio.TooSlowError, _WrongAnswerError) as group:

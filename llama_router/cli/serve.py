@@ -15,11 +15,12 @@ import attrs
 import structlog
 import trio
 
-from .. import __version__, logs
+from .. import __version__
 from ..config.catalog import Catalog, Scanned
 from ..config.load import LoadedConfig
 from ..config.places import state_dir_for
 from ..errors.base import RouterError
+from ..logs.output import configure
 from ..supervisor.handle import Requests, Running
 from ..supervisor.tree import run_router
 from .files import prepare_or_explain
@@ -71,7 +72,7 @@ def serve_config(
     """
     router = loaded.config.router
     _allow_many_files()
-    with logs.configure(level=router.log_level, format=router.log_format.value):
+    with configure(level=router.log_level, format=router.log_format.value):
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
         for scanned in scans:
             scanned.log()

@@ -15,7 +15,7 @@ from ..backends.log_files import read_tail, record_line
 from ..core.log_record import LogRecord, as_text, join
 from ..errors.admission import UnknownModelError
 from ..errors.requests import RequestError
-from ..logs import timestamp
+from ..logs.rendering import timestamp
 from .context import ControlContext
 from .hypercorn import without_deadline
 from .openapi import Query, describe

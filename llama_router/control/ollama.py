@@ -12,12 +12,12 @@ from typing import Final, TypeVar
 import trio
 from quart import Blueprint, Response, request
 
-from .. import logs
 from ..core.access import Area
 from ..core.config.whole import Config
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
 from ..errors.base import RouterError
+from ..logs.output import log_info
 from .context import ControlContext
 from .guard import answer, asker, open_to, raw_body
 from .hypercorn import without_deadline
@@ -142,7 +142,7 @@ async def _translated(
 
 def _log_refusal(error: RouterError) -> None:
     """Log a request that did not come as far as a model, as the data plane does."""
-    logs.info(
+    log_info(
         "request.refused",
         {
             "model": None,

@@ -11,7 +11,6 @@ import msgspec
 import trio
 from quart import Response, request
 
-from .. import logs
 from ..backends.backend import Backend
 from ..core.access import Asker, Gate
 from ..core.config.model_spec import ModelSpec
@@ -24,6 +23,7 @@ from ..core.usage import TAIL_BYTES, Usage, usage_of
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError
+from ..logs.output import log_info
 from .context import ControlContext
 from .ollama_waiting import Waiting
 from .upstream import Upstream, request_stack
@@ -236,14 +236,14 @@ class Exchange:
             fields |= {"code": self._error.code, "reason": str(self._error)}
             if self._outcome == "refused":
                 fields["status"] = int(self._error.status)
-                logs.info("request.refused", fields)
+                log_info("request.refused", fields)
                 return
         fields["status"] = 200 if self._outcome in ("ok", "cut") else 0
         fields["outcome"] = self._outcome
         fields["sent_bytes"] = self._sent_bytes
         fields["prompt_tokens"] = self._usage.prompt_tokens
         fields["completion_tokens"] = self._usage.completion_tokens
-        logs.info("request.completed", fields)
+        log_info("request.completed", fields)
 
 
 def _passed_on(gate: Gate) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .. import logs
 from ..core.usage import usage_of
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
+from ..logs.output import log_info
 from .relay import Exchange
 from .wire import RequestHead
 
@@ -56,7 +56,7 @@ class Record:
             fields |= {"code": error.code, "reason": str(error)}
             if self.outcome == "refused":
                 fields["status"] = int(error.status)
-                logs.info("request.refused", fields)
+                log_info("request.refused", fields)
                 return
             if exchange.error is not None:
                 self.outcome = "cut"
@@ -66,4 +66,4 @@ class Record:
         fields["sent_bytes"] = exchange.sent_bytes
         fields["prompt_tokens"] = usage.prompt_tokens
         fields["completion_tokens"] = usage.completion_tokens
-        logs.info("request.completed", fields)
+        log_info("request.completed", fields)

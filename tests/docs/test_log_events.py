@@ -13,16 +13,22 @@ EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
 # Methods of a logger, and the position of the event among their arguments.
 METHODS = dict.fromkeys(["debug", "info", "warning", "error", "exception", "critical"], 0)
 METHODS["log"] = 1
+# Functions that do the same.
+FUNCTIONS = {"log_info": 0}
 
 
 def events_in(source: str) -> dict[str, list[int]]:
     """Return the events that *source* logs, with their line numbers."""
     events = defaultdict(list)
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        position = METHODS.get(node.func.attr)
-        if position is None or len(node.args) <= position:
+        match node:
+            case ast.Call(func=ast.Attribute(attr=name)) if name in METHODS:
+                position = METHODS[name]
+            case ast.Call(func=ast.Name(id=name)) if name in FUNCTIONS:
+                position = FUNCTIONS[name]
+            case _:
+                continue
+        if len(node.args) <= position:
             continue
         argument = node.args[position]
         if isinstance(argument, ast.Constant) and EVENT.fullmatch(str(argument.value)):
@@ -31,16 +37,22 @@ def events_in(source: str) -> dict[str, list[int]]:
 
 
 def test_events_are_found_in_every_form_of_call() -> None:
-    """The collector sees each level's method, and only events."""
+    """The collector sees each level's method, the quick function, and only events."""
     source = """
 log.info("a.happened", b=1)
 self.log.bind(x=1).exception("b.failed")
 logger.log(level, "c.happened")
+log_info("d.happened", fields)
 log.info("Not an event.")
 parser.error(message)
 open("file.name")
 """
-    assert events_in(source) == {"a.happened": [2], "b.failed": [3], "c.happened": [4]}
+    assert events_in(source) == {
+        "a.happened": [2],
+        "b.failed": [3],
+        "c.happened": [4],
+        "d.happened": [5],
+    }
 
 
 def test_table_and_code_agree() -> None:

@@ -15,8 +15,9 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router import journal, logs
-from llama_router.journal import Journal, encode, field_name, is_connected
+from llama_router.logs import journal
+from llama_router.logs.journal import Journal, encode, field_name, is_connected
+from llama_router.logs.output import configure
 
 log = structlog.get_logger()
 
@@ -80,7 +81,7 @@ def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_an_event_is_an_entry_with_fields(journald: Journald, stream) -> None:
     """Message, priority and each fact; nothing goes to the stream itself."""
-    with logs.configure(stream=stream, journal_path=journald.path):
+    with configure(stream=stream, journal_path=journald.path):
         log.warning("backend.crashed", model="a b", load_s=1.5, tags=["x"], none=None, ok=True)
         assert journald.entry() == {
             "MESSAGE": "backend.crashed model='a b' load_s=1.5 tags=['x'] none=None ok=True",
@@ -97,7 +98,7 @@ def test_an_event_is_an_entry_with_fields(journald: Journald, stream) -> None:
 
 def test_a_traceback_keeps_its_lines(journald: Journald, stream) -> None:
     """It is a field of its own."""
-    with logs.configure(stream=stream, journal_path=journald.path):
+    with configure(stream=stream, journal_path=journald.path):
         try:
             raise RuntimeError("no\x1b[2J")  # noqa: TRY301 -- to have a traceback
         except RuntimeError:
@@ -113,7 +114,7 @@ def test_a_large_entry_goes_as_a_sealed_file(
     """What a datagram cannot hold arrives as well."""
     monkeypatch.setattr(journal, "_SEND_BUFFER_BYTES", 100_000)
     text = "x" * 2_000_000
-    with logs.configure(stream=stream, journal_path=journald.path):
+    with configure(stream=stream, journal_path=journald.path):
         log.info("test.happened", text=text)
         assert journald.entry()["LLAMA_TEXT"] == text
     assert journald.files == 1
@@ -122,7 +123,7 @@ def test_a_large_entry_goes_as_a_sealed_file(
 @pytest.mark.parametrize("evil", ["a\nPRIORITY=0", "\nMESSAGE\n", "\x1b[2J", "\u202e", "a\0b"])
 def test_no_value_forges_a_field(journald: Journald, stream, evil: str) -> None:
     """Nor steers a terminal on which the entry is shown."""
-    with logs.configure(stream=stream, journal_path=journald.path):
+    with configure(stream=stream, journal_path=journald.path):
         log.info("test.happened", model=evil, **{evil: "x"})
         entry = journald.entry()
     assert (entry["PRIORITY"], entry["LLAMA_EVENT"]) == ("6", "test.happened")
@@ -156,14 +157,14 @@ def test_without_a_journal_it_is_json(
         assert not is_connected(None, {"JOURNAL_STREAM": "1:2"})
         status = os.fstat(file.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        with logs.configure(stream=file, format="json", journal_path=journald.path):
+        with configure(stream=file, format="json", journal_path=journald.path):
             log.info("test.happened")
     assert (tmp_path / "file").read_text().startswith('{"ts":')
 
 
 def test_a_journal_out_of_reach_gets_json(tmp_path: Path, stream) -> None:
     """What is written to the stream arrives, whatever the service may not see."""
-    with logs.configure(stream=stream, journal_path=str(tmp_path / "nothing")):
+    with configure(stream=stream, journal_path=str(tmp_path / "nothing")):
         log.info("test.happened")
     assert Path(stream.name).read_text().startswith('{"ts":')
 
@@ -172,7 +173,7 @@ def test_what_journald_does_not_take_is_counted(tmp_path: Path, stream) -> None:
     """While it is restarted, entries are lost; afterwards one says how many."""
     path = tmp_path / "socket"
     Journald(path).socket.close()
-    output = logs.configure(stream=stream, journal_path=str(path))
+    output = configure(stream=stream, journal_path=str(path))
     entry = encode({"MESSAGE": "x"})
     output._write([entry, entry])  # as the thread does
     path.unlink()

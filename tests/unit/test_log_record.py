@@ -16,7 +16,7 @@ from llama_router.core.log_record import (
     join,
     overlap,
 )
-from llama_router.logs import json_line
+from llama_router.logs.rendering import json_line
 
 TS = "2026-11-25T18:00:00.000Z"
 

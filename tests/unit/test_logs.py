@@ -20,7 +20,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router import logs
+from llama_router.logs.output import configure
+from llama_router.logs.threaded_writer import ThreadedWriter
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ def pipe():
 def rendered(*, format: str = "json", stream: TextIO | None = None, **fields: object) -> str:  # noqa: A002 -- as in configure
     """Return what one event with *fields* writes."""
     stream = stream or io.StringIO()
-    with logs.configure(format=format, stream=stream):
+    with configure(format=format, stream=stream):
         log.info("test.happened", **fields)
     return stream.getvalue()
 
@@ -125,7 +126,7 @@ def test_auto_format_is_json_unless_on_a_terminal() -> None:
 def test_level_is_respected() -> None:
     """What is below the level is not written."""
     stream = io.StringIO()
-    with logs.configure(level="warning", format="json", stream=stream):
+    with configure(level="warning", format="json", stream=stream):
         log.info("quiet.happened")
         log.warning("loud.happened")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == [
@@ -136,14 +137,14 @@ def test_level_is_respected() -> None:
 def test_unknown_level_is_refused() -> None:
     """A typing error in the level is reported with the choices."""
     with pytest.raises(ValueError, match=r"'verbose'.*debug, info, warning, error, critical"):
-        logs.configure(level="verbose")
+        configure(level="verbose")
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_exception_comes_with_its_traceback(format: str) -> None:  # noqa: A002 -- as in configure
     """`exc_info=True` shows where an error came from, also through `exception`."""
     stream = io.StringIO()
-    with logs.configure(format=format, stream=stream):
+    with configure(format=format, stream=stream):
         try:
             int("told\x1b[2J\n")
         except ValueError as error:
@@ -169,7 +170,7 @@ def test_exc_info_without_an_exception_is_no_field() -> None:
 def test_libraries_warnings_join_the_stream() -> None:
     """Standard-library records from WARNING up are events; below they are not."""
     stream = io.StringIO()
-    with logs.configure(format="json", stream=stream):
+    with configure(format="json", stream=stream):
         logger = logging.getLogger("some.library")
         logger.info("quiet")
         logger.warning("slow by %d s\n", 3)
@@ -194,7 +195,7 @@ def test_a_library_record_that_cannot_be_formatted_is_still_an_event() -> None:
     """A library's mistake in its arguments is neither raised nor silent."""
     stream = io.StringIO()
     record = logging.LogRecord("some.library", logging.WARNING, "", 0, "%d", ("three",), None)
-    with logs.configure(format="json", stream=stream) as output:
+    with configure(format="json", stream=stream) as output:
         output._handler.handle(record)
     assert json.loads(stream.getvalue())["message"] == "'%d' with arguments that do not fit"
 
@@ -202,7 +203,7 @@ def test_a_library_record_that_cannot_be_formatted_is_still_an_event() -> None:
 def test_close_restores_what_was() -> None:
     """After close, structlog and logging are as they were before."""
     before = (structlog.is_configured(), list(logging.getLogger().handlers))
-    output = logs.configure(stream=io.StringIO())
+    output = configure(stream=io.StringIO())
     assert output.close()
     assert output.close()
     assert (structlog.is_configured(), list(logging.getLogger().handlers)) == before
@@ -211,7 +212,7 @@ def test_close_restores_what_was() -> None:
 def test_every_line_is_written_before_close_returns() -> None:
     """Nothing that was logged before the end is lost, and the order is kept."""
     stream = io.StringIO()
-    with logs.configure(format="json", stream=stream):
+    with configure(format="json", stream=stream):
         for number in range(1000):
             log.info("test.happened", number=number)
     numbers = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
@@ -221,7 +222,7 @@ def test_every_line_is_written_before_close_returns() -> None:
 def test_a_stalled_reader_blocks_nobody_and_losses_are_counted() -> None:
     """Logging goes on while nobody reads; later the stream says how many lines are missing."""
     with pipe() as (source, sink):
-        output = logs.configure(format="json", stream=sink)
+        output = configure(format="json", stream=sink)
         total = 20_000
         for number in range(total):
             log.info("test.happened", number=number)
@@ -242,13 +243,13 @@ def test_a_reader_that_left_raises_nothing() -> None:
     """A broken pipe costs the lines, never the program."""
     with pipe() as (source, sink):
         source.close()
-        with logs.configure(format="json", stream=sink):
+        with configure(format="json", stream=sink):
             log.info("test.happened")
 
 
 def test_a_full_disk_raises_nothing() -> None:
     """No space for the log costs the lines, never the program."""
-    with Path("/dev/full").open("w") as sink, logs.configure(format="json", stream=sink) as output:
+    with Path("/dev/full").open("w") as sink, configure(format="json", stream=sink) as output:
         log.info("test.happened")
         assert output.close(10)
         assert output._dropped == 1
@@ -266,7 +267,7 @@ def test_lines_lost_to_errors_are_counted_after_them() -> None:
             return super().write(text)
 
     stream = Sometimes()
-    output = logs.configure(format="json", stream=stream)
+    output = configure(format="json", stream=stream)
     output.close()
     output._write([b"lost\n"])  # as the thread does
     output._write([b"lost\n", b"lost\n"])
@@ -285,9 +286,9 @@ def test_half_a_line_before_an_error_spoils_no_other(tmp_path: Path) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from llama_router import logs
+from llama_router.logs.output import configure
 sink = Path({str(path)!r}).open("w")
-output = logs.configure(format="json", stream=sink)
+output = configure(format="json", stream=sink)
 output.close()
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
@@ -303,7 +304,7 @@ def test_a_non_blocking_stream_gets_everything() -> None:
     """A terminal that another program made non-blocking is waited for."""
     with pipe() as (source, sink):
         os.set_blocking(sink.fileno(), False)
-        output = logs.configure(format="json", stream=sink)
+        output = configure(format="json", stream=sink)
         for number in range(3000):
             log.info("test.happened", number=number)
         reading = io.BufferedReader(source)
@@ -314,10 +315,11 @@ def test_a_non_blocking_stream_gets_everything() -> None:
 def test_a_process_without_standard_error_can_log() -> None:
     """Started with descriptor 2 closed, it writes to nobody else's file."""
     code = (
-        "import os, sys, structlog; from llama_router import logs; assert sys.stderr is None\n"
+        "import os, sys, structlog; from llama_router.logs.output import configure\n"
+        "assert sys.stderr is None\n"
         "reading, writing = map(os.dup, os.pipe())\n"
         "os.dup2(writing, 2); os.set_blocking(reading, False)\n"
-        "with logs.configure(): structlog.get_logger().info('test.happened')\n"
+        "with configure(): structlog.get_logger().info('test.happened')\n"
         "try: os.read(reading, 1)\n"
         "except BlockingIOError: sys.exit(7)\n"
     )
@@ -327,7 +329,7 @@ def test_a_process_without_standard_error_can_log() -> None:
 
 def test_import_does_not_bring_rich() -> None:
     """What structlog would import for a renderer that is not used is not paid for."""
-    code = "import sys, llama_router.logs; sys.exit('rich' in sys.modules)"
+    code = "import sys, llama_router.logs.output; sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -344,7 +346,7 @@ class TestThreadedWriter:
             entered.set()
             leave.wait(10)
 
-        writer = logs.ThreadedWriter(write, name="test", max_items=2, max_bytes=100)
+        writer = ThreadedWriter(write, name="test", max_items=2, max_bytes=100)
         assert writer.put("writing", 10)
         assert entered.wait(10)
         assert writer.put("a", 10)

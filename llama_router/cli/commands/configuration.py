@@ -14,7 +14,7 @@ def check(file: Path | None = None, /, *, commands: bool = False) -> int:
         file: Configuration file. Without it: where ``serve`` would find one.
         commands: Print the command of every model, found ones included.
     """
-    from ... import logs  # noqa: F401, PLC0415 -- first: see `router.serve`
+    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
     from ..files import check as run  # noqa: PLC0415 -- late, for --help
 
     return run(file, commands=commands)

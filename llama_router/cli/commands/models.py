@@ -19,7 +19,7 @@ def inspect(
         file: The GGUF file.
         chat_template: Print its chat template instead.
     """
-    from ... import logs  # noqa: F401, PLC0415 -- first: see `router.serve`
+    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
     from ..models import inspect as run  # noqa: PLC0415 -- late, for --help
 
     return run(file, chat_template=chat_template)
@@ -32,7 +32,7 @@ def import_(folder: Path, /, *, config: Config = None) -> int:
         folder: Where the GGUF files are.
         config: Configuration file, for its ``state_dir``. Without it: where ``serve`` looks.
     """
-    from ... import logs  # noqa: F401, PLC0415 -- first: see `router.serve`
+    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
     from ..models import import_folder as run  # noqa: PLC0415 -- late, for --help
 
     return run(folder, config)

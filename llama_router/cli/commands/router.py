@@ -35,7 +35,7 @@ def serve(
         hf_file: One file of it by its path in the repository, instead of a quantization.
     """
     # First of all, because it imports structlog at a third of the usual cost.
-    from ... import logs  # noqa: F401, PLC0415 -- here, not above, for --help
+    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- here, not above, for --help
     from ..serve import serve as run  # noqa: PLC0415 -- late, for --help
 
     first = None
@@ -56,7 +56,7 @@ def demo(*, once: bool = False, port: int | None = None, folder: Path | None = N
         port: Port to listen on; 8082 by default, with --once any free one.
         folder: Where the models are made; $XDG_CACHE_HOME/llama-router/demo by default.
     """
-    from ... import logs  # noqa: F401, PLC0415 -- first: see `router.serve`
+    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
     from ..demo import demo as run  # noqa: PLC0415 -- late, for --help
 
     return run(once=once, port=port, folder=folder)

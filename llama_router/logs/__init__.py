@@ -1,0 +1,5 @@
+"""Structured logs: lines on a terminal, fields in the journal, JSON lines for everything else.
+
+Modules log with ``structlog.get_logger()`` and events named ``noun.past_participle``; the
+program calls `output.configure` once. Every event is in ``docs/reference/log-events.md``.
+"""

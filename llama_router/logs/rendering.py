@@ -1,0 +1,152 @@
+"""What an event looks like: as JSON, as an entry of the journal, for a person."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import traceback
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ..core.lines import escape_controls
+from . import journal
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict
+
+
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+
+# What JSON allows in a string and a terminal may still obey: DEL, C1, line and paragraph
+# separators, bidirectional overrides. JSON itself escapes the rest.
+_UNSAFE_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+# On a terminal: SGR parameters. Source: ECMA-48, section 8.3.117.
+_LEVEL_COLOURS: Final = {
+    "debug": "2",
+    "info": "32",
+    "warning": "33",
+    "error": "31",
+    "critical": "31;1",
+}
+
+# Source: syslog(3), in the order of LEVELS.
+_PRIORITIES: Final = dict(zip(LEVELS, "76432", strict=True))
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
+
+
+def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
+    """Render an event as one JSON object and a newline, whatever its fields hold."""
+    head = {
+        "ts": timestamp(time.time()),
+        "level": level,
+        "event": fields.pop("event"),
+    }
+    if "exc_info" in fields and (trace := _traceback(fields.pop("exc_info"))):
+        fields["traceback"] = trace
+    return json_line({**head, **fields})
+
+
+def render_journal(_logger: object, level: str, fields: EventDict) -> bytes:
+    """Render an event as an entry of the journal: a sentence, and a field for each fact."""
+    trace = _traceback(fields.pop("exc_info", None))
+    event = fields.pop("event")
+    words = [_shown(event), *(f"{_shown(key)}={_shown(fields[key])}" for key in fields)]
+    entry = {
+        "MESSAGE": " ".join(words),
+        "PRIORITY": _PRIORITIES[level],
+        "SYSLOG_IDENTIFIER": "llama-router",
+        "LLAMA_EVENT": escape_controls(_text(event)),
+    }
+    for key, value in fields.items():
+        if value is not None:
+            entry[journal.field_name(f"LLAMA_{key}")] = escape_controls(_journal_value(value))
+    if trace:
+        entry["LLAMA_TRACEBACK"] = "\n".join(map(escape_controls, trace.split("\n")))
+    return journal.encode(entry)
+
+
+def _journal_value(value: object) -> str:
+    """Return text as it is, everything else as in JSON."""
+    if isinstance(value, str):
+        return _text(value)
+    try:
+        return str(_ENCODER.encode(value), "utf-8")
+    except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the entry
+        return _text(value)
+
+
+def json_line(fields: dict[str, Any]) -> bytes:
+    """Return *fields* as one line that steers no terminal, whatever they hold."""
+    try:
+        line = _ENCODER.encode(fields)
+    except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the line
+        line = _ENCODER.encode({_text(key): _text(fields[key]) for key in fields})
+    if not line.isascii() or b"\x7f" in line:
+        line = _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode()).encode()
+    return line + b"\n"
+
+
+def timestamp(time_s: float) -> str:
+    """Return *time_s*, in seconds since the epoch, in UTC as in RFC 3339, to the millisecond."""
+    second = int(time_s)
+    return f"{_clock_time(second)}.{int((time_s - second) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=4)  # the lines of one second share it
+def _clock_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
+
+
+class ConsoleRenderer:
+    """Renders an event for a person: local time, level, event, ``key=value``."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._colours = colours
+
+    def __call__(self, _logger: object, level: str, fields: EventDict) -> bytes:
+        """Return the line and, indented below it, the traceback if there is one."""
+        event = self._paint("1", _shown(fields.pop("event")))
+        trace = _traceback(fields.pop("exc_info", None))
+        words = [
+            datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3],
+            self._paint(_LEVEL_COLOURS[level], f"{level:<8}"),
+            event,
+            *(f"{self._paint('36', _shown(key))}={_shown(fields[key])}" for key in fields),
+        ]
+        below = ["    " + escape_controls(line) for line in trace.split("\n") if line]
+        return ("\n".join([" ".join(words), *below]) + "\n").encode("utf-8", "backslashreplace")
+
+    def _paint(self, colour: str, text: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
+
+
+def _text(value: object) -> str:
+    """Return *value* as text that can be encoded."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 -- see json_line
+        text = f"<{type(value).__name__}>"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _shown(value: object) -> str:
+    """Return *value* as one word if it can be, else quoted; never a control character."""
+    text = _text(value)
+    quoted = not isinstance(value, list | tuple | dict) and re.search(r"[\s\"'=]|^$", text)
+    return text if text.isprintable() and not quoted else repr(text)
+
+
+def _traceback(exc_info: object) -> str:
+    """Return the traceback that structlog's *exc_info* stands for, or nothing."""
+    if isinstance(exc_info, tuple):
+        exc_info = exc_info[1]
+    error = exc_info if isinstance(exc_info, BaseException) else None
+    if error is None and exc_info:
+        error = sys.exception()
+    return "" if error is None else "".join(traceback.format_exception(error)).rstrip()
