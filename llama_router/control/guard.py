@@ -13,9 +13,9 @@ import msgspec
 from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 
-from ..core.access import Area, Asker, Gate
+from ..core.access import Area, Asker, Gate, check_says_json
 from ..core.routes import is_ollama
-from ..errors.access import MediaTypeError, ModelNotAllowedError
+from ..errors.access import ModelNotAllowedError
 from ..errors.requests import RequestError
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -135,12 +135,12 @@ async def json_body(shape: type[T]) -> T:
     """Return the body of the current request as *shape*; an empty one counts as ``{}``.
 
     Raises:
-        MediaTypeError: if it does not say that it is JSON.
+        MediaTypeError: if it does not say that it is JSON; see `check_says_json`.
         RequestError: if it is not, or not of that shape.
     """
     data = await raw_body()
-    if data and request.mimetype != "application/json":
-        raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
+    if data:
+        check_says_json(_fields(), data)
     try:
         return msgspec.json.decode(data or b"{}", type=shape)
     except (msgspec.DecodeError, RecursionError) as exc:

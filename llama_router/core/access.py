@@ -23,7 +23,13 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ..errors.access import AdminTokenError, ApiKeyError, HostNotAllowedError, OriginNotAllowedError
+from ..errors.access import (
+    AdminTokenError,
+    ApiKeyError,
+    HostNotAllowedError,
+    MediaTypeError,
+    OriginNotAllowedError,
+)
 from ..errors.admission import UnknownModelError
 from . import refusals
 from .config.model_spec import ModelSpec
@@ -102,6 +108,12 @@ _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
 _LOOKED_AT: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
 _READS: Final = frozenset((b"GET", b"HEAD"))
+
+#: What browsers say of themselves, and programs do not.
+_OF_BROWSERS: Final = frozenset((b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode"))
+
+#: What curl says of everything that it is given with ``-d``, and who says nothing.
+_NOT_SAID: Final = frozenset((b"application/x-www-form-urlencoded", b""))
 
 #: A list of field names.
 _NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
@@ -288,6 +300,29 @@ class Gate:
         if asker is None:
             raise ApiKeyError("the API key is not known here")
         return asker
+
+
+def check_says_json(fields: Fields, body: bytes) -> None:
+    """Let a body pass that is said to be JSON; also one of which nobody thought to say it.
+
+    Without asking before, a page of another site can send any bytes, but not say that they
+    are JSON. `Gate.check` refuses such a page as it is; this is a second wall behind that. So
+    only what bears no sign of a browser, not even of an old one, need not say it.
+
+    Args:
+        fields: The header fields of the request.
+        body: The body, which is not empty.
+
+    Raises:
+        MediaTypeError: if it does not pass.
+    """
+    seen = dict(fields)
+    kind = seen.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if kind == b"application/json":
+        return
+    browser = seen.get(b"user-agent", b"").lower().startswith(b"mozilla/")
+    if browser or seen.keys() & _OF_BROWSERS or kind not in _NOT_SAID or body.lstrip()[:1] != b"{":
+        raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
 
 
 def _strange_origin(origin: bytes | None) -> OriginNotAllowedError:

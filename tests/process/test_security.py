@@ -158,6 +158,7 @@ async def test_a_page_of_another_site_can_do_nothing(start, stage) -> None:
             request("POST", "/v1/echo", body, **fields),
             request("GET", "/v1/models", **fields),
             request("POST", "/admin/reload", b"{}", **fields),
+            request("POST", "/models/load", body, **fields),
         ):
             answer = await router.ask(data)
             assert (answer.status, answer.error["code"]) == (403, "origin_not_allowed")
@@ -169,6 +170,20 @@ async def test_a_page_of_another_site_can_do_nothing(start, stage) -> None:
                         connection="upgrade", upgrade="websocket")  # fmt: skip
     assert (await router.ask(websocket)).error["code"] == "origin_not_allowed"
     assert router.spawned() == []
+
+
+async def test_a_program_need_not_say_that_it_sends_json(start, stage) -> None:
+    """``curl -d`` says that it is a form; a browser that hides where its page is from may not."""
+    router = await start({"a": stage.model("a")})
+    curl = {"content_type": "application/x-www-form-urlencoded", "user_agent": "curl/8.5.0"}
+    old = curl | {"user_agent": "Mozilla/5.0 (Windows NT 6.1; rv:52.0) Firefox/52.0"}
+    for target in ("/models/load", "/models/unload", "/v1/streams/lookup"):
+        body = b'{"model":"a"}' if "models" in target else b'{"conversation_ids":[]}'
+        answer = await router.ask(request("POST", target, body, **old))
+        assert (answer.status, answer.error["code"]) == (415, "media_type_not_supported"), target
+        assert (await router.ask(request("POST", target, body, **curl))).status == 200, target
+    answer = await router.ask(request("POST", "/admin/reload", b"{}", **curl))
+    assert (answer.status, answer.error["code"]) == (401, "invalid_admin_token")
 
 
 async def test_a_listed_page_can_use_models(start, stage) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access import Area, Gate, host_of
+from llama_router.core.access import Area, Gate, check_says_json, host_of
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.exposure import exposure, is_loopback
@@ -18,6 +18,7 @@ from llama_router.errors.access import (
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
+    MediaTypeError,
     OriginNotAllowedError,
 )
 from llama_router.errors.admission import UnknownModelError
@@ -387,3 +388,48 @@ def test_keys_are_needed_for_changes_that_are_open() -> None:
     with pytest.raises(ApiKeyError):
         check(g, Area.CHANGES)
     assert check(g, Area.CHANGES, authorization=f"Bearer {ALICE}").name == "alice"
+
+
+CURL = {"user_agent": "curl/8.5.0", "accept": "*/*"}
+FORM = "application/x-www-form-urlencoded"
+PAGES = [
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"referer": "https://evil.example/"},
+    {"sec_fetch_site": "cross-site"},
+    {"sec_fetch_site": "same-origin", "sec_fetch_mode": "cors"},
+    {"user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:60.0) Gecko/20100101 Firefox/60.0"},
+]
+
+
+def says_json(body: bytes, **values: str) -> bool:
+    """Say whether *body* passes as JSON."""
+    try:
+        check_says_json(fields(**values), body)
+    except MediaTypeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", [{}, *PAGES])
+def test_what_is_said_to_be_json_passes(page) -> None:
+    """Who may send it is another question."""
+    assert says_json(b"{}", content_type="application/json", **page)
+    assert says_json(b"[]", content_type="Application/JSON ; charset=utf-8", **page)
+
+
+def test_a_program_need_not_say_it() -> None:
+    """As curl does not; but then it must look like an object."""
+    for said in ({"content_type": FORM}, {"content_type": f"{FORM}; charset=utf-8"}, {}):
+        assert says_json(b' \n{"model": "a"}', **CURL, **said)
+        assert not says_json(b"model=a", **CURL, **said)
+        assert not says_json(b"[1]", **CURL, **said)
+    for kind in ("text/plain", "multipart/form-data; boundary=x", "application/jsonp"):
+        assert not says_json(b"{}", **CURL, content_type=kind)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_browser_must_say_it(page) -> None:
+    """Without asking before, a page of another site cannot."""
+    for said in ({"content_type": FORM}, {"content_type": "text/plain"}, {}):
+        assert not says_json(b"{}", **page, **said)
