@@ -14,6 +14,7 @@ from llama_router.control import app, openapi
 from llama_router.control.context import ControlContext
 from llama_router.core.access import Gate
 from llama_router.core.config.parse import parse_config
+from llama_router.core.peek import SKIMMED_BYTES
 from llama_router.dispatch.dispatcher import Dispatcher
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
@@ -52,3 +53,8 @@ async def test_every_route_is_described(document) -> None:
         for method, operation in methods.items():
             assert operation["summary"].endswith("."), (method, path)
             assert {"200", "401", "403"} <= operation["responses"].keys()
+
+
+def test_the_page_says_how_large_a_body_may_be_to_be_checked() -> None:
+    """Above that, mistakes in JSON are the backend's affair."""
+    assert f"JSON of more than {SKIMMED_BYTES // 1024} KiB is not checked" in PAGE.read_text()

@@ -177,6 +177,14 @@ class TestAnthropicTypes:
         await self._check(router, json_request(path, b'{"model": "broken", "stream": true}'), 503)
 
 
+async def test_a_mistake_in_large_json_is_the_backends_affair(router) -> None:
+    """It is not checked as a whole; that it ends is."""
+    for filler, status in ((b"x", 400), (b"x" * 300 * 1024, 200)):
+        wrong = b'{"model": "a", "prompt": "%b", "n": tru}' % filler
+        assert (await router.ask(json_request("/v1/echo", wrong))).status == status
+        assert (await router.ask(json_request("/v1/echo", wrong[:-1]))).status == 400
+
+
 class TestTooLargeForTheRouter:
     """What the router answers itself has limits, too."""
 
