@@ -7,18 +7,19 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from ..core.answers import error_fields
-from ..core.dialects import error_answer
+from ..core.dialects import error_answer, request_id_field
 from ..core.endpoints import methods_of
 from ..core.ollama.answers import ollama_error
 from ..core.routes import is_ollama
 from ..errors.access import AccessError
 from ..errors.base import RouterError
 from ..errors.requests import BodyTooLargeError, RequestError
+from ..request_ids import new_request_id
 from . import (
     admin,
     conversations,
@@ -91,6 +92,7 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(RouterError)
     async def refuse(error: RouterError) -> Response:
+        response = _error_response(error)
         if isinstance(error, AccessError):
             log.info(
                 "control.refused",
@@ -98,8 +100,9 @@ def build_app(context: ControlContext) -> QuartTrio:
                 path=request.path,
                 code=error.code,
                 status=int(error.status),
+                request_id=g.get("request_id"),
             )
-        return _error_response(error)
+        return response
 
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
@@ -112,8 +115,10 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(Exception)
     async def hide(error: Exception) -> Response:
-        log.error("control.crashed", exc_info=error)
-        return _error_response(InternalError("the router failed to answer; its log says why"))
+        refusal = InternalError("the router failed to answer; its log says why")
+        response = _error_response(refusal)
+        log.error("control.crashed", exc_info=error, request_id=g.get("request_id"))
+        return response
 
     @app.after_request
     async def close(response: Response) -> Response:
@@ -154,9 +159,14 @@ def _in_our_words(error: HTTPException) -> RouterError:
 
 
 def _error_response(error: RouterError) -> Response:
-    path = request.path
-    body = ollama_error(error) if is_ollama(path) else error_answer(path, error)
+    path, fields = request.path, error_fields(error)
+    if is_ollama(path):  # which has no names for requests
+        body = ollama_error(error)
+    else:
+        g.request_id = new_request_id()
+        body = error_answer(path, error, g.request_id)
+        fields.append(request_id_field(path, g.request_id))
     response = Response(body, error.status)
-    for name, value in error_fields(error):
+    for name, value in fields:
         response.headers[name.decode()] = value.decode()
     return response

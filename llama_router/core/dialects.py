@@ -157,22 +157,34 @@ class Voice:
         }
 
 
-def error_answer(path: str, error: RouterError) -> bytes:
+def error_answer(path: str, error: RouterError, request_id: str) -> bytes:
     """Return the body of an answer that says *error*, as clients of the API of *path* expect it.
 
     Args:
         path: Path of the request, decoded.
         error: What is wrong.
+        request_id: The name of the request.
     """
     status = int(error.status)
     match api_of(path):
         case Api.ANTHROPIC:
             fields = {"type": _anthropic_type(status), "message": str(error)}
-            return msgspec.json.encode({"type": "error", "error": fields})
+            document = {"type": "error", "error": fields, "request_id": request_id}
+            return msgspec.json.encode(document)
         case Api.LLAMA_CPP:
             return msgspec.json.encode({"error": _llama_cpp_error(status, str(error))})
         case Api.OPENAI:
             return error_body(error)
+
+
+def request_id_field(path: str, request_id: str) -> tuple[bytes, bytes]:
+    """Return the header field in which clients of the API of *path* look for a request's name.
+
+    Sources: https://docs.anthropic.com/en/api/errors#request-id and, for all others,
+    https://platform.openai.com/docs/api-reference/debugging-requests.
+    """
+    name = b"request-id" if api_of(path) is Api.ANTHROPIC else b"x-request-id"
+    return name, request_id.encode()
 
 
 def _anthropic_type(status: int) -> str:

@@ -20,12 +20,12 @@ import trio
 
 from ..backends.backend import Backend
 from ..core.access import ANYBODY, Area, Gate
-from ..core.answers import error_body, error_fields
+from ..core.answers import error_fields
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
 from ..core.conversations import Conversations, Owner
-from ..core.dialects import error_answer
+from ..core.dialects import error_answer, request_id_field
 from ..core.peek import asked_by
 from ..core.routes import (
     ByBody,
@@ -44,6 +44,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, RequestError
+from ..request_ids import new_request_id
 from .engine import Engine
 from .fiber import Fiber, FiberCutError, FiberTimeoutError
 from .passage import Passage
@@ -145,7 +146,7 @@ class _Connection:
             try:
                 head = await self._reader.receive_head()
             except RequestError as exc:
-                await self._refuse(None, exc)
+                await self._refuse_unread(exc)
                 await self._client.linger()
                 return
             if head is None:
@@ -202,12 +203,14 @@ class _Connection:
                 await self._serve_model(head, asked_for, exchange, record)
         except (RouterError, FiberCutError) as raised:
             exc = raised.error if isinstance(raised, FiberCutError) else raised
-            record.refused(exc)
             keep = body_received and head.keep_alive and not self._gateway.draining.is_set()
             if exchange.early is not None:
+                record.refused(exc, None)
                 await exchange.early.end(exc)
                 return keep
-            await self._refuse(head, exc, close=not keep)
+            request_id = new_request_id()
+            record.refused(exc, request_id)
+            await self._refuse(head, exc, request_id, close=not keep)
             return keep
         except ClientGoneError:
             record.outcome = "client_gone"
@@ -403,18 +406,28 @@ class _Connection:
         exchange.read_timeout_s = router.read_timeout_s
         exchange.close = self._gateway.draining.is_set()
 
+    async def _refuse_unread(self, error: RequestError) -> None:
+        """Answer with an error to what could not be read: whose API it is for is not known."""
+        request_id = new_request_id()
+        log.info(
+            "request.refused",
+            code=error.code,
+            status=int(error.status),
+            reason=str(error),
+            request_id=request_id,
+        )
+        await self._refuse(None, error, request_id, close=True)
+
     async def _refuse(
-        self, head: RequestHead | None, error: RouterError, *, close: bool = True
+        self, head: RequestHead | None, error: RouterError, request_id: str, *, close: bool
     ) -> None:
-        """Answer with an error, as the API that was asked for has it, if that is possible."""
-        if head is None:
-            log.info(
-                "request.refused", code=error.code, status=int(error.status), reason=str(error)
-            )
-        body = error_body(error) if head is None else error_answer(decoded(head.path), error)
+        """Answer with an error, as the API that was asked for has it."""
+        path = "" if head is None else decoded(head.path)
+        body = error_answer(path, error, request_id)
         status = HTTPStatus(error.status)
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]
-        lines += [b"%b: %b\r\n" % field for field in (*error_fields(error), *self._cors)]
+        fields = (*error_fields(error), request_id_field(path, request_id), *self._cors)
+        lines += [b"%b: %b\r\n" % field for field in fields]
         lines.append(b"content-length: %d\r\n" % len(body))
         if close:
             lines.append(b"connection: close\r\n")

@@ -19,7 +19,9 @@ class Record:
         outcome: How it ended.
     """
 
-    __slots__ = ("_error", "_head", "lease", "model", "outcome")
+    __slots__ = ("_error", "_head", "_request_id", "lease", "model", "outcome")
+
+    _request_id: str | None
 
     def __init__(self, head: RequestHead) -> None:
         self._head = head
@@ -28,9 +30,10 @@ class Record:
         self.lease: Lease | None = None
         self.outcome = "cut"  # until it is known to have ended otherwise
 
-    def refused(self, error: RouterError) -> None:
-        """Note that the router itself answered, with *error*."""
+    def refused(self, error: RouterError, request_id: str | None) -> None:
+        """Note that the router itself answered, with *error*, and which name it gave if any."""
         self._error = error
+        self._request_id = request_id
         self.outcome = "refused"
 
     def write(self, exchange: Exchange, *, duration_s: float) -> None:
@@ -56,6 +59,8 @@ class Record:
             fields |= {"code": error.code, "reason": str(error)}
             if self.outcome == "refused":
                 fields["status"] = int(error.status)
+                if self._request_id is not None:
+                    fields["request_id"] = self._request_id
                 log_info("request.refused", fields)
                 return
             if exchange.error is not None:

@@ -102,6 +102,7 @@ def type_of(error: anthropic.APIStatusError) -> str:
     body = error.body
     assert isinstance(body, dict)
     assert body["type"] == "error"
+    assert error.request_id == body["request_id"]
     assert body["error"]["message"]
     kind = body["error"]["type"]
     assert isinstance(kind, str)

@@ -22,8 +22,10 @@ KEY = "sk-0123456789"
 def anthropic(answer: Answer) -> Any:
     """Return the error; fails if it has not Anthropic's form."""
     document = answer.json()
-    assert document.keys() <= {"type", "error", "request_id"}
+    assert document.keys() == {"type", "error", "request_id"}
     assert document["type"] == "error"
+    assert document["request_id"] == answer.fields["request-id"]
+    assert "x-request-id" not in answer.fields
     assert document["error"].keys() == {"type", "message"}
     return document["error"]
 
@@ -175,6 +177,23 @@ class TestAnthropicTypes:
         """Without notices, a load that fails has its own status."""
         path = target.replace("/a/", "/broken/")
         await self._check(router, json_request(path, b'{"model": "broken", "stream": true}'), 503)
+
+
+async def test_an_error_is_found_in_the_log_by_its_request_id(router) -> None:
+    """On both planes, and also where no request could be read; Ollama knows no such thing."""
+    for data, event, code in (
+        (json_request("/v1/messages", b'{"model": "nobody"}'), "request.refused", 404),
+        (json_request("/v1/chat/completions", b"{"), "request.refused", 400),
+        (json_request("/upstream/nobody/v1/messages", b"{}"), "request.refused", 404),
+        (b"no request\r\n\r\n", "request.refused", 400),
+        (json_request("/admin/reload", b"{}"), "control.refused", 401),
+    ):
+        answer = await router.ask(data)
+        given = answer.fields.get("request-id") or answer.fields["x-request-id"]
+        (logged,) = router.events.named(event, request_id=given)
+        assert answer.status == logged["status"] == code
+    answer = await router.ask(json_request("/api/chat", b'{"model": "nobody"}'))
+    assert not [name for name in answer.fields if "request-id" in name]
 
 
 async def test_a_mistake_in_large_json_is_the_backends_affair(router) -> None:

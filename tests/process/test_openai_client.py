@@ -305,6 +305,7 @@ async def test_a_full_queue_is_a_rate_limit(tmp_path) -> None:
             await client.chat.completions.create(**chat("slow"))
         nursery.cancel_scope.cancel()
     assert caught.value.code == "queue_full"
+    assert await router.event("request.refused", request_id=caught.value.request_id)
     assert int(caught.value.response.headers["retry-after"]) > 0
 
 

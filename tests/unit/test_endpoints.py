@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llama_router.core.dialects import error_answer
+from llama_router.core.dialects import error_answer, request_id_field
 from llama_router.core.endpoints import Api, api_of, methods_of
 from llama_router.errors.admission import QueueTimeoutError, UnknownModelError
 
@@ -56,7 +56,11 @@ def test_methods(path: str, methods: set[str] | None) -> None:
     [
         (
             "/v1/messages",
-            {"type": "error", "error": {"type": "not_found_error", "message": "no such model"}},
+            {
+                "type": "error",
+                "error": {"type": "not_found_error", "message": "no such model"},
+                "request_id": "req_1",
+            },
         ),
         (
             "/completion",
@@ -66,12 +70,22 @@ def test_methods(path: str, methods: set[str] | None) -> None:
 )
 def test_forms_of_an_error(path: str, document: object) -> None:
     """The same error as each API has it."""
-    assert json.loads(error_answer(path, UnknownModelError("no such model"))) == document
+    assert json.loads(error_answer(path, UnknownModelError("no such model"), "req_1")) == document
+
+
+def test_where_the_name_of_a_request_is_looked_for() -> None:
+    """By Anthropic's clients, and by all others."""
+    for path in ("/v1/messages", "/upstream/a/v1/messages/count_tokens"):
+        assert request_id_field(path, "req_1") == (b"request-id", b"req_1")
+    for path in ("/v1/chat/completions", "/completion", "/v1/models", ""):
+        assert request_id_field(path, "req_1") == (b"x-request-id", b"req_1")
 
 
 def test_an_error_of_a_service() -> None:
     """What is not the client's fault is called otherwise."""
     error = QueueTimeoutError("too long")
-    anthropic = json.loads(error_answer("/v1/messages", error))["error"]["type"]
+    anthropic = json.loads(error_answer("/v1/messages", error, "req_1"))["error"]["type"]
     assert anthropic == "overloaded_error"
-    assert json.loads(error_answer("/infill", error))["error"]["type"] == "unavailable_error"
+    assert (
+        json.loads(error_answer("/infill", error, "req_1"))["error"]["type"] == "unavailable_error"
+    )
