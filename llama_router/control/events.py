@@ -13,13 +13,11 @@ import msgspec
 import trio
 from quart import Blueprint, Response, request
 
+from ..core.notices import SIGN_OF_LIFE_S
 from .context import ControlContext
 from .hypercorn import without_deadline
 from .openapi import Query, describe
 from .status import StatusPage
-
-#: Between two comments on a quiet stream, in seconds: proxies close silent connections.
-KEEP_ALIVE_S: Final = 15.0
 
 _ID: Final = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
@@ -76,7 +74,7 @@ class Feed:
                 if item.kind == "router":
                     return  # it stops; the client will come back when there is a new one
             if not items:
-                with trio.move_on_after(KEEP_ALIVE_S) as quiet:
+                with trio.move_on_after(SIGN_OF_LIFE_S) as quiet:
                     await news.wait_after(number)
                 if quiet.cancelled_caught:
                     yield b": still here\n\n"

@@ -28,6 +28,7 @@ from ..core.llama_cpp import (
     progress_event,
     status_event,
 )
+from ..core.notices import SIGN_OF_LIFE_S
 from ..core.reports import Verdict
 from ..errors.backends import BackendExitedError
 from ..errors.requests import ModelExistsError, ModelLoadedError, ModelNotLoadedError, RequestError
@@ -35,7 +36,6 @@ from ..models.downloads import DownloadStatus
 from ..news import Item
 from .context import ControlContext
 from .downloads import check_whole, delete_model
-from .events import KEEP_ALIVE_S
 from .guard import answer, asker, check_unlimited, json_body, open_to
 from .hypercorn import without_deadline
 from .models import Listing, named
@@ -151,7 +151,7 @@ async def _stream(context: ControlContext, listing: Listing, who: Asker) -> Asyn
     number, told = news.last, _told(context)
     yield b": models\n\n"
     while True:
-        with trio.move_on_after(KEEP_ALIVE_S) as quiet:
+        with trio.move_on_after(SIGN_OF_LIFE_S) as quiet:
             await news.wait_after(number)
         if quiet.cancelled_caught:
             yield b": still here\n\n"

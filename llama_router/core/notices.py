@@ -16,8 +16,9 @@ from .config.model_spec import ModelSpec
 from .config.names import ModelId
 from .lifecycle import Phase
 
-#: Between two signs of life, in seconds: proxies close connections that are silent for 60.
-KEEP_ALIVE_S: Final = 15.0
+#: Between two signs of life on any stream that has nothing else to say, in seconds: proxies
+#: close connections that are silent for 60.
+SIGN_OF_LIFE_S: Final = 15.0
 
 #: By this field of a request its client says whether it wants notices.
 NOTIFY_FIELD: Final = "x-notify-model-swap"
@@ -121,7 +122,7 @@ class Company:
     def __init__(self, voice: Voice, *, notices: bool, now_s: float) -> None:
         self._voice = voice
         self._notices = Notices() if notices else None
-        self.due_s = now_s + KEEP_ALIVE_S
+        self.due_s = now_s + SIGN_OF_LIFE_S
 
     def about(self, wait: Callable[[], Wait | None], *, now_s: float) -> bytes:
         """Return what is to be sent now; empty if it is nothing.
@@ -136,7 +137,7 @@ class Company:
         if not said and now_s >= self.due_s:
             said = self._voice.sign_of_life()
         if said:
-            self.due_s = now_s + KEEP_ALIVE_S
+            self.due_s = now_s + SIGN_OF_LIFE_S
         return said
 
     def granted(self, model: str) -> bytes:

@@ -17,7 +17,7 @@ from .sockets import Client, ClientGoneError
 from .wire import ChunkedBody, RequestHead, parse_request_head
 
 #: How long an idle connection is kept for the next request, in seconds.
-KEEP_ALIVE_S: Final = 75.0
+IDLE_CONNECTION_S: Final = 75.0
 
 #: How long a request's head may take from its first byte, in seconds.
 HEAD_TIMEOUT_S: Final = 30.0
@@ -91,7 +91,7 @@ class Reader:
 
     async def _wait_for_first_bytes(self) -> bool:
         client = self._client
-        self._fiber.expire_in(KEEP_ALIVE_S)
+        self._fiber.expire_in(IDLE_CONNECTION_S)
         self._idle.add(self._fiber)
         try:
             # A body may have ended with the bytes of its last edge: readable, with nothing to

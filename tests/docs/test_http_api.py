@@ -14,8 +14,10 @@ from llama_router.control import app, openapi
 from llama_router.control.context import ControlContext
 from llama_router.core.access import Gate
 from llama_router.core.config.parse import parse_config
+from llama_router.core.notices import SIGN_OF_LIFE_S
 from llama_router.core.peek import SKIMMED_BYTES
 from llama_router.dispatch.dispatcher import Dispatcher
+from llama_router.gateway.reader import IDLE_CONNECTION_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "http-api.md"
 
@@ -58,3 +60,10 @@ async def test_every_route_is_described(document) -> None:
 def test_the_page_says_how_large_a_body_may_be_to_be_checked() -> None:
     """Above that, mistakes in JSON are the backend's affair."""
     assert f"JSON of more than {SKIMMED_BYTES // 1024} KiB is not checked" in PAGE.read_text()
+
+
+def test_the_page_says_how_long_silence_lasts() -> None:
+    """Of streams that have nothing else to say, and of connections between two requests."""
+    page = PAGE.read_text()
+    assert page.count(f"every {SIGN_OF_LIFE_S:g} s") == 3
+    assert f"| idle connection | {IDLE_CONNECTION_S:g} s |" in page

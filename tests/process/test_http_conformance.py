@@ -315,7 +315,7 @@ class TestLimits:
 
     async def test_an_idle_connection_ends_without_a_word(self, lane, monkeypatch) -> None:
         """Before the first request and after the last one."""
-        monkeypatch.setattr(reader, "KEEP_ALIVE_S", 0.2)
+        monkeypatch.setattr(reader, "IDLE_CONNECTION_S", 0.2)
         client = await lane.connect()
         assert await client.rest() == b""
         client = await lane.connect()

@@ -15,7 +15,7 @@ from llama_router.control.ollama_waiting import Waiting as OllamaWaiting
 from llama_router.core.access import ANYBODY
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.notices import KEEP_ALIVE_S, Company, wants_notices
+from llama_router.core.notices import SIGN_OF_LIFE_S, Company, wants_notices
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.answers import Voice
 from llama_router.dispatch.dispatcher import Dispatcher
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.process
 A = ModelId("a")
 LOAD_S = 100.0
 #: When something is due that has nothing to say.
-DUE_S = [KEEP_ALIVE_S * n for n in range(1, 7)]
+DUE_S = [SIGN_OF_LIFE_S * n for n in range(1, 7)]
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 COMMENT = b": waiting\n\n"
