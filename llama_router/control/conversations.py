@@ -19,7 +19,7 @@ from ..backends.ask import ask
 from ..backends.backend import Backend
 from ..core.access import Area
 from ..core.config.names import ModelId
-from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, resumed_at
+from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, Replay
 from ..core.dialects import Dialect, last_event
 from ..core.lifecycle import Phase
 from ..core.routes import allowed
@@ -65,8 +65,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def resume() -> Response:
         name, from_bytes = _name(), _from_bytes()
         owner, backend = finder.find(name)
-        skipped_bytes, filler = resumed_at(owner.said_bytes, from_bytes)
-        target = f"{_STREAM}?conv_id={quote(name, safe='')}&from={skipped_bytes}"
+        replay = Replay(owner, from_bytes)
+        target = f"{_STREAM}?conv_id={quote(name, safe='')}&from={replay.from_bytes}"
         without_deadline()
         with ExitStack() as holding:
             upstream = holding.enter_context(finder.hold(owner.model, backend, holding))
@@ -79,7 +79,7 @@ def blueprint(context: ControlContext) -> Blueprint:
                 raise
             request_stack().push(holding.pop_all())
         return Response(
-            _stream(upstream, filler),
+            _stream(upstream, replay),
             content_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
@@ -131,13 +131,14 @@ def _unknown(name: str) -> StreamNotFoundError:
     )
 
 
-async def _stream(upstream: Upstream, filler: bytes) -> AsyncIterator[bytes]:
-    """Yield *filler* and what the backend replays, until its answer is complete."""
-    if filler:
-        yield filler
+async def _stream(upstream: Upstream, replay: Replay) -> AsyncIterator[bytes]:
+    """Yield what becomes of what the backend replays, until its answer is complete."""
+    if replay.begin:
+        yield replay.begin
     try:
         while data := await upstream.receive():
-            yield data
+            if piece := replay.feed(data):
+                yield piece
     except RouterError as exc:
         yield b"\n\n" + last_event(Dialect.CHAT, exc)
 

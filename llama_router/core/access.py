@@ -97,9 +97,9 @@ class Asker:
         It is the same in both cases: a key does not tell what else there is.
         """
         if self.models is None:
-            return refusals.unknown(name, config.models)
+            return refusals.unknown(name, config)
         usable = [model for model, spec in config.models.items() if self.may_use(spec)]
-        return refusals.unknown_to_key(name, usable)
+        return refusals.unknown_to_key(name, config, usable)
 
 
 ANYBODY: Final = Asker()

@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 
 from .config.names import ModelId
+from .renaming import Renaming
 
 #: Between the name of a conversation and that of a model, if its client puts both in one.
 #: Source: llama.cpp, tools/server/server-stream.cpp (lookup).
@@ -39,11 +40,13 @@ class Owner:
         pid: The process; what another one keeps is something else.
         said_bytes: What the router itself put before the backend's answer, in bytes. Clients
             count them, and the backend does not know of them.
+        bears: The name that the model has in its answer; None for what the backend says.
     """
 
     model: ModelId
     pid: int
     said_bytes: int = 0
+    bears: str | None = None
 
 
 class Conversations:
@@ -97,6 +100,39 @@ class Conversations:
             for name, owner in self._owners.items()
             if name in wanted or name.partition(SEPARATOR)[0] in wanted
         }
+
+
+class Replay:
+    """What becomes of a stream that is replayed for a client that comes back.
+
+    Attributes:
+        begin: What the client gets first.
+        from_bytes: From which byte on the backend has to replay.
+    """
+
+    def __init__(self, owner: Owner, from_bytes: int) -> None:
+        """Replay what *owner* keeps.
+
+        Args:
+            owner: Who keeps the stream.
+            from_bytes: From which byte on the client wants it.
+        """
+        missed_from_bytes, self.begin = resumed_at(owner.said_bytes, from_bytes)
+        if owner.bears is None:
+            self.from_bytes, self._skip_bytes, self._renaming = missed_from_bytes, 0, None
+        else:
+            # The client counts bytes among which the name is another, so it has to be
+            # replaced once more from the beginning on.
+            self.from_bytes, self._skip_bytes = 0, missed_from_bytes
+            self._renaming = Renaming(owner.bears, events=True)
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what the client gets of *data*, a piece of the backend's answer."""
+        if self._renaming is not None:
+            data = self._renaming.feed(data)
+        skipped_bytes = min(self._skip_bytes, len(data))
+        self._skip_bytes -= skipped_bytes
+        return data[skipped_bytes:]
 
 
 def resumed_at(said_bytes: int, from_bytes: int) -> tuple[int, bytes]:

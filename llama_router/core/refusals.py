@@ -15,6 +15,7 @@ from ..errors.admission import (
 from ..errors.backends import BackendError, BackendFailedError
 from ..errors.requests import RequestCancelledError
 from .config.names import ModelId
+from .config.whole import Config
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at
 #: the pace of answers.
@@ -24,21 +25,36 @@ QUEUE_RETRY_AFTER_S: Final = 5.0
 _MAX_LISTED: Final = 20
 
 
-def unknown(name: str, models: Collection[ModelId]) -> UnknownModelError:
-    """Refuse a name that no model has; say which *models* there are."""
-    return UnknownModelError(f"no model or alias is named {name!r}; there are: {_listed(models)}")
-
-
-def unknown_to_key(name: str, usable: Collection[ModelId]) -> UnknownModelError:
-    """Refuse a name of which an API key that is good for *usable* only may not know more."""
+def unknown(name: str, config: Config) -> UnknownModelError:
+    """Refuse a name that no model has; say which models, or which presets of one, there are."""
+    named = f"no model or alias is named {name!r}"
+    model = config.of_preset(name, config.models.keys())
+    if model is None:
+        return UnknownModelError(f"{named}; there are: {_listed(config.models)}")
     return UnknownModelError(
-        f"there is no model {name!r}, or this API key may not use it; it may use: {_listed(usable)}"
+        f"{named}, and model {str(model)!r} has no such preset; it has: {_presets(model, config)}"
     )
 
 
-def _listed(models: Collection[ModelId]) -> str:
-    known = ", ".join(repr(str(m)) for m in islice(models, _MAX_LISTED))
-    more = len(models) - _MAX_LISTED
+def unknown_to_key(name: str, config: Config, usable: Collection[ModelId]) -> UnknownModelError:
+    """Refuse a name of which an API key that is good for *usable* only may not know more."""
+    refused = f"there is no model {name!r}, or this API key may not use it"
+    model = config.of_preset(name, usable)
+    if model is None:
+        return UnknownModelError(f"{refused}; it may use: {_listed(usable)}")
+    # Also if there is such a model: what is said must not depend on that.
+    return UnknownModelError(
+        f"{refused}; the presets of model {str(model)!r} are: {_presets(model, config)}"
+    )
+
+
+def _presets(model: ModelId, config: Config) -> str:
+    return _listed([f"{model}:{preset}" for preset in config.models[model].presets])
+
+
+def _listed(names: Collection[str]) -> str:
+    known = ", ".join(repr(str(name)) for name in islice(names, _MAX_LISTED))
+    more = len(names) - _MAX_LISTED
     return (known + (f" and {more} more" if more > 0 else "")) or "none"
 
 

@@ -210,7 +210,7 @@ class Scheduler:
             return [Refuse(request, refusals.shutting_down())]
         model = roster.config.resolve(name)
         if model is None:
-            return [Refuse(request, refusals.unknown(name, roster.config.models))]
+            return [Refuse(request, refusals.unknown(name, roster.config))]
         slot = roster.slots[model]
         if slot.phase is Phase.READY and not roster.waiting and slot.has_room:
             # Nobody waits anywhere: no need to look further.

@@ -22,7 +22,7 @@ from ..backends.backend import Backend
 from ..core.access import ANYBODY, Area, Gate
 from ..core.answers import error_fields
 from ..core.config.model_spec import ModelSpec
-from ..core.config.names import ModelId
+from ..core.config.names import Meaning, ModelId
 from ..core.config.whole import Config
 from ..core.conversations import Conversations, Owner
 from ..core.dialects import error_answer, request_id_field
@@ -39,7 +39,7 @@ from ..core.routes import (
     named_in,
     route,
 )
-from ..core.shaping import shaped
+from ..core.shaping import Shape, shaped
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
@@ -260,8 +260,8 @@ class _Connection:
             )
             name, stream = asked.model, asked.stream
             meant = config.meant(name)
-            if meant is not None and meant.shape is not None and not asked.opaque:
-                exchange.body = shaped(meant.shape, body, self._reader.seen)
+            if meant is not None and meant.shape is not None:
+                self._shape(exchange, meant, meant.shape, None if asked.opaque else body)
         else:
             name, stream, in_path = self._named(asked_for, config)
             meant = config.meant(name)
@@ -293,6 +293,15 @@ class _Connection:
             finally:
                 record.lease = lease
 
+    def _shape(
+        self, exchange: Exchange, meant: Meaning, shape: Shape, body: bytes | bytearray | None
+    ) -> None:
+        """Bring request and answer into shape; *body* is None if nothing in it can be changed."""
+        if body is not None:
+            exchange.body = shaped(shape, body, self._reader.seen)
+        if meant.preset is not None:
+            exchange.bear(meant.name)
+
     def _named(
         self, asked_for: ByQuery | ByPath, config: Config
     ) -> tuple[str, bool | None, Named | None]:
@@ -315,7 +324,7 @@ class _Connection:
         name = head.get(CONVERSATION_FIELD)
         if name:
             said_bytes = 0 if exchange.early is None else exchange.early.said_bytes
-            owner = Owner(backend.model, backend.pid, said_bytes)
+            owner = Owner(backend.model, backend.pid, said_bytes, exchange.bears)
             self._gateway.conversations.note(name.decode("latin-1"), owner)
 
     async def _aim(

@@ -15,13 +15,15 @@ from typing import Final
 
 from ..backends.backend import Backend
 from ..core.dialects import dialect_of_path, last_event
+from ..core.renaming import Renaming
 from ..core.usage import TAIL_BYTES
 from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from .engine import Engine
 from .fiber import ENDING_S, FiberCutError, FiberTimeoutError
 from .pump import BrokenOffError, Pump, Tail
-from .shaper import Shaper, continued
+from .renamed import Renamed, framed_anew, renaming_of
+from .shaper import Replaced, Shaper, continued
 from .sockets import Client, ClientGoneError, Upstream, connect
 from .tunnel import tunnel
 from .waiting import EarlyStream
@@ -56,6 +58,7 @@ class Exchange:
         withheld: Fields of the request that no backend may see; names in lower case.
         extra: Fields to add to the answer.
         early: The answer, if it has begun before there was a backend; it is continued.
+        bears: The name that the model has in the answer; None for what the backend says.
         status: The backend's status; 0 before it answered.
         first_byte_s: Clock time of the answer's first byte, in seconds.
         sent_bytes: Bytes of the answer's body, as framed, sent to the client.
@@ -71,6 +74,7 @@ class Exchange:
         "_fiber",
         "_head",
         "_tail",
+        "bears",
         "begun",
         "body",
         "close",
@@ -102,6 +106,7 @@ class Exchange:
         self.withheld: frozenset[bytes] = frozenset()
         self.extra: Sequence[tuple[bytes, bytes]] = ()
         self.early: EarlyStream | None = None
+        self.bears: str | None = None
         self.status = 0
         self.first_byte_s: float | None = None
         self.sent_bytes = 0
@@ -115,6 +120,11 @@ class Exchange:
         if early is not None:
             self.early = early
             self.withheld |= {b"accept-encoding"}  # ours says that it is not encoded
+
+    def bear(self, name: str) -> None:
+        """Let the answer bear *name*, as far as it says of which model it is."""
+        self.bears = name
+        self.withheld |= {b"accept-encoding"}  # a compressed one could not be changed
 
     @property
     def tail(self) -> bytes:
@@ -265,6 +275,8 @@ class Exchange:
         """Send the answer; return whether the backend's connection can be used again."""
         if self.early is not None:
             return await self._continue(self.early, upstream, head, data)
+        if self.bears is not None:
+            return await self._rename(self.bears, upstream, head, data)
         http10 = self._head.version_minor == 0
         close = self.close or not self._head.keep_alive
         self.status = head.status
@@ -303,10 +315,37 @@ class Exchange:
         self, early: EarlyStream, upstream: Upstream, head: ResponseHead, data: bytes
     ) -> bool:
         """Put the answer into the one that has begun; return as `_answer` does."""
-        self.status = head.status
         shaper = continued(head, early.voice)
+        if self.bears is not None and not isinstance(shaper, Replaced):
+            renaming = Renaming(self.bears, events=True)
+            shaper = Renamed(head, renaming, in_chunks=True)
+        return await self._reframe(upstream, head, b"", data, shaper)
+
+    async def _rename(self, name: str, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
+        """Send the answer with *name* in it; return as `_answer` does."""
+        self.bears = None
+        renaming = renaming_of(head, name)
+        if renaming is None:
+            return await self._answer(upstream, head, data)
+        if head.framing is Framing.LENGTH and len(data) == head.content_length:
+            data = renaming.feed(data)
+            head.content_length = len(data)
+            return await self._answer(upstream, head, data)
+        anew, http10 = framed_anew(head), not self._head.version_minor
+        in_chunks = anew.framing is Framing.CHUNKED and not http10
+        self.close |= not in_chunks
+        close = self.close or not self._head.keep_alive
+        out = client_response_head(anew, close=close, http10=http10, extra=self.extra)
+        shaper = Renamed(head, renaming, in_chunks=in_chunks)
+        return await self._reframe(upstream, head, out, data, shaper)
+
+    async def _reframe(
+        self, upstream: Upstream, head: ResponseHead, out: bytes, data: bytes, shaper: Shaper
+    ) -> bool:
+        """Send *out* and the body as *shaper* frames it anew; return as `_answer` does."""
+        self.status = head.status
         try:
-            surplus = await self._pump(upstream, head, b"", data, shaper)
+            surplus = await self._pump(upstream, head, out, data, shaper)
             if ending := shaper.finish():
                 await self._client.send(ending)
         except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:

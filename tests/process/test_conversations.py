@@ -30,7 +30,8 @@ pytestmark = [pytest.mark.process, pytest.mark.embedded]
 async def router(tmp_path, tmp_path_factory) -> AsyncIterator[RealRouter]:
     """Two models that take turns, with notices."""
     folder = make_models(tmp_path_factory)
-    tables = [model_table(folder, name) for name in "ab"]
+    preset = "presets = { fast = { temperature = 0.0 } }"
+    tables = [model_table(folder, name, preset) for name in "ab"]
     config = write_config(tmp_path, *tables, router=["notify_model_swap = true"])
     with trio.fail_after(LIMIT_S):
         async with serving(config) as router:
@@ -98,6 +99,21 @@ async def test_a_stream_is_replayed_from_any_byte_on(client) -> None:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert len(answer.content) == len(whole) - at
     assert content((await resume(client, "c::a")).content) == content(whole)
+
+
+async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
+    """From any byte on, counted as they were sent; the backend's events are shorter."""
+    whole = await talk(client, "a:fast", "c::a:fast")
+    models = {json.loads(event[6:])["model"] for event in whole.split(b"\n\n") if b"{" in event}
+    assert models == {"a:fast"}
+    (entry,) = await look_up(client, "c")
+    assert (entry["conversation_id"], entry["is_done"]) == ("c::a:fast", True)
+    said = whole.rindex(b"is ready")
+    for at in (0, 1, said // 2, said + 200, len(whole) - 10, len(whole)):
+        replayed = (await resume(client, "c::a:fast", **{"from": at})).content
+        assert len(replayed) == len(whole) - at
+        assert replayed.endswith(whole[max(at, said + 100) :])
+    assert content((await resume(client, "c::a:fast")).content) == content(whole)
 
 
 async def test_a_stream_goes_on_without_its_client(router, client) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access import Area, Gate, check_says_json, host_of
+from llama_router.core.access import ANYBODY, Area, Gate, check_says_json, host_of
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.exposure import exposure, is_loopback
@@ -139,6 +139,33 @@ def test_who_may_not_use_a_model_does_not_learn_that_there_is_one() -> None:
     assert str(unknown) == (
         "there is no model 'gpt', or this API key may not use it; it may use: 'small-a', 'large'"
     )
+
+
+def test_an_unknown_preset_says_nothing_about_other_models() -> None:
+    """Presets of a model that the key may use are listed, whether the name is a model's or not."""
+    some = {"path": "m", "presets": {"fast": {}, "slow": {}}}
+    models = {"chat": {**some, "aliases": ["c"]}, "chat:x": some, "other": some}
+    config = parse_config({"models": models})
+    bob = check(gate(keys=KEYS), x_api_key=BOB)
+    for name in ("chat:x", "chat:y", "chat:x:y", "chat:y:y"):
+        assert str(bob.unknown(name, config)) == (
+            f"there is no model {name!r}, or this API key may not use it; "
+            "the presets of model 'chat' are: 'chat:fast', 'chat:slow'"
+        )
+    for name in ("other:y", "no:y"):
+        assert str(bob.unknown(name, config)).endswith("may not use it; it may use: 'chat'")
+
+
+def test_an_unknown_preset_is_told_those_there_are() -> None:
+    """Of the model that has most of the name; a model without presets has none to tell of."""
+    chat = {"path": "m", "aliases": ["c"], "presets": {"fast": {}, "a:b": {}}}
+    config = parse_config({"models": {"chat": chat, "chat:x": {"path": "m"}}})
+    for name in ("c:y", "chat:x:y", "chat:fast:y"):
+        assert str(ANYBODY.unknown(name, config)) == (
+            f"no model or alias is named {name!r}, and model 'chat' has no such preset; "
+            "it has: 'chat:fast', 'chat:a:b'"
+        )
+    assert str(ANYBODY.unknown("d:y", config)).endswith("'d:y'; there are: 'chat', 'chat:x'")
 
 
 def test_backends_do_not_see_the_routers_secrets() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config.names import ModelId
-from llama_router.core.conversations import MAX_NAME, Conversations, Owner, resumed_at
+from llama_router.core.conversations import MAX_NAME, Conversations, Owner, Replay, resumed_at
 
 A, B = Owner(ModelId("a"), 1), Owner(ModelId("b"), 2)
 
@@ -74,3 +74,21 @@ def test_what_fills_up_is_skipped_by_every_reader(missing: int) -> None:
     _, filler = resumed_at(missing, 0)
     assert filler.endswith(b"\n")
     assert all(not line or line.startswith(b":") for line in filler.split(b"\n"))
+
+
+@given(st.integers(0, 60), st.integers(0, 400), st.integers(1, 50), st.booleans())
+def test_a_replay_bears_the_name_of_the_stream(
+    said: int,
+    at: int,
+    size: int,
+    named: bool,  # noqa: FBT001 -- Hypothesis fills by position
+) -> None:
+    """Its bytes count as they were sent, with the longer name in every event."""
+    kept = b'data: {"model":"a","n":1}\n\n' * 8
+    sent = kept.replace(b'"a"', b'"a:fast"') if named else kept
+    replay = Replay(Owner(A.model, 1, said, "a:fast" if named else None), at)
+    left = kept[replay.from_bytes :]
+    pieces = [left[begin : begin + size] for begin in range(0, len(left), size)]
+    resumed = replay.begin + b"".join(map(replay.feed, pieces))
+    assert len(resumed) == max(0, said + len(sent) - at)
+    assert resumed.endswith(sent[max(0, at - said) :])

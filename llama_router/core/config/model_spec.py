@@ -141,14 +141,14 @@ class ModelSpec:
             yield name, known[preset]
 
     def shape(self, preset: str | None) -> Shape | None:
-        """Return what becomes of requests; None if nothing does."""
+        """Return what becomes of requests; None if nothing does, not even to their answers."""
         shape = Shape(
             drop=frozenset(self.drop_params),
             defaults=self.default_params,
             sets={**self.set_params, **({} if preset is None else self.presets[preset])},
             model=self.upstream_model,
         )
-        return None if shape == Shape() else shape
+        return None if preset is None and shape == Shape() else shape
 
     @property
     def group_key(self) -> str:

@@ -20,12 +20,17 @@ class Meaning:
     Attributes:
         model: The model.
         preset: The preset of it that the name ends with; None for a plain name.
-        shape: What becomes of requests; None if nothing does.
+        shape: What becomes of requests; None if nothing does, which no preset says.
     """
 
     model: ModelId
     preset: str | None = None
     shape: Shape | None = None
+
+    @property
+    def name(self) -> str:
+        """The name without aliases: the model's id, and the preset if it is one."""
+        return str(self.model) if self.preset is None else f"{self.model}:{self.preset}"
 
 
 class Names:

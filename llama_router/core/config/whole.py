@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import attrs
@@ -55,3 +55,17 @@ class Config:
         """Return the model that `find` finds."""
         meaning = self._names.exactly(name) or self._names.find(name)
         return None if meaning is None else meaning.model
+
+    def of_preset(self, name: str, models: Collection[ModelId]) -> ModelId | None:
+        """Return which of the *models* has presets *name* could be one of; None if none has.
+
+        If there are several, it is the one that has most of the name in common.
+        """
+        while (colon := name.rfind(":")) >= 0:
+            name = name[:colon]
+            meaning = self.find(name)
+            if meaning is None or meaning.preset is not None or meaning.model not in models:
+                continue
+            if self.models[meaning.model].presets:
+                return meaning.model
+        return None
