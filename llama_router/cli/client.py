@@ -16,9 +16,12 @@ import attrs
 import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
+from ..config.document import decoded
+from ..config.document import read as read_document
 from ..config.places import default_config_path, state_dir_for
 from ..core.lines import escape_controls
 from ..errors.base import RouterError
+from ..errors.config import ConfigError
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 
 #: The environment variable with the token, for a router on another machine.
@@ -269,8 +272,8 @@ def _setting(config: Path, name: str) -> str | None:
 def _document(config: Path) -> dict[str, Any]:
     """Return what is in *config*; nothing if it cannot be read."""
     try:
-        text = config.read_text("utf-8-sig")
-    except (OSError, ValueError):
+        text = decoded(read_document(config))
+    except (ConfigError, ValueError):
         return {}
     try:
         return tomllib.loads(text)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-import stat
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors.config import ConfigError, Problem
+from ..models.files import read_up_to
+
+#: No configuration is larger; something else that was named by mistake may be.
+MAX_BYTES: Final = 16 * 1024 * 1024
 
 # Only what tomllib itself puts at the end of its sentences.
 _TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -21,9 +24,7 @@ def read(path: Path) -> bytes:
         ConfigError: if it cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a FIFO would wait for a writer
-            raise ConfigError((Problem((), f"cannot read {path}: it is not a file"),))
-        return path.read_bytes()
+        return read_up_to(path, MAX_BYTES)
     except OSError as exc:
         raise ConfigError((Problem((), f"cannot read {path}: {exc.strerror}"),)) from exc
 

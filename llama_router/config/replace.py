@@ -8,6 +8,8 @@ import secrets
 from pathlib import Path
 
 from ..errors.config import ConfigChangedError, SettingError
+from ..models.files import read_up_to
+from .document import MAX_BYTES
 
 
 def read_config(path: Path) -> bytes:
@@ -17,7 +19,7 @@ def read_config(path: Path) -> bytes:
         SettingError: if it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_up_to(path, MAX_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as exc:

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..core.config.whole import Config
 from ..core.file_watch import Advice, FileWatch, Stamp
 from ..core.reports import ReloadReport, Verdict
 from ..errors.config import ConfigChangedError, ConfigError, SettingError
+from .document import decoded, parse, read
 from .load import LoadedConfig, load_config
 from .replace import read_config, replace_config
 
@@ -34,6 +36,9 @@ SETTLE_S: Final = 0.2
 
 #: How soon the event loop gets its turn while a file is read, in seconds.
 SWITCH_S: Final = 0.0002
+
+#: The digest of a file with nothing in it, and of none where none is needed.
+_NOTHING: Final = hashlib.sha256().digest()
 
 Apply = Callable[[Config, ReloadPlan], Awaitable[frozenset[ModelId]]]
 """Makes a checked configuration the one in force, or raises `ConfigError`. It is told how that
@@ -121,7 +126,7 @@ class Watcher:
 
         Raises:
             ConfigChangedError: if the file is not the expected one, or changes meanwhile.
-            SettingError: if it cannot be changed like that, or not be written.
+            SettingError: if it is gone, cannot be changed like that, or not be written.
         """
         try:
             await trio.to_thread.run_sync(self._edit, self._current(), change, expected)
@@ -139,11 +144,15 @@ class Watcher:
         digest = hashlib.sha256(before).hexdigest()
         if expected is not None and expected != digest:
             raise ConfigChangedError("the configuration file was changed meanwhile; read it again")
-        try:
-            text = before.decode()
-        except UnicodeDecodeError as exc:
-            raise SettingError("the configuration file is not UTF-8 text") from exc
-        data = change(text).encode()
+        if not before and self._digest != _NOTHING and not self._path.exists():
+            raise SettingError(  # a new one would take away all that the old one says
+                f"the configuration file {self._path} is gone, so nothing was written; "
+                "put it back first"
+            )
+        text = decoded(before)
+        parse(text)
+        mark = BOM_UTF8 if before.startswith(BOM_UTF8) else b""
+        data = mark + change(text).encode()
         if data != before:
             with _yielding():
                 self._load(self._path, current, data)
@@ -216,8 +225,8 @@ class Watcher:
             ConfigError: if it cannot be used.
         """
         if settled is not None:
-            with suppress(OSError):
-                if hashlib.sha256(self._path.read_bytes()).digest() == self._digest:
+            with suppress(ConfigError):
+                if hashlib.sha256(read(self._path)).digest() == self._digest:
                     return None
         try:
             with _yielding():

@@ -281,6 +281,40 @@ async def test_a_setting_with_a_mistake_is_not_written(start, stage) -> None:
     assert router.path.read_text() == text
 
 
+async def test_a_byte_order_mark_stays(start, stage) -> None:
+    """Some editors write one; a setting is changed behind it all the same."""
+    router = await start({"a": stage.model("a")})
+    write(router)
+    router.path.write_text("\ufeff" + router.path.read_text())
+    await admin(router, "POST", "reload")
+    answer = await admin(router, "POST", "settings", {"model": "a", "set": {"ttl_s": 600}})
+    assert answer.json()["retuned"] == ["a"]
+    assert router.path.read_text().startswith("\ufeff[")
+
+
+async def test_a_file_that_is_not_toml_is_not_edited(start, stage) -> None:
+    """The answer says what is wrong with it, with the line, as a reload does."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text("[router\n")
+    answer = await admin(router, "POST", "settings", {"model": "a", "set": {"ttl_s": 600}})
+    (problem,) = answer.json()["problems"]
+    assert (answer.status, problem["line"]) == (422, 1)
+    assert "not valid TOML" in problem["message"]
+    assert router.path.read_text() == "[router\n"
+
+
+async def test_a_file_that_is_gone_is_not_made_anew(start, stage) -> None:
+    """A new one with one setting would take away every model."""
+    router = await start({"a": stage.model("a")})
+    write(router)
+    await admin(router, "POST", "reload")
+    router.path.unlink()
+    answer = await admin(router, "POST", "settings", {"model": "a", "set": {"ttl_s": 600}})
+    assert (answer.status, answer.error["code"]) == (400, "setting_refused")
+    assert "is gone" in answer.error["message"]
+    assert not router.path.exists()
+
+
 async def events_of(client: RawClient) -> AsyncIterator[tuple[str, str, Any]]:
     """Yield id, kind and data of each event."""
     buffer = b""

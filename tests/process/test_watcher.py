@@ -98,6 +98,19 @@ async def test_a_vanished_file_changes_nothing(start, stage, tmp_path) -> None:
     assert router.events.named("config.rejected") == []
 
 
+async def test_what_is_no_file_is_not_waited_for(start, stage) -> None:
+    """Reading a FIFO would last until somebody writes into it; the next file is seen."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text(text(router, drain_s=1.0))
+    await drain_s(router, 1)
+    router.path.unlink()
+    os.mkfifo(router.path)
+    rejected = await router.events.wait("config.rejected")
+    assert rejected["problems"] == [f"cannot read {router.path}: it is not a file"]
+    replace(router.path, text(router, drain_s=2.0))
+    await drain_s(router, 2)
+
+
 async def test_a_mistake_is_said_once_and_the_cure_is_noticed(start, stage) -> None:
     """With all its lines; the router goes on with what it has."""
     router = await start({"a": stage.model("a")})

@@ -100,6 +100,14 @@ def test_what_toml_cannot_hold_is_refused(value: object) -> None:
         edited(TEXT, ("router",), put={"port": value}, drop=[])
 
 
+def test_what_only_the_router_can_read_is_left_alone() -> None:
+    """tomlkit does not nest as deeply as tomllib."""
+    deep = f"x = {'[' * 200}{']' * 200}\n"
+    assert tomllib.loads(deep)
+    with pytest.raises(SettingError, match="by hand"):
+        edited(deep, ("router",), put={"port": 1}, drop=())
+
+
 def test_a_value_is_no_table() -> None:
     """Nothing can be put into it."""
     with pytest.raises(SettingError, match="'port' is not a table"):

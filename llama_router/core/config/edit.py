@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...errors.config import SettingError
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
+
+_BY_HAND: Final = "the file is written in a way that cannot be edited safely; change it by hand"
 
 
 def edited(
@@ -36,7 +38,11 @@ def edited(
     from tomlkit.exceptions import TOMLKitError  # noqa: PLC0415 -- same
 
     plain = partial(_without_empty, tables=[(table, _path(key)) for key in drop])
-    wanted: dict[str, Any] = parse(text).unwrap()
+    try:
+        wanted: dict[str, Any] = parse(text).unwrap()
+    except (ValueError, TypeError, LookupError, RecursionError, TOMLKitError) as exc:
+        # TOML all the same, perhaps; tomlkit reads less of it than the router does.
+        raise SettingError(_BY_HAND) from exc
     changes = [(_path(key), _usable(value, key), key) for key, value in put.items()]
     dropped = [_path(key) for key in drop]
     for path, value, _ in changes:
@@ -57,9 +63,7 @@ def edited(
             for candidate in (nearer, result) if nearer != result else (result,):
                 if plain(parse(candidate).unwrap()) == wanted:
                     return candidate
-    raise SettingError(
-        "the file is written in a way that cannot be edited safely; change it by hand"
-    )
+    raise SettingError(_BY_HAND)
 
 
 def table_in(document: Mapping[str, Any], table: tuple[str, ...]) -> dict[str, Any]:
