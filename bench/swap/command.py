@@ -20,7 +20,7 @@ import attrs
 
 from bench.programs import StartError
 from bench.results import Results
-from llama_router.models import tiny
+from llama_router.models.tiny.chat import make_chat_model
 
 from . import report
 from .ask import AskError
@@ -118,7 +118,7 @@ class Bench:
         ):
             models = {name: Path(folder) / f"{name}.gguf" for name in MODELS}
             for name, path in models.items():
-                tiny.make_chat_model(path, name=name, seed=MODELS[name], size_mb=size_mb)
+                make_chat_model(path, name=name, seed=MODELS[name], size_mb=size_mb)
             swappers: list[tuple[str, Swapper]] = []
             for contestant in self._contestants:
                 if (reason := contestant.missing(server)) is not None:

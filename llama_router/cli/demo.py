@@ -19,7 +19,7 @@ import trio
 from ..config.load import LoadedConfig, load_config
 from ..errors.base import RouterError
 from ..logs.output import configure
-from ..models import tiny
+from ..models.tiny.chat import make_chat_model
 from ..supervisor.handle import Requests, Running
 from ..supervisor.tree import run_router
 from .serve import leaves, override, serve_config
@@ -75,7 +75,7 @@ def prepare(folder: Path) -> LoadedConfig:
     for name, seed in MODELS.items():
         path = folder / f"{name}.gguf"
         if not path.exists():
-            tiny.make_chat_model(path, name=name, seed=seed)
+            make_chat_model(path, name=name, seed=seed)
     config = folder / "router.toml"
     config.write_text(_CONFIG)
     return load_config(config)

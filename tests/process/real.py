@@ -17,7 +17,8 @@ import pytest
 import trio
 
 from llama_router.backends import proctree
-from llama_router.models import tiny
+from llama_router.models.tiny.bert import make_embedding_model
+from llama_router.models.tiny.chat import make_chat_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,9 +44,9 @@ def make_models(factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     for name, seed in CHAT_SEEDS.items():
         if not (path := folder / f"{name}.gguf").exists():
-            tiny.make_chat_model(path, name=name, seed=seed)
+            make_chat_model(path, name=name, seed=seed)
     if not (path := folder / "embedder.gguf").exists():
-        tiny.make_embedding_model(path)
+        make_embedding_model(path)
     return folder
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.chat import make_chat_model
 from tests.hub_server import HubServer
 from tests.process.real import LIMIT_S, chat, environment, run_cli, serving, started, write_config
 
@@ -39,8 +39,8 @@ def server(tmp_path) -> Iterator[HubServer]:
     pytest.importorskip("gguf", reason="the extra 'embedded' is not installed")
     folder = tmp_path / "hub" / REPO
     folder.mkdir(parents=True)
-    tiny.make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
-    tiny.make_chat_model(folder / "tiny-Q8_0.gguf", name="tiny", seed=2)
+    make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
+    make_chat_model(folder / "tiny-Q8_0.gguf", name="tiny", seed=2)
     with HubServer(tmp_path / "hub") as server:
         yield server
 

@@ -16,7 +16,9 @@ import httpx
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.bert import make_embedding_model, make_rerank_model
+from llama_router.models.tiny.chat import make_chat_model
+from llama_router.models.tiny.words import WORDS
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.embedded]
@@ -32,10 +34,10 @@ CHAT = {"messages": [{"role": "user", "content": "what do you see"}]}
 def models(tmp_path_factory) -> Path:
     """A directory with chat.gguf, other.gguf (another seed), embedding.gguf and rerank.gguf."""
     directory = tmp_path_factory.mktemp("models")
-    tiny.make_chat_model(directory / "chat.gguf", name="tiny-chat")
-    tiny.make_chat_model(directory / "other.gguf", name="tiny-chat", seed=9)
-    tiny.make_embedding_model(directory / "embedding.gguf")
-    tiny.make_rerank_model(directory / "rerank.gguf")
+    make_chat_model(directory / "chat.gguf", name="tiny-chat")
+    make_chat_model(directory / "other.gguf", name="tiny-chat", seed=9)
+    make_embedding_model(directory / "embedding.gguf")
+    make_rerank_model(directory / "rerank.gguf")
     return directory
 
 
@@ -153,7 +155,7 @@ async def test_chat_answers_with_readable_words(models) -> None:
         await child.ready()
         words = (await answer(child, max_tokens=20)).split()
     assert len(words) == 20
-    assert set(words) <= set(tiny.WORDS)
+    assert set(words) <= set(WORDS)
 
 
 async def test_another_seed_gives_another_answer(models) -> None:
@@ -241,7 +243,7 @@ async def test_child_stays_after_an_unknown_order(models) -> None:
 async def test_signal_ends_it_at_once_with_an_open_stream(tmp_path, number) -> None:
     """A stream that would go on for long is cut, and does not delay the exit."""
     model = tmp_path / "long.gguf"
-    tiny.make_chat_model(model, name="long", n_ctx=100_000)  # about 10 s of tokens
+    make_chat_model(model, name="long", n_ctx=100_000)  # about 10 s of tokens
     body = json.dumps(CHAT | {"stream": True}).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
     async with start(model) as child:

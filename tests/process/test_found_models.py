@@ -14,7 +14,9 @@ import httpx
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.bert import make_embedding_model, make_rerank_model
+from llama_router.models.tiny.chat import make_chat_model
+from llama_router.models.tiny.projector import make_projector
 from tests.process.real import LIMIT_S, chat, run_cli, serving, write_config
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
@@ -26,9 +28,9 @@ def folder(tmp_path) -> Path:
     """A folder with a chat model, an embedding model and a reranker, one of them deeper."""
     folder = tmp_path / "models"
     (folder / "text").mkdir(parents=True)
-    tiny.make_chat_model(folder / "text" / "talker-Q4_K_M.gguf", name="talker")
-    tiny.make_embedding_model(folder / "embedder.gguf")
-    tiny.make_rerank_model(folder / "ranker.gguf")
+    make_chat_model(folder / "text" / "talker-Q4_K_M.gguf", name="talker")
+    make_embedding_model(folder / "embedder.gguf")
+    make_rerank_model(folder / "ranker.gguf")
     return folder
 
 
@@ -68,7 +70,7 @@ async def test_a_rescan_sees_what_came_and_what_went(tmp_path, folder) -> None:
             answer = await client.post("/v1/chat/completions", json=chat("talker-Q4_K_M"))
             assert answer.status_code == 200, answer.text
             (folder / "ranker.gguf").unlink()
-            tiny.make_chat_model(folder / "second.gguf", name="second", seed=5)
+            make_chat_model(folder / "second.gguf", name="second", seed=5)
             done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
             assert done.stdout == b"new models: 1, removed: 1\n", done.stderr
             assert await listed(client) == {"talker-Q4_K_M", "embedder", "second"}
@@ -123,8 +125,8 @@ async def test_a_model_of_the_hub_sees_with_its_projector(tmp_path) -> None:
     snapshot = repository / "snapshots" / "0123"
     snapshot.mkdir(parents=True)
     (repository / "blobs").mkdir()
-    tiny.make_chat_model(repository / "blobs" / "aa", name="eyes")
-    tiny.make_projector(repository / "blobs" / "bb")
+    make_chat_model(repository / "blobs" / "aa", name="eyes")
+    make_projector(repository / "blobs" / "bb")
     (snapshot / "eyes-F32.gguf").symlink_to("../../blobs/aa")
     (snapshot / "mmproj-F32.gguf").symlink_to("../../blobs/bb")
     config = write_config(tmp_path, router=["scan_caches = true"])

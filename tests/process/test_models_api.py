@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.chat import make_chat_model
 from tests.hub_server import HubServer
 from tests.process.real import (
     LIMIT_S,
@@ -231,7 +231,7 @@ async def test_fetch_use_and_delete(tmp_path) -> None:
     repo, name = "acme/tiny-GGUF", "acme/tiny-GGUF:Q4_K_M"
     folder = tmp_path / "hub" / repo
     folder.mkdir(parents=True)
-    tiny.make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
+    make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
     config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
     environ = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
     environ |= {"HOME": str(tmp_path), "NO_PROXY": "*", "HF_HUB_CACHE": str(tmp_path / "cache")}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.chat import make_chat_model
 from tests.hub_server import HubServer
 from tests.process.real import (
     LIMIT_S,
@@ -70,7 +70,7 @@ async def test_the_python_client(config, tmp_path) -> None:
     (repo,) = re.findall(r'pull\("hf\.co/([^"]+)"', GUIDE.read_text())
     folder = tmp_path / "hub" / repo
     folder.mkdir(parents=True)
-    tiny.make_chat_model(folder / "tiny-Q8_0.gguf", name="tiny", seed=2)
+    make_chat_model(folder / "tiny-Q8_0.gguf", name="tiny", seed=2)
     changes = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
     changes |= {"HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "cache"), "NO_PROXY": "*"}
     with trio.fail_after(LIMIT_S), HubServer(tmp_path / "hub") as hub:

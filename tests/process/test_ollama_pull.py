@@ -9,7 +9,7 @@ import ollama
 import pytest
 import trio
 
-from llama_router.models import tiny
+from llama_router.models.tiny.chat import make_chat_model
 from tests.hub_server import HubServer
 from tests.process.real import LIMIT_S, RealRouter, serving, write_config
 
@@ -26,7 +26,7 @@ def server(tmp_path) -> Iterator[HubServer]:
     """A hub with one chat model that really runs."""
     folder = tmp_path / "hub" / REPO
     folder.mkdir(parents=True)
-    tiny.make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
+    make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
     with HubServer(tmp_path / "hub") as server:
         yield server
 

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_router.core.header import Header
-from llama_router.models import gguf, tiny
+from llama_router.models import gguf
 from llama_router.models.gguf import GgufError, read_header
+from llama_router.models.tiny.bert import make_rerank_model
+from llama_router.models.tiny.chat import make_chat_model
 from tests.gguf_bytes import (
     ARRAY,
     FLOAT32,
@@ -84,13 +86,13 @@ def test_a_vocabulary_before_the_architecture_is_walked(path: Path) -> None:
 def test_real_files_are_read_as_the_gguf_package_wrote_them(tmp_path: Path) -> None:
     """Files by llama.cpp's own writer say the same here."""
     pytest.importorskip("gguf", reason="the extra 'embedded' is not installed")
-    tiny.make_chat_model(tmp_path / "chat.gguf", name="chatty", n_ctx=512)
+    make_chat_model(tmp_path / "chat.gguf", name="chatty", n_ctx=512)
     found = read_header(str(tmp_path / "chat.gguf"), whole=True)
     assert (found.architecture, found.name, found.context_length) == ("llama", "chatty", 512)
     assert (found.block_count, found.head_count, found.embedding_length) == (2, 2, 64)
     assert found.quant == "F32"
     assert "im_start" in (found.chat_template or "")
-    tiny.make_rerank_model(tmp_path / "rank.gguf")
+    make_rerank_model(tmp_path / "rank.gguf")
     found = read_header(str(tmp_path / "rank.gguf"))
     assert (found.architecture, found.pooling_type) == ("bert", 4)
 

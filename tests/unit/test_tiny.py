@@ -9,12 +9,13 @@ from pathlib import Path
 import gguf
 import pytest
 
-from llama_router.models import tiny
+from llama_router.models.tiny.bert import make_embedding_model, make_rerank_model
+from llama_router.models.tiny.chat import make_chat_model
 
 MAKERS = {
-    "chat": lambda path, **choices: tiny.make_chat_model(path, **{"name": "m", **choices}),
-    "embedding": tiny.make_embedding_model,
-    "rerank": tiny.make_rerank_model,
+    "chat": lambda path, **choices: make_chat_model(path, **{"name": "m", **choices}),
+    "embedding": make_embedding_model,
+    "rerank": make_rerank_model,
 }
 
 
@@ -69,13 +70,13 @@ def test_pooling_type_tells_the_reranker(kind, architecture, pooling, tmp_path) 
 
 def test_n_ctx_is_in_the_header(tmp_path) -> None:
     """The context length is the one that was asked for."""
-    tiny.make_chat_model(tmp_path / "m.gguf", name="m", n_ctx=512)
+    make_chat_model(tmp_path / "m.gguf", name="m", n_ctx=512)
     assert field(tmp_path / "m.gguf", "llama.context_length") == 512
 
 
 def test_size_is_about_what_was_asked_for(tmp_path) -> None:
     """``size_mb`` is met to within a layer, about 30 MB."""
-    tiny.make_chat_model(tmp_path / "m.gguf", name="m", size_mb=62)
+    make_chat_model(tmp_path / "m.gguf", name="m", size_mb=62)
     assert (tmp_path / "m.gguf").stat().st_size / 1e6 == pytest.approx(62, abs=16)
 
 
@@ -110,10 +111,11 @@ def test_without_gguf_the_error_names_the_extra(make, tmp_path, monkeypatch) -> 
         make(tmp_path / "m.gguf")
 
 
-def test_importing_the_module_does_not_import_gguf() -> None:
+def test_importing_the_modules_does_not_import_gguf() -> None:
     """The optional packages cost nothing until a model is made."""
     code = (
-        "import sys, llama_router.models.tiny; print({'gguf', 'numpy'}.intersection(sys.modules))"
+        "import sys; from llama_router.models.tiny import bert, chat, projector; "
+        "print({'gguf', 'numpy'}.intersection(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,0 +1,59 @@
+"""A GGUF file in the making: it appears complete, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .optional import optional
+from .random_weights import Weights
+
+
+class GgufFile:
+    """A GGUF file in the making: gguf's writer, and how tensors are stored."""
+
+    def __init__(self, path: Path, architecture: str, *, half_precision: bool) -> None:
+        self.gguf = optional("gguf")
+        self._np = optional("numpy")
+        self._matrix_type = self._np.float16 if half_precision else self._np.float32
+        self.writer = self.gguf.GGUFWriter(path, architecture)
+
+    def add(self, name: str, weights: Weights) -> None:
+        """Store a matrix."""
+        self.writer.add_tensor(name, weights.astype(self._matrix_type))
+
+    def fill(self, name: str, length: int, value: float) -> None:
+        """Store a vector of equal numbers; llama.cpp wants vectors in full precision."""
+        self.writer.add_tensor(name, self._np.full(length, value, self._np.float32))
+
+
+@contextmanager
+def new_gguf_file(
+    path: Path,
+    architecture: str,
+    name: str,
+    *,
+    half_precision: bool = False,
+    type_: str = "MODEL",
+) -> Iterator[GgufFile]:
+    """Yield a file to fill; it appears at *path* complete, or not at all."""
+    # The pid keeps two runs apart that make the same model at the same time.
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    gguf_file = GgufFile(unfinished, architecture, half_precision=half_precision)
+    file_types, writer = gguf_file.gguf.LlamaFileType, gguf_file.writer
+    writer.add_type(getattr(gguf_file.gguf.GGUFType, type_))
+    writer.add_name(name)
+    writer.add_file_type(file_types.MOSTLY_F16 if half_precision else file_types.ALL_F32)
+    yield gguf_file
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        unfinished.replace(path)
+    except BaseException:
+        writer.close()
+        unfinished.unlink(missing_ok=True)
+        raise
