@@ -19,7 +19,7 @@ from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
 from ..gateway.server import Doors, ListenError, listen
-from ..listeners import exposure_fault, hosts_of, url_of
+from .listeners import exposure_fault, hosts_of, url_of
 
 log = structlog.get_logger()
 

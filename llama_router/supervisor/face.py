@@ -26,9 +26,9 @@ from ..core.config.names import ModelId
 from ..core.config.whole import Config
 from ..core.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.missing import tend_missing
 from ..gateway.connection import Gateway
 from ..gateway.server import serve
-from ..missing import tend_missing
 from ..models.caches import find_caches
 from ..models.downloads import Downloads
 from ..systemd.manager import ServiceManager

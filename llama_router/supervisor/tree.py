@@ -34,12 +34,12 @@ from ..core.config.router_spec import RouterSpec
 from ..core.service_status import status_line
 from ..dispatch.dispatcher import Dispatcher
 from ..gateway.server import Doors
-from ..listeners import open_listeners
 from ..systemd.manager import ServiceManager
 from .address import Address
 from .ending import LOG_FLUSH_S, bound_the_end, longest_end_s
 from .face import Face
 from .handle import Requests, Running
+from .listeners import open_listeners
 from .startup_model import load_startup_model
 from .state_dir import prepare_state_dir
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 import attrs
 import structlog
 
-from .core.config.whole import Config
-from .core.exposure import exposure
-from .errors.base import RouterError
-from .gateway.server import listen
-from .systemd.activation import take_listeners
+from ..core.config.whole import Config
+from ..core.exposure import exposure
+from ..errors.base import RouterError
+from ..gateway.server import listen
+from ..systemd.activation import take_listeners
 
 log = structlog.get_logger()
 

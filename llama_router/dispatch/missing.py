@@ -7,10 +7,10 @@ from typing import Final, NoReturn
 
 import trio
 
-from .core.config.names import ModelId
-from .core.events import Mended
-from .dispatch.dispatcher import Dispatcher
-from .errors.backends import FileMissingError
+from ..core.config.names import ModelId
+from ..core.events import Mended
+from ..errors.backends import FileMissingError
+from .dispatcher import Dispatcher
 
 #: Between two looks for the files, in seconds, while some are missing. A notification of
 #: the kernel would miss a disk that is mounted over a folder of their path.
