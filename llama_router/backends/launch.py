@@ -16,6 +16,7 @@ import attrs
 import structlog
 import trio
 
+from ..absence import is_absent
 from ..core import child_protocol
 from ..core.config.command_line import command_line, environment
 from ..core.config.masking import masked_command
@@ -24,6 +25,7 @@ from ..core.config.names import ModelId
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
 from ..errors.backends import BackendExitedError, FileMissingError, ReadinessTimeoutError
+from ..patience import patient_wait
 from . import proctree
 from .backend import Backend
 from .cgroup import ControlGroup, ControlGroups
@@ -104,9 +106,7 @@ class Launcher:
             BackendExitedError: if it exits without being asked to.
             BackendUnreapableError: if it cannot be ended.
         """
-        absent = await trio.to_thread.run_sync(_absent_file, spec, abandon_on_cancel=True)
-        if absent is not None:
-            raise FileMissingError(str(spec.id), absent)
+        await _check_files(spec)
         model_log = self.logs.for_model(spec.id)
         with self.ports.lease() as port:
             argv = command_line(spec, port=port, host=BACKEND_HOST)
@@ -126,12 +126,8 @@ class Launcher:
                 process: SpawnedProcess = await nursery.start(
                     self._run, spec, program, port, model_log, group, ready
                 )
-                with trio.move_on_after(spec.spawn.ready_timeout_s) as waiting:
-                    async with trio.open_nursery() as reporting:
-                        reporting.start_soon(_report, spec, loading)
-                        await self._wait_ready(spec, port, process, loading)
-                        reporting.cancel_scope.cancel()
-                if waiting.cancelled_caught:
+                wait = partial(self._wait_ready, spec, port, process, loading)
+                if not await patient_wait(wait, spec.spawn.ready_timeout_s):
                     raise _not_ready(spec, port, loading, model_log)
                 backend = Backend(
                     model=spec.id,
@@ -302,9 +298,17 @@ class Launcher:
         async def is_ours() -> str | None:
             if not spec.spawn.check_port_owner:
                 return None
-            return await trio.to_thread.run_sync(_stranger_on, port, process.pid)
+            # Abandoned with the wait: reading about a process may hang, see `LOOK_TIMEOUT_S`.
+            return await trio.to_thread.run_sync(
+                _stranger_on, port, process.pid, abandon_on_cancel=True
+            )
 
-        await wait_ready(BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours)
+        async with trio.open_nursery() as reporting:
+            reporting.start_soon(_report, spec, loading)
+            await wait_ready(
+                BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours
+            )
+            reporting.cancel_scope.cancel()
 
 
 def _settle(group: ControlGroup, spec: ModelSpec) -> None:
@@ -314,15 +318,40 @@ def _settle(group: ControlGroup, spec: ModelSpec) -> None:
     group.remove()
 
 
+async def _check_files(spec: ModelSpec) -> None:
+    """Make sure that no file of the model is missing.
+
+    Raises:
+        FileMissingError: if one is.
+        ReadinessTimeoutError: if that cannot be found out within ``ready_timeout_s``.
+    """
+    absent: str | None = None
+
+    async def look() -> None:
+        nonlocal absent
+        absent = await trio.to_thread.run_sync(_absent_file, spec, abandon_on_cancel=True)
+
+    if not await patient_wait(look, spec.spawn.ready_timeout_s):
+        raise ReadinessTimeoutError(
+            f"the file system with {spec.path} of model {str(spec.id)!r} did not say within "
+            f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s) whether the file is there"
+        )
+    if absent is not None:
+        raise FileMissingError(str(spec.id), absent)
+
+
 def _absent_file(spec: ModelSpec) -> str | None:
     """Return a file of the model that is not there (any more)."""
     files = (path for path in (spec.path, spec.mmproj) if path is not None)
-    return next((path for path in files if not Path(path).exists()), None)
+    return next((path for path in files if is_absent(path)), None)
 
 
 def _stranger_on(port: int, pid: int) -> str | None:
     """Say who else than the family of *pid* listens on *port*; None if it does itself."""
-    owners = proctree.listener_owner(port, BACKEND_HOST, (pid,))
+    try:
+        owners = proctree.listener_owner(port, BACKEND_HOST, (pid,))
+    except OSError as exc:  # too many open files, for instance: the next look may tell
+        return f"who answers on port {port} cannot be found out: {exc.strerror}"
     if pid in owners:
         return None
     family = {pid} | proctree.descendants(pid) | proctree.session_members((pid,))

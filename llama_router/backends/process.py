@@ -16,6 +16,7 @@ import trio
 
 from ..core.explain import Cause
 from ..errors.backends import BackendUnreapableError, SpawnError
+from ..patience import patient_sleep, patient_wait
 from . import proctree
 from .family import Family
 
@@ -273,7 +274,7 @@ async def _end(
 
     async def give_up() -> None:
         await hurry.wait()
-        await trio.sleep(REAP_TIMEOUT_S)
+        await patient_sleep(REAP_TIMEOUT_S)
 
     with trio.CancelScope(shield=True):  # every wait is bounded, the last by `hurry`
         if process.poll() is None:
@@ -281,12 +282,9 @@ async def _end(
                 await family.look()
             _signal_group(process, signal.SIGTERM)
             ask()
-            with trio.move_on_after(grace_s):
-                await _either(process.wait, hurry.wait)
+            await patient_wait(partial(_either, process.wait, hurry.wait), grace_s)
             _signal_group(process, signal.SIGKILL)
-        with trio.move_on_after(REAP_TIMEOUT_S):
-            await until_gone()
-        if not gone:
+        if not await patient_wait(until_gone, REAP_TIMEOUT_S):
             on_stuck()
             await _either(until_gone, give_up)
     return gone

@@ -94,18 +94,15 @@ async def wait_ready(
 
 async def probe(host: str, port: int, path: str) -> str:
     """Ask once; return the status as digits, or what went wrong in words."""
-    connection = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        connection.setblocking(False)
-        with trio.fail_after(PROBE_TIMEOUT_S):
-            return await _ask(connection, host, port, path)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as connection:
+            connection.setblocking(False)
+            with trio.fail_after(PROBE_TIMEOUT_S):
+                return await _ask(connection, host, port, path)
     except trio.TooSlowError:
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
-    except OSError as exc:
+    except OSError as exc:  # also if no socket can be had: too many files are open
         return exc.strerror or str(exc)
-    finally:
-        with contextlib.suppress(OSError):
-            connection.close()
 
 
 async def _ask(connection: socket.socket, host: str, port: int, path: str) -> str:

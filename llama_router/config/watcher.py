@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
+from ..absence import is_absent
 from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
@@ -307,7 +308,7 @@ def _yielding() -> Iterator[None]:
 
 
 def _any_exists(paths: tuple[Path, ...]) -> bool:
-    return any(path.exists() for path in paths)
+    return not all(is_absent(path) for path in paths)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final, NoReturn
 
 import trio
 
+from ..absence import is_absent
 from ..core.config.names import ModelId
 from ..core.events import Mended
 from ..errors.backends import FileMissingError
@@ -43,4 +43,4 @@ def _missing(dispatcher: Dispatcher) -> dict[ModelId, str]:
 
 
 def _present(files: dict[ModelId, str]) -> set[ModelId]:
-    return {model for model, path in files.items() if Path(path).exists()}
+    return {model for model, path in files.items() if not is_absent(path)}

@@ -8,6 +8,7 @@ import trio
 
 from ..backends.process import REAP_TIMEOUT_S
 from ..core.config.whole import Config
+from ..patience import patient_wait
 
 #: Seconds that refusals get to be written, however short ``drain_s`` is.
 REFUSAL_S: Final = 0.25
@@ -28,8 +29,7 @@ def longest_end_s(config: Config) -> float:
 
 async def bound_the_end(config: Config, asked: trio.Event, hurry: trio.Event) -> None:
     """Let backends that are being stopped *hurry* when they were *asked* to, or time is up."""
-    with trio.move_on_after(_grace_s(config) + REAP_TIMEOUT_S):
-        await asked.wait()
+    await patient_wait(asked.wait, _grace_s(config) + REAP_TIMEOUT_S)
     hurry.set()
 
 

@@ -31,6 +31,7 @@ from ..gateway.connection import Gateway
 from ..gateway.server import serve
 from ..models.caches import find_caches
 from ..models.downloads import Downloads
+from ..patience import patient_wait
 from ..systemd.manager import ServiceManager
 from .address import Address
 from .ending import drain_s
@@ -140,8 +141,7 @@ class Face:
         gateway.drain()
         self.logs.end_following()
         await control.drain()
-        with trio.move_on_after(drain_s(config)):
-            await self.requests.hurry.wait()
+        await patient_wait(self.requests.hurry.wait, drain_s(config))
         face.cancel()
 
     async def _look_when_asked(self, watcher: Watcher) -> None:

@@ -1,0 +1,56 @@
+"""What goes wrong in the system while a model starts costs that model at most, and no time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from llama_router.backends import launch
+from tests.process.harness import post
+
+pytestmark = pytest.mark.process
+
+ECHO = "/v1/echo"
+
+
+@pytest.fixture
+def hangs() -> Iterator[threading.Event]:
+    """Lets what waits for it go on at the end of the test, as a dead file server may one day."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_a_file_that_cannot_be_looked_at(start, stage) -> None:
+    """The backend itself may say what is wrong with it; the router goes on."""
+    model = stage.model("a", path="/" + "x" * 300)
+    router = await start({"a": model})
+    assert (await router.ask(post(ECHO, "a"))).status == 200
+
+
+async def test_a_file_system_that_hangs(start, stage, monkeypatch, hangs) -> None:
+    """Its model is given up after ready_timeout_s, and others take its place."""
+
+    def look(spec: object) -> None:
+        if spec.id == "a":
+            hangs.wait()
+
+    monkeypatch.setattr(launch, "_absent_file", look)
+    models = {
+        "a": stage.model("a", path="/a.gguf", spawn={"ready_timeout_s": 0.5}),
+        "b": stage.model("b"),
+    }
+    router = await start(models)
+    answer = await router.ask(post(ECHO, "a"))
+    assert answer.error["code"] == "backend_not_ready"
+    assert "/a.gguf" in answer.error["message"]
+    assert (await router.ask(post(ECHO, "b"))).status == 200
+
+
+async def test_a_look_at_processes_that_hangs(start, stage, monkeypatch, hangs) -> None:
+    """The start is given up after ready_timeout_s all the same."""
+    monkeypatch.setattr(launch, "_stranger_on", lambda *_: hangs.wait())
+    router = await start({"a": stage.model("a", spawn={"ready_timeout_s": 1.0})})
+    assert (await router.ask(post(ECHO, "a"))).error["code"] == "backend_not_ready"
