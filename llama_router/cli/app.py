@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from typing import Final
 
 from cyclopts import App
 
 from .. import __version__
 from .commands import configuration, models, router, running
+
+#: What a full or broken disk says under the output of a command.
+_DISK_TROUBLE: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 app = App(
     name="llama-router",
@@ -46,5 +51,15 @@ def main() -> None:
     try:
         sys.exit(app())
     except BrokenPipeError:  # whoever read the output has enough, e.g. `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as exc:
+        if exc.errno not in _DISK_TROUBLE or exc.filename is not None:
+            raise
+        _drop_output()
+        sys.exit(f"error: cannot write the output: {exc.strerror}")
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere. Else Python complains of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

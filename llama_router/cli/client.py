@@ -43,6 +43,12 @@ class NoRouterError(RouterError):
     code = "router_not_found"
 
 
+class CommandError(RouterError):
+    """The command line does not say what to do."""
+
+    code = "command_wrong"
+
+
 class RefusedByRouterError(RouterError):
     """The router answered with an error."""
 
@@ -311,4 +317,4 @@ def say_json(document: object) -> None:
 def complain(error: RouterError) -> int:
     """Print why a command failed; return its exit status."""
     print(escape_controls(f"error: {error}"), file=sys.stderr)  # noqa: T201 -- same
-    return 1
+    return 2 if isinstance(error, CommandError) else 1

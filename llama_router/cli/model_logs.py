@@ -44,8 +44,6 @@ class NoLogError(RouterError):
 
 def show(where: Where, model: str, *, follow: bool, lines: int, as_json: bool) -> int:
     """Print the log of *model*; return the exit status."""
-    if lines < 0:
-        return complain(NoLogError("--lines must not be less than 0"))
     reader = _Reader(where, model, _Printer(model, as_json=as_json))
     try:
         if follow:

@@ -7,14 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ..errors.base import RouterError
-from .client import Where, complain, connected, say, say_json
-
-
-class CommandError(RouterError):
-    """The command line does not say what to do."""
-
-    code = "command_wrong"
-
+from .client import CommandError, Where, complain, connected, say, say_json
 
 #: What became of models and settings, by the field of a report: for people.
 _OUTCOMES: Final = {

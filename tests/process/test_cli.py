@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import sys
@@ -15,6 +14,8 @@ import pytest
 import trio
 
 import llama_router
+from llama_router.cli.commands.options import MAX_LINES
+from llama_router.control.log_routes import MAX_TAIL
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
@@ -197,23 +198,40 @@ async def test_demo_on_a_port_that_is_taken(tmp_path) -> None:
     assert b"llama-router demo --port" in done.stderr
 
 
-# -- a running router ---------------------------------------------------------------------
+@pytest.mark.parametrize("port", ["99999", "-1"])
+@pytest.mark.parametrize("command", ["serve", "demo"])
+async def test_a_port_that_does_not_exist_is_a_wrong_option(tmp_path, command, port) -> None:
+    """The command line was wrong, not router.toml."""
+    done = await run_cli(command, f"--port={port}", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"from 0 to 65535" in done.stderr
 
 
-@pytest.mark.embedded
-async def test_a_port_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
-    """Out of range on the command line: no traceback, exit 1."""
-    config = tmp_path / "router.toml"
-    config.write_text(f'[router]\nstate_dir = "{tmp_path}"\n')
-    done = await trio.run_process(
-        [sys.executable, "-m", "llama_router", "serve", "-c", str(config), "--port", "99999"],
-        capture_stderr=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+@pytest.mark.parametrize("lines", ["10001", "-1"])
+async def test_more_lines_than_are_told_are_a_wrong_option(tmp_path, lines) -> None:
+    """The message is about the option, whatever the router calls it."""
+    assert MAX_LINES == MAX_TAIL
+    done = await run_cli("logs", f"--lines={lines}", "a", folder=tmp_path)
+    assert done.returncode == 2
+    assert b"--lines" in done.stderr
+    assert b"from 0 to 10000" in done.stderr
+
+
+async def test_output_that_cannot_be_written_is_a_sentence(tmp_path) -> None:
+    """A full disk, for instance."""
+    config = write_config(tmp_path, EXITS)
+    with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230 -- a device waits for nobody
+        done = await trio.run_process(
+            [sys.executable, "-m", "llama_router", "check", str(config)],
+            stdout=full,
+            capture_stderr=True,
+            check=False,
+        )
     assert done.returncode == 1
-    assert b"cannot listen on" in done.stderr
-    assert b"Traceback" not in done.stderr
+    assert done.stderr == b"error: cannot write the output: No space left on device\n"
+
+
+# -- a running router ---------------------------------------------------------------------
 
 
 async def test_the_startup_model_is_loaded_first(models, tmp_path) -> None:

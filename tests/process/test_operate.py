@@ -76,7 +76,7 @@ async def test_settings_are_changed_and_mistakes_refused(tmp_path, config) -> No
             out, _ = await told(tmp_path, "set", "--router", "drain_s=soon", status=1)
             assert "router.drain_s: expected a number of seconds" in out
             assert "soon" not in config.read_text()
-            _, error = await told(tmp_path, "set", "a", "nonsense", status=1)
+            _, error = await told(tmp_path, "set", "a", "nonsense", status=2)
             assert "'nonsense' is not KEY=VALUE" in error
 
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .options import Config, HubFile
+from .options import Config, HubFile, Port
 
 
 def serve(
     *,
     config: Config = None,
     host: str | None = None,
-    port: int | None = None,
+    port: Port = None,
     import_dir: Path | None = None,
     hf_repo: Annotated[str | None, Parameter(name=["--hf-repo", "-hf", "-hfr"])] = None,
     hf_file: HubFile = None,
@@ -48,7 +48,7 @@ def serve(
     return run(config, host=host, port=port, import_dir=import_dir, first=first)
 
 
-def demo(*, once: bool = False, port: int | None = None, folder: Path | None = None) -> int:
+def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -> int:
     """Make two tiny models, serve them, and say what to try.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from .options import Config, Json, TokenFile, Url
+from .options import Config, Json, Lines, TokenFile, Url
 
 
 def ps(
@@ -155,7 +155,7 @@ def logs(
     /,
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
-    lines: Annotated[int, Parameter(name=["--lines", "-n"])] = 100,
+    lines: Lines = 100,
     json: Json = False,
     url: Url = None,
     token_file: TokenFile = None,
