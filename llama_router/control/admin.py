@@ -28,6 +28,19 @@ def spec_of(context: ControlContext, name: str) -> ModelSpec:
     return config.models[model]
 
 
+def _there_or_leaving(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model *name*, also if it is configured no more but still has a process.
+
+    Raises:
+        UnknownModelError: if there is neither.
+    """
+    if context.dispatcher.config.resolve(name) is None:
+        for spec in context.dispatcher.leaving():
+            if name == spec.id or name in spec.aliases:
+                return spec
+    return spec_of(context, name)
+
+
 def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes."""
     routes = Blueprint("admin", __name__, url_prefix="/admin")
@@ -109,7 +122,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     )
     async def unload() -> Response:
         body = await json_body(shapes.UnloadBody)
-        spec = spec_of(context, body.model)
+        spec = _there_or_leaving(context, body.model)
         without_deadline()  # requests may take as long as they like
         await dispatcher.unload(spec.id, force=body.force)
         return answer(await page.model(spec))

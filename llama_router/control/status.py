@@ -17,11 +17,18 @@ from ..backends.backend import Backend
 from ..core.config.masking import masked_config
 from ..core.config.model_spec import ModelSpec
 from ..core.config.whole import Config
+from ..core.lifecycle import Phase
 from ..core.reports import ReloadReport
+from ..core.roster import ModelStatistics
 from ..errors.backends import BackendError, BackendExitedError
 from ..errors.config import Problem
 from . import shapes
 from .context import ControlContext
+
+#: What is to say of a model that a reload took away while somebody waited for its end.
+_GONE: Final = ModelStatistics(
+    phase=Phase.STOPPED, in_flight=0, queued=0, failures=0, last_error=None
+)
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -37,7 +44,7 @@ class StatusPage:
         """Return the state of the whole router."""
         context = self._context
         config = context.dispatcher.config
-        memory_mib = await self._memory(config.models.values())
+        memory_mib = await self._memory(self._shown())
         configuration: dict[str, Any] | None = None
         if with_configuration:
             if self._masked is None or self._masked[0] is not config:
@@ -52,16 +59,18 @@ class StatusPage:
             state_dir=str(context.state_dir),
             config_path=str(context.config_path),
             reload=reload_shape(context.report()),
-            models=[
-                self._model(spec, memory_mib)
-                for spec in context.dispatcher.config.models.values()  # perhaps newer by now
-            ],
+            models=[self._model(spec, memory_mib) for spec in self._shown()],  # perhaps newer now
             configuration=configuration,
         )
 
     async def model(self, spec: ModelSpec) -> shapes.Model:
         """Return the state of one model."""
         return self._model(spec, await self._memory([spec]))
+
+    def _shown(self) -> list[ModelSpec]:
+        """Return all models, and those that leave: their memory is not free yet."""
+        dispatcher = self._context.dispatcher
+        return [*dispatcher.config.models.values(), *dispatcher.leaving()]
 
     async def _memory(self, specs: Iterable[ModelSpec]) -> dict[int, float]:
         """Return the memory of each ready backend by its pid, in MiB."""
@@ -75,8 +84,7 @@ class StatusPage:
 
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> shapes.Model:
         dispatcher = self._context.dispatcher
-        statistics = dispatcher.statistics_of(spec.id)
-        assert statistics is not None, "a model of the configuration in force"
+        statistics = dispatcher.statistics_of(spec.id) or _GONE
         backend = dispatcher.backend(spec.id)
         now_s = trio.current_time()
 

@@ -174,6 +174,10 @@ class Scheduler:
             if slot.phase is Phase.FAILED
         }
 
+    def leaving(self) -> list[ModelSpec]:
+        """Return the models that are configured no more, but still have a process or requests."""
+        return [slot.spec for slot in self._roster.slots.values() if slot.removed]
+
     def statistics_of(self, model: ModelId) -> ModelStatistics:
         """Return a snapshot of *model*.
 

@@ -232,6 +232,10 @@ class Dispatcher:
         except KeyError:
             return None
 
+    def leaving(self) -> list[ModelSpec]:
+        """Return the models that are configured no more, but still have a process or requests."""
+        return self._scheduler.leaving()
+
     def backend(self, model: ModelId) -> Backend | None:
         """Return the ready backend of *model*, if there is one."""
         return self._backends.get(model)

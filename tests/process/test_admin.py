@@ -245,6 +245,27 @@ async def test_a_request_is_cancelled(start, stage) -> None:
     assert (missing.status, missing.error["code"]) == (404, "request_not_found")
 
 
+async def test_a_model_that_leaves_is_shown_and_can_be_cut(start, stage) -> None:
+    """Its file does not name it any more, but its process goes on for a stream."""
+    router = await start({"a": stage.model("a"), "b": stage.model("b")})
+    write(router)
+    streaming = await router.connect()
+    await streaming.send(post("/v1/script", "a", stream=True))
+    scripted = await (await stage.backend("a")).request()
+    await scripted.begin_stream()
+    await streaming.head()
+    del router.document["models"]["a"]
+    write(router)
+    assert (await admin(router, "POST", "reload")).json()["removed"] == ["a"]
+    b, a = (await admin(router, "GET", "status")).json()["models"]
+    assert (b["id"], b["phase"]) == ("b", "stopped")
+    assert (a["id"], a["phase"], a["in_flight"]) == ("a", "draining", 1)
+    assert a["pid"] is not None
+    cut = (await admin(router, "POST", "models/unload", {"model": "a", "force": True})).json()
+    assert (cut["phase"], cut["pid"]) == ("stopped", None)
+    assert [m["id"] for m in (await admin(router, "GET", "status")).json()["models"]] == ["b"]
+
+
 async def test_settings_are_read_and_changed(start, stage) -> None:
     """The file keeps its comments; the backend goes on, as a ttl needs no restart."""
     router = await start({"a": stage.model("a")})
