@@ -24,7 +24,12 @@ from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
 from ..core.lines import Line
-from ..errors.backends import BackendExitedError, FileMissingError, ReadinessTimeoutError
+from ..errors.backends import (
+    BackendExitedError,
+    FileMissingError,
+    ReadinessTimeoutError,
+    quoted,
+)
 from ..patience import patient_wait
 from . import proctree
 from .backend import Backend
@@ -46,6 +51,13 @@ BACKEND_HOST: Final = "127.0.0.1"
 
 #: Tells llama-server what to call its model. An ``--alias`` in its command goes before it.
 ALIAS_VARIABLE: Final = "LLAMA_ARG_ALIAS"
+
+#: What may help a backend that was not ready in time, by what the last probe saw.
+_ADVICE: Final = {
+    "404": "; set health_endpoint to a path that answers 200",
+    "503": "; if it only needs longer, raise ready_timeout_s",
+    "Connection refused": "; if it only needs longer, raise ready_timeout_s",
+}
 
 #: Lines of output quoted when a backend fails.
 LAST_LINES: Final = 8
@@ -383,9 +395,10 @@ def _not_ready(
     spec: ModelSpec, port: int, loading: Loading, model_log: ModelLog
 ) -> ReadinessTimeoutError:
     tail = model_log.tail(LAST_LINES, since_mark=True)
-    said = "; its last output: " + " | ".join(tail) if tail else "; it has not printed anything"
+    said = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"
+    advice = _ADVICE.get(loading.seen, "")
     return ReadinessTimeoutError(
         f"the backend of model {str(spec.id)!r} was not ready within "
         f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "
-        f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: {loading.seen}{said}"
+        f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: {loading.seen}{advice}{said}"
     )

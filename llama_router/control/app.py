@@ -143,6 +143,11 @@ def _wrong_method(valid: Iterable[str]) -> Response:
 def _in_our_words(error: HTTPException) -> RouterError:
     """Return what Quart and Werkzeug refuse as an error that says what to do."""
     match error.code:
+        case HTTPStatus.NOT_FOUND if request.path.startswith("/admin/"):
+            return RouteNotFoundError(
+                "there is no such endpoint of the admin API; GET /admin/openapi.json, with the "
+                "admin token, lists all of them"
+            )
         case HTTPStatus.NOT_FOUND:
             return RouteNotFoundError(
                 "there is no such endpoint; models answer under /v1/, /health, /props and "

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Final
 
 from .base import RouterError
+
+_QUOTED_CHARACTERS: Final = 300
+
+
+def quoted(lines: Sequence[str]) -> str:
+    """Return *lines* of output as part of a sentence; only the beginning of a very long one.
+
+    An error goes to each client and into the log. The whole line is in the model's own log.
+    """
+    return " | ".join(
+        line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}…"
+        for line in lines
+    )
 
 
 class BackendError(RouterError):
@@ -96,9 +111,9 @@ class BackendExitedError(BackendError):
         )
         why = f": {reason}" if reason else ""
         if evidence:
-            said = "; its output says: " + " | ".join(evidence)
+            said = f"; its output says: {quoted(evidence)}"
         elif log_tail:
-            said = "; its last output: " + " | ".join(log_tail)
+            said = f"; its last output: {quoted(log_tail)}"
         else:
             said = "; it printed nothing" if reason else " without any output"
         super().__init__(f"the backend of model {model!r} {how}{why}{said}")

@@ -137,6 +137,8 @@ def _text(value: object) -> str:
 
 def _shown(value: object) -> str:
     """Return *value* as one word if it can be, else quoted; never a control character."""
+    if isinstance(value, tuple):
+        value = list(value)  # the difference is Python's, not the reader's
     text = _text(value)
     quoted = not isinstance(value, list | tuple | dict) and re.search(r"[\s\"'=]|^$", text)
     return text if text.isprintable() and not quoted else repr(text)

@@ -44,7 +44,7 @@ _STRING: Final = 8
 _ARRAY: Final = 9
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
-_HEAD: Final = struct.Struct("<4sIQQ")
+_HEAD: Final = struct.Struct("<IQQ")
 _ARRAY_HEAD: Final = struct.Struct("<IQ")
 
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -72,6 +72,8 @@ def read_header(path: str, *, whole: bool = False) -> Header:
     """
     try:
         with opened(path) as (descriptor, size_bytes):
+            if size_bytes == 0:
+                raise GgufError("it is empty")
             return _parse(_Reader(descriptor, size_bytes), whole=whole)
     except OSError as exc:
         raise GgufError(f"it cannot be read: {exc.strerror}") from exc
@@ -101,9 +103,9 @@ def _parse(reader: _Reader, *, whole: bool) -> Header:
 
 def _counts(reader: _Reader) -> tuple[int, int]:
     """Read the very beginning; return how many tensors and how many keys there are."""
-    magic, version, tensor_count, key_count = _HEAD.unpack(reader.take(_HEAD.size))
-    if magic != b"GGUF":
+    if reader.take(4) != b"GGUF":
         raise GgufError("it does not begin like a GGUF file")
+    version, tensor_count, key_count = _HEAD.unpack(reader.take(_HEAD.size))
     if version & 0xFFFF == 0 and version != 0:
         raise GgufError("it is made for big-endian machines")
     if version not in (2, 3):

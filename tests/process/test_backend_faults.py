@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import trio
 
@@ -50,8 +52,16 @@ class TestStart:
         assert answer.status == 503
         assert answer.error["code"] == "backend_not_ready"
         assert "ready_timeout_s" in answer.error["message"]
-        assert "/health: 503" in answer.error["message"]
+        assert "/health: 503; if it only needs longer, raise" in answer.error["message"]
         assert (await router.events.wait("backend.failed"))["model"] == "a"
+
+    async def test_a_health_endpoint_that_is_not_there(self, start, tmp_path) -> None:
+        """To wait longer would not help: another path would."""
+        command = [sys.executable, "-m", "http.server", "--bind", "$host", "$port"]
+        spawn = {"command": command, "cwd": str(tmp_path), "ready_timeout_s": 1.5}
+        router = await start({"a": {"spawn": spawn}})
+        answer = await router.ask(post(ECHO, "a"))
+        assert ": 404; set health_endpoint to a path" in answer.error["message"]
 
     @pytest.mark.parametrize(
         ("health", "seen"), [("hang", "no answer within"), ("garbage", "not an HTTP answer")]

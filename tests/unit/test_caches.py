@@ -319,7 +319,7 @@ def test_what_only_looks_like_a_model_file_is_skipped(tmp_path) -> None:
     assert [model.id for model in found.models] == ["fine", "inside"]
     assert reasons(found) == [
         "damaged.gguf: it ends in the middle of its header",
-        "empty.gguf: it ends in the middle of its header",
+        "empty.gguf: it is empty",
         "fifo.gguf: it is not a file",
     ]
 

@@ -69,7 +69,7 @@ def test_check_prints_the_command_of_every_model(config, capsys) -> None:
     assert said.out.startswith(start)
     assert said.out.splitlines()[0].endswith(f" --mmproj {folder}/mmproj-F16.gguf")
     assert "ok, 1 model" in said.out
-    assert "bad.gguf: warning: it ends in the middle of its header" in said.err
+    assert "bad.gguf: warning: it is empty" in said.err
     assert not (config.parent / "state").exists()
 
 

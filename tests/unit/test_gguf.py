@@ -145,7 +145,8 @@ def test_version_2_is_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "ends in the middle"),
+        (b"", "is empty"),
+        (b"<html>", "does not begin like"),
         (b"GGUF", "ends in the middle"),
         (b"GGML" + bytes(100), "does not begin like"),
         (b"\x00" * 24, "does not begin like"),

@@ -95,7 +95,7 @@ def test_lines_cannot_be_forged(text: str, format: str) -> None:  # noqa: A002 -
 
 def test_console_line_is_for_people() -> None:
     """Time of day, level, event and words; text that is not one word is quoted."""
-    line = rendered(format="console", model="a/b:Q4", reason="no memory", load_s=0.5, names=["x"])
+    line = rendered(format="console", model="a/b:Q4", reason="no memory", load_s=0.5, names=("x",))
     assert re.fullmatch(
         r"\d\d:\d\d:\d\d\.\d{3} info     test\.happened model=a/b:Q4 reason='no memory' "
         r"load_s=0\.5 names=\['x'\]\n",
