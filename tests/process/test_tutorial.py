@@ -47,7 +47,7 @@ EDITS: dict[str, Callable[[str], str]] = {
     'Give both models the line `group = "tiny"`, and save': lambda text: small_and_large(
         text, 'group = "tiny"'
     ),
-    'change `"512"` to `"1024"`': lambda text: text.replace('"512"', '"1024"'),
+    'change `"1024"` to `"2048"`': lambda text: text.replace('"1024"', '"2048"'),
     "`grup` instead of `group` for `small`": lambda text: text.replace("group", "grup", 1),
 }
 
