@@ -65,6 +65,9 @@ LAST_LINES: Final = 8
 #: Seconds that may go into finding out why a backend exited.
 EXPLAIN_TIMEOUT_S: Final = 3.0
 
+#: Seconds that the last writes about backends get when the router ends.
+LAST_WRITES_S: Final = 1.0
+
 #: How often a start that takes long is reported, in seconds.
 REPORT_S: Final = 1.0
 
@@ -292,17 +295,32 @@ class Launcher:
     async def keep_record(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Write the record, in order, until cancelled; a full disk costs no backend."""
+        """Write the record, in order, until cancelled; a full disk costs no backend.
+
+        Cancel it only after the backends: what they have left to write is written then, too,
+        for up to `LAST_WRITES_S`.
+        """
         task_status.started()
-        while True:
-            await self._written.wait()
-            self._written = trio.Event()
-            while self._writes:
-                try:
-                    await trio.to_thread.run_sync(self._writes.popleft())
-                except OSError as exc:
-                    path = str(self.record.path)
-                    log.warning("instances.unwritten", path=path, reason=exc.strerror)
+        try:
+            while True:
+                await self._written.wait()
+                self._written = trio.Event()
+                await self._write_all()
+        finally:
+            with trio.move_on_after(LAST_WRITES_S, shield=True):
+                await self._write_all()
+
+    async def _write_all(self) -> None:
+        while self._writes:
+            try:
+                # Taken out on the thread: a cancellation may come before that has begun.
+                await trio.to_thread.run_sync(self._write_next, abandon_on_cancel=True)
+            except OSError as exc:
+                path = str(self.record.path)
+                log.warning("instances.unwritten", path=path, reason=exc.strerror)
+
+    def _write_next(self) -> None:
+        self._writes.popleft()()
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading

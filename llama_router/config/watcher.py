@@ -130,7 +130,9 @@ class Watcher:
             SettingError: if it is gone, cannot be changed like that, or not be written.
         """
         try:
-            await trio.to_thread.run_sync(self._edit, self._current(), change, expected)
+            await trio.to_thread.run_sync(
+                self._edit, self._current(), change, expected, abandon_on_cancel=True
+            )
         except ConfigError as exc:
             return ReloadReport(
                 verdict=Verdict.REJECTED,

@@ -127,7 +127,9 @@ async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
         ModelNotCachedError: if it is not in the hub cache, or not only there.
         CacheUnusableError: if the cache cannot be read or changed.
     """
-    cache, model = await trio.to_thread.run_sync(_find_cached, context.hub_caches, spec)
+    cache, model = await trio.to_thread.run_sync(
+        _find_cached, context.hub_caches, spec, abandon_on_cancel=True
+    )
     await context.dispatcher.unload(spec.id, force=False)
     freed_bytes = await trio.to_thread.run_sync(_remove, cache, model)
     log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)

@@ -92,7 +92,7 @@ async def _model(context: ControlContext, name: str) -> str:
     if model is not None:
         return str(model)
     path = context.logs.path_for(name)
-    if path is None or not await trio.to_thread.run_sync(path.exists):
+    if path is None or not await trio.to_thread.run_sync(path.exists, abandon_on_cancel=True):
         raise UnknownModelError(f"no model or alias is named {name!r}, and there is no log of one")
     return name
 

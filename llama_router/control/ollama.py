@@ -93,7 +93,8 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         found = await files.look(specs)
         backends = [backend for spec in specs if (backend := dispatcher.backend(spec.id))]
         memory_mib = await trio.to_thread.run_sync(
-            lambda: {backend.model: memory_mib_of(backend) for backend in backends}
+            lambda: {backend.model: memory_mib_of(backend) for backend in backends},
+            abandon_on_cancel=True,
         )
         now_s, epoch_s = trio.current_time(), time.time()
         models = []

@@ -45,7 +45,9 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def get_settings() -> Response:
         name = request.args.get("model")
         spec = None if name is None else spec_of(context, name)
-        data = await trio.to_thread.run_sync(read_config, context.config_path)
+        data = await trio.to_thread.run_sync(
+            read_config, context.config_path, abandon_on_cancel=True
+        )
         return answer(await trio.to_thread.run_sync(_settings, data, spec, context))
 
     @routes.post("/settings")

@@ -79,7 +79,8 @@ class StatusPage:
         if not ready:
             return {}
         return await trio.to_thread.run_sync(
-            lambda: {backend.pid: memory_mib_of(backend) for backend in ready}
+            lambda: {backend.pid: memory_mib_of(backend) for backend in ready},
+            abandon_on_cancel=True,
         )
 
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> shapes.Model:

@@ -81,7 +81,9 @@ class Address:
         """
         old = self.doors.sockets
         try:
-            sockets = await trio.to_thread.run_sync(partial(listen, host, port, instead_of=old))
+            sockets = await trio.to_thread.run_sync(
+                partial(listen, host, port, instead_of=old), abandon_on_cancel=True
+            )
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
         self.doors.exchange(sockets)

@@ -10,7 +10,6 @@ told to stop.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import socket
 from collections.abc import Mapping
@@ -31,12 +30,13 @@ from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access import Gate
 from ..core.config.router_spec import RouterSpec
+from ..core.config.whole import Config
 from ..core.service_status import status_line
 from ..dispatch.dispatcher import Dispatcher
 from ..gateway.server import Doors
 from ..systemd.manager import ServiceManager
 from .address import Address
-from .ending import LOG_FLUSH_S, bound_the_end, longest_end_s
+from .ending import bound_the_end, close_files, longest_end_s
 from .face import Face
 from .handle import Requests, Running
 from .listeners import open_listeners
@@ -83,8 +83,7 @@ async def run_router(
         if whole_process:
             groups = await trio.to_thread.run_sync(ControlGroups.adopt)
         prepared = await trio.to_thread.run_sync(prepare_state_dir, state_dir, environ, instance)
-        own_hosts = {socket.gethostname(), f"{socket.gethostname()}.local"}
-        gate = Gate(loaded.config, own_hosts=own_hosts, admin_token=prepared.token.value)
+        gate = _gate(loaded.config, prepared.token.value)
         proctree.adopt_orphans()
         ports = [each.getsockname()[1] for each in doors.sockets if each.family != socket.AF_UNIX]
         lifeline = Lifeline(instance)
@@ -102,6 +101,28 @@ async def run_router(
         )
         dispatcher = Dispatcher(loaded.config, launcher)
         launcher.on_progress = dispatcher.waits.note_progress
+
+        def face() -> Face:
+            return Face(
+                loaded=loaded,
+                requests=requests,
+                dispatcher=dispatcher,
+                address=Address(
+                    loaded=loaded,
+                    doors=doors,
+                    fixed=listening.fixed,
+                    gate=gate,
+                    runtime_path=runtime_file.runtime_path(state_dir, environ),
+                    token_path=prepared.token.path,
+                    token=lambda: dispatcher.config.router.admin_token,
+                ),
+                manager=manager,
+                logs=logs,
+                catalog=catalog,
+                state_dir=state_dir,
+                environ=environ,
+            )
+
         try:
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
@@ -116,45 +137,35 @@ async def run_router(
                     requests.stop,
                     lambda: longest_end_s(dispatcher.config),
                 )
-                async with trio.open_nursery() as backends:
-                    await backends.start(dispatcher.run)
-                    try:
-                        if await load_startup_model(dispatcher, requests.stop, manager):
-                            address = Address(
-                                loaded=loaded,
-                                doors=doors,
-                                fixed=listening.fixed,
-                                gate=gate,
-                                runtime_path=runtime_file.runtime_path(state_dir, environ),
-                                token_path=prepared.token.path,
-                                token=lambda: dispatcher.config.router.admin_token,
+                ending = trio.CancelScope(shield=True)
+                try:
+                    async with trio.open_nursery() as backends:
+                        await backends.start(dispatcher.run)
+                        try:
+                            if await load_startup_model(dispatcher, requests.stop, manager):
+                                await face().serve(task_status)
+                        finally:
+                            services.start_soon(
+                                bound_the_end,
+                                dispatcher.config,
+                                requests.hurry,
+                                launcher.hurry,
+                                ending,
                             )
-                            face = Face(
-                                loaded=loaded,
-                                requests=requests,
-                                dispatcher=dispatcher,
-                                address=address,
-                                manager=manager,
-                                logs=logs,
-                                catalog=catalog,
-                                state_dir=state_dir,
-                                environ=environ,
-                            )
-                            await face.serve(task_status)
-                    finally:
-                        services.start_soon(
-                            bound_the_end, dispatcher.config, requests.hurry, launcher.hurry
-                        )
-                        backends.cancel_scope.cancel()
+                            backends.cancel_scope.cancel()
+                finally:
+                    ending.cancel()
                 services.cancel_scope.cancel()
         finally:
-            with trio.CancelScope(shield=True):  # bounded by LOG_FLUSH_S
-                await trio.to_thread.run_sync(logs.close, LOG_FLUSH_S)
-                with contextlib.suppress(OSError):  # then the next start finds nothing to end
-                    await trio.to_thread.run_sync(prepared.record.close)
+            await close_files(logs, prepared.record)
     finally:
         doors.close()
     log.info("router.stopped")
+
+
+def _gate(config: Config, admin_token: str) -> Gate:
+    name = socket.gethostname()
+    return Gate(config, own_hosts={name, f"{name}.local"}, admin_token=admin_token)
 
 
 def _log_store(router: RouterSpec, state_dir: Path) -> LogStore:

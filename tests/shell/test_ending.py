@@ -1,0 +1,64 @@
+"""The end of a router is bounded, and complete, however it comes about."""
+
+import trio
+from trio.testing import MockClock
+
+from llama_router.backends.launch import Launcher
+from llama_router.backends.ports import Ports
+from llama_router.backends.process import REAP_TIMEOUT_S
+from llama_router.core.config.parse import parse_config
+from llama_router.supervisor.ending import bound_the_end
+
+CONFIG = parse_config({"models": {"a": {"path": "a.gguf", "spawn": {"stop_timeout_s": 3.0}}}})
+
+
+async def test_backends_hurry_when_their_time_is_up(autojump_clock: MockClock) -> None:
+    """That is the longest grace, and the time that a kill may take."""
+    hurry = trio.Event()
+    await bound_the_end(CONFIG, trio.Event(), hurry, trio.CancelScope(shield=True))
+    assert hurry.is_set()
+    assert trio.current_time() == 3.0 + REAP_TIMEOUT_S
+
+
+async def test_a_router_that_is_cancelled_has_a_bounded_end(autojump_clock: MockClock) -> None:
+    """Its backends get their time, and no more: they wait for nothing else."""
+    hurry = trio.Event()
+    with trio.CancelScope() as router:
+        router.cancel()
+        await bound_the_end(CONFIG, trio.Event(), hurry, trio.CancelScope(shield=True))
+    assert hurry.is_set()
+    assert trio.current_time() == 3.0 + REAP_TIMEOUT_S
+
+
+async def test_what_bounds_the_end_does_not_prolong_it(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """When the backends are gone, nobody waits for their time to be up."""
+    until_ended = trio.CancelScope(shield=True)
+    nursery.start_soon(bound_the_end, CONFIG, trio.Event(), trio.Event(), until_ended)
+    await trio.sleep(1)
+    until_ended.cancel()
+    nursery.cancel_scope.cancel()
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    assert trio.current_time() == 1
+
+
+async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
+    """The router ends right after them: their control groups are removed all the same."""
+    launcher = Launcher(
+        instance="router",
+        environ={},
+        router_port=0,
+        ports=Ports(50000),
+        lifeline=None,
+        record=None,
+        logs=None,
+        hurry=trio.Event(),
+    )
+    written: list[int] = []
+    async with trio.open_nursery() as services:
+        await services.start(launcher.keep_record)
+        for number in range(3):
+            launcher._note(lambda number=number: written.append(number))
+        services.cancel_scope.cancel()
+    assert written == [0, 1, 2]
