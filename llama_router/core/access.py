@@ -185,7 +185,7 @@ class Gate:
         if area is Area.OPEN:
             return ANYBODY
         if area is Area.ADMIN or (area is Area.CHANGES and not self.changes_are_open):
-            return self._check_token(seen)
+            return self._check_token(area, seen)
         return self._check_key(seen) if self._keys else ANYBODY
 
     @property
@@ -278,27 +278,39 @@ class Gate:
             return self._local
         return self._models_api is ModelsApi.OPEN
 
-    def _check_token(self, seen: dict[bytes, bytes]) -> Asker:
+    def _check_token(self, area: Area, seen: dict[bytes, bytes]) -> Asker:
         given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
         if given is None:
             raise AdminTokenError(
                 "this needs the admin token, as 'Authorization: Bearer TOKEN' or 'X-Admin-Token'"
             )
-        if not hmac.compare_digest(_digest(given), self._token):
+        if hmac.compare_digest(_digest(given), self._token):
+            return ANYBODY
+        if self._owner_of(given) is None:
             raise AdminTokenError("this is not the admin token")
-        return ANYBODY
+        if area is Area.ADMIN:
+            raise AdminTokenError("this needs the admin token; an API key does not do")
+        raise AdminTokenError(
+            "an API key does not do here: to load, unload, fetch or delete models, and to use "
+            "paths of a backend that are not among its proxy_endpoints, needs the admin token "
+            "(see router.models_api)"
+        )
 
     def _check_key(self, seen: dict[bytes, bytes]) -> Asker:
         given = _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
         if given is None:
             raise ApiKeyError("this router needs an API key, as 'Authorization: Bearer KEY'")
-        digest = _digest(given)
+        asker = self._owner_of(given)
+        if asker is None:
+            raise ApiKeyError("the API key is not known here")
+        return asker
+
+    def _owner_of(self, key: bytes) -> Asker | None:
+        digest = _digest(key)
         asker = None
         for known, owner in self._keys.items():  # all of them: how long it takes says nothing
             if hmac.compare_digest(digest, known):
                 asker = owner
-        if asker is None:
-            raise ApiKeyError("the API key is not known here")
         return asker
 
 

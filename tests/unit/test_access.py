@@ -87,6 +87,18 @@ def test_nothing_else_does(values) -> None:
     assert TOKEN not in str(caught.value)
 
 
+def test_whoever_has_an_api_key_is_told_that_it_does_not_do() -> None:
+    """Their key is right; it is the wrong kind. What else needs the token is said."""
+    g = gate(keys=KEYS, models_api="admin")
+    bearer = f"Bearer {ALICE}"
+    with pytest.raises(AdminTokenError, match=r"an API key does not do$"):
+        check(g, Area.ADMIN, authorization=bearer)
+    with pytest.raises(AdminTokenError, match=r"does not do here.*proxy_endpoints"):
+        check(g, Area.CHANGES, authorization=bearer)
+    with pytest.raises(AdminTokenError, match="this is not the admin token"):
+        check(g, Area.CHANGES, authorization="Bearer something-else")
+
+
 def test_a_configured_token_takes_the_place_of_the_generated_one() -> None:
     """The other one is not valid any more; and the other way round after a reload."""
     g = gate(admin_token="configured-0123456789")
