@@ -51,6 +51,10 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
+#: How data begin that gzip or Zstandard has compressed (RFC 1952 and RFC 8878).
+_PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+
+
 def form_search(content_type: bytes) -> FormSearch | None:
     """Return what looks into a body while it arrives; None if it is no multipart form.
 
@@ -137,6 +141,11 @@ def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) ->
     except msgspec.ValidationError as exc:
         raise RequestError(f"the body is not as expected: {exc}", param=_field_of(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        if bytes(body[:4]).startswith(_PACKED):
+            raise RequestError(
+                "the body is compressed, so the model that it names cannot be seen: send it "
+                "uncompressed"
+            ) from exc
         raise RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc

@@ -1,6 +1,7 @@
 """The model that a body asks for."""
 
 import contextlib
+import gzip
 import json
 
 import pytest
@@ -53,6 +54,13 @@ def test_bad_json(body: bytes, said: str) -> None:
     """Each mistake is said in a sentence."""
     with pytest.raises(RequestError, match=said):
         asked_by(body, JSON)
+
+
+def test_a_compressed_body_is_called_so() -> None:
+    """That it is no JSON would mislead: before it was compressed, it was."""
+    body = gzip.compress(b'{"model": "a"}')
+    with pytest.raises(RequestError, match=r"compressed.*send it uncompressed"):
+        asked_by(body, b"application/json")
 
 
 def test_the_field_at_fault_is_named() -> None:
