@@ -21,7 +21,7 @@ from ..core.config.names import ModelId
 from ..core.config.whole import Config
 from ..core.file_watch import Advice, FileWatch, Stamp
 from ..core.reports import ReloadReport, Verdict
-from ..errors.config import ConfigChangedError, ConfigError, SettingError
+from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from .document import decoded, parse, read
 from .load import LoadedConfig, load_config
 from .replace import read_config, replace_config
@@ -82,6 +82,7 @@ class Watcher:
         self._path = loaded.path
         self._started = loaded.as_written
         self._digest = loaded.digest
+        self._had_text = loaded.digest != _NOTHING
         self._current = current
         self._apply = apply
         self._load = load
@@ -147,7 +148,7 @@ class Watcher:
         digest = hashlib.sha256(before).hexdigest()
         if expected is not None and expected != digest:
             raise ConfigChangedError("the configuration file was changed meanwhile; read it again")
-        if not before and self._digest != _NOTHING and not self._path.exists():
+        if not before and self._had_text and not self._path.exists():
             raise SettingError(  # a new one would take away all that the old one says
                 f"the configuration file {self._path} is gone, so nothing was written; "
                 "put it back first"
@@ -210,6 +211,7 @@ class Watcher:
                 return
             loaded, plan = read
             self._digest, self._missing = loaded.digest, ()
+            self._had_text = loaded.digest != _NOTHING
             await self._use(loaded, plan)
         except ConfigError as exc:
             # Whatever happens to the file next may mend it: rights that it gets back, too.
@@ -232,6 +234,7 @@ class Watcher:
                 if hashlib.sha256(read(self._path)).digest() == self._digest:
                     return None
         try:
+            self._refuse_emptied()
             with _yielding():
                 loaded = self._load(self._path, current, None)
                 plan = plan_reload(current, loaded.config)
@@ -240,6 +243,18 @@ class Watcher:
                 raise
             return None
         return (loaded, plan) if settled in (None, _stamp(self._path)) else None
+
+    def _refuse_emptied(self) -> None:
+        """Let no disk that is full, and no machine that fails, take away every model.
+
+        Raises:
+            ConfigError: if there is nothing left of a file in which there was something.
+        """
+        if self._had_text and self._path.exists() and not read(self._path):
+            message = (
+                "the file is empty, as if saving it failed; if you mean it, leave a comment there"
+            )
+            raise ConfigError((Problem((), message),))
 
     async def _use(self, loaded: LoadedConfig, plan: ReloadPlan) -> None:
         """Apply a file without mistakes.

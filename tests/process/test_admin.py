@@ -245,6 +245,14 @@ async def test_a_request_is_cancelled(start, stage) -> None:
     assert (missing.status, missing.error["code"]) == (404, "request_not_found")
 
 
+async def test_an_unknown_path_says_where_the_others_are(start, stage) -> None:
+    """It is somebody who operates the router, and asks for no model."""
+    router = await start({"a": stage.model("a")})
+    answer = await admin(router, "POST", "models/a/load")
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    assert "/admin/openapi.json" in answer.error["message"]
+
+
 async def test_a_model_that_leaves_is_shown_and_can_be_cut(start, stage) -> None:
     """Its file does not name it any more, but its process goes on for a stream."""
     router = await start({"a": stage.model("a"), "b": stage.model("b")})

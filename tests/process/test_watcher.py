@@ -98,6 +98,19 @@ async def test_a_vanished_file_changes_nothing(start, stage, tmp_path) -> None:
     assert router.events.named("config.rejected") == []
 
 
+async def test_an_emptied_file_changes_nothing(start, stage) -> None:
+    """A full disk leaves such a file behind; a comment alone is what somebody wrote."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text(text(router, drain_s=1.0))
+    await drain_s(router, 1)
+    router.path.write_text("")
+    rejected = await router.events.wait("config.rejected")
+    assert "the file is empty" in rejected["problems"][0]
+    router.path.write_text("# nothing\n")
+    applied = await router.events.wait("config.applied", removed=["a"])
+    assert applied["added"] == []
+
+
 async def test_what_is_no_file_is_not_waited_for(start, stage) -> None:
     """Reading a FIFO would last until somebody writes into it; the next file is seen."""
     router = await start({"a": stage.model("a")})
