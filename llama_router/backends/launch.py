@@ -22,12 +22,15 @@ from ..core.config.command_line import command_line, environment
 from ..core.config.masking import masked_command
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
-from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Explanation, explain
+from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Cause, Explanation, explain
 from ..core.lines import Line
 from ..errors.backends import (
+    BackendError,
     BackendExitedError,
     FileMissingError,
+    PortTakenError,
     ReadinessTimeoutError,
+    first_error,
     quoted,
 )
 from ..patience import patient_wait
@@ -40,6 +43,7 @@ from .lifeline import Lifeline
 from .model_log import ModelLog
 from .oom import Kernel
 from .output import LogStore
+from .port_owner import stranger_on
 from .ports import Ports
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
@@ -67,6 +71,13 @@ EXPLAIN_TIMEOUT_S: Final = 3.0
 
 #: Seconds that the last writes about backends get when the router ends.
 LAST_WRITES_S: Final = 1.0
+
+#: How often a backend whose port was taken before it could bind it is started at once with
+#: another one. Then it counts as a failure.
+PORT_CHANGES: Final = 3
+
+#: Among how many ports such a one is chosen by chance: another router looks for one, too.
+_PORT_SPREAD: Final = 32
 
 #: How often a start that takes long is reported, in seconds.
 REPORT_S: Final = 1.0
@@ -114,55 +125,78 @@ class Launcher:
     ) -> None:
         """Run *spec*'s backend until it ends or this is cancelled; report it once ready.
 
+        A start that fails because somebody else has taken the port meanwhile is repeated at
+        once with another one, up to `PORT_CHANGES` times.
+
         Raises:
             FileMissingError: if a file of the model is not there.
             SpawnError: if it cannot be started.
+            PortTakenError: if somebody else answers on its port, again and again.
             ReadinessTimeoutError: if it is not ready within ``ready_timeout_s``.
             BackendExitedError: if it exits without being asked to.
             BackendUnreapableError: if it cannot be ended.
         """
         await _check_files(spec)
-        model_log = self.logs.for_model(spec.id)
-        with self.ports.lease() as port:
-            argv = command_line(spec, port=port, host=BACKEND_HOST)
-            program = find_program(argv, path=spec.spawn.env.get("PATH"))
-            loading = Loading(announces=program.speaks_child_protocol)
-
-            def listen(line: Line) -> None:
-                if (state := child_protocol.parse_state(line.text)) is not None:
-                    loading.note(state)
-                    if state.progress is not None and self.on_progress is not None:
-                        self.on_progress(spec.id, state.progress)
-
-            model_log.on_line = listen
-            spawned_s = trio.current_time()
+        taken: list[int] = []
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
             ready = trio.Event()
-            async with self._control_group(spec) as group, trio.open_nursery() as nursery:
-                process: SpawnedProcess = await nursery.start(
-                    self._run, spec, program, port, model_log, group, ready
-                )
-                wait = partial(self._wait_ready, spec, port, process, loading)
-                if not await patient_wait(wait, spec.spawn.ready_timeout_s):
-                    raise _not_ready(spec, port, loading, model_log)
-                backend = Backend(
-                    model=spec.id,
-                    spec=spec,
-                    host=BACKEND_HOST,
-                    port=port,
-                    pid=process.pid,
-                    spawned_s=spawned_s,
-                    ready_s=trio.current_time(),
-                    group=group,
-                )
-                log.info(
-                    "backend.ready",
-                    model=spec.id,
-                    pid=process.pid,
-                    port=port,
-                    load_s=round(backend.ready_s - spawned_s, 4),
-                )
-                ready.set()
-                task_status.started(backend)
+            with self.ports.lease(taken, spread=_PORT_SPREAD if taken else 1) as port:
+                try:
+                    await self._run_on(port, spec, ready, task_status)
+                except* BackendError as group:
+                    error = first_error(group)
+                    hopeless = len(taken) == PORT_CHANGES or not _can_change_port(spec)
+                    if error.cause != Cause.PORT_IN_USE or ready.is_set() or hopeless:
+                        raise
+                    log.warning("backend.port_taken", model=spec.id, port=port, reason=str(error))
+                else:
+                    return
+                taken.append(port)
+
+    async def _run_on(
+        self, port: int, spec: ModelSpec, ready: trio.Event, task_status: trio.TaskStatus[Backend]
+    ) -> None:
+        """Run a backend on *port*, see `__call__`; set *ready* when it is."""
+        model_log = self.logs.for_model(spec.id)
+        argv = command_line(spec, port=port, host=BACKEND_HOST)
+        program = find_program(argv, path=spec.spawn.env.get("PATH"))
+        loading = Loading(announces=program.speaks_child_protocol)
+
+        def listen(line: Line) -> None:
+            if (state := child_protocol.parse_state(line.text)) is not None:
+                loading.note(state)
+                if state.progress is not None and self.on_progress is not None:
+                    self.on_progress(spec.id, state.progress)
+
+        model_log.on_line = listen
+        spawned_s = trio.current_time()
+        async with self._control_group(spec) as group, trio.open_nursery() as nursery:
+            process: SpawnedProcess = await nursery.start(
+                self._run, spec, program, port, model_log, group, ready
+            )
+            wait = partial(self._wait_ready, spec, port, process, loading)
+            if not await patient_wait(wait, spec.spawn.ready_timeout_s):
+                raise _not_ready(spec, port, loading, model_log)
+            backend = Backend(
+                model=spec.id,
+                spec=spec,
+                host=BACKEND_HOST,
+                port=port,
+                pid=process.pid,
+                spawned_s=spawned_s,
+                ready_s=trio.current_time(),
+                group=group,
+            )
+            log.info(
+                "backend.ready",
+                model=spec.id,
+                pid=process.pid,
+                port=port,
+                load_s=round(backend.ready_s - spawned_s, 4),
+            )
+            ready.set()
+            task_status.started(backend)
 
     @asynccontextmanager
     async def _control_group(self, spec: ModelSpec) -> AsyncIterator[ControlGroup | None]:
@@ -320,7 +354,11 @@ class Launcher:
                 log.warning("instances.unwritten", path=path, reason=exc.strerror)
 
     def _write_next(self) -> None:
-        self._writes.popleft()()
+        try:
+            write = self._writes.popleft()
+        except IndexError:
+            return  # a thread that a cancellation left behind was quicker
+        write()
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading
@@ -330,15 +368,18 @@ class Launcher:
                 return None
             # Abandoned with the wait: reading about a process may hang, see `LOOK_TIMEOUT_S`.
             return await trio.to_thread.run_sync(
-                _stranger_on, port, process.pid, abandon_on_cancel=True
+                stranger_on, port, process.pid, abandon_on_cancel=True
             )
 
+        path = spec.spawn.health_endpoint
         async with trio.open_nursery() as reporting:
             reporting.start_soon(_report, spec, loading)
-            await wait_ready(
-                BACKEND_HOST, port, spec.spawn.health_endpoint, loading, is_ours=is_ours
-            )
+            stranger = await wait_ready(BACKEND_HOST, port, path, loading, is_ours=is_ours)
             reporting.cancel_scope.cancel()
+        if stranger is not None:
+            raise PortTakenError(
+                f"the backend of model {str(spec.id)!r} has no port for itself: {stranger}"
+            )
 
 
 def _settle(group: ControlGroup, spec: ModelSpec) -> None:
@@ -370,28 +411,18 @@ async def _check_files(spec: ModelSpec) -> None:
         raise FileMissingError(str(spec.id), absent)
 
 
+def _can_change_port(spec: ModelSpec) -> bool:
+    """Say whether the backend is told where to listen."""
+    return any(
+        tell(spec, port=1, host=BACKEND_HOST) != tell(spec, port=2, host=BACKEND_HOST)
+        for tell in (command_line, environment)
+    )
+
+
 def _absent_file(spec: ModelSpec) -> str | None:
     """Return a file of the model that is not there (any more)."""
     files = (path for path in (spec.path, spec.mmproj) if path is not None)
     return next((path for path in files if is_absent(path)), None)
-
-
-def _stranger_on(port: int, pid: int) -> str | None:
-    """Say who else than the family of *pid* listens on *port*; None if it does itself."""
-    try:
-        owners = proctree.listener_owner(port, BACKEND_HOST, (pid,))
-    except OSError as exc:  # too many open files, for instance: the next look may tell
-        return f"who answers on port {port} cannot be found out: {exc.strerror}"
-    if pid in owners:
-        return None
-    family = {pid} | proctree.descendants(pid) | proctree.session_members((pid,))
-    if owners & family:
-        return None
-    who = f"process {min(owners)}" if owners else "a process of another user"
-    return (
-        f"port {port} is answered by {who}, which does not belong to the backend (if it does, "
-        "as with a container, set check_port_owner = false)"
-    )
 
 
 async def _report(spec: ModelSpec, loading: Loading) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import socket
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors.backends import SpawnError
@@ -33,7 +35,8 @@ class Ports:
     """The ports from *base_port* up, each given to one holder at a time.
 
     A port is probed when it is given out. Between then and the backend's own ``bind``
-    somebody else may still take it: who connects must check who answers.
+    somebody else may still take it, another router above all, which looks for the lowest
+    port, too: who connects must check who answers.
 
     Args:
         base_port: The first port to try.
@@ -50,19 +53,26 @@ class Ports:
         """The ports that are given out."""
         return frozenset(self._held)
 
-    def acquire(self) -> int:
+    def acquire(self, avoided: Collection[int] = (), *, spread: int = 1) -> int:
         """Return the lowest port that is not given out, not excluded and not in use.
 
         A port with connections in TIME_WAIT is in use. Takes about 20 µs per port tried.
 
+        Args:
+            avoided: Further ports that are not wanted.
+            spread: Choose by chance among so many of the lowest.
+
         Raises:
             SpawnError: if there is none up to 65535, or no socket to probe with.
         """
-        for port in range(self._base_port, _LAST_PORT + 1):
-            if port not in self._held and port not in self._excluded and _is_free(port):
-                self._held.add(port)
-                return port
-        raise SpawnError(f"no free TCP port between {self._base_port} and {_LAST_PORT}")
+        unwanted = self._held | self._excluded | set(avoided)
+        ports = range(self._base_port, _LAST_PORT + 1)
+        free = [*islice((p for p in ports if p not in unwanted and _is_free(p)), spread)]
+        if not free:
+            raise SpawnError(f"no free TCP port between {self._base_port} and {_LAST_PORT}")
+        port = secrets.choice(free)
+        self._held.add(port)
+        return port
 
     def release(self, port: int) -> None:
         """Take *port* back; it may be given out again at once.
@@ -73,13 +83,13 @@ class Ports:
         self._held.remove(port)
 
     @contextmanager
-    def lease(self) -> Iterator[int]:
-        """Hold a port for the length of a ``with`` block.
+    def lease(self, avoided: Collection[int] = (), *, spread: int = 1) -> Iterator[int]:
+        """Hold a port for the length of a ``with`` block; see `acquire`.
 
         Raises:
             SpawnError: see `acquire`.
         """
-        port = self.acquire()
+        port = self.acquire(avoided, spread=spread)
         try:
             yield port
         finally:

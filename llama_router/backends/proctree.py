@@ -240,8 +240,8 @@ def listener_owner(port: int, host: str = "127.0.0.1", candidates: Iterable[int]
     Args:
         port: TCP port.
         host: An IP address, not a name.
-        candidates: Processes to look at first. If one of them holds the socket, only
-            those of them that do are returned, and no other process is looked at.
+        candidates: Processes to look at first. If nobody else can hold it, because all
+            sockets there are are theirs, no other process is looked at.
 
     Returns:
         Empty if nobody listens, or if the owner belongs to another user.
@@ -251,12 +251,12 @@ def listener_owner(port: int, host: str = "127.0.0.1", candidates: Iterable[int]
     """
     wanted, candidates = _accepting(host), tuple(candidates)
     for table in _TCP_TABLES:  # one by one: reading the second takes a millisecond
-        if found := _holders(_listeners(table, port, wanted), candidates):
-            return found
+        inodes = _listeners(table, port, wanted)
+        found = _holders(inodes, candidates)
+        if inodes and inodes == set[int]().union(*found.values()):
+            return set(found)
     inodes = listener_inodes(port, host)
-    if not inodes:
-        return set()
-    return _holders(inodes, candidates) or _holders(inodes, all_pids())
+    return set(_holders(inodes, all_pids())) if inodes else set()
 
 
 def _accepting(host: str) -> set[bytes]:
@@ -294,10 +294,14 @@ def _listeners(table: str, port: int, wanted: set[bytes], *, all_lines: bool = F
     return found
 
 
-def _holders(inodes: set[int], pids: Iterable[int]) -> set[int]:
-    """Return those of *pids* that hold one of the sockets *inodes*."""
-    links = {f"socket:[{inode}]" for inode in inodes}
-    return {pid for pid in pids if links and not links.isdisjoint(_open_files(pid))}
+def _holders(inodes: set[int], pids: Iterable[int]) -> dict[int, set[int]]:
+    """Return those of *pids* that hold any of the sockets *inodes*, and which."""
+    links = {f"socket:[{inode}]": inode for inode in inodes}
+    found = {}
+    for pid in pids if links else ():
+        if held := {links[link] for link in _open_files(pid) if link in links}:
+            found[pid] = held
+    return found
 
 
 def _kernel_lists_children() -> bool:

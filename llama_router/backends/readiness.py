@@ -69,7 +69,7 @@ async def wait_ready(
     loading: Loading,
     *,
     is_ours: Callable[[], Awaitable[str | None]],
-) -> None:
+) -> str | None:
     """Return once *path* answered 200 and the answer came from our own process.
 
     Takes no time-out: the caller sets the deadline.
@@ -79,16 +79,27 @@ async def wait_ready(
         port: Its port.
         path: Its health endpoint.
         loading: Told what each probe saw.
-        is_ours: Says who else holds the port, in words; None if the backend does.
+        is_ours: Says who else holds the port, in words; None if the backend does. May raise
+            OSError if it cannot tell: the next look may.
+
+    Returns:
+        None; or who else holds the port, if that was seen twice in a row.
     """
     begun_s = trio.current_time()
     while True:
+        before = loading.seen
         loading.seen = await probe(host, port, path)
         if loading.seen == "200":
-            stranger = await is_ours()
-            if stranger is None:
-                return
-            loading.seen = stranger
+            try:
+                stranger = await is_ours()
+            except OSError as exc:
+                loading.seen = f"who answers on port {port} cannot be found out: {exc.strerror}"
+            else:
+                if stranger is None:
+                    return None
+                loading.seen = stranger
+                if stranger == before:
+                    return stranger
         await loading.pause(trio.current_time() - begun_s)
 
 

@@ -13,7 +13,7 @@ from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..core.events import Changed
 from ..core.lifecycle import Signal
-from ..errors.backends import BackendError
+from ..errors.backends import BackendError, first_error
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ class Fleet:
                         self._last_spawned.append(model)
                         self._on_change(Changed(model, Signal.PROBE_OK))
             except* BackendError as group:  # expected failures only; bugs pass through
-                error = _first(group)
+                error = first_error(group)
             finally:
                 if scope.cancel_called:
                     error = None  # it was asked to go; how it went was logged
@@ -100,12 +100,3 @@ class Fleet:
         backend = self.ready.pop(model, None)
         if backend is not None:
             backend.end(error)
-
-
-def _first(group: BaseExceptionGroup[BackendError]) -> BackendError:
-    """Return the first leaf of *group*."""
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    assert isinstance(leaf, BackendError)
-    return leaf

@@ -15,7 +15,8 @@
   * BackendError (`backends`)
     * SpawnError
       * FileMissingError
-    * ReadinessTimeoutError, BackendExitedError, BackendUnreapableError, BackendFailedError
+    * PortTakenError, ReadinessTimeoutError, BackendExitedError
+    * BackendUnreapableError, BackendFailedError
   * DownloadError (`downloads`)
     * HubReferenceError, RepositoryMissingError, HubFileMissingError
     * HubAccessError, HubTokenError, HubUnreachableError, HubAnswerError

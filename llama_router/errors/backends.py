@@ -41,6 +41,15 @@ class BackendError(RouterError):
         self.retry_after_s = retry_after_s
 
 
+def first_error(group: BaseExceptionGroup[BackendError]) -> BackendError:
+    """Return the first leaf of *group*."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, BackendError)
+    return leaf
+
+
 class SpawnError(BackendError):
     """The process could not be created."""
 
@@ -64,6 +73,14 @@ class FileMissingError(SpawnError):
         )
         self.cause = "file_missing"
         self.path = path
+
+
+class PortTakenError(BackendError):
+    """Somebody else answers on the port that was meant for the backend."""
+
+    code = "backend_port_taken"
+    retryable = False
+    cause: str | None = "port_in_use"
 
 
 class ReadinessTimeoutError(BackendError):

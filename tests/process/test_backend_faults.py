@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from contextlib import ExitStack
 
 import pytest
 import trio
 
-from tests.process.harness import RawClient, Scripted, post, request
+from llama_router.backends.launch import PORT_CHANGES
+from llama_router.core.lifecycle import Phase
+from tests.process.harness import RawClient, Scripted, base_port, post, request
 
 pytestmark = pytest.mark.process
 
@@ -102,39 +106,109 @@ class TestStranger:
     """Somebody else on the backend's port never gets a request."""
 
     async def test_a_stranger_that_answers_200(self, start, stage) -> None:
-        """While the backend does not listen itself, the stranger sees health checks only."""
-        model = stage.model("a", "--listen", "told", spawn={"ready_timeout_s": 1.0})
-        router = await start({"a": model})
-        client = await router.connect()
-        await client.send(post(ECHO, "a"))
-        backend = await stage.backend("a")
-        seen: list[bytes] = []
-        async with trio.open_nursery() as nursery:
-            await nursery.start(stranger, backend.port, seen)
-            answer = await client.answer()
-            nursery.cancel_scope.cancel()
-        assert answer.status == 503
-        assert answer.error["code"] == "backend_not_ready"
-        assert f"port {backend.port} is answered by process" in answer.error["message"]
-        assert set(seen) == {b"GET /health HTTP/1.1"}
-
-    async def test_a_backend_that_cannot_bind(self, start, stage) -> None:
-        """When it exits for that, its own words are the error; the next try has another port."""
-        router = await start({"a": stage.model("a", "--listen", "told")}, max_restarts=1)
+        """It sees health checks only; the backend is started at once on another port."""
+        model = stage.model("a", "--listen", "told")
+        router = await start({"a": model}, max_restarts=0)
         client = await router.connect()
         await client.send(post(ECHO, "a"))
         first = await stage.backend("a")
         seen: list[bytes] = []
         async with trio.open_nursery() as nursery:
             await nursery.start(stranger, first.port, seen)
-            await first.do("listen")
             second = await stage.backend("a")
             await second.do("listen")
             assert (await client.answer()).status == 200
             nursery.cancel_scope.cancel()
+        assert first.ended.is_set()
         assert second.port != first.port
-        assert "cannot bind" in (await router.events.wait("backend.crashed"))["reason"]
-        assert set(seen) <= {b"GET /health HTTP/1.1"}
+        taken = await router.events.wait("backend.port_taken", model="a", port=first.port)
+        assert f"port {first.port} is answered by process" in taken["reason"]
+        assert set(seen) == {b"GET /health HTTP/1.1"}
+        assert not router.events.named("backend.crashed")
+
+    async def test_strangers_everywhere(self, start, stage) -> None:
+        """After a few ports it is an error, which says what a container needs."""
+        router = await start({"a": stage.model("a", "--listen", "told")})
+        client = await router.connect()
+        await client.send(post(ECHO, "a"))
+        ports = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(1 + PORT_CHANGES):
+                ports.append((await stage.backend("a")).port)
+                await nursery.start(stranger, ports[-1], [])
+            answer = await client.answer()
+            nursery.cancel_scope.cancel()
+        assert (answer.status, answer.error["code"]) == (503, "backend_port_taken")
+        assert answer.error["cause"] == "port_in_use"
+        assert "set check_port_owner = false" in answer.error["message"]
+        assert len(set(ports)) == len(ports) == len(router.spawned())
+        assert router.of("a").phase is Phase.FAILED
+
+    async def test_a_backend_that_cannot_bind(self, start, stage) -> None:
+        """When it exits for that, it is started at once on another port; that is no failure."""
+        model = stage.model("a", "--listen", "told")
+        router = await start({"a": model}, max_restarts=0)
+        client = await router.connect()
+        await client.send(post(ECHO, "a"))
+        first = await stage.backend("a")
+        with socket.create_server(("127.0.0.1", first.port)):  # it does not answer
+            await first.do("listen")
+            second = await stage.backend("a")
+            await second.do("listen")
+            assert (await client.answer()).status == 200
+        assert second.port != first.port
+        taken = await router.events.wait("backend.port_taken", model="a", port=first.port)
+        assert "cannot bind" in taken["reason"]
+        assert router.of("a").failures == 0
+        assert not router.events.named("backend.crashed")
+
+    async def test_a_backend_that_can_never_bind(self, start, stage) -> None:
+        """After a few ports it is a failure as any other, and its own words are the error."""
+        router = await start({"a": stage.model("a", "--listen", "told")}, max_restarts=0)
+        client = await router.connect()
+        await client.send(post(ECHO, "a"))
+        with ExitStack() as taken:
+            for _ in range(1 + PORT_CHANGES):
+                backend = await stage.backend("a")
+                taken.enter_context(socket.create_server(("127.0.0.1", backend.port)))
+                await backend.do("listen")
+            answer = await client.answer()
+        assert (answer.error["code"], answer.error["cause"]) == ("backend_exited", "port_in_use")
+        assert "cannot bind" in answer.error["message"]
+        assert len(router.spawned()) == 1 + PORT_CHANGES
+        assert router.of("a").failures == 1
+
+    async def test_a_port_that_the_command_chooses(self, start, stage) -> None:
+        """Another one would change nothing: it is a failure at once."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            model = stage.model("a")
+            command = model["spawn"]["command"]
+            command[command.index("$port")] = str(taken.getsockname()[1])
+            router = await start({"a": model}, max_restarts=0)
+            answer = await router.ask(post(ECHO, "a"))
+        assert (answer.error["code"], answer.error["cause"]) == ("backend_exited", "port_in_use")
+        assert router.spawned() == ["a"]
+
+    async def test_two_routers_with_the_same_ports(self, start, stage) -> None:
+        """Both mean the same port, which one of them gets; the other one hardly notices."""
+        shared = base_port()
+        models = [{n: stage.model(n, "--listen", "told")} for n in ("one", "two")]
+        routers = [await start(m, base_port=shared, max_restarts=0) for m in models]
+        clients = [await router.connect() for router in routers]
+        backends = []
+        for client, name in zip(clients, ("one", "two"), strict=True):
+            await client.send(post(ECHO, name))
+            backends.append(await stage.backend(name))
+        assert backends[0].port == backends[1].port
+        await backends[0].do("listen")
+        assert (await clients[0].answer()).status == 200
+        await backends[1].do("listen")
+        await (await stage.backend("two")).do("listen")
+        assert (await clients[1].answer()).status == 200
+        assert routers[1].of("two").failures == 0
+        events = routers[0].events  # of both
+        assert [entry["model"] for entry in events.named("backend.port_taken")] == ["two"]
+        assert not events.named("backend.crashed")
 
     async def test_a_stranger_is_welcome_where_configured(self, start, stage) -> None:
         """With check_port_owner off, e.g. for containers, whoever answers is the backend."""

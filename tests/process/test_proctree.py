@@ -12,6 +12,7 @@ import time
 import pytest
 
 from llama_router.backends import proctree, treekill
+from llama_router.backends.port_owner import stranger_on
 
 pytestmark = pytest.mark.process
 
@@ -210,6 +211,24 @@ def test_listener_is_found_by_the_address_it_answers(spawn) -> None:
     assert proctree.listener_owner(int(other.first_line), "127.0.0.2") == {other.pid}
     assert proctree.listener_owner(int(dual.first_line), "::1") == {dual.pid}
     assert proctree.listener_owner(int(v4.first_line), "::1") == set()
+
+
+def test_a_port_that_is_shared_has_several_owners(spawn) -> None:
+    """Also if a candidate is one of them: half of the connections go to somebody else."""
+    code = (
+        "import socket, signal; s = socket.socket();"
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); s.bind(('127.0.0.1', {port}));"
+        "s.listen(); print(s.getsockname()[1], flush=True); signal.pause()"
+    )
+    one = spawn(code.format(port=0))
+    port = int(one.first_line)
+    assert stranger_on(port, one.pid) is None
+    two = spawn(code.format(port=port))
+    for owner, stranger in ((one, two), (two, one)):
+        assert proctree.listener_owner(port, candidates=[owner.pid]) == {one.pid, two.pid}
+        said = stranger_on(port, owner.pid)
+        assert said is not None
+        assert f"port {port} is answered by process {stranger.pid}," in said
 
 
 def test_candidates_come_first() -> None:

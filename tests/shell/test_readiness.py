@@ -4,8 +4,9 @@ import errno
 import os
 
 import pytest
+import trio
 
-from llama_router.backends import launch, proctree, readiness
+from llama_router.backends import readiness
 
 
 def no_more_files(*_: object, **__: object) -> None:
@@ -18,7 +19,45 @@ async def test_a_probe_without_a_socket_fails_alone(monkeypatch: pytest.MonkeyPa
     assert await readiness.probe("127.0.0.1", 1, "/health") == "Too many open files"
 
 
-def test_who_cannot_be_found_out_is_no_stranger_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every probe is answered with 200."""
+
+    async def probe(*_: object) -> str:
+        await trio.lowlevel.checkpoint()
+        return "200"
+
+    monkeypatch.setattr(readiness, "probe", probe)
+
+
+async def found(*looks: str | OSError | None) -> tuple[str | None, str]:
+    """Return what comes of it, and what was seen last, if *looks* say in turn who answers."""
+    loading, left = readiness.Loading(announces=False), list(looks)
+
+    async def is_ours() -> str | None:
+        await trio.lowlevel.checkpoint()
+        look = left.pop(0)
+        if isinstance(look, OSError):
+            raise look
+        return look
+
+    stranger = await readiness.wait_ready("127.0.0.1", 1, "/health", loading, is_ours=is_ours)
+    assert not left
+    return stranger, loading.seen
+
+
+@pytest.mark.usefixtures("healthy")
+async def test_who_cannot_be_found_out_is_no_stranger() -> None:
     """When /proc cannot be read just now, that is said, and the start goes on."""
-    monkeypatch.setattr(proctree, "listener_owner", no_more_files)
-    assert "Too many open files" in (launch._stranger_on(1, 1) or "")
+    full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    stranger, _ = await found(full, full, "somebody", full, None)
+    assert stranger is None
+    assert await found("somebody", full, "somebody", "somebody") == ("somebody", "somebody")
+
+
+@pytest.mark.usefixtures("healthy")
+async def test_a_stranger_is_seen_twice() -> None:
+    """One that is there only once may have been a look at the wrong moment."""
+    assert (await found("one", None))[0] is None
+    assert (await found("one", "other", None))[0] is None
+    assert (await found("one", "other", "other"))[0] == "other"
