@@ -80,7 +80,8 @@ def read_token(path: Path) -> str:
         raise AdminTokenFileError(f"cannot read the admin token in {path}: {reason}") from exc
     if len(token) < _MIN_LENGTH:
         raise AdminTokenFileError(
-            f"the admin token in {path} has fewer than {_MIN_LENGTH} characters"
+            f"the admin token in {path} has fewer than {_MIN_LENGTH} characters; if the router "
+            "has made that file, remove it, and the next start makes a new one"
         )
     return token
 

@@ -43,7 +43,8 @@ def replace_config(path: Path, before: bytes, data: bytes) -> None:
             _write(temporary, data, like=target)
             if read_config(path) != before:
                 raise ConfigChangedError(
-                    "the configuration file was changed meanwhile; nothing was written"
+                    "the configuration file was changed meanwhile, so nothing was written; "
+                    "try again"
                 )
             temporary.replace(target)
         finally:

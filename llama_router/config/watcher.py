@@ -88,6 +88,7 @@ class Watcher:
         self._load = load
         self._on_report = on_report
         self._missing: tuple[Path, ...] = ()  # what a rejected file needs
+        self._editing = trio.Lock()
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
         self._finished = 0
@@ -131,9 +132,10 @@ class Watcher:
             SettingError: if it is gone, cannot be changed like that, or not be written.
         """
         try:
-            await trio.to_thread.run_sync(
-                self._edit, self._current(), change, expected, abandon_on_cancel=True
-            )
+            async with self._editing:  # two at the same time are two edits, one after the other
+                await trio.to_thread.run_sync(
+                    self._edit, self._current(), change, expected, abandon_on_cancel=True
+                )
         except ConfigError as exc:
             return ReloadReport(
                 verdict=Verdict.REJECTED,
@@ -147,7 +149,10 @@ class Watcher:
         before = read_config(self._path)
         digest = hashlib.sha256(before).hexdigest()
         if expected is not None and expected != digest:
-            raise ConfigChangedError("the configuration file was changed meanwhile; read it again")
+            raise ConfigChangedError(
+                "the configuration file was changed since it was read, so nothing was written; "
+                "read it again"
+            )
         if not before and self._had_text and not self._path.exists():
             raise SettingError(  # a new one would take away all that the old one says
                 f"the configuration file {self._path} is gone, so nothing was written; "

@@ -310,6 +310,25 @@ async def test_a_setting_with_a_mistake_is_not_written(start, stage) -> None:
     assert router.path.read_text() == text
 
 
+async def test_edits_at_the_same_time_are_all_made(start, stage) -> None:
+    """None is refused because of another one, and none is lost."""
+    router = await start({"a": stage.model("a")})
+    write(router)
+    await admin(router, "POST", "reload")
+    wanted = {"ttl_s": 1, "max_queued": 2, "home_after_s": 3, "max_restarts": 4, "cooldown_s": 5}
+    answers: list[int] = []
+
+    async def put(key: str, value: int) -> None:
+        answer = await admin(router, "POST", "settings", {"set": {key: value}})
+        answers.append(answer.status)
+
+    async with trio.open_nursery() as nursery:
+        for key, value in wanted.items():
+            nursery.start_soon(put, key, value)
+    assert answers == [200] * len(wanted)
+    assert wanted.items() <= tomlkit.parse(router.path.read_text()).unwrap()["router"].items()
+
+
 async def test_a_byte_order_mark_stays(start, stage) -> None:
     """Some editors write one; a setting is changed behind it all the same."""
     router = await start({"a": stage.model("a")})
