@@ -5,8 +5,10 @@ Each test leaves screenshots in its temporary folder.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +39,61 @@ PATIENCE_S = 30
 _NONE_RUNS = """
 async () => (await (await fetch("/v1/models")).json()).data
   .every((model) => model.status.value === "unloaded")
+"""
+
+
+#: A backend that says one word more each time that it is asked at ``/step``.
+_STEPPING = """
+import http.server, json, sys, threading
+
+WORDS = ["first ", "second ", "third"]
+steps, moved = 0, threading.Condition()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        found = self.path == "/health"
+        self.send_response(200 if found else 404)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def do_POST(self):
+        global steps
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        if self.path == "/step":
+            with moved:
+                steps += 1
+                moved.notify_all()
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number, word in enumerate(WORDS):
+            with moved:
+                moved.wait_for(lambda: steps >= number)
+            self.say({"content": word}, None)
+        self.say({}, "stop")
+        self.event("[DONE]")
+        self.wfile.write(b"0\\r\\n\\r\\n")
+
+    def say(self, delta, reason):
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        document = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "slow"}
+        self.event(json.dumps({**document, "choices": [choice]}))
+
+    def event(self, data):
+        event = f"data: {data}\\n\\n".encode()
+        self.wfile.write(b"%x\\r\\n%b\\r\\n" % (len(event), event))
+
+    def log_message(self, *_):
+        pass
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
@@ -150,6 +207,54 @@ def chat_and_swap(folder: Path, url: str) -> None:
         assert len(words_of(answer).split()) > 20
 
 
+def choose(page: sync_api.Page, now: str, wanted: str) -> None:
+    """Choose the model *wanted* in the menu, which shows *now*."""
+    page.locator("form").get_by_role("button", name=now, exact=True).click()
+    page.get_by_role("option").filter(has=page.get_by_title(wanted, exact=True)).click()
+    page.get_by_role("option").first.wait_for(state="hidden")
+
+
+def keep_the_preset(folder: Path, url: str) -> None:
+    """Choose a preset and talk; then open the conversation once more, and go on."""
+    asked: list[str] = []
+
+    def note(request: sync_api.Request) -> None:
+        if request.url.endswith("/v1/chat/completions"):
+            asked.append(json.loads(request.post_data or "{}")["model"])
+
+    with opened(folder, url) as page:
+        page.goto(url)
+        page.on("request", note)
+        page.get_by_role("button", name="Start a", exact=True).click()
+        message_box(page).wait_for()
+        choose(page, "a", "a:fast")
+        assert len(words_of(say(page, "Hello")).split()) > 20
+        page.screenshot(path=folder / "preset.png")
+        say(page, "Are you still the same?")
+        page.reload()
+        page.get_by_role("group", name="Assistant message").nth(1).wait_for()
+        say(page, "And now?")
+        assert len(asked) >= 3
+        assert set(asked) == {"a:fast"}
+
+
+def watch_it_grow(folder: Path, url: str) -> None:
+    """Talk to a backend that says each word only when it is told to."""
+    with opened(folder, url, may_be=[404]) as page:
+        page.goto(url)
+        page.get_by_role("button", name="Start a", exact=True).click()
+        message_box(page).wait_for()
+        choose(page, "a", "slow")
+        message_box(page).fill("Slowly, please")
+        message_box(page).press("Enter")
+        answer = page.get_by_role("group", name="Assistant message")
+        for said in ("first", "first second", "first second third"):
+            answer.get_by_text(said, exact=True).wait_for()  # nothing behind it was sent yet
+            httpx.post(f"{url}/upstream/slow/step", timeout=PATIENCE_S).raise_for_status()
+        answer.get_by_role("button", name="Regenerate").wait_for()
+        assert words_of(answer) == "first second third"
+
+
 def start_from_the_page(folder: Path, url: str) -> None:
     """See the models, one that fails, and one that works; by keyboard."""
     with opened(folder, url) as page:
@@ -215,6 +320,34 @@ async def test_chat_switch_and_see_the_swap(config, tmp_path) -> None:
             await in_browser(chat_and_swap, tmp_path, router.url)
             ready = [event["model"] for event in router.named("backend.ready")]
             assert ready == ["a", "b", "a", "b"]
+
+
+async def test_a_conversation_keeps_its_preset(tmp_path, tmp_path_factory) -> None:
+    """The UI goes on with the model that an answer names, also when it is opened again."""
+    folder = make_models(tmp_path_factory)
+    preset = "presets = { fast = { max_tokens = 40, ignore_eos = true } }"
+    table = model_table(folder, "a", preset, args=["--predict", "48"])
+    with trio.fail_after(LIMIT_S):
+        async with serving(write_config(tmp_path, table)) as router:
+            await in_browser(keep_the_preset, tmp_path, router.url)
+            done = router.named("request.completed")
+            answers = [event for event in done if event["path"] == "/v1/chat/completions"]
+            assert {event["completion_tokens"] for event in answers} == {40}
+
+
+async def test_an_answer_grows_while_it_comes(tmp_path, tmp_path_factory) -> None:
+    """Each piece is seen before the next one is sent."""
+    script = tmp_path / "stepping.py"
+    script.write_text(_STEPPING)
+    command = json.dumps([sys.executable, "-I", str(script), "$port"])
+    config = write_config(
+        tmp_path,
+        model_table(make_models(tmp_path_factory), "a", 'group = "g"'),
+        f'\n[models.slow]\ngroup = "g"\nspawn.command = {command}\n',
+    )
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(watch_it_grow, tmp_path, router.url)
 
 
 async def test_the_start_page_leads_to_the_ui(config, tmp_path) -> None:
