@@ -95,7 +95,7 @@ class Voice:
         dialect: What its events look like.
         id: What its chunks have in common.
         created: When it began, in seconds since 1970.
-        model: The model, as the client named it.
+        model: The model, by the name that the answer bears: the client's, or that of its preset.
     """
 
     dialect: Dialect

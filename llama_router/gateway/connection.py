@@ -284,7 +284,7 @@ class _Connection:
                 backend = lease.granted_nowait()
                 if backend is None:
                     assert model is not None, "an unknown model is refused at once"
-                    waiting = self._waiting(head, name, stream=stream)
+                    waiting = self._waiting(head, exchange.bears or name, stream=stream)
                     backend = await self._wait(waiting, lease, model, exchange)
                 if stream:
                     self._note_conversation(head, backend, exchange)

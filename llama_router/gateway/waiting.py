@@ -117,7 +117,7 @@ class Waiting:
         dispatcher: Whom it waits for.
         client: Who waits.
         head: What it sent.
-        name: The model, as it named it.
+        name: The model, by the name that is said: as it named it, or that of its preset.
         asker: What it may know.
         stream: Whether its body asks for a stream; None if its answer must not begin early.
         fields: For the head of the answer.

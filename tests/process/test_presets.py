@@ -167,10 +167,10 @@ async def test_a_stream_of_messages(router, stage) -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_a_stream_that_has_begun(start, stage, framing) -> None:
     """Behind the notices of a wait; the client's connection stays usable."""
-    table = stage.model("a", "--health", "told", presets={"fast": {"n": 2}})
+    table = stage.model("a", "--health", "told", aliases=["x"], presets={"fast": {"n": 2}})
     router = await start({"a": table}, notify_model_swap=True)
     client = await router.connect()
-    await client.send(post(CHAT, "a:fast", stream=True))
+    await client.send(post(CHAT, "x:fast", stream=True))
     await client.head()
     assert b'"model":"a:fast"' in await client.chunk()
     backend = await stage.backend("a")
