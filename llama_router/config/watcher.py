@@ -153,10 +153,10 @@ class Watcher:
                 "the configuration file was changed since it was read, so nothing was written; "
                 "read it again"
             )
-        if not before and self._had_text and not self._path.exists():
+        if not before and self._had_text:
             raise SettingError(  # a new one would take away all that the old one says
-                f"the configuration file {self._path} is gone, so nothing was written; "
-                "put it back first"
+                f"the configuration file {self._path} is gone, or there is nothing left in it, "
+                "so nothing was written; put it back first"
             )
         text = decoded(before)
         parse(text)
