@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..quick_imports import few_collections
 from .options import Config, HubFile, Port
 
 
@@ -34,9 +35,10 @@ def serve(
             is loaded at start, now and later, unless another model is already.
         hf_file: One file of it by its path in the repository, instead of a quantization.
     """
-    # First of all, because it imports structlog at a third of the usual cost.
-    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- here, not above, for --help
-    from ..serve import serve as run  # noqa: PLC0415 -- late, for --help
+    with few_collections():
+        # First of all, because it imports structlog at a third of the usual cost.
+        from ...logs import quick_structlog  # noqa: F401, PLC0415 -- here, not above, for --help
+        from ..serve import serve as run  # noqa: PLC0415 -- late, for --help
 
     first = None
     if hf_repo is not None or hf_file is not None:
