@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -116,6 +117,7 @@ class Launcher:
     _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
     _written: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _writing: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     async def __call__(
         self,
@@ -347,18 +349,20 @@ class Launcher:
     async def _write_all(self) -> None:
         while self._writes:
             try:
-                # Taken out on the thread: a cancellation may come before that has begun.
+                # Taken out on the thread: a cancellation may come before that is done.
                 await trio.to_thread.run_sync(self._write_next, abandon_on_cancel=True)
             except OSError as exc:
                 path = str(self.record.path)
                 log.warning("instances.unwritten", path=path, reason=exc.strerror)
 
     def _write_next(self) -> None:
-        try:
-            write = self._writes.popleft()
-        except IndexError:
-            return  # a thread that a cancellation left behind was quicker
-        write()
+        # A wait that was cancelled leaves its thread behind: then there are two.
+        with self._writing:
+            if self._writes:
+                try:
+                    self._writes[0]()
+                finally:
+                    self._writes.popleft()
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading

@@ -1,7 +1,9 @@
 """The end of a router is bounded, and complete, however it comes about."""
 
+import threading
+
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.backends.launch import Launcher
 from llama_router.backends.ports import Ports
@@ -43,9 +45,8 @@ async def test_what_bounds_the_end_does_not_prolong_it(
     assert trio.current_time() == 1
 
 
-async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
-    """The router ends right after them: their control groups are removed all the same."""
-    launcher = Launcher(
+def launcher_alone() -> Launcher:
+    return Launcher(
         instance="router",
         environ={},
         router_port=0,
@@ -55,6 +56,11 @@ async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
         logs=None,
         hurry=trio.Event(),
     )
+
+
+async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
+    """The router ends right after them: their control groups are removed all the same."""
+    launcher = launcher_alone()
     written: list[int] = []
     async with trio.open_nursery() as services:
         await services.start(launcher.keep_record)
@@ -62,3 +68,27 @@ async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
             launcher._note(lambda number=number: written.append(number))
         services.cancel_scope.cancel()
     assert written == [0, 1, 2]
+
+
+async def test_what_is_being_written_at_the_end_is_waited_for(nursery: trio.Nursery) -> None:
+    """The thread that writes outlives the wait that was cancelled, and nothing is written twice."""
+    launcher = launcher_alone()
+    begun, may_go_on, written = threading.Event(), threading.Event(), list[int]()
+
+    def write() -> None:
+        begun.set()
+        assert may_go_on.wait(10)
+        written.append(1)
+
+    async def let_go_on() -> None:
+        await wait_all_tasks_blocked()
+        may_go_on.set()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as services:
+            await services.start(launcher.keep_record)
+            launcher._note(write)
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.start_soon(let_go_on)
+            services.cancel_scope.cancel()
+    assert written == [1]
