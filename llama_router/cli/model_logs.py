@@ -19,6 +19,7 @@ from ..core.lines import escape_controls
 from ..core.log_record import LogRecord, Resume, as_text, from_json
 from ..errors.base import RouterError
 from .client import NoRouterError, Where, complain, connected, model_id, state_dirs
+from .commands.options import MAX_LINES
 
 Result = TypeVar("Result")
 
@@ -33,7 +34,7 @@ _LOOK_S: Final = 0.25
 _AGAIN_S: Final = 1.0
 
 #: Lines that are read again to find where a log was left.
-_RESUME_LINES: Final = 2000
+_RESUME_LINES: Final = MAX_LINES
 
 
 class NoLogError(RouterError):
