@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -13,6 +14,7 @@ from ..core.lifecycle import Phase
 from ..core.llama_cpp import BackendInfo, read_backend_info
 from ..dispatch.dispatcher import Dispatcher
 from ..errors.backends import UpstreamError
+from ..patience import patient_wait
 
 #: How long a backend may take to say it, in seconds; it has just become ready.
 ASK_TIMEOUT_S: Final = 5.0
@@ -71,13 +73,15 @@ class ModelInfo:
 
     async def _ask(self, backend: Backend) -> None:
         info = None
-        with trio.move_on_after(ASK_TIMEOUT_S):
-            try:
+
+        async def learn() -> None:
+            nonlocal info
+            with suppress(UpstreamError):  # many backends have no such list
                 answer = await ask(backend, b"/v1/models", max_bytes=_MAX_BYTES)
                 if answer.status == 200:
                     info = read_backend_info(answer.body)
-            except UpstreamError:
-                pass  # many backends have no such list
+
+        await patient_wait(learn, ASK_TIMEOUT_S)
         if info is None:
             info = self.get(backend.model)
         self._known[backend.model] = (backend.pid, info)

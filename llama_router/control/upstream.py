@@ -24,6 +24,7 @@ from ..core.ollama.answers import message_of
 from ..errors.backends import UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..errors.requests import RequestError
+from ..patience import was_held_up
 
 T = TypeVar("T")
 
@@ -93,6 +94,7 @@ class Upstream:
         self._scope = trio.CancelScope()
         self._cut: RouterError | None = None
         self._socket: trio.SocketStream | None = None
+        self._unsent = memoryview(b"")
         self._http = h11.Connection(h11.CLIENT)
         self._closed = False
         self.status = 0
@@ -145,10 +147,10 @@ class Upstream:
         data = self._http.send(h11.Data(data=body)) or b""
         self._http.send(h11.EndOfMessage())
         if len(data) < _READ_BYTES:
-            await self._wait(lambda: self._send(sent + data))
+            await self._send(sent + data)
         else:  # two calls cost less than a copy
-            await self._wait(lambda: self._send(sent))
-            await self._wait(lambda: self._send(data))
+            await self._send(sent)
+            await self._send(data)
         answer = await self._next(h11.Response)
         assert isinstance(answer, h11.Response)
         self.status = answer.status_code
@@ -197,9 +199,16 @@ class Upstream:
         self._socket = await trio.open_tcp_stream(self._backend.host, self._backend.port)
 
     async def _send(self, data: bytes) -> None:
+        self._unsent = memoryview(data)
+        await self._wait(self._send_rest)
+
+    async def _send_rest(self) -> None:
         assert self._socket is not None
-        with suppress(trio.BrokenResourceError):  # it may have answered before: that is read next
-            await self._socket.send_all(data)
+        with suppress(OSError):  # it may have answered before it closed: that is read next
+            # Not send_all(): when that is cancelled, nobody knows how much was sent.
+            while self._unsent:
+                sent_bytes = await self._socket.socket.send(self._unsent)
+                self._unsent = self._unsent[sent_bytes:]
 
     async def _read(self) -> None:
         assert self._socket is not None
@@ -235,19 +244,25 @@ class Upstream:
         return await self._step(step, self._read_timeout_s, "was silent")
 
     async def _step(self, step: Callable[[], Awaitable[T]], limit_s: float, what_it_did: str) -> T:
-        """Take one step, for no longer than *limit_s* and not after `cut`."""
-        if self._cut is not None:
-            raise self._cut
-        with trio.move_on_after(limit_s) as self._scope:
-            try:
-                return await step()
-            except OSError as exc:  # of open_tcp_stream()
-                raise await self.explain(f"it does not accept connections: {exc}") from exc
-            except trio.BrokenResourceError as exc:
-                raise await self.explain("it closed the connection mid-answer") from exc
-        if self._cut is not None:
-            raise self._cut
-        raise UpstreamTimeoutError(f"{self._name} {what_it_did} for {limit_s:g} s")
+        """Take one step, for no longer than *limit_s* and not after `cut`.
+
+        Time in which the router was held up does not count: the step is begun anew then.
+        """
+        while True:
+            if self._cut is not None:
+                raise self._cut
+            with trio.move_on_after(limit_s) as self._scope:
+                try:
+                    return await step()
+                except OSError as exc:  # of open_tcp_stream()
+                    raise await self.explain(f"it does not accept connections: {exc}") from exc
+                except trio.BrokenResourceError as exc:
+                    raise await self.explain("it closed the connection mid-answer") from exc
+            if was_held_up(self._scope):
+                continue
+            if self._cut is not None:
+                raise self._cut
+            raise UpstreamTimeoutError(f"{self._name} {what_it_did} for {limit_s:g} s")
 
     @property
     def _name(self) -> str:

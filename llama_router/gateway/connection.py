@@ -108,9 +108,9 @@ class Gateway:
         try:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
             await self.handover(stream, replay)
-        except OSError:
+        except* OSError:
             pass  # nobody is there to be told
-        except Exception:
+        except* Exception:  # beside a cancellation, too: at the end of the router
             log.exception("connection.crashed")
         finally:
             connection.close()

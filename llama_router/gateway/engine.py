@@ -19,7 +19,7 @@ How it works
   `Engine.wake`, or by an exception: `FiberTimeoutError` when its deadline is over,
   `FiberCutError` when the engine is cancelled, or somebody wants this one to end.
 * Deadlines are checked by one Trio task, in buckets of `TICK_S`; renewing one is an
-  assignment.
+  assignment. The same task notices when the process was held up.
 
 What a fiber must know
 ======================
@@ -80,6 +80,10 @@ BEGINNINGS: Final = 32
 #: stopped machine, a stolen processor). That time does not count: nobody could be active in
 #: it, neither the router nor, maybe, its backends.
 HELD_UP_S: Final = 0.02
+
+#: While there are deadlines, time is looked at so often, in seconds: for how long the process
+#: was held up is known no better than that.
+BEAT_S: Final = 0.5
 
 #: Events taken in one round.
 EVENTS: Final = 128
@@ -232,8 +236,8 @@ class Engine:
         if fibers is None:
             fibers = self._buckets[tick] = set()
             heapq.heappush(self._ticks, tick)
-            if self._ticks[0] == tick:
-                self._alarm.deadline = tick * TICK_S
+            beat_s = min(tick * TICK_S, self.now_s + BEAT_S)
+            self._alarm.deadline = min(self._alarm.deadline, beat_s)
         fibers.add(fiber)
         return tick
 
@@ -336,14 +340,17 @@ class Engine:
 
     async def _keep_time(self) -> None:
         while True:
-            next_s = self._ticks[0] * TICK_S if self._ticks else math.inf
+            next_s = math.inf
+            if self._ticks:
+                next_s = min(self._ticks[0] * TICK_S, self.clock() + BEAT_S)
             with trio.CancelScope(deadline=next_s) as self._alarm:
                 await trio.sleep_forever()
             self.now_s = now_s = self.clock()
             late_s = now_s - self._alarm.deadline
-            for fiber in self._due(now_s):
-                if late_s > HELD_UP_S:
+            if late_s > HELD_UP_S:
+                for fiber in self._fibers:
                     fiber.deadline_s += late_s + TICK_S
+            for fiber in self._due(now_s):
                 fiber.tick(now_s)
 
     def _due(self, now_s: float) -> Iterator[Fiber]:

@@ -172,6 +172,29 @@ class TestDeadlines:
         await engine.wait_idle()
         assert seen == ["all"]
 
+    async def test_who_was_held_up_as_well_has_the_rest_of_its_time(self, engine, pair) -> None:
+        """A pause does not use up the time of a side that needs some more after it."""
+        seen: list[str] = []
+        ours, theirs = pair()
+
+        async def body(fiber: Fiber) -> None:
+            client = Client(engine, ours, fiber)
+            try:
+                fiber.expire_in(1.5)
+                await client.receive()
+                seen.append("heard")
+            except FiberTimeoutError:
+                seen.append("silent")
+            client.close()
+
+        engine.start(body)
+        await wait_all_tasks_blocked()
+        time.sleep(2.0)  # noqa: ASYNC251 -- as in a machine that was stopped
+        await trio.sleep(0.75)  # what it still has to do takes so long
+        theirs.send(b"x")
+        await engine.wait_idle()
+        assert seen == ["heard"]
+
     async def test_short_lived_fibers_leave_no_timers(self, engine) -> None:
         """Memory does not grow with 50,000 fibers that ended long before their deadlines."""
 
