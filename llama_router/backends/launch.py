@@ -44,7 +44,7 @@ from .lifeline import Lifeline
 from .model_log import ModelLog
 from .oom import Kernel
 from .output import LogStore
-from .port_owner import stranger_on
+from .port_owner import anybody_on, stranger_on
 from .ports import Ports
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
@@ -285,7 +285,8 @@ class Launcher:
                     model_log.note(f"pid {process.pid} was ended by the router")
                 self.lifeline.unregister(process.pid)
                 self._note(partial(self.record.remove, process.pid))
-        error = await self._exited(spec, process, oom_counters, model_log)
+        missed = None if ready.is_set() or not spec.spawn.check_port_owner else port
+        error = await self._exited(spec, process, oom_counters, model_log, missed)
         error.retryable = ready.is_set() or error.cause not in HOPELESS
         raise error
 
@@ -295,8 +296,17 @@ class Launcher:
         process: SpawnedProcess,
         oom_counters: dict[Path, int],
         model_log: ModelLog,
+        missed: int | None,
     ) -> BackendExitedError:
-        """Return the error that says how *process* ended, and why as far as can be told."""
+        """Return the error that says how *process* ended, and why as far as can be told.
+
+        Args:
+            spec: Whose it was.
+            process: It, with all that it started, is gone.
+            oom_counters: What the kernel had counted when it began.
+            model_log: What it said.
+            missed: The port that it was to listen on, if it was never ready.
+        """
         returncode = process.returncode or 0
         tail = model_log.tail(LOOK_BACK_LINES, since_mark=True)
 
@@ -305,7 +315,14 @@ class Launcher:
             oom_killed = returncode in KILLED and self.kernel.oom_killed(
                 process.pid, oom_counters, since_s=since_s
             )
-            return explain(returncode, tail, oom_killed=oom_killed)
+            found = explain(returncode, tail, oom_killed=oom_killed)
+            # Not all programs say so, or live long enough for that.
+            if found.cause is Cause.UNKNOWN and missed and anybody_on(missed):
+                return Explanation(
+                    Cause.PORT_IN_USE,
+                    f"another program listens on port {missed}, which was meant for it",
+                )
+            return found
 
         found = explain(returncode, ())
         with trio.move_on_after(EXPLAIN_TIMEOUT_S):

@@ -5,6 +5,14 @@ from __future__ import annotations
 from . import proctree
 
 
+def anybody_on(port: int, host: str = "127.0.0.1") -> bool:
+    """Say whether anybody listens on *port*, as far as that can be found out now. Blocks."""
+    try:
+        return bool(proctree.listener_inodes(port, host))
+    except OSError:  # too many files are open, for instance
+        return False
+
+
 def stranger_on(port: int, pid: int, host: str = "127.0.0.1") -> str | None:
     """Say who else than the family of *pid* listens on *port*; None if nobody does. Blocks.
 

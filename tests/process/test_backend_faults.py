@@ -162,6 +162,21 @@ class TestStranger:
         assert router.of("a").failures == 0
         assert not router.events.named("backend.crashed")
 
+    async def test_a_backend_that_ends_without_a_word(self, start, stage) -> None:
+        """It is enough that somebody else listens there, if it says nothing better."""
+        model = stage.model("a", "--listen", "told", "--complain", "off")
+        router = await start({"a": model}, max_restarts=0)
+        client = await router.connect()
+        await client.send(post(ECHO, "a"))
+        first = await stage.backend("a")
+        with socket.create_server(("127.0.0.1", first.port)):
+            await first.do("listen")
+            second = await stage.backend("a")
+            await second.do("listen")
+            assert (await client.answer()).status == 200
+        taken = await router.events.wait("backend.port_taken", model="a", port=first.port)
+        assert f"another program listens on port {first.port}" in taken["reason"]
+
     async def test_a_backend_that_can_never_bind(self, start, stage) -> None:
         """After a few ports it is a failure as any other, and its own words are the error."""
         router = await start({"a": stage.model("a", "--listen", "told")}, max_restarts=0)
