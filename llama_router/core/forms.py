@@ -25,9 +25,9 @@ _BOUNDARY = re.compile(
     rb'multipart/form-data\s*+;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
 )
 _PADDING = re.compile(rb"[ \t]*+")
-_HEAD = re.compile(rb"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n]*+)*+")
+_HEAD = re.compile(rb"(?>(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n]*+)*)")
 _DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*+form-data([^\r\n]*+)", re.IGNORECASE)
-_PARAMETER = re.compile(rb';[ \t]*+([^\s=;"]++)=(?:"((?:[^"\\]|\\.)*+)"|([^\s;"]*+))')
+_PARAMETER = re.compile(rb';[ \t]*+([^\s=;"]++)=(?:"((?>(?:[^"\\]|\\.)*))"|([^\s;"]*+))')
 
 
 class _Place(Enum):

@@ -31,20 +31,20 @@ _QUOTE, _COLON, _COMMA, _NEWLINE, _BACKSLASH = b'":,\n\\'
 _OPENING, _CLOSING = b"{[", b"}]"
 
 # No string has a line feed in it, so one ends what a broken line has begun.
-_TEXT: Final = re.compile(rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+')
+_TEXT: Final = re.compile(rb'[^"\\\n]*+(?>(?:\\[^\n][^"\\\n]*+)*)')
 _BETWEEN: Final = re.compile(rb'[^"{}\[\]:,\n]*+')
 
 # What can be passed over in one step, if all of it is here. Each step in Python costs more
 # than a hundred bytes in these.
 _STRING: Final = b'"%b"' % _TEXT.pattern
-_LEAVES: Final = rb'(?:[^"{}\[\]\n]++|%b)*+' % _STRING
-_INNER: Final = rb'(?:[^"{}\[\]\n]++|%b|[{\[]%b[}\]])*+' % (_STRING, _LEAVES)
-_OUTER: Final = rb'(?:[^"{}\[\]\n]++|%b|[{\[]%b[}\]])*+' % (_STRING, _INNER)
+_LEAVES: Final = rb'(?>(?:[^"{}\[\]\n]++|%b)*)' % _STRING
+_INNER: Final = rb'(?>(?:[^"{}\[\]\n]++|%b|[{\[]%b[}\]])*)' % (_STRING, _LEAVES)
+_OUTER: Final = rb'(?>(?:[^"{}\[\]\n]++|%b|[{\[]%b[}\]])*)' % (_STRING, _INNER)
 _OUTSIDE: Final = re.compile(_LEAVES)
 _FAR: Final = re.compile(_LEAVES + rb'([{\[]++|[}\]]++|["\n]|\Z)')
 _MEMBERS: Final = re.compile(
-    rb'(?:[ \t\r]*+"(?!(?:%b)")%b"[ \t\r]*+:[ \t\r]*+' % (b"|".join(_NAMES), _TEXT.pattern)
-    + rb'(?:%b|[^"{}\[\]:,\n]++|[{\[]%b[}\]])[ \t\r]*+(?:,|(?=\})))++' % (_STRING, _OUTER)
+    rb'(?>(?:[ \t\r]*+"(?!(?:%b)")%b"[ \t\r]*+:[ \t\r]*+' % (b"|".join(_NAMES), _TEXT.pattern)
+    + rb'(?:%b|[^"{}\[\]:,\n]++|[{\[]%b[}\]])[ \t\r]*+(?:,|(?=\})))+)' % (_STRING, _OUTER)
 )
 
 

@@ -33,7 +33,7 @@ MAX_DEPTH: Final = 500
 _MAX_KEY_BYTES: Final = 1024
 
 #: What a string has before its end, by whole escapes.
-_INSIDE: Final = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_INSIDE: Final = rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)'
 _STRING_INSIDE: Final = re.compile(_INSIDE, re.DOTALL)
 
 
@@ -41,8 +41,8 @@ def _flat(levels: int) -> bytes:
     """Return a pattern for what has at most so many levels of brackets inside."""
     inner = rb'[^"{}\[\]]++|"' + _INSIDE + rb'"'
     for _ in range(levels):
-        inner = rb"%b|\{(?:%b)*+\}|\[(?:%b)*+\]" % (inner, inner, inner)
-    return rb"(?:%b)*+" % inner
+        inner = rb"%b|\{(?>(?:%b)*)\}|\[(?>(?:%b)*)\]" % (inner, inner, inner)
+    return rb"(?>(?:%b)*)" % inner
 
 
 #: Below the top level: anything up to a bracket that has more levels inside.

@@ -33,11 +33,11 @@ _MAX_EMPTY_LINES = 8  # skipped before a request; old clients send one after a b
 _ORIGIN_LINE = re.compile(
     rb"(" + TOKEN + rb"++) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?) HTTP/1\.([0-9])\r\n"
 )
-_ANY_LINE = re.compile(rb"(" + TOKEN + rb"++) ([!-~]++) HTTP/([0-9]++(?:\.[0-9]++)?+)\r\n")
+_ANY_LINE = re.compile(rb"(" + TOKEN + rb"++) ([!-~]++) HTTP/([0-9]++(?:\.[0-9]++)?)\r\n")
 _METHOD_OR_NOTHING = re.compile(TOKEN + rb"|\r?\Z")
-_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?+://([^/?#@]++)(/[^?#]*+)?+(?:\?([^#]*+))?+")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?+://([^/?#@]++)(/[^?#]*+)?(?:\?([^#]*+))?")
 _REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=%]"
-_HOST = re.compile(rb"(?:\[[A-Za-z0-9\-._~!$&'()*+,;=%:]++\]|" + _REG_NAME + rb"*+)(?::[0-9]*+)?+")
+_HOST = re.compile(rb"(?:\[[A-Za-z0-9\-._~!$&'()*+,;=%:]++\]|" + _REG_NAME + rb"*+)(?::[0-9]*+)?")
 
 _SEMANTIC = frozenset(
     (b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade")

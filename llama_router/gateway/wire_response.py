@@ -24,7 +24,7 @@ from .wire_common import (
     select,
 )
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?+\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n")
 _SPACE_BEFORE_COLON = re.compile(rb"^(" + TOKEN + rb"++)[ \t]++:", re.MULTILINE)
 
 _SEMANTIC = frozenset((b"connection", b"content-length", b"content-type", b"transfer-encoding"))
