@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
 import msgspec
 
+from ..helper_program import end_with_router
 from ..logs import quick_structlog  # noqa: F401 -- first, as its own first line says
 from .catalog import Catalog, Request
 
 
 def main() -> int:
     """Scan as the argument says; write the answer to standard output."""
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    end_with_router()
     request = msgspec.json.decode(sys.argv[1], type=Request)
     sys.stdout.buffer.write(msgspec.json.encode(Catalog.answer(request, os.environ)))
     return 0
-
-
-def _end_with_stdin() -> None:
-    """End this process once nobody holds the other end of its standard input."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

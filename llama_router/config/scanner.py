@@ -12,10 +12,8 @@ import trio
 from ..core.config.router_spec import RouterSpec
 from ..core.lines import escape_controls
 from ..errors.base import RouterError
+from ..helper_program import end_helper
 from .catalog import Answer, Catalog, Scanned
-
-#: Seconds to wait for the kernel after SIGKILL.
-REAP_TIMEOUT_S: Final = 5.0
 
 #: Of a failed process's last words, in bytes.
 _LAST_WORDS_BYTES: Final = 500
@@ -54,7 +52,7 @@ async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
             output += data
         returncode = await process.wait()
     finally:
-        await _end(process)
+        await end_helper(process)
     try:
         answer = msgspec.json.decode(bytes(output), type=Answer)
     except msgspec.MsgspecError as exc:
@@ -64,13 +62,3 @@ async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
             + (f"; its last words: {escape_controls(said)}" if said else "")
         ) from exc
     return catalog.take(answer)
-
-
-async def _end(process: trio.Process) -> None:
-    """Make sure that the child is gone: it may be killed at any time, so it gets no grace."""
-    process.kill()
-    with trio.move_on_after(REAP_TIMEOUT_S, shield=True):
-        await process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert isinstance(pipe, trio.lowlevel.FdStream)
-        pipe.close()

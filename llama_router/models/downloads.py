@@ -31,9 +31,7 @@ from ..core.lines import escape_controls
 from ..core.rate import Rate
 from ..errors.base import RouterError
 from ..errors.downloads import DownloadError
-
-#: Seconds to wait for the kernel after SIGKILL.
-REAP_TIMEOUT_S: Final = 5.0
+from ..helper_program import end_helper
 
 #: Ended downloads that are remembered.
 HISTORY: Final = 50
@@ -269,7 +267,7 @@ class Downloads:
             await self._listen(process, download)
             return await process.wait()
         finally:
-            await _end(process)
+            await end_helper(process)
 
     async def _listen(self, process: trio.Process, download: _Download) -> None:
         """Take in what the child says until it closes its output."""
@@ -294,16 +292,6 @@ class Downloads:
         over = [i for i, download in self._downloads.items() if download.status.state.is_over]
         for id_ in over[: max(len(over) - HISTORY, 0)]:
             del self._downloads[id_]
-
-
-async def _end(process: trio.Process) -> None:
-    """Make sure that a child is gone: it may be killed at any time, so it gets no grace."""
-    process.kill()
-    with trio.move_on_after(REAP_TIMEOUT_S, shield=True):
-        await process.wait()
-    for pipe in (process.stdin, process.stdout):
-        assert isinstance(pipe, trio.lowlevel.FdStream)
-        pipe.close()
 
 
 def _error(download: _Download, returncode: int) -> DownloadError:

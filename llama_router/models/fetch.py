@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Final
@@ -29,6 +28,7 @@ from ..core.hub import Reference, Selection, choose, parse_reference
 from ..core.hub_answers import Repository
 from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
+from ..helper_program import end_with_router
 from .hub_cache import RepoCache, cache_root, named
 from .transfer import Hub, check_room, disk_errors
 
@@ -38,7 +38,7 @@ REPORT_EVERY_S: Final = 0.1
 
 def main() -> int:
     """Fetch what the arguments name; return the exit status."""
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    end_with_router()
     try:
         wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
         _say(fetch(wanted, named(cache_root(os.environ), wanted.repo)))
@@ -153,13 +153,6 @@ class _Reporter:
 def _say(report: Report) -> None:
     sys.stdout.buffer.write(encode(report))
     sys.stdout.buffer.flush()
-
-
-def _end_with_stdin() -> None:
-    """End this process once nobody holds the other end of its standard input."""
-    while os.read(0, 4096):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":
