@@ -44,7 +44,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -65,9 +65,9 @@ TURN_S: Final = 0.002
 LINGER_S: Final = 0.001
 
 #: From so many events per second on, they are gathered for so many seconds before they are
-#: handled: a network card does the same with its interrupts. Many streams then cost a sixth
-#: less, and each chunk comes that much later. A token takes twenty times as long and more.
-GATHER_S: Final = {4000: 0.0004, 16_000: 0.0008}
+#: handled: a network card does the same with its interrupts. Many streams then cost a fifth
+#: less, and each chunk comes that much later. A token takes fifteen times as long and more.
+GATHER_S: Final = {4000: 0.0004, 10_000: 0.0008, 20_000: 0.0012}
 
 #: For so long no request may have begun, in seconds: who asks is not made to wait.
 CALM_S: Final = 0.005
@@ -111,6 +111,13 @@ class _Bell:
         os.close(self.fd)
 
 
+class Sender(Protocol):
+    """Somebody who sends at the end of a round."""
+
+    def send(self, data: bytes) -> None:
+        """Send *data* now, if that still makes sense."""
+
+
 class Engine:
     """Drives the fibers of one listening router.
 
@@ -119,6 +126,10 @@ class Engine:
         now_s: Clock time at the beginning of this turn, in seconds.
         hurried: Says whether a Trio task is waited for, so that it must have its turn soon.
         rounds: Rounds of events so far, this one included.
+        sends: Who is to send what as soon as all events of this round are noted: first all
+            is received and then all is sent. Whoever reads on another processor is woken
+            once for several chunks then, and each of the two paths through the kernel stays
+            in this processor's caches. Many streams cost a tenth less.
     """
 
     def __init__(self) -> None:
@@ -129,6 +140,7 @@ class Engine:
         self._began_s = -math.inf  # when a request began
         self._gather_s = 0.0  # how long to gather events, as many come one by one
         self.rounds = 0
+        self.sends: list[tuple[Sender, bytes]] = []
         self._epoll = select.epoll()
         self._bell = _Bell()
         self._epoll.register(self._bell.fd, READABLE)
@@ -329,6 +341,11 @@ class Engine:
         events = [(notes[fd], happened) for fd, happened in self._epoll.poll(timeout_s, EVENTS)]
         for note, happened in events:
             note(happened)
+        sends = self.sends
+        if sends:
+            for sender, data in sends:
+                sender.send(data)
+            sends.clear()
         return len(events)
 
     def _begin(self) -> None:

@@ -2,9 +2,10 @@
 
 Resuming a fiber costs as much as all else that is done for a chunk: eight coroutines that
 await one another are entered, and left again. So while a body is in its usual course, an
-event of the backend's socket goes to `Pump.note` instead, a plain function. As soon as
-anything is unusual (the end, a cut or malformed chunk, a client that does not take all) it
-resumes the fiber, and `Pump.run` looks at what came.
+event of the backend's socket goes to `Pump.note` instead, a plain function, and what it
+received is sent by another one, when all of that round was received (see `Engine.sends`). As
+soon as anything is unusual (the end, a cut or malformed chunk, a client that does not take
+all) the fiber is resumed, and `Pump.run` looks at what came.
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ class Pump:
         "_error",
         "_fiber",
         "_framing",
+        "_give",
         "_pieces",
         "_receive",
         "_received",
-        "_send",
+        "_send_later",
         "_shaper",
         "_tail",
         "_timeout_s",
@@ -111,6 +113,7 @@ class Pump:
             timeout_s: Longest silence, in seconds.
         """
         self._engine = engine
+        self._send_later = engine.sends.append
         self._upstream = upstream
         self._client = client
         self._fiber = client.fiber
@@ -121,7 +124,7 @@ class Pump:
         self._tail = tail
         self._pieces = tail.pieces
         self._receive = upstream.socket.recv
-        self._send = client.socket.send
+        self._give = client.socket.send
         self._received: bytes | None = None  # what `resume` did not move
         self._unsent = b""  # the end of what it moved, which the client did not take
         self._error: Exception | None = None  # what it ran into
@@ -196,10 +199,11 @@ class Pump:
         usual = self._framing.between_chunks and self._shaper.passing
         return self._upstream.readable or self._client.slow or not usual
 
-    def note(self, events: int) -> None:  # noqa: C901 -- calls would cost too much here
-        """Move what came, if it is all as usual; else let the fiber look at it.
+    def note(self, events: int) -> None:
+        """Receive what came. If it is all as usual, it is sent at the end of this round.
 
-        For each chunk of each stream this is called once, so it counts tenths of microseconds.
+        For each chunk of each stream this and `send` are called once, so they count tenths
+        of microseconds.
         """
         upstream = self._upstream
         if events & TELLING != READABLE or not upstream.want:
@@ -212,32 +216,41 @@ class Pump:
             return
         except OSError:
             data = b""
-        size = len(data)
-        if size == RECEIVE_BYTES:
+        if len(data) == RECEIVE_BYTES:
             upstream.readable = True  # a short read has emptied it, a full one maybe not
         try:
             whole = self._whole
-            if upstream.readable or not whole(data):
-                self._received = data
-            else:
-                pieces = self._pieces
-                if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES and len(pieces) < MOST_PIECES:
-                    pieces.append(data)
-                else:
-                    self._tail.add(data)
-                self.moved_bytes += size
-                try:
-                    send = self._send
-                    sent = send(data)
-                except BlockingIOError:
-                    sent = 0
-                if sent == size:
-                    # To put a deadline off, this is enough: see `Fiber.tick`.
-                    self._fiber.deadline_s = self._engine.now_s + self._timeout_s
-                    return
-                self._unsent = data[sent:]
-        except OSError:
-            self._error = ClientGoneError()
+            if not upstream.readable and whole(data):
+                send_later = self._send_later
+                send_later((self, data))
+                return
+            self._received = data
         except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber
             self._error = exc
+        self._fiber.resume()
+
+    def send(self, data: bytes) -> None:
+        """Send what `note` received; let the fiber see to what the client does not take."""
+        if not self._upstream.want:
+            return  # the client left in this round, and the fiber has seen it
+        size = len(data)
+        pieces = self._pieces
+        if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES and len(pieces) < MOST_PIECES:
+            pieces.append(data)
+        else:
+            self._tail.add(data)
+        self.moved_bytes += size
+        try:
+            give = self._give
+            sent = give(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            sent = 0
+            self._error = ClientGoneError()
+        if sent == size:
+            # To put a deadline off, this is enough: see `Fiber.tick`.
+            self._fiber.deadline_s = self._engine.now_s + self._timeout_s
+            return
+        self._unsent = data[sent:]
         self._fiber.resume()

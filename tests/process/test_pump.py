@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 
@@ -107,6 +108,16 @@ class TestPump:
         """Its connection is closed at once, although the backend is silent."""
         client, peer = await streaming(lane)
         await client.stream.aclose()
+        assert await peer.rest() == b""
+
+    async def test_a_client_that_leaves_while_a_chunk_comes(self, lane) -> None:
+        """What came for it in that moment goes nowhere; other streams go on."""
+        client, peer = await streaming(lane)
+        other, its_peer = await streaming(lane)
+        for each in (peer, its_peer):  # without a wait in between: it is one round of events
+            os.write(each.stream.socket.fileno(), chunk(b"data: x\n\n"))
+        client.stream.socket.close()
+        assert await other.chunk() == b"data: x\n\n"
         assert await peer.rest() == b""
 
     @pytest.mark.parametrize("reset", [False, True])

@@ -646,6 +646,40 @@ class TestDescriptors:
         await engine.wait_idle()
         assert seen == [False]
 
+    async def test_all_is_noted_before_anything_is_sent(self, engine, pair) -> None:
+        """`Engine.sends` are done at the end of the round, once."""
+        pairs = [pair() for _ in range(3)]
+        seen: list[bytes] = []
+
+        class Echo:
+            def send(self, data: bytes) -> None:
+                seen.append(b"sent " + data)
+
+        def note(_: int) -> None:
+            seen.append(b"noted")
+            engine.sends.append((Echo(), b"x"))
+
+        async def body(fiber: Fiber) -> None:
+            channels = [Client(engine, ours, fiber) for ours, _ in pairs]
+            await pause()  # their first events: that they are writable
+            for channel in channels:
+                engine.tell(channel, note)
+            await pause()
+            for channel in channels:
+                channel.close()
+
+        engine.start(body)
+        [fiber] = engine._fibers
+        await wait_all_tasks_blocked()
+        engine.wake(fiber)
+        await wait_all_tasks_blocked()
+        for _, theirs in pairs:
+            theirs.send(b"x")
+        await wait_all_tasks_blocked()
+        assert seen == 3 * [b"noted"] + 3 * [b"sent x"]
+        engine.wake(fiber)
+        await engine.wait_idle()
+
     async def test_connections_come_and_go_without_a_trace(self, engine) -> None:
         """As many descriptors are open after 300 connections as before."""
 
