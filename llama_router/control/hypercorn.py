@@ -8,6 +8,7 @@ the part that serves one connection is used. That is one level below its public 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
@@ -62,18 +63,24 @@ def without_deadline() -> None:
 class _ReplayStream:
     """A connection with what was read from it already put back in front."""
 
-    def __init__(self, stream: trio.SocketStream, replay: bytes) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]
+    ) -> None:
         self._stream = stream
         self._replay = replay
+        self._moving = moving
         self.socket = stream.socket
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._replay:
             data, self._replay = self._replay, b""
-            return data
-        return bytes(await self._stream.receive_some(max_bytes))
+        else:
+            data = bytes(await self._stream.receive_some(max_bytes))
+        self._moving()
+        return data
 
     async def send_all(self, data: bytes) -> None:
+        self._moving()
         await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
@@ -193,7 +200,12 @@ class ControlServer:
         """Let connections end with their current answer."""
         await self._context.terminated.set()
 
-    async def serve(self, stream: trio.SocketStream, replay: bytes) -> None:
-        """Serve *stream* to its end, beginning with the bytes *replay*."""
-        connection: Any = _ReplayStream(stream, replay)
+    async def serve(
+        self, stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]
+    ) -> None:
+        """Serve *stream* to its end, beginning with the bytes *replay*.
+
+        *moving* is called whenever bytes come or go.
+        """
+        connection: Any = _ReplayStream(stream, replay, moving)
         await _Connection(self._app, self._config, self._context, {}, connection).run()

@@ -61,8 +61,9 @@ log = structlog.get_logger()
 CONVERSATION_FIELD: Final = b"x-conversation-id"
 
 
-Handover = Callable[[trio.SocketStream, bytes], Awaitable[None]]
-"""Serves the rest of a connection: the stream, and what was read from it already."""
+Handover = Callable[[trio.SocketStream, bytes, Callable[[], None]], Awaitable[None]]
+"""Serves the rest of a connection: the stream, what was read from it already, and what to
+call when bytes come or go."""
 
 
 @attrs.define(eq=False)
@@ -107,7 +108,7 @@ class Gateway:
     async def _serve_control(self, connection: socket.socket, replay: bytes) -> None:
         try:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-            await self.handover(stream, replay)
+            await self.handover(stream, replay, self.engine.hurry)
         except* OSError:
             pass  # nobody is there to be told
         except* Exception:  # beside a cancellation, too: at the end of the router

@@ -61,6 +61,12 @@ T = TypeVar("T")
 #: How long fibers are driven before Trio's tasks have their turn, in seconds.
 TURN_S: Final = 0.002
 
+#: The same while Trio's tasks are in a hurry: what they do takes them several turns.
+SHORT_TURN_S: Final = 0.0005
+
+#: For how long they are, once they have something to do, in seconds.
+HURRY_S: Final = 0.02
+
 #: How long a turn waits for the next event where many come, in seconds; what epoll can.
 LINGER_S: Final = 0.001
 
@@ -124,7 +130,6 @@ class Engine:
     Attributes:
         clock: Returns the clock time, in seconds: Trio's own, with nothing around it.
         now_s: Clock time at the beginning of this turn, in seconds.
-        hurried: Says whether a Trio task is waited for, so that it must have its turn soon.
         rounds: Rounds of events so far, this one included.
         sends: Who is to send what as soon as all events of this round are noted: first all
             is received and then all is sent. Whoever reads on another processor is woken
@@ -135,7 +140,7 @@ class Engine:
     def __init__(self) -> None:
         self.clock: Callable[[], float] = trio.current_time  # until `run` knows better
         self.now_s = 0.0
-        self.hurried: Callable[[], bool] = bool
+        self._hurried_until_s = -math.inf
         self._turned_s = -math.inf  # when the last turn ended
         self._began_s = -math.inf  # when a request began
         self._gather_s = 0.0  # how long to gather events, as many come one by one
@@ -166,6 +171,10 @@ class Engine:
         fiber = Fiber(self)
         self._fibers.add(fiber)
         fiber.begin(body(fiber))
+
+    def hurry(self) -> None:
+        """Leave more time to Trio's tasks for a moment: somebody waits for one of them."""
+        self._hurried_until_s = self.clock() + HURRY_S
 
     def wake(self, fiber: Fiber) -> None:
         """Resume *fiber* soon; harmless if it ended."""
@@ -204,6 +213,7 @@ class Engine:
             self.wake(fiber)
 
         self._tasks.start_soon(task)
+        self.hurry()
         unless_gone.want = GONE
         try:
             while not (results or errors or unless_gone.gone):
@@ -299,12 +309,14 @@ class Engine:
             await self._idle.wait()
 
     def _turn(self) -> None:
-        """Drive fibers as long as something happens, but no longer than `TURN_S`."""
+        """Drive fibers as long as something happens, but no longer than a turn."""
         self._turning = True
         self.now_s = now_s = begun_s = self.clock()
         # Where much happens, the next event is about to come. Waiting here for it is cheaper
         # than going back to Trio, as long as nobody there is in a hurry.
-        linger = now_s - self._turned_s < TURN_S and not self.hurried()
+        hurried = now_s < self._hurried_until_s
+        turn_s = SHORT_TURN_S if hurried else TURN_S
+        linger = now_s - self._turned_s < TURN_S and not hurried
         ready, put_off, taken = self._ready, self._put_off, 0
         while True:
             self.rounds += 1
@@ -321,7 +333,7 @@ class Engine:
             for _ in range(len(ready)):
                 ready.popleft().resume()
             now_s = self.clock()
-            if now_s - begun_s > TURN_S:
+            if now_s - begun_s > turn_s:
                 break
         passed_s = now_s - begun_s if linger else math.inf
         gather = (each_s for per_s, each_s in GATHER_S.items() if taken > per_s * passed_s)

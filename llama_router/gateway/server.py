@@ -159,7 +159,6 @@ async def serve(
     """
     async with trio.open_nursery() as tasks, trio.open_nursery() as services:
         gateway.tasks = tasks
-        gateway.engine.hurried = lambda: bool(tasks.child_tasks)
         await services.start(gateway.engine.run)
         async with trio.open_nursery() as accepting:
             accepting.start_soon(doors.run, gateway)

@@ -570,6 +570,48 @@ class TestFairness:
                 await engine.wait_idle()
         assert logs == []
 
+    async def test_turns_are_short_while_trio_is_in_a_hurry(self, engine, monkeypatch) -> None:
+        """After `Engine.hurry`, for a moment: then a turn is as long as before."""
+        busy = True
+        now_s = engine.clock()
+
+        def clock() -> float:
+            nonlocal now_s
+            now_s += 2**-13  # so long takes a round; without rounding errors
+            return now_s
+
+        async def endless(fiber: Fiber) -> None:
+            while busy:
+                engine.wake(fiber)
+                await pause()
+
+        lengths: list[int] = []
+        drive = engine._turn
+
+        def turn() -> None:
+            before = engine.rounds
+            drive()
+            lengths.append(engine.rounds - before)
+
+        async def length() -> int:
+            """Return how many rounds the next turn has."""
+            seen = len(lengths)
+            while len(lengths) == seen:
+                await trio.lowlevel.checkpoint()
+            return lengths[seen]
+
+        monkeypatch.setattr(engine, "clock", clock)
+        monkeypatch.setattr(engine, "_turn", turn)
+        engine.start(endless)
+        await length()
+        usual = await length()
+        engine.hurry()
+        assert await length() < usual / 3
+        now_s += engine_module.HURRY_S
+        assert await length() == usual
+        busy = False
+        await engine.wait_idle()
+
 
 def renumbered(ours: socket.socket, number: int) -> socket.socket:
     """Return *ours* under that *number*, which is free."""
