@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from llama_router.core.lines import MAX_LINE_BYTES, Line, LineSplitter
+from llama_router.core.logs.lines import MAX_LINE_BYTES, Line, LineSplitter
 
 # How llama-server tells its parent about its state. Source: llama.cpp, tools/server.
 PROTOCOL_PREFIX: Final = "cmd_child_to_router:"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
-from ..core.log_record import LogRecord
+from ..core.logs.record import LogRecord
 from ..logs.rendering import timestamp
 from .model_log import LogChunk, ModelLog
 

@@ -24,7 +24,7 @@ from ..core.config.masking import masked_command
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Cause, Explanation, explain
-from ..core.lines import Line
+from ..core.logs.lines import Line
 from ..errors.backends import (
     BackendError,
     BackendExitedError,

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import attrs
 
-from ..core import log_record
-from ..core.log_record import LogRecord
-from ..core.retention import LogFile, to_remove
+from ..core.logs import record as log_record
+from ..core.logs.record import LogRecord
+from ..core.logs.retention import LogFile, to_remove
 from ..logs.rendering import json_line
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class FileFollower:
 def remove_old(
     directory: Path, *, now_s: float, keep_s: float | None, total_bytes: int | None
 ) -> list[str]:
-    """Remove logs as `core.retention.to_remove` says; return the names. May block.
+    """Remove logs as `core.logs.retention.to_remove` says; return the names. May block.
 
     Nothing is raised: what cannot be removed stays.
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import structlog
 
-from ..core.lines import Line, LineSplitter
-from ..core.log_record import LogRecord
+from ..core.logs.lines import Line, LineSplitter
+from ..core.logs.record import LogRecord
 from ..logs.rendering import timestamp
 from .flood import PROTOCOL_PREFIX, Flood
 

@@ -12,7 +12,7 @@ import attrs
 import structlog
 import trio
 
-from ..core.log_record import LogRecord
+from ..core.logs.record import LogRecord
 from ..logs.rendering import timestamp
 from ..logs.threaded_writer import ThreadedWriter
 from .follow import Follower

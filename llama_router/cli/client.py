@@ -19,7 +19,7 @@ from ..admin_token import AdminTokenFileError, read_token
 from ..config.document import decoded
 from ..config.document import read as read_document
 from ..config.places import default_config_path, state_dir_for
-from ..core.lines import escape_controls
+from ..core.logs.lines import escape_controls
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path

@@ -17,7 +17,7 @@ from ..core.config import placeholders
 from ..core.config.model_spec import ModelSpec
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
-from ..core.lines import escape_controls
+from ..core.logs.lines import escape_controls
 from ..errors.config import ConfigError, Problem
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import trio
 
-from ..core.hub import Reference, parse_reference
-from ..core.lines import escape_controls
+from ..core.hub.names import Reference, parse_reference
+from ..core.logs.lines import escape_controls
 from ..core.units import size
 from ..errors.base import RouterError
 from ..errors.downloads import ModelNotCachedError

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import attrs
 
 from ..backends.log_files import FileFollower, log_path, read_tail, record_line
-from ..core.lines import escape_controls
-from ..core.log_record import LogRecord, Resume, as_text, from_json
+from ..core.logs.lines import escape_controls
+from ..core.logs.record import LogRecord, Resume, as_text, from_json
 from ..errors.base import RouterError
 from .client import NoRouterError, Where, complain, connected, model_id, state_dirs
 from .commands.options import MAX_LINES

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..core import naming
-from ..core.kinds import args_for, kind_of
-from ..core.lines import escape_controls
+from ..core.discovery import naming
+from ..core.discovery.kinds import args_for, kind_of
+from ..core.logs.lines import escape_controls
 from ..models.gguf import GgufError, read_header
 from .files import catalog_or_explain
 

@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from ..core.lines import escape_controls
+from ..core.logs.lines import escape_controls
 from ..core.units import duration, size
 from ..models.downloads import DownloadStatus
 

@@ -15,8 +15,8 @@ from ..core.config.model_spec import ModelState
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
-from ..core.discovery import discover
-from ..core.found import Doubt
+from ..core.discovery.found import Doubt
+from ..core.discovery.models import discover
 from ..models import found_file
 from ..models.caches import find_caches
 from ..models.found_file import FoundFileContent

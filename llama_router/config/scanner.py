@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ..core.config.router_spec import RouterSpec
-from ..core.lines import escape_controls
+from ..core.logs.lines import escape_controls
 from ..errors.base import RouterError
 from ..helper_program import end_helper
 from .catalog import Answer, Catalog, Scanned

@@ -11,11 +11,11 @@ from quart import Blueprint, Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from ..core.answers import error_fields
-from ..core.dialects import error_answer, request_id_field
-from ..core.endpoints import methods_of
+from ..core.answers.dialects import error_answer, request_id_field
+from ..core.answers.envelope import error_fields
 from ..core.ollama.answers import ollama_error
-from ..core.routes import is_ollama
+from ..core.requests.endpoints import methods_of
+from ..core.requests.routes import is_ollama
 from ..errors.access import AccessError
 from ..errors.base import RouterError
 from ..errors.requests import BodyTooLargeError, RequestError

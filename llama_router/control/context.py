@@ -15,7 +15,7 @@ import attrs
 
 from ..backends.output import LogStore
 from ..config.catalog import Scanned
-from ..core.access import Gate
+from ..core.access.gate import Gate
 from ..core.conversations import Conversations
 from ..core.reports import ReloadReport
 from ..dispatch.dispatcher import Dispatcher

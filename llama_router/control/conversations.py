@@ -17,12 +17,12 @@ from quart import Blueprint, Response, request
 
 from ..backends.ask import ask
 from ..backends.backend import Backend
-from ..core.access import Area
+from ..core.access.gate import Area
+from ..core.answers.dialects import Dialect, last_event
 from ..core.config.names import ModelId
 from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, Replay
-from ..core.dialects import Dialect, last_event
-from ..core.lifecycle import Phase
-from ..core.routes import allowed
+from ..core.requests.routes import allowed
+from ..core.scheduling.lifecycle import Phase
 from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import RequestError

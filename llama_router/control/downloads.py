@@ -12,7 +12,7 @@ from quart import Blueprint, Response, request
 
 from ..core.config.model_spec import ModelSpec, ModelState
 from ..core.config.names import Meaning
-from ..core.hub import parse_reference
+from ..core.hub.names import parse_reference
 from ..errors.downloads import CacheUnusableError, ModelNotCachedError
 from ..errors.requests import RequestError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus

@@ -13,7 +13,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response, request
 
-from ..core.notices import SIGN_OF_LIFE_S
+from ..core.answers.notices import SIGN_OF_LIFE_S
 from .context import ControlContext
 from .hypercorn import without_deadline
 from .openapi import Query, describe

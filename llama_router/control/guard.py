@@ -13,8 +13,8 @@ import msgspec
 from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 
-from ..core.access import Area, Asker, Gate, check_says_json
-from ..core.routes import is_ollama
+from ..core.access.gate import Area, Asker, Gate, check_says_json
+from ..core.requests.routes import is_ollama
 from ..errors.access import ModelNotAllowedError
 from ..errors.requests import RequestError
 

@@ -12,7 +12,7 @@ from quart import Blueprint, Response, request
 
 from ..backends.follow import Follower
 from ..backends.log_files import read_tail, record_line
-from ..core.log_record import LogRecord, as_text, join
+from ..core.logs.record import LogRecord, as_text, join
 from ..errors.admission import UnknownModelError
 from ..errors.requests import RequestError
 from ..logs.rendering import timestamp

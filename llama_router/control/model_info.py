@@ -10,8 +10,8 @@ import trio
 from ..backends.ask import ask
 from ..backends.backend import Backend
 from ..core.config.names import ModelId
-from ..core.lifecycle import Phase
 from ..core.llama_cpp import BackendInfo, read_backend_info
+from ..core.scheduling.lifecycle import Phase
 from ..dispatch.dispatcher import Dispatcher
 from ..errors.backends import UpstreamError
 from ..patience import patient_wait

@@ -14,12 +14,12 @@ from pathlib import Path
 from quart import Blueprint, Response, request
 
 from .. import __version__
-from ..core.access import Area, Asker
+from ..core.access.gate import Area, Asker
 from ..core.config.masking import masked_command
 from ..core.config.model_spec import ModelSpec, ModelState
 from ..core.config.names import ModelId
 from ..core.llama_cpp import Json, downloading_entry, model_entry, router_props
-from ..core.roster import ModelStatistics
+from ..core.scheduling.roster import ModelStatistics
 from ..errors.requests import RequestError
 from ..models.downloads import DownloadState
 from .context import ControlContext

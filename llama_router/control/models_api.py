@@ -14,11 +14,10 @@ import trio
 from msgspec import Meta
 from quart import Blueprint, Response, request
 
-from ..core.access import Area, Asker
+from ..core.access.gate import Area, Asker
+from ..core.answers.notices import SIGN_OF_LIFE_S
 from ..core.config.names import ModelId
-from ..core.events import Unload
-from ..core.hub import parse_reference
-from ..core.lifecycle import Phase
+from ..core.hub.names import parse_reference
 from ..core.llama_cpp import (
     RUNNING,
     Json,
@@ -28,8 +27,9 @@ from ..core.llama_cpp import (
     progress_event,
     status_event,
 )
-from ..core.notices import SIGN_OF_LIFE_S
 from ..core.reports import Verdict
+from ..core.scheduling.events import Unload
+from ..core.scheduling.lifecycle import Phase
 from ..errors.backends import BackendExitedError
 from ..errors.requests import ModelExistsError, ModelLoadedError, ModelNotLoadedError, RequestError
 from ..models.downloads import DownloadStatus

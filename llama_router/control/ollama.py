@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import trio
 from quart import Blueprint, Response, request
 
-from ..core.access import Area
+from ..core.access.gate import Area
 from ..core.config.whole import Config
 from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted

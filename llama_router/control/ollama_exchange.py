@@ -12,14 +12,14 @@ import trio
 from quart import Response, request
 
 from ..backends.backend import Backend
-from ..core.access import Asker, Gate
+from ..core.access.gate import Asker, Gate
+from ..core.answers.notices import NOTIFY_FIELD, Company, wants_notices
+from ..core.answers.usage import TAIL_BYTES, Usage, usage_of
 from ..core.config.model_spec import ModelSpec
-from ..core.notices import NOTIFY_FIELD, Company, wants_notices
 from ..core.ollama import answers, listing
 from ..core.ollama.answers import Stream, Times
 from ..core.ollama.requests import Wanted
-from ..core.routes import allowed
-from ..core.usage import TAIL_BYTES, Usage, usage_of
+from ..core.requests.routes import allowed
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError

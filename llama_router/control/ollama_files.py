@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from ..core.config.model_spec import ModelSpec
-from ..core.naming import part_of
+from ..core.discovery.naming import part_of
 from ..core.ollama.listing import File
 from ..models.gguf import GgufError, read_header
 

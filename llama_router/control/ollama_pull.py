@@ -12,7 +12,7 @@ import structlog
 import trio
 from quart import Response
 
-from ..core.hub import Reference
+from ..core.hub.names import Reference
 from ..core.ollama import pulling
 from ..core.ollama.answers import ollama_error
 from ..core.ollama.bodies import PullRequest

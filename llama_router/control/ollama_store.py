@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from quart import Blueprint, Response
 
-from ..core.access import Area
+from ..core.access.gate import Area
 from ..core.ollama import bodies, listing
 from ..errors.requests import RequestError
 from .context import ControlContext

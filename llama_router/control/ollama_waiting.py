@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 
-from ..core.access import Asker
+from ..core.access.gate import Asker
+from ..core.answers.notices import Company, Wait, discreet
 from ..core.config.names import ModelId
-from ..core.notices import Company, Wait, discreet
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 

@@ -16,7 +16,7 @@ from quart import Quart
 from werkzeug.routing import Rule
 
 from .. import __version__
-from ..core.access import Area
+from ..core.access.gate import Area
 from .guard import area_of
 from .shapes import ErrorAnswer
 

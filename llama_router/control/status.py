@@ -17,9 +17,9 @@ from ..backends.backend import Backend
 from ..core.config.masking import masked_config
 from ..core.config.model_spec import ModelSpec
 from ..core.config.whole import Config
-from ..core.lifecycle import Phase
 from ..core.reports import ReloadReport
-from ..core.roster import ModelStatistics
+from ..core.scheduling.lifecycle import Phase
+from ..core.scheduling.roster import ModelStatistics
 from ..errors.backends import BackendError, BackendExitedError
 from ..errors.config import Problem
 from . import shapes

@@ -16,7 +16,7 @@ from werkzeug.routing import BaseConverter
 from .. import __version__
 from ..backends.ask import Answer, ask
 from ..backends.backend import Backend
-from ..core.access import Area
+from ..core.access.gate import Area
 from ..core.web_ui import ASSET, PASSED_ON, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
 from ..errors.backends import UpstreamError
 from ..errors.requests import RequestError

@@ -14,8 +14,8 @@ from typing import Final
 
 import attrs
 
+from .answers.renaming import Renaming
 from .config.names import ModelId
-from .renaming import Renaming
 
 #: Between the name of a conversation and that of a model, if its client puts both in one.
 #: Source: llama.cpp, tools/server/server-stream.cpp (lookup).

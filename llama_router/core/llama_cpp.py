@@ -14,8 +14,8 @@ import msgspec
 from ..errors.backends import BackendExitedError
 from .config.model_spec import ModelSpec, ModelState
 from .config.names import ModelId
-from .lifecycle import Phase
-from .roster import ModelStatistics
+from .scheduling.lifecycle import Phase
+from .scheduling.roster import ModelStatistics
 
 Json: TypeAlias = dict[str, Any]
 

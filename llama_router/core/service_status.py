@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from .lifecycle import Phase
-from .lines import escape_controls
+from .logs.lines import escape_controls
+from .scheduling.lifecycle import Phase
 
 #: Longest line, in characters: it must fit into one message and onto a screen.
 MAX_CHARACTERS: Final = 400

@@ -16,12 +16,13 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core import refusals
+from ..core.answers import refusals
+from ..core.answers.notices import Wait
 from ..core.config.diff import ReloadPlan
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
-from ..core.events import (
+from ..core.scheduling.events import (
     Arrived,
     Changed,
     Event,
@@ -36,10 +37,9 @@ from ..core.events import (
     Tick,
     Unload,
 )
-from ..core.lifecycle import Phase, Signal
-from ..core.notices import Wait
-from ..core.roster import ModelStatistics
-from ..core.scheduler import Scheduler
+from ..core.scheduling.lifecycle import Phase, Signal
+from ..core.scheduling.roster import ModelStatistics
+from ..core.scheduling.scheduler import Scheduler
 from ..errors.admission import UnknownModelError
 from ..errors.backends import BackendError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError

@@ -11,8 +11,8 @@ import trio
 from ..backends.backend import Backend
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
-from ..core.events import Changed
-from ..core.lifecycle import Signal
+from ..core.scheduling.events import Changed
+from ..core.scheduling.lifecycle import Signal
 from ..errors.backends import BackendError, first_error
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import trio
 
 from ..backends.backend import Backend
-from ..core.notices import Wait
+from ..core.answers.notices import Wait
 from ..errors.base import RouterError
 
 

@@ -8,7 +8,7 @@ import trio
 
 from ..absence import is_absent
 from ..core.config.names import ModelId
-from ..core.events import Mended
+from ..core.scheduling.events import Mended
 from ..errors.backends import FileMissingError
 from .dispatcher import Dispatcher
 

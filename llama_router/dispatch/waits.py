@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import attrs
 
+from ..core.answers.notices import Wait
 from ..core.config.names import ModelId
-from ..core.lifecycle import Phase
-from ..core.notices import Wait
+from ..core.scheduling.lifecycle import Phase
 from ..news import News
 from .lease import Lease
 

@@ -19,15 +19,15 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core.access import ANYBODY, Area, Gate
-from ..core.answers import error_fields
+from ..core.access.gate import ANYBODY, Area, Gate
+from ..core.answers.dialects import error_answer, request_id_field
+from ..core.answers.envelope import error_fields
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import Meaning, ModelId
 from ..core.config.whole import Config
 from ..core.conversations import Conversations, Owner
-from ..core.dialects import error_answer, request_id_field
-from ..core.peek import asked_by
-from ..core.routes import (
+from ..core.requests.peek import asked_by
+from ..core.requests.routes import (
     ByBody,
     ByPath,
     ByQuery,
@@ -39,7 +39,7 @@ from ..core.routes import (
     named_in,
     route,
 )
-from ..core.shaping import Shape, shaped
+from ..core.requests.shaping import Shape, shaped
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError

@@ -49,7 +49,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 import trio
 
-from ..core import refusals
+from ..core.answers import refusals
 from ..errors.base import RouterError
 from .channel import EVERYTHING, GONE, READABLE, Channel
 from .fiber import ENDING_S, TICK_S, Fiber, FiberCutError, pause

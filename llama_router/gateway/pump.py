@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..core.usage import TAIL_BYTES
+from ..core.answers.usage import TAIL_BYTES
 from .channel import GONE, READABLE, TELLING
 from .engine import Engine
 from .fiber import pause

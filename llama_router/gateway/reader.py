@@ -7,9 +7,9 @@ from typing import Final
 
 import trio
 
-from ..core.forms import FormSearch
-from ..core.peek import ASKED, SKIMMED_BYTES, form_search, skim_of
-from ..core.skim import Skim
+from ..core.requests.forms import FormSearch
+from ..core.requests.peek import ASKED, SKIMMED_BYTES, form_search, skim_of
+from ..core.requests.skim import Skim
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from .engine import Engine
 from .fiber import Fiber, FiberTimeoutError, pause

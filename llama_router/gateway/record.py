@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.usage import usage_of
+from ..core.answers.usage import usage_of
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..logs.output import log_info

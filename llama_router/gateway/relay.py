@@ -14,9 +14,9 @@ from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
-from ..core.dialects import dialect_of_path, last_event
-from ..core.renaming import Renaming
-from ..core.usage import TAIL_BYTES
+from ..core.answers.dialects import dialect_of_path, last_event
+from ..core.answers.renaming import Renaming
+from ..core.answers.usage import TAIL_BYTES
 from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from .engine import Engine

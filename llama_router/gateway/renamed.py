@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ..core.renaming import Renaming
+from ..core.answers.renaming import Renaming
 from .shaper import LAST_CHUNK, Shaper, chunk
 from .wire import Dechunker, Framing, ResponseHead
 

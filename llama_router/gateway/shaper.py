@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from ..core.dialects import Voice
+from ..core.answers.dialects import Voice
 from .wire import Dechunker, Framing, ResponseHead
 
 #: Most bytes of an incomplete chunk that are held back. Events are far smaller; a

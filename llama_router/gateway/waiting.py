@@ -17,16 +17,10 @@ from typing import Final
 import attrs
 
 from ..backends.backend import Backend
-from ..core.access import Asker
+from ..core.access.gate import Asker
+from ..core.answers.dialects import Voice, dialect_of
+from ..core.answers.notices import NOTIFY_FIELD, Company, Wait, discreet, wants_notices
 from ..core.config.names import ModelId
-from ..core.dialects import Voice, dialect_of
-from ..core.notices import (
-    NOTIFY_FIELD,
-    Company,
-    Wait,
-    discreet,
-    wants_notices,
-)
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ..core.lines import escape_controls
+from ..core.logs.lines import escape_controls
 from . import journal
 
 if TYPE_CHECKING:

@@ -16,18 +16,9 @@ from typing import Final
 import attrs
 import trio
 
-from ..core.download_reports import (
-    Checking,
-    Done,
-    Failed,
-    Progressed,
-    Report,
-    Resolved,
-    Waiting,
-    decode,
-)
-from ..core.hub import Reference
-from ..core.lines import escape_controls
+from ..core.hub.names import Reference
+from ..core.hub.reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, decode
+from ..core.logs.lines import escape_controls
 from ..core.rate import Rate
 from ..errors.base import RouterError
 from ..errors.downloads import DownloadError

@@ -1,6 +1,6 @@
 """A download as a process of its own: ``python -m llama_router.models.fetch REFERENCE [FILE]``.
 
-It says what it does on its standard output (core/download_reports.py), and ends when its
+It says what it does on its standard output (core/hub/reports.py), and ends when its
 standard input does: when whoever started it is gone. It may be killed at any time.
 """
 
@@ -14,18 +14,9 @@ from typing import Final
 
 import attrs
 
-from ..core.download_reports import (
-    Checking,
-    Done,
-    Failed,
-    Progressed,
-    Report,
-    Resolved,
-    Waiting,
-    encode,
-)
-from ..core.hub import Reference, Selection, choose, parse_reference
-from ..core.hub_answers import Repository
+from ..core.hub.answers import Repository
+from ..core.hub.names import Reference, Selection, choose, parse_reference
+from ..core.hub.reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, encode
 from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
 from ..helper_program import end_with_router

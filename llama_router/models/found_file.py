@@ -14,7 +14,7 @@ import attrs
 import tomli_w
 
 from ..core.config.parse import parse_config
-from ..core.found import Doubt, FoundModel
+from ..core.discovery.found import Doubt, FoundModel
 from ..errors.config import ConfigError
 from .caches import doubt
 from .files import read_up_to

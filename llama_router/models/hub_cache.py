@@ -22,7 +22,7 @@ from typing import Final
 
 import attrs
 
-from ..core.hub import (
+from ..core.hub.names import (
     Model,
     Reference,
     RepoFile,

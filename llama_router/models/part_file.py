@@ -7,7 +7,7 @@ import os
 import threading
 from typing import Final, Self
 
-from ..core.hub import RepoFile
+from ..core.hub.names import RepoFile
 from ..errors.downloads import HubAnswerError
 
 #: Bytes that are hashed at once.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import attrs
 
-from ..core import naming
-from ..core.found import Collection, Doubt, FoundFile
-from ..core.header import Header
+from ..core.discovery import naming
+from ..core.discovery.found import Collection, Doubt, FoundFile
+from ..core.discovery.header import Header
 from .caches import Caches, Manifest, doubt, find_repositories, list_folder, read_manifests
 from .gguf import GgufError, read_header
 

@@ -20,15 +20,8 @@ import attrs
 import httpx
 
 from .. import __version__
-from ..core.hub import RepoFile
-from ..core.hub_answers import (
-    Answer,
-    Repository,
-    Retries,
-    failure,
-    is_passing,
-    parse_repository,
-)
+from ..core.hub.answers import Answer, Repository, Retries, failure, is_passing, parse_repository
+from ..core.hub.names import RepoFile
 from ..core.units import size
 from ..errors.downloads import (
     CacheUnusableError,

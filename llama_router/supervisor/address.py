@@ -14,7 +14,7 @@ import trio
 
 from .. import runtime_file
 from ..config.load import LoadedConfig
-from ..core.access import Gate
+from ..core.access.gate import Gate
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem

@@ -28,7 +28,7 @@ from ..backends.output import LogStore
 from ..backends.ports import Ports
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
-from ..core.access import Gate
+from ..core.access.gate import Gate
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..core.service_status import status_line

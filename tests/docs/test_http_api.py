@@ -12,10 +12,10 @@ import trio
 
 from llama_router.control import app, openapi
 from llama_router.control.context import ControlContext
-from llama_router.core.access import Gate
+from llama_router.core.access.gate import Gate
+from llama_router.core.answers.notices import SIGN_OF_LIFE_S
 from llama_router.core.config.parse import parse_config
-from llama_router.core.notices import SIGN_OF_LIFE_S
-from llama_router.core.peek import SKIMMED_BYTES
+from llama_router.core.requests.peek import SKIMMED_BYTES
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.reader import IDLE_CONNECTION_S
 

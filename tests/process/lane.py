@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from llama_router.backends.backend import Backend
-from llama_router.core.access import Gate
+from llama_router.core.access.gate import Gate
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher

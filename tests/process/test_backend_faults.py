@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from llama_router.backends.launch import PORT_CHANGES
-from llama_router.core.lifecycle import Phase
+from llama_router.core.scheduling.lifecycle import Phase
 from tests.process.harness import RawClient, Scripted, base_port, post, request
 
 pytestmark = pytest.mark.process

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from llama_router.backends import proctree
-from llama_router.core.hub import Reference
+from llama_router.core.hub.names import Reference
 from llama_router.errors.config import ConfigError, Problem
 from llama_router.errors.downloads import HubFileMissingError, HubUnreachableError
 from llama_router.models.downloads import Downloads, DownloadState, DownloadStatus

@@ -24,7 +24,7 @@ from llama_router.backends import output
 from llama_router.backends.log_files import append_rotating
 from llama_router.backends.model_log import LogChunk, ModelLog
 from llama_router.backends.output import LogStore
-from llama_router.core.lines import Line
+from llama_router.core.logs.lines import Line
 
 pytestmark = pytest.mark.process
 

@@ -16,8 +16,8 @@ from time import time
 import attrs
 import pytest
 
-from llama_router.core.hub import Reference, RepoFile, choose
-from llama_router.core.hub_answers import Repository, Retries
+from llama_router.core.hub.answers import Repository, Retries
+from llama_router.core.hub.names import Reference, RepoFile, choose
 from llama_router.errors.downloads import (
     CacheUnusableError,
     DiskFullError,

@@ -9,7 +9,7 @@ from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.lifecycle import Phase
+from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.admission import QueueTimeoutError, ShuttingDownError, UnknownModelError
 from llama_router.errors.backends import BackendExitedError, SpawnError

@@ -12,10 +12,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.control.ollama_waiting import Waiting as OllamaWaiting
-from llama_router.core.access import ANYBODY
+from llama_router.core.access.gate import ANYBODY
+from llama_router.core.answers.notices import SIGN_OF_LIFE_S, Company, wants_notices
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.notices import SIGN_OF_LIFE_S, Company, wants_notices
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.answers import Voice
 from llama_router.dispatch.dispatcher import Dispatcher

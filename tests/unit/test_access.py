@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access import ANYBODY, Area, Gate, check_says_json, host_of
+from llama_router.core.access.exposure import exposure, is_loopback
+from llama_router.core.access.gate import ANYBODY, Area, Gate, check_says_json, host_of
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.exposure import exposure, is_loopback
 from llama_router.errors.access import (
     AccessError,
     AdminTokenError,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.hub import (
+from llama_router.core.hub.names import (
     Reference,
     RepoFile,
     best_projector,

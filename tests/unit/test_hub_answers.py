@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from llama_router.core.download_reports import Done, Failed, Progressed, decode, encode
-from llama_router.core.hub import RepoFile
-from llama_router.core.hub_answers import Answer, Retries, failure, is_passing, parse_repository
+from llama_router.core.hub.answers import Answer, Retries, failure, is_passing, parse_repository
+from llama_router.core.hub.names import RepoFile
+from llama_router.core.hub.reports import Done, Failed, Progressed, decode, encode
 from llama_router.core.rate import Rate
 from llama_router.core.units import duration, size
 from llama_router.errors.downloads import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_router.core.lifecycle import (
+from llama_router.core.scheduling.lifecycle import (
     RESIDENT,
     TRANSITIONS,
     IllegalTransitionError,
@@ -10,7 +10,7 @@ from llama_router.core.lifecycle import (
     Signal,
     advance,
 )
-from llama_router.core.restart import CLOSED, Breaker, after_failure
+from llama_router.core.scheduling.restart import CLOSED, Breaker, after_failure
 
 
 def test_every_phase_has_a_way_out() -> None:

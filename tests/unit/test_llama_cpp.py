@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.lifecycle import TRANSITIONS, Phase, Signal, advance
 from llama_router.core.llama_cpp import (
     STATUS,
     BackendInfo,
@@ -27,7 +26,8 @@ from llama_router.core.llama_cpp import (
     router_props,
     status_event,
 )
-from llama_router.core.roster import ModelStatistics
+from llama_router.core.scheduling.lifecycle import TRANSITIONS, Phase, Signal, advance
+from llama_router.core.scheduling.roster import ModelStatistics
 from llama_router.errors.backends import BackendExitedError, SpawnError
 
 ENTRY = {

@@ -16,7 +16,7 @@ from llama_router.backends.log_files import (
     read_tail,
     record_line,
 )
-from llama_router.core.log_record import LogRecord
+from llama_router.core.logs.record import LogRecord
 
 TS = "2026-11-25T18:00:00.000Z"
 

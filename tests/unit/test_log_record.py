@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.lines import LineSplitter
-from llama_router.core.log_record import (
+from llama_router.core.logs.lines import LineSplitter
+from llama_router.core.logs.record import (
     LogRecord,
     Resume,
     as_json,

@@ -5,13 +5,13 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from llama_router.core.answers.dialects import Dialect, Voice, dialect_of, last_event
+from llama_router.core.answers.notices import Notices, Other, Wait
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.dialects import Dialect, Voice, dialect_of, last_event
-from llama_router.core.events import Arrived, Changed, Finished
-from llama_router.core.lifecycle import Phase, Signal
-from llama_router.core.notices import Notices, Other, Wait
-from llama_router.core.scheduler import Scheduler
+from llama_router.core.scheduling.events import Arrived, Changed, Finished
+from llama_router.core.scheduling.lifecycle import Phase, Signal
+from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.admission import QueueTimeoutError
 from llama_router.errors.backends import BackendExitedError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.usage import TAIL_BYTES
+from llama_router.core.answers.usage import TAIL_BYTES
 from llama_router.gateway.pump import LEAST_PIECE_BYTES, MOST_PIECE_BYTES, MOST_PIECES, Tail
 from llama_router.gateway.shaper import Shaper, chunk
 from llama_router.gateway.wire import ResponseFraming, ResponseHead, parse_response_head

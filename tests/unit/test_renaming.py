@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llama_router.core.renaming import Renaming
+from llama_router.core.answers.renaming import Renaming
 
 #: Texts that look like what is searched for.
 _TRAPS = ['"model":"a"', '\\"model":"a"', 'x"', "\\", "model", "{", '{"model":"a"}', "a\nb", "é"]

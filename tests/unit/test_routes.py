@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.routes import (
+from llama_router.core.requests.routes import (
     ByBody,
     ByPath,
     ByQuery,

@@ -6,7 +6,7 @@ import pytest
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.events import (
+from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
     Finished,
@@ -18,8 +18,8 @@ from llama_router.core.events import (
     Stop,
     Tick,
 )
-from llama_router.core.lifecycle import Phase, Signal
-from llama_router.core.scheduler import Scheduler
+from llama_router.core.scheduling.lifecycle import Phase, Signal
+from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.admission import (
     QueueFullError,
     QueueTimeoutError,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.events import (
+from llama_router.core.scheduling.events import (
     Action,
     Arrived,
     Changed,
@@ -22,8 +22,8 @@ from llama_router.core.events import (
     Stop,
     Unload,
 )
-from llama_router.core.lifecycle import Phase, Signal
-from llama_router.core.scheduler import Scheduler
+from llama_router.core.scheduling.lifecycle import Phase, Signal
+from llama_router.core.scheduling.scheduler import Scheduler
 
 NAMES = ("a", "b", "c", "nobody")
 

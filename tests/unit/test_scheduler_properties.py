@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.events import (
+from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
     Finished,
@@ -20,8 +20,8 @@ from llama_router.core.events import (
     Tick,
     Unload,
 )
-from llama_router.core.lifecycle import RESIDENT, Phase, Signal
-from llama_router.core.scheduler import Scheduler
+from llama_router.core.scheduling.lifecycle import RESIDENT, Phase, Signal
+from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError, SpawnError
 
 GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}

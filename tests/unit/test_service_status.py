@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.lifecycle import Phase
+from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.core.service_status import MAX_CHARACTERS, status_line
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from llama_router.core.config.diff import plan_reload
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.shaping import Shape, shaped
+from llama_router.core.requests.shaping import Shape, shaped
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
 

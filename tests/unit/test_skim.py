@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core import skim as skim_module
-from llama_router.core.peek import ASKED, asked_by, skim_of
-from llama_router.core.shaping import Shape, shaped
-from llama_router.core.skim import MAX_DEPTH, MAX_FIELDS, Skim, change
+from llama_router.core.requests import skim as skim_module
+from llama_router.core.requests.peek import ASKED, asked_by, skim_of
+from llama_router.core.requests.shaping import Shape, shaped
+from llama_router.core.requests.skim import MAX_DEPTH, MAX_FIELDS, Skim, change
 from llama_router.errors.requests import RequestError
 
 NAMES = frozenset(("model", "stream"))

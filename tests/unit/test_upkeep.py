@@ -7,7 +7,7 @@ import math
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.events import (
+from llama_router.core.scheduling.events import (
     Action,
     Arrived,
     Changed,
@@ -20,8 +20,8 @@ from llama_router.core.events import (
     Tick,
     Unload,
 )
-from llama_router.core.lifecycle import Phase, Signal
-from llama_router.core.scheduler import Scheduler
+from llama_router.core.scheduling.lifecycle import Phase, Signal
+from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError
 
 A, B, C = map(ModelId, "abc")

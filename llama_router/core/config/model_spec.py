@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from ..shaping import PROTECTED, Shape
+from ..requests.shaping import PROTECTED, Shape
 from .fields import OnChange, restart, retune
 from .names import Meaning, ModelId
 from .readers import (

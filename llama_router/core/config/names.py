@@ -7,7 +7,7 @@ from typing import NewType
 
 import attrs
 
-from ..shaping import Shape
+from ..requests.shaping import Shape
 
 ModelId = NewType("ModelId", str)
 """The name that the configuration gives a model; what a client says is a plain `str`."""

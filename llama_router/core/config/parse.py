@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ...errors.config import ConfigError, Problem, Where
-from ..exposure import exposure
+from ..access.exposure import exposure
 from .fields import readers_of
 from .model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
 from .names import ModelId

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ..lines import escape_controls
+from ..logs.lines import escape_controls
 
 Value: TypeAlias = "str | int | float | bool | list[str] | dict[str, str]"
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from ..shaping import PROTECTED
+from ..requests.shaping import PROTECTED
 from . import command
 from .draft import DraftModel, Note
 from .fields import Fields, scalar

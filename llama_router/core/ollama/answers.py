@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
-from ..usage import Usage
+from ..answers.usage import Usage
 from .requests import Shape, Wanted
 from .sse import Events
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...errors.requests import RequestError
-from ..peek import MAX_NAME_BYTES
+from ..requests.peek import MAX_NAME_BYTES
 
 
 class Options(msgspec.Struct, kw_only=True):

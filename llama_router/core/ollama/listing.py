@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import attrs
 
-from ..access import Asker
+from ..access.gate import Asker
 from ..config.model_spec import ModelSpec
 from ..config.names import Meaning
 from ..config.whole import Config
-from ..header import Header
-from ..hub import without_host
-from ..kinds import Kind, kind_of
-from ..naming import quant_of
+from ..discovery.header import Header
+from ..discovery.kinds import Kind, kind_of
+from ..discovery.naming import quant_of
+from ..hub.names import without_host
 from .answers import timestamp
 
 #: The version of Ollama's API that is spoken. Clients refuse servers that are too old.

@@ -8,7 +8,7 @@ from typing import Any
 from ...errors.downloads import HubReferenceError
 from ..config.names import ModelId
 from ..config.whole import Config
-from ..hub import Reference, parse_reference
+from ..hub.names import Reference, parse_reference
 from .listing import meaning_of
 
 

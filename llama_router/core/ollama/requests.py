@@ -12,7 +12,7 @@ import attrs
 import msgspec
 
 from ...errors.requests import RequestError
-from .. import shaping
+from ..requests import shaping
 from .bodies import (
     AnswerRequest,
     ChatRequest,

@@ -17,7 +17,7 @@ exiting) has no turn and drives nobody out.
 
 from __future__ import annotations
 
-from .config.names import ModelId
+from ..config.names import ModelId
 from .events import Action, Grant
 from .lifecycle import Phase
 from .placement import Resident, make_room

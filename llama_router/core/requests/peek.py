@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..errors.requests import RequestError
+from ...errors.requests import RequestError
 from .forms import FormSearch, boundary_of
 from .skim import Skim
 

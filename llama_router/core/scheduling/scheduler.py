@@ -21,12 +21,14 @@ from __future__ import annotations
 import math
 from typing import Final, assert_never
 
-from ..errors.backends import BackendError
-from . import refusals, turns, upkeep
-from .config.diff import ReloadPlan, plan_reload
-from .config.model_spec import ModelSpec
-from .config.names import ModelId
-from .config.whole import Config
+from ...errors.backends import BackendError
+from ..answers import refusals
+from ..answers.notices import Other, Wait
+from ..config.diff import ReloadPlan, plan_reload
+from ..config.model_spec import ModelSpec
+from ..config.names import ModelId
+from ..config.whole import Config
+from . import turns, upkeep
 from .events import (
     Action,
     Arrived,
@@ -43,7 +45,6 @@ from .events import (
     Unload,
 )
 from .lifecycle import Phase, Signal
-from .notices import Other, Wait
 from .restart import CLOSED, after_failure
 from .roster import ModelStatistics, Roster, Slot
 

@@ -11,8 +11,8 @@ from http import HTTPStatus
 
 import msgspec
 
-from ..errors.backends import BackendError
-from ..errors.base import RouterError
+from ...errors.backends import BackendError
+from ...errors.base import RouterError
 
 
 def error_body(error: RouterError) -> bytes:

@@ -6,16 +6,16 @@ from collections.abc import Collection
 from itertools import islice
 from typing import Final
 
-from ..errors.admission import (
+from ...errors.admission import (
     QueueFullError,
     QueueTimeoutError,
     ShuttingDownError,
     UnknownModelError,
 )
-from ..errors.backends import BackendError, BackendFailedError
-from ..errors.requests import RequestCancelledError
-from .config.names import ModelId
-from .config.whole import Config
+from ...errors.backends import BackendError, BackendFailedError
+from ...errors.requests import RequestCancelledError
+from ..config.names import ModelId
+from ..config.whole import Config
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at
 #: the pace of answers.

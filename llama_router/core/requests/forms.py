@@ -10,7 +10,7 @@ from collections.abc import Collection
 from enum import Enum, auto
 from typing import Final
 
-from ..errors.requests import RequestError
+from ...errors.requests import RequestError
 
 #: Longest value of a field that is kept, in bytes.
 MAX_VALUE_BYTES: Final = 4096

@@ -13,9 +13,9 @@ from typing import Final
 
 import attrs
 
-from ..errors.downloads import HubFileMissingError, HubReferenceError
-from . import naming
-from .model_ids import DEFAULT_QUANTS
+from ...errors.downloads import HubFileMissingError, HubReferenceError
+from ..discovery import naming
+from ..discovery.model_ids import DEFAULT_QUANTS
 
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.

@@ -11,10 +11,10 @@ from typing import Final, Protocol, assert_never
 
 import attrs
 
-from .access import Asker
-from .config.model_spec import ModelSpec
-from .config.names import ModelId
-from .lifecycle import Phase
+from ..access.gate import Asker
+from ..config.model_spec import ModelSpec
+from ..config.names import ModelId
+from ..scheduling.lifecycle import Phase
 
 #: Between two signs of life on any stream that has nothing else to say, in seconds: proxies
 #: close connections that are silent for 60.

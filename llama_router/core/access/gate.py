@@ -23,19 +23,19 @@ from typing import Final, TypeAlias
 
 import attrs
 
-from ..errors.access import (
+from ...errors.access import (
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
     MediaTypeError,
     OriginNotAllowedError,
 )
-from ..errors.admission import UnknownModelError
-from . import refusals
-from .config.model_spec import ModelSpec
-from .config.names import Meaning
-from .config.router_spec import ModelsApi
-from .config.whole import Config
+from ...errors.admission import UnknownModelError
+from ..answers import refusals
+from ..config.model_spec import ModelSpec
+from ..config.names import Meaning
+from ..config.router_spec import ModelsApi
+from ..config.whole import Config
 from .exposure import is_loopback
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]

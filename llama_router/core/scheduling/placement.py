@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from .config.names import ModelId
+from ..config.names import ModelId
 
 
 @attrs.frozen(kw_only=True)

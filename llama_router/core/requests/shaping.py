@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ..errors.requests import RequestError
+from ...errors.requests import RequestError
 from .skim import Skim, change
 
 #: Fields that decide where a request goes and how it is answered; no setting may touch them.

@@ -6,11 +6,11 @@ from typing import TypeAlias
 
 import attrs
 
-from ..errors.admission import AdmissionError
-from ..errors.backends import BackendError
-from .config.diff import ReloadPlan
-from .config.names import ModelId
-from .config.whole import Config
+from ...errors.admission import AdmissionError
+from ...errors.backends import BackendError
+from ..config.diff import ReloadPlan
+from ..config.names import ModelId
+from ..config.whole import Config
 from .lifecycle import Signal
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ..errors.downloads import (
+from ...errors.downloads import (
     DownloadError,
     HubAccessError,
     HubAnswerError,
@@ -22,7 +22,7 @@ from ..errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
-from .hub import RepoFile, is_repo, is_safe_path
+from .names import RepoFile, is_repo, is_safe_path
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -14,9 +14,9 @@ from typing import Any, Final, assert_never
 import attrs
 import msgspec
 
-from ..errors.base import RouterError
-from .answers import error_body
-from .endpoints import Api, api_of
+from ...errors.base import RouterError
+from ..requests.endpoints import Api, api_of
+from .envelope import error_body
 
 #: Most characters quoted of an answer that is no JSON.
 _QUOTED: Final = 300

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import attrs
 
-from ..errors.admission import AdmissionError
-from ..errors.backends import BackendError
-from .config.model_spec import ModelSpec
-from .config.names import ModelId
-from .config.whole import Config
+from ...errors.admission import AdmissionError
+from ...errors.backends import BackendError
+from ..config.model_spec import ModelSpec
+from ..config.names import ModelId
+from ..config.whole import Config
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import Phase, Signal, advance
 from .restart import CLOSED, Breaker

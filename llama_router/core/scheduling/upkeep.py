@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from .config.names import ModelId
+from ..config.names import ModelId
 from .events import Action
 from .lifecycle import Phase, Signal
 from .placement import make_room

@@ -1,0 +1,1 @@
+"""Who may ask for what, and where a router may listen. Pure."""

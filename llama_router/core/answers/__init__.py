@@ -1,0 +1,1 @@
+"""What an answer says: errors, notices, names, token figures. Pure."""

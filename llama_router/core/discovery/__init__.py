@@ -1,0 +1,1 @@
+"""From GGUF files to models: names, kinds, parts that belong together. Pure."""

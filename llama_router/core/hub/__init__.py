@@ -1,0 +1,1 @@
+"""Names, answers and downloads of the hub. Pure."""

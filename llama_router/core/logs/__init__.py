@@ -1,0 +1,1 @@
+"""Lines of logs, and which old files are given up. Pure."""

@@ -1,0 +1,1 @@
+"""Which model runs, who waits, who makes way. Sans-IO."""
