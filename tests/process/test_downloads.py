@@ -279,7 +279,7 @@ async def test_a_download_ends_with_its_parent(server, environ) -> None:
     server.stall_api = True
     parent = f"""
 import os, trio
-from llama_router.core.hub import Reference
+from llama_router.core.hub.names import Reference
 from llama_router.models.downloads import Downloads
 async def main():
     async with trio.open_nursery() as nursery:
