@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import trio
 
+from ..threads import in_thread_or_here
 from . import proctree, treekill
 from .cgroup import ControlGroup
 
@@ -63,11 +64,11 @@ class Family:
     async def enlist(self) -> None:
         """Move the leader, and what it has started already, into the control group."""
         if self._group is not None:
-            await trio.to_thread.run_sync(self._group.enlist, self._leader, limiter=_LIMITER)
+            await in_thread_or_here(self._group.enlist, self._leader, limiter=_LIMITER)
 
     async def look(self) -> None:
         """Remember the leader's descendants: once it is gone, they cannot be told from others."""
-        await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=_LIMITER)
+        await in_thread_or_here(self._look, abandon_on_cancel=True, limiter=_LIMITER)
 
     async def hunt(self) -> bool:
         """Kill every relative, and reap the dead ones among the own children.
@@ -78,7 +79,7 @@ class Family:
         Returns:
             Whether any was still alive, or something could not be told: then look again.
         """
-        return await trio.to_thread.run_sync(self._hunt, abandon_on_cancel=True, limiter=_LIMITER)
+        return await in_thread_or_here(self._hunt, abandon_on_cancel=True, limiter=_LIMITER)
 
     def _look(self) -> None:
         if proctree.start_time(self._leader) != self._started:

@@ -7,11 +7,11 @@ import shlex
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar, TypeVarTuple
 
 import attrs
 import structlog
@@ -31,10 +31,12 @@ from ..errors.backends import (
     FileMissingError,
     PortTakenError,
     ReadinessTimeoutError,
+    SpawnError,
     first_error,
     quoted,
 )
 from ..patience import patient_wait
+from ..threads import RETRY_S, ThreadRefusedError, in_thread
 from . import proctree
 from .backend import Backend
 from .cgroup import ControlGroup, ControlGroups
@@ -48,6 +50,9 @@ from .port_owner import anybody_on, stranger_on
 from .ports import Ports
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 log = structlog.get_logger()
 
@@ -206,7 +211,7 @@ class Launcher:
         group = None
         if self.groups is not None:
             number = next(self._group_serial)
-            group = await trio.to_thread.run_sync(self.groups.make, number, spec.id)
+            group = await _for_a_start(spec, self.groups.make, number, spec.id)
         try:
             yield group
         finally:
@@ -326,7 +331,8 @@ class Launcher:
 
         found = explain(returncode, ())
         with trio.move_on_after(EXPLAIN_TIMEOUT_S):
-            found = await trio.to_thread.run_sync(find_out, abandon_on_cancel=True)
+            with suppress(ThreadRefusedError):
+                found = await in_thread(find_out, abandon_on_cancel=True)
         error = BackendExitedError(
             spec.id,
             returncode,
@@ -367,7 +373,9 @@ class Launcher:
         while self._writes:
             try:
                 # Taken out on the thread: a cancellation may come before that is done.
-                await trio.to_thread.run_sync(self._write_next, abandon_on_cancel=True)
+                await in_thread(self._write_next, abandon_on_cancel=True)
+            except ThreadRefusedError:
+                await trio.sleep(RETRY_S)
             except OSError as exc:
                 path = str(self.record.path)
                 log.warning("instances.unwritten", path=path, reason=exc.strerror)
@@ -388,9 +396,7 @@ class Launcher:
             if not spec.spawn.check_port_owner:
                 return None
             # Abandoned with the wait: reading about a process may hang, see `LOOK_TIMEOUT_S`.
-            return await trio.to_thread.run_sync(
-                stranger_on, port, process.pid, abandon_on_cancel=True
-            )
+            return await _for_a_start(spec, stranger_on, port, process.pid, abandon_on_cancel=True)
 
         path = spec.spawn.health_endpoint
         async with trio.open_nursery() as reporting:
@@ -415,13 +421,14 @@ async def _check_files(spec: ModelSpec) -> None:
 
     Raises:
         FileMissingError: if one is.
+        SpawnError: if the system refuses the thread that looks.
         ReadinessTimeoutError: if that cannot be found out within ``ready_timeout_s``.
     """
     absent: str | None = None
 
     async def look() -> None:
         nonlocal absent
-        absent = await trio.to_thread.run_sync(_absent_file, spec, abandon_on_cancel=True)
+        absent = await _for_a_start(spec, _absent_file, spec, abandon_on_cancel=True)
 
     if not await patient_wait(look, spec.spawn.ready_timeout_s):
         raise ReadinessTimeoutError(
@@ -430,6 +437,25 @@ async def _check_files(spec: ModelSpec) -> None:
         )
     if absent is not None:
         raise FileMissingError(str(spec.id), absent)
+
+
+async def _for_a_start(
+    spec: ModelSpec,
+    sync_fn: Callable[[*Ts], T],
+    *args: *Ts,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """Do what a start needs on a thread.
+
+    Raises:
+        SpawnError: if the system refuses one; trying again may help.
+    """
+    try:
+        return await in_thread(sync_fn, *args, abandon_on_cancel=abandon_on_cancel)
+    except ThreadRefusedError as exc:
+        error = SpawnError(f"cannot start a backend of model {str(spec.id)!r}: {exc}")
+        error.retryable = True
+        raise error from exc
 
 
 def _can_change_port(spec: ModelSpec) -> bool:

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from ..errors.backends import SpawnError
+from ..threads import refusals
 from . import guardian
 
 if TYPE_CHECKING:
@@ -124,23 +125,24 @@ class Lifeline:
         Raises:
             OSError: if it cannot be started.
         """
-        process = await trio.lowlevel.open_process(
-            [
-                sys.executable,
-                "-I",  # isolated from the user's environment and folders
-                "-S",  # without site: half the start-up time
-                "-c",
-                _BOOTSTRAP,
-                str(Path(__file__).parents[2]),
-                self._instance,
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-            start_new_session=True,
-        )
+        with refusals():
+            process = await trio.lowlevel.open_process(
+                [
+                    sys.executable,
+                    "-I",  # isolated from the user's environment and folders
+                    "-S",  # without site: half the start-up time
+                    "-c",
+                    _BOOTSTRAP,
+                    str(Path(__file__).parents[2]),
+                    self._instance,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+                start_new_session=True,
+            )
         assert isinstance(process.stdin, trio.lowlevel.FdStream)
         self._process, self._pipe = process, process.stdin
         for pid, (start_time, marker) in self._backends.items():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from ..threads import ThreadRefusedError, in_thread, in_thread_or_here
 from . import family, proctree, treekill
 
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ async def tend_orphans(lifeline: Lifeline, *, interval_s: float = LOOK_INTERVAL_
     try:
         while True:
             await trio.sleep(interval_s)
-            orphans.take_in(await trio.to_thread.run_sync(orphans.look))
+            with suppress(ThreadRefusedError):
+                orphans.take_in(await in_thread(orphans.look))
     finally:
         with trio.CancelScope(shield=True):  # bounded by END_TIMEOUT_S
-            await trio.to_thread.run_sync(orphans.end)
+            await in_thread_or_here(orphans.end)
 
 
 class _Orphans:

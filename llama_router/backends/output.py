@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -15,6 +16,7 @@ import trio
 from ..core.logs.record import LogRecord
 from ..logs.rendering import timestamp
 from ..logs.threaded_writer import ThreadedWriter
+from ..threads import ThreadRefusedError, in_thread
 from .follow import Follower
 from .log_files import append_rotating, log_path, record_line, remove_old
 from .model_log import SETTLE_S, LogChunk, ModelLog
@@ -104,7 +106,8 @@ class LogStore:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._settle_floods)
             while True:
-                await trio.to_thread.run_sync(self._tidy, abandon_on_cancel=True)
+                with suppress(ThreadRefusedError):
+                    await in_thread(self._tidy, abandon_on_cancel=True)
                 await trio.sleep(_TIDY_S)
 
     def close(self, timeout_s: float) -> bool:

@@ -17,6 +17,7 @@ import trio
 from ..core.explain import Cause
 from ..errors.backends import BackendUnreapableError, SpawnError
 from ..patience import patient_sleep, patient_wait
+from ..threads import refusals
 from . import proctree
 from .family import Family
 
@@ -202,15 +203,16 @@ async def _spawn(
         SpawnError: if it cannot be started.
     """
     try:
-        return await trio.lowlevel.open_process(
-            list(argv),
-            stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=dict(env),
-            cwd=cwd,
-        )
+        with refusals():
+            return await trio.lowlevel.open_process(
+                list(argv),
+                stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=dict(env),
+                cwd=cwd,
+            )
     except (OSError, ValueError, IndexError) as exc:
         raise _spawn_error(argv, cwd, exc) from exc
 

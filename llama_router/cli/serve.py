@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..errors.base import RouterError
 from ..logs.output import configure
 from ..supervisor.handle import Requests, Running
 from ..supervisor.tree import run_router
+from ..threads import ThreadRefusedError
 from .files import prepare_or_explain
 
 log = structlog.get_logger()
@@ -72,7 +74,12 @@ def serve_config(
     """
     router = loaded.config.router
     _allow_many_files()
-    with configure(level=router.log_level, format=router.log_format.value):
+    try:
+        output = configure(level=router.log_level, format=router.log_format.value)
+    except ThreadRefusedError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    with output:
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
         for scanned in scans:
             scanned.log()

@@ -22,6 +22,7 @@ from ..core.config.whole import Config
 from ..core.file_watch import Advice, FileWatch, Stamp
 from ..core.reports import ReloadReport, Verdict
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
+from ..threads import ThreadRefusedError, in_thread
 from .document import decoded, parse, read
 from .load import LoadedConfig, load_config
 from .replace import read_config, replace_config
@@ -88,6 +89,7 @@ class Watcher:
         self._load = load
         self._on_report = on_report
         self._missing: tuple[Path, ...] = ()  # what a rejected file needs
+        self._unread = False  # though it should be: the system refused a thread
         self._editing = trio.Lock()
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
@@ -133,7 +135,7 @@ class Watcher:
         """
         try:
             async with self._editing:  # two at the same time are two edits, one after the other
-                await trio.to_thread.run_sync(
+                await in_thread(
                     self._edit, self._current(), change, expected, abandon_on_cancel=True
                 )
         except ConfigError as exc:
@@ -178,11 +180,15 @@ class Watcher:
             pause_s = POLL_S
             if not self._asked.is_set():
                 # On a thread: a file system may hang. It is abandoned at the end then.
-                stamp, is_back = await trio.to_thread.run_sync(
-                    lambda: (_stamp(self._path), _any_exists(self._missing)),
-                    abandon_on_cancel=True,
-                )
+                try:
+                    stamp, is_back = await in_thread(
+                        lambda: (_stamp(self._path), _any_exists(self._missing)),
+                        abandon_on_cancel=True,
+                    )
+                except ThreadRefusedError:
+                    continue
                 advice = watch.see(stamp)
+                is_back = is_back or self._unread
                 match Advice.READ if is_back and advice is Advice.REST else advice:
                     case Advice.REST:
                         continue
@@ -192,9 +198,8 @@ class Watcher:
                     case Advice.READ:
                         pass
             if self._asked.is_set():  # perhaps while the file was looked at
-                watch.is_read(
-                    await trio.to_thread.run_sync(_stamp, self._path, abandon_on_cancel=True)
-                )
+                with suppress(ThreadRefusedError):  # then it is read once more than needed
+                    watch.is_read(await in_thread(_stamp, self._path, abandon_on_cancel=True))
                 stamp = None
             self._asked = trio.Event()
             self._begun += 1
@@ -206,7 +211,8 @@ class Watcher:
     async def _look(self, settled: Stamp) -> None:
         """Read the file and use it: the one with the stamp *settled*, or anyhow if that is None."""
         try:
-            read = await trio.to_thread.run_sync(
+            self._unread = False
+            read = await in_thread(
                 self._read,
                 self._current(),
                 settled,
@@ -224,6 +230,9 @@ class Watcher:
             files = (problem.missing for problem in exc.problems)
             self._missing = tuple(Path(path) for path in files if path is not None)
             self._reject(exc)
+        except ThreadRefusedError as exc:
+            self._digest, self._unread = b"", True
+            self._reject(ConfigError((Problem((), f"it could not be applied: {exc}"),)))
 
     def _read(self, current: Config, settled: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
         """Return what is in the file, and how it differs from *current*. Blocks on files.

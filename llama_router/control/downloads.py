@@ -18,6 +18,7 @@ from ..errors.requests import RequestError
 from ..models.downloads import Downloads, DownloadState, DownloadStatus
 from ..models.hub_cache import CachedModel, RepoCache, repositories
 from ..news import News
+from ..threads import in_thread
 from . import shapes
 from .admin import spec_of
 from .context import ControlContext
@@ -127,11 +128,9 @@ async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
         ModelNotCachedError: if it is not in the hub cache, or not only there.
         CacheUnusableError: if the cache cannot be read or changed.
     """
-    cache, model = await trio.to_thread.run_sync(
-        _find_cached, context.hub_caches, spec, abandon_on_cancel=True
-    )
+    cache, model = await in_thread(_find_cached, context.hub_caches, spec, abandon_on_cancel=True)
     await context.dispatcher.unload(spec.id, force=False)
-    freed_bytes = await trio.to_thread.run_sync(_remove, cache, model)
+    freed_bytes = await in_thread(_remove, cache, model)
     log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
     context.dispatcher.news.publish("removed", {"id": str(spec.id)})
     await context.rescan()

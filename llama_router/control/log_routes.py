@@ -16,6 +16,7 @@ from ..core.logs.record import LogRecord, as_text, join
 from ..errors.admission import UnknownModelError
 from ..errors.requests import RequestError
 from ..logs.rendering import timestamp
+from ..threads import in_thread
 from .context import ControlContext
 from .hypercorn import without_deadline
 from .openapi import Query, describe
@@ -74,7 +75,7 @@ def blueprint(context: ControlContext) -> Blueprint:
             body: AsyncIterator[bytes] | bytes = _follow(context, model, tail, render)
         else:
             records = await _past(context, model, tail)
-            body = await trio.to_thread.run_sync(render, records)
+            body = await in_thread(render, records)
         response = Response(body, mimetype=mimetype)
         response.headers["cache-control"] = "no-store"
         return response
@@ -92,7 +93,7 @@ async def _model(context: ControlContext, name: str) -> str:
     if model is not None:
         return str(model)
     path = context.logs.path_for(name)
-    if path is None or not await trio.to_thread.run_sync(path.exists, abandon_on_cancel=True):
+    if path is None or not await in_thread(path.exists, abandon_on_cancel=True):
         raise UnknownModelError(f"no model or alias is named {name!r}, and there is no log of one")
     return name
 
@@ -140,7 +141,7 @@ async def _past(context: ControlContext, model: str, tail: int) -> list[LogRecor
         return recent
     try:
         # Abandoned if the client leaves: a file system that hangs must not keep it here.
-        older = await trio.to_thread.run_sync(read_tail, path, tail, abandon_on_cancel=True)
+        older = await in_thread(read_tail, path, tail, abandon_on_cancel=True)
     except OSError:
         return recent
     if not recent:  # what comes meanwhile is no past

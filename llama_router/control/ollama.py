@@ -18,6 +18,7 @@ from ..core.ollama import bodies, listing, requests
 from ..core.ollama.requests import Wanted
 from ..errors.base import RouterError
 from ..logs.output import log_info
+from ..threads import in_thread
 from .context import ControlContext
 from .guard import answer, asker, open_to, raw_body
 from .hypercorn import without_deadline
@@ -92,7 +93,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         ]
         found = await files.look(specs)
         backends = [backend for spec in specs if (backend := dispatcher.backend(spec.id))]
-        memory_mib = await trio.to_thread.run_sync(
+        memory_mib = await in_thread(
             lambda: {backend.model: memory_mib_of(backend) for backend in backends},
             abandon_on_cancel=True,
         )
@@ -138,7 +139,7 @@ async def _translated(
 
     if len(data) < _LARGE_BYTES:
         return take_apart()
-    return await trio.to_thread.run_sync(take_apart, abandon_on_cancel=True)
+    return await in_thread(take_apart, abandon_on_cancel=True)
 
 
 def _log_refusal(error: RouterError) -> None:

@@ -24,6 +24,7 @@ from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError
 from ..logs.output import log_info
+from ..threads import in_thread
 from .context import ControlContext
 from .ollama_waiting import Waiting
 from .upstream import Upstream, request_stack
@@ -136,7 +137,7 @@ class Exchange:
         if len(data) < _LARGE_BYTES:
             body = translate()
         else:
-            body = await trio.to_thread.run_sync(translate, abandon_on_cancel=True)
+            body = await in_thread(translate, abandon_on_cancel=True)
         return self._complete(body)
 
     def _going_on(self, lines: AsyncIterator[bytes]) -> Response:

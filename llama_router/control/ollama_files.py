@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-import trio
-
 from ..core.config.model_spec import ModelSpec
 from ..core.discovery.naming import part_of
 from ..core.ollama.listing import File
 from ..models.gguf import GgufError, read_header
+from ..threads import in_thread
 
 #: Models whose files are remembered.
 _MAX_REMEMBERED: Final = 4096
@@ -32,7 +31,7 @@ class Files:
             whole: Read on behind the vocabulary, for the chat template.
         """
         paths = [spec.path for spec in specs]
-        return await trio.to_thread.run_sync(
+        return await in_thread(
             lambda: [File() if path is None else self._look(path, whole=whole) for path in paths],
             abandon_on_cancel=True,
         )

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import attrs
-import trio
 from quart import Blueprint, Response, request
 
 from ..config.replace import read_config
@@ -17,6 +16,7 @@ from ..core.config.masking import MASK, is_secret, masked_command, masked_config
 from ..core.config.model_spec import ModelSpec
 from ..core.config.whole import Config
 from ..errors.config import SettingError
+from ..threads import in_thread
 from . import shapes
 from .admin import spec_of
 from .context import ControlContext
@@ -45,10 +45,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def get_settings() -> Response:
         name = request.args.get("model")
         spec = None if name is None else spec_of(context, name)
-        data = await trio.to_thread.run_sync(
-            read_config, context.config_path, abandon_on_cancel=True
-        )
-        return answer(await trio.to_thread.run_sync(_settings, data, spec, context))
+        data = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
+        return answer(await in_thread(_settings, data, spec, context))
 
     @routes.post("/settings")
     @describe(

@@ -22,6 +22,7 @@ from ..core.scheduling.lifecycle import Phase
 from ..core.scheduling.roster import ModelStatistics
 from ..errors.backends import BackendError, BackendExitedError
 from ..errors.config import Problem
+from ..threads import in_thread
 from . import shapes
 from .context import ControlContext
 
@@ -49,7 +50,7 @@ class StatusPage:
         if with_configuration:
             if self._masked is None or self._masked[0] is not config:
                 # On a thread: hundreds of models take a few milliseconds.
-                self._masked = (config, await trio.to_thread.run_sync(masked_config, config))
+                self._masked = (config, await in_thread(masked_config, config))
             configuration = self._masked[1]
         return shapes.Status(
             version=__version__,
@@ -78,7 +79,7 @@ class StatusPage:
         ready = [backend for spec in specs if (backend := backend_of(spec.id)) is not None]
         if not ready:
             return {}
-        return await trio.to_thread.run_sync(
+        return await in_thread(
             lambda: {backend.pid: memory_mib_of(backend) for backend in ready},
             abandon_on_cancel=True,
         )

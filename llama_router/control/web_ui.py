@@ -20,6 +20,7 @@ from ..core.access.gate import Area
 from ..core.web_ui import ASSET, PASSED_ON, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
 from ..errors.backends import UpstreamError
 from ..errors.requests import RequestError
+from ..threads import in_thread
 from .context import ControlContext
 from .guard import answer, open_to
 from .start_page import start_page
@@ -166,7 +167,7 @@ async def _response(found: Answer) -> Response:
     body, fields = found.body, [field for field in found.fields if field[0] in PASSED_ON]
     packed = found.get(b"content-encoding") == b"gzip"
     if packed and body and request.accept_encodings.quality("gzip") <= 0:
-        body = await trio.to_thread.run_sync(_unpacked, body)
+        body = await in_thread(_unpacked, body)
         fields = [f for f in fields if f[0] not in (b"content-encoding", b"etag")]
     # In pieces: each has a deadline of its own, and a slow client may take long for all of them.
     whole = body if len(body) <= _PIECE_BYTES else _pieces(body)

@@ -10,6 +10,7 @@ from ..absence import is_absent
 from ..core.config.names import ModelId
 from ..core.scheduling.events import Mended
 from ..errors.backends import FileMissingError
+from ..threads import ThreadRefusedError, in_thread
 from .dispatcher import Dispatcher
 
 #: Between two looks for the files, in seconds, while some are missing. A notification of
@@ -28,7 +29,10 @@ async def tend_missing(dispatcher: Dispatcher) -> NoReturn:
             continue
         await trio.sleep(POLL_S)
         # On a thread: a file system may hang. It is abandoned at the end then.
-        back = await trio.to_thread.run_sync(_present, missing, abandon_on_cancel=True)
+        try:
+            back = await in_thread(_present, missing, abandon_on_cancel=True)
+        except ThreadRefusedError:
+            continue
         for model in back & _missing(dispatcher).keys():
             dispatcher.submit(Mended(model))
 

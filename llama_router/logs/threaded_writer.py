@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from ..threads import refusals
+
 Item = TypeVar("Item")
 
 # A writer that has just written waits this long, to take the lines of a burst together:
@@ -33,6 +35,9 @@ class ThreadedWriter(Generic[Item]):
             name: Of the thread.
             max_items: Items that may wait.
             max_bytes: What they may hold together, about.
+
+        Raises:
+            ThreadRefusedError: if the system refuses the thread.
         """
         self._write = write
         self._max_items = max_items
@@ -43,7 +48,8 @@ class ThreadedWriter(Generic[Item]):
         self._written_bytes = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        with refusals():
+            self._thread.start()
 
     def put(self, item: Item, size_bytes: int) -> bool:
         """Hand over *item*; False if it is not taken: too much waits, or it is closed."""

@@ -23,6 +23,7 @@ from ..core.rate import Rate
 from ..errors.base import RouterError
 from ..errors.downloads import DownloadError
 from ..helper_program import end_helper
+from ..threads import refusals
 
 #: Ended downloads that are remembered.
 HISTORY: Final = 50
@@ -242,15 +243,16 @@ class Downloads:
         argv = [sys.executable, "-P", "-m", "llama_router.models.fetch", name]
         argv += [] if reference.file is None else [reference.file]
         try:
-            process = await trio.lowlevel.open_process(
-                argv,
-                stdin=subprocess.PIPE,  # never written to: it ends when this process does
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=self._environ,
-                # Ctrl-C is for us. No session of its own: that is how orphans are told.
-                process_group=0,
-            )
+            with refusals():
+                process = await trio.lowlevel.open_process(
+                    argv,
+                    stdin=subprocess.PIPE,  # never written to: it ends when this process does
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=self._environ,
+                    # Ctrl-C is for us. No session of its own: that is how orphans are told.
+                    process_group=0,
+                )
         except OSError as exc:
             message = f"the process of the download cannot be started: {exc.strerror}"
             raise DownloadError(message) from exc

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import attrs
 import structlog
-import trio
 
 from .. import runtime_file
 from ..config.load import LoadedConfig
@@ -19,6 +18,7 @@ from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
 from ..gateway.server import Doors, ListenError, listen
+from ..threads import in_thread
 from .listeners import exposure_fault, hosts_of, url_of
 
 log = structlog.get_logger()
@@ -81,7 +81,7 @@ class Address:
         """
         old = self.doors.sockets
         try:
-            sockets = await trio.to_thread.run_sync(
+            sockets = await in_thread(
                 partial(listen, host, port, instead_of=old), abandon_on_cancel=True
             )
         except ListenError as exc:

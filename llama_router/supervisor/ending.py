@@ -12,6 +12,7 @@ from ..backends.output import LogStore
 from ..backends.process import REAP_TIMEOUT_S
 from ..core.config.whole import Config
 from ..patience import patient_wait
+from ..threads import in_thread, in_thread_or_here
 
 #: Seconds that refusals get to be written, however short ``drain_s`` is.
 REFUSAL_S: Final = 0.25
@@ -56,9 +57,9 @@ async def close_files(logs: LogStore, record: InstanceRecord) -> None:
     If the file system hangs, both are given up: the next start finds nothing to end, then.
     """
     with trio.move_on_after(LOG_FLUSH_S + RECORD_CLOSE_S, shield=True):
-        await trio.to_thread.run_sync(logs.close, LOG_FLUSH_S, abandon_on_cancel=True)
+        await in_thread_or_here(logs.close, LOG_FLUSH_S, abandon_on_cancel=True)
         with suppress(OSError):
-            await trio.to_thread.run_sync(record.close, abandon_on_cancel=True)
+            await in_thread(record.close, abandon_on_cancel=True)
 
 
 def _grace_s(config: Config) -> float:

@@ -35,6 +35,7 @@ from ..core.service_status import status_line
 from ..dispatch.dispatcher import Dispatcher
 from ..gateway.server import Doors
 from ..systemd.manager import ServiceManager
+from ..threads import in_thread
 from .address import Address
 from .ending import bound_the_end, close_files, longest_end_s
 from .face import Face
@@ -81,8 +82,8 @@ async def run_router(
     try:
         groups = None
         if whole_process:
-            groups = await trio.to_thread.run_sync(ControlGroups.adopt)
-        prepared = await trio.to_thread.run_sync(prepare_state_dir, state_dir, environ, instance)
+            groups = await in_thread(ControlGroups.adopt)
+        prepared = await in_thread(prepare_state_dir, state_dir, environ, instance)
         gate = _gate(loaded.config, prepared.token.value)
         proctree.adopt_orphans()
         ports = [each.getsockname()[1] for each in doors.sockets if each.family != socket.AF_UNIX]
