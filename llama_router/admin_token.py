@@ -67,14 +67,18 @@ def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
         ) from exc
 
 
-def read_token(path: Path) -> str:
+def read_token(path: Path, *, any_kind: bool = False) -> str:
     """Return the token in *path*.
+
+    Args:
+        path: A regular file: whatever else it is could keep a start waiting, for ever perhaps.
+        any_kind: Also read it if it is a pipe, say: whoever named it waits, and knows.
 
     Raises:
         AdminTokenFileError: if it cannot be read, or is too short to be safe.
     """
     try:
-        token = path.read_text("ascii").strip()
+        token = (path.read_text("ascii") if any_kind else _text_of_file(path)).strip()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not ASCII text"
         raise AdminTokenFileError(f"cannot read the admin token in {path}: {reason}") from exc
@@ -84,6 +88,27 @@ def read_token(path: Path) -> str:
             "has made that file, remove it, and the next start makes a new one"
         )
     return token
+
+
+def _text_of_file(path: Path) -> str:
+    """Return what is in a regular file; never waits for a pipe.
+
+    Raises:
+        AdminTokenFileError: if it is something else.
+        OSError: if it cannot be read.
+        UnicodeDecodeError: if it is not ASCII.
+    """
+
+    def open_at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    with open(path, "rb", buffering=0, opener=open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise AdminTokenFileError(
+                f"cannot read the admin token in {path}: it is not a regular file; remove it, "
+                "or put the token into a file there"
+            )
+        return file.read().decode("ascii")
 
 
 def _exposure(path: Path) -> str | None:

@@ -239,7 +239,7 @@ def state_dirs(where: Where, environ: Mapping[str, str]) -> list[Path]:
 
 def _token(where: Where, found: RuntimeFile | None) -> Token:
     if where.token_file is not None:
-        return Token(read_token(where.token_file), str(where.token_file))
+        return Token(read_token(where.token_file, any_kind=True), str(where.token_file))
     if token := os.environ.get(TOKEN_VARIABLE):
         return Token(token, f"${TOKEN_VARIABLE}")
     if found is None:

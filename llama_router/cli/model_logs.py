@@ -71,14 +71,19 @@ class _Printer:
         self._as_json = as_json
         self._resume = Resume()
 
-    def again(self) -> None:
-        """Expect what was printed already once more."""
-        self._resume.again()
+    def again(self, *, whole: bool = False) -> None:
+        """Expect what was printed already once more; *whole* if nothing can be missing."""
+        self._resume.again(whole=whole)
 
     def print(self, records: Iterable[LogRecord]) -> None:
         """Write those of *records* that are new."""
         for record in records:
             if self._resume.is_new(record):
+                if self._resume.gap:
+                    _remark(
+                        f"lines may be missing here: only the last {_RESUME_LINES} were read "
+                        "again, or the older ones were removed"
+                    )
                 sys.stdout.write(self._render(record))
         sys.stdout.flush()
 
@@ -159,7 +164,7 @@ class _Reader:
         self.printer.again()
         follower, records = self._from_files(missing, lines)
         self.printer.print(records)
-        self.printer.again()  # what came while they were read is read again
+        self.printer.again(whole=True)  # what came while they were read is read again
         while True:
             time.sleep(_LOOK_S)
             self.printer.print(_readable(follower.path, follower.read))

@@ -77,7 +77,7 @@ def serve_config(
     try:
         output = configure(level=router.log_level, format=router.log_format.value)
     except ThreadRefusedError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {exc}", file=sys.stderr)  # noqa: T201 -- there is no log
         return 1
     with output:
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())

@@ -6,6 +6,8 @@ import errno
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,26 @@ def test_a_file_without_a_token_is_refused(tmp_path: Path, content: bytes) -> No
     path.write_bytes(content)
     with pytest.raises(AdminTokenFileError, match=str(path)):
         read_token(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """A pipe that nobody writes to holds up no start, nor does one without an end."""
+    (tmp_path / "state").mkdir()
+    path = tmp_path / "state" / "admin-token"
+    make(path)
+    with pytest.raises(AdminTokenFileError, match=f"{path}: .* regular file|{path}: Is a dir"):
+        admin_token(path.parent, {})
+
+
+def test_a_command_takes_a_pipe(tmp_path: Path) -> None:
+    """As a shell makes one of another program's output."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("from-a-program-01\n",))
+    writer.start()
+    assert read_token(path, any_kind=True) == "from-a-program-01"
+    writer.join()
 
 
 @pytest.mark.parametrize(

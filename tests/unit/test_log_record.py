@@ -138,3 +138,23 @@ def test_a_log_is_picked_up_where_it_was_left(whole: list[LogRecord], data: st.D
         assert later == whole[shown_to:]
     if not shown:
         assert later == whole[again:]
+
+
+@pytest.mark.parametrize(("again", "gap"), [(0, False), (2, False), (3, True), (4, True)], ids=str)
+def test_a_log_that_may_have_a_gap(again: int, gap: bool) -> None:  # noqa: FBT001 -- a parameter
+    """It has, unless what is read again begins with something that was shown; said once."""
+    whole = [LogRecord(f"{TS}{n}", "a") for n in range(6)]
+    resume = Resume()
+    assert [resume.is_new(record) for record in whole[:3]] == [True] * 3
+    resume.again()
+    gaps = [resume.gap for record in whole[again:] if resume.is_new(record)]
+    assert gaps == [gap, *[False] * (len(gaps) - 1)]
+
+
+def test_a_log_that_was_read_without_a_break() -> None:
+    """New lines only are no gap then."""
+    resume = Resume()
+    assert resume.is_new(LogRecord(f"{TS}1", "a"))
+    resume.again(whole=True)
+    assert resume.is_new(LogRecord(f"{TS}2", "b"))
+    assert not resume.gap

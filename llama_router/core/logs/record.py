@@ -127,26 +127,39 @@ class Resume:
 
     The end of a log is read again from somewhere else; of that, everything up to the last
     line that was shown is left out. From the first new line on, everything is new.
+
+    Attributes:
+        gap: Whether lines may be missing before the last one that was new: it was the first
+            of what was read again, and so nobody knows what was before it.
     """
 
     def __init__(self) -> None:
         self._last_ts = ""
         self._same_time: Counter[LogRecord] = Counter()
         self._skip: Counter[LogRecord] | None = None
+        self._touches = True
+        self.gap = False
 
-    def again(self) -> None:
-        """Expect the end of the log from the start once more."""
+    def again(self, *, whole: bool = False) -> None:
+        """Expect the end of the log from the start once more.
+
+        Args:
+            whole: Nothing can have been left out: what comes may begin with a new line.
+        """
         self._skip = self._same_time.copy() if self._last_ts else None
+        self._touches = whole
 
     def is_new(self, record: LogRecord) -> bool:
         """Say whether *record* is to be shown; then it counts as shown."""
         if self._skip is not None:
-            if record.ts < self._last_ts:
-                return False
-            if self._skip[record] > 0:
+            if record.ts < self._last_ts or self._skip[record] > 0:
                 self._skip[record] -= 1
+                self._touches = True
                 return False
             self._skip = None
+            self.gap = not self._touches
+        else:
+            self.gap = False
         if record.ts != self._last_ts:
             self._last_ts = record.ts
             self._same_time.clear()
