@@ -14,7 +14,7 @@ import trio
 
 #: From so late on, in seconds, the end of a time-out says that the process was held up. No task
 #: of the router keeps the others waiting for nearly as long.
-HELD_UP_S: Final = 0.5
+LATE_S: Final = 0.5
 
 #: Time is counted in pieces of so many seconds. However long one really takes, it counts as
 #: that: so much is lost at most to a process that is held up.
@@ -27,7 +27,7 @@ def was_held_up(scope: trio.CancelScope) -> bool:
     To be asked at once when *scope* was cancelled by its deadline. For waits that are worth
     no task of their own, and can be begun anew.
     """
-    return trio.current_time() - scope.deadline > HELD_UP_S
+    return trio.current_time() - scope.deadline > LATE_S
 
 
 async def patient_sleep(duration_s: float) -> None:
