@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -106,11 +106,12 @@ class Lane:
             await trio.aclose_forcefully(client.stream)
 
 
-async def _control(stream: trio.SocketStream, replay: bytes) -> None:
+async def _control(stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]) -> None:
     """Answer in the place of the control plane."""
     assert replay
     async with stream:
         await stream.send_all(CONTROL)
+        moving()
 
 
 @asynccontextmanager

@@ -4,27 +4,32 @@ import socket
 
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from llama_router.gateway.connection import Gateway
 
 
 async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:
     """Also if it comes together with the cancellation of the connection's tasks."""
+    seen: list[str] = []
 
-    async def fail_at_the_end(stream: trio.SocketStream, replay: bytes) -> None:
+    async def fail_at_the_end(_stream: object, _replay: bytes, _moving: object) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             try:
                 await trio.sleep_forever()
             finally:
+                seen.append("the end")
                 raise ValueError("a bug")
 
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     gateway = Gateway(None, None, fail_at_the_end)
-    with theirs:
+    with theirs, capture_logs() as logs:
         async with trio.open_nursery() as gateway.tasks:
             gateway.hand_over(ours, b"")
             await trio.testing.wait_all_tasks_blocked()
             gateway.tasks.cancel_scope.cancel()
     assert ours.fileno() == -1
+    assert seen == ["the end"]
+    assert [line["event"] for line in logs] == ["connection.crashed"]
