@@ -18,11 +18,12 @@ from ..core.answers.usage import TAIL_BYTES, Usage, usage_of
 from ..core.config.model_spec import ModelSpec
 from ..core.ollama import answers, listing
 from ..core.ollama.answers import Stream, Times
-from ..core.ollama.requests import Wanted
+from ..core.ollama.requests import COMPLETION_PATH, INFILL_PATH, Wanted, cannot_insert
 from ..core.requests.routes import allowed
 from ..dispatch.lease import Lease
+from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
-from ..errors.requests import EndpointNotAllowedError
+from ..errors.requests import EndpointNotAllowedError, RequestError
 from ..logs.output import log_info
 from ..threads import in_thread
 from .context import ControlContext
@@ -122,7 +123,13 @@ class Exchange:
         )
         self._upstream = self._holding.enter_context(upstream)
         lease.cut = upstream.cut
-        await upstream.post(path, self._body, self._fields)
+        try:
+            await upstream.post(path, self._body, self._fields)
+        except (RequestError, UpstreamError) as exc:
+            refusal = cannot_insert(self._wanted.model, upstream.status, str(exc))
+            if path == INFILL_PATH and refusal is not None:
+                raise refusal from exc
+            raise
         if self._wanted.stream:
             await upstream.expect_events()
         return upstream
@@ -257,7 +264,9 @@ def _passed_on(gate: Gate) -> dict[str, str]:
 
 def _check_allowed(path: str, spec: ModelSpec) -> None:
     endpoints = spec.spawn.proxy_endpoints
-    if not allowed(path.encode(), endpoints):
+    # Where completions are wanted, this is one of them.
+    paths = (path, COMPLETION_PATH) if path == INFILL_PATH else (path,)
+    if not any(allowed(each.encode(), endpoints) for each in paths):
         raise EndpointNotAllowedError(
             f"this asks model {str(spec.id)!r} at {path!r}, which is not among its "
             f"proxy_endpoints: {', '.join(endpoints)}"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llama_router.core.ollama import bodies, requests
 from llama_router.core.ollama.keep_alive import keep_alive_s
-from llama_router.core.ollama.requests import Shape, Wanted
+from llama_router.core.ollama.requests import Shape, Wanted, cannot_insert
 from llama_router.errors.requests import RequestError
 
 USER = {"role": "user", "content": "hello"}
@@ -169,6 +169,45 @@ def test_a_prompt_is_a_chat_of_one_message() -> None:
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
     wanted, asked = generate(prompt="hi", raw=True)
     assert (wanted.path, asked["prompt"]) == ("/v1/completions", "hi")
+
+
+def test_a_suffix_asks_to_fill_in() -> None:
+    """At llama-server's own endpoint, and in its spelling."""
+    wanted, asked = generate(
+        prompt="a", suffix="b", stream=False, format="json", options={"stop": "c", "num_predict": 3}
+    )
+    assert (wanted.shape, wanted.path) == (Shape.GENERATE, "/infill")
+    assert asked == {
+        "model": "m",
+        "input_prefix": "a",
+        "input_suffix": "b",
+        "stop": ["c"],
+        "max_tokens": 3,
+        "json_schema": {},
+        "stream": False,
+    }
+
+
+@pytest.mark.parametrize("field", [{"logprobs": True}, {"images": ["aGk="]}])
+def test_what_does_not_go_with_a_suffix_is_refused(field: dict[str, Any]) -> None:
+    """Nothing is ignored silently."""
+    with pytest.raises(RequestError, match="do not go with"):
+        generate(prompt="a", suffix="b", **field)
+
+
+@pytest.mark.parametrize(
+    ("status", "why"), [(501, "no tokens"), (404, "no /infill"), (405, "no /infill"), (400, None)]
+)
+def test_a_backend_that_cannot_insert(status: int, why: str | None) -> None:
+    """It is told as Ollama tells it; any other refusal stays what it is."""
+    error = cannot_insert("m", status, "no tokens")
+    if why is None:
+        assert error is None
+    else:
+        assert error is not None
+        assert error.status == 400
+        assert str(error).startswith("'m' does not support insert: ")
+        assert why in str(error)
 
 
 @pytest.mark.parametrize("fields", [{"template": "x"}, {"context": [1, 2]}])

@@ -15,7 +15,7 @@ import msgspec
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ..answers.usage import Usage
-from .requests import Shape, Wanted
+from .requests import INFILL_PATH, Shape, Wanted
 from .sse import Events
 
 T = TypeVar("T")
@@ -70,6 +70,25 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     timings: _Timings | None = None
     error: Any = None  # every backend has its own idea of it
+
+
+class _Infill(msgspec.Struct):
+    """A piece, or all, of what llama-server's ``/infill`` answers."""
+
+    content: str = ""
+    stop_type: str | None = None
+    tokens_evaluated: int | None = None
+    tokens_predicted: int | None = None
+    timings: _Timings | None = None
+    error: Any = None
+
+    def as_answer(self) -> _Answer:
+        """Return it in the shape of OpenAI's."""
+        stops = self.stop_type not in (None, "none")
+        reason = ("length" if self.stop_type == "limit" else "stop") if stops else None
+        usage = _Usage(self.tokens_evaluated, self.tokens_predicted) if stops else None
+        choice = _Choice(text=self.content, finish_reason=reason)
+        return _Answer([choice], usage, self.timings, self.error)
 
 
 class _Embedding(msgspec.Struct):
@@ -146,7 +165,7 @@ def whole(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[st
     """
     if wanted.shape in (Shape.EMBED, Shape.EMBEDDING):
         return _embedded(wanted, data, now_s=now_s, times=times)
-    answer = _decoded(data, _Answer, wanted)
+    answer = _said_in(data, wanted)
     if not answer.choices:
         raise UpstreamError("the backend's answer has no choices")
     talk = _Talk(wanted)
@@ -216,7 +235,7 @@ class Stream:
                 if event.strip() == b"[DONE]":
                     self.done = True
                     break
-                lines += self._lines(_decoded(event, _Answer, self._wanted), now_s)
+                lines += self._lines(_said_in(event, self._wanted), now_s)
             if self.done or not data:
                 lines.append(self._end(now_s))
         except UpstreamError as exc:
@@ -391,6 +410,12 @@ def _embedded(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dic
         "load_duration": _ns(times.load_s),
         "prompt_eval_count": usage.prompt_tokens or 0,
     }
+
+
+def _said_in(data: bytes, wanted: Wanted) -> _Answer:
+    if wanted.path == INFILL_PATH:
+        return _decoded(data, _Infill, wanted).as_answer()
+    return _decoded(data, _Answer, wanted)
 
 
 def _decoded(data: bytes, shape: type[T], wanted: Wanted) -> T:

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Final
 
 import attrs
@@ -29,6 +30,10 @@ from .keep_alive import keep_alive_s
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETION_PATH: Final = "/v1/completions"
 EMBEDDING_PATH: Final = "/v1/embeddings"
+
+#: llama-server's own; at `COMPLETION_PATH` it takes no notice of a suffix.
+#: Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+INFILL_PATH: Final = "/infill"
 
 
 class Shape(StrEnum):
@@ -88,6 +93,8 @@ def chat(request: ChatRequest) -> Wanted:
 def generate(request: GenerateRequest) -> Wanted:
     """Translate ``/api/generate``: a chat of one message, or with ``raw`` a plain completion.
 
+    With ``suffix`` the model fills in the middle, if it and its backend can.
+
     Raises:
         RequestError: if it cannot be.
     """
@@ -100,12 +107,13 @@ def generate(request: GenerateRequest) -> Wanted:
     prompt = request.prompt or ""
     fields = _answer_fields(request)
     path: str | None
-    if request.raw or request.suffix:
-        if request.images:
-            raise RequestError("'images' do not go with 'raw' or 'suffix'", param="images")
+    if (request.raw or request.suffix) and request.images:
+        raise RequestError("'images' do not go with 'raw' or 'suffix'", param="images")
+    if request.suffix:
+        body = {"input_prefix": prompt, "input_suffix": request.suffix, **_native(fields)}
+        path = INFILL_PATH
+    elif request.raw:
         body = {"prompt": prompt, **fields}
-        if request.suffix:
-            body["suffix"] = request.suffix
         path = COMPLETION_PATH
     else:
         system = [Message(role="system", content=request.system)] if request.system else []
@@ -173,6 +181,40 @@ def _answer_fields(request: AnswerRequest) -> dict[str, Any]:
         if request.top_logprobs:
             fields["top_logprobs"] = request.top_logprobs
     return fields
+
+
+def _native(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return *fields* as llama-server's own endpoints spell them.
+
+    Raises:
+        RequestError: if they have no such thing.
+    """
+    fields = dict(fields)
+    if "logprobs" in fields:
+        raise RequestError("'logprobs' do not go with 'suffix'", param="logprobs")
+    if isinstance(fields.get("stop"), str):
+        fields["stop"] = [fields["stop"]]
+    if (wanted := fields.pop("response_format", None)) is not None:
+        fields["json_schema"] = wanted.get("json_schema", {}).get("schema", {})
+    return fields
+
+
+def cannot_insert(model: str, status: int, reason: str) -> RequestError | None:
+    """Return what a refused request to `INFILL_PATH` comes to; None if it is another matter.
+
+    Args:
+        model: As the client named it.
+        status: Of the backend's answer.
+        reason: Its sentence.
+    """
+    match status:
+        case HTTPStatus.NOT_IMPLEMENTED:
+            why = reason
+        case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
+            why = f"its backend has no {INFILL_PATH}, as llama-server has ({reason})"
+        case _:
+            return None
+    return RequestError(f"{model!r} does not support insert: {why}", param="suffix")
 
 
 #: Whole numbers: Ollama's name to that of the OpenAI API or of llama-server.
