@@ -9,23 +9,19 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final
 
-import attrs
 import structlog
-import trio
 
 from ..backends.backend import Backend
-from ..core.access.gate import ANYBODY, Area, Gate
-from ..core.answers.dialects import error_answer, request_id_field
-from ..core.answers.envelope import error_fields
+from ..core.access.gate import ANYBODY, Area
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import Meaning, ModelId
 from ..core.config.whole import Config
-from ..core.conversations import Conversations, Owner
+from ..core.conversations import Owner
 from ..core.requests.peek import asked_by
 from ..core.requests.routes import (
     ByBody,
@@ -35,18 +31,17 @@ from ..core.requests.routes import (
     Named,
     Observe,
     allowed,
-    decoded,
     named_in,
     route,
 )
 from ..core.requests.shaping import Shape, shaped
-from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, RequestError
 from ..request_ids import new_request_id
-from .engine import Engine
 from .fiber import Fiber, FiberCutError, FiberTimeoutError
+from .gateway import Gateway
+from .own_answers import refusal, with_slash
 from .passage import Passage
 from .reader import BODY_TIMEOUT_S, Reader
 from .record import Record
@@ -61,64 +56,14 @@ log = structlog.get_logger()
 CONVERSATION_FIELD: Final = b"x-conversation-id"
 
 
-Handover = Callable[[trio.SocketStream, bytes, Callable[[], None]], Awaitable[None]]
-"""Serves the rest of a connection: the stream, what was read from it already, and what to
-call when bytes come or go."""
+async def serve_connection(gateway: Gateway, connection: socket.socket, fiber: Fiber) -> None:
+    """Serve one connection until one of the two sides ends it. Closes it.
 
-
-@attrs.define(eq=False)
-class Gateway:
-    """What all connections share.
-
-    Attributes:
-        dispatcher: Who grants backends.
-        gate: Who may ask for them.
-        handover: The control plane.
-        conversations: Where it is noted which backend keeps which stream.
-        engine: Drives the connections.
-        draining: Set at shutdown: every connection ends with its current answer.
-        idle: Connections between two requests.
-        tasks: Where connections go that the control plane serves.
+    Args:
+        gateway: What it shares with others.
+        connection: Non-blocking.
+        fiber: That it is served in.
     """
-
-    dispatcher: Dispatcher
-    gate: Gate
-    handover: Handover
-    conversations: Conversations = attrs.field(factory=Conversations)
-    engine: Engine = attrs.field(factory=Engine)
-    draining: trio.Event = attrs.field(factory=trio.Event)
-    idle: set[Fiber] = attrs.field(factory=set)
-    tasks: trio.Nursery | None = None
-
-    def drain(self) -> None:
-        """Let idle connections end now and busy ones with their answer."""
-        self.draining.set()
-        for fiber in self.idle:
-            self.engine.wake(fiber)
-
-    def serve(self, connection: socket.socket) -> None:
-        """Serve *connection*, which is non-blocking, in a fiber of its own."""
-        self.engine.start(partial(_serve, self, connection))
-
-    def hand_over(self, connection: socket.socket, replay: bytes) -> None:
-        """Let the control plane serve the rest of *connection*."""
-        assert self.tasks is not None, "the gateway is not served"
-        self.tasks.start_soon(self._serve_control, connection, replay)
-
-    async def _serve_control(self, connection: socket.socket, replay: bytes) -> None:
-        try:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-            await self.handover(stream, replay, self.engine.hurry)
-        except* OSError:
-            pass  # nobody is there to be told
-        except* Exception:  # beside a cancellation, too: at the end of the router
-            log.exception("connection.crashed")
-        finally:
-            connection.close()
-
-
-async def _serve(gateway: Gateway, connection: socket.socket, fiber: Fiber) -> None:
-    """Serve one connection until one of the two sides ends it. Closes it."""
     try:
         client = Client(gateway.engine, connection, fiber)
     except OSError as exc:
@@ -354,17 +299,11 @@ class _Connection:
 
     async def _redirect(self, head: RequestHead, exchange: Exchange) -> None:
         """Send the client to the same path with a slash behind it."""
-        to = head.path + b"/"
-        to += b"?" + head.query if head.query else b""
         exchange.status = HTTPStatus.TEMPORARY_REDIRECT
         body_is_here = not isinstance(exchange, Passage)
         exchange.reusable = body_is_here and head.keep_alive and not self._gateway.draining.is_set()
-        lines = [b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b\r\n" % to]
-        lines += [b"%b: %b\r\n" % field for field in self._cors]
-        lines.append(b"content-length: 0\r\n")
-        lines.append(b"\r\n" if exchange.reusable else b"connection: close\r\n\r\n")
         self._fiber.expire_in(BODY_TIMEOUT_S)
-        await self._client.send(b"".join(lines))
+        await self._client.send(with_slash(head, self._cors, close=not exchange.reusable))
         self._fiber.deadline_s = math.inf
 
     async def _observe(
@@ -432,23 +371,9 @@ class _Connection:
         self, head: RequestHead | None, error: RouterError, request_id: str, *, close: bool
     ) -> None:
         """Answer with an error, as the API that was asked for has it."""
-        path = "" if head is None else decoded(head.path)
-        body = error_answer(path, error, request_id)
-        status = HTTPStatus(error.status)
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())]
-        fields = (*error_fields(error), request_id_field(path, request_id), *self._cors)
-        lines += [b"%b: %b\r\n" % field for field in fields]
-        lines.append(b"content-length: %d\r\n" % len(body))
-        if close:
-            lines.append(b"connection: close\r\n")
-        elif head is not None and not head.version_minor:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        if head is None or head.method != b"HEAD":
-            lines.append(body)
         if self._client.torn:
             raise ClientGoneError
         self._fiber.expire_in(BODY_TIMEOUT_S)
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
-            await self._client.send(b"".join(lines))
+            await self._client.send(refusal(head, error, request_id, self._cors, close=close))
         self._fiber.deadline_s = math.inf

@@ -6,13 +6,15 @@ import contextlib
 import errno
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 import trio
 
 from ..errors.base import RouterError
-from .connection import Gateway
+from .connection import serve_connection
+from .gateway import Gateway
 from .sockets import EXHAUSTED
 
 log = structlog.get_logger()
@@ -199,4 +201,4 @@ def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
         except BlockingIOError:
             return
         connection.setblocking(False)
-        gateway.serve(connection)
+        gateway.engine.start(partial(serve_connection, gateway, connection))

@@ -27,7 +27,7 @@ from ..core.config.whole import Config
 from ..core.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing import tend_missing
-from ..gateway.connection import Gateway
+from ..gateway.gateway import Gateway
 from ..gateway.server import serve
 from ..models.caches import find_caches
 from ..models.downloads import Downloads

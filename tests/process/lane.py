@@ -15,7 +15,7 @@ from llama_router.core.access.gate import Gate
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
-from llama_router.gateway.connection import Gateway
+from llama_router.gateway.gateway import Gateway
 from llama_router.gateway.server import Doors, listen, serve
 from tests.http_cases import HOST
 from tests.process.harness import BUGS, Events, RawClient

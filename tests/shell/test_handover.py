@@ -6,7 +6,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from llama_router.gateway.connection import Gateway
+from llama_router.gateway.gateway import Gateway
 
 
 async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:
