@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar, TypeVarTuple
+from typing import Final, TypeVar, TypeVarTuple
 
 import attrs
 import structlog
 import trio
 
-from ..absence import is_absent
 from ..core import child_protocol
 from ..core.config.command_line import command_line, environment
 from ..core.config.masking import masked_command
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
-from ..core.explain import HOPELESS, KILLED, LOOK_BACK_LINES, Cause, Explanation, explain
+from ..core.explain import HOPELESS, Cause
 from ..core.logs.lines import Line
 from ..errors.backends import (
     BackendError,
-    BackendExitedError,
-    FileMissingError,
     PortTakenError,
     ReadinessTimeoutError,
-    SpawnError,
     first_error,
     quoted,
 )
 from ..patience import patient_wait
-from ..threads import RETRY_S, ThreadRefusedError, in_thread
 from . import proctree
 from .backend import Backend
+from .before_start import check_files, on_thread
 from .cgroup import ControlGroup, ControlGroups
 from .environment import Program, find_program, inherited
 from .instances import InstanceRecord
+from .late_writes import LateWrites
 from .lifeline import Lifeline
 from .model_log import ModelLog
 from .oom import Kernel
 from .output import LogStore
-from .port_owner import anybody_on, stranger_on
+from .port_owner import stranger_on
 from .ports import Ports
+from .post_mortem import LAST_LINES, post_mortem
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
 
@@ -68,15 +63,6 @@ _ADVICE: Final = {
     "503": "; if it only needs longer, raise ready_timeout_s",
     "Connection refused": "; if it only needs longer, raise ready_timeout_s",
 }
-
-#: Lines of output quoted when a backend fails.
-LAST_LINES: Final = 8
-
-#: Seconds that may go into finding out why a backend exited.
-EXPLAIN_TIMEOUT_S: Final = 3.0
-
-#: Seconds that the last writes about backends get when the router ends.
-LAST_WRITES_S: Final = 1.0
 
 #: How often a backend whose port was taken before it could bind it is started at once with
 #: another one. Then it counts as a failure.
@@ -100,6 +86,7 @@ class Launcher:
         ports: Whom to ask for a port.
         lifeline: Ends backends if the router is killed.
         record: What runs, on disk.
+        writes: Writes that, and what else may be written late.
         logs: Where output goes.
         hurry: Set when backends get no more grace.
         kernel: Asked whether it killed a backend.
@@ -113,6 +100,7 @@ class Launcher:
     ports: Ports
     lifeline: Lifeline
     record: InstanceRecord
+    writes: LateWrites
     logs: LogStore
     hurry: trio.Event
     kernel: Kernel = attrs.field(factory=Kernel)
@@ -120,9 +108,6 @@ class Launcher:
     on_progress: Callable[[ModelId, float], None] | None = None
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
-    _writes: deque[Callable[[], None]] = attrs.field(factory=deque[Callable[[], None]], init=False)
-    _written: trio.Event = attrs.field(factory=trio.Event, init=False)
-    _writing: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     async def __call__(
         self,
@@ -143,7 +128,7 @@ class Launcher:
             BackendExitedError: if it exits without being asked to.
             BackendUnreapableError: if it cannot be ended.
         """
-        await _check_files(spec)
+        await check_files(spec)
         taken: list[int] = []
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -211,12 +196,12 @@ class Launcher:
         group = None
         if self.groups is not None:
             number = next(self._group_serial)
-            group = await _for_a_start(spec, self.groups.make, number, spec.id)
+            group = await on_thread(spec, self.groups.make, number, spec.id)
         try:
             yield group
         finally:
             if group is not None:
-                self._note(partial(_settle, group, spec))
+                self.writes.add(partial(_settle, group, spec))
 
     async def _run(
         self,
@@ -272,7 +257,7 @@ class Launcher:
                 model_log.mark(f"pid {process.pid} started: {shlex.join(argv)}")
                 task_status.started(process)
                 oom_counters = self.kernel.oom_counters(process.pid)
-                self._note(
+                self.writes.add(
                     partial(
                         self.record.add,
                         process.pid,
@@ -289,105 +274,18 @@ class Launcher:
                 if stopped:
                     model_log.note(f"pid {process.pid} was ended by the router")
                 self.lifeline.unregister(process.pid)
-                self._note(partial(self.record.remove, process.pid))
+                self.writes.add(partial(self.record.remove, process.pid))
         missed = None if ready.is_set() or not spec.spawn.check_port_owner else port
-        error = await self._exited(spec, process, oom_counters, model_log, missed)
+        error = await post_mortem(
+            spec.id,
+            process,
+            model_log,
+            kernel=self.kernel,
+            oom_counters=oom_counters,
+            missed_port=missed,
+        )
         error.retryable = ready.is_set() or error.cause not in HOPELESS
         raise error
-
-    async def _exited(
-        self,
-        spec: ModelSpec,
-        process: SpawnedProcess,
-        oom_counters: dict[Path, int],
-        model_log: ModelLog,
-        missed: int | None,
-    ) -> BackendExitedError:
-        """Return the error that says how *process* ended, and why as far as can be told.
-
-        Args:
-            spec: Whose it was.
-            process: It, with all that it started, is gone.
-            oom_counters: What the kernel had counted when it began.
-            model_log: What it said.
-            missed: The port that it was to listen on, if it was never ready.
-        """
-        returncode = process.returncode or 0
-        tail = model_log.tail(LOOK_BACK_LINES, since_mark=True)
-
-        def find_out() -> Explanation:
-            since_s = process.start_time / os.sysconf("SC_CLK_TCK")
-            oom_killed = returncode in KILLED and self.kernel.oom_killed(
-                process.pid, oom_counters, since_s=since_s
-            )
-            found = explain(returncode, tail, oom_killed=oom_killed)
-            # Not all programs say so, or live long enough for that.
-            if found.cause is Cause.UNKNOWN and missed and anybody_on(missed):
-                return Explanation(
-                    Cause.PORT_IN_USE,
-                    f"another program listens on port {missed}, which was meant for it",
-                )
-            return found
-
-        found = explain(returncode, ())
-        with trio.move_on_after(EXPLAIN_TIMEOUT_S):
-            with suppress(ThreadRefusedError):
-                found = await in_thread(find_out, abandon_on_cancel=True)
-        error = BackendExitedError(
-            spec.id,
-            returncode,
-            tail[-LAST_LINES:],
-            cause=found.cause,
-            reason=found.sentence,
-            evidence=found.evidence,
-        )
-        how = f"code {returncode}" if returncode >= 0 else f"signal {-returncode}"
-        why = f": {found.sentence}" if found.sentence else ""
-        model_log.note(f"pid {process.pid} ended with {how}{why}")
-        return error
-
-    def _note(self, write: Callable[[], None]) -> None:
-        """Let the record be written soon. A late record is harmless, a late swap is not."""
-        self._writes.append(write)
-        self._written.set()
-
-    async def keep_record(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> NoReturn:
-        """Write the record, in order, until cancelled; a full disk costs no backend.
-
-        Cancel it only after the backends: what they have left to write is written then, too,
-        for up to `LAST_WRITES_S`.
-        """
-        task_status.started()
-        try:
-            while True:
-                await self._written.wait()
-                self._written = trio.Event()
-                await self._write_all()
-        finally:
-            with trio.move_on_after(LAST_WRITES_S, shield=True):
-                await self._write_all()
-
-    async def _write_all(self) -> None:
-        while self._writes:
-            try:
-                # Taken out on the thread: a cancellation may come before that is done.
-                await in_thread(self._write_next, abandon_on_cancel=True)
-            except ThreadRefusedError:
-                await trio.sleep(RETRY_S)
-            except OSError as exc:
-                path = str(self.record.path)
-                log.warning("instances.unwritten", path=path, reason=exc.strerror)
-
-    def _write_next(self) -> None:
-        # A wait that was cancelled leaves its thread behind: then there are two.
-        with self._writing:
-            if self._writes:
-                try:
-                    self._writes[0]()
-                finally:
-                    self._writes.popleft()
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading
@@ -396,7 +294,7 @@ class Launcher:
             if not spec.spawn.check_port_owner:
                 return None
             # Abandoned with the wait: reading about a process may hang, see `LOOK_TIMEOUT_S`.
-            return await _for_a_start(spec, stranger_on, port, process.pid, abandon_on_cancel=True)
+            return await on_thread(spec, stranger_on, port, process.pid, abandon_on_cancel=True)
 
         path = spec.spawn.health_endpoint
         async with trio.open_nursery() as reporting:
@@ -416,60 +314,12 @@ def _settle(group: ControlGroup, spec: ModelSpec) -> None:
     group.remove()
 
 
-async def _check_files(spec: ModelSpec) -> None:
-    """Make sure that no file of the model is missing.
-
-    Raises:
-        FileMissingError: if one is.
-        SpawnError: if the system refuses the thread that looks.
-        ReadinessTimeoutError: if that cannot be found out within ``ready_timeout_s``.
-    """
-    absent: str | None = None
-
-    async def look() -> None:
-        nonlocal absent
-        absent = await _for_a_start(spec, _absent_file, spec, abandon_on_cancel=True)
-
-    if not await patient_wait(look, spec.spawn.ready_timeout_s):
-        raise ReadinessTimeoutError(
-            f"the file system with {spec.path} of model {str(spec.id)!r} did not say within "
-            f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s) whether the file is there"
-        )
-    if absent is not None:
-        raise FileMissingError(str(spec.id), absent)
-
-
-async def _for_a_start(
-    spec: ModelSpec,
-    sync_fn: Callable[[*Ts], T],
-    *args: *Ts,
-    abandon_on_cancel: bool = False,
-) -> T:
-    """Do what a start needs on a thread.
-
-    Raises:
-        SpawnError: if the system refuses one; trying again may help.
-    """
-    try:
-        return await in_thread(sync_fn, *args, abandon_on_cancel=abandon_on_cancel)
-    except ThreadRefusedError as exc:
-        error = SpawnError(f"cannot start a backend of model {str(spec.id)!r}: {exc}")
-        error.retryable = True
-        raise error from exc
-
-
 def _can_change_port(spec: ModelSpec) -> bool:
     """Say whether the backend is told where to listen."""
     return any(
         tell(spec, port=1, host=BACKEND_HOST) != tell(spec, port=2, host=BACKEND_HOST)
         for tell in (command_line, environment)
     )
-
-
-def _absent_file(spec: ModelSpec) -> str | None:
-    """Return a file of the model that is not there (any more)."""
-    files = (path for path in (spec.path, spec.mmproj) if path is not None)
-    return next((path for path in files if is_absent(path)), None)
 
 
 async def _report(spec: ModelSpec, loading: Loading) -> None:

@@ -21,6 +21,7 @@ import trio
 from .. import runtime_file
 from ..backends import proctree
 from ..backends.cgroup import ControlGroups
+from ..backends.late_writes import LateWrites
 from ..backends.launch import Launcher
 from ..backends.lifeline import Lifeline
 from ..backends.orphans import tend_orphans
@@ -96,6 +97,7 @@ async def run_router(
             ports=Ports(router.base_port, ports),
             lifeline=lifeline,
             record=prepared.record,
+            writes=LateWrites(prepared.record.path),
             logs=logs,
             hurry=trio.Event(),
             groups=groups,
@@ -127,7 +129,7 @@ async def run_router(
         try:
             async with trio.open_nursery() as services:
                 await services.start(lifeline.run)
-                await services.start(launcher.keep_record)
+                await services.start(launcher.writes.run)
                 services.start_soon(logs.tend)
                 if whole_process:
                     services.start_soon(tend_orphans, lifeline)

@@ -1,12 +1,12 @@
 """The end of a router is bounded, and complete, however it comes about."""
 
 import threading
+from pathlib import Path
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.backends.launch import Launcher
-from llama_router.backends.ports import Ports
+from llama_router.backends.late_writes import LateWrites
 from llama_router.backends.process import REAP_TIMEOUT_S
 from llama_router.core.config.parse import parse_config
 from llama_router.supervisor.ending import bound_the_end
@@ -45,34 +45,21 @@ async def test_what_bounds_the_end_does_not_prolong_it(
     assert trio.current_time() == 1
 
 
-def launcher_alone() -> Launcher:
-    return Launcher(
-        instance="router",
-        environ={},
-        router_port=0,
-        ports=Ports(50000),
-        lifeline=None,
-        record=None,
-        logs=None,
-        hurry=trio.Event(),
-    )
-
-
 async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
     """The router ends right after them: their control groups are removed all the same."""
-    launcher = launcher_alone()
+    writes = LateWrites(Path("record"))
     written: list[int] = []
     async with trio.open_nursery() as services:
-        await services.start(launcher.keep_record)
+        await services.start(writes.run)
         for number in range(3):
-            launcher._note(lambda number=number: written.append(number))
+            writes.add(lambda number=number: written.append(number))
         services.cancel_scope.cancel()
     assert written == [0, 1, 2]
 
 
 async def test_what_is_being_written_at_the_end_is_waited_for(nursery: trio.Nursery) -> None:
     """The thread that writes outlives the wait that was cancelled, and nothing is written twice."""
-    launcher = launcher_alone()
+    writes = LateWrites(Path("record"))
     begun, may_go_on, written = threading.Event(), threading.Event(), list[int]()
 
     def write() -> None:
@@ -86,8 +73,8 @@ async def test_what_is_being_written_at_the_end_is_waited_for(nursery: trio.Nurs
 
     with trio.fail_after(10):
         async with trio.open_nursery() as services:
-            await services.start(launcher.keep_record)
-            launcher._note(write)
+            await services.start(writes.run)
+            writes.add(write)
             await trio.to_thread.run_sync(begun.wait)
             nursery.start_soon(let_go_on)
             services.cancel_scope.cancel()
