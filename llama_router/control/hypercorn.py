@@ -8,6 +8,7 @@ the part that serves one connection is used. That is one level below its public 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -37,6 +38,9 @@ _DISCARDED_BYTES: Final = 256 * 1024
 
 #: States in which a client has not sent a whole request.
 _SENDING: Final = frozenset((h11.SEND_BODY, h11.ERROR))
+
+#: A request target that is a whole URI: its authority, and what is behind that.
+_WHOLE_URI: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 
 #: What a connection raises that is no more.
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -97,15 +101,34 @@ async def _no_upgrade(_protocol: H11Protocol, _request: object) -> None:
 _create_stream = H11Protocol._create_stream  # noqa: SLF001 -- see `_http_only`
 
 
+def split_target(target: bytes) -> tuple[bytes, bytes | None]:
+    """Return the path of a request target, with its query, and the host that it is sent to.
+
+    Returns:
+        None for the host if *target* has none; then the field ``Host`` says it. Otherwise that
+        field is to be ignored. Source: RFC 9112, section 3.2.2.
+    """
+    uri = _WHOLE_URI.fullmatch(target)
+    if uri is None:
+        return target, None
+    authority, path = uri.groups()
+    return (path if path.startswith(b"/") else b"/" + path), authority
+
+
 async def _http_only(protocol: H11Protocol, request: h11.Request) -> None:
     """Answer in HTTP/1.1 whoever offers another protocol, e.g. websockets: nothing here needs one.
 
-    Hypercorn would end the connection with an error if a byte followed such a request.
+    Hypercorn would end the connection with an error if a byte followed such a request. And it
+    knows nothing of a target that is a whole URI: its path and its host count.
     """
     fields = [(name, value) for name, value in request.headers if name != b"upgrade"]
+    target, authority = split_target(request.target)
+    if authority is not None:
+        fields = [(name, value) for name, value in fields if name != b"host"]
+        fields.insert(0, (b"host", authority))
     plain = h11.Request(
         method=request.method,
-        target=request.target,
+        target=target,
         headers=fields,
         http_version=request.http_version,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from llama_router.control import hypercorn
 from tests.process.harness import Answer, RawClient, Router, request
 
 pytestmark = pytest.mark.process
@@ -225,10 +226,9 @@ LARGE = bytes(16 * 1024 * 1024)
 
 
 async def pour(client: RawClient) -> None:
-    """Send something now and then, until the connection breaks."""
+    """Send without end, until the connection breaks."""
     while True:
         await client.send(bytes(65536))
-        await trio.sleep(0.01)
 
 
 class TestAnsweredWhileItSends:
@@ -262,8 +262,9 @@ class TestAnsweredWhileItSends:
             answer = await client.post("/models/load", content=LARGE)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
-    async def test_of_a_client_that_goes_on_for_ever(self, router) -> None:
+    async def test_of_a_client_that_goes_on_for_ever(self, router, monkeypatch) -> None:
         """It is cut off after a while."""
+        monkeypatch.setattr(hypercorn, "LINGER_S", 0.1)
         client = await router.connect()
         await client.send(request("POST", "/models/load", content_length=str(2**40)))
         assert (await client.answer()).status == 413

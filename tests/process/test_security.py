@@ -133,6 +133,17 @@ async def test_a_rebound_name_gets_nothing(start, stage, target) -> None:
         assert router.spawned() == []
 
 
+@pytest.mark.parametrize("target", ["/v1/models", "/admin/status", "/v1/echo?model=a", ""])
+async def test_the_host_of_a_whole_uri_counts(start, stage, target) -> None:
+    """On both planes, whatever the field Host says; so a rebound name gets nothing here, too."""
+    router = await start({"a": stage.model("a")}, admin_token="t" * 16)
+    ask = f"GET http://{{}}{target} HTTP/1.1\r\nHost: {{}}\r\nX-Admin-Token: {'t' * 16}\r\n\r\n"
+    answer = await router.ask(ask.format("evil.example", "localhost").encode())
+    assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
+    answer = await router.ask(ask.format("localhost", "evil.example").encode())
+    assert answer.status == 200
+
+
 async def test_an_old_client_need_not_say_which_host_it_means(start, stage) -> None:
     """HTTP/1.0 knows no Host, on both planes; an empty one in HTTP/1.1 is told what it lacks."""
     router = await start({"a": stage.model("a")})
