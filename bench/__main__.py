@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from . import download, logs, reload, scan
+from .programs import ENDING
 from .proxy import command as proxy
 from .swap import command as swap
 
@@ -23,7 +24,10 @@ def main() -> int:
     download.add_arguments(commands.add_parser("download", help="how fast a download is"))
     logs.add_arguments(commands.add_parser("logs", help="what a flood of output costs"))
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _stop)
+    for number in ENDING:
+        # That of Ctrl-C is Python's own; and after nohup, the terminal may go.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
     runs = {
         "proxy": proxy.run,
         "swap": swap.run,
@@ -32,12 +36,16 @@ def main() -> int:
         "scan": scan.run,
         "download": download.run,
     }
-    return runs[options.command](options)
+    try:
+        return runs[options.command](options)
+    except KeyboardInterrupt:
+        print(f"bench {options.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
-def _stop(_signal: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
     """End like on Ctrl-C: every process that was started is ended on the way out."""
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,7 +35,8 @@ def build() -> Native:
     """Compile what is not up to date, into ``bench/out``.
 
     Raises:
-        BuildError: if there is no compiler, or it refuses the sources.
+        BuildError: if there is no compiler, it refuses the sources, or ``bench/out`` cannot
+            be written.
     """
     return Native(stub=_compiled("stub"), load=_compiled("load"))
 
@@ -44,13 +46,18 @@ def _compiled(name: str) -> Path:
     newest_s = max(path.stat().st_mtime for path in (source, _SOURCES / "common.h"))
     if program.exists() and program.stat().st_mtime > newest_s:
         return program
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise BuildError("there is no C compiler (on Debian: apt install gcc libc6-dev)")
-    _OUT.mkdir(exist_ok=True)
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(compiler[0]) is None:
+        raise BuildError(
+            f"there is no C compiler {compiler[0]!r} (on Debian: apt install gcc libc6-dev)"
+        )
+    try:
+        _OUT.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{_OUT} cannot be made: {error.strerror}") from error
     # Under another name first: tests that run side by side must not meet half a program.
     fresh = _OUT / f"{name}.{os.getpid()}"
-    argv = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
+    argv = [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     if result.returncode:
         raise BuildError(f"{' '.join(argv)} failed:\n{result.stderr}")

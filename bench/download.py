@@ -30,6 +30,8 @@ from pathlib import Path
 
 import attrs
 
+from bench import arguments
+
 REPO = "bench/random-GGUF"
 FILE = "random-Q8_0.gguf"
 COMMIT = "c" * 40
@@ -82,8 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command line may ask for."""
     parser.description = __doc__
-    parser.add_argument("--rounds", type=int, default=5, help="downloads of each kind")
-    parser.add_argument("--size-mb", type=int, default=1000, help="size of the file")
+    parser.add_argument("--rounds", type=arguments.count, default=5, help="downloads of each kind")
+    parser.add_argument("--size-mb", type=arguments.count, default=1000, help="size of the file")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -27,6 +27,8 @@ from pathlib import Path
 import attrs
 import httpx
 
+from bench import arguments
+
 ROOT = Path(__file__).parents[1]
 
 #: The goals.
@@ -108,9 +110,9 @@ class Figures:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say which options there are."""
-    parser.add_argument("--rate", type=int, default=100_000, help="lines per second")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the flood")
-    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument("--rate", type=arguments.count, default=100_000, help="lines per second")
+    parser.add_argument("--seconds", type=arguments.seconds, default=20.0, help="of the flood")
+    parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
 
 
 def run(options: argparse.Namespace) -> int:

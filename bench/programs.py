@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +15,9 @@ from . import machine
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
+
+#: Signals that end a benchmark; the terminal that goes is one of them.
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: How often a program that starts is asked whether it listens.
 _POLL_S = 0.001
@@ -60,12 +64,24 @@ def child(
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with _undisturbed():
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Be deaf to signals in here: whoever presses Ctrl-C twice must not leave programs behind."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Final
 import attrs
 import trio
 
+from bench import arguments
 from llama_router.config.catalog import Catalog
 from llama_router.logs.output import configure
 from llama_router.supervisor.handle import Requests, Running
@@ -86,8 +87,8 @@ def waits_s() -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--models", type=int, default=300, help="models in the file")
-    parser.add_argument("--rounds", type=int, default=10, help="reloads of each kind")
+    parser.add_argument("--models", type=arguments.count, default=300, help="models in the file")
+    parser.add_argument("--rounds", type=arguments.count, default=10, help="reloads of each kind")
 
 
 def run(options: argparse.Namespace) -> int:

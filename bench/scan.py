@@ -33,6 +33,7 @@ import attrs
 import structlog
 import trio
 
+from bench import arguments
 from llama_router.backends.backend import Backend
 from llama_router.config.catalog import Catalog
 from llama_router.config.scanner import scan_beside
@@ -63,9 +64,9 @@ _STRING, _ARRAY, _UINT32, _INT32, _FLOAT32, _BOOL = 8, 9, 4, 5, 6, 7
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command line may ask for."""
     parser.description = __doc__
-    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--files", type=arguments.count, default=2000)
     parser.add_argument("--complete", type=int, default=3, help="files without holes in the header")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=arguments.count, default=5)
     parser.add_argument("--folder", type=Path, help="where the files are made; else temporary")
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,19 +52,30 @@ _COLUMNS = 3
 _BAR = 0.8
 
 
+def check() -> None:
+    """Look whether a chart can be drawn here.
+
+    Raises:
+        ChartError: if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ChartError(
+            "no chart: matplotlib is not installed; install the extra: pip install -e '.[bench]'"
+        )
+
+
 def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
     """Write a PNG with the medians as bars and the ranges over the rounds as whiskers.
 
     Raises:
-        ChartError: if matplotlib is not installed.
+        ChartError: if nothing was measured that is in it, or matplotlib cannot be imported.
+        OSError: if the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415 -- an extra, and slow to import
         from matplotlib.patches import Patch  # noqa: PLC0415 -- same
     except ImportError as error:
-        raise ChartError(
-            f"no chart: {error}; install the extra: pip install -e '.[bench]'"
-        ) from error
+        raise ChartError(f"no chart: matplotlib cannot be imported: {error}") from error
     panels = [panel for panel in PANELS if _measured(panel, results)]
     if not panels:
         raise ChartError("no chart: nothing was measured that is in one")
@@ -74,7 +86,7 @@ def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
         _draw_panel(figure.add_subplot(rows, columns, number), panel, results, contestants)
     patches = [Patch(color=f"C{place}", label=name) for place, name in enumerate(contestants)]
     figure.legend(handles=patches, loc="outside lower center", ncols=max(1, len(contestants)))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, format="png", dpi=110)  # whatever the name ends with
 
 
 def _measured(panel: Panel, results: Results) -> list[str]:

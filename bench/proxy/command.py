@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import attrs
 
-from bench import machine
+from bench import arguments, machine
 from bench.build import BuildError, build
 from bench.programs import StartError
 from bench.results import Results
@@ -36,24 +36,31 @@ _QUICK = Scale(seconds=0.5, transfers=3, bursts=1, slow_readers=50, idle=200, re
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say which options there are."""
-    parser.add_argument("--rounds", type=int, help="measurements of each kind (default: 5)")
-    parser.add_argument("--seconds", type=float, help="how long each load goes on (default: 3)")
+    parser.add_argument(
+        "--rounds", type=arguments.count, help="measurements of each kind (default: 5)"
+    )
+    parser.add_argument(
+        "--seconds", type=arguments.seconds, help="how long each load goes on (default: 3)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="one short round, to see that it works"
     )
     parser.add_argument(
         "--only",
-        action="append",
-        metavar="WORKLOAD",
-        help=f"one or more of: {', '.join(w.name for w in WORKLOADS)}",
+        type=arguments.names,
+        action="extend",
+        metavar="A,B",
+        help=f"of: {','.join(w.name for w in WORKLOADS)} (default: all)",
     )
     parser.add_argument(
         "--contestants",
+        type=arguments.names,
+        action="extend",
         metavar="A,B",
         help=f"of: {','.join(c.name for c in CONTESTANTS)} (default: all)",
     )
-    parser.add_argument("--json", type=Path, help="write every figure to this file")
-    parser.add_argument("--chart", type=Path, help="draw a PNG; needs the extra 'bench'")
+    parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
+    parser.add_argument("--chart", type=arguments.file, help="draw a PNG; needs the extra 'bench'")
     parser.add_argument(
         "--pin",
         action=argparse.BooleanOptionalAction,
@@ -65,10 +72,12 @@ def run(options: argparse.Namespace) -> int:
     """Measure and report; return 1 if a goal was missed or somebody failed, 2 if nothing ran."""
     try:
         workloads = _chosen(WORKLOADS, options.only)
-        contestants = _chosen(CONTESTANTS, options.contestants and options.contestants.split(","))
+        contestants = _chosen(CONTESTANTS, options.contestants)
         pinning = machine.choose_pinning(pin=options.pin)
+        if options.chart is not None:
+            chart.check()
         native = build()
-    except (ValueError, BuildError) as error:
+    except (ValueError, BuildError, chart.ChartError) as error:
         print(f"bench proxy: {error}", file=sys.stderr)
         return 2
     scale = _QUICK if options.quick else Scale()
@@ -143,14 +152,18 @@ class Bench:
         """Print the tables, write the files, and return the exit status."""
         outcomes = judge(self._results, [workload.name for workload in workloads])
         print("\n".join(self._lines(workloads, outcomes, rounds)))
-        if options.json is not None:
-            options.json.write_text(json.dumps(self._document(outcomes, rounds), indent=1))
-        if options.chart is not None:
-            try:
-                chart.draw(self._results, self._names, options.chart)
-            except chart.ChartError as error:
-                print(f"bench proxy: {error}", file=sys.stderr)
+        if not self._results.rounds:
+            print("bench proxy: nobody was there to be measured", file=sys.stderr)
+            return 2
         failed = self._problems or any(one.verdict is Verdict.MISSED for one in outcomes)
+        try:
+            if options.json is not None:
+                options.json.write_text(json.dumps(self._document(outcomes, rounds), indent=1))
+            if options.chart is not None:
+                chart.draw(self._results, self._names, options.chart)
+        except (chart.ChartError, OSError) as error:
+            print(f"bench proxy: {error}", file=sys.stderr)
+            failed = True
         return int(bool(failed))
 
     def _lines(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import attrs
 
+from bench import arguments
 from bench.programs import StartError
 from bench.results import Results
 from llama_router.models.tiny.chat import make_chat_model
@@ -45,10 +46,12 @@ _SETTLE_S = 0.3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say which options there are."""
     names = ",".join(contestant.name for contestant in CONTESTANTS)
-    parser.add_argument("--rounds", type=int, default=20, help="swaps of each kind (default: 20)")
+    parser.add_argument(
+        "--rounds", type=arguments.count, default=20, help="swaps of each kind (default: 20)"
+    )
     parser.add_argument(
         "--size-mb",
-        type=float,
+        type=arguments.size,
         action="append",
         help="size of each model, 0 is tiny; more than once (default: 0 and 300)",
     )
@@ -58,15 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(EMBEDDED, REAL),
         help="who serves the models (default: both; llama-server is $LLAMA_SERVER_BIN)",
     )
-    parser.add_argument("--contestants", metavar="A,B", help=f"of: {names} (default: all)")
-    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    parser.add_argument(
+        "--contestants",
+        type=arguments.names,
+        action="extend",
+        metavar="A,B",
+        help=f"of: {names} (default: all)",
+    )
+    parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report; return 1 if the goal was missed or somebody failed, 2 if nothing ran."""
-    wanted = options.contestants.split(",") if options.contestants else None
-    contestants = [one for one in CONTESTANTS if wanted is None or one.name in wanted]
-    if wanted is not None and len(contestants) != len(wanted):
+    wanted = set(options.contestants or [one.name for one in CONTESTANTS])
+    contestants = [one for one in CONTESTANTS if one.name in wanted]
+    if len(contestants) != len(wanted):
         known = ", ".join(one.name for one in CONTESTANTS)
         print(f"bench swap: --contestants must be of: {known}", file=sys.stderr)
         return 2

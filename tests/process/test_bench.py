@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from bench import machine
 from bench.build import build
 
 pytestmark = [
@@ -177,6 +179,85 @@ def test_the_client_notices_what_is_wrong(answer: bytes, expect: str) -> None:
     figures, complaints = load(answer, "--expect", expect, *arguments)
     assert figures["errors"] == 1
     assert complaints.startswith("load: ")
+
+
+def test_names_may_be_given_with_commas_or_one_by_one(tmp_path: Path) -> None:
+    """`--only` and `--contestants` take both."""
+    figures = tmp_path / "figures.json"
+    bench(
+        *("proxy", "--quick", "--contestants", "direct, llama-swap", "--contestants", "direct"),
+        *("--only", "small-1,sse-1", "--only", "small-16", "--json", str(figures)),
+    )
+    document = json.loads(figures.read_text())
+    assert list(document["workloads"]) == ["small-1", "small-16", "sse-1"]
+    assert (document["contestants"], [*document["not_run"]]) == (["direct"], ["llama-swap"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--rounds", "0"), "'0' is not a whole number from 1 on"),
+        (("--seconds", "-3"), "'-3' is not a number over 0"),
+        (("--seconds", "nan"), "'nan' is not a number"),
+        (("--json", "/nonexistent/figures.json"), "there is no folder /nonexistent"),
+        (("--chart", "/proc"), "/proc is a folder"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_at_once(
+    arguments: tuple[str, str], says: str
+) -> None:
+    """No figures are lost to a file that cannot be written, and no run goes on for ever."""
+    result = bench("proxy", "--quick", "--only", "small-1", *arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "round 1" not in result.stderr
+
+
+def test_a_chart_without_matplotlib_is_refused_at_once(tmp_path: Path) -> None:
+    """The message says what to install."""
+    chart = str(tmp_path / "chart.png")
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; from bench.__main__ import main; "
+        f"sys.argv[1:] = ['proxy', '--quick', '--only', 'small-1', '--chart', {chart!r}]; "
+        "sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "install the extra: pip install -e '.[bench]'" in result.stderr
+    assert "round 1" not in result.stderr
+
+
+def test_a_run_without_anybody_is_no_success() -> None:
+    """The exit status says that nothing was measured."""
+    result = bench("proxy", "--quick", "--only", "small-1", "--contestants", "llama-swap")
+    assert result.returncode == 2
+    assert "not run: llama-swap: LLAMA_SWAP_BIN is not set" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither programs nor files, also if it comes from the terminal, to all of them, and twice."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench", "proxy", "--seconds", "60", "--only", "small-1"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as run:
+        assert run.stderr is not None
+        assert "round 1 of 5: small-1, direct" in run.stderr.readline()
+        started = machine.tree(run.pid)
+        os.killpg(run.pid, number)
+        os.killpg(run.pid, number)
+        assert "Traceback" not in run.stderr.read()
+    assert run.returncode == 128 + number
+    assert len(started) > 3
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_names_are_refused() -> None:
