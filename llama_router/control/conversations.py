@@ -5,7 +5,7 @@ Source: llama.cpp, tools/server/server-stream.cpp.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from typing import Any, Final
@@ -19,6 +19,7 @@ from ..backends.ask import ask
 from ..backends.backend import Backend
 from ..core.access.gate import Area
 from ..core.answers.dialects import Dialect, last_event
+from ..core.answers.renaming import Renaming
 from ..core.config.names import ModelId
 from ..core.conversations import MAX_LOOKED_UP, Conversations, Owner, Replay
 from ..core.requests.routes import allowed
@@ -202,8 +203,40 @@ class _Finder:
         streams: list[dict[str, Any]] = []
         async with trio.open_nursery() as nursery:
             for backend, owners in asked.values():
-                nursery.start_soon(_ask_for, backend, owners, streams)
+                nursery.start_soon(self._ask_for, backend, owners, streams)
         return streams
+
+    async def _ask_for(
+        self, backend: Backend, owners: dict[str, Owner], streams: list[dict[str, Any]]
+    ) -> None:
+        """Add what *backend* says about these conversations; nothing if it knows of no such."""
+        for stream in await _known_to(backend, owners):
+            name = str(stream["conversation_id"])
+            owner = owners[name]
+            if isinstance(total_bytes := stream.get("total_bytes"), int):
+                if owner.bears is not None:
+                    total_bytes = await self._renamed_bytes(name, backend, owner.bears, total_bytes)
+                stream["total_bytes"] = total_bytes + owner.said_bytes
+            streams.append(stream)
+
+    async def _renamed_bytes(
+        self, name: str, backend: Backend, bears: str, total_bytes: int
+    ) -> int:
+        """Return how long what *backend* has kept so far is for the client, who sees another name.
+
+        Only reading it tells: nobody knows how many events there are. What cannot be read, or
+        not in time, is taken to be as long as the backend says.
+        """
+        read_bytes = renamed_bytes = 0
+        renaming = Renaming(bears, events=True)
+        waiting = trio.move_on_after(LOOKUP_TIMEOUT_S)
+        with waiting, suppress(RouterError), self.exchange(backend) as upstream:
+            await upstream.get(f"{_STREAM}?conv_id={quote(name, safe='')}&from=0")
+            while read_bytes < total_bytes and (data := await upstream.receive()):
+                kept = data[: total_bytes - read_bytes]
+                read_bytes += len(kept)
+                renamed_bytes += len(renaming.feed(kept))
+        return renamed_bytes + total_bytes - read_bytes
 
     def _kept_by(self, owner: Owner | None) -> tuple[Owner, Backend] | None:
         """Return *owner* and its process, if that runs and the asker may use it."""
@@ -218,18 +251,12 @@ class _Finder:
         return owner, backend
 
 
-async def _ask_for(
-    backend: Backend, owners: dict[str, Owner], streams: list[dict[str, Any]]
-) -> None:
-    """Add what *backend* says about these conversations; nothing if it does not know of such."""
+async def _known_to(backend: Backend, owners: Mapping[str, Owner]) -> list[dict[str, Any]]:
+    """Return what *backend* says about these conversations; nothing if it knows of no such."""
     body = msgspec.json.encode({"conversation_ids": list(owners)})
     with trio.move_on_after(LOOKUP_TIMEOUT_S), suppress(UpstreamError, msgspec.DecodeError):
         said = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
-        if said.status != HTTPStatus.OK:
-            return
-        for stream in msgspec.json.decode(said.body, type=list[dict[str, Any]]):
-            owner = owners.get(str(stream.get("conversation_id")))
-            if owner is not None:
-                if isinstance(total_bytes := stream.get("total_bytes"), int):
-                    stream["total_bytes"] = total_bytes + owner.said_bytes
-                streams.append(stream)
+        if said.status == HTTPStatus.OK:
+            found = msgspec.json.decode(said.body, type=list[dict[str, Any]])
+            return [stream for stream in found if str(stream.get("conversation_id")) in owners]
+    return []

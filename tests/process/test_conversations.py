@@ -108,6 +108,7 @@ async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
     assert models == {"a:fast"}
     (entry,) = await look_up(client, "c")
     assert (entry["conversation_id"], entry["is_done"]) == ("c::a:fast", True)
+    assert entry["total_bytes"] == len(whole)
     said = whole.rindex(b"is ready")
     for at in (0, 1, said // 2, said + 200, len(whole) - 10, len(whole)):
         replayed = (await resume(client, "c::a:fast", **{"from": at})).content
@@ -132,6 +133,22 @@ async def test_a_stream_goes_on_without_its_client(router, client) -> None:
     answer = await resume(client, "c", **{"from": len(first)})
     assert answer.content.endswith(b"data: [DONE]\n\n")
     assert len(content(first + answer.content).split()) > 1000
+
+
+async def test_a_stream_of_a_preset_is_looked_up_while_it_goes_on(router, client) -> None:
+    """That it is measured for that does not end it."""
+    await talk(client, "a", "other")  # what waits is not going on yet
+    name = "c::a:fast"
+    body = chat("a:fast", stream=True, max_tokens=1500, ignore_eos=True)
+    fields = {"x-conversation-id": name}
+    async with client.stream("POST", "/v1/chat/completions", json=body, headers=fields) as answer:
+        pieces = answer.aiter_raw()
+        first = await anext(pieces)
+        (entry,) = await look_up(client, "c")
+        whole = first + b"".join([piece async for piece in pieces])
+    (ended,) = await look_up(client, "c")
+    assert 0 < entry["total_bytes"] <= ended["total_bytes"] == len(whole)
+    assert whole.endswith(b"data: [DONE]\n\n")
 
 
 async def test_a_cancelled_stream_is_gone(client) -> None:
