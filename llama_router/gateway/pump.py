@@ -234,20 +234,22 @@ class Pump:
         if not self._upstream.want:
             return  # the client left in this round, and the fiber has seen it
         size = len(data)
-        pieces = self._pieces
-        if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES and len(pieces) < MOST_PIECES:
-            pieces.append(data)
-        else:
-            self._tail.add(data)
-        self.moved_bytes += size
+        sent = 0
         try:
+            pieces = self._pieces
+            if LEAST_PIECE_BYTES <= size <= MOST_PIECE_BYTES and len(pieces) < MOST_PIECES:
+                pieces.append(data)
+            else:
+                self._tail.add(data)
+            self.moved_bytes += size
             give = self._give
             sent = give(data)
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError:
-            sent = 0
             self._error = ClientGoneError()
+        except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber
+            self._error = exc
         if sent == size:
             # To put a deadline off, this is enough: see `Fiber.tick`.
             self._fiber.deadline_s = self._engine.now_s + self._timeout_s

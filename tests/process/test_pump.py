@@ -120,6 +120,24 @@ class TestPump:
         assert await other.chunk() == b"data: x\n\n"
         assert await peer.rest() == b""
 
+    async def test_a_bug_costs_one_stream(self, lane, monkeypatch) -> None:
+        """Whatever goes wrong with a chunk, what came in the same round is sent."""
+
+        def fail(_tail: object, _data: bytes) -> None:
+            raise ValueError("a bug")
+
+        client, peer = await streaming(lane)
+        other, its_peer = await streaming(lane)
+        monkeypatch.setattr(pump.Tail, "add", fail)
+        usual = b"x" * pump.LEAST_PIECE_BYTES  # is kept without `Tail.add`
+        os.write(peer.stream.socket.fileno(), chunk(b"x"))
+        os.write(its_peer.stream.socket.fileno(), chunk(usual))
+        assert await other.chunk() == usual
+        assert await peer.rest() == b""
+        assert await client.rest() == b""
+        [crash] = [each for each in lane.events.entries if each["event"] == "connection.crashed"]
+        lane.events.entries.remove(crash)  # the bug that was looked for
+
     @pytest.mark.parametrize("reset", [False, True])
     async def test_a_backend_that_breaks_off(self, lane, *, reset) -> None:
         """The client gets an error event and a proper end."""
