@@ -23,6 +23,7 @@ from ..core.llama_cpp import (
     Json,
     Told,
     download_event,
+    is_awaited,
     plain_event,
     progress_event,
     status_event,
@@ -163,8 +164,9 @@ async def _stream(context: ControlContext, listing: Listing, who: Asker) -> Asyn
             yield _encoded(plain_event("models_reload"))
             continue
         for item in items:
-            if item.kind != "model" or _is_news(context, told, item):
-                for event in await _events(context, listing, who, item):
+            status = _news(context, told, item) if item.kind == "model" else ""
+            if status is not None:
+                for event in await _events(context, listing, who, item, status):
                     yield _encoded(event)
             if item.kind == "router":
                 return  # it stops
@@ -172,18 +174,33 @@ async def _stream(context: ControlContext, listing: Listing, who: Asker) -> Asyn
 
 def _told(context: ControlContext) -> Told:
     """Return what the list of models says now."""
-    statistics = context.dispatcher.statistics()
-    return Told({model: each.phase for model, each in statistics.items()})
+    models = context.dispatcher.config.models
+    return Told(
+        {
+            model: (each.phase, is_awaited(models[model], each))
+            for model, each in context.dispatcher.statistics().items()
+        }
+    )
 
 
-def _is_news(context: ControlContext, told: Told, item: Item) -> bool:
-    model = ModelId(item.data["id"])
-    return told.is_news(model, Phase(item.data["phase"]), context.dispatcher.phase(model))
+def _news(context: ControlContext, told: Told, item: Item) -> str | None:
+    """Return the status to tell because of *item*, if it is to be told."""
+    model, phase = ModelId(item.data["id"]), Phase(item.data["phase"])
+    now = context.dispatcher.statistics_of(model)
+    spec = context.dispatcher.config.models.get(model)
+    if now is None or spec is None:
+        return told.news(model, phase, None, awaited=False)
+    return told.news(model, phase, now.phase, awaited=is_awaited(spec, now))
 
 
-async def _events(context: ControlContext, listing: Listing, who: Asker, item: Item) -> list[Json]:
-    """Return what *item* means to *who*: of a model, and of its presets as well."""
-    event = await _event(context, listing, who, item)
+async def _events(
+    context: ControlContext, listing: Listing, who: Asker, item: Item, status: str
+) -> list[Json]:
+    """Return what *item* means to *who*: of a model, and of its presets as well.
+
+    *status* is what to tell, if it is about a change of a model's.
+    """
+    event = await _event(context, listing, who, item, status)
     if event is None:
         return []
     spec = context.dispatcher.config.models.get(ModelId(event["model"]))
@@ -200,10 +217,12 @@ async def _events(context: ControlContext, listing: Listing, who: Asker, item: I
     ]
 
 
-async def _event(context: ControlContext, listing: Listing, who: Asker, item: Item) -> Json | None:
+async def _event(
+    context: ControlContext, listing: Listing, who: Asker, item: Item, status: str
+) -> Json | None:
     match item.kind:
         case "model":
-            return await _status_event(context, listing, who, item)
+            return await _status_event(context, listing, who, item, status)
         case "progress" if _is_loading(context, who, ModelId(item.data["id"])):
             return progress_event(item.data["id"], item.data["progress"])
         case "download" if who.models is None:
@@ -224,7 +243,7 @@ def _is_loading(context: ControlContext, who: Asker, model: ModelId) -> bool:
 
 
 async def _status_event(
-    context: ControlContext, listing: Listing, who: Asker, item: Item
+    context: ControlContext, listing: Listing, who: Asker, item: Item, status: str
 ) -> Json | None:
     model, phase = ModelId(item.data["id"]), Phase(item.data["phase"])
     spec = context.dispatcher.config.models.get(model)
@@ -235,11 +254,11 @@ async def _status_event(
             await context.model_info.settled(model)
         if (spec := context.dispatcher.config.models.get(model)) is None:
             return None
-        return status_event(str(model), phase, None, listing.entry(spec))
+        return status_event(str(model), status, phase, None, listing.entry(spec))
     statistics = context.dispatcher.statistics_of(model)
     error = None if statistics is None else statistics.last_error
     exit_code = error.returncode if isinstance(error, BackendExitedError) else None
-    return status_event(str(model), phase, exit_code if phase is Phase.FAILED else None, None)
+    return status_event(str(model), status, phase, exit_code, None)
 
 
 def _encoded(event: Json) -> bytes:

@@ -19,19 +19,25 @@ from .scheduling.roster import ModelStatistics
 
 Json: TypeAlias = dict[str, Any]
 
-#: What llama.cpp calls the phases.
-STATUS: Final = {
+#: What llama.cpp calls the phases of a model that nobody waits for; see `status_of`.
+_STATUS: Final = {
     Phase.STOPPED: "unloaded",
     Phase.STARTING: "loading",
     Phase.READY: "loaded",
     Phase.DRAINING: "loaded",
     Phase.STOPPING: "loaded",
-    Phase.BACKOFF: "loading",
+    Phase.BACKOFF: "unloaded",
     Phase.FAILED: "unloaded",
 }
 
 #: Phases in which there is a process.
 RUNNING: Final = frozenset((Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING))
+
+#: Phases after a failure.
+_FAILING: Final = frozenset((Phase.BACKOFF, Phase.FAILED))
+
+#: Phases without a process from which it is started if somebody waits.
+_COMING: Final = frozenset((Phase.STOPPED, Phase.BACKOFF))
 
 #: Fields that a backend's own list says nothing about, whatever it says.
 _OURS: Final = frozenset(("id", "object", "created", "owned_by", "aliases", "tags", "status"))
@@ -88,6 +94,20 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(t for t in value[:_MAX_FIELDS] if isinstance(t, str) and 0 < len(t) <= _MAX_TEXT)
 
 
+def status_of(phase: Phase, *, awaited: bool) -> str:
+    """Return what llama.cpp calls the state of a model.
+
+    It knows no word for a pause after a failure. Its own router starts nothing again by
+    itself: there a model whose process ended is ``unloaded``, and failed. So it is here, if
+    nobody waits for the model; for somebody who does, it is still being loaded.
+
+    Args:
+        phase: Its phase.
+        awaited: Whether somebody waits for it, or it is to run in any case.
+    """
+    return "loading" if awaited and phase in _COMING else _STATUS[phase]
+
+
 def model_entry(
     spec: ModelSpec,
     statistics: ModelStatistics,
@@ -112,11 +132,9 @@ def model_entry(
         preset: Which preset; None for the model itself.
     """
     names = [name for name, meant in spec.names().items() if meant == preset]
-    status: Json = {"value": STATUS[statistics.phase]}
-    if statistics.phase is Phase.STOPPED and statistics.queued:
-        status["value"] = "loading"  # it waits for its turn
-    status["args"] = list(args)
-    if statistics.phase is Phase.FAILED:
+    value = status_of(statistics.phase, awaited=is_awaited(spec, statistics))
+    status: Json = {"value": value, "args": list(args)}
+    if value == "unloaded" and statistics.phase in _FAILING:
         status["failed"] = True
         if isinstance(statistics.last_error, BackendExitedError):
             status["exit_code"] = statistics.last_error.returncode
@@ -137,6 +155,12 @@ def model_entry(
         entry |= info.more
         entry["tags"] = list(info.tags)
     return entry
+
+
+def is_awaited(spec: ModelSpec, statistics: ModelStatistics) -> bool:
+    """Say whether somebody waits for a model, or it is started again in any case."""
+    failing = statistics.phase in _FAILING
+    return statistics.queued > 0 or (spec.keep_loaded and failing)
 
 
 def downloading_entry(
@@ -174,18 +198,22 @@ def router_props(version: str) -> Json:
     }
 
 
-def status_event(model: str, phase: Phase, exit_code: int | None, entry: Json | None) -> Json:
+def status_event(
+    model: str, status: str, phase: Phase, exit_code: int | None, entry: Json | None
+) -> Json:
     """Return the event that says that *model* came into *phase*.
 
     Args:
         model: Its id.
+        status: What llama.cpp calls that, see `Told`.
         phase: Its new phase.
         exit_code: Of the process that failed, if one did.
         entry: Its entry in the list, if it is loaded.
     """
-    data: Json = {"status": STATUS[phase]}
-    if data["status"] == "unloaded":
-        data["exit_code"] = exit_code if exit_code is not None else int(phase is Phase.FAILED)
+    data: Json = {"status": status}
+    if status == "unloaded":
+        failed = phase in _FAILING
+        data["exit_code"] = exit_code if failed and exit_code is not None else int(failed)
     if entry is not None:
         data["info"] = entry
     return {"model": model, "event": "status_change", "data": data}
@@ -194,29 +222,40 @@ def status_event(model: str, phase: Phase, exit_code: int | None, entry: Json | 
 class Told:
     """What somebody who follows the models was told, so that each change is told once.
 
-    Several phases are one status to llama.cpp: a load that fails is ``loading`` while it
-    starts, while it waits to be tried again, and on its way to being given up.
+    Several phases are one status to llama.cpp: a load that fails, and for which somebody
+    waits, is ``loading`` while it starts, while it waits to be tried again, and on its way to
+    being given up.
     """
 
-    def __init__(self, phases: Mapping[ModelId, Phase]) -> None:
-        """Begin with the *phases* that the list of models tells; no phase is STOPPED."""
-        self._phases = dict(phases)
+    def __init__(self, phases: Mapping[ModelId, tuple[Phase, bool]]) -> None:
+        """Begin with the list: each model's phase, and whether it is awaited (`status_of`)."""
+        self._told = {
+            model: (phase, _told_status(phase, awaited=awaited))
+            for model, (phase, awaited) in phases.items()
+        }
 
-    def is_news(self, model: ModelId, phase: Phase, now: Phase | None) -> bool:
-        """Say whether it is to be told that *model* came into *phase*, and note it if so.
+    def news(self, model: ModelId, phase: Phase, now: Phase | None, *, awaited: bool) -> str | None:
+        """Return the status to tell because *model* came into *phase*; None if it is no news.
 
         Args:
             model: Which one; all its changes come here, in order.
             phase: Its new phase.
             now: The phase that it has come into since; None if it is not there any more.
+            awaited: Whether it is now, see `status_of`.
         """
         if phase in (Phase.DRAINING, Phase.STOPPING):
-            return False  # llama.cpp says when it is gone, not when it goes
-        before = self._phases.get(model, Phase.STOPPED)
+            return None  # llama.cpp says when it is gone, not when it goes
+        before, told = self._told.get(model, (Phase.STOPPED, "unloaded"))
         if before is Phase.BACKOFF and phase is Phase.STOPPED is not now:
-            return False  # it is tried again; what became of it comes next
-        self._phases[model] = phase
-        return STATUS[phase] != STATUS[before]
+            return None  # it is tried again; what became of it comes next
+        status = _told_status(phase, awaited=awaited or now in RUNNING)
+        self._told[model] = phase, status
+        return status if status != told else None
+
+
+def _told_status(phase: Phase, *, awaited: bool) -> str:
+    """Return what is told: that somebody waits for a model at rest, not before it starts."""
+    return status_of(phase, awaited=awaited and phase is Phase.BACKOFF)
 
 
 def progress_event(model: str, progress: float) -> Json:
@@ -226,7 +265,7 @@ def progress_event(model: str, progress: float) -> Json:
     """
     stage = "text_model"
     said = {"stages": [stage], "current": stage, "value": round(progress, 2)}
-    data = {"status": STATUS[Phase.STARTING], "progress": said}
+    data = {"status": _STATUS[Phase.STARTING], "progress": said}
     return {"model": model, "event": "status_update", "data": data}
 
 

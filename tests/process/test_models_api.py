@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -122,6 +124,17 @@ async def test_a_load_that_fails_is_an_event(client) -> None:
     assert [event["data"]["status"] for event in seen] == ["loading", "unloaded"]
     assert seen[-1]["data"]["exit_code"] == 1
     assert (await entry(client, "broken"))["status"]["failed"] is True
+
+
+async def test_a_crash_is_an_event(router, client) -> None:
+    """A model for which nobody waits is unloaded then, and failed, not loading."""
+    await client.post("/v1/chat/completions", json=chat("a"))
+    pid = (await router.event("backend.spawned", model="a"))["pid"]
+    async with aclosing(events(client)) as stream:
+        await anext(stream)
+        os.kill(pid, signal.SIGKILL)
+        (event,) = await until(stream, "a", "unloaded")
+    assert event["data"] == {"status": "unloaded", "exit_code": -signal.SIGKILL}
 
 
 async def test_no_autoload_loads_nothing(router, client) -> None:

@@ -14,7 +14,6 @@ from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.llama_cpp import (
-    STATUS,
     BackendInfo,
     Told,
     download_event,
@@ -25,6 +24,7 @@ from llama_router.core.llama_cpp import (
     read_backend_info,
     router_props,
     status_event,
+    status_of,
 )
 from llama_router.core.scheduling.lifecycle import TRANSITIONS, Phase, Signal, advance
 from llama_router.core.scheduling.roster import ModelStatistics
@@ -68,7 +68,7 @@ def entry_of(
         (Phase.READY, "loaded"),
         (Phase.DRAINING, "loaded"),
         (Phase.STOPPING, "loaded"),
-        (Phase.BACKOFF, "loading"),
+        (Phase.BACKOFF, "unloaded"),
         (Phase.FAILED, "unloaded"),
     ],
 )
@@ -99,15 +99,28 @@ def test_a_model_that_waits_for_its_turn_is_loading() -> None:
     assert entry_of(Phase.STOPPED, queued=1)["status"]["value"] == "loading"
 
 
-def test_a_failed_model_says_so() -> None:
-    """With the exit code, if its process ended."""
+@pytest.mark.parametrize("phase", [Phase.FAILED, Phase.BACKOFF])
+def test_a_failed_model_says_so(phase: Phase) -> None:
+    """With the exit code, if its process ended; also while it may be tried again."""
     exited = BackendExitedError("it ended", returncode=-9)
-    assert entry_of(Phase.FAILED, error=exited)["status"] == {
+    assert entry_of(phase, error=exited)["status"] == {
         "value": "unloaded",
         "args": ["x"],
         "failed": True,
         "exit_code": -9,
     }
+
+
+@pytest.mark.parametrize("fields", [{"queued": 1}, {"keep_loaded": True}])
+def test_a_model_that_is_tried_again_is_loading(fields: dict[str, Any]) -> None:
+    """Because somebody waits for it, or because it is to run in any case."""
+    exited = BackendExitedError("it ended", returncode=-9)
+    status = entry_of(Phase.BACKOFF, error=exited, **fields)["status"]
+    assert status == {"value": "loading", "args": ["x"]}
+
+
+def test_a_program_that_did_not_start_has_no_exit_code() -> None:
+    """There was no process."""
     assert "exit_code" not in entry_of(Phase.FAILED, error=SpawnError("no program"))["status"]
 
 
@@ -165,15 +178,21 @@ def test_whatever_a_backend_says_an_entry_can_be_sent(document: Any) -> None:
 def test_unloaded_comes_with_an_exit_code() -> None:
     """By it a client tells a model that was unloaded from one that failed."""
     codes = [
-        status_event("a", phase, code, None)["data"]["exit_code"]
-        for phase, code in [(Phase.STOPPED, None), (Phase.FAILED, None), (Phase.FAILED, -9)]
+        status_event("a", "unloaded", phase, code, None)["data"]["exit_code"]
+        for phase, code in [
+            (Phase.STOPPED, None),
+            (Phase.STOPPED, -9),  # of an earlier failure
+            (Phase.FAILED, None),
+            (Phase.FAILED, -9),
+            (Phase.BACKOFF, -9),
+        ]
     ]
-    assert codes == [0, 1, -9]
+    assert codes == [0, 0, 1, -9, -9]
 
 
 def test_loaded_comes_with_the_entry() -> None:
     """So nobody has to ask again."""
-    assert status_event("a", Phase.READY, None, {"id": "a"}) == {
+    assert status_event("a", "loaded", Phase.READY, None, {"id": "a"}) == {
         "model": "a",
         "event": "status_change",
         "data": {"status": "loaded", "info": {"id": "a"}},
@@ -224,10 +243,13 @@ def test_progress_has_the_form_that_the_ui_reads() -> None:
     }
 
 
-def told_of(*moves: tuple[Phase, Phase | None], begin: Phase = Phase.STOPPED) -> list[str]:
+def told_of(
+    *moves: tuple[Phase, Phase | None], begin: Phase = Phase.STOPPED, awaited: bool = False
+) -> list[str]:
     """Return the statuses that are told of a model: each phase comes with the one it is in now."""
-    told = Told({ModelId("m"): begin})
-    return [STATUS[phase] for phase, now in moves if told.is_news(ModelId("m"), phase, now)]
+    told = Told({ModelId("m"): (begin, awaited)})
+    found = [told.news(ModelId("m"), phase, now, awaited=awaited) for phase, now in moves]
+    return [status for status in found if status is not None]
 
 
 def test_a_load_that_fails_is_told_once() -> None:
@@ -235,14 +257,31 @@ def test_a_load_that_fails_is_told_once() -> None:
     moves = [Phase.STARTING, Phase.BACKOFF, Phase.STOPPED, Phase.STARTING]
     moves += [Phase.BACKOFF, Phase.FAILED, Phase.STOPPED]
     again = {2: Phase.STARTING}
-    seen = told_of(*((phase, again.get(i, phase)) for i, phase in enumerate(moves)))
-    assert seen == ["loading", "unloaded"]
+    told = ((phase, again.get(i, phase)) for i, phase in enumerate(moves))
+    assert told_of(*told, awaited=True) == ["loading", "unloaded"]
 
 
 def test_a_failed_model_that_nobody_waits_for_is_told_as_unloaded() -> None:
-    """Its pause is over, and it is not started."""
+    """At once, and once: nothing is loaded in its pause, nor after it."""
     crash = [(phase, phase) for phase in (Phase.BACKOFF, Phase.STOPPED)]
-    assert told_of(*crash, begin=Phase.READY) == ["loading", "unloaded"]
+    assert told_of(*crash, begin=Phase.READY) == ["unloaded"]
+
+
+def test_a_failed_model_whose_waiter_leaves_is_told_as_unloaded() -> None:
+    """When its pause is over, and it is not started."""
+    told = Told({ModelId("m"): (Phase.READY, False)})
+    seen = [
+        told.news(ModelId("m"), phase, phase, awaited=awaited)
+        for phase, awaited in ((Phase.BACKOFF, True), (Phase.STOPPED, False))
+    ]
+    assert seen == ["loading", "unloaded"]
+
+
+def test_a_model_that_runs_again_by_now_was_loading() -> None:
+    """Whoever is told late need not see each failure."""
+    moves = [(Phase.BACKOFF, Phase.READY), (Phase.STOPPED, Phase.READY)]
+    moves += [(Phase.STARTING, Phase.READY), (Phase.READY, Phase.READY)]
+    assert told_of(*moves, begin=Phase.READY) == ["loading", "loaded"]
 
 
 def test_a_model_that_makes_way_is_told_when_it_is_gone() -> None:
@@ -251,8 +290,13 @@ def test_a_model_that_makes_way_is_told_when_it_is_gone() -> None:
     assert told_of(*going, begin=Phase.READY) == ["unloaded"]
 
 
-@given(st.lists(st.sampled_from(Signal), max_size=30), st.sampled_from(Phase), st.data())
-def test_no_status_is_told_twice_and_the_last_one_is_told(signals, begin, data) -> None:
+@given(
+    st.lists(st.sampled_from(Signal), max_size=30),
+    st.sampled_from(Phase),
+    st.booleans(),
+    st.data(),
+)
+def test_no_status_is_told_twice_and_the_last_one_is_told(signals, begin, awaited, data) -> None:
     """However far behind whoever follows is."""
     phases = [begin]
     for signal in signals:
@@ -261,7 +305,11 @@ def test_no_status_is_told_twice_and_the_last_one_is_told(signals, begin, data) 
     moves = []
     for at, phase in enumerate(phases[1:], start=1):
         moves.append((phase, phases[data.draw(st.integers(at, len(phases) - 1))]))
-    seen = [STATUS[begin], *told_of(*moves, begin=begin)]
+    first, last = (
+        status_of(phase, awaited=awaited and phase is Phase.BACKOFF)
+        for phase in (begin, phases[-1])
+    )
+    seen = [first, *told_of(*moves, begin=begin, awaited=awaited)]
     assert all(one != other for one, other in itertools.pairwise(seen))
     if phases[-1] not in (Phase.DRAINING, Phase.STOPPING):
-        assert seen[-1] == STATUS[phases[-1]]
+        assert seen[-1] == last
