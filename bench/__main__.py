@@ -38,6 +38,9 @@ def main() -> int:
     }
     try:
         return runs[options.command](options)
+    except ImportError as error:  # of what an extra brings; it says which
+        print(f"bench {options.command}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"bench {options.command}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

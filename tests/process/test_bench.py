@@ -42,6 +42,23 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def bench_without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark where *package* is not installed."""
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv[1:] = {list(arguments)!r}; "
+        "from bench.__main__ import main; sys.exit(main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a quick run of three workloads writes."""
@@ -216,17 +233,18 @@ def test_what_would_fail_at_the_end_is_refused_at_once(
 def test_a_chart_without_matplotlib_is_refused_at_once(tmp_path: Path) -> None:
     """The message says what to install."""
     chart = str(tmp_path / "chart.png")
-    code = (
-        "import sys; sys.modules['matplotlib'] = None; from bench.__main__ import main; "
-        f"sys.argv[1:] = ['proxy', '--quick', '--only', 'small-1', '--chart', {chart!r}]; "
-        "sys.exit(main())"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = bench_without("matplotlib", "proxy", "--quick", "--only", "small-1", "--chart", chart)
     assert result.returncode == 2
     assert "install the extra: pip install -e '.[bench]'" in result.stderr
     assert "round 1" not in result.stderr
+
+
+def test_swaps_without_their_extra_are_refused() -> None:
+    """The message says what to install."""
+    result = bench_without("gguf", "swap", "--rounds", "1", "--size-mb", "0")
+    assert result.returncode == 2
+    assert "bench swap: making a model needs the Python package 'gguf'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_run_without_anybody_is_no_success() -> None:

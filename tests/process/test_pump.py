@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -103,6 +104,45 @@ class TestPump:
             for event in events:
                 assert await client.chunk() == event
             assert await client.chunk() == b""
+
+    async def test_each_of_many_streams_gets_its_own_bytes(self, lane, monkeypatch) -> None:
+        """In their order and once, however the pieces come, and whoever is slow or has left."""
+        monkeypatch.setattr(pump, "RECEIVE_BYTES", 1024)
+        streams = [await streaming(lane) for _ in range(24)]
+        wholes = [
+            b"".join(chunk(b"%d:%d " % (number, at) * (at % 90 + 1)) for at in range(400))
+            for number in range(len(streams))
+        ]
+        sizes = itertools.cycle((1, 300, 1024, 7, 5000, 40, 2048, 1023))
+        full = trio.Event()
+        ends = 0
+
+        async def play(peer: Peer, whole: bytes) -> None:
+            at = 0
+            while at < len(whole):
+                size = next(sizes)
+                await peer.send(whole[at : at + size])
+                at += size
+            await peer.send(LAST_CHUNK)
+
+        async def read(number: int, client: RawClient) -> None:
+            nonlocal ends
+            if number % 4 == 1:
+                await full.wait()  # it takes nothing until all others have all
+            whole = wholes[number] + LAST_CHUNK
+            assert await client.exactly(len(whole)) == whole
+            ends += 1
+            if ends == 12:
+                full.set()
+
+        async with trio.open_nursery() as nursery:
+            for number, (client, peer) in enumerate(streams):
+                if number % 4 == 3:
+                    nursery.start_soon(peer.send, chunk(b"data: x\n\n"))
+                    await client.stream.aclose()
+                    continue
+                nursery.start_soon(play, peer, wholes[number])
+                nursery.start_soon(read, number, client)
 
     async def test_a_client_that_leaves_frees_the_backend(self, lane) -> None:
         """Its connection is closed at once, although the backend is silent."""
