@@ -11,10 +11,13 @@ from hypothesis import settings
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
-# A shell lets what it starts in the background ignore Ctrl-C, and so all that this starts in
-# turn: the programs that tests end by SIGINT would go on.
+# A shell lets what it starts in the background ignore Ctrl-C, and `nohup` a hangup, and so all
+# that this starts in turn: programs that tests end like that would go on. A handler of Python's
+# is not inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
 async def test_a_stream_goes_on_without_its_client(router, client) -> None:
     """Who comes back gets the rest of it, and what comes after that."""
     await talk(client, "a", "c")  # what waits is not going on yet
+    seen = len(router.events)
     body = chat("a", stream=True, max_tokens=1500, ignore_eos=True)
     async with await trio.open_tcp_stream("127.0.0.1", int(router.url.rpartition(":")[2])) as raw:
         leaving = RawClient(raw)
@@ -128,8 +129,8 @@ async def test_a_stream_goes_on_without_its_client(router, client) -> None:
         await leaving.send(request("POST", "/v1/chat/completions", encoded, **fields))
         await leaving.head()
         first = await leaving.chunk()
-    left = await router.event("request.completed", outcome="client_gone")
-    assert left["model"] == "a"
+    # "client_gone", but "ok" where the machine was so busy that all of it was on its way by then.
+    await router.event("request.completed", after=seen, model="a")
     answer = await resume(client, "c", **{"from": len(first)})
     assert answer.content.endswith(b"data: [DONE]\n\n")
     assert len(content(first + answer.content).split()) > 1000
