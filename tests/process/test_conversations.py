@@ -120,6 +120,7 @@ async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
 async def test_a_stream_goes_on_without_its_client(router, client) -> None:
     """Who comes back gets the rest of it, and what comes after that."""
     await talk(client, "a", "c")  # what waits is not going on yet
+    await router.event("request.completed")
     seen = len(router.events)
     body = chat("a", stream=True, max_tokens=1500, ignore_eos=True)
     async with await trio.open_tcp_stream("127.0.0.1", int(router.url.rpartition(":")[2])) as raw:
