@@ -40,7 +40,9 @@ import contextlib
 import heapq
 import math
 import os
+import resource
 import select
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -93,6 +95,10 @@ BEAT_S: Final = 0.5
 
 #: Events taken in one round.
 EVENTS: Final = 128
+
+#: How many of the descriptors that this process may have are no connection's: with none left,
+#: no model could be started.
+RESERVED: Final = 64
 
 
 class _Bell:
@@ -150,6 +156,9 @@ class Engine:
         self._bell = _Bell()
         self._epoll.register(self._bell.fd, READABLE)
         self._channels: dict[int, Channel] = {}
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+        self._most_channels = max(limit - RESERVED, limit // 2)
         # Whom to tell of events, by number.
         self._notes: dict[int, Callable[[int], None]] = {self._bell.fd: self._bell.note}
         self._fibers: set[Fiber] = set()
@@ -241,6 +250,10 @@ class Engine:
         """Let *note* be told of events of *channel*, from the next round on."""
         if not channel.closed:
             self._notes[channel.fd] = note
+
+    def has_room(self, share: float = 1.0) -> bool:
+        """Say whether less than that *share* of all connections that there may be are open."""
+        return len(self._channels) < self._most_channels * share
 
     def leave(self, fd: int) -> None:
         """Watch *fd*, which is still open, no more."""

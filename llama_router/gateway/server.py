@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +26,9 @@ BACKLOG: Final = 1024
 #: Connections that are accepted before others get their turn. Most bring a request along,
 #: which is begun at once.
 ACCEPTED_AT_ONCE: Final = 16
+
+#: Of the connections that there may be, so many may be clients'; the others are to backends.
+CLIENTS_SHARE: Final = 0.75
 
 #: Pause after running out of file descriptors, in seconds: until a connection ends,
 #: accepting again would fail again.
@@ -196,6 +200,8 @@ def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
         OSError: if accepting fails, for one client or altogether.
     """
     for _ in range(most):
+        if not gateway.engine.has_room(CLIENTS_SHARE):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             connection, _address = listener.accept()
         except BlockingIOError:

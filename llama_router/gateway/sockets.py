@@ -50,10 +50,14 @@ class ExhaustedError(RouterError):
 def _raise_if_exhausted(exc: OSError) -> None:
     """Tell the router's own limits from what a peer did."""
     if exc.errno in EXHAUSTED:
-        raise ExhaustedError(
-            f"the router cannot open one more connection: {exc.strerror}; raise its limit of "
-            "open files (ulimit -n, LimitNOFILE=)"
-        ) from exc
+        raise _exhausted(exc.strerror) from exc
+
+
+def _exhausted(reason: str | None) -> ExhaustedError:
+    return ExhaustedError(
+        f"the router cannot open one more connection: {reason}; raise its limit of "
+        "open files (ulimit -n, LimitNOFILE=)"
+    )
 
 
 class Client(Channel):
@@ -326,6 +330,8 @@ def connect(engine: Engine, client: Client, host: str, port: int) -> Upstream:
         OSError: if nobody listens there (which may also show itself later).
         ExhaustedError: if there is no file descriptor left for it.
     """
+    if not engine.has_room():
+        raise _exhausted(os.strerror(errno.EMFILE))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
