@@ -84,10 +84,11 @@ async def test_without_a_command_the_commands_are_listed(tmp_path) -> None:
         assert command in done.stdout
 
 
-async def test_check_accepts_a_good_file(tmp_path) -> None:
+@pytest.mark.parametrize("option", [(), ("--config",), ("-c",)])
+async def test_check_accepts_a_good_file(tmp_path, option) -> None:
     """A good file is said to be good, with the number of its models, and the status is 0."""
     config = write_config(tmp_path, endless_table(tmp_path, "a"))
-    done = await run_cli("check", str(config), folder=tmp_path)
+    done = await run_cli("check", *option, str(config), folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"{config}: ok, 1 model\n"
 

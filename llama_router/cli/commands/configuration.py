@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .options import DEFAULT_OUTPUT, Output
+from .options import DEFAULT_OUTPUT, Config, Output
 
 
-def check(file: Path | None = None, /, *, commands: bool = False) -> int:
+def check(config: Config = None, *, commands: bool = False) -> int:
     """Say everything that is wrong with a configuration; exit 1 if anything is.
 
     Args:
-        file: Configuration file. Without it: where ``serve`` would find one.
+        config: Configuration file, with or without ``--config``. Without it: where ``serve``
+            would find one.
         commands: Print the command of every model, found ones included.
     """
     from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
     from ..files import check as run  # noqa: PLC0415 -- late, for --help
 
-    return run(file, commands=commands)
+    return run(config, commands=commands)
 
 
 def init(file: Path = Path("router.toml"), /) -> int:
