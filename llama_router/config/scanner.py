@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
 
 import msgspec
-import trio
 
 from ..core.config.router_spec import RouterSpec
 from ..core.logs.lines import escape_controls
 from ..errors.base import RouterError
-from ..helper_program import end_helper
-from ..threads import refusals
+from ..helpers import end_helper, start_helper
 from .catalog import Answer, Catalog, Scanned
 
 #: Of a failed process's last words, in bytes.
@@ -34,17 +30,9 @@ async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
     """
     request = msgspec.json.encode(catalog.request(router)).decode()
     try:
-        with refusals():
-            process = await trio.lowlevel.open_process(
-                # -P: a module in the working directory must not take the place of an installed one.
-                [sys.executable, "-P", "-m", "llama_router.config.scan_process", request],
-                stdin=subprocess.PIPE,  # never written to: it ends when this process does
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=dict(catalog.environ),
-                # Ctrl-C is for us. No session of its own: that is how orphans are told.
-                process_group=0,
-            )
+        process = await start_helper(
+            "llama_router.config.scan_process", request, env=dict(catalog.environ)
+        )
     except OSError as exc:
         raise ScanError(f"the process of the scan cannot be started: {exc.strerror}") from exc
     output = bytearray()

@@ -5,8 +5,6 @@ The router and the command line share it. It logs nothing: *on_end* says what be
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
@@ -22,8 +20,7 @@ from ..core.logs.lines import escape_controls
 from ..core.rate import Rate
 from ..errors.base import RouterError
 from ..errors.downloads import DownloadError
-from ..helper_program import end_helper
-from ..threads import refusals
+from ..helpers import end_helper, start_helper
 
 #: Ended downloads that are remembered.
 HISTORY: Final = 50
@@ -239,20 +236,11 @@ class Downloads:
         """
         reference = download.status.reference
         name = reference.repo if reference.tag is None else f"{reference.repo}:{reference.tag}"
-        # -P: a module in the working directory must not take the place of an installed one.
-        argv = [sys.executable, "-P", "-m", "llama_router.models.fetch", name]
-        argv += [] if reference.file is None else [reference.file]
+        file = () if reference.file is None else (reference.file,)
         try:
-            with refusals():
-                process = await trio.lowlevel.open_process(
-                    argv,
-                    stdin=subprocess.PIPE,  # never written to: it ends when this process does
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=self._environ,
-                    # Ctrl-C is for us. No session of its own: that is how orphans are told.
-                    process_group=0,
-                )
+            process = await start_helper(
+                "llama_router.models.fetch", name, *file, env=self._environ
+            )
         except OSError as exc:
             message = f"the process of the download cannot be started: {exc.strerror}"
             raise DownloadError(message) from exc

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from llama_router import helpers
 from llama_router.backends import proctree
-from llama_router.config import scanner
 from llama_router.config.catalog import Catalog
 from llama_router.config.scanner import ScanError, scan_beside
 from llama_router.core.config.router_spec import RouterSpec
@@ -66,7 +66,7 @@ async def test_a_process_that_fails_is_reported_with_its_last_words(tmp_path, ca
 
 async def test_a_process_that_cannot_begin_is_reported(tmp_path, catalog, monkeypatch) -> None:
     """With the reason of the system."""
-    monkeypatch.setattr(scanner.sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr(helpers.sys, "executable", str(tmp_path / "none"))
     with trio.fail_after(LIMIT_S), pytest.raises(ScanError, match="cannot be started: No such"):
         await scan_beside(catalog, router(tmp_path))
 
