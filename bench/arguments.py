@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 
 def count(text: str) -> int:
@@ -43,9 +45,40 @@ def size(text: str) -> float:
     return number
 
 
-def names(text: str) -> list[str]:
-    """Return the names in *text*, which has commas between them; for ``action="extend"``."""
-    return [name for part in text.split(",") if (name := part.strip())]
+class Named(Protocol):
+    """Something that the command line knows by its name."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def add_choice(parser: argparse.ArgumentParser, option: str, known: Sequence[Named]) -> None:
+    """Add an *option* that takes names with commas between them, and may be repeated."""
+    parser.add_argument(
+        option,
+        type=_names,
+        action="extend",
+        metavar="A,B",
+        help=f"of: {','.join(one.name for one in known)} (default: all)",
+    )
+
+
+def chosen(known: Sequence[N], names: Sequence[str] | None) -> list[N]:
+    """Return those with these names, in their usual order, or all of them.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if not names:
+        return list(known)
+    if unknown := set(names) - {one.name for one in known}:
+        names_known = ", ".join(one.name for one in known)
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {names_known}")
+    return [one for one in known if one.name in names]
 
 
 def file(text: str) -> Path:
@@ -62,6 +95,10 @@ def file(text: str) -> Path:
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: permission denied")
     return path
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def _number(text: str) -> float:

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 import attrs
 
@@ -45,20 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one short round, to see that it works"
     )
-    parser.add_argument(
-        "--only",
-        type=arguments.names,
-        action="extend",
-        metavar="A,B",
-        help=f"of: {','.join(w.name for w in WORKLOADS)} (default: all)",
-    )
-    parser.add_argument(
-        "--contestants",
-        type=arguments.names,
-        action="extend",
-        metavar="A,B",
-        help=f"of: {','.join(c.name for c in CONTESTANTS)} (default: all)",
-    )
+    arguments.add_choice(parser, "--only", WORKLOADS)
+    arguments.add_choice(parser, "--contestants", CONTESTANTS)
     parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
     parser.add_argument("--chart", type=arguments.file, help="draw a PNG; needs the extra 'bench'")
     parser.add_argument(
@@ -71,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure and report; return 1 if a goal was missed or somebody failed, 2 if nothing ran."""
     try:
-        workloads = _chosen(WORKLOADS, options.only)
-        contestants = _chosen(CONTESTANTS, options.contestants)
+        workloads = arguments.chosen(WORKLOADS, options.only)
+        contestants = arguments.chosen(CONTESTANTS, options.contestants)
         pinning = machine.choose_pinning(pin=options.pin)
         if options.chart is not None:
             chart.check()
@@ -211,25 +198,3 @@ class Bench:
             ],
             "workloads": self._results.rounds,
         }
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-_T = TypeVar("_T", bound=_Named)
-
-
-def _chosen(known: Sequence[_T], names: Sequence[str] | None) -> list[_T]:
-    """Return those with these names, in their usual order, or all of them.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    if not names:
-        return list(known)
-    if unknown := set(names) - {one.name for one in known}:
-        names_known = ", ".join(one.name for one in known)
-        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; there are {names_known}")
-    return [one for one in known if one.name in names]

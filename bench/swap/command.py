@@ -45,7 +45,6 @@ _SETTLE_S = 0.3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say which options there are."""
-    names = ",".join(contestant.name for contestant in CONTESTANTS)
     parser.add_argument(
         "--rounds", type=arguments.count, default=20, help="swaps of each kind (default: 20)"
     )
@@ -61,23 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(EMBEDDED, REAL),
         help="who serves the models (default: both; llama-server is $LLAMA_SERVER_BIN)",
     )
-    parser.add_argument(
-        "--contestants",
-        type=arguments.names,
-        action="extend",
-        metavar="A,B",
-        help=f"of: {names} (default: all)",
-    )
+    arguments.add_choice(parser, "--contestants", CONTESTANTS)
     parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and report; return 1 if the goal was missed or somebody failed, 2 if nothing ran."""
-    wanted = set(options.contestants or [one.name for one in CONTESTANTS])
-    contestants = [one for one in CONTESTANTS if one.name in wanted]
-    if len(contestants) != len(wanted):
-        known = ", ".join(one.name for one in CONTESTANTS)
-        print(f"bench swap: --contestants must be of: {known}", file=sys.stderr)
+    try:
+        contestants = arguments.chosen(CONTESTANTS, options.contestants)
+    except ValueError as error:
+        print(f"bench swap: {error}", file=sys.stderr)
         return 2
     bench = Bench(contestants, options.rounds)
     for server in options.server or (EMBEDDED, REAL):
