@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final
 
 import attrs
 import structlog
@@ -45,9 +45,6 @@ from .ports import Ports
 from .post_mortem import LAST_LINES, post_mortem
 from .process import SpawnedProcess, run_process
 from .readiness import Loading, wait_ready
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 log = structlog.get_logger()
 

@@ -7,15 +7,13 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from tests.process.harness import post
 from tests.process.lane import Lane, running
 
 pytestmark = pytest.mark.process
 
-BODY = b'{"model":"a"}'
-ASK = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(BODY), BODY)
-)
+ASK = post("/v1/chat/completions", "a")
+BODY = ASK.partition(b"\r\n\r\n")[2]
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
