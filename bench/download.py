@@ -160,7 +160,7 @@ def _ours(url: str, cache: Path) -> tuple[_Run, _Run]:
     started_s = resolved_s = ended_s = time.monotonic()
     cpu_s = _children_cpu_s()
     with subprocess.Popen(
-        [sys.executable, "-m", "llama_router.models.fetch", REPO],
+        [sys.executable, "-m", "llama_router.hub.fetch", REPO],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environ,

@@ -27,7 +27,7 @@ import trio
 from bench import arguments
 from llama_router.config.catalog import Catalog
 from llama_router.logs.output import configure
-from llama_router.supervisor.handle import Requests, Running
+from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router
 
 #: Goals of one reload, in milliseconds.
@@ -132,10 +132,10 @@ async def _measure(folder: Path, options: argparse.Namespace) -> int:
     path = folder / "router.toml"
     path.write_text(_file(options.models))
     catalog = Catalog(folder / "state", os.environ)
-    requests = Requests()
+    requests = RouterSignals()
     ticker = Ticker()
     async with trio.open_nursery() as nursery:
-        running: Running = await nursery.start(
+        running: RunningRouter = await nursery.start(
             partial(
                 run_router,
                 catalog.load(path),

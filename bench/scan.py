@@ -36,7 +36,7 @@ import trio
 from bench import arguments
 from llama_router.backends.backend import Backend
 from llama_router.config.catalog import Catalog
-from llama_router.config.scanner import scan_beside
+from llama_router.config.scan_worker.parent import scan_beside
 from llama_router.config.watcher import Watcher
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.model_spec import ModelSpec

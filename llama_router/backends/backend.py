@@ -11,7 +11,7 @@ from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
-from .cgroup import ControlGroup
+from ..process.cgroup import ControlGroup
 
 #: How long to wait for the news of a backend's end once its connection broke, in
 #: seconds: the exit is seen within a millisecond, and explains far more.

@@ -14,13 +14,10 @@ import attrs
 import structlog
 import trio
 
-from ..core import child_protocol
 from ..core.config.command_line import command_line, environment
 from ..core.config.masking import masked_command
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
-from ..core.explain import HOPELESS, Cause
-from ..core.logs.lines import Line
 from ..errors.backends import (
     BackendError,
     PortTakenError,
@@ -28,23 +25,27 @@ from ..errors.backends import (
     first_error,
     quoted,
 )
-from ..patience import patient_wait
-from . import proctree
+from ..errors.causes import Cause
+from ..logs.lines import Line
+from ..model_logs.model_log import ModelLog
+from ..model_logs.store import LogStore
+from ..process import procfs
+from ..process.background_writer import BackgroundWriter
+from ..process.cgroup import ControlGroup, ControlGroups
+from ..process.instances import InstanceRecord
+from ..process.lifeline import Lifeline
+from ..process.oom import OomDetector
+from ..process.port_owner import stranger_on
+from ..process.process import SpawnedProcess, run_process
+from ..timeouts import move_on_after_running
+from . import child_protocol
 from .backend import Backend
-from .before_start import check_files, on_thread
-from .cgroup import ControlGroup, ControlGroups
+from .diagnosis import HOPELESS
 from .environment import Program, find_program, inherited
-from .instances import InstanceRecord
-from .late_writes import LateWrites
-from .lifeline import Lifeline
-from .model_log import ModelLog
-from .oom import Kernel
-from .output import LogStore
-from .port_owner import stranger_on
+from .exit_report import LAST_LINES, exit_error
 from .ports import Ports
-from .post_mortem import LAST_LINES, post_mortem
-from .process import SpawnedProcess, run_process
-from .readiness import Loading, wait_ready
+from .preflight import check_files, on_thread
+from .readiness import ReadinessState, wait_ready
 
 log = structlog.get_logger()
 
@@ -97,10 +98,10 @@ class Launcher:
     ports: Ports
     lifeline: Lifeline
     record: InstanceRecord
-    writes: LateWrites
+    writes: BackgroundWriter
     logs: LogStore
     hurry: trio.Event
-    kernel: Kernel = attrs.field(factory=Kernel)
+    kernel: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
     on_progress: Callable[[ModelId, float], None] | None = None
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
@@ -150,7 +151,7 @@ class Launcher:
         model_log = self.logs.for_model(spec.id)
         argv = command_line(spec, port=port, host=BACKEND_HOST)
         program = find_program(argv, path=spec.spawn.env.get("PATH"))
-        loading = Loading(announces=program.speaks_child_protocol)
+        loading = ReadinessState(announces=program.speaks_child_protocol)
 
         def listen(line: Line) -> None:
             if (state := child_protocol.parse_state(line.text)) is not None:
@@ -165,7 +166,7 @@ class Launcher:
                 self._run, spec, program, port, model_log, group, ready
             )
             wait = partial(self._wait_ready, spec, port, process, loading)
-            if not await patient_wait(wait, spec.spawn.ready_timeout_s):
+            if not await move_on_after_running(wait, spec.spawn.ready_timeout_s):
                 raise _not_ready(spec, port, loading, model_log)
             backend = Backend(
                 model=spec.id,
@@ -214,7 +215,7 @@ class Launcher:
         """Run the process; what it leaves behind in our books is gone when this ends."""
         marker = f"{self.instance}.{next(self._serial)}"
         env = inherited(self.environ) | environment(spec, port=port, host=BACKEND_HOST)
-        env[proctree.INSTANCE_VARIABLE] = self.instance
+        env[procfs.INSTANCE_VARIABLE] = self.instance
         if program.speaks_child_protocol:
             env[child_protocol.ENV_VARIABLE] = str(self.router_port)
             # Answers name the model as the router does: llama.cpp's UI goes on with that name.
@@ -273,7 +274,7 @@ class Launcher:
                 self.lifeline.unregister(process.pid)
                 self.writes.add(partial(self.record.remove, process.pid))
         missed = None if ready.is_set() or not spec.spawn.check_port_owner else port
-        error = await post_mortem(
+        error = await exit_error(
             spec.id,
             process,
             model_log,
@@ -285,7 +286,7 @@ class Launcher:
         raise error
 
     async def _wait_ready(
-        self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: Loading
+        self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: ReadinessState
     ) -> None:
         async def is_ours() -> str | None:
             if not spec.spawn.check_port_owner:
@@ -319,7 +320,7 @@ def _can_change_port(spec: ModelSpec) -> bool:
     )
 
 
-async def _report(spec: ModelSpec, loading: Loading) -> None:
+async def _report(spec: ModelSpec, loading: ReadinessState) -> None:
     """Say every second what a start waits for."""
     begun_s = trio.current_time()
     while True:
@@ -335,7 +336,7 @@ async def _report(spec: ModelSpec, loading: Loading) -> None:
 
 
 def _not_ready(
-    spec: ModelSpec, port: int, loading: Loading, model_log: ModelLog
+    spec: ModelSpec, port: int, loading: ReadinessState, model_log: ModelLog
 ) -> ReadinessTimeoutError:
     tail = model_log.tail(LAST_LINES, since_mark=True)
     said = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"

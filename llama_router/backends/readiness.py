@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from ..core.child_protocol import ChildState
+from .child_protocol import ChildState
 
 #: Longest time for one probe, in seconds: a health check that hangs must not
 #: defeat the deadline of the start, nor hide that the backend answers later.
@@ -32,7 +32,7 @@ _STATUS_BYTES: Final = 512
 
 
 @attrs.define(eq=False)
-class Loading:
+class ReadinessState:
     """How far a starting backend is; written by the reader of its output.
 
     Attributes:
@@ -66,7 +66,7 @@ async def wait_ready(
     host: str,
     port: int,
     path: str,
-    loading: Loading,
+    loading: ReadinessState,
     *,
     is_ours: Callable[[], Awaitable[str | None]],
 ) -> str | None:

@@ -16,12 +16,12 @@ import attrs
 import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
-from ..config.document import decoded
-from ..config.document import read as read_document
-from ..config.places import default_config_path, state_dir_for
-from ..core.logs.lines import escape_controls
+from ..config.file import decoded
+from ..config.file import read as read_document
+from ..config.locations import default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
+from ..logs.lines import escape_controls
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 
 #: The environment variable with the token, for a router on another machine.

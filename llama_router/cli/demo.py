@@ -20,7 +20,7 @@ from ..config.load import LoadedConfig, load_config
 from ..errors.base import RouterError
 from ..logs.output import configure
 from ..models.tiny.chat import make_chat_model
-from ..supervisor.handle import Requests, Running
+from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from .serve import leaves, override, serve_config
 
@@ -144,10 +144,10 @@ class _WrongAnswerError(Exception):
 
 
 async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
-    requests = Requests()
+    requests = RouterSignals()
     steps: list[_Step] = []
     async with trio.open_nursery() as nursery:
-        running: Running = await nursery.start(
+        running: RunningRouter = await nursery.start(
             partial(run_router, loaded, requests, state_dir=folder / "state", environ=os.environ)
         )
         timeout = httpx.Timeout(120)

@@ -12,13 +12,13 @@ import attrs
 
 from ..config.catalog import Catalog, Scanned
 from ..config.load import LoadedConfig, load_config
-from ..config.places import default_config_path, state_dir_for
+from ..config.locations import default_config_path, state_dir_for
 from ..core.config import placeholders
 from ..core.config.model_spec import ModelSpec
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
-from ..core.logs.lines import escape_controls
 from ..errors.config import ConfigError, Problem
+from ..logs.lines import escape_controls
 
 
 def _find_config(given: Path | None) -> tuple[Path, bool]:

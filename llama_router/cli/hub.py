@@ -11,13 +11,13 @@ from pathlib import Path
 
 import trio
 
-from ..core.hub.names import Reference, parse_reference
-from ..core.logs.lines import escape_controls
-from ..core.units import size
 from ..errors.base import RouterError
 from ..errors.downloads import ModelNotCachedError
-from ..models.downloads import Downloads, DownloadState, DownloadStatus
-from ..models.hub_cache import CachedModel, cache_root, named, repositories
+from ..hub.cache import CachedModel, cache_root, named, repositories
+from ..hub.downloads import Downloads, DownloadState, DownloadStatus
+from ..hub.names import Reference, parse_reference
+from ..hub.units import size
+from ..logs.lines import escape_controls
 from .progress import display
 
 #: What a shell reports for a program that Ctrl-C ended.

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ..core.systemd_unit import UnitOptions, is_ours, units
+from ..systemd.unit import UnitOptions, is_ours, units
 
 #: Where an administrator's units are. Source: systemd.unit(5).
 SYSTEM_FOLDER: Final = Path("/etc/systemd/system")

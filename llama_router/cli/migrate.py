@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from ..config.load import load_config
-from ..core.migration import llama_swap, presets
-from ..core.migration.draft import Draft, render
 from ..errors.config import ConfigError, Problem
+from ..migration import llama_swap, presets
+from ..migration.draft import Draft, render
 from .files import say
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import attrs
 
-from ..backends.log_files import FileFollower, log_path, read_tail, record_line
-from ..core.logs.lines import escape_controls
-from ..core.logs.record import LogRecord, Resume, as_text, from_json
 from ..errors.base import RouterError
+from ..logs.lines import escape_controls
+from ..model_logs.files import FileFollower, log_path, read_tail, record_line
+from ..model_logs.record import LogRecord, Resume, as_text, from_json
 from .client import NoRouterError, Where, complain, connected, model_id, state_dirs
 from .commands.options import MAX_LINES
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from ..core.discovery import naming
-from ..core.discovery.kinds import args_for, kind_of
-from ..core.logs.lines import escape_controls
+from ..logs.lines import escape_controls
+from ..models.discovery import naming
+from ..models.discovery.kinds import args_for, kind_of
 from ..models.gguf import GgufError, read_header
 from .files import catalog_or_explain
 

@@ -7,9 +7,9 @@ import time
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from ..core.logs.lines import escape_controls
-from ..core.units import duration, size
-from ..models.downloads import DownloadStatus
+from ..hub.downloads import DownloadStatus
+from ..hub.units import duration, size
+from ..logs.lines import escape_controls
 
 #: Seconds between two lines where there is no terminal.
 LINE_EVERY_S: Final = 10.0

@@ -19,10 +19,10 @@ import trio
 from .. import __version__
 from ..config.catalog import Catalog, Scanned
 from ..config.load import LoadedConfig
-from ..config.places import state_dir_for
+from ..config.locations import state_dir_for
 from ..errors.base import RouterError
 from ..logs.output import configure
-from ..supervisor.handle import Requests, Running
+from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from ..threads import ThreadRefusedError
 from .files import prepare_or_explain
@@ -116,10 +116,10 @@ async def run_until_signalled(
     loaded: LoadedConfig,
     catalog: Catalog | None = None,
     *,
-    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Run a router that obeys signals; return the exit status."""
-    requests = Requests()
+    requests = RouterSignals()
     exit_status = 0
 
     async def obey(*, task_status: trio.TaskStatus[None]) -> None:

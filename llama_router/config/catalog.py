@@ -15,14 +15,14 @@ from ..core.config.model_spec import ModelState
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
-from ..core.discovery.found import Doubt
-from ..core.discovery.models import discover
 from ..models import found_file
 from ..models.caches import find_caches
+from ..models.discovery.found import Doubt
+from ..models.discovery.models import discover
 from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
 from .load import LoadedConfig, load_config
-from .named_files import identity_of
+from .paths import identity_of
 
 log = structlog.get_logger()
 

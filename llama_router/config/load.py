@@ -12,11 +12,11 @@ from ..core.config.parse import parse_config
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
-from .document import decoded, parse, read
-from .doubts import doubts_about, exposed_secrets
+from .file import decoded, parse, read
 from .merging import parse_over
-from .named_files import NamedFiles
+from .paths import NamedFiles
 from .toml_lines import in_file_order
+from .warnings import exposed_secrets, warnings_about
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +96,7 @@ def _checked(
     if problems:
         raise _refusal(text, problems, [*files.warnings, *doubts])
     exposed = exposed_secrets(path, document)
-    warnings = in_file_order(text, [*files.warnings, *doubts, *doubts_about(config), *exposed])
+    warnings = in_file_order(text, [*files.warnings, *doubts, *warnings_about(config), *exposed])
     return LoadedConfig(
         config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
     )

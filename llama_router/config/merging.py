@@ -10,8 +10,8 @@ from ..core.config.overlay import Found, Overlaid, overlay
 from ..core.config.parse import parse_config
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
-from .document import tables
-from .named_files import identity_of
+from .file import tables
+from .paths import identity_of
 
 
 def parse_over(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors.config import ConfigChangedError, SettingError
 from ..models.files import read_up_to
-from .document import MAX_BYTES
+from .file import MAX_BYTES
 
 
 def read_config(path: Path) -> bytes:

@@ -19,12 +19,12 @@ from ..absence import is_absent
 from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
-from ..core.file_watch import Advice, FileWatch, Stamp
-from ..core.reports import ReloadReport, Verdict
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..threads import ThreadRefusedError, in_thread
-from .document import decoded, parse, read
+from .file import decoded, parse, read
+from .file_watch import Advice, FileWatch, Stamp
 from .load import LoadedConfig, load_config
+from .reload_report import ReloadReport, Verdict
 from .replace import read_config, replace_config
 
 log = structlog.get_logger()

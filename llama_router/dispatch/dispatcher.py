@@ -17,7 +17,7 @@ import trio
 
 from ..backends.backend import Backend
 from ..core.answers import refusals
-from ..core.answers.notices import Wait
+from ..core.apis.notices import Wait
 from ..core.config.diff import ReloadPlan
 from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
@@ -43,7 +43,7 @@ from ..core.scheduling.scheduler import Scheduler
 from ..errors.admission import UnknownModelError
 from ..errors.backends import BackendError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
-from ..news import News
+from ..event_feed import EventFeed
 from .fleet import Fleet, Launch
 from .lease import Lease
 from .waits import Waits
@@ -67,7 +67,7 @@ class Dispatcher:
         self._backends = self._fleet.ready  # the same table: each request looks there
         self._alarm = trio.CancelScope()
         self._moved = trio.Event()
-        self.news = News()
+        self.news = EventFeed()
         self.waits = Waits(self._scheduler.wait_of, self.news)
 
     @property

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import trio
 
 from ..backends.backend import Backend
-from ..core.answers.notices import Wait
+from ..core.apis.notices import Wait
 from ..errors.base import RouterError
 
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import attrs
 
-from ..core.answers.notices import Wait
+from ..core.apis.notices import Wait
 from ..core.config.names import ModelId
 from ..core.scheduling.lifecycle import Phase
-from ..news import News
+from ..event_feed import EventFeed
 from .lease import Lease
 
 
@@ -26,7 +26,7 @@ class Waits:
         loads: Requests with nothing to do once they are granted: nobody waits behind them.
     """
 
-    def __init__(self, scheduled: Callable[[int], Wait | None], news: News) -> None:
+    def __init__(self, scheduled: Callable[[int], Wait | None], news: EventFeed) -> None:
         self._scheduled = scheduled
         self._news = news
         self._progress: dict[ModelId, float] = {}

@@ -17,12 +17,12 @@ from typing import Final
 import structlog
 
 from ..backends.backend import Backend
-from ..core.access.gate import ANYBODY, Area
+from ..core.access.gate import ANYBODY, Scope
 from ..core.config.model_spec import ModelSpec
-from ..core.config.names import Meaning, ModelId
+from ..core.config.names import ModelId, ResolvedModel
+from ..core.config.overrides import RequestOverrides, with_overrides
 from ..core.config.whole import Config
-from ..core.conversations import Owner
-from ..core.requests.peek import asked_by
+from ..core.requests.request_target import asked_by
 from ..core.requests.routes import (
     ByBody,
     ByPath,
@@ -34,21 +34,21 @@ from ..core.requests.routes import (
     named_in,
     route,
 )
-from ..core.requests.shaping import Shape, shaped
+from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, RequestError
-from ..request_ids import new_request_id
-from .fiber import Fiber, FiberCutError, FiberTimeoutError
+from ..http1 import RequestHead
+from ..logs.request_ids import new_request_id
+from .exchange import Exchange, Handshake
 from .gateway import Gateway
-from .own_answers import refusal, with_slash
-from .passage import Passage
+from .loop.fiber import Fiber, FiberCutError, FiberTimeoutError
 from .reader import BODY_TIMEOUT_S, Reader
-from .record import Record
-from .relay import Exchange, Handshake
+from .request_log import RequestLog
+from .router_responses import refusal, with_slash
 from .sockets import Client, ClientGoneError
+from .upload import StreamingUpload
 from .waiting import Waiting
-from .wire import RequestHead
 
 log = structlog.get_logger()
 
@@ -123,11 +123,11 @@ class _Connection:
         """Serve one request; return whether the connection can be used for another."""
         begun_s = self._gateway.engine.clock()
         body_received = False
-        record = Record(head)
+        record = RequestLog(head)
         exchange = Exchange(self._gateway.engine, self._client, head)
         try:
             self._cors = self._gateway.gate.cors_fields(head.fields)
-            self._asker = self._gateway.gate.check(Area.MODELS, head.method, head.fields)
+            self._asker = self._gateway.gate.check(Scope.MODELS, head.method, head.fields)
             exchange.withheld = self._gateway.gate.withheld
             exchange.extra = self._cors
             limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
@@ -170,7 +170,7 @@ class _Connection:
     def _passage(self, head: RequestHead, instead_of: Exchange) -> Exchange:
         """Return an exchange for a body that need not be here: nobody looks into it."""
         received, self._reader.buffer = self._reader.buffer[head.size :], b""
-        passage = Passage(self._gateway.engine, self._client, head, received)
+        passage = StreamingUpload(self._gateway.engine, self._client, head, received)
         passage.withheld, passage.extra = instead_of.withheld, instead_of.extra
         return passage
 
@@ -189,7 +189,7 @@ class _Connection:
         head: RequestHead,
         asked_for: ByBody | ByQuery | ByPath,
         exchange: Exchange,
-        record: Record,
+        record: RequestLog,
     ) -> None:
         dispatcher = self._gateway.dispatcher
         config = dispatcher.config
@@ -240,11 +240,15 @@ class _Connection:
                 record.lease = lease
 
     def _shape(
-        self, exchange: Exchange, meant: Meaning, shape: Shape, body: bytes | bytearray | None
+        self,
+        exchange: Exchange,
+        meant: ResolvedModel,
+        shape: RequestOverrides,
+        body: bytes | bytearray | None,
     ) -> None:
         """Bring request and answer into shape; *body* is None if nothing in it can be changed."""
         if body is not None:
-            exchange.body = shaped(shape, body, self._reader.seen)
+            exchange.body = with_overrides(shape, body, self._reader.seen)
         if meant.preset is not None:
             exchange.bear(meant.name)
 
@@ -292,7 +296,7 @@ class _Connection:
             return False
         gate = self._gateway.gate
         if not allowed(path, spec.spawn.proxy_endpoints) and not gate.changes_are_open:
-            gate.check(Area.CHANGES, head.method, head.fields)
+            gate.check(Scope.CHANGES, head.method, head.fields)
             exchange.withheld |= {b"authorization"}  # it may be the admin token
         exchange.target = path + b"?" + head.query if head.query else path
         return True
@@ -300,7 +304,7 @@ class _Connection:
     async def _redirect(self, head: RequestHead, exchange: Exchange) -> None:
         """Send the client to the same path with a slash behind it."""
         exchange.status = HTTPStatus.TEMPORARY_REDIRECT
-        body_is_here = not isinstance(exchange, Passage)
+        body_is_here = not isinstance(exchange, StreamingUpload)
         exchange.reusable = body_is_here and head.keep_alive and not self._gateway.draining.is_set()
         self._fiber.expire_in(BODY_TIMEOUT_S)
         await self._client.send(with_slash(head, self._cors, close=not exchange.reusable))
@@ -311,7 +315,7 @@ class _Connection:
         head: RequestHead,
         asked_for: Observe,
         exchange: Exchange,
-        record: Record,
+        record: RequestLog,
     ) -> None:
         dispatcher, asker, name = self._gateway.dispatcher, self._asker, asked_for.model
         if name is not None and asker.models is not None:

@@ -10,10 +10,10 @@ import structlog
 import trio
 
 from ..core.access.gate import Gate
-from ..core.conversations import Conversations
+from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
-from .engine import Engine
-from .fiber import Fiber
+from .loop.engine import Engine
+from .loop.fiber import Fiber
 
 log = structlog.get_logger()
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..core.answers.usage import TAIL_BYTES
-from .channel import GONE, READABLE, TELLING
-from .engine import Engine
-from .fiber import pause
-from .shaper import Shaper
+from ..core.apis.usage import TAIL_BYTES
+from ..http1 import ResponseFraming, ResponseHead
+from .body import BodyEncoder
+from .loop.channel import GONE, READABLE, TELLING
+from .loop.engine import Engine
+from .loop.fiber import pause
 from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
-from .wire import ResponseFraming, ResponseHead
 
 #: Sizes of the pieces that `Tail` keeps as they are, in bytes: those of nearly all events of
 #: a stream.
@@ -97,7 +97,7 @@ class Pump:
         client: Client,
         *,
         head: ResponseHead,
-        shaper: Shaper,
+        shaper: BodyEncoder,
         tail: Tail,
         timeout_s: float,
     ) -> None:

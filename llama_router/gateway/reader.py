@@ -7,14 +7,14 @@ from typing import Final
 
 import trio
 
-from ..core.requests.forms import FormSearch
-from ..core.requests.peek import ASKED, SKIMMED_BYTES, form_search, skim_of
-from ..core.requests.skim import Skim
+from ..core.requests.json_scan import Skim
+from ..core.requests.multipart import FormSearch
+from ..core.requests.request_target import ASKED, SKIMMED_BYTES, form_search, skim_of
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
-from .engine import Engine
-from .fiber import Fiber, FiberTimeoutError, pause
+from ..http1 import ChunkedBody, RequestHead, parse_request_head
+from .loop.engine import Engine
+from .loop.fiber import Fiber, FiberTimeoutError, pause
 from .sockets import Client, ClientGoneError
-from .wire import ChunkedBody, RequestHead, parse_request_head
 
 #: How long an idle connection is kept for the next request, in seconds.
 IDLE_CONNECTION_S: Final = 75.0

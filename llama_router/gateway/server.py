@@ -112,7 +112,7 @@ def _listener(
     return listener
 
 
-class Doors:
+class ListenerSet:
     """The listening sockets of a router; others can take their place while it runs.
 
     Attributes:
@@ -155,7 +155,7 @@ class Doors:
 
 async def serve(
     gateway: Gateway,
-    doors: Doors,
+    doors: ListenerSet,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:

@@ -13,9 +13,9 @@ from http import HTTPStatus
 from typing import Final
 
 from ..errors.base import RouterError
-from .channel import GONE, READABLE, WRITABLE, Channel
-from .engine import Engine
-from .fiber import Fiber, FiberTimeoutError, pause
+from .loop.channel import GONE, READABLE, WRITABLE, Channel
+from .loop.engine import Engine
+from .loop.fiber import Fiber, FiberTimeoutError, pause
 
 #: Most bytes taken from a socket at once. More would only raise the memory that a
 #: slow reader can hold.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .channel import GONE, READABLE, WRITABLE, Channel
-from .fiber import pause
+from .loop.channel import GONE, READABLE, WRITABLE, Channel
+from .loop.fiber import pause
 from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
 
 

@@ -17,19 +17,19 @@ from typing import Final
 import attrs
 
 from ..backends.backend import Backend
-from ..core.access.gate import Asker
-from ..core.answers.dialects import Voice, dialect_of
-from ..core.answers.notices import NOTIFY_FIELD, Company, Wait, discreet, wants_notices
+from ..core.access.gate import Caller
+from ..core.apis.dialects import StreamDialect, dialect_of
+from ..core.apis.notices import NOTIFY_FIELD, Wait, WaitReporter, discreet, wants_notices
 from ..core.config.names import ModelId
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError
-from .channel import GONE
-from .engine import Engine
-from .fiber import ENDING_S, FiberTimeoutError, pause
-from .shaper import LAST_CHUNK, chunk
+from ..http1 import RequestHead
+from .body import LAST_CHUNK, chunk
+from .loop.channel import GONE
+from .loop.engine import Engine
+from .loop.fiber import ENDING_S, FiberTimeoutError, pause
 from .sockets import Client, ClientGoneError
-from .wire import RequestHead
 
 _NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()
 
@@ -48,7 +48,7 @@ class EarlyStream:
     def __init__(
         self,
         client: Client,
-        voice: Voice,
+        voice: StreamDialect,
         *,
         fields: Sequence[tuple[bytes, bytes]],
         close: bool,
@@ -124,7 +124,7 @@ class Waiting:
     client: Client
     head: RequestHead
     name: str
-    asker: Asker
+    asker: Caller
     stream: bool | None
     fields: Sequence[tuple[bytes, bytes]]
     close: bool
@@ -159,7 +159,7 @@ class Waiting:
         dialect = dialect_of(head.path, stream=self.stream, accept=accept)
         if dialect is None:
             return None
-        voice = Voice(
+        voice = StreamDialect(
             dialect=dialect,
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created=int(time.time()),
@@ -174,7 +174,7 @@ class Waiting:
     async def _stay_in_touch(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
         engine, fiber = self.engine, self.client.fiber
         notices = self._wants_notices(model)
-        company = Company(stream.voice, notices=notices, now_s=engine.now_s)
+        company = WaitReporter(stream.voice, notices=notices, now_s=engine.now_s)
         waits_for = partial(self._waits_for, lease)
         with self.dispatcher.waits.watch(lease, model, partial(engine.wake, fiber)):
             while (backend := lease.granted_nowait()) is None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 
 from . import journal
 from .quick_structlog import structlog
-from .rendering import LEVELS, ConsoleRenderer, json_line, render_journal, render_json, timestamp
+from .rendering import (
+    LEVELS,
+    ConsoleRenderer,
+    json_line,
+    render_journal,
+    render_json,
+    timestamp,
+)
 from .threaded_writer import ThreadedWriter
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ..core.logs.lines import escape_controls
 from . import journal
+from .lines import escape_controls
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..core.discovery.found import Doubt
+from .discovery.found import Doubt
 from .files import read_up_to
 
 #: As on the hub; also where a path is made of it, so no dots alone and no separators.

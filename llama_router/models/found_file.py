@@ -14,9 +14,9 @@ import attrs
 import tomli_w
 
 from ..core.config.parse import parse_config
-from ..core.discovery.found import Doubt, FoundModel
 from ..errors.config import ConfigError
 from .caches import doubt
+from .discovery.found import Doubt, FoundModel
 from .files import read_up_to
 
 #: Its name.

@@ -14,7 +14,7 @@ import struct
 from typing import Final
 
 from ..core.config.readers import CONTROL
-from ..core.discovery.header import Header
+from .discovery.header import Header
 from .files import opened
 
 #: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import attrs
 
-from ..core.discovery import naming
-from ..core.discovery.found import Collection, Doubt, FoundFile
-from ..core.discovery.header import Header
 from .caches import Caches, Manifest, doubt, find_repositories, list_folder, read_manifests
+from .discovery import naming
+from .discovery.found import Collection, Doubt, FoundFile
+from .discovery.header import Header
 from .gguf import GgufError, read_header
 
 _Identity = tuple[int, int]

@@ -17,7 +17,7 @@ from ..core.access.gate import Gate
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
-from ..gateway.server import Doors, ListenError, listen
+from ..gateway.server import ListenError, ListenerSet, listen
 from ..threads import in_thread
 from .listeners import exposure_fault, hosts_of, url_of
 
@@ -40,7 +40,7 @@ class Address:
     """
 
     loaded: LoadedConfig
-    doors: Doors
+    doors: ListenerSet
     fixed: bool
     gate: Gate
     runtime_path: Path

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 import structlog
 
-from ..core.access.exposure import exposure
+from ..core.config.exposure import exposure
 from ..core.config.whole import Config
 from ..errors.base import RouterError
 from ..gateway.server import listen

@@ -9,9 +9,9 @@ import structlog
 import trio
 
 from ..config.catalog import Catalog, Scanned
-from ..config.scanner import ScanError, scan_beside
+from ..config.reload_report import ReloadReport
+from ..config.scan_worker.parent import ScanError, scan_beside
 from ..core.config.router_spec import RouterSpec
-from ..core.reports import ReloadReport
 
 log = structlog.get_logger()
 

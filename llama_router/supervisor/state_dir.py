@@ -10,8 +10,8 @@ import attrs
 import structlog
 
 from ..admin_token import AdminToken, admin_token
-from ..backends.instances import InstanceRecord, Outcome, sweep
 from ..errors.base import RouterError
+from ..process.instances import InstanceRecord, Outcome, sweep
 
 log = structlog.get_logger()
 

@@ -19,29 +19,29 @@ import structlog
 import trio
 
 from .. import runtime_file
-from ..backends import proctree
-from ..backends.cgroup import ControlGroups
-from ..backends.late_writes import LateWrites
 from ..backends.launch import Launcher
-from ..backends.lifeline import Lifeline
-from ..backends.orphans import tend_orphans
-from ..backends.output import LogStore
 from ..backends.ports import Ports
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
-from ..core.service_status import status_line
 from ..dispatch.dispatcher import Dispatcher
-from ..gateway.server import Doors
+from ..gateway.server import ListenerSet
+from ..model_logs.store import LogStore
+from ..process import procfs
+from ..process.background_writer import BackgroundWriter
+from ..process.cgroup import ControlGroups
+from ..process.lifeline import Lifeline
+from ..process.orphans import tend_orphans
 from ..systemd.manager import ServiceManager
+from ..systemd.status_line import status_line
 from ..threads import in_thread
 from .address import Address
-from .ending import bound_the_end, close_files, longest_end_s
-from .face import Face
-from .handle import Requests, Running
+from .frontend import Frontend
 from .listeners import open_listeners
+from .running_router import RouterSignals, RunningRouter
+from .shutdown import bound_the_end, close_files, longest_end_s
 from .startup_model import load_startup_model
 from .state_dir import prepare_state_dir
 
@@ -50,13 +50,13 @@ log = structlog.get_logger()
 
 async def run_router(
     loaded: LoadedConfig,
-    requests: Requests,
+    requests: RouterSignals,
     *,
     state_dir: Path,
     environ: Mapping[str, str],
     catalog: Catalog | None = None,
     whole_process: bool = False,
-    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until *requests* ask for the end; then every backend is gone.
 
@@ -79,14 +79,14 @@ async def run_router(
     manager = ServiceManager.from_environ(environ)
     instance = secrets.token_hex(8)
     listening = open_listeners(loaded.config, environ)
-    doors = Doors(listening.sockets)
+    doors = ListenerSet(listening.sockets)
     try:
         groups = None
         if whole_process:
             groups = await in_thread(ControlGroups.adopt)
         prepared = await in_thread(prepare_state_dir, state_dir, environ, instance)
         gate = _gate(loaded.config, prepared.token.value)
-        proctree.adopt_orphans()
+        procfs.adopt_orphans()
         ports = [each.getsockname()[1] for each in doors.sockets if each.family != socket.AF_UNIX]
         lifeline = Lifeline(instance)
         logs = _log_store(router, state_dir)
@@ -97,7 +97,7 @@ async def run_router(
             ports=Ports(router.base_port, ports),
             lifeline=lifeline,
             record=prepared.record,
-            writes=LateWrites(prepared.record.path),
+            writes=BackgroundWriter(prepared.record.path),
             logs=logs,
             hurry=trio.Event(),
             groups=groups,
@@ -105,8 +105,8 @@ async def run_router(
         dispatcher = Dispatcher(loaded.config, launcher)
         launcher.on_progress = dispatcher.waits.note_progress
 
-        def face() -> Face:
-            return Face(
+        def face() -> Frontend:
+            return Frontend(
                 loaded=loaded,
                 requests=requests,
                 dispatcher=dispatcher,

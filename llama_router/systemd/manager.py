@@ -13,7 +13,7 @@ import attrs
 import structlog
 import trio
 
-from ..news import News
+from ..event_feed import EventFeed
 from .notify import Notifier, watchdog_s
 
 log = structlog.get_logger()
@@ -84,7 +84,7 @@ class ServiceManager:
 
     async def run(
         self,
-        news: News,
+        news: EventFeed,
         status: Callable[[], str],
         stop: trio.Event,
         longest_end_s: Callable[[], float],
@@ -137,7 +137,7 @@ class ServiceManager:
             with trio.move_on_after(EXTEND_EVERY_S):
                 await self._is_ready.wait()
 
-    async def _report(self, news: News, status: Callable[[], str]) -> None:
+    async def _report(self, news: EventFeed, status: Callable[[], str]) -> None:
         await self._is_ready.wait()
         said, seen = None, -1
         while not self._stopping:

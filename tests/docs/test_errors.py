@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import llama_router
-from llama_router.core.explain import Cause
 from llama_router.errors.base import RouterError
+from llama_router.errors.causes import Cause
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 ROW = re.compile(

@@ -10,12 +10,13 @@ import attrs
 import pytest
 import trio
 
-from llama_router.control import app, openapi
-from llama_router.control.context import ControlContext
+from llama_router.control.admin import openapi
+from llama_router.control.web import app
+from llama_router.control.web.context import ControlContext
 from llama_router.core.access.gate import Gate
-from llama_router.core.answers.notices import SIGN_OF_LIFE_S
+from llama_router.core.apis.notices import SIGN_OF_LIFE_S
 from llama_router.core.config.parse import parse_config
-from llama_router.core.requests.peek import SKIMMED_BYTES
+from llama_router.core.requests.request_target import SKIMMED_BYTES
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.reader import IDLE_CONNECTION_S
 

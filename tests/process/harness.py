@@ -25,7 +25,7 @@ from trio.testing import wait_all_tasks_blocked
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.roster import ModelStatistics
-from llama_router.supervisor.handle import Requests, Running
+from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router
 
 #: No test may take longer, in seconds.
@@ -370,8 +370,8 @@ class Router:
         ended: Set when it has ended.
     """
 
-    running: Running
-    requests: Requests
+    running: RunningRouter
+    requests: RouterSignals
     path: Path
     document: dict[str, Any]
     events: Events
@@ -466,7 +466,7 @@ class Harness:
         keys = router.pop("api_keys", {})
         table = {"port": 0, "base_port": base_port(), "drain_s": 5.0, **router}
         document = {"router": table, "api_keys": keys, "models": models}
-        requests = Requests()
+        requests = RouterSignals()
         ended = trio.Event()
         path = self.folder / "router.toml"
         run = partial(
@@ -495,7 +495,7 @@ class Harness:
 
 
 async def _tell_the_end(
-    run: Callable[..., Any], ended: trio.Event, *, task_status: trio.TaskStatus[Running]
+    run: Callable[..., Any], ended: trio.Event, *, task_status: trio.TaskStatus[RunningRouter]
 ) -> None:
     try:
         await run(task_status=task_status)

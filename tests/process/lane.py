@@ -16,7 +16,7 @@ from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.gateway import Gateway
-from llama_router.gateway.server import Doors, listen, serve
+from llama_router.gateway.server import ListenerSet, listen, serve
 from tests.http_cases import HOST
 from tests.process.harness import BUGS, Events, RawClient
 
@@ -158,7 +158,7 @@ async def running(**router: object) -> AsyncIterator[Lane]:
             await nursery.start(dispatcher.run)
             nursery.start_soon(trio.serve_listeners, lane.accept, backends)
             async with trio.open_nursery() as serving:
-                await serving.start(serve, gateway, Doors(listeners))
+                await serving.start(serve, gateway, ListenerSet(listeners))
                 try:
                     yield lane
                 finally:

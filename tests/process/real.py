@@ -16,9 +16,9 @@ import httpx
 import pytest
 import trio
 
-from llama_router.backends import proctree
 from llama_router.models.tiny.bert import make_embedding_model
 from llama_router.models.tiny.chat import make_chat_model
+from llama_router.process import procfs
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,8 +183,8 @@ class RealRouter:
 
     def family(self) -> dict[int, int]:
         """Return pid to start time of every process that it started, and of theirs."""
-        pids = proctree.descendants(self.process.pid)
-        times = {pid: proctree.start_time(pid) for pid in pids}
+        pids = procfs.descendants(self.process.pid)
+        times = {pid: procfs.start_time(pid) for pid in pids}
         return {pid: started for pid, started in times.items() if started is not None}
 
     def signal(self, signum: signal.Signals) -> None:
@@ -194,7 +194,7 @@ class RealRouter:
 
 def alive(processes: dict[int, int]) -> set[int]:
     """Return those *processes* (pid to start time) that still run."""
-    return {pid for pid, started in processes.items() if proctree.alive(pid, started)}
+    return {pid for pid, started in processes.items() if procfs.alive(pid, started)}
 
 
 async def run_cli(

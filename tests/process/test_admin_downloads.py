@@ -12,8 +12,8 @@ import httpx
 import pytest
 import trio
 
-from llama_router.backends import proctree
 from llama_router.models.tiny.chat import make_chat_model
+from llama_router.process import procfs
 from tests.hub_server import HubServer
 from tests.process.real import LIMIT_S, RealRouter, chat, serving, write_config
 
@@ -131,7 +131,7 @@ async def test_a_cancelled_download_leaves_no_process(router, admin, server) -> 
     assert cancelled["state"] == "cancelled"
     fetching = [
         pid
-        for pid in proctree.children(router.process.pid)
+        for pid in procfs.children(router.process.pid)
         if b"models.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()  # noqa: ASYNC240 -- short
     ]
     assert fetching == []

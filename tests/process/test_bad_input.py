@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from llama_router.control import hypercorn
+from llama_router.control.web import server
 from tests.process.harness import Answer, RawClient, Router, request
 
 pytestmark = pytest.mark.process
@@ -264,7 +264,7 @@ class TestAnsweredWhileItSends:
 
     async def test_of_a_client_that_goes_on_for_ever(self, router, monkeypatch) -> None:
         """It is cut off after a while."""
-        monkeypatch.setattr(hypercorn, "LINGER_S", 0.1)
+        monkeypatch.setattr(server, "LINGER_S", 0.1)
         client = await router.connect()
         await client.send(request("POST", "/models/load", content_length=str(2**40)))
         assert (await client.answer()).status == 413

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router.backends import cgroup, proctree
-from llama_router.backends.cgroup import ControlGroup
-from llama_router.backends.process import run_process
+from llama_router.process import cgroup, procfs
+from llama_router.process.cgroup import ControlGroup
+from llama_router.process.process import run_process
 from tests.process.real import LIMIT_S, chat, make_models, model_table, serving, write_config
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
@@ -112,10 +112,10 @@ async def test_whoever_escaped_everything_else_ends_with_its_group(service) -> N
         while b"escaped" not in heard:
             heard += await lines.receive()
         (escaped,) = group.members() - {process.pid}
-        at = proctree.start_time(escaped)
-        assert proctree.alive(escaped, at)
+        at = procfs.start_time(escaped)
+        assert procfs.alive(escaped, at)
         nursery.cancel_scope.cancel()
-    assert not proctree.alive(escaped, at)
+    assert not procfs.alive(escaped, at)
     assert not group.populated()
     group.remove()
     assert not group.path.exists()
@@ -130,7 +130,7 @@ async def test_what_was_started_before_the_move_is_moved_too(service) -> None:
     )
     await process.stdout.receive_some(1)
     assert group.enlist(process.pid)
-    assert group.members() == {process.pid, *proctree.descendants(process.pid)}
+    assert group.members() == {process.pid, *procfs.descendants(process.pid)}
     assert len(group.members()) == 3
     group.kill()
     await process.wait()

@@ -15,7 +15,7 @@ import trio
 
 import llama_router
 from llama_router.cli.commands.options import MAX_LINES
-from llama_router.control.log_routes import MAX_TAIL
+from llama_router.control.admin.logs import MAX_TAIL
 from tests.process.real import (
     LIMIT_S,
     RealRouter,

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router.backends import proctree
-from llama_router.core.hub.names import Reference
 from llama_router.errors.config import ConfigError, Problem
 from llama_router.errors.downloads import HubFileMissingError, HubUnreachableError
-from llama_router.models.downloads import Downloads, DownloadState, DownloadStatus
-from llama_router.models.hub_cache import PART_SUFFIX, RepoCache
+from llama_router.hub.cache import PART_SUFFIX, RepoCache
+from llama_router.hub.downloads import Downloads, DownloadState, DownloadStatus
+from llama_router.hub.names import Reference
+from llama_router.process import procfs
 from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.process
@@ -78,8 +78,8 @@ def children() -> set[int]:
     """Return the children of this process that fetch something."""
     return {
         pid
-        for pid in proctree.children(os.getpid())
-        if b"llama_router.models.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in procfs.children(os.getpid())
+        if b"llama_router.hub.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()
     }
 
 
@@ -279,8 +279,8 @@ async def test_a_download_ends_with_its_parent(server, environ) -> None:
     server.stall_api = True
     parent = f"""
 import os, trio
-from llama_router.core.hub.names import Reference
-from llama_router.models.downloads import Downloads
+from llama_router.hub.names import Reference
+from llama_router.hub.downloads import Downloads
 async def main():
     async with trio.open_nursery() as nursery:
         downloads = Downloads(os.environ)
@@ -291,7 +291,7 @@ trio.run(main)
     with trio.fail_after(LIMIT_S):
         process = await trio.lowlevel.open_process([sys.executable, "-c", parent], env=environ)
         await stalled(server)
-        (child,) = proctree.children(process.pid)
+        (child,) = procfs.children(process.pid)
         with open_pidfd(child) as descriptor:
             process.kill()
             await process.wait()

@@ -9,8 +9,8 @@ import pytest
 import tomli_w
 import trio
 
-from llama_router.backends.instances import InstanceRecord
-from llama_router.control import settings
+from llama_router.control.admin import settings
+from llama_router.process.instances import InstanceRecord
 from llama_router.supervisor import address
 from tests.process.harness import Router, request
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.backends import guardian
-from llama_router.backends.guardian import Register
+from llama_router.process import guardian
+from llama_router.process.guardian import Register
 
 pytestmark = pytest.mark.process
 
@@ -29,7 +29,7 @@ def test_guardian_imports_nothing_big() -> None:
     """It stays small: standard library only, and of that only what is needed."""
     code = (
         "import sys; sys.path.append(sys.argv[1])\n"
-        "before = set(sys.modules); import llama_router.backends.guardian\n"
+        "before = set(sys.modules); import llama_router.process.guardian\n"
         "print(*(set(sys.modules) - before))"
     )
     root = str(Path(guardian.__file__).parents[2])
@@ -40,8 +40,8 @@ def test_guardian_imports_nothing_big() -> None:
     assert ours == {
         "llama_router",
         "llama_router.backends",
-        "llama_router.backends.guardian",
-        "llama_router.backends.proctree",
-        "llama_router.backends.treekill",
+        "llama_router.process.guardian",
+        "llama_router.process.procfs",
+        "llama_router.process.treekill",
     }
     assert not set(run.stdout.split()) & {"trio", "structlog", "ctypes", "socket", "typing", "json"}

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from llama_router.backends import instances, proctree, treekill
-from llama_router.backends.instances import InstanceRecord, Outcome, sweep
+from llama_router.process import instances, procfs, treekill
+from llama_router.process.instances import InstanceRecord, Outcome, sweep
 
 pytestmark = pytest.mark.process
 
@@ -21,7 +21,7 @@ ROUTER = """
 import os, signal, subprocess, sys
 from pathlib import Path
 from llama_router.backends import proctree
-from llama_router.backends.instances import InstanceRecord
+from llama_router.process.instances import InstanceRecord
 state_dir, instance = sys.argv[1:]
 record = InstanceRecord(Path(state_dir), instance)
 BACKEND = '''
@@ -66,7 +66,7 @@ def edit(path, **changes) -> None:
 
 def add(record, pid, **changes) -> None:
     """Record *pid* as a backend."""
-    given = {"start_time": proctree.start_time(pid), "argv": [], "model": "m", "marker": "m.1"}
+    given = {"start_time": procfs.start_time(pid), "argv": [], "model": "m", "marker": "m.1"}
     record.add(pid, **(given | changes))
 
 
@@ -84,13 +84,13 @@ def test_leftovers_of_a_killed_router_are_ended(tmp_path, instance) -> None:
     router.stdout.close()
     router.kill()
     router.wait()
-    assert [pid for pid in family if proctree.state(pid) in {None, "Z"}] == []
+    assert [pid for pid in family if procfs.state(pid) in {None, "Z"}] == []
     (swept,) = sweep(tmp_path)
     assert swept.outcome is Outcome.SWEPT
     assert swept.killed == set(family)
     assert swept.survivors == frozenset()
     assert swept.models == ("m",)
-    assert [pid for pid in family if proctree.state(pid) not in {None, "Z"}] == []
+    assert [pid for pid in family if procfs.state(pid) not in {None, "Z"}] == []
     assert list((tmp_path / "instances").iterdir()) == []
     assert sweep(tmp_path) == []
 
@@ -109,7 +109,7 @@ def test_living_router_is_left_alone(tmp_path, instance, stranger) -> None:
 def test_recycled_pid_is_spared(tmp_path, instance, stranger) -> None:
     """A process with the same pid and another start time is a stranger, as is its session."""
     record = InstanceRecord(tmp_path, instance)
-    add(record, stranger.pid, start_time=proctree.start_time(stranger.pid) + 1)
+    add(record, stranger.pid, start_time=procfs.start_time(stranger.pid) + 1)
     dead(record)
     (swept,) = sweep(tmp_path)
     assert (swept.outcome, swept.killed) == (Outcome.SWEPT, frozenset())
@@ -127,7 +127,7 @@ def test_session_without_its_leader_is_spared(tmp_path, instance) -> None:
     add(record, leader.pid, start_time=1)
     dead(record)
     sweep(tmp_path)
-    assert proctree.read_stat(member).session == leader.pid
+    assert procfs.read_stat(member).session == leader.pid
     os.kill(member, signal.SIGKILL)
 
 
@@ -239,7 +239,7 @@ def test_record_follows_what_runs(tmp_path, instance) -> None:
         {"pid": 33, "start_time": 44, "argv": ["c"], "model": "n", "marker": "x.2"}
     ]
     assert content["router_pid"] == os.getpid()
-    assert content["router_start_time"] == proctree.start_time(os.getpid())
+    assert content["router_start_time"] == procfs.start_time(os.getpid())
     record.close()
     record.close()
     assert list(record.path.parent.iterdir()) == []

@@ -13,9 +13,9 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from llama_router.backends import proctree, treekill
-from llama_router.backends.lifeline import Lifeline
 from llama_router.errors.backends import SpawnError
+from llama_router.process import procfs, treekill
+from llama_router.process.lifeline import Lifeline
 
 pytestmark = pytest.mark.process
 
@@ -26,8 +26,8 @@ import os, sys
 from functools import partial
 import trio
 from llama_router.backends import proctree
-from llama_router.backends.lifeline import Lifeline
-from llama_router.backends.process import run_process
+from llama_router.process.lifeline import Lifeline
+from llama_router.process.process import run_process
 
 BACKEND = '''
 import os, signal, subprocess, sys, time
@@ -137,7 +137,7 @@ async def test_killed_router_takes_everything_along(router, registers) -> None:
     """
     process, guardian_pid, family = await router(registers)
     assert len(family) == 7
-    assert [pid for pid in family if proctree.state(pid) in {None, "Z"}] == []
+    assert [pid for pid in family if procfs.state(pid) in {None, "Z"}] == []
     process.kill()
     with trio.fail_after(2):
         await all_gone([*family, guardian_pid])
@@ -157,7 +157,7 @@ async def test_interrupted_router_stops_in_good_order(router) -> None:
     process.send_signal(signal.SIGINT)
     await process.wait()
     for pid in [*family, guardian_pid]:
-        assert proctree.state(pid) in {None, "Z"}
+        assert procfs.state(pid) in {None, "Z"}
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ async def test_guardian_holds_nothing_of_the_router(nursery, instance) -> None:
         assert files["0"].startswith("pipe:")
         assert files["1"] == files["2"] == "/dev/null"
         assert (folder / "cwd").readlink() == Path("/")
-        assert proctree.read_stat(line.guardian_pid).session == line.guardian_pid
+        assert procfs.read_stat(line.guardian_pid).session == line.guardian_pid
     finally:
         os.close(extra)
 
@@ -222,7 +222,7 @@ async def test_guardian_is_not_ended_by_what_ends_a_router(instance, victim, sig
     )
     assert await process.stdout.receive_some() == b"."  # its signals are set up
     process.send_signal(signum)
-    await process.stdin.send_all(f"+ {victim.pid} {proctree.start_time(victim.pid)} -\n".encode())
+    await process.stdin.send_all(f"+ {victim.pid} {procfs.start_time(victim.pid)} -\n".encode())
     assert await process.stdout.receive_some() == b"."
     await process.stdin.aclose()
     assert await process.wait() == 0
@@ -239,8 +239,8 @@ async def test_dead_guardian_is_replaced_and_told_everything(
         async with trio.open_nursery() as running:
             await running.start(line.run)
             first = await starts.receive()
-            line.register(victim.pid, proctree.start_time(victim.pid), "a")
-            line.register(bystander.pid, proctree.start_time(bystander.pid), "b")
+            line.register(victim.pid, procfs.start_time(victim.pid), "a")
+            line.register(bystander.pid, procfs.start_time(bystander.pid), "b")
             line.unregister(bystander.pid)
             first.kill()
             second = await starts.receive()
@@ -281,7 +281,7 @@ async def test_orderly_end_is_quick(instance) -> None:
         running.cancel_scope.cancel()
     assert process.returncode == 0
     assert line.guardian_pid is None
-    assert proctree.start_time(process.pid) is None
+    assert procfs.start_time(process.pid) is None
 
 
 async def test_registered_pid_of_a_stranger_is_spared(instance, victim) -> None:
@@ -289,7 +289,7 @@ async def test_registered_pid_of_a_stranger_is_spared(instance, victim) -> None:
     line = Lifeline(instance)
     async with trio.open_nursery() as running:
         await running.start(line.run)
-        line.register(victim.pid, proctree.start_time(victim.pid) + 1, "a")
+        line.register(victim.pid, procfs.start_time(victim.pid) + 1, "a")
         running.cancel_scope.cancel()
     assert victim.poll() is None
 
@@ -330,8 +330,8 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 from llama_router.backends import proctree
-from llama_router.backends.lifeline import Lifeline
-from llama_router.backends.orphans import tend_orphans
+from llama_router.process.lifeline import Lifeline
+from llama_router.process.orphans import tend_orphans
 
 DAEMON = "setsid env -i sleep {} >/dev/null & echo $!"
 

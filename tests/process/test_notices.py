@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from llama_router.core.answers import notices
+from llama_router.core.apis import notices
 from tests.process.harness import (
     Answer,
     RawClient,

@@ -9,7 +9,7 @@ from typing import Any
 import ollama
 import pytest
 
-from llama_router.core.answers import notices
+from llama_router.core.apis import notices
 from tests.process.harness import RawClient, Router, Scripted, Stage, leaves_nothing, post, request
 
 pytestmark = pytest.mark.process

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router.backends import proctree
+from llama_router.process import procfs
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
@@ -118,8 +118,8 @@ def guardian_of(router: RealRouter) -> int:
     """Return the pid of the guardian of *router*."""
     (guardian,) = (
         pid
-        for pid in proctree.children(router.process.pid)
-        if b"llama_router.backends.guardian" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in procfs.children(router.process.pid)
+        if b"llama_router.process.guardian" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return guardian
 
@@ -211,7 +211,7 @@ async def test_the_next_start_sweeps_what_even_the_guardian_left(
         os.kill(guardian, signal.SIGKILL)
         router.process.kill()
         await router.process.wait()
-    assert all(proctree.start_time(pid) is not None for pid in left)
+    assert all(procfs.start_time(pid) is not None for pid in left)
     async with serving(config) as successor:
         swept = await successor.event("backend.swept")
         await watched.all_gone()

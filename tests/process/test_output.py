@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from llama_router.backends import model_log as model_logs
-from llama_router.backends import output
-from llama_router.backends.log_files import append_rotating
-from llama_router.backends.model_log import LogChunk, ModelLog
-from llama_router.backends.output import LogStore
-from llama_router.core.logs.lines import Line
+from llama_router.logs.lines import Line
+from llama_router.model_logs import model_log as model_logs
+from llama_router.model_logs import store as output
+from llama_router.model_logs.files import append_rotating
+from llama_router.model_logs.model_log import LogChunk, ModelLog
+from llama_router.model_logs.store import LogStore
 
 pytestmark = pytest.mark.process
 
@@ -472,7 +472,7 @@ class TestTrouble:
             import resource, signal, sys
             from collections import deque
             from pathlib import Path
-            from llama_router.backends.log_files import append_rotating
+            from llama_router.model_logs.files import append_rotating
             lines = deque([b'{{"n": %d}}\\n' % n for n in range(100)])
             path = Path({str(path)!r})
             resource.setrlimit(resource.RLIMIT_FSIZE, (123, {hard}))

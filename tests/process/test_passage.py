@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from llama_router.gateway import passage
+from llama_router.gateway import upload as passage
 from tests.process.harness import RawClient, request
 from tests.process.lane import Lane, Peer, running
 

@@ -14,9 +14,9 @@ import attrs
 import pytest
 import trio
 
-from llama_router.backends import family, process, proctree, treekill
-from llama_router.backends.process import run_process
 from llama_router.errors.backends import BackendUnreapableError, SpawnError
+from llama_router.process import process, process_tree, procfs, treekill
+from llama_router.process.process import run_process
 
 pytestmark = pytest.mark.process
 
@@ -102,17 +102,17 @@ def heard():
 @pytest.fixture(params=[True, False], ids=["adopting", "not adopting"])
 def adopting(request):
     """Run the test as a process that adopts orphans, and as one that does not."""
-    proctree._prctl(proctree._PR_SET_CHILD_SUBREAPER, int(request.param))
+    procfs._prctl(procfs._PR_SET_CHILD_SUBREAPER, int(request.param))
     yield request.param
-    proctree._prctl(proctree._PR_SET_CHILD_SUBREAPER, 0)
+    procfs._prctl(procfs._PR_SET_CHILD_SUBREAPER, 0)
 
 
 @pytest.fixture
 def nothing_left():
     """Check that the test left no child, not even a zombie, and no open file."""
-    children = proctree.children(os.getpid())
+    children = procfs.children(os.getpid())
     yield
-    assert proctree.children(os.getpid()) == children
+    assert procfs.children(os.getpid()) == children
 
 
 @pytest.fixture
@@ -218,10 +218,10 @@ async def test_relatives_end_with_a_stopped_program(
     spawned, line = await stop(program(code, grace_s=0.3), heard)
     relatives = [int(pid) for pid in line.split()]
     assert relatives
-    assert [pid for pid in relatives if proctree.state(pid) not in {None, "Z"}] == []
+    assert [pid for pid in relatives if procfs.state(pid) not in {None, "Z"}] == []
     if adopting:
-        assert [pid for pid in relatives if proctree.start_time(pid)] == []
-    assert proctree.start_time(spawned.pid) is None
+        assert [pid for pid in relatives if procfs.start_time(pid)] == []
+    assert procfs.start_time(spawned.pid) is None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in RELATIVES if kind != LOST_WITHOUT_PARENT])
@@ -230,9 +230,9 @@ async def test_relatives_end_with_a_program_that_ends(program, heard, adopting, 
     assert await program(f"say(*{RELATIVES[kind]})")() == 0
     relatives = [int(pid) for pid in (await heard.line()).split()]
     assert relatives
-    assert [pid for pid in relatives if proctree.state(pid) not in {None, "Z"}] == []
+    assert [pid for pid in relatives if procfs.state(pid) not in {None, "Z"}] == []
     if adopting:
-        assert [pid for pid in relatives if proctree.start_time(pid)] == []
+        assert [pid for pid in relatives if procfs.start_time(pid)] == []
 
 
 async def test_forking_relatives_do_not_get_away(program, heard, adopting) -> None:
@@ -245,7 +245,7 @@ for _ in range(3):
 say('up')
 """
     assert await program(code)() == 0
-    assert proctree.marked(MARKER) == set()
+    assert procfs.marked(MARKER) == set()
 
 
 async def test_siblings_are_left_alone(program, heard, adopting) -> None:
@@ -256,9 +256,9 @@ async def test_siblings_are_left_alone(program, heard, adopting) -> None:
         await nursery.start(program(code, on_output=other, marker=MARKER + "0"))
         living = [int(pid) for pid in (await other.line()).split()]
         await stop(program(f"say(*{RELATIVES['many']}); {POLITE}"), heard)
-        assert [pid for pid in living if proctree.state(pid) in {None, "Z"}] == []
+        assert [pid for pid in living if procfs.state(pid) in {None, "Z"}] == []
         nursery.cancel_scope.cancel()
-    assert [pid for pid in living if proctree.state(pid) not in {None, "Z"}] == []
+    assert [pid for pid in living if procfs.state(pid) not in {None, "Z"}] == []
 
 
 async def test_flood_neither_blocks_the_program_nor_starves_others(program, heard) -> None:
@@ -397,7 +397,7 @@ async def test_cancelled_spawn_leaves_nothing(program, monkeypatch) -> None:
             await nursery.start(program(["sleep", "1000"]))
     assert scope.cancelled_caught
     assert len(pids) == 1
-    assert proctree.start_time(pids[0]) is None
+    assert procfs.start_time(pids[0]) is None
 
 
 async def test_cancelled_before_the_spawn_starts_nothing(program, monkeypatch) -> None:
@@ -527,7 +527,7 @@ async def test_environment_is_what_was_given(program, heard) -> None:
     """Nothing of the router's environment leaks; the marker is added."""
     env = {"PATH": "/bin:/usr/bin", "LC_CTYPE": "C.UTF-8"}
     await program("say(sorted(os.environ.items()))", env=env)()
-    wanted = sorted({**env, proctree.BACKEND_VARIABLE: MARKER}.items())
+    wanted = sorted({**env, procfs.BACKEND_VARIABLE: MARKER}.items())
     assert await heard.line() == repr(wanted)
 
 
@@ -535,9 +535,9 @@ async def test_program_leads_a_session(program, heard) -> None:
     """Pid, session and group are one; the start time is the kernel's."""
     async with trio.open_nursery() as nursery:
         spawned = await nursery.start(program(POLITE))
-        stat = proctree.read_stat(spawned.pid)
+        stat = procfs.read_stat(spawned.pid)
         assert (stat.session, stat.pgrp) == (spawned.pid, spawned.pid)
         assert stat.start_time == spawned.start_time
-        assert spawned.pid in family.leaders()
+        assert spawned.pid in process_tree.leaders()
         nursery.cancel_scope.cancel()
-    assert spawned.pid not in family.leaders()
+    assert spawned.pid not in process_tree.leaders()

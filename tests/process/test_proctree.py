@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from llama_router.backends import proctree, treekill
-from llama_router.backends.port_owner import stranger_on
+from llama_router.process import procfs, treekill
+from llama_router.process.port_owner import stranger_on
 
 pytestmark = pytest.mark.process
 
@@ -42,11 +42,11 @@ def spawn(request):
 
 def test_start_time_names_a_process() -> None:
     """A process has one start time, which is its own; a pid that nobody has has none."""
-    assert proctree.start_time(os.getpid()) == proctree.start_time(os.getpid())
-    assert proctree.alive(os.getpid(), proctree.start_time(os.getpid()))
-    assert not proctree.alive(os.getpid(), proctree.start_time(os.getpid()) + 1)
-    assert proctree.start_time(2**22 + 1) is None
-    assert proctree.state(2**22 + 1) is None
+    assert procfs.start_time(os.getpid()) == procfs.start_time(os.getpid())
+    assert procfs.alive(os.getpid(), procfs.start_time(os.getpid()))
+    assert not procfs.alive(os.getpid(), procfs.start_time(os.getpid()) + 1)
+    assert procfs.start_time(2**22 + 1) is None
+    assert procfs.state(2**22 + 1) is None
 
 
 def test_a_program_may_have_any_name(spawn) -> None:
@@ -55,26 +55,26 @@ def test_a_program_may_have_any_name(spawn) -> None:
         "import signal; open('/proc/self/comm', 'w').write('a) R 1 (b');"
         "print('up', flush=True); signal.pause()"
     )
-    stat = proctree.read_stat(child.pid)
+    stat = procfs.read_stat(child.pid)
     assert (stat.ppid, stat.pgrp, stat.session) == (os.getpid(), child.pid, child.pid)
     now_ticks = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
     assert 0 <= now_ticks - stat.start_time < 60 * os.sysconf("SC_CLK_TCK")
-    assert proctree.state(child.pid) in {"R", "S"}
+    assert procfs.state(child.pid) in {"R", "S"}
 
 
 def test_zombie_counts_as_gone(spawn) -> None:
     """A dead process that nobody reaped is no member of anything."""
     child = spawn()
-    started = proctree.start_time(child.pid)
-    assert proctree.alive(child.pid, started)
+    started = procfs.start_time(child.pid)
+    assert procfs.alive(child.pid, started)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert proctree.state(child.pid) == "Z"
-    assert proctree.start_time(child.pid) == started
-    assert not proctree.alive(child.pid, started)
-    assert child.pid not in proctree.session_members([child.pid])
-    assert child.pid in proctree.children(os.getpid())
-    assert child.pid not in proctree.descendants(os.getpid())
+    assert procfs.state(child.pid) == "Z"
+    assert procfs.start_time(child.pid) == started
+    assert not procfs.alive(child.pid, started)
+    assert child.pid not in procfs.session_members([child.pid])
+    assert child.pid in procfs.children(os.getpid())
+    assert child.pid not in procfs.descendants(os.getpid())
 
 
 def test_zombie_leader_with_threads_is_alive(spawn) -> None:
@@ -86,12 +86,12 @@ def test_zombie_leader_with_threads_is_alive(spawn) -> None:
         "threading.Thread(target=stay).start()\n"
         "ctypes.CDLL(None).syscall(60, 0)\n"  # exit(2), of this thread only
     )
-    stat = proctree.read_stat(child.pid)
+    stat = procfs.read_stat(child.pid)
     deadline_s = time.monotonic() + 10
-    while proctree.state(child.pid) != "Z":  # no event tells of it
+    while procfs.state(child.pid) != "Z":  # no event tells of it
         assert time.monotonic() < deadline_s
         os.sched_yield()
-    assert proctree.alive(child.pid, stat.start_time)
+    assert procfs.alive(child.pid, stat.start_time)
 
 
 FOREST = """
@@ -115,7 +115,7 @@ def forest(spawn):
     source = f"CODE = {FOREST!r}\nCODE = 'CODE = ' + repr(CODE) + chr(10) + CODE\n" + FOREST
     root = spawn(source)
     family = [root.pid, *map(int, root.first_line.split())]
-    starts = {pid: proctree.start_time(pid) for pid in family}
+    starts = {pid: procfs.start_time(pid) for pid in family}
     yield family
     for pid, started in starts.items():
         treekill.kill(pid, started)
@@ -125,40 +125,40 @@ def forest(spawn):
 def test_descendants_at_every_depth(forest, monkeypatch, listed) -> None:
     """Children of children are found, with the kernel's lists and without."""
     if not listed:
-        read = proctree._read
+        read = procfs._read
         monkeypatch.setattr(
-            proctree, "_read", lambda path: None if path.endswith("/children") else read(path)
+            procfs, "_read", lambda path: None if path.endswith("/children") else read(path)
         )
     root, kid, grandkid = forest
-    assert proctree.children(root) == {kid}
-    assert proctree.descendants(root) == {kid, grandkid}
-    assert proctree.descendants(grandkid) == set()
-    assert root in proctree.children(os.getpid())
+    assert procfs.children(root) == {kid}
+    assert procfs.descendants(root) == {kid, grandkid}
+    assert procfs.descendants(grandkid) == set()
+    assert root in procfs.children(os.getpid())
 
 
 def test_session_members(forest) -> None:
     """A session is what its leader started, less what left it."""
     root, kid, grandkid = forest
-    assert proctree.session_members([root]) == {root, kid}
-    assert proctree.session_members([root, grandkid]) == {root, kid, grandkid}
-    assert proctree.session_members([]) == set()
+    assert procfs.session_members([root]) == {root, kid}
+    assert procfs.session_members([root, grandkid]) == {root, kid, grandkid}
+    assert procfs.session_members([]) == set()
 
 
 def test_marker_is_compared_as_a_whole(spawn) -> None:
     """Only the two variables count, and only their exact value."""
-    one = spawn(env={proctree.INSTANCE_VARIABLE: "m-1"})
-    two = spawn(env={proctree.BACKEND_VARIABLE: "m-1"})
-    spawn(env={proctree.INSTANCE_VARIABLE: "m-12"})
-    spawn(env={"OTHER": "m-1", "X" + proctree.INSTANCE_VARIABLE: "m-1"})
-    assert proctree.marked("m-1") == {one.pid, two.pid}
-    assert proctree.markers_of(one.pid) == {"m-1"}
-    assert proctree.marked("nobody") == set()
+    one = spawn(env={procfs.INSTANCE_VARIABLE: "m-1"})
+    two = spawn(env={procfs.BACKEND_VARIABLE: "m-1"})
+    spawn(env={procfs.INSTANCE_VARIABLE: "m-12"})
+    spawn(env={"OTHER": "m-1", "X" + procfs.INSTANCE_VARIABLE: "m-1"})
+    assert procfs.marked("m-1") == {one.pid, two.pid}
+    assert procfs.markers_of(one.pid) == {"m-1"}
+    assert procfs.marked("nobody") == set()
 
 
 def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> None:
     """While a program is being executed nobody can say whose it is, and the tree is not gone."""
-    child = spawn(env={proctree.INSTANCE_VARIABLE: "m-exec"})
-    read = proctree._read
+    child = spawn(env={procfs.INSTANCE_VARIABLE: "m-exec"})
+    read = procfs._read
 
     def in_execve(path):
         content = read(path)
@@ -167,14 +167,14 @@ def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> N
         if path == f"/proc/{child.pid}/stat":
             head, paren, tail = content.rpartition(b")")
             fields = tail.split()
-            fields[proctree._ENV_END] = b"0"
+            fields[procfs._ENV_END] = b"0"
             return head + paren + b" " + b" ".join(fields)
         return content
 
     trees = treekill.Trees({}, {"m-exec"})
     with monkeypatch.context() as patch:
-        patch.setattr(proctree, "_read", in_execve)
-        assert proctree.markers_of(child.pid) is None
+        patch.setattr(procfs, "_read", in_execve)
+        assert procfs.markers_of(child.pid) is None
         assert trees.find() == {}
         assert trees.unsure
     assert set(trees.find()) == {child.pid}
@@ -183,16 +183,16 @@ def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> N
 
 def test_empty_environment_is_known_to_be_empty(spawn) -> None:
     """A process without any variable and a zombie carry no marker."""
-    assert proctree.markers_of(spawn(env={}).pid) == frozenset()
-    child = spawn(env={proctree.INSTANCE_VARIABLE: "m-zombie"})
+    assert procfs.markers_of(spawn(env={}).pid) == frozenset()
+    child = spawn(env={procfs.INSTANCE_VARIABLE: "m-zombie"})
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert proctree.markers_of(child.pid) == frozenset()
+    assert procfs.markers_of(child.pid) == frozenset()
 
 
 def test_boot_id_is_stable() -> None:
     """It does not change while the machine runs."""
-    assert proctree.boot_id() == proctree.boot_id() != ""
+    assert procfs.boot_id() == procfs.boot_id() != ""
 
 
 def test_listener_is_found_by_the_address_it_answers(spawn) -> None:
@@ -206,11 +206,11 @@ def test_listener_is_found_by_the_address_it_answers(spawn) -> None:
     dual = spawn(code.format(family="AF_INET6", host="::"))
     other = spawn(code.format(family="AF_INET", host="127.0.0.2"))
     for child in (v4, wild, dual):
-        assert proctree.listener_owner(int(child.first_line)) == {child.pid}
-    assert proctree.listener_owner(int(other.first_line)) == set()
-    assert proctree.listener_owner(int(other.first_line), "127.0.0.2") == {other.pid}
-    assert proctree.listener_owner(int(dual.first_line), "::1") == {dual.pid}
-    assert proctree.listener_owner(int(v4.first_line), "::1") == set()
+        assert procfs.listener_owner(int(child.first_line)) == {child.pid}
+    assert procfs.listener_owner(int(other.first_line)) == set()
+    assert procfs.listener_owner(int(other.first_line), "127.0.0.2") == {other.pid}
+    assert procfs.listener_owner(int(dual.first_line), "::1") == {dual.pid}
+    assert procfs.listener_owner(int(v4.first_line), "::1") == set()
 
 
 def test_a_port_that_is_shared_has_several_owners(spawn) -> None:
@@ -225,7 +225,7 @@ def test_a_port_that_is_shared_has_several_owners(spawn) -> None:
     assert stranger_on(port, one.pid) is None
     two = spawn(code.format(port=port))
     for owner, stranger in ((one, two), (two, one)):
-        assert proctree.listener_owner(port, candidates=[owner.pid]) == {one.pid, two.pid}
+        assert procfs.listener_owner(port, candidates=[owner.pid]) == {one.pid, two.pid}
         said = stranger_on(port, owner.pid)
         assert said is not None
         assert f"port {port} is answered by process {stranger.pid}," in said
@@ -235,26 +235,26 @@ def test_candidates_come_first() -> None:
     """Whoever of the candidates holds the socket is enough; a wrong candidate does no harm."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert proctree.listener_owner(port, candidates=[os.getpid()]) == {os.getpid()}
-        assert os.getpid() in proctree.listener_owner(port, candidates=[1, 2**22 + 1])
-        assert proctree.listener_inodes(port)
-    assert not proctree.listener_inodes(port)
-    assert proctree.listener_owner(port) == set()
+        assert procfs.listener_owner(port, candidates=[os.getpid()]) == {os.getpid()}
+        assert os.getpid() in procfs.listener_owner(port, candidates=[1, 2**22 + 1])
+        assert procfs.listener_inodes(port)
+    assert not procfs.listener_inodes(port)
+    assert procfs.listener_owner(port) == set()
 
 
 def test_bound_but_not_listening_is_no_listener() -> None:
     """A port that is only bound, or a connection's own port, is not listened on."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert not proctree.listener_inodes(bound.getsockname()[1])
+        assert not procfs.listener_inodes(bound.getsockname()[1])
         with socket.create_connection(server.getsockname()) as client:
-            assert not proctree.listener_inodes(client.getsockname()[1])
+            assert not procfs.listener_inodes(client.getsockname()[1])
 
 
 def test_kill_spares_who_reuses_the_pid(spawn) -> None:
     """The same pid with another start time is another process."""
     child = spawn()
-    started = proctree.start_time(child.pid)
+    started = procfs.start_time(child.pid)
     assert not treekill.kill(child.pid, started - 1)
     assert child.poll() is None
     assert treekill.kill(child.pid, started)
@@ -266,8 +266,8 @@ def test_trees_end_their_own_and_nobody_else(forest, spawn) -> None:
     """A tree goes with those who left its session; a tree of a recycled pid stays."""
     bystander = spawn()
     root, kid, grandkid = forest
-    live = {pid: proctree.start_time(pid) for pid in forest}
-    recycled = {bystander.pid: proctree.start_time(bystander.pid) + 1}
+    live = {pid: procfs.start_time(pid) for pid in forest}
+    recycled = {bystander.pid: procfs.start_time(bystander.pid) + 1}
     trees = treekill.Trees({root: live[root], **recycled})
     assert trees.end(timeout_s=10) == {}
     assert trees.killed == {root, kid, grandkid}
@@ -276,7 +276,7 @@ def test_trees_end_their_own_and_nobody_else(forest, spawn) -> None:
 
 def test_trees_find_marked_processes(spawn) -> None:
     """Without any root, the marker alone is enough."""
-    child = spawn(env={proctree.INSTANCE_VARIABLE: "only-marker"})
+    child = spawn(env={procfs.INSTANCE_VARIABLE: "only-marker"})
     trees = treekill.Trees({}, {"only-marker"})
     assert set(trees.find()) == {child.pid}
     assert trees.end(timeout_s=10) == {}
@@ -288,7 +288,7 @@ def test_survivors_are_reported(spawn, monkeypatch) -> None:
     child = spawn()
     monkeypatch.setattr(treekill, "kill", lambda *_: False)
     monkeypatch.setattr(os, "killpg", lambda *_: None)
-    started = proctree.start_time(child.pid)
+    started = procfs.start_time(child.pid)
     assert treekill.Trees({child.pid: started}).end(timeout_s=0.05) == {child.pid: started}
 
 
@@ -310,5 +310,5 @@ def test_orphans_come_to_who_adopts_them(spawn) -> None:
     )
     before, after, grandchild = child.first_line.split()
     assert (before, after) == ("False", "True")
-    assert proctree.children(child.pid) == {int(grandchild)}
-    treekill.Trees({child.pid: proctree.start_time(child.pid)}).end(timeout_s=10)
+    assert procfs.children(child.pid) == {int(grandchild)}
+    treekill.Trees({child.pid: procfs.start_time(child.pid)}).end(timeout_s=10)

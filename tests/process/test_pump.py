@@ -13,7 +13,7 @@ import trio.lowlevel
 import trio.testing
 
 from llama_router.gateway import pump
-from llama_router.gateway.shaper import LAST_CHUNK, chunk
+from llama_router.gateway.body import LAST_CHUNK, chunk
 from llama_router.gateway.sockets import Client
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running

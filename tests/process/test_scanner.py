@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from llama_router import helpers
-from llama_router.backends import proctree
 from llama_router.config.catalog import Catalog
-from llama_router.config.scanner import ScanError, scan_beside
+from llama_router.config.scan_worker.parent import ScanError, scan_beside
 from llama_router.core.config.router_spec import RouterSpec
+from llama_router.process import procfs
+from llama_router.workers import parent
 from tests.gguf_bytes import write
 
 pytestmark = pytest.mark.process
@@ -66,14 +66,14 @@ async def test_a_process_that_fails_is_reported_with_its_last_words(tmp_path, ca
 
 async def test_a_process_that_cannot_begin_is_reported(tmp_path, catalog, monkeypatch) -> None:
     """With the reason of the system."""
-    monkeypatch.setattr(helpers.sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr(parent.sys, "executable", str(tmp_path / "none"))
     with trio.fail_after(LIMIT_S), pytest.raises(ScanError, match="cannot be started: No such"):
         await scan_beside(catalog, router(tmp_path))
 
 
 async def test_a_cancelled_scan_leaves_no_process(tmp_path, catalog) -> None:
     """Even if it waits for something that never comes."""
-    before = proctree.children(os.getpid())
+    before = procfs.children(os.getpid())
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]
     (tmp_path / "sitecustomize.py").write_text(
@@ -89,4 +89,4 @@ async def test_a_cancelled_scan_leaves_no_process(tmp_path, catalog) -> None:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + LIMIT_S):
                     assert await child.receive_some() == b""
-    assert proctree.children(os.getpid()) <= before
+    assert procfs.children(os.getpid()) <= before

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llama_router.backends import before_start, launch
+from llama_router.backends import launch, preflight
 from tests.process.harness import post
 
 pytestmark = pytest.mark.process
@@ -37,7 +37,7 @@ async def test_a_file_system_that_hangs(start, stage, monkeypatch, hangs) -> Non
         if spec.id == "a":
             hangs.wait()
 
-    monkeypatch.setattr(before_start, "_absent_file", look)
+    monkeypatch.setattr(preflight, "_absent_file", look)
     models = {
         "a": stage.model("a", path="/a.gguf", spawn={"ready_timeout_s": 0.5}),
         "b": stage.model("b"),

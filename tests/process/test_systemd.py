@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from llama_router.news import News
+from llama_router.event_feed import EventFeed
 from llama_router.systemd.activation import ActivationError, take_listeners
 from llama_router.systemd.manager import ServiceManager
 from llama_router.systemd.notify import Notifier
@@ -171,7 +171,7 @@ async def test_a_loop_that_is_stuck_gives_no_sign_of_life(systemd) -> None:
     """Whatever holds up the loop that serves everybody holds up the watchdog, too."""
     manager = ServiceManager(Notifier.from_environ(os.environ), 0.02)
     async with trio.open_nursery() as nursery:
-        arguments = (News(), lambda: "", trio.Event(), lambda: 0.0)
+        arguments = (EventFeed(), lambda: "", trio.Event(), lambda: 0.0)
         await nursery.start(manager.run, *arguments)
         await systemd.field("WATCHDOG=1")
         await systemd.field("WATCHDOG=1")

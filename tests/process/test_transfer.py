@@ -16,8 +16,6 @@ from time import time
 import attrs
 import pytest
 
-from llama_router.core.hub.answers import Repository, Retries
-from llama_router.core.hub.names import Reference, RepoFile, choose
 from llama_router.errors.downloads import (
     CacheUnusableError,
     DiskFullError,
@@ -29,10 +27,12 @@ from llama_router.errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
-from llama_router.models import hub_cache
-from llama_router.models.hub_cache import RepoCache, repositories
-from llama_router.models.part_file import PartFile
-from llama_router.models.transfer import Hub, check_room
+from llama_router.hub import cache as hub_cache
+from llama_router.hub.answers import Repository, Retries
+from llama_router.hub.cache import RepoCache, repositories
+from llama_router.hub.names import Reference, RepoFile, choose
+from llama_router.hub.part_file import PartFile
+from llama_router.hub.transfer import Hub, check_room
 from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.process

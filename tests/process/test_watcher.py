@@ -15,10 +15,10 @@ import trio
 
 from llama_router.config import watcher
 from llama_router.config.load import LoadedConfig, load_config
+from llama_router.config.reload_report import ReloadReport
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.whole import Config
-from llama_router.core.reports import ReloadReport
 from llama_router.dispatch import missing
 from tests.process.harness import Router, post
 

@@ -11,7 +11,11 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
-from llama_router.errors.admission import QueueTimeoutError, ShuttingDownError, UnknownModelError
+from llama_router.errors.admission import (
+    QueueTimeoutError,
+    ShuttingDownError,
+    UnknownModelError,
+)
 from llama_router.errors.backends import BackendExitedError, SpawnError
 from llama_router.errors.requests import NoModelRunningError
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.backends.late_writes import LateWrites
-from llama_router.backends.process import REAP_TIMEOUT_S
 from llama_router.core.config.parse import parse_config
-from llama_router.supervisor.ending import bound_the_end
+from llama_router.process.background_writer import BackgroundWriter
+from llama_router.process.process import REAP_TIMEOUT_S
+from llama_router.supervisor.shutdown import bound_the_end
 
 CONFIG = parse_config({"models": {"a": {"path": "a.gguf", "spawn": {"stop_timeout_s": 3.0}}}})
 
@@ -47,7 +47,7 @@ async def test_what_bounds_the_end_does_not_prolong_it(
 
 async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
     """The router ends right after them: their control groups are removed all the same."""
-    writes = LateWrites(Path("record"))
+    writes = BackgroundWriter(Path("record"))
     written: list[int] = []
     async with trio.open_nursery() as services:
         await services.start(writes.run)
@@ -59,7 +59,7 @@ async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
 
 async def test_what_is_being_written_at_the_end_is_waited_for(nursery: trio.Nursery) -> None:
     """The thread that writes outlives the wait that was cancelled, and nothing is written twice."""
-    writes = LateWrites(Path("record"))
+    writes = BackgroundWriter(Path("record"))
     begun, may_go_on, written = threading.Event(), threading.Event(), list[int]()
 
     def write() -> None:

@@ -19,9 +19,9 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from llama_router.errors.requests import RequestError
-from llama_router.gateway import engine as engine_module
-from llama_router.gateway.engine import Engine
-from llama_router.gateway.fiber import (
+from llama_router.gateway.loop import engine as engine_module
+from llama_router.gateway.loop.engine import Engine
+from llama_router.gateway.loop.fiber import (
     TICK_S,
     Fiber,
     FiberCutError,

@@ -6,9 +6,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.backends.follow import MAX_CHARS, MAX_LINES, Follower
-from llama_router.backends.model_log import FLOOD_COST_PER_S, ModelLog
-from llama_router.backends.output import LogStore
+from llama_router.model_logs.follow import MAX_CHARS, MAX_LINES, Follower
+from llama_router.model_logs.model_log import FLOOD_COST_PER_S, ModelLog
+from llama_router.model_logs.store import LogStore
 
 
 async def taken(follower: Follower) -> list[str]:

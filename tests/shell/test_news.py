@@ -5,17 +5,17 @@ from __future__ import annotations
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from llama_router.news import KEPT, News
+from llama_router.event_feed import KEPT, EventFeed
 
 
-def numbers(news: News, after: int) -> list[int] | None:
+def numbers(news: EventFeed, after: int) -> list[int] | None:
     items = news.after(after)
     return None if items is None else [item.number for item in items]
 
 
 def test_news_are_read_from_where_one_left_off() -> None:
     """In order, each once."""
-    news = News()
+    news = EventFeed()
     assert numbers(news, 0) == []
     for value in range(3):
         news.publish("model", {"value": value})
@@ -26,7 +26,7 @@ def test_news_are_read_from_where_one_left_off() -> None:
 
 def test_what_is_not_known_is_said_to_be_unknown() -> None:
     """Too old, or of a future that has not come."""
-    news = News()
+    news = EventFeed()
     for value in range(KEPT + 5):
         news.publish("model", {"value": value})
     assert numbers(news, 4) is None
@@ -36,7 +36,7 @@ def test_what_is_not_known_is_said_to_be_unknown() -> None:
 
 async def test_readers_are_woken(autojump_clock) -> None:
     """All of them, and at once."""
-    news = News()
+    news = EventFeed()
     woken: list[int] = []
 
     async def reader() -> None:

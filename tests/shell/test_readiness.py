@@ -32,7 +32,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def found(*looks: str | OSError | None) -> tuple[str | None, str]:
     """Return what comes of it, and what was seen last, if *looks* say in turn who answers."""
-    loading, left = readiness.Loading(announces=False), list(looks)
+    loading, left = readiness.ReadinessState(announces=False), list(looks)
 
     async def is_ours() -> str | None:
         await trio.lowlevel.checkpoint()

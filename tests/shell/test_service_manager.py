@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.news import News
+from llama_router.event_feed import EventFeed
 from llama_router.systemd.manager import EXTEND_EVERY_S, ServiceManager
 from llama_router.systemd.notify import Notifier, watchdog_s
 
@@ -39,7 +39,7 @@ class Stage:
     def __init__(self, watchdog: float | None = None) -> None:
         self.notifier = FakeNotifier()
         self.manager = ServiceManager(self.notifier, watchdog)
-        self.news = News()
+        self.news = EventFeed()
         self.stop = trio.Event()
         self.status = "idle"
 
@@ -150,7 +150,7 @@ async def test_without_systemd_nothing_runs(autojump_clock: MockClock) -> None:
     with manager.reloading():
         pass
     with trio.fail_after(1):
-        await manager.run(News(), lambda: "", trio.Event(), lambda: 0.0)
+        await manager.run(EventFeed(), lambda: "", trio.Event(), lambda: 0.0)
     assert not manager._messages
 
 

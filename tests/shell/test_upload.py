@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.errors.requests import RequestError
-from llama_router.gateway.passage import Upload
-from llama_router.gateway.wire import ChunkedBody, parse_request_head
+from llama_router.gateway.upload import Upload
+from llama_router.http1 import ChunkedBody, parse_request_head
 
 NEXT = b"GET / HTTP/1.1\r\n"
 

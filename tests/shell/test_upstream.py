@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.control.upstream import Upstream
+from llama_router.control.web.upstream import Upstream
 from llama_router.errors.backends import UpstreamTimeoutError
 from llama_router.errors.requests import RequestCancelledError
 from tests.shell.test_dispatcher import FakeBackends, config, start, use

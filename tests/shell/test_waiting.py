@@ -11,19 +11,19 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.control.ollama_waiting import Waiting as OllamaWaiting
+from llama_router.control.ollama import bodies, requests
+from llama_router.control.ollama.answers import OllamaStreamDialect
+from llama_router.control.ollama.waiting import Waiting as OllamaWaiting
 from llama_router.core.access.gate import ANYBODY
-from llama_router.core.answers.notices import SIGN_OF_LIFE_S, Company, wants_notices
+from llama_router.core.apis.notices import SIGN_OF_LIFE_S, WaitReporter, wants_notices
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.ollama import bodies, requests
-from llama_router.core.ollama.answers import Voice
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.backends import SpawnError
-from llama_router.gateway.engine import Engine, Fiber
+from llama_router.gateway.loop.engine import Engine, Fiber
 from llama_router.gateway.sockets import Client
 from llama_router.gateway.waiting import Waiting
-from llama_router.gateway.wire import parse_request_head
+from llama_router.http1 import parse_request_head
 from tests.shell.test_dispatcher import FakeBackends
 
 pytestmark = pytest.mark.process
@@ -123,8 +123,8 @@ def ollama_waiting(
     """Return the wait of an Ollama client that has just asked for ``a``."""
     wanted = target(bodies.ChatRequest(model="a", messages=[bodies.Message(role="user")]))
     spec = dispatcher.config.models[A]
-    company = Company(
-        Voice(wanted, "2026-01-01T00:00:00Z"),
+    company = WaitReporter(
+        OllamaStreamDialect(wanted, "2026-01-01T00:00:00Z"),
         notices=wants_notices(str(notices).lower(), spec),
         now_s=trio.current_time(),
     )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access.exposure import exposure, is_loopback
-from llama_router.core.access.gate import ANYBODY, Area, Gate, check_says_json, host_of
+from llama_router.core.access.gate import ANYBODY, Gate, Scope, check_says_json, host_of
+from llama_router.core.config.exposure import exposure, is_loopback
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.access import (
@@ -46,7 +46,7 @@ def fields(**values: str) -> list[tuple[bytes, bytes]]:
     return [(name.replace("_", "-").encode(), value.encode()) for name, value in values.items()]
 
 
-def check(g: Gate, area: Area = Area.MODELS, method: bytes = b"POST", **values: str):
+def check(g: Gate, area: Scope = Scope.MODELS, method: bytes = b"POST", **values: str):
     return g.check(area, method, fields(**{"host": "127.0.0.1:8082", **values}))
 
 
@@ -64,7 +64,7 @@ def check(g: Gate, area: Area = Area.MODELS, method: bytes = b"POST", **values: 
 )
 def test_the_admin_token_opens_the_admin_area(values) -> None:
     """As a bearer token or in a field of its own, which comes first."""
-    check(gate(), Area.ADMIN, **values)
+    check(gate(), Scope.ADMIN, **values)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_admin_token_opens_the_admin_area(values) -> None:
 def test_nothing_else_does(values) -> None:
     """An API key is no admin token, and neither is a part of the token."""
     with pytest.raises(AdminTokenError) as caught:
-        check(gate(keys=KEYS), Area.ADMIN, **values)
+        check(gate(keys=KEYS), Scope.ADMIN, **values)
     assert TOKEN not in str(caught.value)
 
 
@@ -92,21 +92,21 @@ def test_whoever_has_an_api_key_is_told_that_it_does_not_do() -> None:
     g = gate(keys=KEYS, models_api="admin")
     bearer = f"Bearer {ALICE}"
     with pytest.raises(AdminTokenError, match=r"an API key does not do$"):
-        check(g, Area.ADMIN, authorization=bearer)
+        check(g, Scope.ADMIN, authorization=bearer)
     with pytest.raises(AdminTokenError, match=r"does not do here.*proxy_endpoints"):
-        check(g, Area.CHANGES, authorization=bearer)
+        check(g, Scope.CHANGES, authorization=bearer)
     with pytest.raises(AdminTokenError, match="this is not the admin token"):
-        check(g, Area.CHANGES, authorization="Bearer something-else")
+        check(g, Scope.CHANGES, authorization="Bearer something-else")
 
 
 def test_a_configured_token_takes_the_place_of_the_generated_one() -> None:
     """The other one is not valid any more; and the other way round after a reload."""
     g = gate(admin_token="configured-0123456789")
-    check(g, Area.ADMIN, x_admin_token="configured-0123456789")
+    check(g, Scope.ADMIN, x_admin_token="configured-0123456789")
     with pytest.raises(AdminTokenError):
-        check(g, Area.ADMIN, x_admin_token=TOKEN)
+        check(g, Scope.ADMIN, x_admin_token=TOKEN)
     g.reconfigure(parse_config({}))
-    check(g, Area.ADMIN, x_admin_token=TOKEN)
+    check(g, Scope.ADMIN, x_admin_token=TOKEN)
 
 
 def test_models_are_open_without_keys() -> None:
@@ -234,7 +234,7 @@ def test_names_of_this_machine_and_network_are_allowed(host) -> None:
 def test_other_names_are_not(host) -> None:
     """A name of the internet may have been rebound to this address."""
     with pytest.raises(HostNotAllowedError):
-        check(gate(), Area.OPEN, host=host)
+        check(gate(), Scope.OPEN, host=host)
 
 
 def test_a_name_can_be_allowed() -> None:
@@ -245,7 +245,7 @@ def test_a_name_can_be_allowed() -> None:
 
 def test_a_request_without_host_is_allowed() -> None:
     """HTTP/1.0 has none, and browsers do not speak it."""
-    gate().check(Area.MODELS, b"GET", [])
+    gate().check(Scope.MODELS, b"GET", [])
 
 
 @given(st.text(max_size=40))
@@ -254,7 +254,7 @@ def test_any_host_is_judged(text: str) -> None:
     g, sent = gate(), text.encode("utf-8", "replace")
     for _ in range(2):  # the second time, what was good is remembered
         try:
-            g.check(Area.OPEN, b"GET", [(b"host", sent)])
+            g.check(Scope.OPEN, b"GET", [(b"host", sent)])
         except HostNotAllowedError:
             continue
         assert host_of(sent.decode("latin-1")) is not None
@@ -292,7 +292,7 @@ def test_programs_and_our_own_pages_are_allowed(values) -> None:
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
     ],
 )
-@pytest.mark.parametrize("area", [Area.MODELS, Area.ADMIN])
+@pytest.mark.parametrize("area", [Scope.MODELS, Scope.ADMIN])
 def test_pages_of_others_are_not(values, area) -> None:
     """Another port is another origin; and a form that a page posts is no link."""
     with pytest.raises(OriginNotAllowedError):
@@ -302,9 +302,9 @@ def test_pages_of_others_are_not(values, area) -> None:
 def test_a_link_to_an_open_page_may_be_followed() -> None:
     """But not with a POST."""
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
-    check(gate(), Area.OPEN, b"GET", **link)
+    check(gate(), Scope.OPEN, b"GET", **link)
     with pytest.raises(OriginNotAllowedError):
-        check(gate(), Area.OPEN, b"POST", **link)
+        check(gate(), Scope.OPEN, b"POST", **link)
 
 
 def test_a_listed_origin_may_use_the_router_and_read_the_answer() -> None:
@@ -346,7 +346,7 @@ def test_a_browser_may_ask_before() -> None:
         ),
         max_size=8,
     ),
-    st.sampled_from(Area),
+    st.sampled_from(Scope),
 )  # fmt: skip
 def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, area) -> None:
     """Refused, or an open page; never an exception of another kind."""
@@ -354,7 +354,7 @@ def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, area) -> N
         gate(keys=KEYS, cors_origins=["*"], allowed_hosts=["*"]).check(area, b"POST", sent)
     except AccessError:
         return
-    assert area is Area.OPEN
+    assert area is Scope.OPEN
 
 
 # -- exposure -------------------------------------------------------------------------------
@@ -398,16 +398,16 @@ def test_who_may_change_models(models_api: str, listening: list[str], *, is_open
     """The token always opens it."""
     g = gate(models_api=models_api)
     g.listens_on(listening)
-    check(g, Area.CHANGES, x_admin_token=TOKEN) if not is_open else check(g, Area.CHANGES)
+    check(g, Scope.CHANGES, x_admin_token=TOKEN) if not is_open else check(g, Scope.CHANGES)
     if not is_open:
         with pytest.raises(AdminTokenError):
-            check(g, Area.CHANGES)
+            check(g, Scope.CHANGES)
 
 
 def test_the_configured_host_counts_until_the_router_listens() -> None:
     """Nothing is open by mistake in between."""
     with pytest.raises(AdminTokenError):
-        check(gate(host="0.0.0.0", public_without_keys=True), Area.CHANGES)
+        check(gate(host="0.0.0.0", public_without_keys=True), Scope.CHANGES)
 
 
 def test_a_reload_changes_who_may_change_models() -> None:
@@ -415,18 +415,18 @@ def test_a_reload_changes_who_may_change_models() -> None:
     g = gate()
     g.listens_on(["10.0.0.1"])
     g.reconfigure(parse_config({"router": {"models_api": "open"}}))
-    check(g, Area.CHANGES)
+    check(g, Scope.CHANGES)
     g.reconfigure(parse_config({}))
     with pytest.raises(AdminTokenError):
-        check(g, Area.CHANGES)
+        check(g, Scope.CHANGES)
 
 
 def test_keys_are_needed_for_changes_that_are_open() -> None:
     """Open means: to those who may use the models."""
     g = gate(keys=KEYS)
     with pytest.raises(ApiKeyError):
-        check(g, Area.CHANGES)
-    assert check(g, Area.CHANGES, authorization=f"Bearer {ALICE}").name == "alice"
+        check(g, Scope.CHANGES)
+    assert check(g, Scope.CHANGES, authorization=f"Bearer {ALICE}").name == "alice"
 
 
 CURL = {"user_agent": "curl/8.5.0", "accept": "*/*"}

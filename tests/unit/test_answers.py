@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from llama_router.core.answers.envelope import error_body, error_fields
-from llama_router.core.answers.usage import Usage, usage_of
-from llama_router.core.child_protocol import ChildState, parse_state
+from llama_router.backends.child_protocol import ChildState, parse_state
+from llama_router.core.apis.envelope import error_body, error_fields
+from llama_router.core.apis.usage import Usage, usage_of
 from llama_router.errors.admission import QueueFullError, UnknownModelError
 from llama_router.errors.backends import BackendExitedError, SpawnError
 from llama_router.errors.requests import RequestError

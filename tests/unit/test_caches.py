@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.core.discovery.found import Discovery
-from llama_router.core.discovery.models import discover
 from llama_router.models.caches import Caches, find_caches
+from llama_router.models.discovery.found import Discovery
+from llama_router.models.discovery.models import discover
 from llama_router.models.scan import scan
 from tests.gguf_bytes import model_keys, projector_keys, write
 from tests.privileges import like_anybody

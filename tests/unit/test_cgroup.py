@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.backends.cgroup import ControlGroup, ControlGroups
-from llama_router.backends.oom import Kernel
+from llama_router.process.cgroup import ControlGroup, ControlGroups
+from llama_router.process.oom import OomDetector
 
 
 class Tree:
@@ -155,7 +155,7 @@ def test_an_oom_kill_in_a_backend_s_group_is_known_as_such(tree: Tree, tmp_path:
     proc = tmp_path / "proc"
     (proc / "77").mkdir()
     (proc / "77" / "cgroup").write_text(f"0::/{group.path.relative_to(tree.mount)}\n")
-    kernel = Kernel(proc=proc, cgroups=tree.mount, log=tmp_path / "none")
+    kernel = OomDetector(proc=proc, cgroups=tree.mount, log=tmp_path / "none")
     before = kernel.oom_counters(77)
     assert not kernel.oom_killed(77, before, since_s=0)
     (group.path / "memory.events").write_text("low 0\noom 1\noom_kill 3\n")

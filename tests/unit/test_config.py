@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.model_spec import DEFAULT_SPAWN, ModelSpec, ModelState, SpawnSpec
+from llama_router.core.config.model_spec import (
+    DEFAULT_SPAWN,
+    ModelSpec,
+    ModelState,
+    SpawnSpec,
+)
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.router_spec import LogFormat, LogLevel, RouterSpec

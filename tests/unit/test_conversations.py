@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config.names import ModelId
-from llama_router.core.conversations import MAX_NAME, Conversations, Owner, Replay, resumed_at
+from llama_router.dispatch.conversations import (
+    MAX_NAME,
+    Conversations,
+    Owner,
+    Replay,
+    resumed_at,
+)
 
 A, B = Owner(ModelId("a"), 1), Owner(ModelId("b"), 2)
 

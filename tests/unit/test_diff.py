@@ -5,7 +5,11 @@ from typing import Any
 import attrs
 import pytest
 
-from llama_router.core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
+from llama_router.core.config.diff import (
+    ReloadPlan,
+    plan_reload,
+    router_fields_to_restart_for,
+)
 from llama_router.core.config.fields import OnChange
 from llama_router.core.config.model_spec import ModelSpec, SpawnSpec
 from llama_router.core.config.parse import parse_config

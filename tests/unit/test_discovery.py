@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.discovery.found import Collection, Discovery, FoundFile, FoundModel
-from llama_router.core.discovery.header import Header
-from llama_router.core.discovery.kinds import Kind, args_for, kind_of
-from llama_router.core.discovery.models import discover
+from llama_router.models.discovery.found import Collection, Discovery, FoundFile, FoundModel
+from llama_router.models.discovery.header import Header
+from llama_router.models.discovery.kinds import Kind, args_for, kind_of
+from llama_router.models.discovery.models import discover
 
 CHAT = Header(architecture="llama", embedding_length=64, context_length=4096)
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from llama_router.core.answers.dialects import error_answer, request_id_field
-from llama_router.core.requests.endpoints import Api, api_of, methods_of
+from llama_router.core.apis.dialects import error_answer, request_id_field
+from llama_router.core.apis.endpoints import Api, api_of, methods_of
 from llama_router.errors.admission import QueueTimeoutError, UnknownModelError
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.explain import Cause, explain
+from llama_router.backends.diagnosis import explain
+from llama_router.errors.causes import Cause
 
 # --- llama-server ---------------------------------------------------------------------
 

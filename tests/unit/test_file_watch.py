@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.file_watch import Advice, FileWatch
+from llama_router.config.file_watch import Advice, FileWatch
 
 REST, SETTLE, READ = Advice.REST, Advice.SETTLE, Advice.READ
 

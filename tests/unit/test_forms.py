@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.requests.forms import (
+from llama_router.core.requests.multipart import (
     MAX_HEAD_BYTES,
     MAX_PARTS,
     MAX_VALUE_BYTES,

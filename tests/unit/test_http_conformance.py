@@ -10,7 +10,7 @@ import pytest
 
 from llama_router.errors.backends import UpstreamError
 from llama_router.errors.requests import RequestError
-from llama_router.gateway.wire import (
+from llama_router.http1 import (
     ChunkedBody,
     Dechunker,
     Framing,

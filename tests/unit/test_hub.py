@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.hub.names import (
+from llama_router.errors.downloads import HubFileMissingError, HubReferenceError
+from llama_router.hub.names import (
     Reference,
     RepoFile,
     best_projector,
@@ -16,7 +17,6 @@ from llama_router.core.hub.names import (
     models_in,
     parse_reference,
 )
-from llama_router.errors.downloads import HubFileMissingError, HubReferenceError
 
 
 def files(*paths: str) -> list[RepoFile]:

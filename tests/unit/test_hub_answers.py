@@ -5,11 +5,6 @@ from typing import Any
 
 import pytest
 
-from llama_router.core.hub.answers import Answer, Retries, failure, is_passing, parse_repository
-from llama_router.core.hub.names import RepoFile
-from llama_router.core.hub.reports import Done, Failed, Progressed, decode, encode
-from llama_router.core.rate import Rate
-from llama_router.core.units import duration, size
 from llama_router.errors.downloads import (
     DownloadError,
     HubAccessError,
@@ -19,6 +14,11 @@ from llama_router.errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
+from llama_router.hub.answers import Answer, Retries, failure, is_passing, parse_repository
+from llama_router.hub.names import RepoFile
+from llama_router.hub.rate import Rate
+from llama_router.hub.reports import Done, Failed, Progressed, decode, encode
+from llama_router.hub.units import duration, size
 
 PAGE = "https://hub.example/a/b"
 

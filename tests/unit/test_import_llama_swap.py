@@ -13,9 +13,9 @@ from llama_router.core.config.command_line import command_line
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.migration import llama_swap
-from llama_router.core.migration.draft import Draft, key, render, string
 from llama_router.errors.config import ConfigError, Problem
+from llama_router.migration import llama_swap
+from llama_router.migration.draft import Draft, key, render, string
 
 ENVIRON = {"HOME": "/home/ann", "TOKEN": "s3cret"}
 

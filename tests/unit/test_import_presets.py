@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from llama_router.core.config.command_line import command_line
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.migration import llama_options, presets
-from llama_router.core.migration.draft import Draft, render
 from llama_router.errors.config import ConfigError, Problem
+from llama_router.migration import llama_options, presets
+from llama_router.migration.draft import Draft, render
 
 
 def draft_of(text: str) -> Draft:

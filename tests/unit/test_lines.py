@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.logs.lines import Line, LineSplitter
+from llama_router.logs.lines import Line, LineSplitter
 
 # Bytes that matter to the splitter, often; any others, sometimes.
 OUTPUT = st.lists(

@@ -11,9 +11,9 @@ import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.config import named_files
+from llama_router.config import paths
 from llama_router.config.load import LoadedConfig, load_config
-from llama_router.config.places import default_config_path
+from llama_router.config.locations import default_config_path
 from llama_router.config.toml_lines import LineFinder
 from llama_router.errors.config import ConfigError, Problem
 from tests.privileges import like_anybody
@@ -376,7 +376,7 @@ def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
 ) -> None:
     """One warning says that there is neither, for the built-in command as well."""
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(named_files, "find_spec", lambda _: object() if embedded else None)
+    monkeypatch.setattr(paths, "find_spec", lambda _: object() if embedded else None)
     text = f"{written}models.a.path = 'm.gguf'\nmodels.b.path = 'm.gguf'"
     warnings = load(folder, text).warnings
     assert [(w.line, "xllamacpp" in w.message) for w in warnings] == [(1, True)] * (not embedded)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.log_files import (
+from llama_router.model_logs.files import (
     FileFollower,
     append_rotating,
     log_path,
     read_tail,
     record_line,
 )
-from llama_router.core.logs.record import LogRecord
+from llama_router.model_logs.record import LogRecord
 
 TS = "2026-11-25T18:00:00.000Z"
 

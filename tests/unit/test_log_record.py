@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.logs.lines import LineSplitter
-from llama_router.core.logs.record import (
+from llama_router.logs.lines import LineSplitter
+from llama_router.logs.rendering import json_line
+from llama_router.model_logs.record import (
     LogRecord,
     Resume,
     as_json,
@@ -16,7 +17,6 @@ from llama_router.core.logs.record import (
     join,
     overlap,
 )
-from llama_router.logs.rendering import json_line
 
 TS = "2026-11-25T18:00:00.000Z"
 

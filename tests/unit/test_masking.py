@@ -2,7 +2,12 @@
 
 import pytest
 
-from llama_router.core.config.masking import is_secret, masked_command, masked_config, masked_env
+from llama_router.core.config.masking import (
+    is_secret,
+    masked_command,
+    masked_config,
+    masked_env,
+)
 from llama_router.core.config.parse import parse_config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_router.cli.model_logs import _Printer
-from llama_router.core.logs.record import LogRecord
+from llama_router.model_logs.record import LogRecord
 
 
 def test_a_gap_is_said_beside_the_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.names import Meaning, ModelId, Names
+from llama_router.core.config.names import ModelId, Names, ResolvedModel
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
 
@@ -67,7 +67,7 @@ _TEXT = st.text("aAbB/:", max_size=6)
 @given(st.dictionaries(_TEXT, st.sampled_from("xyz"), max_size=8), _TEXT)
 def test_what_is_found_is_never_a_guess(named: dict[str, str], asked: str) -> None:
     """An exact name gives its own meaning; another one only what all its spellings share."""
-    meanings = {model: Meaning(model=ModelId(model)) for model in named.values()}
+    meanings = {model: ResolvedModel(model=ModelId(model)) for model in named.values()}
     found = Names((name, meanings[model]) for name, model in named.items()).find(asked)
     alike = {model for name, model in named.items() if name.casefold() == asked.casefold()}
     if asked in named:

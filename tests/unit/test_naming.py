@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llama_router.core.discovery import naming
-from llama_router.core.discovery.naming import Part
+from llama_router.models.discovery import naming
+from llama_router.models.discovery.naming import Part
 
 
 @pytest.mark.parametrize(

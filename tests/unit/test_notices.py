@@ -5,8 +5,8 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from llama_router.core.answers.dialects import Dialect, Voice, dialect_of, last_event
-from llama_router.core.answers.notices import Notices, Other, Wait
+from llama_router.core.apis.dialects import Dialect, StreamDialect, dialect_of, last_event
+from llama_router.core.apis.notices import Notices, Other, Wait
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import Arrived, Changed, Finished
@@ -18,8 +18,8 @@ from llama_router.errors.backends import BackendExitedError
 A, B = ModelId("a"), ModelId("b")
 
 
-def voice(dialect: Dialect) -> Voice:
-    return Voice(dialect=dialect, id="chatcmpl-1", created=1795636813, model="b")
+def voice(dialect: Dialect) -> StreamDialect:
+    return StreamDialect(dialect=dialect, id="chatcmpl-1", created=1795636813, model="b")
 
 
 def documents(events: bytes) -> list[dict]:

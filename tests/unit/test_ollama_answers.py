@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.ollama import answers
-from llama_router.core.ollama.answers import Stream, Times, message_of, whole
-from llama_router.core.ollama.requests import Shape, Wanted
+from llama_router.control.ollama import answers
+from llama_router.control.ollama.answers import Stream, Times, message_of, whole
+from llama_router.control.ollama.requests import AnswerFormat, Wanted
 from llama_router.errors.backends import UpstreamError
 
 TIMES = Times(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
 
 
-def wanted(shape: Shape = Shape.CHAT, **fields: Any) -> Wanted:
+def wanted(shape: AnswerFormat = AnswerFormat.CHAT, **fields: Any) -> Wanted:
     return Wanted(model="m", shape=shape, stream=True, keep_s=None, path="/v1/x", **fields)
 
 
@@ -87,7 +87,7 @@ def test_a_stream_comes_in_any_pieces(cuts: list[int]) -> None:
 
 def test_without_timings_the_clock_counts() -> None:
     """The time to the first piece is that of the prompt, the rest that of the answer."""
-    stream = Stream(wanted(Shape.GENERATE), TIMES)
+    stream = Stream(wanted(AnswerFormat.GENERATE), TIMES)
     stream.feed(chunk({"content": "a"}), now_s=3.0)
     (last,) = lines_of(stream.feed(chunk({}, "length") + b"data: [DONE]\n\n", now_s=5.0))
     assert last["response"] == ""
@@ -155,7 +155,7 @@ def test_a_whole_answer() -> None:
     assert answer["message"] == {"role": "assistant", "content": "water"}
     assert (answer["done"], answer["eval_count"]) == (True, 5)
     text = b'{"choices": [{"text": "water", "finish_reason": "length"}]}'
-    answer = whole(wanted(Shape.GENERATE), text, now_s=5.0, times=TIMES)
+    answer = whole(wanted(AnswerFormat.GENERATE), text, now_s=5.0, times=TIMES)
     assert (answer["response"], answer["done_reason"]) == ("water", "length")
 
 
@@ -169,8 +169,11 @@ def test_what_is_no_answer(data: bytes) -> None:
 def test_vectors_keep_the_order_of_the_texts() -> None:
     """Whatever order the backend answers in."""
     data = b'{"data": [{"index": 1, "embedding": [2]}, {"index": 0, "embedding": [1]}]}'
-    assert whole(wanted(Shape.EMBED), data, now_s=5.0, times=TIMES)["embeddings"] == [[1], [2]]
-    assert whole(wanted(Shape.EMBEDDING), data, now_s=5.0, times=TIMES) == {"embedding": [1]}
+    assert whole(wanted(AnswerFormat.EMBED), data, now_s=5.0, times=TIMES)["embeddings"] == [
+        [1],
+        [2],
+    ]
+    assert whole(wanted(AnswerFormat.EMBEDDING), data, now_s=5.0, times=TIMES) == {"embedding": [1]}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.ollama import bodies, requests
-from llama_router.core.ollama.keep_alive import keep_alive_s
-from llama_router.core.ollama.requests import Shape, Wanted, cannot_insert
+from llama_router.control.ollama import bodies, requests
+from llama_router.control.ollama.keep_alive import keep_alive_s
+from llama_router.control.ollama.requests import AnswerFormat, Wanted, cannot_insert
 from llama_router.errors.requests import RequestError
 
 USER = {"role": "user", "content": "hello"}
@@ -165,7 +165,7 @@ def test_calls_and_their_results_are_paired() -> None:
 def test_a_prompt_is_a_chat_of_one_message() -> None:
     """With the system message before it; ``raw`` makes it a plain completion."""
     wanted, asked = generate(prompt="hi", system="be kind")
-    assert (wanted.shape, wanted.path) == (Shape.GENERATE, "/v1/chat/completions")
+    assert (wanted.shape, wanted.path) == (AnswerFormat.GENERATE, "/v1/chat/completions")
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
     wanted, asked = generate(prompt="hi", raw=True)
     assert (wanted.path, asked["prompt"]) == ("/v1/completions", "hi")
@@ -176,7 +176,7 @@ def test_a_suffix_asks_to_fill_in() -> None:
     wanted, asked = generate(
         prompt="a", suffix="b", stream=False, format="json", options={"stop": "c", "num_predict": 3}
     )
-    assert (wanted.shape, wanted.path) == (Shape.GENERATE, "/infill")
+    assert (wanted.shape, wanted.path) == (AnswerFormat.GENERATE, "/infill")
     assert asked == {
         "model": "m",
         "input_prefix": "a",

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.backends.oom import Kernel
+from llama_router.process.oom import OomDetector
 
 PID = 4711
 NO_LOG = Path("/nonexistent/kmsg")
 
 
-def kernel(folder: Path, *, group: str, log: str = "") -> Kernel:
+def kernel(folder: Path, *, group: str, log: str = "") -> OomDetector:
     """Return a kernel whose proc, control groups and log are files in *folder*."""
     process = folder / "proc" / str(PID)
     process.mkdir(parents=True)
     (process / "cgroup").write_text(f"1:name=systemd:/other\n{group}\n")
     (folder / "kmsg").write_text(log)
-    return Kernel(proc=folder / "proc", cgroups=folder / "cgroups", log=folder / "kmsg")
+    return OomDetector(proc=folder / "proc", cgroups=folder / "cgroups", log=folder / "kmsg")
 
 
 def write_counter(folder: Path, name: str, text: str) -> None:
@@ -72,13 +72,13 @@ def test_an_earlier_process_with_the_same_id_does_not_count(tmp_path: Path) -> N
 
 def test_nothing_readable_is_no_proof(tmp_path: Path) -> None:
     """Without any of the files, and without the process, the answer is no."""
-    asked = Kernel(proc=tmp_path, cgroups=tmp_path, log=NO_LOG)
+    asked = OomDetector(proc=tmp_path, cgroups=tmp_path, log=NO_LOG)
     assert asked.oom_counters(PID) == {}
     assert not asked.oom_killed(PID, {tmp_path / "memory.events": 0}, since_s=0)
 
 
 def test_the_real_kernel_can_be_asked() -> None:
     """On this machine, whatever it lets us read, this process was not killed."""
-    asked = Kernel()
+    asked = OomDetector()
     before = asked.oom_counters(os.getpid())
     assert not asked.oom_killed(os.getpid(), before, since_s=1e9)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.requests.peek import Asked, asked_by
+from llama_router.core.requests.request_target import Asked, asked_by
 from llama_router.errors.requests import RequestError
 
 JSON = b"application/json"

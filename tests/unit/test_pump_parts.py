@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.answers.usage import TAIL_BYTES
+from llama_router.core.apis.usage import TAIL_BYTES
+from llama_router.gateway.body import BodyEncoder, chunk
 from llama_router.gateway.pump import LEAST_PIECE_BYTES, MOST_PIECE_BYTES, MOST_PIECES, Tail
-from llama_router.gateway.shaper import Shaper, chunk
-from llama_router.gateway.wire import ResponseFraming, ResponseHead, parse_response_head
+from llama_router.http1 import ResponseFraming, ResponseHead, parse_response_head
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -71,7 +71,7 @@ class TestPassing:
 
     def test_not_while_a_beginning_is_held_back(self) -> None:
         """The next bytes would overtake it."""
-        shaper = Shaper(head_of(STREAM), http10=False)
+        shaper = BodyEncoder(head_of(STREAM), http10=False)
         assert shaper.passing
         shaper.shape(b"5\r\nhel", 0)
         assert not shaper.passing
@@ -80,7 +80,7 @@ class TestPassing:
 
     def test_not_where_chunks_are_decoded(self) -> None:
         """HTTP/1.0 knows none."""
-        assert not Shaper(head_of(STREAM), http10=True).passing
+        assert not BodyEncoder(head_of(STREAM), http10=True).passing
 
 
 class TestTail:

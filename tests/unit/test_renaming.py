@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llama_router.core.answers.renaming import Renaming
+from llama_router.core.apis.model_names import ModelNameRewriter
 
 #: Texts that look like what is searched for.
 _TRAPS = ['"model":"a"', '\\"model":"a"', 'x"', "\\", "model", "{", '{"model":"a"}', "a\nb", "é"]
@@ -43,7 +43,7 @@ def _named(value: dict) -> dict:
 
 def fed(data: bytes, cuts: list[int], *, events: bool) -> bytes:
     """Return what becomes of *data*, which arrives in pieces."""
-    renaming = Renaming(NAME, events=events)
+    renaming = ModelNameRewriter(NAME, events=events)
     ends = sorted({min(cut, len(data)) for cut in cuts} | {len(data)})
     begins = [0, *ends[:-1]]
     return b"".join(renaming.feed(data[begin:end]) for begin, end in zip(begins, ends, strict=True))
@@ -79,7 +79,7 @@ def test_any_bytes_in_any_pieces(data, cuts, events) -> None:
 
 def test_whatever_the_backend_calls_itself() -> None:
     """A path, or what it was started with: all are replaced."""
-    renaming = Renaming("a:fast", events=False)
+    renaming = ModelNameRewriter("a:fast", events=False)
     assert renaming.feed(b'{"model" : "/m/\\"x\\".gguf","n":1}') == b'{"model" : "a:fast","n":1}'
 
 
@@ -92,7 +92,7 @@ def test_what_a_model_says_stays() -> None:
         "model": None,
     }
     data = json.dumps(said).encode()
-    assert Renaming("a:fast", events=False).feed(data) == data
+    assert ModelNameRewriter("a:fast", events=False).feed(data) == data
 
 
 @pytest.mark.parametrize("key", ['"mod\\u0065l"', '"mo\\"del"'])

@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.log_files import remove_old
-from llama_router.core.logs.retention import IN_USE_S, LogFile, to_remove
+from llama_router.model_logs.files import remove_old
+from llama_router.model_logs.retention import IN_USE_S, LogFile, to_remove
 
 NOW_S = 1_000_000.0
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.scheduling.lifecycle import Phase
-from llama_router.core.service_status import MAX_CHARACTERS, status_line
+from llama_router.systemd.status_line import MAX_CHARACTERS, status_line
 
 
 def test_running_models_are_named_first() -> None:

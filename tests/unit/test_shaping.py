@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config.diff import plan_reload
+from llama_router.core.config.overrides import RequestOverrides, with_overrides
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
-from llama_router.core.requests.shaping import Shape, shaped
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
 
@@ -25,12 +25,12 @@ def config(router: dict | None = None, **models: dict) -> Config:
     return parse_config({"router": router or {}, "models": tables})
 
 
-def sent(shape: Shape | None, **fields: object) -> dict:
+def sent(shape: RequestOverrides | None, **fields: object) -> dict:
     assert shape is not None
-    return json.loads(shaped(shape, json.dumps(fields).encode()))
+    return json.loads(with_overrides(shape, json.dumps(fields).encode()))
 
 
-def shape_of(conf: Config, name: str) -> Shape | None:
+def shape_of(conf: Config, name: str) -> RequestOverrides | None:
     meaning = conf.find(name)
     assert meaning is not None
     return meaning.shape
@@ -38,7 +38,7 @@ def shape_of(conf: Config, name: str) -> Shape | None:
 
 def test_drop_default_set_and_rename() -> None:
     """Each setting does its own thing, and the rest stays."""
-    shape = Shape(
+    shape = RequestOverrides(
         drop=frozenset({"user"}),
         defaults={"max_tokens": 9, "top_k": 1},
         sets={"temperature": 0.5},
@@ -56,14 +56,14 @@ def test_drop_default_set_and_rename() -> None:
 
 def test_a_dropped_parameter_gets_its_default() -> None:
     """So that a fixed value can also be had by dropping what the client sent."""
-    shape = Shape(drop=frozenset({"n"}), defaults={"n": 1})
+    shape = RequestOverrides(drop=frozenset({"n"}), defaults={"n": 1})
     assert sent(shape, n=5) == {"n": 1}
 
 
 def test_what_is_not_changed_keeps_its_spelling() -> None:
     """Numbers are not read and written again, so none loses a digit."""
     body = b'{"seed": 12345678901234567890123, "x": 1.10, "y": [1e400], "z": "\\u00e9"}'
-    out = shaped(Shape(sets={"a": 1}), body)
+    out = with_overrides(RequestOverrides(sets={"a": 1}), body)
     assert b"12345678901234567890123" in out
     assert b"1.10" in out
     assert b"1e400" in out
@@ -73,7 +73,9 @@ def test_what_is_not_changed_keeps_its_spelling() -> None:
 @given(st.dictionaries(st.text(), _JSON, max_size=5), st.text())
 def test_any_object_survives(fields: dict, key: str) -> None:
     """Whatever else is in it; only the one key changes."""
-    out = json.loads(shaped(Shape(sets={key: True}), json.dumps(fields).encode()))
+    out = json.loads(
+        with_overrides(RequestOverrides(sets={key: True}), json.dumps(fields).encode())
+    )
     assert out == {**fields, key: True}
 
 
@@ -81,7 +83,7 @@ def test_any_object_survives(fields: dict, key: str) -> None:
 def test_what_is_no_json_object_is_refused(body) -> None:
     """With the client's error, not a crash."""
     with pytest.raises(RequestError):
-        shaped(Shape(model="x"), body)
+        with_overrides(RequestOverrides(model="x"), body)
 
 
 def test_a_model_without_shaping_has_none() -> None:

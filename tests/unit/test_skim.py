@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.requests import skim as skim_module
-from llama_router.core.requests.peek import ASKED, asked_by, skim_of
-from llama_router.core.requests.shaping import Shape, shaped
-from llama_router.core.requests.skim import MAX_DEPTH, MAX_FIELDS, Skim, change
+from llama_router.core.config.overrides import RequestOverrides, with_overrides
+from llama_router.core.requests import json_scan as skim_module
+from llama_router.core.requests.json_scan import MAX_DEPTH, MAX_FIELDS, Skim, change
+from llama_router.core.requests.request_target import ASKED, asked_by, skim_of
 from llama_router.errors.requests import RequestError
 
 NAMES = frozenset(("model", "stream"))
@@ -94,10 +94,10 @@ def test_a_change_is_that_of_the_decoded_object(
 )
 def test_a_large_body_gets_the_shape_of_a_small_one(document, drop, defaults, sets, model) -> None:
     """The same decision, carried out in two ways."""
-    shape = Shape(drop=drop, defaults=defaults, sets=sets, model=model)
+    shape = RequestOverrides(drop=drop, defaults=defaults, sets=sets, model=model)
     body = json.dumps(document).encode()
-    large = shaped(shape, bytearray(body), skimmed(body, shape.touched))
-    assert json.loads(large) == json.loads(shaped(shape, body))
+    large = with_overrides(shape, bytearray(body), skimmed(body, shape.touched))
+    assert json.loads(large) == json.loads(with_overrides(shape, body))
 
 
 @given(st.binary(max_size=200) | st.text('{}[]",:\\ml ').map(str.encode))

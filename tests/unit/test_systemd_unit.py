@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.systemd_unit import UnitOptions, is_ours, units
+from llama_router.systemd.unit import UnitOptions, is_ours, units
 
 PROGRAM = ("/opt/llama-router/bin/llama-router",)
 

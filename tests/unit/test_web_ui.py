@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.control.llama_cpp.ui_hosts import (
+    ASSET,
+    Host,
+    Hosts,
+    Wants,
+    frame_policy,
+    is_chat_ui,
+    wants,
+)
 from llama_router.core.config.names import ModelId
-from llama_router.core.web_ui import ASSET, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
 
 A, B, C = (Host(ModelId(name), pid) for pid, name in enumerate("abc", 1))
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llama_router.errors.backends import UpstreamError
 from llama_router.errors.requests import RequestError
-from llama_router.gateway.wire import (
+from llama_router.http1 import (
     ChunkedBody,
     Dechunker,
     Framing,

@@ -6,14 +6,18 @@ from http import HTTPStatus
 
 import pytest
 
-from llama_router.errors.requests import BodyTooLargeError, HeaderTooLargeError, RequestError
-from llama_router.gateway.wire import (
+from llama_router.errors.requests import (
+    BodyTooLargeError,
+    HeaderTooLargeError,
+    RequestError,
+)
+from llama_router.http1 import (
     ChunkedBody,
     RequestHead,
     parse_request_head,
     upstream_request_head,
 )
-from llama_router.gateway.wire_request import MAX_FIELDS
+from llama_router.http1.request import MAX_FIELDS
 
 
 def parse(*fields: bytes, line: bytes = b"POST /v1/x HTTP/1.1", host: bool = True) -> RequestHead:

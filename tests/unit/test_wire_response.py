@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_router.errors.backends import UpstreamError
-from llama_router.gateway.wire import (
+from llama_router.http1 import (
     Dechunker,
     Framing,
     ResponseFraming,

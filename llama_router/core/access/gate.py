@@ -32,17 +32,17 @@ from ...errors.access import (
 )
 from ...errors.admission import UnknownModelError
 from ..answers import refusals
+from ..config.exposure import is_loopback
 from ..config.model_spec import ModelSpec
-from ..config.names import Meaning
+from ..config.names import ResolvedModel
 from ..config.router_spec import ModelsApi
 from ..config.whole import Config
-from .exposure import is_loopback
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""
 
 
-class Area(StrEnum):
+class Scope(StrEnum):
     """What a route gives access to."""
 
     OPEN = "open"  # a page without data, for anybody
@@ -52,7 +52,7 @@ class Area(StrEnum):
 
 
 @attrs.frozen
-class Asker:
+class Caller:
     """Whoever sent a request.
 
     Attributes:
@@ -70,7 +70,7 @@ class Asker:
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
 
-    def find(self, config: Config, name: str) -> Meaning | None:
+    def find(self, config: Config, name: str) -> ResolvedModel | None:
         """Return what *name* means to this asker; None if nothing."""
         meaning = config.find(name)
         if meaning is None or self.may_use(config.models[meaning.model]):
@@ -102,7 +102,7 @@ class Asker:
         return refusals.unknown_to_key(name, config, usable)
 
 
-ANYBODY: Final = Asker()
+ANYBODY: Final = Caller()
 
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
@@ -142,7 +142,7 @@ class Gate:
         router = config.router
         self._token = _digest((router.admin_token or self._fallback_token).encode())
         self._keys = {
-            bytes.fromhex(key.sha256): Asker(name, key.models)
+            bytes.fromhex(key.sha256): Caller(name, key.models)
             for name, key in config.api_keys.items()
         }
         self._hosts = {"localhost", router.host.lower(), *self._own_hosts}
@@ -162,7 +162,7 @@ class Gate:
         """Whether models need an API key."""
         return bool(self._keys)
 
-    def check(self, area: Area, method: bytes, fields: Fields) -> Asker:
+    def check(self, area: Scope, method: bytes, fields: Fields) -> Caller:
         """Let a request pass, or refuse it.
 
         Args:
@@ -182,9 +182,9 @@ class Gate:
             self._check_host(host)
         if b"origin" in seen or b"sec-fetch-site" in seen:
             self._check_origin(area, method, seen)
-        if area is Area.OPEN:
+        if area is Scope.OPEN:
             return ANYBODY
-        if area is Area.ADMIN or (area is Area.CHANGES and not self.changes_are_open):
+        if area is Scope.ADMIN or (area is Scope.CHANGES and not self.changes_are_open):
             return self._check_token(area, seen)
         return self._check_key(seen) if self._keys else ANYBODY
 
@@ -259,7 +259,7 @@ class Gate:
             or _is_address(host)
         )
 
-    def _check_origin(self, area: Area, method: bytes, seen: dict[bytes, bytes]) -> None:
+    def _check_origin(self, area: Scope, method: bytes, seen: dict[bytes, bytes]) -> None:
         origin = seen.get(b"origin")
         site = seen.get(b"sec-fetch-site", b"")
         if origin is not None:
@@ -267,7 +267,7 @@ class Gate:
                 return
         elif site in (b"", b"none", b"same-origin"):
             return  # typed by a person, or sent by our own page
-        elif area is Area.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate":
+        elif area is Scope.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate":
             return  # a link on somebody's page
         raise _strange_origin(origin)
 
@@ -278,7 +278,7 @@ class Gate:
             return self._local
         return self._models_api is ModelsApi.OPEN
 
-    def _check_token(self, area: Area, seen: dict[bytes, bytes]) -> Asker:
+    def _check_token(self, area: Scope, seen: dict[bytes, bytes]) -> Caller:
         given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
         if given is None:
             raise AdminTokenError(
@@ -288,7 +288,7 @@ class Gate:
             return ANYBODY
         if self._owner_of(given) is None:
             raise AdminTokenError("this is not the admin token")
-        if area is Area.ADMIN:
+        if area is Scope.ADMIN:
             raise AdminTokenError("this needs the admin token; an API key does not do")
         raise AdminTokenError(
             "an API key does not do here: to load, unload, fetch or delete models, and to use "
@@ -296,7 +296,7 @@ class Gate:
             "(see router.models_api)"
         )
 
-    def _check_key(self, seen: dict[bytes, bytes]) -> Asker:
+    def _check_key(self, seen: dict[bytes, bytes]) -> Caller:
         given = _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
         if given is None:
             raise ApiKeyError("this router needs an API key, as 'Authorization: Bearer KEY'")
@@ -305,7 +305,7 @@ class Gate:
             raise ApiKeyError("the API key is not known here")
         return asker
 
-    def _owner_of(self, key: bytes) -> Asker | None:
+    def _owner_of(self, key: bytes) -> Caller | None:
         digest = _digest(key)
         asker = None
         for known, owner in self._keys.items():  # all of them: how long it takes says nothing

@@ -9,9 +9,9 @@ from typing import Any
 
 import attrs
 
-from ..requests.shaping import PROTECTED, Shape
 from .fields import OnChange, restart, retune
-from .names import Meaning, ModelId
+from .names import ModelId, ResolvedModel
+from .overrides import PROTECTED, RequestOverrides
 from .readers import (
     array_reader,
     choice_reader,
@@ -131,24 +131,24 @@ class ModelSpec:
         named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
         return named
 
-    def meanings(self) -> Iterator[tuple[str, Meaning]]:
+    def meanings(self) -> Iterator[tuple[str, ResolvedModel]]:
         """Yield every name with what it stands for; names for the same have the same object."""
         known = {
-            preset: Meaning(model=self.id, preset=preset, shape=self.shape(preset))
+            preset: ResolvedModel(model=self.id, preset=preset, shape=self.shape(preset))
             for preset in (None, *self.presets)
         }
         for name, preset in self.names().items():
             yield name, known[preset]
 
-    def shape(self, preset: str | None) -> Shape | None:
+    def shape(self, preset: str | None) -> RequestOverrides | None:
         """Return what becomes of requests; None if nothing does, not even to their answers."""
-        shape = Shape(
+        shape = RequestOverrides(
             drop=frozenset(self.drop_params),
             defaults=self.default_params,
             sets={**self.set_params, **({} if preset is None else self.presets[preset])},
             model=self.upstream_model,
         )
-        return None if preset is None and shape == Shape() else shape
+        return None if preset is None and shape == RequestOverrides() else shape
 
     @property
     def group_key(self) -> str:

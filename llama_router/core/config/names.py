@@ -7,14 +7,14 @@ from typing import NewType
 
 import attrs
 
-from ..requests.shaping import Shape
+from .overrides import RequestOverrides
 
 ModelId = NewType("ModelId", str)
 """The name that the configuration gives a model; what a client says is a plain `str`."""
 
 
 @attrs.frozen(kw_only=True)
-class Meaning:
+class ResolvedModel:
     """What one name of a model stands for.
 
     Attributes:
@@ -25,7 +25,7 @@ class Meaning:
 
     model: ModelId
     preset: str | None = None
-    shape: Shape | None = None
+    shape: RequestOverrides | None = None
 
     @property
     def name(self) -> str:
@@ -47,14 +47,14 @@ class Names:
         touched: Names of the fields that some shape among them looks at.
     """
 
-    def __init__(self, named: Iterable[tuple[str, Meaning]]) -> None:
+    def __init__(self, named: Iterable[tuple[str, ResolvedModel]]) -> None:
         self._exact = dict(named)
         self.exactly = self._exact.get  # for every request: one look-up, and no call of ours
-        self._folded: dict[str, Meaning | None] | None = None
+        self._folded: dict[str, ResolvedModel | None] | None = None
         shapes = (m.shape for m in self._exact.values() if m.shape is not None)
         self.touched = frozenset[str]().union(*(shape.touched for shape in shapes))
 
-    def find(self, name: str) -> Meaning | None:
+    def find(self, name: str) -> ResolvedModel | None:
         """Return what *name* stands for; None if nobody has it."""
         found = self._exact.get(name)
         if found is None and "/" in name:
@@ -63,8 +63,8 @@ class Names:
             return self._folded.get(name.casefold())
         return found
 
-    def _fold(self) -> dict[str, Meaning | None]:
-        folded: dict[str, Meaning | None] = {}
+    def _fold(self) -> dict[str, ResolvedModel | None]:
+        folded: dict[str, ResolvedModel | None] = {}
         for name, meaning in self._exact.items():
             if "/" in name and folded.setdefault(name.casefold(), meaning) is not meaning:
                 folded[name.casefold()] = None

@@ -10,12 +10,20 @@ from typing import Any
 import attrs
 
 from ...errors.config import ConfigError, Problem, Where
-from ..access.exposure import exposure
+from .exposure import exposure
 from .fields import readers_of
 from .model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
 from .names import ModelId
 from .placeholders import names_in
-from .readers import CONTROL, Read, RefusedError, array_reader, read_table, read_word, secret_reader
+from .readers import (
+    CONTROL,
+    Read,
+    RefusedError,
+    array_reader,
+    read_table,
+    read_word,
+    secret_reader,
+)
 from .router_spec import ApiKey, RouterSpec
 from .whole import Config
 

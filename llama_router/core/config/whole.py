@@ -8,7 +8,7 @@ from types import MappingProxyType
 import attrs
 
 from .model_spec import ModelSpec
-from .names import Meaning, ModelId, Names
+from .names import ModelId, Names, ResolvedModel
 from .router_spec import ApiKey, RouterSpec
 
 
@@ -36,14 +36,14 @@ class Config:
         """Names of the fields of requests that the shape of some model looks at."""
         return self._names.touched
 
-    def find(self, name: str) -> Meaning | None:
+    def find(self, name: str) -> ResolvedModel | None:
         """Return what *name* stands for: an id, an alias, or either with a preset.
 
         In constant time. Names of the hub are found in any case; see `Names`.
         """
         return self._names.exactly(name) or self._names.find(name)
 
-    def meant(self, name: str) -> Meaning | None:
+    def meant(self, name: str) -> ResolvedModel | None:
         """Return what a request that names *name* means: the default model, if it may stand in."""
         meaning = self._names.exactly(name) or self._names.find(name)
         if meaning is None and self.router.default_for_unknown:

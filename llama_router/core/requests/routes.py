@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote
 
 import attrs
 
-from .endpoints import methods_of
+from ..apis.endpoints import methods_of
 
 #: What a monitoring system looks at. Watching never loads a model.
 OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters")

@@ -23,7 +23,7 @@ from typing import Final, assert_never
 
 from ...errors.backends import BackendError
 from ..answers import refusals
-from ..answers.notices import Other, Wait
+from ..apis.notices import Other, Wait
 from ..config.diff import ReloadPlan, plan_reload
 from ..config.model_spec import ModelSpec
 from ..config.names import ModelId

@@ -1,0 +1,165 @@
+"""The files that a configuration names: made absolute, told apart, and what is wrong with them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..core.config import placeholders
+from ..errors.config import Problem, Where
+from .file import tables
+
+
+class NamedFiles:
+    """Makes the file names in a document absolute, and says which of them are unusable.
+
+    Works on the document as it was written, so that each problem belongs to the
+    key that has the name; what has a wrong type is left for `parse_config`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def resolve(self, document: dict[str, Any]) -> None:
+        """Change *document* in place."""
+        if isinstance(router := document.get("router"), dict):
+            self._make_absolute(router, "state_dir", ("router",), _future_folder_fault)
+            self._resolve_folders(router)
+        spawns: list[tuple[Where, object]] = [(("default_spawn",), document.get("default_spawn"))]
+        spawns += [(("templates", name), table) for name, table in tables(document, "templates")]
+        for name, model in tables(document, "models"):
+            where: Where = ("models", name)
+            self._make_absolute(model, "path", where, _model_fault)
+            self._make_absolute(model, "mmproj", where, _readable_fault)
+            spawns.append(((*where, "spawn"), model.get("spawn")))
+        for place, spawn in spawns:
+            if isinstance(spawn, dict):
+                self._make_absolute(spawn, "cwd", place, _folder_fault)
+                self._resolve_program(spawn.get("command"), (*place, "command", 0))
+
+    def _resolve_folders(self, router: dict[str, Any]) -> None:
+        """Make ``models_dirs`` absolute; one that is not there, like a disk, may come back."""
+        written = router.get("models_dirs")
+        if not isinstance(written, list):
+            return
+        first_problem = len(self.problems)
+        router["models_dirs"] = [
+            self._checked(name, ("router", "models_dirs", index), _folder_fault)
+            if isinstance(name, str) and name and "\0" not in name
+            else name
+            for index, name in enumerate(written)
+        ]
+        self.warnings += self.problems[first_problem:]
+        del self.problems[first_problem:]
+
+    def _make_absolute(
+        self,
+        table: dict[str, Any],
+        key: str,
+        where: Where,
+        fault_of: Callable[[Path], str | None],
+    ) -> None:
+        written = table.get(key)
+        if isinstance(written, str) and written and "\0" not in written:
+            table[key] = self._checked(written, (*where, key), fault_of)
+
+    def _resolve_program(self, command: object, where: Where) -> None:
+        if not isinstance(command, list) or not command or not isinstance(command[0], str):
+            return
+        try:
+            if placeholders.names_in(command[0]):
+                return  # known only when a model is started
+        except ValueError:
+            return
+        program = placeholders.expand(command[0], {})
+        if "\0" in program or not program:
+            return
+        if "/" in program:
+            command[0] = placeholders.escape(self._checked(program, where, _program_fault))
+        elif doubt := missing_on_path(program):
+            self.warnings.append(Problem(where, doubt))
+
+    def _checked(self, written: str, where: Where, fault_of: Callable[[Path], str | None]) -> str:
+        """Return *written* as an absolute path; report what is wrong with the file."""
+        path = self._folder / written
+        missing = None
+        try:
+            path = self._folder / Path(written).expanduser()
+            fault = fault_of(path)
+        except RuntimeError:
+            fault = "its home folder is unknown"
+        except OSError as exc:
+            fault = exc.strerror
+            missing = str(path) if exc.errno == errno.ENOENT else None
+        if fault:
+            self.problems.append(Problem(where, f"{path}: {fault}", missing=missing))
+        return str(path)
+
+
+def identity_of(path: object) -> object:
+    """Return what two names of one file have in common; None if there is no such file."""
+    if not isinstance(path, str):
+        return None
+    try:
+        info = os.stat(path)  # noqa: PTH116 -- there may be thousands; a Path costs more than this
+    except (OSError, ValueError):
+        return None
+    return (info.st_dev, info.st_ino)
+
+
+def missing_on_path(program: str) -> str | None:
+    """Say so if a bare *program* name leads to nothing that could be run now."""
+    if shutil.which(program) is not None:
+        return None
+    if program != "llama-server":
+        return f"there is no program {program!r} on PATH"
+    beside = Path(sys.executable).parent / program
+    if os.access(beside, os.X_OK) or find_spec("xllamacpp") is not None:
+        return None
+    return (
+        "there is no program 'llama-server' on PATH or beside llama-router, "
+        "and the embedded server (package xllamacpp) is not installed"
+    )
+
+
+# Each says what prevents the use of a path, or raises OSError to the same effect.
+
+
+def _readable_fault(path: Path) -> str | None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        return "not a file"
+    return None if os.access(path, os.R_OK) else "not readable for this user"
+
+
+def _model_fault(path: Path) -> str | None:
+    """Allow a folder, too: that is what a model is for vLLM and its like."""
+    if stat.S_ISDIR(path.stat().st_mode):
+        return None if os.access(path, os.R_OK | os.X_OK) else "not readable for this user"
+    return _readable_fault(path)
+
+
+def _program_fault(path: Path) -> str | None:
+    if not stat.S_ISREG(path.stat().st_mode):
+        return "not a file"
+    return None if os.access(path, os.X_OK) else "not executable for this user"
+
+
+def _folder_fault(path: Path) -> str | None:
+    return None if stat.S_ISDIR(path.stat().st_mode) else "not a folder"
+
+
+def _future_folder_fault(path: Path) -> str | None:
+    """Allow a folder that is not there yet: the router makes it."""
+    try:
+        return _folder_fault(path)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""A scan for models in a process of its own."""

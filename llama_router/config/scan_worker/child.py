@@ -1,0 +1,27 @@
+"""The process that scans for a router: ``python -m llama_router.config.scan_worker.child REQUEST``.
+
+It begins quickly, because it imports neither Trio nor anything else of a server.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from ...logs import quick_structlog  # noqa: F401 -- first, as its own first line says
+from ...workers.child import end_with_router
+from ..catalog import Catalog, Request
+
+
+def main() -> int:
+    """Scan as the argument says; write the answer to standard output."""
+    end_with_router()
+    request = msgspec.json.decode(sys.argv[1], type=Request)
+    sys.stdout.buffer.write(msgspec.json.encode(Catalog.answer(request, os.environ)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

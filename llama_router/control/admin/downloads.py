@@ -1,0 +1,244 @@
+"""Routes under ``/admin/``: fetch a model from the hub, see how far it is, cancel, delete."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+from quart import Blueprint, Response, request
+
+from ...core.config.model_spec import ModelSpec, ModelState
+from ...core.config.names import ResolvedModel
+from ...errors.downloads import CacheUnusableError, ModelNotCachedError
+from ...errors.requests import RequestError
+from ...event_feed import EventFeed
+from ...hub.cache import CachedModel, RepoCache, repositories
+from ...hub.downloads import Downloads, DownloadState, DownloadStatus
+from ...hub.names import parse_reference
+from ...threads import in_thread
+from ..web.context import ControlContext
+from ..web.guard import answer, json_body
+from ..web.server import without_deadline
+from . import schemas
+from .openapi import Query, describe
+from .routes import spec_of
+
+log = structlog.get_logger()
+
+#: Between two pieces of news about the progress of downloads, in seconds.
+NEWS_EVERY_S: Final = 1.0
+
+
+class DownloadNotFoundError(RequestError):
+    """No download has that id, or it is too long ago."""
+
+    code = "download_not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes."""
+    routes = Blueprint("downloads", __name__, url_prefix="/admin")
+
+    @routes.post("/models/download")
+    @describe(
+        "Begin to fetch a model from the hub, or join the same download; answers at once.",
+        body=schemas.DownloadBody,
+        answer=schemas.Download,
+    )
+    async def start() -> Response:
+        body = await json_body(schemas.DownloadBody)
+        status = context.downloads.start(parse_reference(body.model, body.file))
+        log.info("download.started", id=status.id, model=str(status.reference))
+        return answer(download_shape(status))
+
+    @routes.get("/downloads")
+    @describe(
+        "The downloads that run, and the latest ones that are over.", answer=schemas.Downloads
+    )
+    async def statuses() -> Response:
+        found = [download_shape(status) for status in context.downloads.statuses()]
+        return answer(schemas.Downloads(downloads=found))
+
+    @routes.get("/downloads/<number>")
+    @describe("How far one download is.", answer=schemas.Download, errors=(404,))
+    async def status(number: str) -> Response:
+        return answer(download_shape(_known(context.downloads, number)))
+
+    @routes.delete("/downloads/<number>")
+    @describe(
+        "Cancel a download; what is here is kept, and the next one goes on from there.",
+        answer=schemas.Download,
+        errors=(404,),
+    )
+    async def cancel(number: str) -> Response:
+        _known(context.downloads, number)
+        context.downloads.cancel(number)
+        return answer(download_shape(await context.downloads.finished(number)))
+
+    @routes.delete("/models")
+    @describe(
+        "Unload a model and delete its files from the hub cache; answers when that is done.",
+        answer=schemas.Deleted,
+        errors=(404, 500),
+        query=[
+            Query(
+                name="model",
+                schema={"type": "string", "minLength": 1},
+                about="Its name or an alias.",
+                required=True,
+            )
+        ],
+    )
+    async def delete() -> Response:
+        name = request.args.get("model")
+        if not name:
+            raise RequestError("'?model=' must name a model", param="model")
+        spec = spec_of(context, name)
+        check_whole(context.dispatcher.config.find(name))
+        without_deadline()  # requests to it may take as long as they like
+        freed_bytes = await delete_model(context, spec)
+        return answer(schemas.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
+
+    return routes
+
+
+def check_whole(meaning: ResolvedModel | None) -> None:
+    """Refuse to delete a model by the name of one of its presets.
+
+    Raises:
+        RequestError: if *meaning* is one.
+    """
+    if meaning is not None and meaning.preset is not None:
+        raise RequestError(
+            f"{meaning.preset!r} is a preset of the model {str(meaning.model)!r}: take it out of "
+            "router.toml, or delete the model by its own name",
+            param="model",
+        )
+
+
+async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
+    """Unload a model once its requests are done, delete its files, forget it.
+
+    Returns:
+        How many bytes that freed.
+
+    Raises:
+        ModelNotCachedError: if it is not in the hub cache, or not only there.
+        CacheUnusableError: if the cache cannot be read or changed.
+    """
+    cache, model = await in_thread(_find_cached, context.hub_caches, spec, abandon_on_cancel=True)
+    await context.dispatcher.unload(spec.id, force=False)
+    freed_bytes = await in_thread(_remove, cache, model)
+    log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
+    context.dispatcher.news.publish("removed", {"id": str(spec.id)})
+    await context.rescan()
+    return freed_bytes
+
+
+def download_shape(status: DownloadStatus) -> schemas.Download:
+    """Return *status* as clients see it."""
+    error, result = status.error, status.result
+    return schemas.Download(
+        id=status.id,
+        requested=str(status.reference),
+        model=status.model,
+        state=status.state.value,
+        files=list(status.files),
+        done_bytes=status.done_bytes,
+        total_bytes=status.total_bytes,
+        bytes_per_s=None if status.bytes_per_s is None else round(status.bytes_per_s),
+        left_s=None if status.left_s is None else round(status.left_s, 1),
+        note=status.note,
+        path=None if result is None else result.path,
+        mmproj=None if result is None else result.mmproj,
+        error=None if error is None else schemas.DownloadFault(code=error.code, message=str(error)),
+    )
+
+
+async def tell(downloads: Downloads, news: EventFeed) -> None:
+    """Publish what happens to *downloads* until cancelled, no faster than people can read."""
+    told: dict[str, schemas.Download] = {}
+    while True:
+        now = {status.id: download_shape(status) for status in downloads.statuses()}
+        changed = [shape for id_, shape in now.items() if told.get(id_) != shape]
+        for shape in changed:
+            said = schemas.to_dict(shape)
+            queued = DownloadState.QUEUED.value
+            if shape.id not in told and said["state"] != queued:  # it was, and nobody saw it
+                news.publish("download", said | {"state": queued})
+            news.publish("download", said)
+        told = now
+        if changed:
+            await trio.sleep(NEWS_EVERY_S)
+        else:
+            await downloads.changed()
+
+
+def log_end(status: DownloadStatus) -> None:
+    """Log what became of a download."""
+    fields = {"id": status.id, "model": status.model or str(status.reference)}
+    match status.state:
+        case DownloadState.DONE:
+            assert status.result is not None
+            result = status.result
+            log.info(
+                "download.finished",
+                **fields,
+                path=result.path,
+                fetched_bytes=result.fetched_bytes,
+                stale_reason=result.stale_reason,
+            )
+        case DownloadState.FAILED:
+            assert status.error is not None
+            log.warning(
+                "download.failed", **fields, code=status.error.code, reason=str(status.error)
+            )
+        case _:
+            log.info("download.cancelled", **fields, done_bytes=status.done_bytes)
+
+
+def _known(downloads: Downloads, id_: str) -> DownloadStatus:
+    try:
+        return downloads.status(id_)
+    except KeyError:
+        raise DownloadNotFoundError(f"there is no download with the id {id_!r}") from None
+
+
+def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, CachedModel]:
+    """Return where in the hub cache the model of *spec* is. Blocks on files.
+
+    Raises:
+        ModelNotCachedError: if it is not there, or not only there.
+        CacheUnusableError: if the cache cannot be read.
+    """
+    if spec.state is not ModelState.AUTO:
+        raise ModelNotCachedError(
+            f"{str(spec.id)!r} was written into the configuration or imported, not found in the "
+            "hub cache: take it out there, and delete its file by hand"
+        )
+    try:
+        for root in roots:
+            for cache in repositories(root):
+                for model in cache.models():
+                    if str(model.path) == spec.path:
+                        return cache, model
+    except OSError as exc:
+        raise _unusable(exc) from exc
+    raise ModelNotCachedError(
+        f"the file of {str(spec.id)!r}, {spec.path}, is not in the hub cache: delete it by hand"
+    )
+
+
+def _remove(cache: RepoCache, model: CachedModel) -> int:
+    try:
+        return cache.remove(model)
+    except OSError as exc:
+        raise _unusable(exc) from exc
+
+
+def _unusable(exc: OSError) -> CacheUnusableError:
+    return CacheUnusableError(f"the hub cache cannot be used: {exc.strerror}: {exc.filename}")

@@ -1,0 +1,173 @@
+"""``GET /admin/logs/MODEL``: what a model's backends printed, and go on printing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Final
+
+import trio
+from quart import Blueprint, Response, request
+
+from ...errors.admission import UnknownModelError
+from ...errors.requests import RequestError
+from ...logs.rendering import timestamp
+from ...model_logs.files import read_tail, record_line
+from ...model_logs.follow import Follower
+from ...model_logs.record import LogRecord, as_text, join
+from ...threads import in_thread
+from ..web.context import ControlContext
+from ..web.server import without_deadline
+from .openapi import Query, describe
+
+#: Lines that are returned if the client does not say how many.
+DEFAULT_TAIL: Final = 100
+
+#: Most lines of the past that a client may ask for: some MB.
+MAX_TAIL: Final = 10_000
+
+#: Pause of a follower that has taken everything, in seconds: one write for the lines of a
+#: burst costs a hundredth of one for each.
+PAUSE_S: Final = 0.05
+
+_JSON_LINES: Final = "application/x-ndjson"
+_TEXT: Final = "text/plain"
+
+_Render = Callable[[list[LogRecord]], bytes]
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the route."""
+    routes = Blueprint("logs", __name__, url_prefix="/admin/logs")
+
+    @routes.get("/<path:name>")
+    @describe(
+        "The last output of a model's backends, and with follow what they print from now on.",
+        media=_JSON_LINES,
+        errors=(404,),
+        query=(
+            Query(
+                name="tail",
+                schema={"type": "integer", "minimum": 0, "maximum": MAX_TAIL},
+                about="How many lines of the past.",
+            ),
+            Query(
+                name="follow",
+                schema={"enum": ["0", "1"]},
+                about="Whether to go on with what is printed from now on.",
+            ),
+            Query(
+                name="format",
+                schema={"enum": ["json", "text"]},
+                about="What a line looks like; else the field Accept decides.",
+            ),
+        ),
+    )
+    async def logs(name: str) -> Response:
+        model = await _model(context, name)
+        tail = _tail(request.args.get("tail"))
+        follow = _follows(request.args.get("follow", "0"))
+        mimetype = _mimetype(request.args.get("format"))
+        render: _Render = _render_text if mimetype == _TEXT else partial(_render_json, model)
+        if follow:
+            without_deadline()
+            body: AsyncIterator[bytes] | bytes = _follow(context, model, tail, render)
+        else:
+            records = await _past(context, model, tail)
+            body = await in_thread(render, records)
+        response = Response(body, mimetype=mimetype)
+        response.headers["cache-control"] = "no-store"
+        return response
+
+    return routes
+
+
+async def _model(context: ControlContext, name: str) -> str:
+    """Return the model that *name* means; one that is configured no more may have a log.
+
+    Raises:
+        UnknownModelError: if there is neither.
+    """
+    model = context.dispatcher.config.resolve(name)
+    if model is not None:
+        return str(model)
+    path = context.logs.path_for(name)
+    if path is None or not await in_thread(path.exists, abandon_on_cancel=True):
+        raise UnknownModelError(f"no model or alias is named {name!r}, and there is no log of one")
+    return name
+
+
+def _follows(value: str) -> bool:
+    if value in ("", "1", "true", "yes"):
+        return True
+    if value in ("0", "false", "no"):
+        return False
+    raise RequestError("follow must be 1 or 0", param="follow")
+
+
+def _tail(value: str | None) -> int:
+    if value is None:
+        return DEFAULT_TAIL
+    if not (value.isascii() and value.isdigit() and int(value[:9]) <= MAX_TAIL):
+        raise RequestError(f"tail must be a number from 0 to {MAX_TAIL}", param="tail")
+    return int(value)
+
+
+def _mimetype(value: str | None) -> str:
+    """Return what the client wants: as it says in words, else as it accepts."""
+    if value is None:
+        accepted = request.accept_mimetypes.best_match([_JSON_LINES, "application/json", _TEXT])
+        return _TEXT if accepted == _TEXT else _JSON_LINES
+    if value not in ("json", "text"):
+        raise RequestError("format must be 'json' or 'text'", param="format")
+    return _TEXT if value == "text" else _JSON_LINES
+
+
+def _render_json(model: str, records: list[LogRecord]) -> bytes:
+    return b"".join(record_line(record, model) for record in records)
+
+
+def _render_text(records: list[LogRecord]) -> bytes:
+    return "".join(as_text(record) + "\n" for record in records).encode()
+
+
+async def _past(context: ControlContext, model: str, tail: int) -> list[LogRecord]:
+    """Return the last lines: those in memory, and what only the files still have."""
+    recent = context.logs.for_model(model).recent(tail)
+    now_ts = timestamp(time.time())
+    path = context.logs.path_for(model)
+    if len(recent) >= tail or path is None:
+        return recent
+    try:
+        # Abandoned if the client leaves: a file system that hangs must not keep it here.
+        older = await in_thread(read_tail, path, tail, abandon_on_cancel=True)
+    except OSError:
+        return recent
+    if not recent:  # what comes meanwhile is no past
+        return [record for record in older if record.ts < now_ts]
+    return join(older, recent)[-tail:]
+
+
+async def _follow(
+    context: ControlContext, model: str, tail: int, render: _Render
+) -> AsyncIterator[bytes]:
+    """Yield the last lines, then what comes, until the router ends.
+
+    What comes while the past is still being read waits in the follower.
+    """
+    with context.logs.follow(model) as follower:
+        yield render(await _past(context, model, tail))
+        async for data in _live(follower, render):
+            yield data
+
+
+async def _live(follower: Follower, render: _Render) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            records = await follower.receive()
+        except trio.EndOfChannel:
+            return
+        yield render(records)
+        if not follower.waiting_lines:
+            await trio.sleep(PAUSE_S)

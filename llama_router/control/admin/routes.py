@@ -1,0 +1,145 @@
+"""Routes under ``/admin/``: state, reload, rescan, load, unload, cancel. All need the token."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response, current_app, request
+
+from ...core.config.model_spec import ModelSpec
+from ...errors.admission import UnknownModelError
+from ...errors.requests import RequestError, RequestNotFoundError
+from ..web.context import ControlContext
+from ..web.guard import answer, json_body
+from ..web.server import without_deadline
+from . import schemas
+from .openapi import Query, describe, document
+from .status import StatusPage, reload_shape
+
+
+def spec_of(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model that has *name* as its id or an alias.
+
+    Raises:
+        UnknownModelError: if there is none.
+    """
+    config = context.dispatcher.config
+    model = config.resolve(name)
+    if model is None:
+        raise UnknownModelError(f"no model or alias is named {name!r}")
+    return config.models[model]
+
+
+def _there_or_leaving(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model *name*, also if it is configured no more but still has a process.
+
+    Raises:
+        UnknownModelError: if there is neither.
+    """
+    if context.dispatcher.config.resolve(name) is None:
+        for spec in context.dispatcher.leaving():
+            if name == spec.id or name in spec.aliases:
+                return spec
+    return spec_of(context, name)
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes."""
+    routes = Blueprint("admin", __name__, url_prefix="/admin")
+    dispatcher = context.dispatcher
+    page = StatusPage(context)
+
+    @routes.get("/openapi.json")
+    @describe("This document.", answer=dict)
+    async def openapi() -> Response:
+        return answer(document(current_app))
+
+    @routes.get("/status")
+    @describe(
+        "The router and all its models.",
+        answer=schemas.Status,
+        query=[
+            Query(
+                name="configuration",
+                schema={"type": "string", "enum": ["0", "1"], "default": "1"},
+                about="Leave out the configuration in force with 0.",
+            )
+        ],
+    )
+    async def status() -> Response:
+        wanted = request.args.get("configuration", "1")
+        if wanted not in ("0", "1"):
+            raise RequestError("'configuration' must be 0 or 1", param="configuration")
+        return answer(await page.router(with_configuration=wanted == "1"))
+
+    @routes.post("/reload")
+    @describe(
+        "Read the configuration now; answers when that is done.",
+        body=schemas.Empty,
+        answer=schemas.Reload,
+        also=[(422, schemas.Reload)],
+    )
+    async def reload() -> Response:
+        await json_body(schemas.Empty)
+        report = await context.reload()
+        return answer(reload_shape(report), 422 if report.problems else 200)
+
+    @routes.post("/rescan")
+    @describe(
+        "Look for models now; answers when that is done.",
+        body=schemas.Empty,
+        answer=schemas.Rescanned,
+        errors=(500,),
+    )
+    async def rescan() -> Response:
+        await json_body(schemas.Empty)
+        without_deadline()  # a large collection on a slow disk takes its time
+        scanned = await context.rescan()
+        return answer(
+            schemas.Rescanned(
+                status="rescanned", new_models=len(scanned.new), removed=len(scanned.removed)
+            )
+        )
+
+    @routes.post("/models/load")
+    @describe(
+        "Load a model; answers when it is ready.",
+        body=schemas.LoadBody,
+        answer=schemas.Model,
+        errors=(404, 429, 503),
+    )
+    async def load() -> Response:
+        spec = spec_of(context, (await json_body(schemas.LoadBody)).model)
+        without_deadline()  # it has one of its own: ready_timeout_s, and that of the queue
+        with dispatcher.lease(str(spec.id)) as lease:
+            await lease.granted()
+        return answer(await page.model(spec))
+
+    @routes.post("/models/unload")
+    @describe(
+        "Unload a model once its requests are done, or now; answers when its memory is free.",
+        body=schemas.UnloadBody,
+        answer=schemas.Model,
+        errors=(404,),
+    )
+    async def unload() -> Response:
+        body = await json_body(schemas.UnloadBody)
+        spec = _there_or_leaving(context, body.model)
+        without_deadline()  # requests may take as long as they like
+        await dispatcher.unload(spec.id, force=body.force)
+        return answer(await page.model(spec))
+
+    @routes.post("/requests/cancel")
+    @describe(
+        "Cancel a request that waits or is being served.",
+        body=schemas.CancelBody,
+        answer=schemas.Cancelled,
+        errors=(404,),
+    )
+    async def cancel() -> Response:
+        body = await json_body(schemas.CancelBody)
+        if not dispatcher.cancel(body.id):
+            raise RequestNotFoundError(
+                f"no request with the id {body.id} is waiting or being served", param="id"
+            )
+        return answer(schemas.Cancelled(id=body.id))
+
+    return routes

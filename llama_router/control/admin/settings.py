@@ -1,0 +1,118 @@
+"""Reading and changing ``router.toml`` through the admin API."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from functools import partial
+from typing import Any
+
+import attrs
+from quart import Blueprint, Response, request
+
+from ...config.replace import read_config
+from ...core.config.edit import edited, table_in
+from ...core.config.masking import (
+    MASK,
+    is_secret,
+    masked_command,
+    masked_config,
+    masked_env,
+)
+from ...core.config.model_spec import ModelSpec
+from ...core.config.whole import Config
+from ...errors.config import SettingError
+from ...threads import in_thread
+from ..web.context import ControlContext
+from ..web.guard import answer, json_body
+from . import schemas
+from .openapi import Query, describe
+from .routes import spec_of
+from .status import reload_shape
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes."""
+    routes = Blueprint("settings", __name__, url_prefix="/admin")
+
+    @routes.get("/settings")
+    @describe(
+        "What the configuration file says about a model or the router, and what it comes to.",
+        answer=schemas.Settings,
+        errors=(404,),
+        query=[
+            Query(
+                name="model",
+                schema={"type": "string", "minLength": 1},
+                about="A model's name or alias; without it, the [router] table.",
+            )
+        ],
+    )
+    async def get_settings() -> Response:
+        name = request.args.get("model")
+        spec = None if name is None else spec_of(context, name)
+        data = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
+        return answer(await in_thread(_settings, data, spec, context))
+
+    @routes.post("/settings")
+    @describe(
+        "Change the configuration file, keeping comments and order, and apply it.",
+        body=schemas.SettingsBody,
+        answer=schemas.Reload,
+        errors=(404, 409),
+        also=[(422, schemas.Reload)],
+    )
+    async def set_settings() -> Response:
+        body = await json_body(schemas.SettingsBody)
+        if not body.set and not body.unset:
+            raise SettingError("there is nothing to change: give 'set' or 'unset'")
+        table: tuple[str, ...] = ("router",)
+        if body.model is not None:
+            table = ("models", str(spec_of(context, body.model).id))
+        change = partial(edited, table=table, put=body.set, drop=body.unset)
+        report = await context.edit(change, expected=body.digest)
+        return answer(reload_shape(report), 422 if report.problems else 200)
+
+    return routes
+
+
+def _settings(data: bytes, spec: ModelSpec | None, context: ControlContext) -> schemas.Settings:
+    try:
+        document = tomllib.loads(data.decode("utf-8-sig"))
+    except ValueError:
+        document = {}  # /admin/status says what is wrong with it
+    config = context.dispatcher.config
+    if spec is None:
+        written = table_in(document, ("router",))
+        effective: dict[str, Any] = masked_config(attrs.evolve(config, models={}))["router"]
+    else:
+        written = table_in(document, ("models", str(spec.id)))
+        effective = masked_config(Config(models={spec.id: spec}))["models"][str(spec.id)]
+    return schemas.Settings(
+        model=None if spec is None else str(spec.id),
+        digest=hashlib.sha256(data).hexdigest(),
+        written=_masked_table(written),
+        effective=effective,
+    )
+
+
+def _masked_table(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table of the file as it is written, but for its secrets."""
+    shown: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in ("command", "args") and isinstance(value, list):
+            shown[key] = masked_command(map(str, value))
+        elif key == "env" and isinstance(value, dict):
+            shown[key] = masked_env({name: str(text) for name, text in value.items()})
+        elif isinstance(value, dict):
+            shown[key] = _masked_table(value)
+        else:
+            shown[key] = MASK if is_secret(key) else _plain(value)
+    return shown
+
+
+def _plain(value: object) -> object:
+    """Return a TOML value as JSON has it; times become text."""
+    if isinstance(value, list):
+        return [_plain(member) for member in value]
+    return value if isinstance(value, bool | int | float | str) else str(value)

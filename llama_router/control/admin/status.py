@@ -1,0 +1,175 @@
+"""What the router says about itself and its models."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from ... import __version__
+from ...backends.backend import Backend
+from ...config.reload_report import ReloadReport
+from ...core.config.masking import masked_config
+from ...core.config.model_spec import ModelSpec
+from ...core.config.whole import Config
+from ...core.scheduling.lifecycle import Phase
+from ...core.scheduling.roster import ModelStatistics
+from ...errors.backends import BackendError, BackendExitedError
+from ...errors.config import Problem
+from ...process import procfs
+from ...threads import in_thread
+from ..web.context import ControlContext
+from . import schemas
+
+#: What is to say of a model that a reload took away while somebody waited for its end.
+_GONE: Final = ModelStatistics(
+    phase=Phase.STOPPED, in_flight=0, queued=0, failures=0, last_error=None
+)
+
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+
+
+class StatusPage:
+    """Describes the router of *context*."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._masked: tuple[Config, dict[str, Any]] | None = None
+
+    async def router(self, *, with_configuration: bool) -> schemas.Status:
+        """Return the state of the whole router."""
+        context = self._context
+        config = context.dispatcher.config
+        memory_mib = await self._memory(self._shown())
+        configuration: dict[str, Any] | None = None
+        if with_configuration:
+            if self._masked is None or self._masked[0] is not config:
+                # On a thread: hundreds of models take a few milliseconds.
+                self._masked = (config, await in_thread(masked_config, config))
+            configuration = self._masked[1]
+        return schemas.Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.time() - context.started_s, 3),
+            urls=list(context.urls()),
+            state_dir=str(context.state_dir),
+            config_path=str(context.config_path),
+            reload=reload_shape(context.report()),
+            models=[self._model(spec, memory_mib) for spec in self._shown()],  # perhaps newer now
+            configuration=configuration,
+        )
+
+    async def model(self, spec: ModelSpec) -> schemas.Model:
+        """Return the state of one model."""
+        return self._model(spec, await self._memory([spec]))
+
+    def _shown(self) -> list[ModelSpec]:
+        """Return all models, and those that leave: their memory is not free yet."""
+        dispatcher = self._context.dispatcher
+        return [*dispatcher.config.models.values(), *dispatcher.leaving()]
+
+    async def _memory(self, specs: Iterable[ModelSpec]) -> dict[int, float]:
+        """Return the memory of each ready backend by its pid, in MiB."""
+        backend_of = self._context.dispatcher.backend
+        ready = [backend for spec in specs if (backend := backend_of(spec.id)) is not None]
+        if not ready:
+            return {}
+        return await in_thread(
+            lambda: {backend.pid: memory_mib_of(backend) for backend in ready},
+            abandon_on_cancel=True,
+        )
+
+    def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> schemas.Model:
+        dispatcher = self._context.dispatcher
+        statistics = dispatcher.statistics_of(spec.id) or _GONE
+        backend = dispatcher.backend(spec.id)
+        now_s = trio.current_time()
+
+        def key_of(request: int) -> str | None:
+            lease = dispatcher.find_lease(request)
+            return None if lease is None else lease.asker
+
+        def age_s(request: int) -> float:
+            lease = dispatcher.find_lease(request)
+            return 0.0 if lease is None else round(now_s - lease.arrived_s, 3)
+
+        return schemas.Model(
+            id=str(spec.id),
+            aliases=list(spec.aliases),
+            group=spec.group,
+            state=spec.state.value,
+            phase=statistics.phase.value,
+            pid=None if backend is None else backend.pid,
+            port=None if backend is None else backend.port,
+            memory_mib=None if backend is None else memory_mib.get(backend.pid),
+            ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
+            idle_for_s=_ago(statistics.idle_since_s, now_s),
+            in_flight=statistics.in_flight,
+            queued=statistics.queued,
+            serving=[
+                schemas.Serving(id=request, age_s=age_s(request), key=key_of(request))
+                for request in statistics.requests
+            ],
+            waiting=[
+                schemas.Waiting(id=request, waited_s=round(now_s - since_s, 3), key=key_of(request))
+                for request, since_s in statistics.waiting_since_s.items()
+            ],
+            failures=statistics.failures,
+            retry_in_s=(
+                None
+                if statistics.retry_at_s is None
+                else round(max(0.0, statistics.retry_at_s - now_s), 3)
+            ),
+            last_error=_failure(statistics.last_error),
+        )
+
+
+def _ago(since_s: float | None, now_s: float) -> float | None:
+    return None if since_s is None else round(now_s - since_s, 3)
+
+
+def reload_shape(report: ReloadReport) -> schemas.Reload:
+    """Return what became of a look at the configuration file."""
+    return schemas.Reload(
+        status=report.verdict.value,
+        at=round(report.at_s, 3),
+        problems=[_problem(problem) for problem in report.problems],
+        warnings=[_problem(problem) for problem in report.warnings],
+        added=list(report.added),
+        removed=list(report.removed),
+        restarted=list(report.restarted),
+        retuned=list(report.retuned),
+        needs_router_restart=list(report.needs_router_restart),
+    )
+
+
+def _problem(problem: Problem) -> schemas.Problem:
+    return schemas.Problem(line=problem.line, where=problem.location, message=problem.message)
+
+
+def _failure(error: BackendError | None) -> schemas.Failure | None:
+    if error is None:
+        return None
+    tail = error.log_tail if isinstance(error, BackendExitedError) else ()
+    return schemas.Failure(
+        code=error.code, message=str(error), cause=error.cause, log_tail=list(tail)
+    )
+
+
+def memory_mib_of(backend: Backend) -> float:
+    """Return what is charged to a backend's control group, if somebody counts.
+
+    Else what its processes have in memory, where shared pages count for each.
+    """
+    if backend.group is not None and (counted := backend.group.memory_bytes()) is not None:
+        return round(counted / 2**20, 1)
+    pages = 0
+    for process in {backend.pid, *procfs.descendants(backend.pid)}:
+        with suppress(OSError, ValueError, IndexError):  # it just ended
+            pages += int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
+    return round(pages * _PAGE_BYTES / 2**20, 1)

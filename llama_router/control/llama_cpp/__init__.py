@@ -1,0 +1,1 @@
+"""llama.cpp's router API, chat UI and resumable streams."""

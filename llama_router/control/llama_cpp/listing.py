@@ -1,0 +1,152 @@
+"""The list of models: OpenAI's shape, with what llama.cpp's router says beside it.
+
+Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools/server
+(router mode), at 0c1e570.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from pathlib import Path
+
+from quart import Blueprint, Response, request
+
+from ... import __version__
+from ...core.access.gate import Caller, Scope
+from ...core.config.masking import masked_command
+from ...core.config.model_spec import ModelSpec, ModelState
+from ...core.config.names import ModelId
+from ...core.scheduling.roster import ModelStatistics
+from ...errors.requests import RequestError
+from ...hub.downloads import DownloadState
+from ..web.context import ControlContext
+from ..web.guard import answer, asker, check, open_to
+from .entries import Json, downloading_entry, model_entry, router_props
+
+
+class NoToolsError(RequestError):
+    """The router runs no tools for models, as llama-server does with ``--tools``."""
+
+    code = "no_tools"
+    status = HTTPStatus.FORBIDDEN
+
+
+class Listing:
+    """Describes the models of *context* as llama.cpp's router does."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self._context = context
+        self._created_s = int(time.time())
+        self._args: dict[ModelId, tuple[ModelSpec, list[str]]] = {}
+
+    def entries(self, who: Caller) -> list[Json]:
+        """Return the entries of all models that *who* may use, and of those on their way."""
+        dispatcher = self._context.dispatcher
+        statistics = dispatcher.statistics()
+        models = dispatcher.config.models
+        found = [
+            self._entry(spec, statistics[model], preset)
+            for model, spec in models.items()
+            if who.may_use(spec)
+            for preset in (None, *spec.presets)
+        ]
+        return found if who.models is not None else [*found, *self._downloading()]
+
+    def entry(self, spec: ModelSpec, preset: str | None = None) -> Json:
+        """Return the entry of one model, or of one of its presets."""
+        statistics = self._context.dispatcher.statistics_of(spec.id)
+        assert statistics is not None, "a model of the configuration in force"
+        return self._entry(spec, statistics, preset)
+
+    def can_remove(self, spec: ModelSpec) -> bool:
+        """Say whether the files of a model seem to be in the hub cache, found there by a scan."""
+        if spec.state is not ModelState.AUTO or spec.path is None:
+            return False
+        return any(Path(spec.path).is_relative_to(root) for root in self._context.hub_caches)
+
+    def _entry(self, spec: ModelSpec, statistics: ModelStatistics, preset: str | None) -> Json:
+        known = self._args.get(spec.id)
+        if known is None or known[0] is not spec:
+            args = masked_command((*spec.spawn.command, *spec.spawn.args))
+            known = self._args[spec.id] = (spec, args)
+        return model_entry(
+            spec,
+            statistics,
+            self._context.model_info.get(spec.id),
+            args=known[1],
+            created_s=self._created_s,
+            can_remove=self.can_remove(spec),
+            preset=preset,
+        )
+
+    def _downloading(self) -> Iterable[Json]:
+        resolve = self._context.dispatcher.config.resolve
+        for status in self._context.downloads.statuses():
+            name = str(status.reference)
+            running = status.state in (DownloadState.QUEUED, DownloadState.RUNNING)
+            if running and resolve(name) is None:
+                yield downloading_entry(
+                    name, status.done_bytes, status.total_bytes, created_s=self._created_s
+                )
+
+
+def named(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model with that name or alias, if the current asker may use it.
+
+    Raises:
+        UnknownModelError: if there is none that the asker may use.
+    """
+    return meant(context, name)[0]
+
+
+def meant(context: ControlContext, name: str) -> tuple[ModelSpec, str | None]:
+    """Return the same, and the preset of it that *name* means.
+
+    Raises:
+        UnknownModelError: as `named`.
+    """
+    config = context.dispatcher.config
+    meaning = config.find(name)
+    if meaning is None:
+        raise asker().unknown(name, config)
+    spec = config.models[meaning.model]
+    asker().check_model(spec, name, config)
+    return spec, meaning.preset
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes that say what there is; `models_api` has those that change it."""
+    routes = Blueprint("models", __name__)
+    listing = Listing(context)
+
+    @routes.get("/v1/models")
+    @routes.get("/models")
+    @open_to(Scope.MODELS)
+    async def list_models() -> Response:
+        if request.args.get("reload"):
+            check(context.gate, Scope.CHANGES)
+            await context.rescan()
+        return answer({"object": "list", "data": listing.entries(asker())})
+
+    @routes.get("/v1/models/<path:name>")
+    @open_to(Scope.MODELS)
+    async def retrieve_model(name: str) -> Response:
+        return answer(listing.entry(*meant(context, name)))
+
+    @routes.get("/props")
+    @open_to(Scope.MODELS)
+    async def props() -> Response:
+        return answer(router_props(__version__))
+
+    # llama.cpp's UI asks for it, and takes 403 for "there are none", anything else for a fault.
+    @routes.route("/tools", methods=["GET", "POST"])
+    @open_to(Scope.OPEN)
+    async def tools() -> Response:
+        raise NoToolsError(
+            "the router has no tools of its own; a backend that has some is asked for them "
+            "below /upstream/NAME/tools"
+        )
+
+    return routes

@@ -1,0 +1,262 @@
+"""llama.cpp's resumable streams: who asks for a conversation is led to the backend that keeps it.
+
+Source: llama.cpp, tools/server/server-stream.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, suppress
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+import trio
+from quart import Blueprint, Response, request
+
+from ...backends.backend import Backend
+from ...backends.client import ask
+from ...core.access.gate import Scope
+from ...core.apis.dialects import Dialect, last_event
+from ...core.apis.model_names import ModelNameRewriter
+from ...core.config.names import ModelId
+from ...core.requests.routes import allowed
+from ...core.scheduling.lifecycle import Phase
+from ...dispatch.conversations import MAX_LOOKED_UP, Conversations, Owner, Replay
+from ...errors.backends import UpstreamError
+from ...errors.base import RouterError
+from ...errors.requests import RequestError
+from ..web.context import ControlContext
+from ..web.guard import answer, asker, json_body, open_to
+from ..web.server import without_deadline
+from ..web.upstream import Upstream, request_stack
+
+#: Paths here and at the backend.
+_STREAM: Final = "/v1/stream"
+_LOOKUP: Final = "/v1/streams/lookup"
+
+#: How long a backend may take to say which conversations it keeps, in seconds.
+LOOKUP_TIMEOUT_S: Final = 2.0
+
+#: Longest answer to that, in bytes.
+_MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+class StreamNotFoundError(RequestError):
+    """No running backend keeps this conversation, or none that the client may use."""
+
+    code = "stream_not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class LookupBody(msgspec.Struct):
+    """Which conversations a client knows of."""
+
+    conversation_ids: list[str] = []
+
+
+def blueprint(context: ControlContext) -> Blueprint:
+    """Return the routes."""
+    routes = Blueprint("conversations", __name__)
+    finder = _Finder(context)
+
+    @routes.get(_STREAM)
+    @open_to(Scope.MODELS)
+    async def resume() -> Response:
+        name, from_bytes = _name(), _from_bytes()
+        owner, backend = finder.find(name)
+        replay = Replay(owner, from_bytes)
+        target = f"{_STREAM}?conv_id={quote(name, safe='')}&from={replay.from_bytes}"
+        without_deadline()
+        with ExitStack() as holding:
+            upstream = holding.enter_context(finder.hold(owner.model, backend, holding))
+            try:
+                await upstream.get(target)
+            except RequestError as exc:
+                if exc.status is HTTPStatus.NOT_FOUND:
+                    finder.forget(name)
+                    raise _unknown(name) from exc
+                raise
+            request_stack().push(holding.pop_all())
+        return Response(
+            _stream(upstream, replay),
+            content_type="text/event-stream",
+            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+        )
+
+    @routes.delete(_STREAM)
+    @open_to(Scope.MODELS)
+    async def cancel() -> Response:
+        name = _name()
+        with suppress(StreamNotFoundError):  # then there is nothing to cancel
+            _, backend = finder.find(name)
+            finder.forget(name)
+            with finder.exchange(backend) as upstream:
+                await upstream.delete(f"{_STREAM}?conv_id={quote(name, safe='')}")
+        return Response(b"", HTTPStatus.NO_CONTENT)
+
+    @routes.post(_LOOKUP)
+    @open_to(Scope.MODELS)
+    async def look_up() -> Response:
+        names = (await json_body(LookupBody)).conversation_ids
+        if len(names) > MAX_LOOKED_UP:
+            raise RequestError(
+                f"at most {MAX_LOOKED_UP} conversations are looked up at once",
+                param="conversation_ids",
+            )
+        return answer(await finder.look_up(names))
+
+    return routes
+
+
+def _name() -> str:
+    name = request.args.get("conv_id")
+    if not name:
+        raise RequestError("'?conv_id=' must name a conversation", param="conv_id")
+    return name
+
+
+def _from_bytes() -> int:
+    text = request.args.get("from") or "0"
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise RequestError("'?from=' must be a number of bytes", param="from")
+    return int(text)
+
+
+def _unknown(name: str) -> StreamNotFoundError:
+    return StreamNotFoundError(
+        f"no running model keeps a stream of the conversation {name[:100]!r}; send the request "
+        "again",
+        param="conv_id",
+    )
+
+
+async def _stream(upstream: Upstream, replay: Replay) -> AsyncIterator[bytes]:
+    """Yield what becomes of what the backend replays, until its answer is complete."""
+    if replay.begin:
+        yield replay.begin
+    try:
+        while data := await upstream.receive():
+            if piece := replay.feed(data):
+                yield piece
+    except RouterError as exc:
+        yield b"\n\n" + last_event(Dialect.CHAT, exc)
+
+
+class _Finder:
+    """Finds the backends that keep conversations, for the current asker."""
+
+    def __init__(self, context: ControlContext) -> None:
+        self._dispatcher = context.dispatcher
+        self._conversations: Conversations = context.conversations
+
+    def find(self, name: str) -> tuple[Owner, Backend]:
+        """Return who keeps the conversation *name*.
+
+        Raises:
+            StreamNotFoundError: if nobody does whom the asker may use.
+        """
+        found = self._kept_by(self._conversations.owner(name))
+        if found is None:
+            raise _unknown(name)
+        return found
+
+    def forget(self, name: str) -> None:
+        """Note that nobody keeps *name* any more."""
+        self._conversations.forget(name)
+
+    def hold(self, model: ModelId, backend: Backend, stack: ExitStack) -> Upstream:
+        """Return an exchange during which *model* is not swapped out, if that is possible.
+
+        If it is to make room already, or all its slots are taken, nothing holds it: to wait
+        would be to wait for its end.
+        """
+        upstream = self.exchange(backend)
+        if self._dispatcher.phase(model) is not Phase.READY:
+            return upstream
+        with ExitStack() as holding, suppress(RouterError):
+            lease = holding.enter_context(self._dispatcher.lease(model, asker=asker().name))
+            if lease.granted_nowait() is backend:
+                lease.cut = upstream.cut
+                stack.push(holding.pop_all())
+        return upstream
+
+    def exchange(self, backend: Backend) -> Upstream:
+        """Return an exchange with *backend*."""
+        router = self._dispatcher.config.router
+        return Upstream(
+            backend,
+            connection_timeout_s=router.connection_timeout_s,
+            read_timeout_s=router.read_timeout_s,
+        )
+
+    async def look_up(self, names: list[str]) -> list[dict[str, Any]]:
+        """Return what backends say about those of the conversations that they keep."""
+        self._conversations.forget_gone(
+            {backend.model: backend.pid for backend in self._dispatcher.ready_backends()}
+        )
+        asked: dict[int, tuple[Backend, dict[str, Owner]]] = {}
+        for name, owner in self._conversations.looked_up(names).items():
+            if (found := self._kept_by(owner)) is not None:
+                asked.setdefault(owner.pid, (found[1], {}))[1][name] = owner
+        streams: list[dict[str, Any]] = []
+        async with trio.open_nursery() as nursery:
+            for backend, owners in asked.values():
+                nursery.start_soon(self._ask_for, backend, owners, streams)
+        return streams
+
+    async def _ask_for(
+        self, backend: Backend, owners: dict[str, Owner], streams: list[dict[str, Any]]
+    ) -> None:
+        """Add what *backend* says about these conversations; nothing if it knows of no such."""
+        for stream in await _known_to(backend, owners):
+            name = str(stream["conversation_id"])
+            owner = owners[name]
+            if isinstance(total_bytes := stream.get("total_bytes"), int):
+                if owner.bears is not None:
+                    total_bytes = await self._renamed_bytes(name, backend, owner.bears, total_bytes)
+                stream["total_bytes"] = total_bytes + owner.said_bytes
+            streams.append(stream)
+
+    async def _renamed_bytes(
+        self, name: str, backend: Backend, bears: str, total_bytes: int
+    ) -> int:
+        """Return how long what *backend* has kept so far is for the client, who sees another name.
+
+        Only reading it tells: nobody knows how many events there are. What cannot be read, or
+        not in time, is taken to be as long as the backend says.
+        """
+        read_bytes = renamed_bytes = 0
+        renaming = ModelNameRewriter(bears, events=True)
+        waiting = trio.move_on_after(LOOKUP_TIMEOUT_S)
+        with waiting, suppress(RouterError), self.exchange(backend) as upstream:
+            await upstream.get(f"{_STREAM}?conv_id={quote(name, safe='')}&from=0")
+            while read_bytes < total_bytes and (data := await upstream.receive()):
+                kept = data[: total_bytes - read_bytes]
+                read_bytes += len(kept)
+                renamed_bytes += len(renaming.feed(kept))
+        return renamed_bytes + total_bytes - read_bytes
+
+    def _kept_by(self, owner: Owner | None) -> tuple[Owner, Backend] | None:
+        """Return *owner* and its process, if that runs and the asker may use it."""
+        backend = None if owner is None else self._dispatcher.backend(owner.model)
+        if owner is None or backend is None or backend.pid != owner.pid:
+            return None
+        spec = self._dispatcher.config.models.get(owner.model)
+        if spec is None or not asker().may_use(spec):
+            return None
+        if not allowed(_STREAM.encode(), spec.spawn.proxy_endpoints):
+            return None
+        return owner, backend
+
+
+async def _known_to(backend: Backend, owners: Mapping[str, Owner]) -> list[dict[str, Any]]:
+    """Return what *backend* says about these conversations; nothing if it knows of no such."""
+    body = msgspec.json.encode({"conversation_ids": list(owners)})
+    with trio.move_on_after(LOOKUP_TIMEOUT_S), suppress(UpstreamError, msgspec.DecodeError):
+        said = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
+        if said.status == HTTPStatus.OK:
+            found = msgspec.json.decode(said.body, type=list[dict[str, Any]])
+            return [stream for stream in found if str(stream.get("conversation_id")) in owners]
+    return []

@@ -1,0 +1,1 @@
+"""The application, its server, access control and shared context."""

@@ -1,0 +1,170 @@
+"""The control plane: a Quart-Trio application for what no backend answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+from quart import Blueprint, Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from ...core.apis.dialects import error_answer, request_id_field
+from ...core.apis.endpoints import methods_of
+from ...core.apis.envelope import error_fields
+from ...core.requests.routes import is_ollama
+from ...errors.access import AccessError
+from ...errors.base import RouterError
+from ...errors.requests import BodyTooLargeError, RequestError
+from ...logs.request_ids import new_request_id
+from ..admin import downloads, events, logs, settings
+from ..admin import routes as admin
+from ..llama_cpp import listing, streams, ui
+from ..llama_cpp import routes as models_api
+from ..ollama import routes as ollama
+from ..ollama import store
+from ..ollama.answers import ollama_error
+from . import guard
+from .context import ControlContext
+from .upstream import ScopedConnection
+
+log = structlog.get_logger()
+
+
+class RouteNotFoundError(RequestError):
+    """Neither the control plane nor the data plane has such a path."""
+
+    code = "not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class InternalError(RouterError):
+    """A bug; its details are in the log only."""
+
+    code = "internal_error"
+
+
+BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
+    listing.blueprint,
+    models_api.blueprint,
+    streams.blueprint,
+    admin.blueprint,
+    settings.blueprint,
+    events.blueprint,
+    downloads.blueprint,
+    logs.blueprint,
+    ollama.blueprint,
+    store.blueprint,
+    ui.blueprint,
+)
+"""Makes the routes of each part; see `context` for how another one joins."""
+
+
+def build_app(context: ControlContext) -> QuartTrio:
+    """Assemble the application; it asks *context* and owns nothing."""
+    app = QuartTrio("llama_router")
+    app.asgi_http_class = ScopedConnection
+    app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
+    # No redirects: they would lead to whatever host the client named.
+    app.url_map.merge_slashes = False
+    app.url_map.redirect_defaults = False
+    dispatcher = context.dispatcher
+    guard.install(app, context.gate, lambda: dispatcher.config.router.max_body_mib * 2**20)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint(context))
+
+    @app.errorhandler(RouterError)
+    async def refuse(error: RouterError) -> Response:
+        response = _error_response(error)
+        if isinstance(error, AccessError):
+            log.info(
+                "control.refused",
+                method=request.method,
+                path=request.path,
+                code=error.code,
+                status=int(error.status),
+                request_id=g.get("request_id"),
+            )
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def refuse_http(error: HTTPException) -> Response:
+        if error.code == HTTPStatus.NOT_FOUND and (methods := methods_of(request.path)):
+            return _wrong_method(methods)
+        if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+            valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+            return _wrong_method(methods_of(request.path) or valid or ())
+        return _error_response(_in_our_words(error))
+
+    @app.errorhandler(Exception)
+    async def hide(error: Exception) -> Response:
+        refusal = InternalError("the router failed to answer; its log says why")
+        response = _error_response(refusal)
+        log.error("control.crashed", exc_info=error, request_id=g.get("request_id"))
+        return response
+
+    @app.after_request
+    async def close(response: Response) -> Response:
+        # A connection is either a reusable one of the data plane or a one-shot one here.
+        response.headers["connection"] = "close"
+        status = response.status_code
+        log.debug("control.answered", method=request.method, path=request.path, status=status)
+        return response
+
+    return app
+
+
+def _wrong_method(valid: Iterable[str]) -> Response:
+    methods = ", ".join(sorted(valid))
+    response = _error_response(
+        MethodNotAllowedError(f"this endpoint does not take {request.method}, but {methods}")
+    )
+    response.headers["allow"] = methods  # RFC 9110, section 15.5.6
+    return response
+
+
+def _in_our_words(error: HTTPException) -> RouterError:
+    """Return what Quart and Werkzeug refuse as an error that says what to do."""
+    match error.code:
+        case HTTPStatus.NOT_FOUND if request.path.startswith("/admin/"):
+            return RouteNotFoundError(
+                "there is no such endpoint of the admin API; GET /admin/openapi.json, with the "
+                "admin token, lists all of them"
+            )
+        case HTTPStatus.NOT_FOUND:
+            return RouteNotFoundError(
+                "there is no such endpoint; models answer under /v1/, /health, /props and "
+                "/slots, and GET /v1/models lists them; a request without a body, or a "
+                "WebSocket, names its model as ?model=NAME"
+            )
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            limit_mib = (request.max_content_length or 0) // 2**20
+            setting = " (max_body_mib)" if is_ollama(request.path) else ""
+            return BodyTooLargeError(f"the request body is over {limit_mib} MiB{setting}")
+        case _:
+            status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+            return RequestError(error.description or status.phrase, status=status)
+
+
+def _error_response(error: RouterError) -> Response:
+    path, fields = request.path, error_fields(error)
+    if is_ollama(path):  # which has no names for requests
+        body = ollama_error(error)
+    else:
+        g.request_id = new_request_id()
+        body = error_answer(path, error, g.request_id)
+        fields.append(request_id_field(path, g.request_id))
+    response = Response(body, error.status)
+    for name, value in fields:
+        response.headers[name.decode()] = value.decode()
+    return response

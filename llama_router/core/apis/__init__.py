@@ -1,0 +1,1 @@
+"""API dialects of clients: errors, notices, model names, token figures. Pure."""

@@ -1,0 +1,32 @@
+"""Causes of the end of a backend process, as they appear in log events and error bodies."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """A cause of the end of a backend process. The values are public."""
+
+    STOPPED = "stopped"
+    OOM_KILLED = "oom_killed"
+    GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
+    OUT_OF_MEMORY = "out_of_memory"
+    PORT_IN_USE = "port_in_use"
+    UNKNOWN_ARCHITECTURE = "unknown_architecture"
+    GPU_UNUSABLE = "gpu_unusable"
+    WRONG_FLAG = "wrong_flag"
+    BROKEN_MODEL = "broken_model"
+    LIBRARY_MISSING = "library_missing"
+    MODULE_MISSING = "module_missing"
+    HUB_REFUSED = "hub_refused"
+    PERMISSION = "permission"
+    FILE_MISSING = "file_missing"
+    COMMAND_MISSING = "command_missing"
+    PYTHON_ERROR = "python_error"
+    ASSERTION = "assertion"
+    SEGFAULT = "segfault"
+    ILLEGAL_INSTRUCTION = "illegal_instruction"
+    KILLED = "killed"
+    ENDED = "ended"
+    UNKNOWN = "unknown"

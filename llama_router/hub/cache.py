@@ -1,0 +1,337 @@
+"""The hub cache on disk, in the layout that huggingface_hub and llama.cpp share.
+
+    models--USER--REPO/
+        blobs/HASH                  contents
+        snapshots/COMMIT/PATH       links to them, under their names
+        refs/main                   the commit that "main" was
+    .locks/models--USER--REPO/HASH.lock
+
+Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..errors.downloads import HubFileMissingError, ModelNotCachedError
+from ..models.caches import find_caches
+from .names import (
+    Model,
+    Reference,
+    RepoFile,
+    Selection,
+    best_projector,
+    by_tag,
+    choose,
+    is_repo,
+    is_side_file,
+    models_in,
+)
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_PREFIX: Final = "models--"
+
+#: Blobs that may be leftovers: complete ones without a name, and our own unfinished ones.
+_LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.incomplete)?")
+
+#: How an unfinished blob is called. The ending is one that ``hf cache`` knows how to clean up.
+PART_SUFFIX: Final = ".llama-router.incomplete"
+
+
+def cache_root(environ: Mapping[str, str]) -> Path:
+    """Return the folder of the hub cache, the one that llama.cpp would use."""
+    return find_caches(environ).hubs[0]
+
+
+@attrs.frozen
+class CachedModel:
+    """A complete model in the cache.
+
+    Attributes:
+        id: ``user/repo:LABEL``.
+        repo: ``user/repo``.
+        model: Its parts; their paths are relative to *snapshot*.
+        mmproj: The projector that goes with it, likewise.
+        snapshot: The folder of its commit.
+        size_bytes: Of model and projector.
+    """
+
+    id: str
+    repo: str
+    model: Model
+    mmproj: RepoFile | None
+    snapshot: Path
+    size_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Return the file to give to a backend."""
+        return self.snapshot / self.model.parts[0].path
+
+
+@attrs.frozen
+class RepoCache:
+    """The part of the cache that belongs to one repository.
+
+    Attributes:
+        root: The folder of the whole cache.
+        repo: ``user/repo``, already checked.
+    """
+
+    root: Path
+    repo: str
+
+    @property
+    def folder(self) -> Path:
+        """Return the repository's folder."""
+        return self.root / (_PREFIX + self.repo.replace("/", "--"))
+
+    def blob(self, file: RepoFile) -> Path:
+        """Return where the content of *file* is."""
+        return self.folder / "blobs" / file.blob
+
+    def part(self, file: RepoFile) -> Path:
+        """Return where the content of *file* is while it is incomplete."""
+        return self.folder / "blobs" / (file.blob + PART_SUFFIX)
+
+    def missing_bytes(self, commit: str, file: RepoFile) -> int:
+        """Return how many bytes of *file*, as it is at *commit*, are still to come."""
+        name = self.folder / "snapshots" / commit / file.path  # on disks without links
+        if file.size_bytes in (_size(self.blob(file)), _size(name)):
+            return 0
+        return max(file.size_bytes - _size(self.part(file)), 0)
+
+    @contextlib.contextmanager
+    def lock(self, file: RepoFile, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock of a blob, the one that huggingface_hub takes for it, too.
+
+        Blocks as long as somebody else has it; *on_wait* is called once before that.
+        """
+        path = self.root / ".locks" / self.folder.name / f"{file.blob}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    on_wait()
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if _is_at(descriptor, path):  # its last holder may have removed it
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
+
+    def publish(self, commit: str, files: Iterable[RepoFile]) -> Path:
+        """Give complete blobs their names, then let "main" be *commit*.
+
+        Returns:
+            The folder of the snapshot.
+
+        Raises:
+            OSError: if a blob has vanished, or a link cannot be made.
+        """
+        snapshot = self.folder / "snapshots" / commit
+        for file in files:
+            name, blob = snapshot / file.path, self.blob(file)
+            name.parent.mkdir(parents=True, exist_ok=True)
+            if blob.exists():
+                _link(blob, name)
+            elif not name.exists():
+                missing = errno.ENOENT
+                raise FileNotFoundError(missing, os.strerror(missing), str(blob))
+        ref = self.folder / "refs" / "main"
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        fresh = ref.with_name(f"main.{os.getpid()}.tmp")
+        fresh.write_text(commit)
+        fresh.replace(ref)
+        return snapshot
+
+    def find(self, wanted: Reference) -> tuple[Selection, Path]:
+        """Return the *wanted* model out of the newest snapshot that has it, and that snapshot.
+
+        Raises:
+            ModelNotCachedError: if there is no snapshot at all.
+            HubFileMissingError: if the snapshots do not have it.
+        """
+        missing: HubFileMissingError | None = None
+        for snapshot in self.snapshots():
+            try:
+                return choose(_files(snapshot), wanted), snapshot
+            except HubFileMissingError as exc:
+                missing = missing or exc
+        raise missing or ModelNotCachedError(f"no model of {self.repo} is in {self.root}")
+
+    def snapshots(self) -> list[Path]:
+        """Return the folders of its commits: the one that is "main", then newer ones first."""
+        try:
+            folders = [
+                folder
+                for folder in (self.folder / "snapshots").iterdir()
+                if _COMMIT.fullmatch(folder.name) and folder.is_dir()
+            ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        main = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            main = (self.folder / "refs" / "main").read_text()[:100].strip()
+        return sorted(folders, key=lambda f: (f.name != main, -f.stat().st_mtime, f.name))
+
+    def models(self) -> list[CachedModel]:
+        """Return its complete models, each from the first snapshot that has it."""
+        found: dict[str, CachedModel] = {}
+        for snapshot in self.snapshots():
+            files = _files(snapshot)
+            for model in models_in(files):
+                name = f"{self.repo}:{model.label}"
+                mmproj = best_projector(files, model.parts[0].path)
+                sizes = (f.size_bytes for f in (*model.parts, *([mmproj] if mmproj else [])))
+                found.setdefault(
+                    name, CachedModel(name, self.repo, model, mmproj, snapshot, sum(sizes))
+                )
+        return list(found.values())
+
+    def remove(self, model: CachedModel) -> int:
+        """Delete a model from every snapshot; return how many bytes that frees.
+
+        Its projector goes with the last model of the repository, and so does the folder,
+        unless it holds files that no model of ours is made of.
+        """
+        paths = {part.path for part in model.model.parts}
+        if len(self.models()) == 1:
+            paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
+        names = [snapshot / path for snapshot in self.snapshots() for path in paths]
+        contents = {name.resolve(): _size(name) for name in names if name.exists()}
+        for name in names:
+            name.unlink(missing_ok=True)
+        for snapshot in self.snapshots():
+            _prune(snapshot)
+        freed_bytes = self._delete_blobs(contents) + self.remove_leftovers()
+        if not self.snapshots():
+            for ref in (self.folder / "refs").glob("*"):
+                ref.unlink(missing_ok=True)
+            _prune(self.folder)
+        return freed_bytes
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep contents that have no name yet from being taken for leftovers."""
+        with self._users().open("a") as users:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            yield
+
+    def remove_leftovers(self) -> int:
+        """Delete what downloads left that did not end; return the bytes. None may be running."""
+        if not self.folder.is_dir():
+            return 0
+        with self._users().open("a") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            blobs = [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
+            return self._delete_blobs({blob.resolve(): _size(blob) for blob in blobs})
+
+    def _users(self) -> Path:
+        path = self.root / ".locks" / self.folder.name / "llama-router.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
+        """Delete those *contents* that no snapshot names; return their bytes."""
+        links = (self.folder / "snapshots").rglob("*")
+        named = {link.resolve() for link in links if link.is_symlink()}
+        gone = {content: size for content, size in contents.items() if content not in named}
+        for content in gone:
+            if content.is_relative_to(self.folder.resolve()):
+                content.unlink(missing_ok=True)
+        return sum(gone.values())
+
+    def pick(self, tag: str | None) -> CachedModel:
+        """Return the model that *tag* means; without one, the only model there is.
+
+        Raises:
+            ModelNotCachedError: if there is none, or several.
+        """
+        models = self.models()
+        if not models:
+            raise ModelNotCachedError(f"no model of {self.repo} is in the cache {self.root}")
+        names = ", ".join(model.id for model in models)
+        if tag is None:
+            if len(models) == 1:
+                return models[0]
+            raise ModelNotCachedError(f"{self.repo} has several models here, name one: {names}")
+        chosen = by_tag([model.model for model in models], tag)
+        if chosen is None:
+            raise ModelNotCachedError(f"{self.repo} has no {tag!r} here; there are: {names}")
+        return next(model for model in models if model.model is chosen)
+
+
+def repositories(root: Path) -> list[RepoCache]:
+    """Return the repositories of models in the cache at *root*, by name."""
+    try:
+        folders = [f.name for f in root.iterdir() if f.name.startswith(_PREFIX) and f.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = (name.removeprefix(_PREFIX).replace("--", "/") for name in sorted(folders))
+    return [RepoCache(root, name) for name in names if is_repo(name)]
+
+
+def named(root: Path, repo: str) -> RepoCache:
+    """Return *repo* in the cache at *root*, as it is spelled there if it is there."""
+    spelled = [cache for cache in repositories(root) if cache.repo.lower() == repo.lower()]
+    exact = RepoCache(root, repo)
+    return exact if exact in spelled or not spelled else spelled[0]
+
+
+def _files(snapshot: Path) -> list[RepoFile]:
+    """Return the files of a snapshot that really are there, by path."""
+    found = []
+    for folder, _, names in os.walk(snapshot):
+        for name in names:
+            path = Path(folder, name)
+            with contextlib.suppress(OSError):
+                found.append(RepoFile(path.relative_to(snapshot).as_posix(), path.stat().st_size))
+    return sorted(found, key=lambda file: file.path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _link(blob: Path, name: Path) -> None:
+    """Let *name* be *blob*: a relative link, or the file itself where there are no links."""
+    fresh = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    try:
+        fresh.symlink_to(os.path.relpath(blob, name.parent))
+    except (OSError, NotImplementedError):
+        blob.replace(name)
+        return
+    fresh.replace(name)
+
+
+def _prune(folder: Path) -> None:
+    """Remove the empty folders below *folder*, and then itself if it is empty."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()

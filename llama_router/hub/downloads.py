@@ -1,0 +1,286 @@
+"""The downloads of this process: each a child process, begun, watched and cancelled here.
+
+The router and the command line share it. It logs nothing: *on_end* says what became of each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+from itertools import count
+from typing import Final
+
+import attrs
+import trio
+
+from ..errors.base import RouterError
+from ..errors.downloads import DownloadError
+from ..logs.lines import escape_controls
+from ..workers.parent import end_worker, start_worker
+from .names import Reference
+from .rate import Rate
+from .reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, decode
+
+#: Ended downloads that are remembered.
+HISTORY: Final = 50
+
+#: Longest line of a child that is kept, in bytes, and the most lines of its last words.
+_MAX_LINE_BYTES: Final = 2**20
+_LAST_WORDS: Final = 5
+
+
+class DownloadState(StrEnum):
+    """How far a download is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in {DownloadState.DONE, DownloadState.FAILED, DownloadState.CANCELLED}
+
+
+@attrs.frozen(kw_only=True)
+class DownloadStatus:
+    """One download, as it is now.
+
+    Attributes:
+        id: What `Downloads.cancel` wants.
+        reference: What was asked for.
+        state: How far it is.
+        model: ``user/repo:LABEL``, once it is known.
+        files: What is fetched, once that is known; paths in the repository.
+        done_bytes: What is here.
+        total_bytes: What it will be; None until that is known.
+        bytes_per_s: The rate of late; None if it cannot be said.
+        left_s: Seconds left at this rate.
+        note: Why nothing moves at the moment, if that is so.
+        result: Where the model is, once it is done.
+        error: Why it failed.
+    """
+
+    id: str
+    reference: Reference
+    state: DownloadState = DownloadState.QUEUED
+    model: str | None = None
+    files: tuple[str, ...] = ()
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    bytes_per_s: float | None = None
+    left_s: float | None = None
+    note: str | None = None
+    result: Done | None = None
+    error: RouterError | None = None
+
+
+class _Download:
+    """A download and what it needs to go on."""
+
+    def __init__(self, status: DownloadStatus) -> None:
+        self.status = status
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+        self.rate = Rate()
+        self.last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self.failed: Failed | None = None
+
+    def change(self, **fields: object) -> None:
+        self.status = attrs.evolve(self.status, **fields)  # type: ignore[arg-type]  # by name
+
+    def hear(self, report: Report) -> None:
+        """Take in what the child says."""
+        match report:
+            case Resolved(model, files, total_bytes, done_bytes):
+                self.change(model=model, files=tuple(files), total_bytes=total_bytes)
+                self.advance(done_bytes)
+            case Progressed(done_bytes):
+                self.advance(done_bytes)
+            case Waiting(reason, pause_s):
+                again = "" if pause_s is None else f"; trying again in {pause_s:.3g} s"
+                self.change(note=reason + again)
+            case Checking(file):
+                self.change(note=f"checking {file}")
+            case Done():
+                self.change(result=report, model=report.model)
+            case Failed():
+                self.failed = report
+
+    def advance(self, done_bytes: int) -> None:
+        self.rate.note(trio.current_time(), done_bytes)
+        self.change(done_bytes=done_bytes, note=None)
+
+    def now(self) -> DownloadStatus:
+        """Return the status with the figures of this moment."""
+        status = self.status
+        if status.state is not DownloadState.RUNNING:
+            return status
+        rate = self.rate.bytes_per_s(trio.current_time())
+        left_s = None
+        if rate and status.total_bytes is not None:
+            left_s = max(status.total_bytes - status.done_bytes, 0) / rate
+        return attrs.evolve(status, bytes_per_s=rate, left_s=left_s)
+
+
+class Downloads:
+    """Runs downloads while `run` does."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        *,
+        at_once: int = 2,
+        adopt: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+        on_end: Callable[[DownloadStatus], None] = lambda _status: None,
+    ) -> None:
+        """Prepare; nothing happens yet.
+
+        Args:
+            environ: The environment of the children: cache, token and endpoint are there.
+            at_once: Downloads that run at the same time; others wait for their turn.
+            adopt: Awaited when a model is in the cache; the download is done after that, or has
+                failed if this raises `RouterError`.
+            on_end: Called with each download that is over; must not block or raise.
+        """
+        self._environ = dict(environ)
+        self._turns = trio.CapacityLimiter(at_once)
+        self._adopt = adopt
+        self._on_end = on_end
+        self._ids = count(1)
+        self._downloads: dict[str, _Download] = {}
+        self._news = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run downloads until cancelled; then none of their processes is left."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def start(self, reference: Reference) -> DownloadStatus:
+        """Begin a download, or join the same one that is under way."""
+        assert self._nursery is not None, "run() comes first"
+        for download in self._downloads.values():
+            if download.status.reference == reference and not download.status.state.is_over:
+                return download.now()
+        download = _Download(DownloadStatus(id=str(next(self._ids)), reference=reference))
+        self._downloads[download.status.id] = download
+        self._forget_old()
+        self._nursery.start_soon(self._carry_out, download)
+        return download.now()
+
+    def cancel(self, id_: str) -> bool:
+        """End a download; what is here stays for the next time. False if it was over.
+
+        Raises:
+            KeyError: if there is none with that id, or not any more.
+        """
+        download = self._downloads[id_]
+        if download.status.state.is_over:
+            return False
+        download.scope.cancel()
+        return True
+
+    def status(self, id_: str) -> DownloadStatus:
+        """Return one download.
+
+        Raises:
+            KeyError: if there is none with that id, or not any more.
+        """
+        return self._downloads[id_].now()
+
+    def statuses(self) -> list[DownloadStatus]:
+        """Return all downloads that are remembered, oldest first."""
+        return [download.now() for download in self._downloads.values()]
+
+    async def changed(self) -> None:
+        """Wait until the status of any download changes."""
+        await self._news.wait()
+
+    async def finished(self, id_: str) -> DownloadStatus:
+        """Wait until a download is over, and return it."""
+        download = self._downloads[id_]
+        await download.over.wait()
+        return download.now()
+
+    async def _carry_out(self, download: _Download) -> None:
+        state = DownloadState.CANCELLED
+        try:
+            with download.scope:
+                async with self._turns:
+                    download.change(state=DownloadState.RUNNING)
+                    self._tell()
+                    returncode = await self._run_child(download)
+                if download.status.result is None:
+                    raise _error(download, returncode)
+                await self._adopt()
+                state = DownloadState.DONE
+        except RouterError as exc:
+            state = DownloadState.FAILED
+            download.change(error=exc)
+        finally:
+            download.change(state=state, note=None)
+            download.over.set()
+            self._tell()
+            self._on_end(download.now())
+
+    async def _run_child(self, download: _Download) -> int:
+        """Run the child of *download*; return its exit status once it is gone.
+
+        Raises:
+            DownloadError: if it cannot be started.
+        """
+        reference = download.status.reference
+        name = reference.repo if reference.tag is None else f"{reference.repo}:{reference.tag}"
+        file = () if reference.file is None else (reference.file,)
+        try:
+            process = await start_worker("llama_router.hub.fetch", name, *file, env=self._environ)
+        except OSError as exc:
+            message = f"the process of the download cannot be started: {exc.strerror}"
+            raise DownloadError(message) from exc
+        try:
+            await self._listen(process, download)
+            return await process.wait()
+        finally:
+            await end_worker(process)
+
+    async def _listen(self, process: trio.Process, download: _Download) -> None:
+        """Take in what the child says until it closes its output."""
+        assert process.stdout is not None
+        rest = b""
+        async for data in process.stdout:
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _MAX_LINE_BYTES:
+                rest = b""
+            for line in lines:
+                if report := decode(line):
+                    download.hear(report)
+                elif said := escape_controls(line.decode("utf-8", "replace").strip()):
+                    download.last_words.append(said)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _forget_old(self) -> None:
+        over = [i for i, download in self._downloads.items() if download.status.state.is_over]
+        for id_ in over[: max(len(over) - HISTORY, 0)]:
+            del self._downloads[id_]
+
+
+def _error(download: _Download, returncode: int) -> DownloadError:
+    """Return why a child ended without a result."""
+    if download.failed is not None:
+        kinds: list[type[DownloadError]] = [DownloadError, *DownloadError.__subclasses__()]
+        by_code = {kind.code: kind for kind in kinds}
+        return by_code.get(download.failed.code, DownloadError)(download.failed.message)
+    how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended ({returncode})"
+    said = " | ".join(download.last_words)
+    return DownloadError(
+        f"the process of the download {how}" + (f"; its last words: {said}" if said else "")
+    )

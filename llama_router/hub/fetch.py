@@ -1,0 +1,150 @@
+"""A download as a process of its own: ``python -m llama_router.hub.fetch REFERENCE [FILE]``.
+
+It says what it does on its standard output (hub/reports.py), and ends when its
+standard input does: when whoever started it is gone. It may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..errors.base import RouterError
+from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
+from ..workers.child import end_with_router
+from .answers import Repository
+from .cache import RepoCache, cache_root, named
+from .names import Reference, Selection, choose, parse_reference
+from .reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, encode
+from .transfer import Hub, check_room, disk_errors
+
+#: Pause between two reports of progress, in seconds.
+REPORT_EVERY_S: Final = 0.1
+
+
+def main() -> int:
+    """Fetch what the arguments name; return the exit status."""
+    end_with_router()
+    try:
+        wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
+        _say(fetch(wanted, named(cache_root(os.environ), wanted.repo)))
+    except RouterError as exc:
+        _say(Failed(exc.code, str(exc)))
+        return 1
+    return 0
+
+
+def fetch(wanted: Reference, cache: RepoCache) -> Done:
+    """Bring *wanted* into *cache*. If the hub cannot be asked, what is there will do.
+
+    Raises:
+        DownloadError: if it cannot be had.
+    """
+    # A quarter of a second of imports, so here. It knows where people keep their tokens.
+    from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
+
+    reporter = _Reporter()
+    offline = constants.HF_HUB_OFFLINE
+    with Hub(constants.ENDPOINT, get_token(), reporter, offline=offline) as hub:
+        try:
+            repository = hub.repository(wanted.repo)
+        except HubUnreachableError as exc:
+            return _from_cache(wanted, cache, exc)
+        return _fetch_all(wanted, cache, hub, repository, reporter)
+
+
+def _fetch_all(
+    wanted: Reference, cache: RepoCache, hub: Hub, repository: Repository, reporter: _Reporter
+) -> Done:
+    # The hub does not mind how a name is spelled; folders and ids do.
+    cache = attrs.evolve(cache, repo=repository.name)
+    commit = repository.commit
+    selection = choose(repository.files, wanted)
+    files = selection.files
+    model = f"{cache.repo}:{selection.model.label}"
+    total_bytes = sum(file.size_bytes for file in files)
+    missing_bytes = sum(cache.missing_bytes(commit, file) for file in files)
+    names = [file.path for file in files]
+    _say(Resolved(model, names, total_bytes, total_bytes - missing_bytes))
+    check_room(cache, commit, files)
+    with disk_errors(cache), cache.in_use():
+        for file in files:
+            with cache.lock(file, reporter.locked):
+                if cache.missing_bytes(commit, file):
+                    hub.fetch(cache, commit, file)
+            reporter.finished(file.size_bytes)
+        snapshot = cache.publish(commit, files)
+    return _done(model, selection, snapshot, fetched_bytes=missing_bytes)
+
+
+def _from_cache(wanted: Reference, cache: RepoCache, why: HubUnreachableError) -> Done:
+    """Return the *wanted* model if it is complete in the cache.
+
+    Raises:
+        HubUnreachableError: if it is not: *why*.
+    """
+    try:
+        selection, snapshot = cache.find(wanted)
+    except (ModelNotCachedError, HubFileMissingError):
+        raise why from None
+    model = f"{cache.repo}:{selection.model.label}"
+    return _done(model, selection, snapshot, stale_reason=str(why))
+
+
+def _done(
+    model: str,
+    selection: Selection,
+    snapshot: Path,
+    *,
+    fetched_bytes: int = 0,
+    stale_reason: str | None = None,
+) -> Done:
+    path = snapshot / selection.model.parts[0].path
+    mmproj = None if selection.mmproj is None else str(snapshot / selection.mmproj.path)
+    return Done(model, str(path), mmproj, fetched_bytes, stale_reason)
+
+
+class _Reporter:
+    """Says how the transfer goes on, but not more often than anybody wants to hear."""
+
+    def __init__(self) -> None:
+        self._before_bytes = 0
+        self._done_bytes = 0
+        self._next_s = 0.0
+
+    def arrived(self, size_bytes: int) -> None:
+        self._done_bytes = self._before_bytes + size_bytes
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + REPORT_EVERY_S
+            _say(Progressed(self._done_bytes))
+
+    def finished(self, size_bytes: int) -> None:
+        """Count a whole file."""
+        self._before_bytes += size_bytes
+        _say(Progressed(self._before_bytes))
+
+    def waiting(self, reason: str, pause_s: float | None) -> None:
+        _say(Waiting(reason, pause_s))
+
+    def locked(self) -> None:
+        """Say that another process fetches the same file."""
+        _say(Waiting("another process is fetching the same file"))
+
+    def checking(self, path: str) -> None:
+        _say(Progressed(self._done_bytes))
+        _say(Checking(path))
+
+
+def _say(report: Report) -> None:
+    sys.stdout.buffer.write(encode(report))
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

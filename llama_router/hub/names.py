@@ -1,0 +1,258 @@
+"""Names on the hub: ``user/repo[:quant]``, and which files of a repository that means. Pure.
+
+The rules are llama.cpp's (common/download.cpp), made stricter in two places: a quantization
+that matches as a whole comes before one that matches in part, and a split model counts only
+with all of its parts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import attrs
+
+from ..errors.downloads import HubFileMissingError, HubReferenceError
+from ..models.discovery import naming
+from ..models.discovery.model_ids import DEFAULT_QUANTS
+
+_PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+# Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.
+_REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+_REPO: Final = re.compile(rf"{_REPO_PART}/{_REPO_PART}")
+_TAG: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./-]*[A-Za-z0-9_])?")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+
+
+@attrs.frozen
+class Reference:
+    """A model on the hub, as a person names it.
+
+    Attributes:
+        repo: ``user/repo``.
+        tag: The quantization that is wanted; None leaves the choice to the rules.
+        file: One file by its path in the repository, instead of a quantization.
+    """
+
+    repo: str
+    tag: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        if self.file is not None:
+            return f"{self.repo}/{self.file}"
+        return self.repo if self.tag is None else f"{self.repo}:{self.tag}"
+
+
+@attrs.frozen
+class RepoFile:
+    """A file of a repository.
+
+    Attributes:
+        path: Path in the repository, see `is_safe_path`.
+        size_bytes: As the hub announces it.
+        blob: Name of its content in the cache: its sha256, or git's hash of a small file.
+    """
+
+    path: str
+    size_bytes: int = 0
+    blob: str = ""
+
+
+@attrs.frozen
+class Model:
+    """The files of one model, in the order of its parts.
+
+    Attributes:
+        label: What tells it from the other models of its repository.
+        parts: One file, or all parts of a split model.
+    """
+
+    label: str
+    parts: tuple[RepoFile, ...]
+
+
+@attrs.frozen
+class Selection:
+    """What to fetch: a model and the projector that goes with it."""
+
+    model: Model
+    mmproj: RepoFile | None
+
+    @property
+    def files(self) -> tuple[RepoFile, ...]:
+        """Return everything, the model first."""
+        return self.model.parts if self.mmproj is None else (*self.model.parts, self.mmproj)
+
+
+def parse_reference(text: str, file: str | None = None) -> Reference:
+    """Read ``user/repo[:quant]``; the address of the repository's page will do, too.
+
+    Raises:
+        HubReferenceError: if it is anything else, or *file* leads out of the repository.
+    """
+    repo, colon, tag = without_host(text[:1024].strip()).rstrip("/").partition(":")
+    if not is_repo(repo):
+        raise HubReferenceError(
+            f"{text!r} is not the name of a model on the hub; it should read "
+            "user/repo or user/repo:QUANT, for example ggml-org/gemma-3-4b-it-GGUF:Q4_K_M"
+        )
+    if colon and not (_TAG.fullmatch(tag) and is_safe_path(tag)):
+        raise HubReferenceError(
+            f"{tag!r} in {text!r} is not a quantization; one looks like Q4_K_M or UD-Q4_K_XL"
+        )
+    if file is not None and not is_safe_path(file):
+        raise HubReferenceError(f"{file!r} is not the path of a file in a repository")
+    return Reference(repo, tag or None, file)
+
+
+def without_host(text: str) -> str:
+    """Return what follows the hub's own address in *text*, or all of it."""
+    return _PREFIX.sub("", text)
+
+
+def is_repo(name: str) -> bool:
+    """Return whether *name* can be ``user/repo``; if so, it is safe as part of a file name."""
+    return (
+        _REPO.fullmatch(name) is not None
+        and len(name) <= 160
+        and not any(wrong in name for wrong in ("--", ".."))
+        and not name.endswith(".git")
+    )
+
+
+def is_safe_path(path: str) -> bool:
+    """Return whether *path* stays inside its folder and can be written into a request."""
+    return (
+        not _CONTROL.search(path)
+        and len(path) <= 1024
+        and all(
+            part not in {"", ".", ".."} and len(part.encode("utf-8", "replace")) <= 255
+            for part in path.split("/")
+        )
+    )
+
+
+def is_side_file(path: str) -> bool:
+    """Return whether *path* names something beside a model: a projector, a draft, a matrix."""
+    name = _name(path)
+    return naming.is_gguf(name) and (naming.is_projector(name) or naming.is_side_file(name))
+
+
+def _is_model(path: str) -> bool:
+    return naming.is_gguf(_name(path)) and not is_side_file(path)
+
+
+def models_in(files: Iterable[RepoFile]) -> list[Model]:
+    """Return the complete models among *files*, in the order of the files.
+
+    Labels are quantizations. Where two models share one, and where a name has none, the
+    label is the file's path without its ending.
+    """
+    groups: dict[str, dict[int, RepoFile]] = {}
+    counts: dict[str, int] = {}
+    for file in files:
+        if not _is_model(file.path):
+            continue
+        part = naming.part_of(file.path)
+        key = f"{part.stem}-of-{part.count}" if part else file.path
+        groups.setdefault(key, {})[part.number if part else 1] = file
+        counts[key] = part.count if part else 1
+    complete = [
+        tuple(parts[index] for index in sorted(parts))
+        for key, parts in groups.items()
+        if parts.keys() == set(range(1, counts[key] + 1))
+    ]
+    quants = [naming.quant_of(parts[0].path) for parts in complete]
+    return [
+        Model(
+            naming.stem_of(parts[0].path) if quant is None or quants.count(quant) > 1 else quant,
+            parts,
+        )
+        for parts, quant in zip(complete, quants, strict=True)
+    ]
+
+
+def choose(files: Sequence[RepoFile], wanted: Reference) -> Selection:
+    """Return which of a repository's *files* make up the *wanted* model.
+
+    Raises:
+        HubFileMissingError: if none does; the message lists what there is.
+    """
+    models = models_in(files)
+    chosen = _by_file(models, wanted.file) if wanted.file else by_tag(models, wanted.tag)
+    if chosen is None:
+        raise HubFileMissingError(_missing(files, models, wanted))
+    return Selection(chosen, best_projector(files, chosen.parts[0].path))
+
+
+def best_projector(files: Iterable[RepoFile], model: str) -> RepoFile | None:
+    """Return the projector for the file *model*: the nearest above it, then in precision.
+
+    Among those in the deepest folder that *model* is in, too, it is the one whose bits per
+    weight are closest to the model's; BF16 wins a tie, because F16 overflows in some models.
+    """
+    *model_folders, _ = model.split("/")
+    best: tuple[tuple[int, int, bool], RepoFile] | None = None
+    for file in files:
+        *folders, name = file.path.split("/")
+        if (
+            not (naming.is_gguf(name) and naming.is_projector(name))
+            or folders != model_folders[: len(folders)]
+        ):
+            continue
+        distance = abs(_bits(file.path) - _bits(model))
+        rank = (-len(folders), distance, naming.quant_of(file.path) != "BF16")
+        if best is None or rank < best[0]:
+            best = (rank, file)
+    return None if best is None else best[1]
+
+
+def _by_file(models: list[Model], path: str) -> Model | None:
+    wanted = path.lower()
+    return next((m for m in models if wanted in (p.path.lower() for p in m.parts)), None)
+
+
+def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
+    """Return the model that *tag* means; None leaves the choice to the rules."""
+    for wanted in DEFAULT_QUANTS if tag is None else (tag,):
+        whole = [model for model in models if _is_named(model, wanted)]
+        in_part = [model for model in models if _mentions(model, wanted)]
+        if found := whole or in_part:
+            return found[0]
+    return models[0] if tag is None and models else None
+
+
+def _is_named(model: Model, tag: str) -> bool:
+    path = model.parts[0].path
+    names = (model.label, naming.quant_of(path) or "", naming.stem_of(path))
+    return tag.lower() in (name.lower() for name in names)
+
+
+def _mentions(model: Model, tag: str) -> bool:
+    found = re.search(re.escape(tag) + "[.-]", model.parts[0].path, re.IGNORECASE)
+    return found is not None
+
+
+def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) -> str:
+    if models:
+        labels = ", ".join(sorted(model.label for model in models))
+        what = f"model file {wanted.file!r}" if wanted.file else f"quantization {wanted.tag!r}"
+        return f"{wanted.repo} has no {what}; there are: {labels}"
+    parts = [f.path for f in files if _is_model(f.path)]
+    if parts:
+        return f"{wanted.repo} has only a part of a split model: {', '.join(sorted(parts))}"
+    return (
+        f"{wanted.repo} has no GGUF files; look for a repository whose name ends in -GGUF, "
+        "or run the model with another backend"
+    )
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _bits(path: str) -> int:
+    digits = re.search(r"\d+", naming.quant_of(path) or "")
+    return int(digits[0]) if digits else 0

@@ -1,0 +1,1 @@
+"""Process trees: spawning, watching, ending and accounting for them."""

@@ -1,0 +1,354 @@
+"""Running one program with everything it starts: spawn, relay output, leave nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import trio
+
+from ..errors.backends import BackendUnreapableError, SpawnError
+from ..errors.causes import Cause
+from ..threads import refusals
+from ..timeouts import move_on_after_running, sleep_running
+from . import procfs
+from .process_tree import ProcessTree
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from .cgroup import ControlGroup
+
+#: Seconds to wait for the kernel after SIGKILL. A process blocked in a device driver may
+#: not die; its memory then stays accounted for.
+REAP_TIMEOUT_S = 5.0
+
+#: Seconds allowed for a look at /proc before SIGTERM. Reading about a process in
+#: uninterruptible sleep may hang, and must not keep the signal from it.
+LOOK_TIMEOUT_S = 0.5
+
+#: Bytes asked of the pipe at once: its default capacity.
+READ_BYTES = 64 * 1024
+
+#: Most that is read after the end: the largest capacity that an unprivileged user may
+#: give to a pipe. It bounds the reading of a pipe that somebody keeps filling.
+MAX_DRAIN_BYTES = 1024 * 1024
+
+#: Pauses between two looks at what SIGKILL left, in seconds.
+_MIN_PAUSE_S = 0.0005
+_MAX_PAUSE_S = 0.05
+
+#: Why a program cannot be started though nothing is wrong with it: worth another try.
+_EXHAUSTED = {
+    errno.EAGAIN: "no more processes are allowed",
+    errno.EMFILE: "this router has too many open files",
+    errno.ENFILE: "the machine has too many open files",
+    errno.ENOMEM: "out of memory",
+}
+
+
+@attrs.define(eq=False, kw_only=True)
+class SpawnedProcess:
+    """A program that runs, as far as others may touch it.
+
+    Attributes:
+        pid: Its process id; also that of its session and of its process group.
+        start_time: Clock ticks since boot, see `proctree.start_time`.
+        exited: Set once the process is gone; what it started may take a little longer.
+    """
+
+    pid: int
+    start_time: int
+    exited: trio.Event = attrs.field(factory=trio.Event)
+    _process: trio.Process
+
+    @property
+    def returncode(self) -> int | None:
+        """As in `subprocess.Popen.returncode`; None while it runs."""
+        return self._process.returncode
+
+    def write(self, data: bytes) -> bool:
+        """Put *data* into its standard input; never blocks, never fails.
+
+        Args:
+            data: At most 4096 bytes (PIPE_BUF), which arrive whole or not at all.
+
+        Returns:
+            Whether they are in the pipe. False if that is full or closed, or if there is none.
+        """
+        stdin = self._process.stdin
+        if not isinstance(stdin, trio.lowlevel.FdStream) or stdin.fileno() < 0:
+            return False
+        try:
+            return os.write(stdin.fileno(), data) == len(data)
+        except (BlockingIOError, BrokenPipeError):
+            return False
+
+    def close_stdin(self) -> None:
+        """Let it read end-of-file. Harmless if there is no pipe or it is closed."""
+        if isinstance(self._process.stdin, trio.lowlevel.FdStream):
+            self._process.stdin.close()
+
+
+async def run_process(  # noqa: PLR0913 -- each is one independent fact about the run
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] | None,
+    stdin: Literal["pipe", "null"],
+    grace_s: float,
+    hurry: trio.Event,
+    on_output: Callable[[bytes], None],
+    on_stuck: Callable[[], None],
+    marker: str,
+    exit_order: bytes = b"",
+    group: ControlGroup | None = None,
+    task_status: trio.TaskStatus[SpawnedProcess] = trio.TASK_STATUS_IGNORED,
+) -> int:
+    """Run a program; when this returns or raises, it and all it started are gone.
+
+    The program leads its own session. If it ends by itself, what it left is killed. If
+    this call is cancelled, its process group gets SIGTERM, and SIGKILL *grace_s* seconds
+    later; whoever outlives the program itself is killed at once. Members of its session,
+    its descendants and whoever carries its marker all belong to it.
+
+    If something survives SIGKILL for `REAP_TIMEOUT_S` seconds, *on_stuck* is called once
+    and the wait goes on, even though this call may be cancelled: the memory is not free.
+    Only *hurry* bounds it.
+
+    Args:
+        argv: Program and arguments. A bare program name is looked up on *env*'s PATH.
+        env: The whole environment, to which `proctree.BACKEND_VARIABLE` is added.
+        cwd: Working directory; None for the router's own.
+        stdin: What it reads: a pipe that `SpawnedProcess.write` fills, or nothing.
+        grace_s: Seconds between SIGTERM and SIGKILL.
+        hurry: Once set, a stop gets no grace, and the wait after SIGKILL is given up
+            `REAP_TIMEOUT_S` seconds later. The router sets it for a hard shutdown.
+        on_output: Called with each piece of stdout and stderr, as read; must not block.
+        on_stuck: Called once if SIGKILL does not help.
+        marker: Unique name of this run, without white space.
+        exit_order: What is written to its standard input together with SIGTERM. A
+            llama-server that reads orders there does not end without one.
+        group: A control group for it and all that it starts, if there is one. Whoever is
+            in it at the end belongs to it, too.
+        task_status: Reports the process as soon as it runs.
+
+    Returns:
+        The exit status, as in `subprocess.Popen.returncode`. When cancelled, `Cancelled`
+        passes through, and the status is in `SpawnedProcess.returncode`.
+
+    Raises:
+        SpawnError: if the program cannot be started.
+        BackendUnreapableError: if it was given up, see *hurry*. It may still run.
+    """
+    process = await _spawn(argv, env={**env, procfs.BACKEND_VARIABLE: marker}, cwd=cwd, stdin=stdin)
+    # No checkpoint from here to the `try`: a cancellation would leave the process behind.
+    spawned = SpawnedProcess(
+        pid=process.pid, start_time=procfs.start_time(process.pid) or 0, process=process
+    )
+    family = ProcessTree(spawned.pid, spawned.start_time, marker, group)
+    gone = False
+    try:
+        async with trio.open_nursery() as nursery:
+            # The reader outlives cancellation: a program that logs while it shuts down
+            # would otherwise die of EPIPE, and its last words would be lost.
+            reading = trio.CancelScope(shield=True)
+            nursery.start_soon(_relay_output, process.stdout, on_output, reading)
+            try:
+                await family.enlist()
+                task_status.started(spawned)
+                await process.wait()
+                spawned.exited.set()
+            finally:
+                try:
+                    ask = partial(spawned.write, exit_order)
+                    gone = await _end(process, family, ask, grace_s, hurry, on_stuck)
+                finally:
+                    reading.cancel()
+    finally:
+        family.forget()
+        spawned.close_stdin()
+        if gone:
+            spawned.exited.set()
+        else:
+            raise BackendUnreapableError(
+                f"process {process.pid} ({argv[0]}) or one that it started survived SIGKILL"
+            )
+    assert process.returncode is not None
+    return process.returncode
+
+
+async def _spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] | None,
+    stdin: Literal["pipe", "null"],
+) -> trio.Process:
+    """Start a program in a session of its own.
+
+    Trio starts it in a thread and waits for that even if cancelled, so that no process is
+    lost halfway.
+
+    Raises:
+        SpawnError: if it cannot be started.
+    """
+    try:
+        with refusals():
+            return await trio.lowlevel.open_process(
+                list(argv),
+                stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=dict(env),
+                cwd=cwd,
+            )
+    except (OSError, ValueError, IndexError) as exc:
+        raise _spawn_error(argv, cwd, exc) from exc
+
+
+def _spawn_error(  # noqa: C901 -- one line for each reason
+    argv: Sequence[str], cwd: str | os.PathLike[str] | None, exc: Exception
+) -> SpawnError:
+    """Say in one sentence which program did not start, and why."""
+    if not argv:
+        return SpawnError("cannot start a backend: its command is empty")
+    program = argv[0]
+    if not isinstance(exc, OSError):  # a null byte, or what cannot be encoded
+        return SpawnError(f"cannot start {program!r}: {exc}")
+    if exc.errno in _EXHAUSTED:
+        error = SpawnError(f"cannot start {program!r}: {_EXHAUSTED[exc.errno]}")
+        error.retryable = True
+        return error
+    if cwd is not None and exc.filename == cwd:
+        return SpawnError(
+            f"cannot start {program!r}: its working directory {os.fspath(cwd)!r} "
+            f"cannot be entered ({exc.strerror})"
+        )
+    match exc.errno:
+        case errno.ENOENT if "/" not in program:
+            why = "no such program on PATH"
+        case errno.ENOENT if Path(cwd or ".", program).exists():
+            why = "the interpreter or loader that it names does not exist"
+        case errno.ENOENT:
+            why = "no such file"
+        case errno.EACCES:
+            why = "permission denied; is it an executable file?"
+        case errno.ENOEXEC:
+            why = "it is neither a program for this machine nor a script with a #! line"
+        case _:
+            why = exc.strerror or str(exc)
+    error = SpawnError(f"cannot start {program!r}: {why}")
+    if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
+        error.cause = Cause.COMMAND_MISSING
+    return error
+
+
+async def _end(
+    process: trio.Process,
+    family: ProcessTree,
+    ask: Callable[[], object],
+    grace_s: float,
+    hurry: trio.Event,
+    on_stuck: Callable[[], None],
+) -> bool:
+    """Make sure that *process* and its *family* are gone, see `run_process`.
+
+    Returns:
+        False if that was given up.
+    """
+    gone = False
+
+    async def until_gone() -> None:
+        nonlocal gone
+        await _until_gone(process, family)
+        gone = True
+
+    async def give_up() -> None:
+        await hurry.wait()
+        await sleep_running(REAP_TIMEOUT_S)
+
+    with trio.CancelScope(shield=True):  # every wait is bounded, the last by `hurry`
+        if process.poll() is None:
+            with trio.move_on_after(LOOK_TIMEOUT_S):
+                await family.look()
+            _signal_group(process, signal.SIGTERM)
+            ask()
+            await move_on_after_running(partial(_either, process.wait, hurry.wait), grace_s)
+            _signal_group(process, signal.SIGKILL)
+        if not await move_on_after_running(until_gone, REAP_TIMEOUT_S):
+            on_stuck()
+            await _either(until_gone, give_up)
+    return gone
+
+
+async def _until_gone(process: trio.Process, family: ProcessTree) -> None:
+    """Kill until the process is reaped and two looks in a row find no relative of it."""
+    pause_s = _MIN_PAUSE_S
+    empty = 0
+    while empty < 2:
+        found = await family.hunt()
+        if not found and process.poll() is not None:
+            # Twice: the list of children may miss one while another is just exiting.
+            empty += 1
+            continue
+        empty = 0
+        if process.poll() is None:
+            with trio.move_on_after(pause_s):
+                await process.wait()
+        else:
+            await trio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _MAX_PAUSE_S)
+
+
+async def _either(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Wait for whichever is first."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait_one(wait: Callable[[], Awaitable[object]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel()
+
+        for wait in waits:
+            nursery.start_soon(wait_one, wait)
+
+
+def _signal_group(process: trio.Process, signum: signal.Signals) -> None:
+    """Signal the process group, unless its leader is reaped: then it may be another's."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signum)
+
+
+async def _relay_output(
+    stream: trio.abc.ReceiveStream | None,
+    on_output: Callable[[bytes], None],
+    reading: trio.CancelScope,
+) -> None:
+    """Hand on what arrives until end-of-file, or until *reading* is cancelled.
+
+    Each read is a checkpoint, so a program that floods its output takes turns with
+    everything else. When cancelled the whole family is gone, so its last words are in the
+    pipe already: they are read without waiting, because a stranger may hold it open.
+    """
+    assert isinstance(stream, trio.lowlevel.FdStream)
+    try:
+        with reading:
+            while data := await stream.receive_some(READ_BYTES):
+                on_output(data)
+            return
+        drained = 0
+        with suppress(BlockingIOError):
+            while drained < MAX_DRAIN_BYTES and (data := os.read(stream.fileno(), READ_BYTES)):
+                drained += len(data)
+                on_output(data)
+    finally:
+        stream.close()
