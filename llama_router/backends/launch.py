@@ -86,7 +86,7 @@ class Launcher:
         record: What runs, on disk.
         writes: Writes that, and what else may be written late.
         logs: Where output goes.
-        hurry: Set when backends get no more grace.
+        force_stop: Set when backends get no more grace.
         kernel: Asked whether it killed a backend.
         groups: Where backends get control groups of their own, if they can.
         on_progress: Told how much of a model is loaded, 0 to 1.
@@ -100,7 +100,7 @@ class Launcher:
     record: InstanceRecord
     writes: BackgroundWriter
     logs: LogStore
-    hurry: trio.Event
+    force_stop: trio.Event
     kernel: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
     on_progress: Callable[[ModelId, float], None] | None = None
@@ -241,7 +241,7 @@ class Launcher:
                         cwd=spec.spawn.cwd,
                         stdin="pipe" if program.speaks_child_protocol else "null",
                         grace_s=spec.spawn.stop_timeout_s,
-                        hurry=self.hurry,
+                        force_stop=self.force_stop,
                         on_output=model_log.write,
                         on_stuck=stuck,
                         marker=marker,

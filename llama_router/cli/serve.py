@@ -137,7 +137,7 @@ async def run_until_signalled(
                 else:
                     log.warning("router.signalled", signal=name, effect="end now")
                     exit_status = 128 + signum
-                    requests.hurry.set()
+                    requests.force_stop.set()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(obey)

@@ -104,7 +104,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     cwd: str | os.PathLike[str] | None,
     stdin: Literal["pipe", "null"],
     grace_s: float,
-    hurry: trio.Event,
+    force_stop: trio.Event,
     on_output: Callable[[bytes], None],
     on_stuck: Callable[[], None],
     marker: str,
@@ -121,7 +121,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
 
     If something survives SIGKILL for `REAP_TIMEOUT_S` seconds, *on_stuck* is called once
     and the wait goes on, even though this call may be cancelled: the memory is not free.
-    Only *hurry* bounds it.
+    Only *force_stop* bounds it.
 
     Args:
         argv: Program and arguments. A bare program name is looked up on *env*'s PATH.
@@ -129,7 +129,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
         cwd: Working directory; None for the router's own.
         stdin: What it reads: a pipe that `SpawnedProcess.write` fills, or nothing.
         grace_s: Seconds between SIGTERM and SIGKILL.
-        hurry: Once set, a stop gets no grace, and the wait after SIGKILL is given up
+        force_stop: Once set, a stop gets no grace, and the wait after SIGKILL is given up
             `REAP_TIMEOUT_S` seconds later. The router sets it for a hard shutdown.
         on_output: Called with each piece of stdout and stderr, as read; must not block.
         on_stuck: Called once if SIGKILL does not help.
@@ -146,7 +146,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
 
     Raises:
         SpawnError: if the program cannot be started.
-        BackendUnreapableError: if it was given up, see *hurry*. It may still run.
+        BackendUnreapableError: if it was given up, see *force_stop*. It may still run.
     """
     process = await _spawn(argv, env={**env, procfs.BACKEND_VARIABLE: marker}, cwd=cwd, stdin=stdin)
     # No checkpoint from here to the `try`: a cancellation would leave the process behind.
@@ -169,7 +169,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
             finally:
                 try:
                     ask = partial(spawned.write, exit_order)
-                    gone = await _end(process, family, ask, grace_s, hurry, on_stuck)
+                    gone = await _end(process, family, ask, grace_s, force_stop, on_stuck)
                 finally:
                     reading.cancel()
     finally:
@@ -257,7 +257,7 @@ async def _end(
     family: ProcessTree,
     ask: Callable[[], object],
     grace_s: float,
-    hurry: trio.Event,
+    force_stop: trio.Event,
     on_stuck: Callable[[], None],
 ) -> bool:
     """Make sure that *process* and its *family* are gone, see `run_process`.
@@ -273,16 +273,16 @@ async def _end(
         gone = True
 
     async def give_up() -> None:
-        await hurry.wait()
+        await force_stop.wait()
         await sleep_running(REAP_TIMEOUT_S)
 
-    with trio.CancelScope(shield=True):  # every wait is bounded, the last by `hurry`
+    with trio.CancelScope(shield=True):  # every wait is bounded, the last by `force_stop`
         if process.poll() is None:
             with trio.move_on_after(LOOK_TIMEOUT_S):
                 await family.look()
             _signal_group(process, signal.SIGTERM)
             ask()
-            await move_on_after_running(partial(_either, process.wait, hurry.wait), grace_s)
+            await move_on_after_running(partial(_either, process.wait, force_stop.wait), grace_s)
             _signal_group(process, signal.SIGKILL)
         if not await move_on_after_running(until_gone, REAP_TIMEOUT_S):
             on_stuck()

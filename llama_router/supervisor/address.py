@@ -1,4 +1,4 @@
-"""Where a router is found: the sockets it listens on, and the file that says so to commands."""
+"""The address of a router: the sockets it listens on, and the runtime file that names them."""
 
 from __future__ import annotations
 
@@ -26,67 +26,67 @@ log = structlog.get_logger()
 
 @attrs.define(eq=False, kw_only=True)
 class Address:
-    """Where a router listens now, and how commands find it.
+    """The address on which a router listens now, and the file by which commands find it.
 
     Attributes:
-        loaded: What it was started with.
-        doors: Its listening sockets.
-        fixed: Whether they are systemd's: then the configuration has no say.
-        gate: Told what it listens on.
+        loaded: The configuration that it was started with.
+        listeners: Its listening sockets.
+        fixed: Whether systemd opened the sockets; the configured address is then ignored.
+        gate: Access control, which compares Host headers with the listening addresses.
         runtime_path: The file by which commands find it.
-        token_path: Where its own admin token is.
+        token_path: The file of the router's own admin token.
         token: Returns the admin token in force, if the configuration sets it.
         urls: Its base URLs.
     """
 
     loaded: LoadedConfig
-    doors: ListenerSet
+    listeners: ListenerSet
     fixed: bool
     gate: Gate
     runtime_path: Path
     token_path: Path
     token: Callable[[], str | None]
     urls: tuple[str, ...] = attrs.field(init=False)
-    _written: RouterSpec = attrs.field(init=False)  # [router] as the file has it
-    _host: str = attrs.field(init=False)  # what it listens on, perhaps by the command line
+    _written: RouterSpec = attrs.field(init=False)  # [router] as written in the file
+    _host: str = attrs.field(init=False)  # the host in use; the command line may have set it
 
     def __attrs_post_init__(self) -> None:
-        self.urls = tuple(map(url_of, self.doors.sockets))
+        self.urls = tuple(map(url_of, self.listeners.sockets))
         self._written = self.loaded.as_written
         self._host = self.loaded.config.router.host
-        self.gate.listens_on(hosts_of(self.doors.sockets))
+        self.gate.listens_on(hosts_of(self.listeners.sockets))
 
     async def follow(self, config: Config) -> None:
-        """Listen where *config* says, if the file said something else before.
+        """Listen on the address of *config*, if the file named another one before.
 
         Raises:
             ConfigError: if that address cannot be used; then nothing has changed.
         """
         before, after = self._written, config.router
         host = after.host if after.host != before.host else self._host
-        for each in hosts_of(self.doors.sockets) if self.fixed else (host,):
+        for each in hosts_of(self.listeners.sockets) if self.fixed else (host,):
             if fault := exposure_fault(each, config):
                 raise ConfigError((Problem(("router", "host"), fault),))
         if not self.fixed and (before.host, before.port) != (after.host, after.port):
-            same_port = int(self.doors.sockets[0].getsockname()[1])
+            same_port = int(self.listeners.sockets[0].getsockname()[1])
             port = after.port if after.port != before.port else same_port
             await self._move(host, port)
         self._written, self._host = after, host
 
     async def _move(self, host: str, port: int) -> None:
-        """Listen on another address; connections that exist go on.
+        """Listen on another address; existing connections go on.
 
         Raises:
             ConfigError: if it cannot be used.
         """
-        old = self.doors.sockets
+        old = self.listeners.sockets
         try:
             sockets = await in_thread(
                 partial(listen, host, port, instead_of=old), abandon_on_cancel=True
             )
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
-        self.doors.exchange(sockets)
+        self.listeners.exchange(sockets)
         self.gate.listens_on(hosts_of(sockets))
         self.urls = tuple(map(url_of, sockets))
         log.info("router.moved", urls=self.urls)
@@ -109,7 +109,7 @@ class Address:
 
     @contextlib.contextmanager
     def findable(self) -> Iterator[None]:
-        """Let commands find this router meanwhile."""
+        """Let commands find this router inside the ``with`` block."""
         self.announce()
         try:
             yield

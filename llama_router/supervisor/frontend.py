@@ -1,4 +1,4 @@
-"""What the outside sees of a router: both planes, from the first connection to the last."""
+"""The frontend: data plane and control plane, from the first connection to the last."""
 
 from __future__ import annotations
 
@@ -43,23 +43,22 @@ log = structlog.get_logger()
 
 @attrs.define(eq=False, kw_only=True)
 class Frontend:
-    """Serves connections, and whatever changes what they meet.
+    """Serves connections, and applies the changes of configuration and models meanwhile.
 
     Attributes:
-        loaded: What the router was started with.
-        requests: What the outside asks of it.
-        dispatcher: Who grants backends.
-        address: Where it listens.
-        manager: Who wants to know how it is.
+        loaded: The configuration that the router was started with.
+        signals: Requests from outside.
+        dispatcher: Grants backends.
+        address: The listening sockets.
+        manager: Reports the router's state to systemd.
         logs: The output of backends.
-        catalog: Finds models, if there are any to find.
-        state_dir: Where logs and records are kept.
+        catalog: Finds models; None if only configured ones are served.
+        state_dir: The folder of logs and records.
         environ: The environment of the router.
-        started_s: When it was started, in seconds since the epoch.
     """
 
     loaded: LoadedConfig
-    requests: RouterSignals
+    signals: RouterSignals
     dispatcher: Dispatcher
     address: Address
     manager: ServiceManager
@@ -67,56 +66,62 @@ class Frontend:
     catalog: Catalog | None
     state_dir: Path
     environ: Mapping[str, str]
-    started_s: float = attrs.field(factory=time.time)
 
     async def serve(self, task_status: trio.TaskStatus[RunningRouter]) -> None:
-        """Serve until the end is asked for, then until everybody is served or time is up."""
-        dispatcher, news = self.dispatcher, self.dispatcher.news
+        """Serve until a stop, then until all requests are answered or the drain time is over."""
+        dispatcher = self.dispatcher
         watcher = self._watcher()
         scans = Scans(self.catalog, lambda: dispatcher.config.router, watcher.reload)
-        downloads = Downloads(self.environ, adopt=scans.scan, on_end=log_end)
-        model_info, loads = ModelInfo(dispatcher), Loads(dispatcher)
-        conversations = Conversations()
-        context = ControlContext(
+        context = self._control_context(watcher, scans)
+        control = ControlServer(build_app(context))
+        gateway = Gateway(dispatcher, self.address.gate, control.serve, context.conversations)
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(self._drain, gateway, control, tasks.cancel_scope)
+            tasks.start_soon(watcher.run)
+            tasks.start_soon(tend_missing, dispatcher)
+            tasks.start_soon(self._reload_on_request, watcher)
+            tasks.start_soon(scans.run, self.signals.next_rescan)
+            await tasks.start(context.downloads.run)
+            await tasks.start(context.model_info.run)
+            await tasks.start(context.loads.run)
+            tasks.start_soon(tell, context.downloads, dispatcher.news)
+            with self.address.findable():
+                await self._accept(gateway, watcher, task_status)
+            tasks.cancel_scope.cancel()
+
+    async def _accept(
+        self, gateway: Gateway, watcher: Watcher, task_status: trio.TaskStatus[RunningRouter]
+    ) -> None:
+        """Accept connections until the gateway is drained and the last one is closed."""
+        async with trio.open_nursery() as accepting:
+            await accepting.start(serve, gateway, self.address.listeners)
+            # Objects of the start-up live as long as the process: collections skip them.
+            gc.freeze()
+            urls, models = self.address.urls, len(self.dispatcher.config.models)
+            log.info("router.ready", urls=urls, models=models)
+            self.manager.ready()
+            task_status.started(RunningRouter(urls, self.dispatcher, watcher.reload))
+
+    def _control_context(self, watcher: Watcher, scans: Scans) -> ControlContext:
+        dispatcher = self.dispatcher
+        return ControlContext(
             dispatcher=dispatcher,
             gate=self.address.gate,
             logs=self.logs,
             config_path=watcher.path,
             state_dir=self.state_dir,
-            started_s=self.started_s,
+            started_s=time.time(),
             urls=lambda: self.address.urls,
             reload=watcher.reload,
             edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=scans.scan,
-            downloads=downloads,
+            downloads=Downloads(self.environ, adopt=scans.scan, on_end=log_end),
             hub_caches=find_caches(self.environ).hubs,
-            model_info=model_info,
-            loads=loads,
-            conversations=conversations,
+            model_info=ModelInfo(dispatcher),
+            loads=Loads(dispatcher),
+            conversations=Conversations(),
         )
-        control = ControlServer(build_app(context))
-        gateway = Gateway(dispatcher, self.address.gate, control.serve, conversations)
-        async with trio.open_nursery() as face:
-            face.start_soon(self._drain, gateway, control, face.cancel_scope)
-            face.start_soon(watcher.run)
-            face.start_soon(tend_missing, dispatcher)
-            face.start_soon(self._look_when_asked, watcher)
-            face.start_soon(scans.run, self.requests.next_rescan)
-            await face.start(downloads.run)
-            await face.start(model_info.run)
-            await face.start(loads.run)
-            face.start_soon(tell, downloads, news)
-            with self.address.findable():
-                async with trio.open_nursery() as accepting:
-                    await accepting.start(serve, gateway, self.address.doors)
-                    # What is here now stays; a full collection need not walk over it again.
-                    gc.freeze()
-                    urls, models = self.address.urls, len(dispatcher.config.models)
-                    log.info("router.ready", urls=urls, models=models)
-                    self.manager.ready()
-                    task_status.started(RunningRouter(urls, dispatcher, watcher.reload))
-            face.cancel_scope.cancel()
 
     def _watcher(self) -> Watcher:
         news = self.dispatcher.news
@@ -131,9 +136,9 @@ class Frontend:
         )
 
     async def _drain(
-        self, gateway: Gateway, control: ControlServer, face: trio.CancelScope
+        self, gateway: Gateway, control: ControlServer, frontend: trio.CancelScope
     ) -> None:
-        await self.requests.stop.wait()
+        await self.signals.stop.wait()
         config = self.dispatcher.config
         log.info("router.draining", drain_s=config.router.drain_s)
         self.dispatcher.news.publish("router", {"state": "draining"})
@@ -141,20 +146,20 @@ class Frontend:
         gateway.drain()
         self.logs.end_following()
         await control.drain()
-        await move_on_after_running(self.requests.hurry.wait, drain_s(config))
-        face.cancel()
+        await move_on_after_running(self.signals.force_stop.wait, drain_s(config))
+        frontend.cancel()
 
-    async def _look_when_asked(self, watcher: Watcher) -> None:
+    async def _reload_on_request(self, watcher: Watcher) -> None:
         while True:
-            await self.requests.next_reload()
+            await self.signals.next_reload()
             with self.manager.reloading():
                 await watcher.reload()
 
     async def _reconfigure(self, config: Config, plan: ReloadPlan) -> frozenset[ModelId]:
-        """Make *config* the one in force, which differs by *plan*.
+        """Put *config* in force, which differs by *plan* from the former one.
 
         Returns:
-            The models whose process is replaced.
+            The ids of models whose process is replaced.
 
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.
@@ -163,7 +168,7 @@ class Frontend:
             await self.address.follow(config)
             former = self.dispatcher.config.router
             if sources(config.router) != sources(former):
-                self.requests.rescan()
+                self.signals.rescan()
             replaced = self.dispatcher.reconfigure(config, plan)
             self.address.gate.reconfigure(config)
             if config.router.admin_token != former.admin_token:

@@ -1,4 +1,4 @@
-"""The sockets that a router listens on: its own, or those that systemd opened for it."""
+"""Listening sockets: opened by the router, or taken over from systemd."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = structlog.get_logger()
 
 
 class PublicBindError(RouterError):
-    """Everybody could use every model, and nobody said that this is wanted."""
+    """The address is public, no API key is set, and `public_without_keys` is false."""
 
     code = "public_bind_refused"
 
 
 @attrs.frozen
 class Listening:
-    """Where a router listens.
+    """The listening sockets of a router.
 
     Attributes:
         sockets: Each listens already.
-        fixed: Whether they are systemd's: then the configuration has no say.
+        fixed: Whether systemd opened them; the configured address is then ignored.
     """
 
     sockets: list[socket.socket]
@@ -38,10 +38,10 @@ class Listening:
 
 
 def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
-    """Return the sockets that systemd opened for us, or open those of the configuration.
+    """Return the sockets that systemd opened, or open those of the configuration.
 
     Raises:
-        RouterError: if there can be none, or if everybody could use them.
+        RouterError: if they cannot be opened, or if they would be public without API keys.
     """
     activated = take_listeners(environ, os.getpid())
     if activated is None:
@@ -60,7 +60,7 @@ def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
 
 
 def exposure_fault(host: str, config: Config) -> str | None:
-    """Say why a router must not listen on *host*, or return None if it may."""
+    """Return why a router must not listen on *host*, or None if it may."""
     return exposure(
         host,
         has_keys=bool(config.api_keys),
@@ -69,12 +69,12 @@ def exposure_fault(host: str, config: Config) -> str | None:
 
 
 def hosts_of(sockets: Iterable[socket.socket]) -> list[str]:
-    """Return the addresses of those that others may reach, UNIX sockets left out."""
+    """Return the IP addresses of *sockets*; UNIX sockets have none."""
     return [each.getsockname()[0] for each in sockets if each.family != socket.AF_UNIX]
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return the base URL of who listens there."""
+    """Return the base URL of *listener*."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""A router as those who started it hold it: what they may ask, and what they are told."""
+"""Signals to a router, and its handle once it accepts connections."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from ..dispatch.dispatcher import Dispatcher
 
 @attrs.define(eq=False)
 class RouterSignals:
-    """What the outside may ask of a running router, by setting events.
+    """Events by which a signal handler or a test controls a running router.
 
     Attributes:
-        stop: Drain, stop every backend, end.
-        hurry: End now: no draining, no grace.
+        stop: Drain, stop every backend, return.
+        force_stop: Return now: no draining, no grace for backends.
     """
 
     stop: trio.Event = attrs.field(factory=trio.Event)
-    hurry: trio.Event = attrs.field(factory=trio.Event)
+    force_stop: trio.Event = attrs.field(factory=trio.Event)
     _reload: trio.Event = attrs.field(factory=trio.Event)
     _rescan: trio.Event = attrs.field(factory=trio.Event)
 
     def reload(self) -> None:
-        """Ask for the configuration to be read again; several asks may become one."""
+        """Request a reload of the configuration; several requests may become one."""
         self._reload.set()
 
     async def next_reload(self) -> None:
-        """Wait until a reload is asked for."""
+        """Wait until a reload is requested."""
         await self._reload.wait()
         self._reload = trio.Event()
 
     def rescan(self) -> None:
-        """Ask for models to be looked for again; several asks may become one."""
+        """Request a scan for models; several requests may become one."""
         self._rescan.set()
 
     async def next_rescan(self) -> None:
-        """Wait until a scan is asked for."""
+        """Wait until a scan is requested."""
         await self._rescan.wait()
         self._rescan = trio.Event()
 
 
 @attrs.frozen
 class RunningRouter:
-    """A router that accepts connections.
+    """Handle of a router that accepts connections.
 
     Attributes:
         urls: Its base URLs.
-        dispatcher: For those who want to look inside.
-        reload: Reads the configuration again; returns what became of it.
+        dispatcher: The state of its models, for inspection.
+        reload: Reads the configuration again; returns the report of that reload.
     """
 
     urls: tuple[str, ...]

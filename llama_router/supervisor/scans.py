@@ -1,4 +1,4 @@
-"""Scans while the router runs: one at a time, each put in force by a reload."""
+"""Scans for models while the router runs: one at a time, each applied by a reload."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ log = structlog.get_logger()
 
 
 class Scans:
-    """Looks for models again when somebody asks.
+    """Scans for models on request.
 
     Args:
-        catalog: Finds them; without it there is nothing to look for.
-        router: Returns the settings in force, which say where.
-        reload: Puts in force what was found.
+        catalog: Finds models; without it a scan does nothing.
+        router: Returns the settings in force, which name the folders.
+        reload: Applies the models that were found.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Scans:
         self._turn = trio.Lock()
 
     async def scan(self) -> Scanned:
-        """Look for models; those found are in force when this returns.
+        """Scan for models; those found are in force when this returns.
 
         Raises:
-            ScanError: if the scan fails, or a mistake in the configuration keeps what it
-                found from being used.
+            ScanError: if the scan fails, or if a mistake in the configuration prevents the
+                reload that would apply its result.
         """
         async with self._turn:
             if self._catalog is None:
@@ -57,7 +57,7 @@ class Scans:
         return scanned
 
     async def run(self, next_request: Callable[[], Awaitable[None]]) -> NoReturn:
-        """Scan at each request, until cancelled."""
+        """Scan whenever *next_request* returns, until cancelled."""
         while True:
             await next_request()
             try:

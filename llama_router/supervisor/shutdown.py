@@ -1,4 +1,4 @@
-"""How long the end of a router may take, and who sees to it."""
+"""Deadlines of a router's shutdown, and the last steps of it."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from ..process.process import REAP_TIMEOUT_S
 from ..threads import in_thread, in_thread_or_here
 from ..timeouts import move_on_after_running
 
-#: Seconds that refusals get to be written, however short ``drain_s`` is.
+#: Seconds in which refusals are written, however short ``drain_s`` is.
 REFUSAL_S: Final = 0.25
 
-#: Seconds that the logs of models get to reach the disk at the end.
+#: Seconds in which the logs of models are flushed to the disk.
 LOG_FLUSH_S: Final = 2.0
 
-#: Seconds that the file system then gets to remove the record of what runs.
+#: Seconds in which the file system then removes the record of running backends.
 RECORD_CLOSE_S: Final = 1.0
 
 
 def drain_s(config: Config) -> float:
-    """Return how long requests in flight get, in seconds."""
+    """Return how many seconds requests in flight get."""
     return max(config.router.drain_s, REFUSAL_S)
 
 
-def longest_end_s(config: Config) -> float:
-    """Return how long the whole end may take, in seconds."""
+def longest_shutdown_s(config: Config) -> float:
+    """Return an upper bound of the whole shutdown, in seconds."""
     return drain_s(config) + _grace_s(config) + REAP_TIMEOUT_S + LOG_FLUSH_S + RECORD_CLOSE_S
 
 
-async def bound_the_end(
-    config: Config, asked: trio.Event, hurry: trio.Event, until_ended: trio.CancelScope
+async def bound_backend_stops(
+    config: Config,
+    requested: trio.Event,
+    force_stop: trio.Event,
+    until_stopped: trio.CancelScope,
 ) -> None:
-    """Let backends that are being stopped *hurry* when they were *asked* to, or time is up.
+    """Set *force_stop* when *requested* is set, or when the backends' grace is over.
 
     Args:
-        config: Says how much time they have.
-        asked: Set when nobody gets any more time.
-        hurry: Set then, or when time is up.
-        until_ended: To be cancelled when the backends have ended. It is a shield: the end of
-            a router that is cancelled, or that a bug ends, must be bounded, too.
+        config: Gives the grace of the slowest backend.
+        requested: Set from outside when backends get no more time.
+        force_stop: Ends the grace of every backend that is being stopped.
+        until_stopped: Cancelled by the caller when all backends have exited. It is a shield,
+            so that the stop is bounded, too, when the router is cancelled or fails by a bug.
     """
-    with until_ended:
-        await move_on_after_running(asked.wait, _grace_s(config) + REAP_TIMEOUT_S)
-    hurry.set()
+    with until_stopped:
+        await move_on_after_running(requested.wait, _grace_s(config) + REAP_TIMEOUT_S)
+    force_stop.set()
 
 
 async def close_files(logs: LogStore, record: InstanceRecord) -> None:
-    """Let the last output reach the disk, and remove the record of what runs.
+    """Flush the logs of models to the disk, and remove the record of running backends.
 
-    If the file system hangs, both are given up: the next start finds nothing to end, then.
+    Both are given up if the file system hangs: the next start then finds no process to end.
     """
     with trio.move_on_after(LOG_FLUSH_S + RECORD_CLOSE_S, shield=True):
         await in_thread_or_here(logs.close, LOG_FLUSH_S, abandon_on_cancel=True)

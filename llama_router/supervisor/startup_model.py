@@ -1,4 +1,4 @@
-"""The startup model: a router accepts no connection before it is ready."""
+"""Loading of the startup model, before the router accepts connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..systemd.manager import ServiceManager
 async def load_startup_model(
     dispatcher: Dispatcher, stop: trio.Event, manager: ServiceManager
 ) -> bool:
-    """Load the startup model, if there is one; return False if *stop* was set meanwhile.
+    """Load the startup model, if one is configured; return False if *stop* was set first.
 
     Raises:
         RouterError: if it cannot be loaded.

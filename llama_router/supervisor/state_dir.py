@@ -1,4 +1,4 @@
-"""What a router needs of its state directory before it starts anything."""
+"""Preparation of the state directory, before any backend is started."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class StateDirError(RouterError):
 
 @attrs.frozen
 class Prepared:
-    """What was found or made there.
+    """The contents of a prepared state directory.
 
     Attributes:
-        record: Where it is noted which backends run; to be closed at the end.
+        record: The record of running backends; closed at the end.
         token: The admin token.
     """
 
@@ -36,7 +36,7 @@ class Prepared:
 
 
 def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> Prepared:
-    """End what an earlier life left behind, and make what the router *instance* needs. Blocks.
+    """End processes that an earlier router left, and create the record and token. Blocks.
 
     Raises:
         StateDirError: if nothing can be written there.
@@ -56,7 +56,7 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
 
 
 def _sweep(state_dir: Path) -> None:
-    """End what an earlier life of this router left behind."""
+    """End processes that an earlier router with this state directory left behind."""
     for swept in sweep(state_dir):
         if swept.outcome is Outcome.SKIPPED:
             log.warning("instances.skipped", path=str(swept.path), reason=swept.reason)

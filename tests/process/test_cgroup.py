@@ -100,7 +100,7 @@ async def test_whoever_escaped_everything_else_ends_with_its_group(service) -> N
                 cwd=None,
                 stdin="pipe",
                 grace_s=5.0,
-                hurry=trio.Event(),
+                force_stop=trio.Event(),
                 on_output=said.send_nowait,
                 on_stuck=lambda: None,
                 marker="x.1",

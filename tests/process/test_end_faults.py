@@ -70,6 +70,6 @@ async def test_a_request_that_reads_a_file(start: Callable, monkeypatch, hanging
         request("GET", "/admin/settings?model=a", x_admin_token="secret-secret-secret")
     )
     await hanging.entered.wait()
-    router.requests.hurry.set()
+    router.requests.force_stop.set()
     with trio.fail_after(10):
         await router.stop()

@@ -329,7 +329,7 @@ class TestShutdown:
         router.requests.stop.set()
         await router.events.wait("router.draining")
         begun_s = trio.current_time()
-        router.requests.hurry.set()
+        router.requests.force_stop.set()
         await router.ended.wait()
         assert trio.current_time() - begun_s < 5
         await client.rest()

@@ -59,7 +59,7 @@ async def main(instance, registers):
         spawned = await nursery.start(partial(
             run_process, [sys.executable, "-S", "-c", BACKEND],
             env={"PATH": os.environ["PATH"], proctree.INSTANCE_VARIABLE: instance},
-            cwd=None, stdin="null", grace_s=0.2, hurry=trio.Event(), on_output=relay,
+            cwd=None, stdin="null", grace_s=0.2, force_stop=trio.Event(), on_output=relay,
             on_stuck=print, marker=instance + ".1",
         ))
         if registers:

@@ -125,7 +125,7 @@ def program(heard, nothing_left):
             "cwd": None,
             "stdin": "null",
             "grace_s": 10.0,
-            "hurry": trio.Event(),
+            "force_stop": trio.Event(),
             "on_output": heard,
             "on_stuck": pytest.fail,
             "marker": MARKER,
@@ -172,20 +172,20 @@ async def test_stubborn_program_is_killed_after_the_grace(program, heard) -> Non
 
 async def test_no_grace_in_a_hurry(program, heard) -> None:
     """Once a hard shutdown is under way, a stubborn program is killed at once."""
-    hurry = trio.Event()
-    hurry.set()
-    spawned, _ = await stop(program(STUBBORN, grace_s=1000, hurry=hurry), heard)
+    force_stop = trio.Event()
+    force_stop.set()
+    spawned, _ = await stop(program(STUBBORN, grace_s=1000, force_stop=force_stop), heard)
     assert spawned.returncode == -signal.SIGKILL
 
 
 async def test_hurry_cuts_a_grace_short(nursery, program, heard, monkeypatch) -> None:
     """A hard shutdown that begins during the grace ends it."""
-    hurry = trio.Event()
+    force_stop = trio.Event()
     killpg = os.killpg
 
     async def hasten() -> None:
         await trio.testing.wait_all_tasks_blocked()
-        hurry.set()
+        force_stop.set()
 
     def watch(pid, signum):
         killpg(pid, signum)
@@ -193,7 +193,7 @@ async def test_hurry_cuts_a_grace_short(nursery, program, heard, monkeypatch) ->
             nursery.start_soon(hasten)
 
     monkeypatch.setattr(os, "killpg", watch)
-    spawned, _ = await stop(program(STUBBORN, grace_s=1000, hurry=hurry), heard)
+    spawned, _ = await stop(program(STUBBORN, grace_s=1000, force_stop=force_stop), heard)
     assert spawned.returncode == -signal.SIGKILL
 
 
@@ -362,7 +362,7 @@ async def test_stuck_process_is_reported_once_and_awaited(
 
 async def test_stuck_process_is_given_up_in_a_hurry(program, heard, monkeypatch) -> None:
     """On a hard shutdown a survivor of SIGKILL costs bounded time, and is said to be there."""
-    hurry, spawned = trio.Event(), None
+    force_stop, spawned = trio.Event(), None
     with monkeypatch.context() as patch:
         patch.setattr(os, "killpg", lambda *_: None)
         patch.setattr(treekill, "kill", lambda *_: False)
@@ -370,10 +370,10 @@ async def test_stuck_process_is_given_up_in_a_hurry(program, heard, monkeypatch)
         with pytest.RaisesGroup(BackendUnreapableError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
                 spawned = await nursery.start(
-                    program(STUBBORN, grace_s=1000, hurry=hurry, on_stuck=hurry.set)
+                    program(STUBBORN, grace_s=1000, force_stop=force_stop, on_stuck=force_stop.set)
                 )
                 await heard.line()
-                hurry.set()
+                force_stop.set()
                 nursery.cancel_scope.cancel()
     assert not spawned.exited.is_set()
     os.kill(spawned.pid, signal.SIGKILL)

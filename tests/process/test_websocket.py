@@ -141,5 +141,5 @@ async def test_the_drain_deadline_cuts_a_tunnel(router) -> None:
     socket = await connect(router, "/v1/echo?model=ws")
     assert isinstance(await socket.event(), AcceptConnection)
     router.requests.stop.set()
-    router.requests.hurry.set()
+    router.requests.force_stop.set()
     await socket.until_closed()

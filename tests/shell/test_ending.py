@@ -9,26 +9,26 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from llama_router.core.config.parse import parse_config
 from llama_router.process.background_writer import BackgroundWriter
 from llama_router.process.process import REAP_TIMEOUT_S
-from llama_router.supervisor.shutdown import bound_the_end
+from llama_router.supervisor.shutdown import bound_backend_stops
 
 CONFIG = parse_config({"models": {"a": {"path": "a.gguf", "spawn": {"stop_timeout_s": 3.0}}}})
 
 
 async def test_backends_hurry_when_their_time_is_up(autojump_clock: MockClock) -> None:
     """That is the longest grace, and the time that a kill may take."""
-    hurry = trio.Event()
-    await bound_the_end(CONFIG, trio.Event(), hurry, trio.CancelScope(shield=True))
-    assert hurry.is_set()
+    force_stop = trio.Event()
+    await bound_backend_stops(CONFIG, trio.Event(), force_stop, trio.CancelScope(shield=True))
+    assert force_stop.is_set()
     assert trio.current_time() == 3.0 + REAP_TIMEOUT_S
 
 
 async def test_a_router_that_is_cancelled_has_a_bounded_end(autojump_clock: MockClock) -> None:
     """Its backends get their time, and no more: they wait for nothing else."""
-    hurry = trio.Event()
+    force_stop = trio.Event()
     with trio.CancelScope() as router:
         router.cancel()
-        await bound_the_end(CONFIG, trio.Event(), hurry, trio.CancelScope(shield=True))
-    assert hurry.is_set()
+        await bound_backend_stops(CONFIG, trio.Event(), force_stop, trio.CancelScope(shield=True))
+    assert force_stop.is_set()
     assert trio.current_time() == 3.0 + REAP_TIMEOUT_S
 
 
@@ -37,7 +37,7 @@ async def test_what_bounds_the_end_does_not_prolong_it(
 ) -> None:
     """When the backends are gone, nobody waits for their time to be up."""
     until_ended = trio.CancelScope(shield=True)
-    nursery.start_soon(bound_the_end, CONFIG, trio.Event(), trio.Event(), until_ended)
+    nursery.start_soon(bound_backend_stops, CONFIG, trio.Event(), trio.Event(), until_ended)
     await trio.sleep(1)
     until_ended.cancel()
     nursery.cancel_scope.cancel()

@@ -1,0 +1,155 @@
+"""Building the parts of a router, before any task runs."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from .. import runtime_file
+from ..backends.launch import Launcher
+from ..backends.ports import Ports
+from ..config.catalog import Catalog
+from ..config.load import LoadedConfig
+from ..core.access.gate import Gate
+from ..core.config.router_spec import RouterSpec
+from ..core.config.whole import Config
+from ..dispatch.dispatcher import Dispatcher
+from ..gateway.server import ListenerSet
+from ..model_logs.store import LogStore
+from ..process import procfs
+from ..process.background_writer import BackgroundWriter
+from ..process.cgroup import ControlGroups
+from ..process.lifeline import Lifeline
+from ..systemd.manager import ServiceManager
+from ..threads import in_thread
+from .address import Address
+from .frontend import Frontend
+from .listeners import open_listeners
+from .running_router import RouterSignals
+from .shutdown import close_files
+from .state_dir import prepare_state_dir
+
+
+@attrs.frozen(kw_only=True)
+class RouterParts:
+    """Everything that the task tree runs.
+
+    Attributes:
+        signals: Requests from outside: stop, force the stop, reload, rescan.
+        manager: Reports the router's state to systemd.
+        lifeline: Keeps the guardian process, which ends all backends if the router dies.
+        logs: The output of backends.
+        launcher: Starts backends.
+        dispatcher: Owns the scheduler.
+        frontend: Serves connections.
+    """
+
+    signals: RouterSignals
+    manager: ServiceManager
+    lifeline: Lifeline
+    logs: LogStore
+    launcher: Launcher
+    dispatcher: Dispatcher
+    frontend: Frontend
+
+
+@asynccontextmanager
+async def router_parts(
+    loaded: LoadedConfig,
+    signals: RouterSignals,
+    *,
+    state_dir: Path,
+    environ: Mapping[str, str],
+    catalog: Catalog | None,
+    whole_process: bool,
+) -> AsyncIterator[RouterParts]:
+    """Yield the parts of one router; close its sockets, logs and record at the end.
+
+    The arguments are those of `tree.run_router`.
+
+    Raises:
+        RouterError: if the address or the state directory cannot be used.
+    """
+    router = loaded.config.router
+    manager = ServiceManager.from_environ(environ)
+    instance = secrets.token_hex(8)
+    listening = open_listeners(loaded.config, environ)
+    listeners = ListenerSet(listening.sockets)
+    try:
+        groups = await in_thread(ControlGroups.adopt) if whole_process else None
+        prepared = await in_thread(prepare_state_dir, state_dir, environ, instance)
+        gate = _gate(loaded.config, prepared.token.value)
+        procfs.adopt_orphans()
+        ports = [
+            each.getsockname()[1] for each in listeners.sockets if each.family != socket.AF_UNIX
+        ]
+        lifeline = Lifeline(instance)
+        logs = _log_store(router, state_dir)
+        try:
+            launcher = Launcher(
+                instance=instance,
+                environ=environ,
+                router_port=ports[0] if ports else router.port,
+                ports=Ports(router.base_port, ports),
+                lifeline=lifeline,
+                record=prepared.record,
+                writes=BackgroundWriter(prepared.record.path),
+                logs=logs,
+                force_stop=trio.Event(),
+                groups=groups,
+            )
+            dispatcher = Dispatcher(loaded.config, launcher)
+            launcher.on_progress = dispatcher.waits.note_progress
+            address = Address(
+                loaded=loaded,
+                listeners=listeners,
+                fixed=listening.fixed,
+                gate=gate,
+                runtime_path=runtime_file.runtime_path(state_dir, environ),
+                token_path=prepared.token.path,
+                token=lambda: dispatcher.config.router.admin_token,
+            )
+            yield RouterParts(
+                signals=signals,
+                manager=manager,
+                lifeline=lifeline,
+                logs=logs,
+                launcher=launcher,
+                dispatcher=dispatcher,
+                frontend=Frontend(
+                    loaded=loaded,
+                    signals=signals,
+                    dispatcher=dispatcher,
+                    address=address,
+                    manager=manager,
+                    logs=logs,
+                    catalog=catalog,
+                    state_dir=state_dir,
+                    environ=environ,
+                ),
+            )
+        finally:
+            await close_files(logs, prepared.record)
+    finally:
+        listeners.close()
+
+
+def _gate(config: Config, admin_token: str) -> Gate:
+    name = socket.gethostname()
+    return Gate(config, own_hosts={name, f"{name}.local"}, admin_token=admin_token)
+
+
+def _log_store(router: RouterSpec, state_dir: Path) -> LogStore:
+    return LogStore(
+        state_dir / "logs",
+        max_bytes=router.log_file_mib * 1024 * 1024,
+        backups=router.log_files,
+        keep_s=router.log_keep_days * 86400 or None,
+        total_bytes=router.log_total_mib * 1024 * 1024 or None,
+    )
