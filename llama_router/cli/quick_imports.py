@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ..interpreter_settings import thresholds
+
 #: New objects between two looks. The usual 700 make a tenth of what the imports cost; no
 #: look at all leaves 1.5 MiB of garbage.
 _NEW_OBJECTS: Final = 20_000
@@ -21,10 +23,6 @@ def few_collections() -> Iterator[None]:
 
     For imports: nearly all that they make stays until the process ends.
     """
-    before = gc.get_threshold()
-    gc.set_threshold(_NEW_OBJECTS, _YOUNG_COLLECTIONS)
-    try:
+    with thresholds.changed(lambda original: (_NEW_OBJECTS, _YOUNG_COLLECTIONS, original[2])):
         yield
         gc.freeze()
-    finally:
-        gc.set_threshold(*before)

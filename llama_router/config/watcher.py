@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import sys
 import time
 from codecs import BOM_UTF8
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -20,6 +18,7 @@ from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
+from ..interpreter_settings import loop_goes_first
 from ..threads import ThreadRefusedError, in_thread
 from .file import decoded, parse, read
 from .file_watch import Advice, FileWatch, Stamp
@@ -35,9 +34,6 @@ POLL_S: Final = 1.0
 
 #: How long a changed file must stay the same, in seconds.
 SETTLE_S: Final = 0.2
-
-#: How soon the event loop gets its turn while a file is read, in seconds.
-SWITCH_S: Final = 0.0002
 
 #: The digest of a file with nothing in it, and of none where none is needed.
 _NOTHING: Final = hashlib.sha256().digest()
@@ -165,7 +161,7 @@ class Watcher:
         mark = BOM_UTF8 if before.startswith(BOM_UTF8) else b""
         data = mark + change(text).encode()
         if data != before:
-            with _yielding():
+            with loop_goes_first():
                 self._load(self._path, current, data)
             replace_config(self._path, before, data)
 
@@ -249,7 +245,7 @@ class Watcher:
                     return None
         try:
             self._refuse_emptied()
-            with _yielding():
+            with loop_goes_first():
                 loaded = self._load(self._path, current, None)
                 plan = plan_reload(current, loaded.config)
         except ConfigError:
@@ -318,24 +314,6 @@ class Watcher:
         )
         problems = [str(problem) for problem in error.problems]
         log.error("config.rejected", path=str(self._path), problems=problems)
-
-
-@contextmanager
-def _yielding() -> Iterator[None]:
-    """Let the event loop interrupt this thread quickly.
-
-    A thread that computes gives way only after the interpreter's switch interval, 5 ms: for
-    that long a stream would stand still, again and again. And a full garbage collection,
-    which so many new objects would cause, gives way to nobody: 70 ms were seen.
-    """
-    before_s, thresholds = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(SWITCH_S)
-    gc.set_threshold(*thresholds[:2], 1_000_000)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before_s)
-        gc.set_threshold(*thresholds)
 
 
 def _any_exists(paths: tuple[Path, ...]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,3 +326,36 @@ def edit(chance: random.Random, router: Router, number: int) -> None:
         replace(router.path, content)
     else:
         router.path.write_text(content)
+
+
+async def test_an_edit_beside_a_reload_leaves_the_interpreter_as_it_was(tmp_path) -> None:
+    """Both threads change process-wide settings; the reload ends while the edit still reads."""
+    before = sys.getswitchinterval(), gc.get_threshold()
+    path = tmp_path / "router.toml"
+    path.write_text("")
+    loaded = load_config(path)
+    reloading, editing, reloaded = (threading.Event() for _ in range(3))
+
+    def load(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
+        if data is not None:
+            editing.set()
+            assert reloaded.wait(10)
+        elif not reloading.is_set():
+            reloading.set()
+            assert editing.wait(10)
+        return load_config(path, data=data)
+
+    async def apply(_: Config, __: ReloadPlan) -> frozenset[ModelId]:
+        reloaded.set()  # what the reload's thread had changed is restored
+        return frozenset()
+
+    watched = watcher.Watcher(loaded, current=lambda: loaded.config, apply=apply, load=load)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.run)
+            async with trio.open_nursery() as both:
+                both.start_soon(watched.reload)
+                await trio.to_thread.run_sync(reloading.wait)
+                await watched.edit(lambda _: "# edited\n", expected=None)
+            nursery.cancel_scope.cancel()
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before

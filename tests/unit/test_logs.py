@@ -195,8 +195,8 @@ def test_a_library_record_that_cannot_be_formatted_is_still_an_event() -> None:
     """A library's mistake in its arguments is neither raised nor silent."""
     stream = io.StringIO()
     record = logging.LogRecord("some.library", logging.WARNING, "", 0, "%d", ("three",), None)
-    with configure(format="json", stream=stream) as output:
-        output._handler.handle(record)
+    with configure(format="json", stream=stream):
+        logging.getLogger().handlers[-1].handle(record)
     assert json.loads(stream.getvalue())["message"] == "'%d' with arguments that do not fit"
 
 
@@ -325,6 +325,30 @@ def test_a_process_without_standard_error_can_log() -> None:
     )
     shell = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
     assert subprocess.run(shell, check=False).returncode == 7
+
+
+def test_an_output_that_closes_first_leaves_the_other_in_use() -> None:
+    """Of two that overlap, the one still open gets events and warnings, whichever began first."""
+    first, second = io.StringIO(), io.StringIO()
+    outputs = [configure(format="json", stream=stream) for stream in (first, second)]
+    outputs[0].close()
+    log.info("test.happened")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("mind", stacklevel=1)
+    outputs[1].close()
+    assert first.getvalue() == ""
+    events = [json.loads(line)["event"] for line in second.getvalue().splitlines()]
+    assert events == ["test.happened", "library.logged"]
+
+
+def test_outputs_that_close_in_any_order_leave_no_configuration() -> None:
+    """What the process logged with before the first one is in use again after the last."""
+    before = structlog.get_config(), logging.getLogger().handlers[:]
+    outputs = [configure(format="json", stream=io.StringIO()) for _ in range(2)]
+    for output in outputs:
+        output.close()
+    assert (structlog.get_config(), logging.getLogger().handlers) == before
 
 
 def test_import_does_not_bring_rich() -> None:
