@@ -41,15 +41,20 @@ def build() -> Native:
     return Native(stub=_compiled("stub"), load=_compiled("load"))
 
 
+def compiler() -> list[str]:
+    """Return the command of the C compiler: ``$CC``, or ``cc``."""
+    return shlex.split(os.environ.get("CC", "")) or ["cc"]
+
+
 def _compiled(name: str) -> Path:
     source, program = _SOURCES / f"{name}.c", _OUT / name
     newest_s = max(path.stat().st_mtime for path in (source, _SOURCES / "common.h"))
     if program.exists() and program.stat().st_mtime > newest_s:
         return program
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    if shutil.which(compiler[0]) is None:
+    command = compiler()
+    if shutil.which(command[0]) is None:
         raise BuildError(
-            f"there is no C compiler {compiler[0]!r} (on Debian: apt install gcc libc6-dev)"
+            f"there is no C compiler {command[0]!r} (on Debian: apt install gcc libc6-dev)"
         )
     try:
         _OUT.mkdir(exist_ok=True)
@@ -57,7 +62,7 @@ def _compiled(name: str) -> Path:
         raise BuildError(f"{_OUT} cannot be made: {error.strerror}") from error
     # Under another name first: tests that run side by side must not meet half a program.
     fresh = _OUT / f"{name}.{os.getpid()}"
-    argv = [*compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
+    argv = [*command, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     if result.returncode:
         raise BuildError(f"{' '.join(argv)} failed:\n{result.stderr}")

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import attrs
 
-from bench import arguments
+from bench import arguments, versions
 
 REPO = "bench/random-GGUF"
 FILE = "random-Q8_0.gguf"
@@ -110,6 +110,7 @@ def measure(folder: Path, *, rounds: int, size_bytes: int) -> int:
             transfer, everything = _ours(url, folder / "cache")
             runs["ours, the transfer"].append(transfer)
             runs["ours, everything"].append(everything)
+    print("\n".join(versions.lines({"curl": versions.of_program("curl", "--version")})))
     print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     shares = {}
     for name, figures in runs.items():

@@ -27,7 +27,7 @@ from pathlib import Path
 import attrs
 import httpx
 
-from bench import arguments
+from bench import arguments, versions
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,7 +120,8 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder:
         figures = measure(Path(folder), rate=options.rate, seconds=options.seconds)
     if options.json is not None:
-        options.json.write_text(json.dumps(attrs.asdict(figures), indent=1))
+        document = {"versions": versions.machine(), **attrs.asdict(figures)}
+        options.json.write_text(json.dumps(document, indent=1))
     return 0 if report(figures) else 1
 
 
@@ -263,6 +264,7 @@ def ready_url(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 def report(figures: Figures) -> bool:
     """Print the figures; return whether all goals are met."""
+    print("\n".join(versions.lines()))
     lines_per_s = figures.printed / figures.flood_s
     print(f"{figures.printed} lines in {figures.flood_s:.1f} s: {lines_per_s:,.0f} lines/s")
     for what, took_s in (("quiet", figures.quiet_s), ("flood", figures.flooded_s)):

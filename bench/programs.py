@@ -19,10 +19,17 @@ ROOT = Path(__file__).parents[1]
 #: Signals that end a benchmark; the terminal that goes is one of them.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+#: Requests that llama-swap passes on to one model at the same time. By default these are 10,
+#: and it answers every further one with 429: the proxy benchmark would measure refusals.
+LLAMA_SWAP_CONCURRENCY = 100_000
+
 #: How often a program that starts is asked whether it listens.
 _POLL_S = 0.001
 _START_S = 30
 _STOP_S = 15
+
+#: How often a range of free ports is looked for, each time somewhere else.
+_PORT_TRIES = 100
 
 
 class StartError(Exception):
@@ -33,6 +40,24 @@ def free_port() -> int:
     """Return a port that nobody uses at the moment."""
     with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def free_ports(count: int) -> int:
+    """Return the first of *count* neighbouring ports that no socket uses at the moment.
+
+    For programs that number the ports of their servers from a first one on.
+
+    Raises:
+        StartError: if there are no such neighbours.
+    """
+    for _ in range(_PORT_TRIES):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError, OverflowError):
+            probe = held.enter_context(socket.create_server((HOST, 0)))
+            first = int(probe.getsockname()[1])
+            for port in range(first + 1, first + count):
+                held.enter_context(socket.create_server((HOST, port)))
+            return first
+    raise StartError(f"there are no {count} free ports in a row")
 
 
 def search_path() -> str:

@@ -24,7 +24,7 @@ from typing import Final
 import attrs
 import trio
 
-from bench import arguments
+from bench import arguments, versions
 from llama_router.config.catalog import Catalog
 from llama_router.logs.output import configure
 from llama_router.supervisor.running_router import RouterSignals, RunningRouter
@@ -173,6 +173,7 @@ async def _reload(reload: Callable[[], Awaitable[object]], ticker: Ticker) -> Ro
 
 
 def _report(rounds: dict[str, list[Round]], models: int) -> int:
+    print("\n".join(versions.lines()))
     print(f"{models} models in the file; medians and worst of {len(next(iter(rounds.values())))}")
     columns = ("reload", "worst", "cpu", "stall", "worst", "own", "worst")
     print(f"{'(ms)':<28}", *(f"{column:>8}" for column in columns))

@@ -47,6 +47,20 @@ class Results:
         rounds = self.rounds.get(workload, {}).get(contestant, [])
         return [figures.get(figure) for figures in rounds]
 
+    def unusable(self, workload: str, contestant: str) -> str | None:
+        """Return why the figures of a contestant prove nothing, or None if they do.
+
+        That is so if it was not measured, if a response was wrong, or if a round failed.
+        """
+        rounds = self.rounds.get(workload, {}).get(contestant, [])
+        if not rounds:
+            return f"{contestant} was not measured"
+        if errors := sum(figures.get("errors", 0) for figures in rounds):
+            return f"{contestant} had {errors:.0f} error{'s' * (errors != 1)}"
+        if failed := sum(not figures for figures in rounds):
+            return f"{contestant} failed in {failed} of {len(rounds)} rounds"
+        return None
+
     def spread(self, workload: str, contestant: str, figure: str) -> Spread | None:
         """Return the middle and the range of one figure, or None if it was never measured."""
         return spread_of(self.series(workload, contestant, figure))

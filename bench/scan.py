@@ -33,7 +33,7 @@ import attrs
 import structlog
 import trio
 
-from bench import arguments
+from bench import arguments, versions
 from llama_router.backends.backend import Backend
 from llama_router.config.catalog import Catalog
 from llama_router.config.scan_worker.parent import scan_beside
@@ -94,6 +94,7 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
     quick_s = [seconds(partial(read_header, str(path))) for path in paths]
     scan_s = statistics.median(run["scan_s"] for run in cold)
     still_s = statistics.median(still)
+    print("\n".join(versions.lines()))
     print(f"{options.files} files, {TOKENS} tokens each; medians of {options.rounds} rounds")
     print(f"  scan, cold                          {scan_s * 1000:8.0f} ms   (goal {GOAL_S:.0f} s)")
     print(f"  and then: configuration             {median_ms(cold, 'load_s'):8.0f} ms")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from bench import arguments, machine
+from bench import arguments, machine, versions
 from bench.build import BuildError, build
 from bench.programs import StartError
 from bench.results import Results
@@ -92,6 +92,7 @@ class Bench:
         self._results = Results()
         self._problems: list[str] = []
         self._names: list[str] = []
+        self._versions: dict[str, str] = {}
 
     def measure(
         self, contestants: Sequence[Contestant], workloads: Sequence[Workload], rounds: int
@@ -107,6 +108,7 @@ class Bench:
                 else:
                     stages.append(Stage(self._setting, contestant, running, self._scale))
             self._names = [stage.contestant.name for stage in stages]
+            self._versions = {stage.contestant.name: stage.contestant.version() for stage in stages}
             for number in range(rounds):
                 for place, workload in enumerate(workloads):
                     # Who is first might have it easier, or harder: take turns.
@@ -163,7 +165,7 @@ class Bench:
             pinned = f"proxy on {pinning.proxy}, stub on {pinning.stub}, client on {pinning.load}"
         lines = [
             f"{rounds} rounds, median (least..most); {os.cpu_count()} processors, {pinned}",
-            f"Python {platform.python_version()}, {sys.executable}",
+            *versions.lines(self._versions),
         ]
         lines += report.figures(self._results, titles, self._names)
         lines += report.goals(outcomes)
@@ -181,6 +183,7 @@ class Bench:
                 "python": platform.python_version(),
                 "load_average": os.getloadavg(),
             },
+            "versions": versions.machine() | self._versions,
             "pinning": attrs.asdict(self._setting.pinning),
             "scale": attrs.asdict(self._scale),
             "rounds": rounds,
@@ -192,6 +195,7 @@ class Bench:
                     "title": one.goal.title,
                     "limit": one.goal.limit,
                     "verdict": one.verdict,
+                    "reason": one.reason,
                     "value": None if one.value is None else attrs.asdict(one.value),
                 }
                 for one in outcomes

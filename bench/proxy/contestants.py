@@ -17,11 +17,12 @@ from typing import ClassVar
 
 import attrs
 
-from bench import machine
-from bench.build import Native
+from bench import machine, versions
+from bench.build import Native, compiler
 from bench.machine import Pinning
 from bench.programs import (
     HOST,
+    LLAMA_SWAP_CONCURRENCY,
     ROOT,
     StartError,
     child,
@@ -97,8 +98,12 @@ class Contestant(abc.ABC):
         """Return why it cannot take part here, or None if it can."""
 
     @abc.abstractmethod
+    def version(self) -> str:
+        """Return what the report names as its version; it is not missing."""
+
+    @abc.abstractmethod
     def running(self, setting: Setting) -> contextlib.AbstractContextManager[Running]:
-        """Start it, wait until its first answer, and end it at the end.
+        """Start it, wait for its first response, and end it on exit.
 
         Raises:
             StartError: if it does not come up.
@@ -111,8 +116,12 @@ class Direct(Contestant):
     name = "direct"
 
     def missing(self) -> str | None:
-        """Nothing else is needed."""
+        """Return None: nothing else is needed."""
         return None
+
+    def version(self) -> str:
+        """Return the compiler of the stub."""
+        return f"the stub, built with {versions.of_program(*compiler(), '--version')}"
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -128,8 +137,12 @@ class LlamaRouter(Contestant):
     name = "llama-router"
 
     def missing(self) -> str | None:
-        """It is always there."""
+        """Return None: it is this checkout."""
         return None
+
+    def version(self) -> str:
+        """Return the version of this checkout."""
+        return versions.router()
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -156,10 +169,14 @@ class Nginx(Contestant):
     name = "nginx"
 
     def missing(self) -> str | None:
-        """Say so if it is not installed."""
+        """Return a reason if it is not installed."""
         if shutil.which("nginx", path=search_path()) is None:
             return "nginx is not installed (on Debian: apt install nginx-light)"
         return None
+
+    def version(self) -> str:
+        """Return what ``nginx -v`` prints."""
+        return versions.of_program(shutil.which("nginx", path=search_path()) or "nginx", "-v")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -226,8 +243,12 @@ class LlamaSwap(Contestant):
     name = "llama-swap"
 
     def missing(self) -> str | None:
-        """Say so if the environment does not name it."""
+        """Return a reason if the environment does not name it."""
         return missing_binary("LLAMA_SWAP_BIN")
+
+    def version(self) -> str:
+        """Return what ``llama-swap --version`` prints."""
+        return versions.of_program(os.environ["LLAMA_SWAP_BIN"], "--version")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:
@@ -239,6 +260,7 @@ class LlamaSwap(Contestant):
         config.write_text(
             f"startPort: {free_port()}\nmodels:\n  m1:\n    cmd: {command}\n"
             f"    proxy: http://{HOST}:${{PORT}}\n"
+            f"    concurrencyLimit: {LLAMA_SWAP_CONCURRENCY}\n"
         )
         binary = os.environ["LLAMA_SWAP_BIN"]
         argv = [binary, "--config", str(config), "--listen", f"{HOST}:{port}"]
@@ -252,8 +274,12 @@ class LlamaCppRouter(Contestant):
     name = "llama.cpp"
 
     def missing(self) -> str | None:
-        """Say so if the environment does not name a llama-server."""
+        """Return a reason if the environment does not name a llama-server."""
         return missing_binary("LLAMA_SERVER_BIN")
+
+    def version(self) -> str:
+        """Return what ``llama-server --version`` prints."""
+        return versions.of_program(os.environ["LLAMA_SERVER_BIN"], "--version")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Running]:

@@ -60,8 +60,20 @@ class Goal:
     measure: Measure = Measure.ITSELF
     peer: str = ""
 
+    def contestants(self) -> list[str]:
+        """Return the contestants that the value is computed from."""
+        match self.measure:
+            case Measure.ITSELF:
+                return [SUBJECT]
+            case Measure.TIMES | Measure.MORE:
+                return [SUBJECT, self.peer]
+            case Measure.ADDED_TIMES:
+                return [SUBJECT, self.peer, DIRECT]
+            case _:
+                assert_never(self.measure)
+
     def value(self, results: Results) -> Spread | None:
-        """Return the value in the middle and its range; None if a part was not measured."""
+        """Return the median value and its range; None if a part of it was not measured."""
         ours = results.series(self.workload, SUBJECT, self.figure)
         peers = results.series(self.workload, self.peer, self.figure)
         match self.measure:
@@ -81,30 +93,40 @@ class Goal:
 
 @attrs.frozen
 class Outcome:
-    """A goal and what came of it."""
+    """The verdict on a goal.
+
+    Attributes:
+        goal: The goal.
+        verdict: Met, missed or not measured.
+        value: The measured value; None without one.
+        reason: Why it was not measured; empty if it was.
+    """
 
     goal: Goal
     verdict: Verdict
     value: Spread | None
+    reason: str = ""
 
 
 def judge(results: Results, workloads: Collection[str]) -> list[Outcome]:
     """Return the goals of these workloads, each with its verdict.
 
-    A goal is missed, whatever its value, if there were errors where it was measured.
+    A goal is not measured, whatever its value, if the workload had errors with one of the
+    contestants compared: a contestant that refuses requests spends little time on each.
     """
     return [_judged(goal, results) for goal in GOALS if goal.workload in workloads]
 
 
 def _judged(goal: Goal, results: Results) -> Outcome:
     value = goal.value(results)
-    errors = results.series(goal.workload, SUBJECT, "errors")
-    if value is None:
-        verdict = Verdict.NOT_MEASURED
-    elif value.median > goal.limit or any(errors):
-        verdict = Verdict.MISSED
-    else:
-        verdict = Verdict.MET
+    reason = "; ".join(
+        reason
+        for name in goal.contestants()
+        if (reason := results.unusable(goal.workload, name)) is not None
+    )
+    if value is None or reason:
+        return Outcome(goal, Verdict.NOT_MEASURED, value, reason or "there is nothing to compare")
+    verdict = Verdict.MISSED if value.median > goal.limit else Verdict.MET
     return Outcome(goal, verdict, value)
 
 

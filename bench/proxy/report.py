@@ -114,7 +114,7 @@ def goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
         measured = cell(outcome.value, form)
         yield (
             f"{outcome.goal.title:<60}{form.format(outcome.goal.limit):>10}"
-            f"{measured:>36}  {outcome.verdict}"
+            f"{measured:>36}  {outcome.verdict}{outcome.reason and f': {outcome.reason}'}"
         )
 
 

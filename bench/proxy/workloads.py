@@ -118,7 +118,7 @@ def small(stage: Stage, *, conns: int) -> Figures:
         | _latencies(load, "latency")
         | {
             "per_s": load.seen["requests"] / load.seen["wall_s"],
-            "cpu_us": load.cpu_s / load.seen["requests"] * 1e6,
+            "cpu_us": load.cpu_s / max(1, load.seen["requests"]) * 1e6,
         }
     )
 

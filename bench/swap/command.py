@@ -18,7 +18,7 @@ from pathlib import Path
 
 import attrs
 
-from bench import arguments
+from bench import arguments, versions
 from bench.programs import StartError
 from bench.results import Results
 from llama_router.models.tiny.chat import make_chat_model
@@ -33,6 +33,7 @@ from .contestants import (
     Setting,
     Swapper,
     missing_server,
+    server_version,
 )
 
 #: Name to random seed.
@@ -75,10 +76,12 @@ def run(options: argparse.Namespace) -> int:
     for server in options.server or (EMBEDDED, REAL):
         for size_mb in options.size_mb or (0, 300):
             bench.measure(server, size_mb)
+    print("\n".join(versions.lines(bench.versions)))
     print("\n".join(report.lines(bench.results, bench.absent, bench.problems)))
     if options.json is not None:
         document = {
             "rounds": options.rounds,
+            "versions": versions.machine() | bench.versions,
             "not_run": bench.absent,
             "problems": bench.problems,
             "goals": [attrs.asdict(outcome) for outcome in report.judge(bench.results)],
@@ -98,6 +101,7 @@ class Bench:
         results: The figures; the workloads are servers with sizes.
         absent: What could not run, and why.
         problems: What went wrong.
+        versions: Versions of the servers and contestants that were measured.
     """
 
     def __init__(self, contestants: Sequence[Contestant], rounds: int) -> None:
@@ -106,12 +110,14 @@ class Bench:
         self.results = Results()
         self.absent: dict[str, str] = {}
         self.problems: list[str] = []
+        self.versions: dict[str, str] = {}
 
     def measure(self, server: str, size_mb: float) -> None:
         """Have everybody swap models of this size."""
         if (reason := missing_server(server)) is not None:
             self.absent[f"server {server}"] = reason
             return
+        self.versions[f"server {server}"] = server_version(server)
         workload = f"{server}, {f'{size_mb:g} MB' if size_mb else 'tiny'}"
         with (
             tempfile.TemporaryDirectory(prefix="llama-router-bench-") as folder,
@@ -136,6 +142,8 @@ class Bench:
                     self.problems.append(f"{workload}, {contestant.name}: {error}")
                 else:
                     swappers.append((contestant.name, swapper))
+                    if (version := contestant.version()) is not None:
+                        self.versions[contestant.name] = version
             self._take_turns(workload, swappers)
 
     def _take_turns(self, workload: str, swappers: Sequence[tuple[str, Swapper]]) -> None:

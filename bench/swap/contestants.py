@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import importlib.metadata
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
 
-from bench.programs import HOST, ROOT, StartError, child, free_port, missing_binary, wait_listening
+from bench import versions
+from bench.programs import (
+    HOST,
+    LLAMA_SWAP_CONCURRENCY,
+    ROOT,
+    StartError,
+    child,
+    free_port,
+    free_ports,
+    missing_binary,
+    wait_listening,
+)
 from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
 from llama_router.config.load import load_config
 from llama_router.core.config.command_line import command_line
@@ -74,6 +86,13 @@ class Setting:
         return find_program(command_line(spec, port=port, host=HOST)).argv
 
 
+def server_version(server: str) -> str:
+    """Return the version of a server that is not missing."""
+    if server == REAL:
+        return versions.of_program(os.environ["LLAMA_SERVER_BIN"], "--version")
+    return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+
+
 def missing_server(server: str) -> str | None:
     """Return why there is no such server here, or None."""
     if server == REAL:
@@ -95,6 +114,10 @@ class Contestant(abc.ABC):
 
     def missing(self, server: str) -> str | None:  # noqa: ARG002 -- others need it
         """Return why it cannot take part here, or None if it can."""
+        return None
+
+    def version(self) -> str | None:
+        """Return its version, or None if it has none beside that of the server."""
         return None
 
     @abc.abstractmethod
@@ -220,6 +243,10 @@ class LlamaRouter(Contestant):
 
     name = "llama-router"
 
+    def version(self) -> str:
+        """Return the version of this checkout."""
+        return versions.router()
+
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Swapper]:
         """Run ``llama-router serve``."""
@@ -231,23 +258,39 @@ class LlamaRouter(Contestant):
             yield _RouterSwapper(_router_port(process, log), log)
 
 
+def llama_swap_yaml(commands: Mapping[str, tuple[str, ...]], *, first_port: int) -> list[str]:
+    """Return the lines of a configuration of llama-swap that runs one model at a time.
+
+    Args:
+        commands: Name to command line.
+        first_port: llama-swap gives it to the first model, and the ports after it to the others.
+    """
+    lines = [f"healthCheckTimeout: {_READY_S}", f"startPort: {first_port}", "models:"]
+    for name, command in commands.items():
+        lines += [f"  {name}:", f"    cmd: {' '.join(_with_port(command, '${PORT}'))}"]
+        lines += [f"    proxy: http://{HOST}:${{PORT}}"]
+        lines += [f"    concurrencyLimit: {LLAMA_SWAP_CONCURRENCY}"]
+    return lines
+
+
 class LlamaSwap(Contestant):
     """llama-swap, with the command lines that llama-router would use."""
 
     name = "llama-swap"
 
     def missing(self, server: str) -> str | None:  # noqa: ARG002 -- it takes any
-        """Say so if the environment does not name it."""
+        """Return a reason if the environment does not name it."""
         return missing_binary("LLAMA_SWAP_BIN")
+
+    def version(self) -> str:
+        """Return what ``llama-swap --version`` prints."""
+        return versions.of_program(os.environ["LLAMA_SWAP_BIN"], "--version")
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Swapper]:
         """Run llama-swap; without groups, one model runs at a time."""
-        lines = [f"healthCheckTimeout: {_READY_S}", f"startPort: {free_port()}", "models:"]
-        for name in setting.models:
-            argv = _with_port(setting.command_line(name, _ANY_PORT), "${PORT}")
-            lines += [f"  {name}:", f"    cmd: {' '.join(argv)}"]
-            lines += [f"    proxy: http://{HOST}:${{PORT}}"]
+        commands = {name: setting.command_line(name, _ANY_PORT) for name in setting.models}
+        lines = llama_swap_yaml(commands, first_port=free_ports(len(commands)))
         config = _written(setting.folder / "llama-swap.yaml", lines)
         port = free_port()
         program = os.environ["LLAMA_SWAP_BIN"]
@@ -262,7 +305,7 @@ class LlamaCppRouter(Contestant):
     name = "llama.cpp"
 
     def missing(self, server: str) -> str | None:
-        """Say so if the environment does not name a llama-server."""
+        """Return a reason if it cannot start *server*."""
         if server != REAL:
             return "it starts llama-server only"
         return missing_binary("LLAMA_SERVER_BIN")

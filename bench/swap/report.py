@@ -40,12 +40,14 @@ class Outcome:
         goal_s: The most that a swap may take longer than by hand.
         more_s: How much longer it takes; None if it was not measured.
         met: None if it was not measured.
+        reason: Why it was not measured; empty if it was.
     """
 
     workload: str
     goal_s: float
     more_s: Spread | None
     met: bool | None
+    reason: str = ""
 
 
 def over_hand_s(results: Results, workload: str, name: str) -> list[float | None]:
@@ -55,13 +57,20 @@ def over_hand_s(results: Results, workload: str, name: str) -> list[float | None
 
 
 def judge(results: Results) -> list[Outcome]:
-    """Return what came of the goal in each workload."""
-    outcomes = []
-    for workload in results.workloads():
-        more_s = spread_of(over_hand_s(results, workload, SUBJECT))
-        met = None if more_s is None else more_s.median <= GOAL_S
-        outcomes.append(Outcome(workload, GOAL_S, more_s, met))
-    return outcomes
+    """Return whether the goal is met in each workload."""
+    return [_judged(results, workload) for workload in results.workloads()]
+
+
+def _judged(results: Results, workload: str) -> Outcome:
+    more_s = spread_of(over_hand_s(results, workload, SUBJECT))
+    reason = "; ".join(
+        reason
+        for name in (SUBJECT, HAND)
+        if (reason := results.unusable(workload, name)) is not None
+    )
+    if more_s is None or reason:
+        return Outcome(workload, GOAL_S, more_s, None, reason)
+    return Outcome(workload, GOAL_S, more_s, more_s.median <= GOAL_S)
 
 
 def lines(results: Results, absent: Mapping[str, str], problems: Sequence[str]) -> Iterator[str]:
@@ -87,7 +96,7 @@ def lines(results: Results, absent: Mapping[str, str], problems: Sequence[str]) 
         more = "-" if outcome.more_s is None else f"{outcome.more_s.median * 1000:.1f} ms"
         yield (
             f"goal: {outcome.workload}: at most {GOAL_S * 1000:g} ms more than by hand:"
-            f" {more}: {verdict}"
+            f" {more}: {verdict}{outcome.reason and f': {outcome.reason}'}"
         )
     yield from (f"not run: {what}: {why}" for what, why in absent.items())
     yield from (f"problem: {problem}" for problem in problems)

@@ -27,13 +27,13 @@ LIMIT_S = 100
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmark with these arguments."""
-    without_peers = {"LLAMA_SWAP_BIN": "", "LLAMA_SERVER_BIN": ""}
+def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmark with these arguments, and with no peer that *environment* does not name."""
+    peers = {"LLAMA_SWAP_BIN": "", "LLAMA_SERVER_BIN": ""} | environment
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=ROOT,
-        env=os.environ | without_peers,
+        env=os.environ | peers,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -105,6 +105,12 @@ def test_what_could_not_run_is_said(document: dict[str, Any]) -> None:
     assert "not run: llama-swap: LLAMA_SWAP_BIN is not set" in document["output"]
 
 
+def test_the_report_names_versions(document: dict[str, Any]) -> None:
+    """Figures without the machine and the build of Python could not be compared."""
+    for name in ("llama-router", "Python", "kernel", "CPU"):
+        assert f"\n{name}: {document['versions'][name]}\n" in document["output"]
+
+
 def test_goals_without_their_peer_are_not_measured(document: dict[str, Any]) -> None:
     """Nothing is claimed about a comparison that did not take place."""
     verdicts = {goal["title"]: goal["verdict"] for goal in document["goals"]}
@@ -129,6 +135,70 @@ def test_nginx_takes_part_where_it_is_installed(tmp_path: Path) -> None:
     assert document["contestants"] == ["nginx"]
     assert document["problems"] == []
     assert document["workloads"]["download"]["nginx"][0]["cpu_ms"] > 0
+
+
+FAKE_LLAMA_SWAP = """\
+import http.server, pathlib, sys
+
+if sys.argv[1:] == ["--version"]:
+    print("version: 42 (fake)")
+    sys.exit()
+options = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+config = pathlib.Path(options["--config"]).read_text()
+pathlib.Path(__file__).with_name("config.yaml").write_text(config)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    asked = 0
+
+    def do_POST(self):
+        Handler.asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200 if Handler.asked == 1 else 429)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+host, port = options["--listen"].split(":")
+http.server.ThreadingHTTPServer((host, int(port)), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def refusing_peer(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """Figures beside a llama-swap that refuses all requests but the first; its configuration."""
+    folder = tmp_path_factory.mktemp("peer")
+    program = folder / "llama-swap"
+    program.write_text(f"#!{sys.executable}\n{FAKE_LLAMA_SWAP}")
+    program.chmod(0o755)
+    figures = folder / "figures.json"
+    bench(
+        *("proxy", "--quick", "--contestants", "llama-router,llama-swap"),
+        *("--only", "small-16", "--json", str(figures)),
+        LLAMA_SWAP_BIN=str(program),
+    )
+    return json.loads(figures.read_text()), (folder / "config.yaml").read_text()
+
+
+def test_llama_swap_may_pass_on_as_much_as_it_can(
+    refusing_peer: tuple[dict[str, Any], str],
+) -> None:
+    """Its default limit of ten requests at a time would be measured instead of it."""
+    assert "    concurrencyLimit: 100000\n" in refusing_peer[1]
+
+
+def test_a_peer_that_refuses_is_not_beaten(refusing_peer: tuple[dict[str, Any], str]) -> None:
+    """Refusals are cheap: the goal against it is not measured, and the reason is given."""
+    document, _ = refusing_peer
+    (goal,) = (one for one in document["goals"] if one["title"].endswith("against llama-swap"))
+    assert goal["verdict"] == "not measured"
+    assert goal["reason"].startswith("llama-swap had ")
+
+
+def test_versions_are_in_the_document(refusing_peer: tuple[dict[str, Any], str]) -> None:
+    """Those of the machine and of every contestant that took part."""
+    versions = refusing_peer[0]["versions"]
+    assert versions["llama-swap"] == "version: 42 (fake)"
+    assert set(versions) == {"llama-router", "Python", "kernel", "CPU", "llama-swap"}
 
 
 def chunked(*pieces: bytes) -> bytes:

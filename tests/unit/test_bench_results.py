@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.proxy import report
-from bench.proxy.goals import GOALS, SUBJECT, Goal, Measure, Verdict, judge
+from bench.proxy.goals import DIRECT, GOALS, SUBJECT, Goal, Measure, Verdict, judge
 from bench.proxy.workloads import WORKLOADS
 from bench.results import Results, Spread, spread_of
 
@@ -88,11 +88,32 @@ def test_a_goal_without_its_peer_is_not_measured(monkeypatch: pytest.MonkeyPatch
     assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [Verdict.NOT_MEASURED]
 
 
-def test_errors_miss_a_goal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever answers wrongly is not fast."""
-    results = Results()
-    results.add("load", SUBJECT, {"cpu_us": 1.0, "errors": 1})
-    assert verdicts(results, monkeypatch, goal(Measure.ITSELF, 5)) == [Verdict.MISSED]
+@pytest.mark.parametrize("name", [SUBJECT, "nginx", DIRECT])
+def test_a_goal_with_errors_is_not_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong response of any contestant compared proves nothing, however good the figure."""
+    results = results_of("load", "cpu_us", llama_router=[2.0], nginx=[9.0], direct=[1.0])
+    results.rounds["load"][name][0]["errors"] = 3
+    monkeypatch.setattr("bench.proxy.goals.GOALS", [goal(Measure.ADDED_TIMES, 5)])
+    (outcome,) = judge(results, ["load"])
+    assert outcome.verdict is Verdict.NOT_MEASURED
+    assert outcome.reason == f"{name} had 3 errors"
+    assert f"not measured: {name} had 3 errors" in list(report.goals([outcome]))[-1]
+
+
+def test_errors_of_other_contestants_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A goal against nginx is measured although llama-swap refused requests."""
+    results = results_of("load", "cpu_us", llama_router=[2.0], nginx=[9.0], llama_swap=[1.0])
+    results.rounds["load"]["llama-swap"][0]["errors"] = 3
+    assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [Verdict.MET]
+
+
+def test_a_goal_with_a_failed_round_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round without figures is a failure of the contestant, not a missing figure."""
+    results = results_of("load", "cpu_us", llama_router=[2.0, 2.0], nginx=[9.0, None])
+    monkeypatch.setattr("bench.proxy.goals.GOALS", [goal(Measure.TIMES, 5)])
+    (outcome,) = judge(results, ["load"])
+    assert outcome.verdict is Verdict.NOT_MEASURED
+    assert outcome.reason == "nginx failed in 1 of 2 rounds"
 
 
 def test_only_goals_of_what_ran_are_judged() -> None:
