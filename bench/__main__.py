@@ -1,4 +1,4 @@
-"""``python -m bench COMMAND``: which benchmark to run."""
+"""``python -m bench COMMAND`` runs one benchmark."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ def main() -> int:
     """Run one benchmark; return 1 if it missed a goal, 2 if it could not be run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    proxy.add_arguments(commands.add_parser("proxy", help="what passing requests on costs"))
-    swap.add_arguments(commands.add_parser("swap", help="what exchanging two models costs"))
-    reload.add_arguments(commands.add_parser("reload", help="what a changed file costs"))
-    scan.add_arguments(commands.add_parser("scan", help="what looking for models costs"))
-    download.add_arguments(commands.add_parser("download", help="how fast a download is"))
-    logs.add_arguments(commands.add_parser("logs", help="what a flood of output costs"))
+    proxy.add_arguments(commands.add_parser("proxy", help="the cost of passing requests on"))
+    swap.add_arguments(commands.add_parser("swap", help="the cost of a swap between two models"))
+    reload.add_arguments(
+        commands.add_parser("reload", help="the cost of a changed configuration file")
+    )
+    scan.add_arguments(commands.add_parser("scan", help="the cost of scanning for models"))
+    download.add_arguments(commands.add_parser("download", help="the rate of a download"))
+    logs.add_arguments(
+        commands.add_parser("logs", help="the cost of a backend that floods its log")
+    )
     options = parser.parse_args()
     for number in ENDING:
-        # That of Ctrl-C is Python's own; and after nohup, the terminal may go.
+        # SIGINT has Python's own handler; nohup has set SIGHUP to be ignored.
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stop)
     runs = {
@@ -38,7 +42,7 @@ def main() -> int:
     }
     try:
         return runs[options.command](options)
-    except ImportError as error:  # of what an extra brings; it says which
+    except ImportError as error:  # its message names the extra that is missing
         print(f"bench {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -47,7 +51,7 @@ def main() -> int:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """End like on Ctrl-C: every process that was started is ended on the way out."""
+    """Exit as on Ctrl-C: every process that was started is ended by its context manager."""
     sys.exit(128 + number)
 
 

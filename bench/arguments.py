@@ -1,4 +1,4 @@
-"""What several benchmarks take from the command line, checked before anything is measured."""
+"""Command-line values of several benchmarks, checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def count(text: str) -> int:
     """Return a whole number from 1 on.
 
     Raises:
-        argparse.ArgumentTypeError: if *text* is none.
+        argparse.ArgumentTypeError: if *text* is not such a number.
     """
     if not (text.isascii() and text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
@@ -22,10 +22,10 @@ def count(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """Return a number of seconds that is more than none, and ends.
+    """Return a finite number of seconds over 0.
 
     Raises:
-        argparse.ArgumentTypeError: if *text* is none.
+        argparse.ArgumentTypeError: if *text* is not such a number.
     """
     number = _number(text)
     if number <= 0:
@@ -34,10 +34,10 @@ def seconds(text: str) -> float:
 
 
 def size(text: str) -> float:
-    """Return a number from 0 on.
+    """Return a finite number from 0 on.
 
     Raises:
-        argparse.ArgumentTypeError: if *text* is none.
+        argparse.ArgumentTypeError: if *text* is not such a number.
     """
     number = _number(text)
     if number < 0:
@@ -46,18 +46,18 @@ def size(text: str) -> float:
 
 
 class Named(Protocol):
-    """Something that the command line knows by its name."""
+    """An object that the command line selects by its name."""
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The name on the command line."""
 
 
 N = TypeVar("N", bound=Named)
 
 
 def add_choice(parser: argparse.ArgumentParser, option: str, known: Sequence[Named]) -> None:
-    """Add an *option* that takes names with commas between them, and may be repeated."""
+    """Add an *option* that takes comma-separated names and may be repeated."""
     parser.add_argument(
         option,
         type=_names,
@@ -68,10 +68,10 @@ def add_choice(parser: argparse.ArgumentParser, option: str, known: Sequence[Nam
 
 
 def chosen(known: Sequence[N], names: Sequence[str] | None) -> list[N]:
-    """Return those with these names, in their usual order, or all of them.
+    """Return the elements of *known* with these names, in its order; all of them without names.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if a name is unknown.
     """
     if not names:
         return list(known)
@@ -82,10 +82,10 @@ def chosen(known: Sequence[N], names: Sequence[str] | None) -> list[N]:
 
 
 def file(text: str) -> Path:
-    """Return the path of a file that can be written, there or not.
+    """Return the path of a file that can be written, whether or not it exists.
 
     Raises:
-        argparse.ArgumentTypeError: if it cannot; a benchmark would notice at its end only.
+        argparse.ArgumentTypeError: if it cannot; a benchmark would fail only at its end.
     """
     path = Path(text)
     if path.is_dir():

@@ -15,12 +15,12 @@ _OUT = Path(__file__).parent / "out"
 
 
 class BuildError(Exception):
-    """The native programs cannot be built; the text says why."""
+    """The native programs cannot be built; the text has the reason."""
 
 
 @attrs.frozen
 class Native:
-    """The programs that were built.
+    """The native programs of the benchmark.
 
     Attributes:
         stub: The upstream.
@@ -32,10 +32,10 @@ class Native:
 
 
 def build() -> Native:
-    """Compile what is not up to date, into ``bench/out``.
+    """Compile the programs that are out of date into ``bench/out``.
 
     Raises:
-        BuildError: if there is no compiler, it refuses the sources, or ``bench/out`` cannot
+        BuildError: if there is no compiler, it rejects the sources, or ``bench/out`` cannot
             be written.
     """
     return Native(stub=_compiled("stub"), load=_compiled("load"))
@@ -60,7 +60,8 @@ def _compiled(name: str) -> Path:
         _OUT.mkdir(exist_ok=True)
     except OSError as error:
         raise BuildError(f"{_OUT} cannot be made: {error.strerror}") from error
-    # Under another name first: tests that run side by side must not meet half a program.
+    # Compiled under another name, then renamed: a test that runs at the same time must not
+    # execute half a program.
     fresh = _OUT / f"{name}.{os.getpid()}"
     argv = [*command, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(source)]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)

@@ -1,12 +1,12 @@
-"""``download``: how fast one through loopback is, beside ``curl`` for the same file.
+"""Rate of a download through loopback, beside that of ``curl`` for the same file.
 
-A small server sends a file of random
-bytes with ``sendfile``; in turns it is fetched by ``curl -o FILE``, and by the process that
-``llama-router pull`` runs, which also computes the file's sha256. Both write to the same disk.
+A small server sends a file of random bytes with ``sendfile``. ``curl -o FILE`` and the process
+that ``llama-router pull`` runs fetch it in turns and write to the same disk; the latter also
+computes the file's sha256.
 
-Two figures are printed for ours: the transfer alone, as the process reports it, and everything,
-with the start of the process and the question what the repository holds. The hash is computed
-beside the transfer, on another processor: on a machine without an idle one it shows.
+There are two figures of ours: the transfer alone, as the process reports it, and the total,
+with the start of the process and the request for the list of files. A second thread computes
+the hash: on a machine without an idle processor it slows the transfer down.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ REPO = "bench/random-GGUF"
 FILE = "random-Q8_0.gguf"
 COMMIT = "c" * 40
 
-#: What ours must reach of curl's rate.
+#: Least share of curl's rate.
 GOAL = 0.8
 
 
 @attrs.frozen
 class _Run:
-    """What one download took; the server's processor time does not count."""
+    """Duration and processor time of one download; the server's do not count."""
 
     wall_s: float
     cpu_s: float
@@ -55,11 +55,11 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server  # type: ignore[mutable-override]  # nobody puts another one there
+    server: _Server  # type: ignore[mutable-override]  # only _served makes one
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answer with the description of the repository, or with its file."""
+        """Send the description of the repository, or its file."""
         size_bytes = self.server.file.stat().st_size
         if not self.path.startswith("/api/"):
             self._head(size_bytes)
@@ -78,11 +78,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may ask for."""
+    """Add the options of this benchmark."""
     parser.description = __doc__
     parser.add_argument("--rounds", type=arguments.count, default=5, help="downloads of each kind")
     parser.add_argument("--size-mb", type=arguments.count, default=1000, help="size of the file")
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(folder: Path, *, rounds: int, size_bytes: int) -> int:
-    """Measure in *folder*, print the figures, and return whether the goal is missed."""
+    """Measure in *folder* and print the figures; return 1 if the goal is missed, else 0."""
     file = folder / FILE
     with file.open("wb") as out:
         for start in range(0, size_bytes, 10**7):
@@ -114,7 +114,7 @@ def measure(folder: Path, *, rounds: int, size_bytes: int) -> int:
     print(f"load average at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     shares = {}
     for name, figures in runs.items():
-        # Paired: a machine that gets slower in the middle favours nobody.
+        # Paired: a machine that gets slower in the middle affects both.
         pairs = zip(figures, runs["curl"], strict=True)
         shares[name] = statistics.median(curl.wall_s / run.wall_s for run, curl in pairs)
         rate = size_bytes / 1e6 / statistics.median(run.wall_s for run in figures)
@@ -125,7 +125,7 @@ def measure(folder: Path, *, rounds: int, size_bytes: int) -> int:
 
 @contextlib.contextmanager
 def _served(file: Path) -> Iterator[str]:
-    """Serve *file* from a process of its own; yield the URL."""
+    """Serve *file* from another process; yield the URL."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -155,7 +155,7 @@ def _curl(url: str, target: Path) -> _Run:
 
 
 def _ours(url: str, cache: Path) -> tuple[_Run, _Run]:
-    """Fetch it; return what the transfer took, and what everything did."""
+    """Fetch the file; return the cost of the transfer and the total cost."""
     shutil.rmtree(cache, ignore_errors=True)
     environ = os.environ | {"HF_ENDPOINT": url, "LLAMA_CACHE": str(cache), "NO_PROXY": "*"}
     started_s = resolved_s = ended_s = time.monotonic()
@@ -179,6 +179,6 @@ def _ours(url: str, cache: Path) -> tuple[_Run, _Run]:
 
 
 def _children_cpu_s() -> float:
-    """Return the processor time of all processes that were waited for."""
+    """Return the processor time of all reaped child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,9 +1,9 @@
-"""Whether a backend that floods its log disturbs the router, and no line is unaccounted for.
+"""Latency and memory of the router while a backend floods its log.
 
 Run ``python -m bench logs`` from the repository. One backend prints 100 000 lines a second,
-each with a write of its own as llama-server does; somebody follows its log through the
-admin API; and ``/health`` is asked 200 times a second on one connection. At the end every
-line that was printed must have reached the follower, or be in a count of lines that did not.
+each with its own write, as llama-server does. A client follows its log through the admin API,
+and another requests ``/health`` 200 times a second on one connection. At the end the follower
+must have got every line that was printed, or a count of omitted lines that includes it.
 """
 
 from __future__ import annotations
@@ -85,17 +85,17 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 
 @attrs.define
 class Figures:
-    """What was measured.
+    """The figures of one run.
 
     Attributes:
-        quiet_s: Answers of /health while nothing is printed, in seconds.
+        quiet_s: Latencies of /health while nothing is printed, in seconds.
         flooded_s: The same during the flood.
         rss_mib: Memory of the router during the flood, every half second.
         cpu_s: Processor time of the router during the flood.
         printed: Lines that the backend printed.
-        seen: Those that the follower got.
-        counted: Those that it was told are missing.
-        flood_s: How long it took.
+        seen: Lines that the follower got.
+        counted: Lines that the follower was told were omitted.
+        flood_s: Duration of the flood, in seconds.
     """
 
     quiet_s: list[float] = attrs.field(factory=list)
@@ -109,7 +109,7 @@ class Figures:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which options there are."""
+    """Add the options of this benchmark."""
     parser.add_argument("--rate", type=arguments.count, default=100_000, help="lines per second")
     parser.add_argument("--seconds", type=arguments.seconds, default=20.0, help="of the flood")
     parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def measure(folder: Path, *, rate: int, seconds: float) -> Figures:
-    """Run a router in *folder*, and a backend that prints."""
+    """Run a router in *folder* with a backend that prints; return the figures."""
     command = [sys.executable, "-I", "-S", "-c", _BACKEND, "$port"]
     command += [_WRITER.replace("$", "$$"), str(rate), str(seconds)]
     (folder / "router.toml").write_text(
@@ -161,7 +161,7 @@ def measure(folder: Path, *, rate: int, seconds: float) -> Figures:
 
 
 class Follower(threading.Thread):
-    """Follows the log, and counts."""
+    """A thread that follows the log and counts its lines."""
 
     def __init__(self, url: str, headers: dict[str, str], figures: Figures) -> None:
         super().__init__(daemon=True)
@@ -175,7 +175,7 @@ class Follower(threading.Thread):
         """Read until the last line."""
         try:
             self._follow()
-        except Exception as exc:  # noqa: BLE001 -- it is raised again by who waits
+        except Exception as exc:  # noqa: BLE001 -- measure() raises it again
             self.error = exc
         finally:
             self.done.set()
@@ -198,7 +198,7 @@ class Follower(threading.Thread):
 
 
 def ask_health(url: str, *, until: Callable[[float], bool]) -> list[float]:
-    """Ask every 5 ms on one connection; return how long each answer took, in seconds."""
+    """Request /health every 5 ms on one connection; return the latencies in seconds."""
     host, _, port = url.removeprefix("http://").partition(":")
     request = b"GET /health HTTP/1.1\r\nHost: router\r\n\r\n"
     took_s: list[float] = []
@@ -222,7 +222,7 @@ def ask_health(url: str, *, until: Callable[[float], bool]) -> list[float]:
 
 
 def watch_memory(pid: int, figures: Figures, follower: Follower) -> None:
-    """Note the memory of *pid* every half second."""
+    """Record the memory of *pid* every half second."""
     while not follower.done.wait(0.5):
         status = Path(f"/proc/{pid}/status").read_text()
         figures.rss_mib.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
@@ -252,7 +252,7 @@ def running_router(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]
 
 
 def ready_url(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Return where the router listens, as its log says."""
+    """Return the URL that the router logs once it is ready."""
     deadline_s = time.monotonic() + _LIMIT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         for line in log.read_text().splitlines():
@@ -274,7 +274,7 @@ def report(figures: Figures) -> bool:
             f"p99 {p99_s * 1000:.2f} ms, most {max(took_s) * 1000:.2f} ms ({len(took_s)} asked)"
         )
     print(f"router: {figures.cpu_s / figures.flood_s * 100:.0f} % of a processor")
-    # The buffers of a log fill in the first seconds.
+    # The buffers of the log fill in the first seconds.
     settled = figures.rss_mib[len(figures.rss_mib) // 4 :]
     growth_mib = settled[-1] - settled[0]
     print(f"memory: {settled[0]:.1f} to {settled[-1]:.1f} MiB, most {max(settled):.1f} MiB")
@@ -294,5 +294,5 @@ def report(figures: Figures) -> bool:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """Return the value that *percent* of *values* do not exceed."""
+    """Return the value that *percent* per cent of *values* do not exceed."""
     return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]

@@ -1,4 +1,4 @@
-"""What the kernel knows of processes and processors: CPU time, memory, pinning."""
+"""CPU time and memory of processes, and their pinning to processors, from the kernel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DESCRIPTORS = 16384
 
 @attrs.frozen
 class Pinning:
-    """On which processors the parts of a measurement run; None is: anywhere.
+    """The processors that the parts of a measurement run on; None means any.
 
     Attributes:
-        proxy: Where the proxy runs.
-        stub: Where the upstream runs.
-        load: Where the client runs.
+        proxy: Processor of the proxy.
+        stub: Processor of the upstream.
+        load: Processor of the client.
     """
 
     proxy: int | None = None
@@ -34,13 +34,13 @@ class Pinning:
 
 
 def choose_pinning(*, pin: bool | None) -> Pinning:
-    """Give the proxy a processor of its own, and with three or more the stub, too.
+    """Return a pinning with one processor for the proxy, and of three or more one for the stub.
 
     Args:
-        pin: False: pin nothing. None: pin if there are two processors.
+        pin: False pins nothing; None pins if there are two processors.
 
     Raises:
-        ValueError: if *pin* is True, and there is only one processor.
+        ValueError: if *pin* is True and there is only one processor.
     """
     processors = sorted(os.sched_getaffinity(0))
     if pin is False or (pin is None and len(processors) < 2):
@@ -54,7 +54,7 @@ def choose_pinning(*, pin: bool | None) -> Pinning:
 
 @contextlib.contextmanager
 def running_on(processor: int | None) -> Iterator[None]:
-    """Start programs in here, and they run on that *processor* only."""
+    """Pin the programs started within the block to *processor*."""
     before = os.sched_getaffinity(0)
     if processor is not None:
         os.sched_setaffinity(0, {processor})
@@ -65,14 +65,14 @@ def running_on(processor: int | None) -> Iterator[None]:
 
 
 def allow_descriptors() -> None:
-    """Let the programs of this benchmark have enough open files, if the hard limit does."""
+    """Raise the soft limit of open files for the benchmark's programs, up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def tree(root: int, *, without: Collection[Path] = ()) -> list[int]:
-    """Return *root* and all its descendants, except those that run a program of *without*."""
+    """Return *root* and its descendants, except processes that run a program of *without*."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -89,10 +89,10 @@ def tree(root: int, *, without: Collection[Path] = ()) -> list[int]:
 
 
 def cpu_s(pids: Collection[int]) -> float:
-    """Return the seconds of CPU that these processes and their reaped children have used.
+    """Return the CPU time of these processes and of their reaped children, in seconds.
 
-    Of the processes themselves in nanoseconds (utime + stime in /proc is rounded to ticks),
-    of the children what /proc says: cutime + cstime.
+    The clock of a process counts nanoseconds (utime + stime in /proc is rounded to ticks);
+    for reaped children there is only cutime + cstime of /proc.
 
     Source: clock_getcpuclockid(3); proc_pid_stat(5).
     """
@@ -106,7 +106,7 @@ def cpu_s(pids: Collection[int]) -> float:
 
 
 def rss_mib(pids: Collection[int]) -> float:
-    """Return the resident memory of these processes; what they share counts each time."""
+    """Return the resident memory of these processes; a shared page counts once per process."""
     pages = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -115,14 +115,14 @@ def rss_mib(pids: Collection[int]) -> float:
 
 
 def busy_s() -> float:
-    """Return the seconds that all processors together have been busy since the start."""
+    """Return how long all processors together have been busy since boot, in seconds."""
     first = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     user, nice, system, _idle, _iowait, irq, softirq = map(int, first[1:8])
     return (user + nice + system + irq + softirq) / _TICKS_PER_S
 
 
 def _process_clock(pid: int) -> int:
-    """Return the clock that counts the CPU time of a process, all threads included.
+    """Return the clock of the CPU time of a process, with all its threads.
 
     Source: linux/posix-timers.h: the inverted pid above three bits; 2 is CPUCLOCK_SCHED.
     """

@@ -1,4 +1,4 @@
-"""Programs that a benchmark starts: found, started, waited for, and always ended."""
+"""Finding, starting and ending the programs that a benchmark runs."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from . import machine
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[1]
 
-#: Signals that end a benchmark; the terminal that goes is one of them.
+#: Signals that end a benchmark. A terminal that closes sends SIGHUP.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Requests that llama-swap passes on to one model at the same time. By default these are 10,
 #: and it answers every further one with 429: the proxy benchmark would measure refusals.
 LLAMA_SWAP_CONCURRENCY = 100_000
 
-#: How often a program that starts is asked whether it listens.
+#: Time between two attempts to connect to a program that starts, in seconds.
 _POLL_S = 0.001
 _START_S = 30
 _STOP_S = 15
 
-#: How often a range of free ports is looked for, each time somewhere else.
+#: Attempts to find a range of free ports, each from another port on.
 _PORT_TRIES = 100
 
 
 class StartError(Exception):
-    """A contestant did not start, or does not answer; the text says why."""
+    """A contestant did not start or does not respond; the text has the reason."""
 
 
 def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
+    """Return a port that no socket uses at the moment."""
     with socket.create_server((HOST, 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -61,12 +61,12 @@ def free_ports(count: int) -> int:
 
 
 def search_path() -> str:
-    """Return PATH with the places where Debian keeps servers."""
+    """Return PATH and the folders where Debian installs servers."""
     return os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
 
 def missing_binary(variable: str) -> str | None:
-    """Return why the program that an environment variable names cannot be run, or None."""
+    """Return why the program that an environment variable names cannot run, or None if it can."""
     path = os.environ.get(variable)
     if not path:
         return f"{variable} is not set"
@@ -81,7 +81,7 @@ def child(
     processor: int | None = None,
     environment: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program whose output goes to *log*; end it at the end."""
+    """Run a program with its output in *log*; end it on exit."""
     with log.open("ab") as sink, machine.running_on(processor):
         process = subprocess.Popen(
             argv, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
@@ -100,7 +100,7 @@ def child(
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Be deaf to signals in here: whoever presses Ctrl-C twice must not leave programs behind."""
+    """Ignore signals within the block, so that a second Ctrl-C leaves no program behind."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
@@ -110,7 +110,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until connections to *port* are taken.
+    """Wait until *port* accepts connections.
 
     Raises:
         StartError: if *process* ends first, or takes too long.
@@ -124,5 +124,5 @@ def wait_listening(port: int, process: subprocess.Popen[bytes], log: Path) -> No
 
 
 def end_of(log: Path | None) -> str:
-    """Return what a program said last."""
+    """Return the end of a program's output."""
     return log.read_text(errors="replace")[-2000:] if log is not None and log.exists() else ""

@@ -1,11 +1,10 @@
-"""What a reload of a large configuration costs: how long it takes, and how long the loop stands.
+"""Duration of a reload of a large configuration, and the stalls of the event loop meanwhile.
 
-A router runs in this process with hundreds of models; a ticker notes how late the event
-loop resumes it. Each round changes the file, asks for a reload, and waits for its report.
+A router runs in this process with hundreds of models. A ticker records how late the event
+loop resumes it. Each round changes the file, requests a reload, and waits for its report.
 
-On a machine that does other things, too, much of that is the wait for a processor. The kernel
-counts it for each thread; the column "own" has what is left of a stall without the waits of
-any thread of this process.
+On a busy machine much of a stall is the wait for a processor. The kernel counts these waits
+for each thread; the column "own" is the stall without those of all threads of this process.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from llama_router.supervisor.tree import run_router
 GOAL_MS: Final = 100.0
 STALL_GOAL_MS: Final = 5.0
 
-#: Between two looks of the ticker, in seconds.
+#: Period of the ticker, in seconds.
 TICK_S: Final = 0.0005
 
 
@@ -43,9 +42,9 @@ class Round:
     """One reload.
 
     Attributes:
-        reload_ms: From the request to the report.
-        cpu_ms: Processor time of that, of all threads.
-        stall_ms: The longest time by which the loop was late.
+        reload_ms: Time from the request to the report.
+        cpu_ms: Processor time of all threads meanwhile.
+        stall_ms: Longest delay of the event loop.
         own_ms: The same without waits for a processor.
     """
 
@@ -57,13 +56,18 @@ class Round:
 
 @attrs.define
 class Ticker:
-    """Notes how late the event loop is."""
+    """Records how late the event loop resumes a task.
+
+    Attributes:
+        worst_s: Longest delay, in seconds.
+        own_s: The same without waits for a processor.
+    """
 
     worst_s: float = 0.0
     own_s: float = 0.0
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Measure until cancelled."""
         while True:
             waited_s = waits_s()
             due_s = time.perf_counter() + TICK_S
@@ -74,13 +78,13 @@ class Ticker:
 
 
 def waits_s() -> float:
-    """Return for how long threads of this process could run and did not, in seconds.
+    """Return how long threads of this process waited for a processor, in seconds.
 
     Source: the kernel's Documentation/scheduler/sched-stats.rst, ``/proc/<pid>/schedstat``.
     """
     waited_ns = 0
-    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 -- quicker, and often called
-        with suppress(OSError, IndexError):  # it has just ended
+    for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 -- faster, and called often
+        with suppress(OSError, IndexError):  # the thread has just ended
             waited_ns += int(Path(f"/proc/self/task/{thread}/schedstat").read_bytes().split()[1])
     return waited_ns / 1e9
 
@@ -168,7 +172,7 @@ async def _reload(reload: Callable[[], Awaitable[object]], ticker: Ticker) -> Ro
     begun_s, before_s = time.perf_counter(), time.process_time()
     await reload()
     took_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - before_s
-    await trio.sleep(0.02)  # the ticker's last look counts, too
+    await trio.sleep(0.02)  # the ticker records a delay at its end
     return Round(took_s * 1000, cpu_s * 1000, ticker.worst_s * 1000, ticker.own_s * 1000)
 
 

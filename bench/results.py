@@ -1,4 +1,4 @@
-"""Statistics over rounds: medians, ranges, and ratios of what was measured side by side. Pure."""
+"""Statistics over rounds: medians, ranges, and ratios within a round. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Figures = dict[str, float]
 
 @attrs.frozen
 class Spread:
-    """What several rounds gave.
+    """The distribution of a figure over several rounds.
 
     Attributes:
-        median: The middle one.
-        least: The smallest one.
-        most: The largest one.
+        median: The median.
+        least: The smallest value.
+        most: The largest value.
     """
 
     median: float
@@ -27,23 +27,23 @@ class Spread:
 
 @attrs.define
 class Results:
-    """Every figure, by workload, contestant and round.
+    """All figures, by workload, contestant and round.
 
-    A round in which a contestant failed is there, and empty, so that rounds stay paired.
+    A round in which a contestant failed is kept without figures, so that rounds stay paired.
     """
 
     rounds: dict[str, dict[str, list[Figures]]] = attrs.field(factory=dict)
 
     def add(self, workload: str, contestant: str, figures: Figures) -> None:
-        """Add what one contestant gave in one round."""
+        """Add the figures of one contestant in one round."""
         self.rounds.setdefault(workload, {}).setdefault(contestant, []).append(figures)
 
     def workloads(self) -> list[str]:
-        """Return what was measured, in that order."""
+        """Return the measured workloads, in the order of measurement."""
         return list(self.rounds)
 
     def series(self, workload: str, contestant: str, figure: str) -> list[float | None]:
-        """Return one figure of every round; None where it is missing."""
+        """Return one figure of every round, with None where it is missing."""
         rounds = self.rounds.get(workload, {}).get(contestant, [])
         return [figures.get(figure) for figures in rounds]
 
@@ -62,17 +62,17 @@ class Results:
         return None
 
     def spread(self, workload: str, contestant: str, figure: str) -> Spread | None:
-        """Return the middle and the range of one figure, or None if it was never measured."""
+        """Return the median and the range of one figure, or None if it was never measured."""
         return spread_of(self.series(workload, contestant, figure))
 
     def paired(self, workload: str, figure: str, one: str, other: str) -> Spread | None:
-        """Return how many times the *other* the *one* is, in the same round."""
+        """Return the spread of *one* divided by *other*, each ratio within one round."""
         ones = self.series(workload, one, figure)
         return spread_of(map(ratio, ones, self.series(workload, other, figure)))
 
 
 def spread_of(values: Iterable[float | None]) -> Spread | None:
-    """Return the middle and the range of the values that are there."""
+    """Return the median and the range of the values that are not None."""
     there = [value for value in values if value is not None]
     if not there:
         return None
@@ -80,10 +80,10 @@ def spread_of(values: Iterable[float | None]) -> Spread | None:
 
 
 def ratio(first: float | None, second: float | None) -> float | None:
-    """Return how many times *second* the *first* is; None without both, or for nothing."""
+    """Return *first* divided by *second*; None if one is missing, or *second* is 0."""
     return None if first is None or second is None or second <= 0 else first / second
 
 
 def difference(first: float | None, second: float | None) -> float | None:
-    """Return how much more *first* is; None if one is missing."""
+    """Return *first* minus *second*; None if one is missing."""
     return None if first is None or second is None else first - second

@@ -1,14 +1,14 @@
-"""How long a scan of many GGUF files takes, and how long it stops the event loop.
+"""Duration of a scan of many GGUF files, and the stalls of the event loop meanwhile.
 
 Run ``python -m bench scan`` from the repository. It makes files with the headers of real
 models: 30 keys, then a vocabulary of 150,000 tokens with their scores, types and merges, then
-4 GiB of tensors. The tensors are holes, and so is, except in a few of the files, what is
-behind the first pages of the vocabulary: nobody has room for 2,000 of them.
+4 GiB of tensors. The tensors are holes in the files. So is the vocabulary after its first
+pages, except in a few complete files: 2,000 of those would not fit on most disks.
 
-* cold: a process that has just begun, and files that are not in the page cache;
-* event loop: how much later than asked for a task of the router wakes up while a scan, the
-  reading of the result and a reload go on, beside the same without them;
-* ``gguf.GGUFReader``: what the package of llama.cpp needs for one of the complete files.
+* cold: a process that has just started, and files that are not in the page cache;
+* event loop: the delay of a task of the router during a scan, the reading of its result and
+  a reload, beside the delay without them;
+* ``gguf.GGUFReader``: the time that llama.cpp's own package takes for a complete file.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from llama_router.models.gguf import read_header
 
 ROOT = Path(__file__).parents[1]
 
-#: What the scan may take, in seconds, and for how long it may stop the event loop.
+#: Limits of the scan and of a stall of the event loop, in seconds.
 GOAL_S = 1.0
 GOAL_STILL_S = 0.005
 
 TOKENS = 150_000
 TENSOR_BYTES = 4 * 2**30
 
-#: Of a header that is mostly a hole: enough for all that stands before the vocabulary.
+#: Bytes written of a header that is mostly a hole: all keys before the vocabulary fit in.
 _REAL_BYTES = 16 * 1024
 
 _TICK_S = 0.001
@@ -62,12 +62,14 @@ _STRING, _ARRAY, _UINT32, _INT32, _FLOAT32, _BOOL = 8, 9, 4, 5, 6, 7
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command line may ask for."""
+    """Add the options of this benchmark."""
     parser.description = __doc__
     parser.add_argument("--files", type=arguments.count, default=2000)
     parser.add_argument("--complete", type=int, default=3, help="files without holes in the header")
     parser.add_argument("--rounds", type=arguments.count, default=5)
-    parser.add_argument("--folder", type=Path, help="where the files are made; else temporary")
+    parser.add_argument(
+        "--folder", type=Path, help="where to make the files (default: a temporary folder)"
+    )
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -87,7 +89,7 @@ def measure(folder: Path, options: argparse.Namespace) -> int:
     write_config(folder)
     cold = [in_new_process(folder, paths) for _ in range(options.rounds)]
     gc.collect()
-    gc.freeze()  # as a router does when it is ready
+    gc.freeze()  # as a router that is ready does
     still = [trio.run(measure_loop, folder) for _ in range(options.rounds)]
     idle = [trio.run(idle_loop) for _ in range(options.rounds)]
     whole_s = [seconds(partial(read_header, str(p), whole=True)) for p in paths[: options.complete]]
@@ -133,7 +135,7 @@ def gguf_reader_s(paths: Iterable[Path]) -> list[float]:
 
 
 def make_files(folder: Path, count: int, *, complete: int) -> list[Path]:
-    """Make *count* files in folders of 50; the first *complete* ones have no hole before 4 GiB."""
+    """Make *count* files in folders of 50; the first *complete* ones have no hole in the header."""
     paths: list[Path] = []
     before, vocabulary = realistic_header(), realistic_vocabulary()
     for number in range(count):
@@ -150,7 +152,7 @@ def make_files(folder: Path, count: int, *, complete: int) -> list[Path]:
 
 
 def realistic_header() -> bytes:
-    """Return a header up to the vocabulary, with what converters write."""
+    """Return a header up to the vocabulary, with the keys that converters write."""
     texts = {
         "general.architecture": "qwen2",
         "general.type": "model",
@@ -211,18 +213,18 @@ def realistic_vocabulary() -> bytes:
 
 
 def string(text: str) -> bytes:
-    """Return *text* as GGUF has it."""
+    """Return *text* in the encoding of GGUF."""
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 
 
 def strings(texts: list[str]) -> bytes:
-    """Return an array of strings as GGUF has it."""
+    """Return an array of strings in the encoding of GGUF."""
     return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(string, texts))
 
 
 def write_config(folder: Path) -> None:
-    """Write a configuration that finds the files, and nothing else."""
+    """Write a configuration that finds these files only."""
     models = json.dumps([str(folder / "models")])
     (folder / "router.toml").write_text(f"[router]\nmodels_dirs = {models}\nscan_caches = false\n")
 
@@ -231,7 +233,7 @@ def write_config(folder: Path) -> None:
 
 
 def in_new_process(folder: Path, paths: Iterable[Path]) -> dict[str, float]:
-    """Scan in a process of its own, with files that are not in memory."""
+    """Scan in a new process, with files that are not in the page cache."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -244,7 +246,7 @@ def in_new_process(folder: Path, paths: Iterable[Path]) -> dict[str, float]:
 
 
 def scan_cold(folder: Path) -> dict[str, float]:
-    """Do what a router does when it starts; return seconds."""
+    """Scan and load as a router does at start; return the durations in seconds."""
     catalog = Catalog(folder / "state", {})
     router = catalog.load(folder / "router.toml").config.router
     scan_s = seconds(partial(catalog.scan, router))
@@ -257,7 +259,7 @@ def scan_cold(folder: Path) -> dict[str, float]:
 
 @attrs.define
 class Ticks:
-    """The longest time for which a task that wanted to run every millisecond did not."""
+    """Longest delay of a task that sleeps for a millisecond again and again, in seconds."""
 
     longest_s: float = 0.0
 
@@ -270,7 +272,7 @@ class Ticks:
 
 
 async def idle_loop() -> float:
-    """Return for how long the event loop stands still when nothing goes on."""
+    """Return the longest stall of an idle event loop, in seconds."""
     ticks = Ticks()
     with trio.move_on_after(1):
         await ticks.run()
@@ -278,7 +280,7 @@ async def idle_loop() -> float:
 
 
 async def measure_loop(folder: Path) -> float:
-    """Return for how long it stands still in a rescan that finds every model anew."""
+    """Return the longest stall during a rescan that finds every model anew, in seconds."""
     path = folder / "router.toml"
     catalog = Catalog(folder / "state", {})
     loaded = catalog.load(path)
@@ -303,6 +305,6 @@ async def measure_loop(folder: Path) -> float:
 async def never(
     spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Launch nothing: nobody asks for a model."""
+    """Launch nothing: no request names a model."""
     del spec, task_status
     raise AssertionError

@@ -30,7 +30,7 @@
 #include <sys/resource.h>
 
 #define HEAD_BYTES 16384
-// Nobody answers for so long: give up.
+// Without a response for so long, the client gives up.
 #define SILENCE_NS 60000000000u
 #define SLOW_TICK_NS 20000000u
 
@@ -366,7 +366,7 @@ static bool take_head(connection *c, const char **data, size_t *size) {
 
 static void take_data(connection *c, const char *data, size_t size, uint64_t now) {
     if (c->phase != IN_HEAD && c->phase != IN_BODY) {
-        wrong(c, "bytes that nobody asked for");
+        wrong(c, "bytes without a request");
         return;
     }
     if (c->phase == IN_HEAD && !take_head(c, &data, &size)) return;

@@ -19,7 +19,7 @@
 
 #define HEAD_BYTES 16384
 #define EVENT_BYTES 8192
-// A stream whose proxy does not keep up waits when this much is unsent.
+// A stream waits while this much of it is unsent: its proxy does not keep up.
 #define BACKLOG_BYTES 262144
 // How often the streams are looked at. Real servers decode in batches, too.
 #define TICK_NS 500000u

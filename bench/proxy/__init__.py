@@ -1,1 +1,1 @@
-"""The proxy benchmark: what it costs to pass requests on, against other proxies."""
+"""The proxy benchmark: the cost of passing requests on, against other proxies."""

@@ -1,4 +1,4 @@
-"""The chart: the figures that the goals are about, side by side. Needs matplotlib."""
+"""Bar charts of the figures that have goals. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ChartError(Exception):
-    """The chart cannot be drawn; the text says why."""
+    """The chart cannot be drawn; the text has the reason."""
 
 
 @attrs.frozen
@@ -24,10 +24,10 @@ class Panel:
     """One small chart: a figure, over several workloads.
 
     Attributes:
-        title: What is drawn.
-        figure: Its name in the results.
+        title: The title.
+        figure: Name of the figure in the results.
         workloads: The groups of bars.
-        log: Whether the axis is logarithmic: where contestants are worlds apart.
+        log: Whether the axis is logarithmic, for contestants of different orders of magnitude.
     """
 
     title: str
@@ -53,7 +53,7 @@ _BAR = 0.8
 
 
 def check() -> None:
-    """Look whether a chart can be drawn here.
+    """Check that a chart can be drawn here.
 
     Raises:
         ChartError: if matplotlib is not installed.
@@ -68,7 +68,7 @@ def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
     """Write a PNG with the medians as bars and the ranges over the rounds as whiskers.
 
     Raises:
-        ChartError: if nothing was measured that is in it, or matplotlib cannot be imported.
+        ChartError: if no figure of a chart was measured, or matplotlib cannot be imported.
         OSError: if the file cannot be written.
     """
     try:
@@ -86,11 +86,11 @@ def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
         _draw_panel(figure.add_subplot(rows, columns, number), panel, results, contestants)
     patches = [Patch(color=f"C{place}", label=name) for place, name in enumerate(contestants)]
     figure.legend(handles=patches, loc="outside lower center", ncols=max(1, len(contestants)))
-    figure.savefig(path, format="png", dpi=110)  # whatever the name ends with
+    figure.savefig(path, format="png", dpi=110)  # whatever the suffix
 
 
 def _measured(panel: Panel, results: Results) -> list[str]:
-    """Return the workloads of *panel* in which somebody has its figure."""
+    """Return the workloads of *panel* in which its figure was measured."""
     return [
         workload
         for workload in panel.workloads

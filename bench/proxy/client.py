@@ -1,4 +1,4 @@
-"""Runs the load client against a contestant, and takes what it cost."""
+"""Runs of the load client against a contestant, and their cost."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from bench import machine
 
 from .contestants import Running, Setting
 
-#: Figures of one measurement, by name; the unit is at the end of the name.
+#: Figures of one measurement by name; the name ends with the unit.
 Figures = dict[str, float]
 
-#: How long connections that were closed may take to be forgotten, before CPU time is read.
+#: Pause before CPU time is read, in seconds, so that the contestant has closed its connections.
 _SETTLE_S = 0.1
 
 _LIMIT_S = 150
 
 
 class LoadError(Exception):
-    """The client ended without figures."""
+    """The client ended without figures; the text has the reason."""
 
 
 @attrs.frozen
 class Load:
-    """What one run of the client saw, and what it cost the contestant.
+    """The figures of one run of the client, and its cost.
 
     Attributes:
         seen: The client's figures.
         cpu_s: CPU time of the contestant.
         helpers_cpu_s: CPU time of the stub and the client.
-        wall_s: How long it took.
-        others_share: What other programs used of the whole machine meanwhile.
+        wall_s: Duration, in seconds.
+        others_share: Share of all processors that other programs used meanwhile.
     """
 
     seen: Figures
@@ -48,7 +48,7 @@ class Load:
 
     @property
     def figures(self) -> Figures:
-        """Return what every workload reports."""
+        """Return the figures that every workload reports."""
         return {
             "errors": self.seen["errors"],
             "reconnects": self.seen["reconnects"],
@@ -62,13 +62,13 @@ class Load:
 def start_load(
     setting: Setting, running: Running, arguments: Sequence[object], complaints: list[str]
 ) -> Iterator[StartedLoad]:
-    """Start the client; it is ended at the end, if it has not.
+    """Start the client; kill it on exit if it still runs.
 
     Args:
-        setting: Where it runs.
-        running: Whom it asks.
-        arguments: What it asks for (see native/load.c).
-        complaints: Gets what it found wrong first.
+        setting: The programs and processors of the benchmark.
+        running: The contestant that gets the requests.
+        arguments: Options of the client (see native/load.c).
+        complaints: Gets the first errors that the client reports.
     """
     argv = [str(setting.native.load), "--port", str(running.port), *map(str, arguments)]
     if setting.pinning.load is not None:
@@ -82,7 +82,7 @@ def start_load(
 
 
 class StartedLoad:
-    """A client that runs."""
+    """A running client."""
 
     def __init__(self, running: Running, argv: list[str], complaints: list[str]) -> None:
         self._running = running
@@ -95,17 +95,21 @@ class StartedLoad:
         )
 
     def wait_holding(self) -> None:
-        """Wait until all requests are answered and the connections are being held."""
+        """Wait until all requests have their response and the connections are held open.
+
+        Raises:
+            LoadError: if the client ends first.
+        """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if "holding" not in line:
-            raise LoadError(f"the client did not come so far: {line}")
+            raise LoadError(f"the client ended before it held its connections: {line}")
 
     def finish(self) -> Load:
-        """Wait for the end; return what happened.
+        """Wait for the end of the client; return its figures and its cost.
 
         Raises:
-            LoadError: if it gives no figures.
+            LoadError: if it ends without figures, or not in time.
         """
         try:
             output, complaints = self.process.communicate(timeout=_LIMIT_S)

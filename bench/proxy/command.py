@@ -1,4 +1,4 @@
-"""``python -m bench proxy``: its options, its rounds, and what it leaves behind."""
+"""``python -m bench proxy``: its options, rounds, report and files."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from .contestants import CONTESTANTS, Contestant, Setting
 from .goals import Outcome, Verdict, judge
 from .workloads import WORKLOADS, Scale, Stage, Workload
 
-#: Pause before each measurement, in seconds: whoever was measured last comes to rest.
+#: Pause before each measurement, in seconds, so that the previous contestant comes to rest.
 _SETTLE_S = 0.2
 
 _QUICK = Scale(seconds=0.5, transfers=3, bursts=1, slow_readers=50, idle=200, rest_s=0.3)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which options there are."""
+    """Add the options of this benchmark."""
     parser.add_argument(
         "--rounds", type=arguments.count, help="measurements of each kind (default: 5)"
     )
     parser.add_argument(
-        "--seconds", type=arguments.seconds, help="how long each load goes on (default: 3)"
+        "--seconds", type=arguments.seconds, help="duration of each load (default: 3)"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one short round, to see that it works"
+        "--quick", action="store_true", help="one short round, to check that it works"
     )
     arguments.add_choice(parser, "--only", WORKLOADS)
     arguments.add_choice(parser, "--contestants", CONTESTANTS)
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and report; return 1 if a goal was missed or somebody failed, 2 if nothing ran."""
+    """Measure and report; return 1 if a goal was missed or anything failed, 2 if nothing ran."""
     try:
         workloads = arguments.chosen(WORKLOADS, options.only)
         contestants = arguments.chosen(CONTESTANTS, options.contestants)
@@ -97,7 +97,7 @@ class Bench:
     def measure(
         self, contestants: Sequence[Contestant], workloads: Sequence[Workload], rounds: int
     ) -> None:
-        """Run all contestants, and put one after the other through each workload, in turns."""
+        """Start all contestants, and run each workload against one after the other, in turns."""
         with contextlib.ExitStack() as stack:
             stages = []
             for contestant in contestants:
@@ -111,7 +111,7 @@ class Bench:
             self._versions = {stage.contestant.name: stage.contestant.version() for stage in stages}
             for number in range(rounds):
                 for place, workload in enumerate(workloads):
-                    # Who is first might have it easier, or harder: take turns.
+                    # The place in a round might matter: each round begins with another contestant.
                     first = (number + place) % max(1, len(stages))
                     for stage in (*stages[first:], *stages[:first]):
                         self._measure_one(stage, workload, f"round {number + 1} of {rounds}")
@@ -142,7 +142,7 @@ class Bench:
         outcomes = judge(self._results, [workload.name for workload in workloads])
         print("\n".join(self._lines(workloads, outcomes, rounds)))
         if not self._results.rounds:
-            print("bench proxy: nobody was there to be measured", file=sys.stderr)
+            print("bench proxy: no contestant could be measured", file=sys.stderr)
             return 2
         failed = self._problems or any(one.verdict is Verdict.MISSED for one in outcomes)
         try:

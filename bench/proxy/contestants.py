@@ -1,4 +1,4 @@
-"""The programs that are compared: how each is configured, started and ended."""
+"""The programs to compare: configuration, start and end of each."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _ANSWER_S = 30
 
 @attrs.frozen
 class Setting:
-    """What every contestant runs in.
+    """The surroundings of every contestant.
 
     Attributes:
         native: The stub and the client.
-        pinning: Which processors to use.
-        folder: Where configurations and logs go.
+        pinning: The processors to use.
+        folder: Folder of configurations and logs.
     """
 
     native: Native
@@ -53,15 +53,15 @@ class Setting:
 
 @attrs.define(eq=False)
 class Running:
-    """A contestant that answers requests.
+    """A running contestant.
 
     Attributes:
-        port: Where.
-        root: Its process; None if there is nothing between the client and the stub.
+        port: The port that it listens on.
+        root: Its first process; None if there is no proxy.
         upstreams: Programs in its process tree that are not part of it.
         stub: The process of the stub, unless the contestant started it.
-        start_cpu_s: What it used from exec until it listened.
-        start_s: How long that took.
+        start_cpu_s: CPU time from exec until it listened.
+        start_s: Duration of that, in seconds.
     """
 
     port: int
@@ -72,7 +72,7 @@ class Running:
     start_s: float = 0.0
 
     def pids(self) -> list[int]:
-        """Return the processes whose use of CPU and memory counts."""
+        """Return the processes of the contestant, without the stub."""
         return [] if self.root is None else machine.tree(self.root, without=self.upstreams)
 
     def stubs(self) -> list[int]:
@@ -88,7 +88,7 @@ class Contestant(abc.ABC):
     """One program to compare.
 
     Attributes:
-        name: As in the table and on the command line.
+        name: Its name in the table and on the command line.
     """
 
     name: ClassVar[str]
@@ -111,7 +111,7 @@ class Contestant(abc.ABC):
 
 
 class Direct(Contestant):
-    """The stub alone: what there is without a proxy."""
+    """The stub alone, without a proxy."""
 
     name = "direct"
 
@@ -152,7 +152,7 @@ class LlamaRouter(Contestant):
         config = folder / "router.toml"
         command = json.dumps(_stub_argv(setting, "$port"))
         config.write_text(
-            # Only what is here, not what this user has in caches of models.
+            # Only this model, none from the caches of this user.
             f'[router]\nport = {port}\nstate_dir = "{folder}/state"\nlog_format = "json"\n'
             "scan_caches = false\n"
             f"base_port = {free_port()}\n[models.m1]\nspawn.command = {command}\n"
@@ -164,7 +164,7 @@ class LlamaRouter(Contestant):
 
 
 class Nginx(Contestant):
-    """nginx, set up to pass on streams: the cost of a proxy that knows nothing of models."""
+    """nginx, configured to pass streams on: the cost of a proxy without models."""
 
     name = "nginx"
 
@@ -196,7 +196,7 @@ class Nginx(Contestant):
 
 
 def _nginx_config(folder: Path, port: int, stub_port: int) -> str:
-    # Started as root, nginx gives up its rights; the folder is for nobody else.
+    # Started as root, nginx drops its privileges, and could not enter the folder then.
     user = "user root root;" if os.geteuid() == 0 else ""
     temporary = "\n".join(
         f"    {kind}_temp_path {folder}/{kind};"
@@ -269,7 +269,7 @@ class LlamaSwap(Contestant):
 
 
 class LlamaCppRouter(Contestant):
-    """llama.cpp's own router, with the stub in the place of the llama-server that it starts."""
+    """llama.cpp's own router, with the stub instead of the llama-server that it starts."""
 
     name = "llama.cpp"
 
@@ -285,8 +285,8 @@ class LlamaCppRouter(Contestant):
     def running(self, setting: Setting) -> Iterator[Running]:
         """Run a copy of llama-server as a router.
 
-        It starts its models with its own file name. Once it runs, that name is given to a
-        script that becomes the stub.
+        It starts its models with its own file name. Once it runs, a script that becomes the
+        stub replaces that file.
         """
         folder = _own_folder(setting, self.name)
         port = free_port()
@@ -297,7 +297,7 @@ class LlamaCppRouter(Contestant):
         models.write_text(f"[m1]\nmodel = {folder}/m1.gguf\n")
         (folder / "m1.gguf").touch()
         argv = [str(program), "--host", HOST, "--port", str(port), "--models-preset", str(models)]
-        # Libraries that lie beside the original.
+        # Libraries beside the original program.
         libraries = os.pathsep.join((str(binary.parent), os.environ.get("LD_LIBRARY_PATH", "")))
         environment = os.environ | {"LD_LIBRARY_PATH": libraries}
 
@@ -354,7 +354,7 @@ def _program(
     environment: dict[str, str] | None = None,
     on_listening: Callable[[], None] = lambda: None,
 ) -> Iterator[Running]:
-    """Run a proxy on its processor; yield it once a request was answered."""
+    """Run a proxy on its processor; yield it after its first response."""
     log = folder / "log"
     begun_s = time.perf_counter()
     with child(argv, log, processor=setting.pinning.proxy, environment=environment) as process:
@@ -370,7 +370,11 @@ def _program(
 
 
 def _first_answer(port: int, log: Path | None = None) -> None:
-    """Ask until the model answers; that loads it where models are loaded."""
+    """Send requests until the model responds; a router loads the model for the first one.
+
+    Raises:
+        StartError: if there is no response in time.
+    """
     body = json.dumps({"model": "m1", "messages": [{"role": "user", "content": "Hello"}]})
     headers = {"Content-Type": "application/json"}
     give_up_s = time.perf_counter() + _ANSWER_S

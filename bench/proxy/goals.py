@@ -1,4 +1,4 @@
-"""The goals: what each demands of the figures, and whether they meet it. Pure."""
+"""The goals and the verdicts on them. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from bench.results import Results, Spread, difference, ratio, spread_of
 
-#: Whose goals they are.
+#: The contestant that the goals are set for.
 SUBJECT = "llama-router"
 
 #: The contestant without a proxy.
@@ -18,7 +18,7 @@ DIRECT = "direct"
 
 
 class Verdict(StrEnum):
-    """What came of a goal."""
+    """The verdict on a goal."""
 
     MET = "met"
     MISSED = "MISSED"
@@ -26,30 +26,30 @@ class Verdict(StrEnum):
 
 
 class Measure(StrEnum):
-    """How a goal's value comes from the rounds."""
+    """The computation of a goal's value from the rounds."""
 
     ITSELF = auto()
     """The figure."""
     TIMES = auto()
-    """How many times the peer's figure, round by round."""
+    """The figure divided by the peer's, round by round."""
     MORE = auto()
-    """How much more than the peer's figure, round by round."""
+    """The figure minus the peer's, round by round."""
     ADDED_TIMES = auto()
-    """What it adds to the direct figure, as times what the peer adds, round by round."""
+    """The excess over the direct figure divided by the peer's excess, round by round."""
 
 
 @attrs.frozen
 class Goal:
-    """One demand: the median of the value is at most the limit.
+    """A limit for the median of a value.
 
     Attributes:
-        title: What is demanded.
-        workload: Where it is measured.
-        figure: Which figure.
-        limit: The most that is allowed.
-        form: How value and limit are written.
-        measure: How the value comes about.
-        peer: Against whom.
+        title: Description of the value.
+        workload: Workload of the figure.
+        figure: Name of the figure in the results.
+        limit: Largest median that meets the goal.
+        form: Format of value and limit.
+        measure: Computation of the value.
+        peer: Contestant compared with, if any.
     """
 
     title: str
@@ -131,7 +131,7 @@ def _judged(goal: Goal, results: Results) -> Outcome:
 
 
 def _times(title: str, workload: str, figure: str, **limits: float) -> tuple[Goal, ...]:
-    """Make one goal per peer: at most so many times its figure."""
+    """Return one goal per peer: at most that many times its figure."""
     return tuple(
         Goal(
             f"{title}, against {(peer := name.replace('_', '-'))}",
@@ -165,8 +165,8 @@ GOALS: tuple[Goal, ...] = (
     ),
     *_times("CPU of a 15 MB upload", "upload", "cpu_ms", nginx=4),
     Goal("RSS after 200 slow readers, over before", "slow-200", "grown_mib", 20, "{:.1f} MiB"),
-    # Its guardian is another process: 9 MiB, of which 6 are the interpreter's own pages, which
-    # both share. Sums of RSS count those twice.
+    # Its guardian is another process of 9 MiB. Both share 6 MiB of the interpreter, which a sum
+    # of RSS counts twice.
     Goal("RSS at rest, the router", "start", "root_rss_mib", 60, "{:.1f} MiB"),
     Goal("CPU from exec to listening", "start", "start_cpu_s", 0.6, "{:.2f} s"),
 )

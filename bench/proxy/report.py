@@ -1,4 +1,4 @@
-"""The tables: every figure of every contestant, and the goals."""
+"""Tables of all figures of all contestants, and of the goals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .goals import DIRECT, Outcome
 
 @attrs.frozen
 class Row:
-    """A figure as it is printed.
+    """A row of the table.
 
     Attributes:
-        figure: Its name in the results.
+        figure: Name of the figure in the results.
         title: Its name in the table.
-        form: How a number is written.
-        per_peer: Whether "how many times the peer" says something.
+        form: Format of a number.
+        per_peer: Whether a second row has the ratio to the peer.
     """
 
     figure: str
@@ -28,7 +28,7 @@ class Row:
     per_peer: bool = False
 
 
-#: In the order of the table; a workload has those that it measured.
+#: In the order of the table; a workload has the rows of its figures.
 ROWS = (
     Row("start_cpu_s", "CPU from exec to listening, s"),
     Row("start_s", "time from exec to listening, s"),
@@ -66,15 +66,15 @@ ROWS = (
 
 _PEER = "nginx"
 
-#: From here on the stub and the client, on one processor, are what is measured.
+#: Share of their processor above which the stub and the client limit the figures.
 BUSY_HELPERS_SHARE = 0.9
 
-#: From here on other programs disturb.
+#: Share of all processors above which other programs disturb a measurement.
 BUSY_OTHERS_SHARE = 0.15
 
 _WIDTH = 28
 
-#: Doubtful measurements that are named; more are counted.
+#: Number of doubtful measurements that are named; the others are counted.
 _NAMED = 4
 
 
@@ -119,7 +119,7 @@ def goals(outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def cell(spread: Spread | None, form: str) -> str:
-    """Return a figure as it is printed: the median, and the range if there is one."""
+    """Return the text of a figure: the median, and the range if there is one."""
     if spread is None:
         return "-"
     middle = form.format(spread.median)
@@ -128,7 +128,7 @@ def cell(spread: Spread | None, form: str) -> str:
 
 
 def doubts(results: Results) -> Iterator[str]:
-    """Yield what makes the figures doubtful: a busy machine, or a client at its limit."""
+    """Yield reasons to doubt the figures: a busy machine, or a client at its limit."""
     disturbed: list[tuple[float, str]] = []
     at_limit: list[tuple[float, str]] = []
     for workload in results.workloads():
@@ -146,7 +146,7 @@ def doubts(results: Results) -> Iterator[str]:
 
 
 def _worst(shares: list[tuple[float, str]]) -> str:
-    """Name the largest few, and say how many more there are."""
+    """Return the names of the largest few, and the number of the others."""
     largest = sorted(shares, reverse=True)[:_NAMED]
     text = ", ".join(f"{what} ({share:.0%})" for share, what in largest)
     return text if len(shares) <= _NAMED else f"{text} and {len(shares) - _NAMED} more"

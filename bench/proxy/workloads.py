@@ -1,4 +1,4 @@
-"""What the contestants are put through: one function per kind of load."""
+"""The workloads: one function per kind of load."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _SAMPLE_S = 0.05
 
 @attrs.frozen
 class Scale:
-    """How much of everything there is.
+    """The size of the workloads.
 
     Attributes:
-        seconds: How long a load goes on where it could go on for ever.
-        transfers: How often a big body is sent in one measurement.
-        bursts: How often many streams are begun at once.
+        seconds: Duration of a load without an end of its own, in seconds.
+        transfers: Number of big bodies sent in one measurement.
+        bursts: Number of times that many streams start at once.
         slow_readers: Connections that read slowly.
-        idle: Connections that do nothing.
-        rest_s: How long a program may come to rest, before and after a load.
+        idle: Connections without requests.
+        rest_s: Pause before and after a load in which a program comes to rest, in seconds.
     """
 
     seconds: float = 3.0
@@ -47,14 +47,14 @@ class Scale:
 
 @attrs.frozen
 class Stage:
-    """Who is measured, and how much.
+    """A contestant to measure, and the size of the workloads.
 
     Attributes:
-        setting: What every contestant runs in.
-        contestant: Who.
+        setting: The surroundings of every contestant.
+        contestant: The contestant.
         running: Its running program.
-        scale: How much.
-        complaints: What the client found wrong first.
+        scale: The size of the workloads.
+        complaints: The first errors that the client reported.
     """
 
     setting: Setting
@@ -65,7 +65,7 @@ class Stage:
 
     @contextlib.contextmanager
     def fresh(self) -> Iterator[Stage]:
-        """Run another one of it, which has not served anything yet."""
+        """Start another instance, which has served only its first request."""
         with self.contestant.running(self.setting) as running:
             time.sleep(self.scale.rest_s)
             yield attrs.evolve(self, running=running)
@@ -76,7 +76,7 @@ class Stage:
             return client.finish()
 
     def started(self, *arguments: object) -> contextlib.AbstractContextManager[StartedLoad]:
-        """Start the client against this contestant; it is ended at the end."""
+        """Start the client against this contestant; kill it on exit."""
         return start_load(self.setting, self.running, arguments, self.complaints)
 
 
@@ -85,9 +85,9 @@ class Workload:
     """One kind of load.
 
     Attributes:
-        name: As on the command line.
-        title: As in the table.
-        run: Does it, and returns the figures.
+        name: Its name on the command line.
+        title: Its name in the table.
+        run: Applies the load and returns the figures.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Workload:
 
 
 def start_and_rest(stage: Stage) -> Figures:
-    """Start another one of it; what that cost, and what it needs when nothing happens."""
+    """Start another instance; return the cost of the start, and CPU and memory at rest."""
     with stage.fresh() as fresh:
         pids = fresh.running.pids()
         before_s, begun_s = machine.cpu_s(pids), time.perf_counter()
@@ -111,7 +111,7 @@ def start_and_rest(stage: Stage) -> Figures:
 
 
 def small(stage: Stage, *, conns: int) -> Figures:
-    """Small POSTs on connections that are kept."""
+    """Send small POSTs on kept connections."""
     load = stage.load("--conns", conns, "--seconds", stage.scale.seconds, "--expect", "small")
     return (
         load.figures
@@ -124,7 +124,7 @@ def small(stage: Stage, *, conns: int) -> Figures:
 
 
 def streams(stage: Stage, *, count: int) -> Figures:
-    """Streams of 50 chunks per second, begun one after the other."""
+    """Request streams of 50 chunks per second, one started after the other."""
     chunks = max(1, round(PER_S * stage.scale.seconds))
     spread_s = min(1.0, stage.scale.seconds / 2)
     load = stage.load(*_stream_arguments(count, chunks), "--spread-ms", spread_s * 1000)
@@ -143,7 +143,7 @@ def streams(stage: Stage, *, count: int) -> Figures:
 
 
 def simultaneous_starts(stage: Stage, *, count: int) -> Figures:
-    """Many streams that begin at the same moment; the median over some bursts."""
+    """Start many streams at the same moment; return medians over several bursts."""
     bursts = []
     for _ in range(stage.scale.bursts):
         load = stage.load(*_stream_arguments(count, 5))
@@ -159,7 +159,7 @@ def simultaneous_starts(stage: Stage, *, count: int) -> Figures:
 
 
 def upload(stage: Stage, *, model_last: bool) -> Figures:
-    """Big bodies of requests, one after the other."""
+    """Send requests with big bodies, one after the other."""
     arguments = ["--expect", "count", "--path", f"{CHAT}?count", "--body-bytes", UPLOAD_BYTES]
     if model_last:
         arguments.append("--model-last")
@@ -168,13 +168,13 @@ def upload(stage: Stage, *, model_last: bool) -> Figures:
 
 
 def download(stage: Stage) -> Figures:
-    """Big bodies of answers, one after the other."""
+    """Request responses with big bodies, one after the other."""
     load = stage.load(*_download_arguments(), "--requests", stage.scale.transfers)
     return load.figures | _latencies(load, "latency") | _per_transfer(load)
 
 
 def slow_readers(stage: Stage) -> Figures:
-    """Many clients that read a big answer slowly, and leave in the middle."""
+    """Have many clients read a big response slowly and disconnect in the middle."""
     with stage.fresh() as fresh:
         return _slow_readers(fresh)
 
@@ -204,7 +204,7 @@ def _slow_readers(stage: Stage) -> Figures:
 
 
 def idle_connections(stage: Stage) -> Figures:
-    """Many connections that had one request each, and are kept."""
+    """Keep many connections open that had one request each."""
     with stage.fresh() as fresh:
         return _idle_connections(fresh)
 
@@ -230,7 +230,7 @@ def _idle_connections(stage: Stage) -> Figures:
 
 
 def mixed(stage: Stage) -> Figures:
-    """/health and /v1/models, asked now and then while 12,000 chunks per second flow."""
+    """Request /health and /v1/models every 10 ms beside 12,000 chunks per second."""
     count, seconds = 240, max(1.0, stage.scale.seconds)
     chunks = round(PER_S * seconds)
     probe = ("--get", "--interval-ms", 10, "--seconds", seconds - 0.5, "--path")

@@ -1,1 +1,1 @@
-"""The swap benchmark: what it costs to have one model stopped and another started."""
+"""The swap benchmark: the cost of stopping one model and starting another."""

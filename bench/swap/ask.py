@@ -1,4 +1,4 @@
-"""The one request that is sent to every contestant, and the question whether a server is ready."""
+"""The chat request that every contestant gets, and the health request."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from bench.programs import HOST
 _LIMIT_S = 120
 
 
-#: How soon a request that found the model still loading is sent again.
+#: Pause before a request that got 503 is sent again, in seconds.
 _AGAIN_S = 0.002
 
 
 class AskError(Exception):
-    """A request was not answered with 200; the text has what came instead."""
+    """The response to a request was not 200; the text has the response."""
 
 
 def ask(port: int, model: str) -> int:
-    """Send a chat request for one token, not streamed, and take the whole answer.
+    """Send a chat request for one token, not streamed, until its response is 200.
 
-    The answer 503 means that the model is still loading: llama.cpp's router passes requests
-    on a moment too early. It costs whoever says so the time until a later request succeeds.
+    The response 503 means that the model is still loading: llama.cpp's router passes requests
+    on a moment too early. The time until a later request succeeds counts as part of the swap.
 
     Returns:
-        How often it had to be sent again.
+        How often the request was sent again.
 
     Raises:
-        AskError: if it fails.
+        AskError: if the connection fails, or the response is another one.
     """
     messages = [{"role": "user", "content": "Hello"}]
     body = json.dumps({"model": model, "messages": messages, "max_tokens": 1}).encode()
@@ -55,7 +55,7 @@ def ask(port: int, model: str) -> int:
 
 
 def healthy(port: int) -> bool:
-    """Ask /health once."""
+    """Return whether /health responds with 200."""
     with contextlib.suppress(OSError):
         request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         return _exchange(port, request).startswith(b"HTTP/1.1 200 ")
@@ -63,7 +63,7 @@ def healthy(port: int) -> bool:
 
 
 def _exchange(port: int, request: bytes) -> bytes:
-    """Send *request*, read until the server closes, and return what came."""
+    """Send *request*; return all bytes until the server closes the connection."""
     with socket.create_connection((HOST, port), timeout=_LIMIT_S) as connection:
         connection.sendall(request)
         answer = b""

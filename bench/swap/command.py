@@ -1,8 +1,8 @@
-"""``python -m bench swap``: swaps between two models, by everybody in turns.
+"""``python -m bench swap``: swaps between two models by each contestant in turn.
 
-Each swap is one chat request (one token, not streamed) for the model that is not loaded,
-from the moment it is sent to its complete answer. By hand, it is everything from SIGTERM to
-the one server to the answer of the other.
+A swap is one chat request (one token, not streamed) for the model that is not loaded, from
+the moment it is sent to its complete response. By hand it lasts from SIGTERM to the one server
+to the response of the other.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from .contestants import (
     server_version,
 )
 
-#: Name to random seed.
+#: Random seed of each model.
 MODELS = {"a": 1, "b": 2}
 
 #: Pause before each swap, in seconds: a server's threads keep a processor busy for a
-#: while after their last token, and would disturb whoever is next.
+#: while after their last token, and would disturb the next contestant.
 _SETTLE_S = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say which options there are."""
+    """Add the options of this benchmark."""
     parser.add_argument(
         "--rounds", type=arguments.count, default=20, help="swaps of each kind (default: 20)"
     )
@@ -53,20 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size-mb",
         type=arguments.size,
         action="append",
-        help="size of each model, 0 is tiny; more than once (default: 0 and 300)",
+        help="size of each model, 0 is tiny; may be repeated (default: 0 and 300)",
     )
     parser.add_argument(
         "--server",
         action="append",
         choices=(EMBEDDED, REAL),
-        help="who serves the models (default: both; llama-server is $LLAMA_SERVER_BIN)",
+        help="server of the models (default: both; llama-server is $LLAMA_SERVER_BIN)",
     )
     arguments.add_choice(parser, "--contestants", CONTESTANTS)
     parser.add_argument("--json", type=arguments.file, help="write every figure to this file")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and report; return 1 if the goal was missed or somebody failed, 2 if nothing ran."""
+    """Measure and report; return 1 if the goal was missed or anything failed, 2 if nothing ran."""
     try:
         contestants = arguments.chosen(CONTESTANTS, options.contestants)
     except ValueError as error:
@@ -98,9 +98,9 @@ class Bench:
     """One run of the benchmark.
 
     Attributes:
-        results: The figures; the workloads are servers with sizes.
-        absent: What could not run, and why.
-        problems: What went wrong.
+        results: The figures; a workload is a server with a size of models.
+        absent: Contestants and servers that could not run, each with the reason.
+        problems: Failures of contestants.
         versions: Versions of the servers and contestants that were measured.
     """
 
@@ -113,7 +113,7 @@ class Bench:
         self.versions: dict[str, str] = {}
 
     def measure(self, server: str, size_mb: float) -> None:
-        """Have everybody swap models of this size."""
+        """Have each contestant swap models of this size."""
         if (reason := missing_server(server)) is not None:
             self.absent[f"server {server}"] = reason
             return
@@ -136,7 +136,7 @@ class Bench:
                 setting = Setting(own, models, server)
                 try:
                     swapper = stack.enter_context(contestant.running(setting))
-                    for name in MODELS:  # once unmeasured: the files are in memory afterwards
+                    for name in MODELS:  # unmeasured: then the files are in the page cache
                         swapper.swap(name)
                 except (StartError, AskError) as error:
                     self.problems.append(f"{workload}, {contestant.name}: {error}")
@@ -150,8 +150,8 @@ class Bench:
         for number in range(self._rounds):
             model = list(MODELS)[number % len(MODELS)]
             print(f"{workload}: round {number + 1} of {self._rounds}", file=sys.stderr)
-            # Who is second might profit from the first: take turns. Every other round only,
-            # because each has the same model in every other round.
+            # The place in a round might matter, so each begins with another contestant. It
+            # changes in every other round only, because those swap to the same model.
             first = number // len(MODELS) % max(1, len(swappers))
             for name, swapper in (*swappers[first:], *swappers[:first]):
                 time.sleep(_SETTLE_S)

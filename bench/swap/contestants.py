@@ -1,4 +1,4 @@
-"""Who swaps: by hand, llama-router, llama-swap, llama.cpp's router; all with the same servers."""
+"""The contestants of a swap: by hand, llama-router, llama-swap and llama.cpp's router."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ from .ask import ask, healthy
 EMBEDDED = "embedded"
 REAL = "llama-server"
 
-#: How often the hand-driven server is asked whether it is ready.
+#: Time between two health requests in a swap by hand, in seconds.
 _POLL_S = 0.002
 _READY_S = 120
 _STOP_S = 30
 _LOGGED_S = 10
 
-#: Stands for the port in a command line that somebody else completes.
+#: Placeholder for the port in a command line.
 _ANY_PORT = 54321
 
-#: Figures of one swap, in seconds; "swap_s" is the whole of it.
+#: Figures of one swap, in seconds; "swap_s" is its whole duration.
 Figures = dict[str, float]
 
 
 @attrs.frozen
 class Setting:
-    """What is swapped, and with what.
+    """The models and the server of a swap.
 
     Attributes:
-        folder: Of configurations and logs.
-        models: Name to model file.
-        server: Which server serves them: EMBEDDED or REAL.
+        folder: Folder of configurations and logs.
+        models: Model files by name.
+        server: Their server: EMBEDDED or REAL.
     """
 
     folder: Path
@@ -66,14 +66,14 @@ class Setting:
     server: str
 
     def router_toml(self) -> Path:
-        """Write the configuration of llama-router; also the command lines of all others."""
+        """Write the configuration of llama-router; all contestants use its command lines."""
         config = self.folder / "router.toml"
         lines = ["[router]", "port = 0", f'state_dir = "{self.folder}/state"']
         lines += ["min_residency_s = 0", "scan_caches = false", 'log_format = "json"']
         for name, path in self.models.items():
             lines += [f"[models.{name}]", f'path = "{path}"']
         if self.server == REAL:
-            # But for the program, it is the command line that models have by default.
+            # Except for the program, this is the default command line of models.
             default = next(iter(load_config(_written(config, lines)).config.models.values()))
             command = [os.environ["LLAMA_SERVER_BIN"], *default.spawn.command[1:]]
             lines += ["[default_spawn]", f"command = {json.dumps(command)}"]
@@ -94,7 +94,7 @@ def server_version(server: str) -> str:
 
 
 def missing_server(server: str) -> str | None:
-    """Return why there is no such server here, or None."""
+    """Return why this server cannot run here, or None if it can."""
     if server == REAL:
         return missing_binary("LLAMA_SERVER_BIN")
     found = find_program((LLAMA_SERVER,)).argv[0]
@@ -104,10 +104,10 @@ def missing_server(server: str) -> str | None:
 
 
 class Contestant(abc.ABC):
-    """Somebody who swaps models.
+    """A way to swap models.
 
     Attributes:
-        name: As in the table and on the command line.
+        name: Its name in the table and on the command line.
     """
 
     name: ClassVar[str]
@@ -122,7 +122,7 @@ class Contestant(abc.ABC):
 
     @abc.abstractmethod
     def running(self, setting: Setting) -> contextlib.AbstractContextManager[Swapper]:
-        """Start it, and end it at the end.
+        """Start it, and end it on exit.
 
         Raises:
             StartError: if it does not come up.
@@ -130,14 +130,14 @@ class Contestant(abc.ABC):
 
 
 class Swapper(abc.ABC):
-    """A contestant that runs."""
+    """A running contestant."""
 
     @abc.abstractmethod
     def swap(self, model: str) -> Figures:
-        """Have *model* answer one request, and the other one stopped.
+        """Have *model* serve one request, and the other model stopped; return the figures.
 
         Raises:
-            AskError: if the answer is not what it should be.
+            AskError: if the response is not 200.
             StartError: if the server does not come up.
         """
 
@@ -146,13 +146,13 @@ class Swapper(abc.ABC):
 
 
 class Hand(Contestant):
-    """SIGTERM, wait for the exit, start the other, ask /health until it is 200, ask."""
+    """SIGTERM, wait for the exit, start the other, wait for 200 from /health, send the request."""
 
     name = "by-hand"
 
     @contextlib.contextmanager
     def running(self, setting: Setting) -> Iterator[Swapper]:
-        """Start nothing yet."""
+        """Yield without a server; the first swap starts one."""
         swapper = _HandSwapper(setting)
         try:
             yield swapper
@@ -194,7 +194,7 @@ class _HandSwapper(Swapper):
         }
 
     def stop(self) -> None:
-        """End the server that runs, if one does."""
+        """End the running server, if there is one."""
         if self._process is None:
             return
         self._process.terminate()
@@ -210,7 +210,7 @@ class _HandSwapper(Swapper):
 
 
 class _RouterSwapper(Swapper):
-    """Asks a router for the model that is not loaded."""
+    """Sends a router a request for the model that is not loaded."""
 
     def __init__(self, port: int, log: Path | None = None) -> None:
         self._port = port
@@ -223,7 +223,7 @@ class _RouterSwapper(Swapper):
         figures = {"swap_s": time.perf_counter() - begun_s, "asked_again": float(again)}
         if self._log is None:
             return figures
-        # It is logged after the client has its answer: wait for that line, not for a while.
+        # The router logs the request after the client has its response.
         give_up_s = time.perf_counter() + _LOGGED_S
         while len(completed := self._completed()) == before and time.perf_counter() < give_up_s:
             time.sleep(_POLL_S)
@@ -233,7 +233,7 @@ class _RouterSwapper(Swapper):
         return figures | {f"log_{part}": completed[-1][part] for part in parts}
 
     def _completed(self) -> list[dict[str, Any]]:
-        """Return what llama-router logged of each request."""
+        """Return the log event of each finished request."""
         events = _events(self._log) if self._log is not None else []
         return [event for event in events if event["event"] == "request.completed"]
 

@@ -1,4 +1,4 @@
-"""The table of the swap benchmark, and its goal. Pure."""
+"""The table of the swap benchmark and the verdict on its goal. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bench.results import Results, Spread, difference, spread_of
 SUBJECT = "llama-router"
 HAND = "by-hand"
 
-#: What llama-router may cost on top of the same swap by hand, as the median of the paired
-#: differences, in seconds.
+#: Largest median of the paired differences between a swap by llama-router and one by hand,
+#: in seconds.
 GOAL_S = 0.015
 
-#: Parts of a swap by contestant: name of the figure, and what it is.
+#: Parts of a swap by contestant: name of the figure and its title.
 _PARTS = {
     HAND: {
         "stop_s": "SIGTERM to exit",
@@ -33,13 +33,13 @@ _PARTS = {
 
 @attrs.frozen
 class Outcome:
-    """Whether the goal is met with one server and one size of models.
+    """The verdict on the goal with one server and one size of models.
 
     Attributes:
-        workload: Which.
-        goal_s: The most that a swap may take longer than by hand.
-        more_s: How much longer it takes; None if it was not measured.
-        met: None if it was not measured.
+        workload: The server with the size.
+        goal_s: Limit of the excess over a swap by hand.
+        more_s: The excess; None without one.
+        met: None if the goal was not measured.
         reason: Why it was not measured; empty if it was.
     """
 
@@ -103,7 +103,7 @@ def lines(results: Results, absent: Mapping[str, str], problems: Sequence[str]) 
 
 
 def _row(title: str, values_s: Sequence[float | None]) -> str:
-    """Return one line; on a busy machine the best tenth says more than the median."""
+    """Return one line; it has the 10th percentile, as a busy machine changes it less."""
     there = sorted(value for value in values_s if value is not None)
     spread = spread_of(there)
     if spread is None:

@@ -22,7 +22,7 @@ def test_a_range_of_ports_is_free_as_a_whole() -> None:
 
 
 def test_a_taken_neighbour_moves_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A free port whose neighbour is in use is not the start of a range."""
+    """A free port next to a taken one is not the start of a range."""
     asked: list[int] = []
     candidates = iter([100, 200])
 
