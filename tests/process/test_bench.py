@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they say is there to be read."""
+"""The benchmarks run, and report figures, versions and failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def bench_without(package: str, *arguments: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a quick run of three workloads writes."""
+    """The JSON document, output and chart of a quick run of three workloads."""
     folder = tmp_path_factory.mktemp("bench")
     result = bench(
         *("proxy", "--quick", "--contestants", "direct,llama-router,llama-swap"),
@@ -234,7 +234,7 @@ def load(answer: bytes, *arguments: str) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_the_client_takes_a_stream_however_it_is_cut(size: int) -> None:
-    """What counts are the events, not the chunks that they come in."""
+    """It checks the events, not the chunks that they come in."""
     whole = b"".join(STREAM)
     pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
     figures, complaints = load(chunked(*pieces), "--expect", "stream", "--chunks", "2")
@@ -317,7 +317,7 @@ def test_swaps_without_their_extra_are_refused() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_a_run_without_anybody_is_no_success() -> None:
+def test_a_run_without_contestants_is_no_success() -> None:
     """The exit status says that nothing was measured."""
     result = bench("proxy", "--quick", "--only", "small-1", "--contestants", "llama-swap")
     assert result.returncode == 2

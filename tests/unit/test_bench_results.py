@@ -138,7 +138,7 @@ def test_the_table_has_median_range_and_paired_ratio() -> None:
 
 
 def test_a_disturbed_measurement_is_doubted() -> None:
-    """What other programs took is said, with where."""
+    """The report names the workload and the share of other programs."""
     results = results_of("load", "others_share", llama_router=[0.4])
     (doubt,) = report.doubts(results)
     assert "load of llama-router (40%)" in doubt
