@@ -101,7 +101,7 @@ class _Connection:
             if isinstance(asked_for, Control):
                 by_path = asked_for.only_preflight
                 if by_path is None or head.get(b"access-control-request-method") is not None:
-                    await self._hand_over()
+                    self._hand_over(head)
                     return
                 asked_for = by_path
             if not await self._proxy(head, asked_for):
@@ -110,10 +110,9 @@ class _Connection:
             if self._reader.buffer:
                 await self._fiber.spend()  # pipelined requests may be refused without a wait
 
-    async def _hand_over(self) -> None:
-        # Hypercorn does not ignore empty lines before a request. Source: RFC 9112, section 2.2.
-        replay, self._reader.buffer = self._reader.buffer.lstrip(b"\r\n"), b""
-        self._gateway.hand_over(self._client.release(), replay)
+    def _hand_over(self, head: RequestHead) -> None:
+        received, self._reader.buffer = self._reader.buffer[head.size :], b""
+        self._gateway.hand_over(self._client.release(), head, received)
 
     # -- proxied requests -----------------------------------------------------------------
 

@@ -22,6 +22,10 @@ IDLE_CONNECTION_S: Final = 75.0
 #: How long a request's head may take from its first byte, in seconds.
 HEAD_TIMEOUT_S: Final = 30.0
 
+#: How long the rest of a head may take once draining has begun, in seconds: it is usually on
+#: its way.
+DRAINING_HEAD_S: Final = 1.0
+
 #: Longest silence while a request's body is received, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
 
@@ -51,7 +55,7 @@ class Reader:
         Args:
             engine: Drives it.
             client: The connection.
-            idle: Has its fiber while it waits for a request.
+            idle: Has its fiber while no whole head of a request is here.
             draining: Set when there is to be none any more.
         """
         self._engine = engine
@@ -74,19 +78,29 @@ class Reader:
 
     async def _receive_rest_of_head(self) -> RequestHead | None:
         self._fiber.expire_in(HEAD_TIMEOUT_S)
+        self._idle.add(self._fiber)
         head: RequestHead | None = None
-        while head is None:
-            searched = len(self.buffer)
-            try:
-                data = await self._client.receive()
-            except FiberTimeoutError:
-                raise RequestTimeoutError(
-                    f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"
-                ) from None
-            if not data:
+        draining = False
+        try:
+            while head is None:
+                while (data := self._client.receive_nowait()) is None:
+                    if self._draining.is_set() and not draining:
+                        draining = True
+                        self._fiber.expire_in(DRAINING_HEAD_S)
+                    await self._client.wait_readable()
+                if not data:
+                    return None
+                searched = len(self.buffer)
+                self.buffer += data
+                head = parse_request_head(self.buffer, searched=searched)
+        except FiberTimeoutError:
+            if draining:
                 return None
-            self.buffer += data
-            head = parse_request_head(self.buffer, searched=searched)
+            raise RequestTimeoutError(
+                f"the request head did not arrive within {HEAD_TIMEOUT_S:g} s"
+            ) from None
+        finally:
+            self._idle.discard(self._fiber)
         return head
 
     async def _wait_for_first_bytes(self) -> bool:

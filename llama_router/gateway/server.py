@@ -200,7 +200,7 @@ def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
         OSError: if accepting fails, for one client or altogether.
     """
     for _ in range(most):
-        if not gateway.engine.has_room(CLIENTS_SHARE):
+        if not gateway.engine.has_room(CLIENTS_SHARE, besides=gateway.handed_over):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             connection, _address = listener.accept()

@@ -6,7 +6,13 @@ but `RequestError` and `UpstreamError` is ever raised for what a peer sent.
 """
 
 from .common import MAX_HEAD_BYTES, Fields
-from .request import ChunkedBody, RequestHead, parse_request_head, upstream_request_head
+from .request import (
+    ChunkedBody,
+    LengthBody,
+    RequestHead,
+    parse_request_head,
+    upstream_request_head,
+)
 from .response import (
     Dechunker,
     Framing,
@@ -22,6 +28,7 @@ __all__ = [
     "Dechunker",
     "Fields",
     "Framing",
+    "LengthBody",
     "RequestHead",
     "ResponseFraming",
     "ResponseHead",

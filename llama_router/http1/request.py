@@ -259,6 +259,29 @@ class ChunkedBody(ClientChunks):
         return payload
 
 
+class LengthBody:
+    """Reads a request body whose length is announced; what is behind it is dropped.
+
+    Attributes:
+        done: All of it was there.
+
+    Source: RFC 9112, section 6.2.
+    """
+
+    __slots__ = ("_left_bytes", "done")
+
+    def __init__(self, length_bytes: int) -> None:
+        self._left_bytes = length_bytes
+        self.done = not length_bytes
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what of *data* belongs to the body."""
+        payload = data[: self._left_bytes]
+        self._left_bytes -= len(payload)
+        self.done = not self._left_bytes
+        return payload
+
+
 def _skip_empty_lines(buffer: bytes | bytearray) -> int:
     """Return where the request line starts or will start. Source: RFC 9112, section 2.2."""
     start = 0

@@ -14,6 +14,7 @@ from llama_router.backends.backend import Backend
 from llama_router.core.access.gate import Gate
 from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.parse import parse_config
+from llama_router.core.requests.control_request import ControlRequest
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.gateway import Gateway
 from llama_router.gateway.server import ListenerSet, listen, serve
@@ -106,9 +107,11 @@ class Lane:
             await trio.aclose_forcefully(client.stream)
 
 
-async def _control(stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]) -> None:
+async def _control(
+    stream: trio.SocketStream, request: ControlRequest, moving: Callable[[], None]
+) -> None:
     """Answer in the place of the control plane."""
-    assert replay
+    assert request.target.startswith(b"/")
     async with stream:
         await stream.send_all(CONTROL)
         moving()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from tests.process.harness import post
+from tests.process.harness import post, request
 from tests.process.lane import Lane, running
 
 pytestmark = pytest.mark.process
@@ -37,6 +37,27 @@ async def test_clients_leave_room_for_backends(lane) -> None:
     await peer.until(BODY)
     await peer.send(ANSWER)
     assert (await late.answer()).body == b"ok"
+
+
+async def test_clients_of_the_control_plane_count_as_others(lane) -> None:
+    """Its answers may be streams without end."""
+
+    async def follow(stream: trio.SocketStream, _request: object, _moving: object) -> None:
+        await stream.send_all(b"follows\n")
+        assert await stream.receive_some() == b""
+
+    lane.gateway.handover = follow
+    clients = [await lane.connect() for _ in range(6)]
+    for client in clients:
+        await client.send(request("GET", "/models/sse"))
+        await client.until(b"\n")
+    late = await lane.connect()
+    await late.send(request("GET", "/models/sse"))
+    await lane.events.wait("connection.delayed")
+    assert late._buffer == b""
+    await clients.pop().stream.aclose()
+    await late.until(b"\n")
+    assert lane.gateway.handed_over == 6
 
 
 async def test_no_room_for_a_backend(lane) -> None:

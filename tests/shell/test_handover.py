@@ -7,13 +7,14 @@ import trio.testing
 from structlog.testing import capture_logs
 
 from llama_router.gateway.gateway import Gateway
+from llama_router.http1 import parse_request_head
 
 
 async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:
     """Also if it comes together with the cancellation of the connection's tasks."""
     seen: list[str] = []
 
-    async def fail_at_the_end(_stream: object, _replay: bytes, _moving: object) -> None:
+    async def fail_at_the_end(_stream: object, _request: object, _moving: object) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             try:
@@ -25,9 +26,10 @@ async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     gateway = Gateway(None, None, fail_at_the_end)
+    head = parse_request_head(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     with theirs, capture_logs() as logs:
         async with trio.open_nursery() as gateway.tasks:
-            gateway.hand_over(ours, b"")
+            gateway.hand_over(ours, head, b"")
             await trio.testing.wait_all_tasks_blocked()
             gateway.tasks.cancel_scope.cancel()
     assert ours.fileno() == -1

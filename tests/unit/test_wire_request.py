@@ -13,6 +13,7 @@ from llama_router.errors.requests import (
 )
 from llama_router.http1 import (
     ChunkedBody,
+    LengthBody,
     RequestHead,
     parse_request_head,
     upstream_request_head,
@@ -420,6 +421,23 @@ def test_chunks_are_decoded() -> None:
     assert body.feed(data) == b"Wikipedia"
     assert body.done
     assert body.excess == b"GET /"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_a_body_of_a_length_ends_there(size: int) -> None:
+    """Whatever the pieces, what is behind it is dropped."""
+    body, data = LengthBody(5), b"HelloGET"
+    payload = b""
+    for at in range(0, len(data), size):
+        assert body.done == (at >= 5)
+        payload += body.feed(data[at : at + size])
+    assert (payload, body.done) == (b"Hello", True)
+
+
+def test_no_body_is_done_at_once() -> None:
+    """There is nothing to wait for."""
+    assert LengthBody(0).done
+    assert LengthBody(0).feed(b"GET") == b""
 
 
 def test_what_comes_later_is_excess() -> None:

@@ -8,8 +8,10 @@ from typing import Final
 
 import structlog
 from quart import Blueprint, Response, g, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import MapAdapter
 
 from ...core.apis.dialects import error_answer, request_id_field
 from ...core.apis.endpoints import methods_of
@@ -69,9 +71,28 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
 """Makes the routes of each part; see `context` for how another one joins."""
 
 
+class _HostlessApp(QuartTrio):
+    """Routes requests without regard to their host: the gate checks that.
+
+    Werkzeug would raise on a host such as ``a..b`` before any error handler is in place.
+    """
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        if request is None:
+            return super().create_url_adapter(request)
+        return self.url_map.bind(
+            "localhost",
+            script_name=request.root_path,
+            url_scheme=request.scheme,
+            default_method=request.method,
+            path_info=request.path,
+            query_args=request.query_string.decode("ascii"),
+        )
+
+
 def build_app(context: ControlContext) -> QuartTrio:
     """Assemble the application; it asks *context* and owns nothing."""
-    app = QuartTrio("llama_router")
+    app = _HostlessApp("llama_router")
     app.asgi_http_class = ScopedConnection
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
     app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
+from quart_trio.wrappers.request import TrioBody
 
 from ...core.access.gate import Caller, Gate, Scope, check_says_json
 from ...core.requests.routes import is_ollama
@@ -54,6 +55,16 @@ def asker() -> Caller:
     return found
 
 
+class BreakableBody(TrioBody):
+    """A request's body that may break off."""
+
+    def break_off(self, error: Exception) -> None:
+        """Let reading it fail with *error*, unless it fails already."""
+        if self._must_raise is None:
+            self._must_raise = error
+        self.set_complete()
+
+
 def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
     """Check every request before its view sees it, and say to browsers who may read what.
 
@@ -65,6 +76,8 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     class BoundedRequest(TrioRequest):
+        body_class: type[TrioBody] = BreakableBody
+
         def __init__(self, method: str, scheme: str, path: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Quart passes them
             if is_ollama(path):
                 kwargs["max_content_length"] = max_body_bytes()

@@ -1,54 +1,83 @@
-"""Hypercorn's Trio pieces behind our own accept loop.
+"""Serves the control plane: one request, one answer, the end of the connection.
 
-``hypercorn.trio.serve`` ends as a whole when one connection breaks a rule, so only
-the part that serves one connection is used. That is one level below its public API:
-``hypercorn==0.18.*`` is pinned for it.
+The data plane has read the request's head and knows how its body ends. `HTTPStream`, the part
+of Hypercorn that runs an ASGI application for one request, gets exactly this message; h11
+frames the answer. What the client sends behind the message is read and thrown away meanwhile,
+so that its leaving is always seen, and so that no unread byte resets the answer away.
+
+Hypercorn's own connections are not used: they stop reading when bytes follow a request, and
+then neither its answer nor its end is seen to. `HTTPStream` is one level below Hypercorn's
+public API: ``hypercorn==0.18.*`` is pinned for it.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
 import h11
+import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.protocol.events import Body, EndBody, Event, Request, Response, StreamClosed
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ConnectionState,
+    LifespanState,
+    Scope,
+)
+from hypercorn.utils import parse_socket_addr
+
+from ...core.requests.control_request import ControlRequest
+from ...core.requests.routes import decoded
+from ...errors.admission import ShuttingDownError
+from ...errors.base import RouterError
+from ...errors.requests import RequestError
+
+log = structlog.get_logger()
 
 #: A client that takes nothing of its answer for so long is given up, in seconds.
 WRITE_TIMEOUT_S: Final = 30.0
 
-#: Bound on the last, shielded steps of a connection, in seconds.
-CLOSE_TIMEOUT_S: Final = 5.0
-
-#: How long a client that still sends when it is answered may take to read that, in seconds.
+#: How long a client may take to read its answer and close, once all of it is sent, in seconds.
 LINGER_S: Final = 2.0
 
-#: What is thrown away at a time of such a request, in bytes.
-_DISCARDED_BYTES: Final = 256 * 1024
+#: Most that is thrown away of what a client sends behind its request, and again of what it
+#: sends when it is answered, in bytes: as much as the largest body by default. A client that
+#: sends more is given up.
+MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
-#: States in which a client has not sent a whole request.
-_SENDING: Final = frozenset((h11.SEND_BODY, h11.ERROR))
+#: How long a view may go on for a client that closed its sending side, in seconds. It may have
+#: left, or wait for its answer; only sending would tell.
+HALF_CLOSED_S: Final = 0.5
 
-#: A request target that is a whole URI: its authority, and what is behind that.
-_WHOLE_URI: Final = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+#: How long a client may take to complete its body, or to read its answer and close, once
+#: draining has begun, in seconds.
+DRAINING_S: Final = 1.0
+
+#: What is read at a time, in bytes.
+_READ_BYTES: Final = 64 * 1024
 
 #: What a connection raises that is no more.
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
-#: Longest control request, in seconds, whatever the client does meanwhile: one
-#: pipelined byte is enough to hide a disconnect.
+#: Longest control request, in seconds, whatever the client does meanwhile.
 REQUEST_TIMEOUT_S: Final = 600.0
 
+#: Key of an ASGI message that ends a body before it is complete: the `RouterError` that says
+#: why, for a view that reads it.
+BODY_ERROR: Final = "llama_router.body_error"
+
+_STREAM_ID: Final = 1
 
 _deadline: ContextVar[trio.CancelScope | None] = ContextVar("control_deadline", default=None)
 
@@ -64,171 +93,245 @@ def without_deadline() -> None:
         scope.deadline = math.inf
 
 
-class _ReplayStream:
-    """A connection with what was read from it already put back in front."""
+class ControlServer:
+    """Serves an ASGI application to requests that the data plane hands over."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._application = app
+        self.app = ASGIWrapper(self._run_app)
+        self.config = Config()
+        self.config.accesslog = None  # its lines can be forged; ours are in the app
+        self.config.errorlog = None
+        self.config.include_server_header = False
+        self.context = WorkerContext(None)
+        self._draining = False
+        self._waits: set[trio.CancelScope] = set()  # for what clients are to do
+
+    async def drain(self) -> None:
+        """Wait no longer for clients that are slow; requests that are complete are answered."""
+        self._draining = True
+        for scope in self._waits:
+            _shorten(scope)
+
+    @contextmanager
+    def waiting_for_client(self, timeout_s: float = math.inf) -> Iterator[trio.CancelScope]:
+        """Cancel what is done in this context after *timeout_s*, and earlier when draining."""
+        with trio.move_on_after(timeout_s) as scope:
+            if self._draining:
+                _shorten(scope)
+            self._waits.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waits.discard(scope)
+
+    async def serve(
+        self, stream: trio.SocketStream, request: ControlRequest, moving: Callable[[], None]
+    ) -> None:
+        """Answer *request* on *stream*, and close that.
+
+        Never raises for what a client did. *moving* is called whenever bytes come or go.
+
+        Raises:
+            OSError: if the client left before anything was done.
+        """
+        await _Exchange(self, stream, request, moving).run()
+
+    async def _run_app(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        try:
+            await self._application(scope, receive, send)
+        except* Exception:  # Hypercorn answers with 500, and says nothing
+            log.exception("control.crashed", request_id=None)
+            raise
+
+
+def _shorten(wait: trio.CancelScope) -> None:
+    """Leave no more than `DRAINING_S` to *wait*."""
+    wait.deadline = min(wait.deadline, trio.current_time() + DRAINING_S)
+
+
+class _Exchange:
+    """One request, its answer, and the end of their connection."""
 
     def __init__(
-        self, stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]
+        self,
+        server: ControlServer,
+        stream: trio.SocketStream,
+        request: ControlRequest,
+        moving: Callable[[], None],
     ) -> None:
+        self._server = server
         self._stream = stream
-        self._replay = replay
+        self._request = request
         self._moving = moving
-        self.socket = stream.socket
+        self._framing = _answer_framing(request)
+        self._reading = trio.CancelScope()
+        self._ended = False  # the application has nothing more to say
+        self._gone = False  # the client takes nothing more
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._replay:
-            data, self._replay = self._replay, b""
+    async def run(self) -> None:
+        with trio.move_on_after(REQUEST_TIMEOUT_S) as scope:
+            _deadline.set(scope)  # each connection is a task, and this its own context
+            await self._serve()
+        await self._linger()
+
+    async def _serve(self) -> None:
+        server, socket = self._server, self._stream.socket
+        async with TaskGroup() as tasks:
+            self._http = HTTPStream(
+                server.app,
+                server.config,
+                server.context,
+                tasks,
+                ssl=False,
+                client=parse_socket_addr(socket.family, socket.getpeername()),
+                server=parse_socket_addr(socket.family, socket.getsockname()),
+                send=self._send,
+                stream_id=_STREAM_ID,
+            )
+            await self._begin()
+            with self._reading:
+                await self._receive()
+            if not self._ended:
+                self._log_unanswered()
+                await self._http.handle(StreamClosed(stream_id=_STREAM_ID))
+
+    async def _begin(self) -> None:
+        request = self._request
+        if request.expects_continue and not (request.received or request.body.done):
+            await self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await self._http.handle(
+            Request(
+                stream_id=_STREAM_ID,
+                headers=list(request.fields),
+                http_version=request.version,
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=ConnectionState(LifespanState({})),
+            )
+        )
+
+    def _log_unanswered(self) -> None:
+        if self._framing.our_state is h11.SEND_RESPONSE:  # else the application said a line
+            path = decoded(self._request.target.partition(b"?")[0])
+            log.debug("control.abandoned", method=self._request.method.decode(), path=path)
+
+    # -- what the client sends ----------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        """Pass the body on, then read until the client left; cancelled when it is answered."""
+        try:
+            await self._receive_body()
+            if not await self._discard():
+                return
+        except _GONE:
+            return
+        await trio.sleep(HALF_CLOSED_S)
+
+    async def _receive_body(self) -> None:
+        try:
+            with self._server.waiting_for_client() as in_time:
+                await self._pass_body()
+        except RequestError as exc:
+            await self._break_off(exc)
         else:
-            data = bytes(await self._stream.receive_some(max_bytes))
+            if in_time.cancelled_caught:
+                await self._break_off(ShuttingDownError("the router is shutting down"))
+
+    async def _pass_body(self) -> None:
+        """Pass the body on, as it comes.
+
+        Raises:
+            RequestError: if it is malformed, or ends too early.
+        """
+        body, data = self._request.body, self._request.received
+        while True:
+            if payload := body.feed(data):
+                await self._http.handle(Body(stream_id=_STREAM_ID, data=payload))
+            if body.done:
+                await self._http.handle(EndBody(stream_id=_STREAM_ID))
+                return
+            data = await self._read()
+            if not data:
+                raise RequestError("the connection ended in the middle of the request body")
+
+    async def _break_off(self, error: RouterError) -> None:
+        """Let a view that reads the body fail with *error*."""
+        put: Any = self._http.app_put  # the message is ours: see `BODY_ERROR`
+        await put({"type": "http.request", "body": b"", "more_body": False, BODY_ERROR: error})
+
+    async def _discard(self) -> bool:
+        """Read until the client closes its sending side; return False if it sends too much."""
+        left_bytes = MAX_DISCARDED_BYTES
+        while left_bytes > 0:
+            data = await self._read()
+            if not data:
+                return True
+            left_bytes -= len(data)
+        return False
+
+    async def _read(self) -> bytes:
+        data = bytes(await self._stream.receive_some(_READ_BYTES))
         self._moving()
         return data
 
-    async def send_all(self, data: bytes) -> None:
+    # -- what it gets ---------------------------------------------------------------------------
+
+    async def _send(self, event: Event) -> None:
+        """Send what the application says; called by `HTTPStream`."""
+        match event:
+            case Response():
+                fields = [*event.headers, *self._server.config.response_headers("h11")]
+                await self._send_framed(h11.Response(status_code=event.status_code, headers=fields))
+            case Body():
+                await self._send_framed(h11.Data(data=event.data))
+            case EndBody():
+                await self._send_framed(h11.EndOfMessage())
+            case StreamClosed():
+                self._ended = True
+                self._reading.cancel()
+            case _:  # server push and early hints, which nothing here uses
+                pass
+
+    async def _send_framed(self, part: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        data = self._framing.send(part)
+        if data:
+            await self._write(data)
+
+    async def _write(self, data: bytes) -> None:
+        if self._gone:
+            await trio.lowlevel.checkpoint()
+            return
         self._moving()
-        await self._stream.send_all(data)
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-async def _no_upgrade(_protocol: H11Protocol, _request: object) -> None:
-    """Speak HTTP/1.1 only: Hypercorn's h2c has ways to end a server, and no switch."""
-
-
-_create_stream = H11Protocol._create_stream  # noqa: SLF001 -- see `_http_only`
-
-
-def split_target(target: bytes) -> tuple[bytes, bytes | None]:
-    """Return the path of a request target, with its query, and the host that it is sent to.
-
-    Returns:
-        None for the host if *target* has none; then the field ``Host`` says it. Otherwise that
-        field is to be ignored. Source: RFC 9112, section 3.2.2.
-    """
-    uri = _WHOLE_URI.fullmatch(target)
-    if uri is None:
-        return target, None
-    authority, path = uri.groups()
-    return (path if path.startswith(b"/") else b"/" + path), authority
-
-
-async def _http_only(protocol: H11Protocol, request: h11.Request) -> None:
-    """Answer in HTTP/1.1 whoever offers another protocol, e.g. websockets: nothing here needs one.
-
-    Hypercorn would end the connection with an error if a byte followed such a request. And it
-    knows nothing of a target that is a whole URI: its path and its host count.
-    """
-    fields = [(name, value) for name, value in request.headers if name != b"upgrade"]
-    target, authority = split_target(request.target)
-    if authority is not None:
-        fields = [(name, value) for name, value in fields if name != b"host"]
-        fields.insert(0, (b"host", authority))
-    plain = h11.Request(
-        method=request.method,
-        target=target,
-        headers=fields,
-        http_version=request.http_version,
-    )
-    await _create_stream(protocol, plain)
-
-
-class _Connection(TCPServer):
-    """One connection, with a deadline on everything that Hypercorn shields."""
-
-    stream: Any
-
-    def __init__(self, *args: Any) -> None:  # noqa: ANN401 -- Hypercorn's
-        super().__init__(*args)
-        self._reading = trio.CancelScope()
-
-    async def run(self) -> None:
-        """Serve until the connection ends; never raises for what a client did."""
-        with trio.move_on_after(REQUEST_TIMEOUT_S) as scope:
-            _deadline.set(scope)  # each connection is a task, and this its own context
-            await super().run()
-        await self._linger()
-
-    async def _close(self) -> None:
-        """Close, or if the client still sends, only end what it is to read: see `_linger`."""
-        self._reading.cancel()  # it may wait for a view that takes no more
-        if self._is_client_sending():
-            with suppress(*_GONE, trio.BusyResourceError):
-                await self.stream.send_eof()
-        else:
-            await super()._close()
-
-    def _is_client_sending(self) -> bool:
-        protocol: Any = getattr(self, "protocol", None)  # there may be none yet
-        return protocol is not None and protocol.protocol.connection.their_state in _SENDING
+        try:
+            with trio.move_on_after(WRITE_TIMEOUT_S) as in_time:
+                await self._stream.send_all(data)
+            self._gone = in_time.cancelled_caught
+        except _GONE:
+            self._gone = True
+        if self._gone:
+            self._reading.cancel()
 
     async def _linger(self) -> None:
-        """Let the client read the answer, if there was one while it still sent its request.
+        """Close, but let the client read its answer first.
 
         Closing with unread bytes in the socket would reset the connection and destroy an
         answer that is still on its way. Source: RFC 9112, section 9.6.
         """
-        with trio.move_on_after(LINGER_S), suppress(*_GONE):
-            while await self.stream.receive_some(_DISCARDED_BYTES):
-                pass
-        await self.stream.aclose()
-
-    async def _read_data(self) -> None:
-        try:
-            with self._reading:
-                await super()._read_data()
-        finally:
-            # Else its task stays until the keep-alive time-out, long after the client left.
-            await self.idle_task.stop()
-
-    async def protocol_send(self, event: Event) -> None:
-        if not isinstance(event, RawData):
-            # Quart-Trio cancels itself while the connection is being closed.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-                await super().protocol_send(event)
-            return
-        gone = False
-        async with self.send_lock:
-            deadline = trio.current_time() + WRITE_TIMEOUT_S
-            with trio.CancelScope(shield=True, deadline=deadline) as scope:
-                try:
-                    await self.stream.send_all(event.data)
-                except (*_GONE, trio.BusyResourceError):  # busy: Hypercorn closes it just now
-                    gone = True
-        if scope.cancelled_caught:
-            await trio.aclose_forcefully(self.stream)
-            gone = True
-        if gone:
-            await self.protocol.handle(Closed())
+        if not self._gone:
+            with self._server.waiting_for_client(LINGER_S), suppress(*_GONE):
+                await self._stream.send_eof()
+                await self._discard()
+        await trio.aclose_forcefully(self._stream)
 
 
-class ControlServer:
-    """Serves an ASGI application to connections that somebody else accepted."""
-
-    def __init__(self, app: ASGIFramework) -> None:
-        self._app = ASGIWrapper(app)
-        self._config = Config()
-        self._config.accesslog = None  # its lines can be forged; ours are in the app
-        self._config.errorlog = None
-        self._config.include_server_header = False
-        self._config.h11_max_incomplete_size = 64 * 1024
-        self._config.keep_alive_timeout = 5.0
-        self._context = WorkerContext(None)
-        H11Protocol._create_stream = _http_only  # type: ignore[method-assign, assignment]  # noqa: SLF001 -- same
-        H11Protocol._check_protocol = _no_upgrade  # type: ignore[method-assign, assignment]  # noqa: SLF001 -- it is built by name
-
-    async def drain(self) -> None:
-        """Let connections end with their current answer."""
-        await self._context.terminated.set()
-
-    async def serve(
-        self, stream: trio.SocketStream, replay: bytes, moving: Callable[[], None]
-    ) -> None:
-        """Serve *stream* to its end, beginning with the bytes *replay*.
-
-        *moving* is called whenever bytes come or go.
-        """
-        connection: Any = _ReplayStream(stream, replay, moving)
-        await _Connection(self._app, self._config, self._context, {}, connection).run()
+def _answer_framing(request: ControlRequest) -> h11.Connection:
+    """Return what frames the answer to *request*: only its method and version matter for that."""
+    connection = h11.Connection(h11.SERVER)
+    line = b"%b / HTTP/%b\r\n" % (request.method, request.version.encode())
+    connection.receive_data(line + b"host: router\r\n\r\n")
+    while not isinstance(connection.next_event(), h11.EndOfMessage):
+        pass
+    return connection

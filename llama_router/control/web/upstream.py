@@ -15,8 +15,8 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import h11
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
-from quart import request
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
+from quart import Request, request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from ...backends.backend import Backend
@@ -25,6 +25,8 @@ from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ...timeouts import was_held_up
 from ..ollama.answers import message_of
+from .guard import BreakableBody
+from .server import BODY_ERROR
 
 T = TypeVar("T")
 
@@ -58,6 +60,21 @@ class ScopedConnection(TrioASGIHTTPConnection):
         async with AsyncExitStack() as stack:
             cast("dict[str, Any]", self.scope)[_STACK] = stack
             await super().__call__(receive, send)
+
+    async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's, too
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        """Take in the body; a view that reads one which breaks off gets the error."""
+
+        async def receive_or_fail() -> ASGIReceiveEvent:
+            message = await receive()
+            error = cast("dict[str, Any]", message).get(BODY_ERROR)
+            if error is not None:
+                assert isinstance(request.body, BreakableBody)
+                request.body.break_off(error)
+            return message
+
+        await super().handle_messages(nursery, request, receive_or_fail)
 
 
 def request_stack() -> AsyncExitStack:

@@ -251,9 +251,14 @@ class Engine:
         if not channel.closed:
             self._notes[channel.fd] = note
 
-    def has_room(self, share: float = 1.0) -> bool:
-        """Say whether less than that *share* of all connections that there may be are open."""
-        return len(self._channels) < self._most_channels * share
+    def has_room(self, share: float = 1.0, *, besides: int = 0) -> bool:
+        """Say whether less than that *share* of all connections that there may be are open.
+
+        Args:
+            share: From 0 to 1.
+            besides: How many are open that are no channels.
+        """
+        return len(self._channels) + besides < self._most_channels * share
 
     def leave(self, fd: int) -> None:
         """Watch *fd*, which is still open, no more."""
