@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
-from ..absence import is_absent
+from ..core.config.file_needs import FileFault, needs_of
 from ..core.config.model_spec import ModelSpec
 from ..errors.backends import FileMissingError, ReadinessTimeoutError, SpawnError
+from ..file_faults import first_fault
 from ..threads import ThreadRefusedError, in_thread
 from ..timeouts import move_on_after_running
 
@@ -16,26 +17,26 @@ Ts = TypeVarTuple("Ts")
 
 
 async def check_files(spec: ModelSpec) -> None:
-    """Make sure that no file of the model is missing.
+    """Make sure that no file of the model is missing, or cannot be used.
 
     Raises:
-        FileMissingError: if one is.
+        FileMissingError: if one is, or cannot.
         SpawnError: if the system refuses the thread that looks.
         ReadinessTimeoutError: if that cannot be found out within ``ready_timeout_s``.
     """
-    absent: str | None = None
+    fault: FileFault | None = None
 
     async def look() -> None:
-        nonlocal absent
-        absent = await on_thread(spec, _absent_file, spec, abandon_on_cancel=True)
+        nonlocal fault
+        fault = await on_thread(spec, _absent_file, spec, abandon_on_cancel=True)
 
     if not await move_on_after_running(look, spec.spawn.ready_timeout_s):
         raise ReadinessTimeoutError(
             f"the file system with {spec.path} of model {str(spec.id)!r} did not say within "
             f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s) whether the file is there"
         )
-    if absent is not None:
-        raise FileMissingError(str(spec.id), absent)
+    if fault is not None:
+        raise FileMissingError(str(spec.id), fault.need.path, fault.reason, fault.need.kind)
 
 
 async def on_thread(
@@ -57,7 +58,6 @@ async def on_thread(
         raise error from exc
 
 
-def _absent_file(spec: ModelSpec) -> str | None:
-    """Return a file of the model that is not there (any more)."""
-    files = (path for path in (spec.path, spec.mmproj) if path is not None)
-    return next((path for path in files if is_absent(path)), None)
+def _absent_file(spec: ModelSpec) -> FileFault | None:
+    """Return a file of the model that is not there (any more), or cannot be used."""
+    return first_fault(needs_of(spec))

@@ -64,6 +64,7 @@ def prepare_or_explain(
     first: Path | None = None,
     may_be_missing: bool = False,
     keep: bool = True,
+    strict: bool = False,
 ) -> Prepared | None:
     """Load the configuration and look for models; on failure say everything that is wrong.
 
@@ -73,6 +74,7 @@ def prepare_or_explain(
         first: File of a model to load at start, from now on, if none is yet.
         may_be_missing: Without a file, models that are found will do.
         keep: Remember what is found.
+        strict: Call it an error if a file keeps a model from being started.
     """
     path = given
     try:
@@ -96,7 +98,7 @@ def prepare_or_explain(
             say(path, warning, "warning")
         return None
     for warning in loaded.warnings:
-        say(path, warning, "warning")
+        say(path, warning, "error" if strict and warning in loaded.unavailable else "warning")
     return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
 
 
@@ -152,8 +154,11 @@ def say(path: Path | None, problem: Problem, severity: str) -> None:
 
 
 def check(file: Path | None, *, commands: bool = False) -> int:
-    """Print what is wrong with *file*; return the exit status."""
-    prepared = prepare_or_explain(file, keep=False)
+    """Print what is wrong with *file*; return the exit status.
+
+    It is 1 also if the router would start, but without some of the models.
+    """
+    prepared = prepare_or_explain(file, keep=False, strict=True)
     if prepared is None:
         return 1
     loaded = prepared.loaded
@@ -164,6 +169,10 @@ def check(file: Path | None, *, commands: bool = False) -> int:
         for model, spec in loaded.config.models.items():
             print(escape_controls(f"{model}: {_command_line(spec)}"))  # noqa: T201 -- same
     models = len(loaded.config.models)
+    if loaded.unavailable:
+        lost = len(loaded.config.faults)
+        print(f"{loaded.path}: {lost} of {models} models cannot be used now", file=sys.stderr)  # noqa: T201 -- same
+        return 1
     print(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")  # noqa: T201 -- same
     return 0
 

@@ -6,18 +6,23 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from ..config.locations import default_config_path
+from ..config.removal import Deletion, check_unused
 from ..errors.base import RouterError
 from ..errors.downloads import ModelNotCachedError
-from ..hub.cache import CachedModel, cache_root, named, repositories
+from ..hub.cache import CachedModel, RepoCache, cache_root, named, repositories
 from ..hub.downloads import Downloads, DownloadState, DownloadStatus
 from ..hub.names import Reference, parse_reference
 from ..hub.units import size
 from ..logs.lines import escape_controls
+from ..models import found_file
+from .client import Where, find, state_dirs
 from .progress import display
 
 #: What a shell reports for a program that Ctrl-C ended.
@@ -121,16 +126,25 @@ def _entry(model: CachedModel) -> dict[str, object]:
     }
 
 
-def remove(model: str) -> int:
-    """Delete a model from the cache; return the exit status."""
+def remove(model: str, config: Path | None) -> int:
+    """Delete a model from the cache, unless a configuration uses it; return the exit status.
+
+    Args:
+        model: ``user/repo[:quant]``.
+        config: The configuration; None for the default one, and that of the running router.
+    """
     try:
         wanted = parse_reference(model)
         cache = named(cache_root(os.environ), wanted.repo)
         try:
             found = cache.pick(wanted.tag)
+            _check_unused(cache, found, config)
             freed_bytes, name = cache.remove(found), found.id
         except ModelNotCachedError:
-            if cache.models() or not (freed_bytes := cache.remove_leftovers()):
+            if cache.models():
+                raise
+            _check_unused(cache, None, config)
+            if not (freed_bytes := cache.remove_leftovers()):
                 raise
             name = f"what was unfinished of {wanted.repo}"
     except RouterError as exc:
@@ -139,6 +153,25 @@ def remove(model: str) -> int:
         return _fail(f"cannot delete {exc.filename}: {exc.strerror}")
     _say(f"removed {name}: {size(freed_bytes)} freed")
     return 0
+
+
+def _check_unused(cache: RepoCache, model: CachedModel | None, config: Path | None) -> None:
+    """Make sure that no configuration uses what is to be deleted.
+
+    Raises:
+        ModelInUseError: if one does.
+        OSError: if the cache cannot be read.
+    """
+    where = Where(config=config)
+    configs = [config] if config is not None else list(default_config_path(os.environ))
+    with suppress(RouterError):
+        configs.append(Path(find(where, os.environ).config))
+    alone = model is not None and len(cache.models()) == 1
+    deletion = Deletion.of(cache, model, [cache.repo] if alone else [])
+    contents = [found_file.read(folder, []) for folder in state_dirs(where, os.environ)]
+    for path in dict.fromkeys(configs):
+        for content in contents:
+            check_unused(deletion, path, content=content)
 
 
 def _fail(message: str) -> int:

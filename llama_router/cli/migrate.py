@@ -116,7 +116,10 @@ def _report(output: Path, draft: Draft) -> int:
         _tell(f"mend these, then: llama-router check {output}")
         return 1
     for warning in loaded.warnings:
-        say(output, warning, "warning")
+        say(output, warning, "error" if warning in loaded.unavailable else "warning")
+    if loaded.unavailable:
+        _tell(f"mend these, then: llama-router check {output}")
+        return 1
     _tell(f"next: llama-router serve --config {output}")
     return 0
 

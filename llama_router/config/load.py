@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
 
+from ..core.config.file_needs import FileFault, needs_of
+from ..core.config.names import ModelId
 from ..core.config.overlay import Found
 from ..core.config.parse import parse_config
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
+from ..file_faults import first_fault
 from .file import decoded, parse, read
 from .merging import parse_over
 from .paths import NamedFiles
+from .removal import models_in_use
 from .toml_lines import in_file_order
 from .warnings import exposed_secrets, warnings_about
 
@@ -26,6 +31,7 @@ class LoadedConfig:
     Attributes:
         config: Every file in it is an absolute path.
         warnings: What does not prevent its use, in the order of the file.
+        unavailable: Those of the *warnings* that keep single models from being started.
         path: Where it was read from, absolute.
         as_written: ``[router]`` as the file has it, whatever the command line overrides.
         digest: SHA-256 of the file.
@@ -33,6 +39,7 @@ class LoadedConfig:
 
     config: Config
     warnings: tuple[Problem, ...]
+    unavailable: tuple[Problem, ...] = ()
     path: Path
     as_written: RouterSpec
     digest: bytes = b""
@@ -92,14 +99,39 @@ def _checked(
         else:
             config = parse_over(document, found, doubts, running=running)
     except ConfigError as exc:
-        raise _refusal(text, [*problems, *exc.problems], [*files.warnings, *doubts]) from None
+        problems += [*files.unusable, *exc.problems]
+        raise _refusal(text, problems, [*files.warnings, *doubts]) from None
     if problems:
-        raise _refusal(text, problems, [*files.warnings, *doubts])
+        raise _refusal(text, [*problems, *files.unusable], [*files.warnings, *doubts])
+    faults = faults_in(config)
+    unavailable = [*files.unusable, *_unsaid(faults, files.unusable)]
     exposed = exposed_secrets(path, document)
-    warnings = in_file_order(text, [*files.warnings, *doubts, *warnings_about(config), *exposed])
+    doubts += [*files.warnings, *warnings_about(config), *exposed]
+    warnings = in_file_order(text, [*unavailable, *doubts])
     return LoadedConfig(
-        config=config, warnings=warnings, path=path, as_written=config.router, digest=digest
+        config=attrs.evolve(config, faults=faults, in_use=models_in_use(document, config)),
+        warnings=warnings,
+        unavailable=tuple(problem for problem in warnings if problem in unavailable),
+        path=path,
+        as_written=config.router,
+        digest=digest,
     )
+
+
+def faults_in(config: Config) -> dict[ModelId, FileFault]:
+    """Return the models that cannot be started now, and the file that is to blame."""
+    found = ((model, first_fault(needs_of(spec))) for model, spec in config.models.items())
+    return {model: fault for model, fault in found if fault is not None}
+
+
+def _unsaid(faults: Mapping[ModelId, FileFault], said: list[Problem]) -> Iterator[Problem]:
+    """Yield the *faults* of files that stand where no key is of its own: in arguments."""
+    messages = " ".join(problem.message for problem in said)
+    for model, fault in faults.items():
+        path = fault.need.path
+        if f"{path}: " not in messages:
+            missing = path if fault.reason == "is not there" else None
+            yield Problem(("models", model), f"the file {path} {fault.reason}", missing=missing)
 
 
 def _refusal(text: str, problems: list[Problem], doubts: list[Problem]) -> ConfigError:

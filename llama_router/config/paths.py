@@ -22,28 +22,36 @@ class NamedFiles:
 
     Works on the document as it was written, so that each problem belongs to the
     key that has the name; what has a wrong type is left for `parse_config`.
+
+    Attributes:
+        problems: Make the whole document unusable.
+        unusable: Files without which single models cannot be started.
+        warnings: The rest.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.problems: list[Problem] = []
+        self.unusable: list[Problem] = []
         self.warnings: list[Problem] = []
 
     def resolve(self, document: dict[str, Any]) -> None:
         """Change *document* in place."""
         if isinstance(router := document.get("router"), dict):
-            self._make_absolute(router, "state_dir", ("router",), _future_folder_fault)
+            self._make_absolute(
+                router, "state_dir", ("router",), _future_folder_fault, self.problems
+            )
             self._resolve_folders(router)
         spawns: list[tuple[Where, object]] = [(("default_spawn",), document.get("default_spawn"))]
         spawns += [(("templates", name), table) for name, table in tables(document, "templates")]
         for name, model in tables(document, "models"):
             where: Where = ("models", name)
-            self._make_absolute(model, "path", where, _model_fault)
-            self._make_absolute(model, "mmproj", where, _readable_fault)
+            self._make_absolute(model, "path", where, _model_fault, self.unusable)
+            self._make_absolute(model, "mmproj", where, _readable_fault, self.unusable)
             spawns.append(((*where, "spawn"), model.get("spawn")))
         for place, spawn in spawns:
             if isinstance(spawn, dict):
-                self._make_absolute(spawn, "cwd", place, _folder_fault)
+                self._make_absolute(spawn, "cwd", place, _folder_fault, self.unusable)
                 self._resolve_program(spawn.get("command"), (*place, "command", 0))
 
     def _resolve_folders(self, router: dict[str, Any]) -> None:
@@ -53,7 +61,7 @@ class NamedFiles:
             return
         first_problem = len(self.problems)
         router["models_dirs"] = [
-            self._checked(name, ("router", "models_dirs", index), _folder_fault)
+            self._checked(name, ("router", "models_dirs", index), _folder_fault, self.warnings)
             if isinstance(name, str) and name and "\0" not in name
             else name
             for index, name in enumerate(written)
@@ -67,10 +75,11 @@ class NamedFiles:
         key: str,
         where: Where,
         fault_of: Callable[[Path], str | None],
+        faults: list[Problem],
     ) -> None:
         written = table.get(key)
         if isinstance(written, str) and written and "\0" not in written:
-            table[key] = self._checked(written, (*where, key), fault_of)
+            table[key] = self._checked(written, (*where, key), fault_of, faults)
 
     def _resolve_program(self, command: object, where: Where) -> None:
         if not isinstance(command, list) or not command or not isinstance(command[0], str):
@@ -84,24 +93,32 @@ class NamedFiles:
         if "\0" in program or not program:
             return
         if "/" in program:
-            command[0] = placeholders.escape(self._checked(program, where, _program_fault))
+            command[0] = placeholders.escape(
+                self._checked(program, where, _program_fault, self.unusable)
+            )
         elif doubt := missing_on_path(program):
             self.warnings.append(Problem(where, doubt))
 
-    def _checked(self, written: str, where: Where, fault_of: Callable[[Path], str | None]) -> str:
-        """Return *written* as an absolute path; report what is wrong with the file."""
+    def _checked(
+        self,
+        written: str,
+        where: Where,
+        fault_of: Callable[[Path], str | None],
+        faults: list[Problem],
+    ) -> str:
+        """Return *written* as an absolute path; add what is wrong with the file to *faults*."""
         path = self._folder / written
         missing = None
         try:
             path = self._folder / Path(written).expanduser()
             fault = fault_of(path)
         except RuntimeError:
-            fault = "its home folder is unknown"
+            fault, faults = "its home folder is unknown", self.problems
         except OSError as exc:
             fault = exc.strerror
             missing = str(path) if exc.errno == errno.ENOENT else None
         if fault:
-            self.problems.append(Problem(where, f"{path}: {fault}", missing=missing))
+            faults.append(Problem(where, f"{path}: {fault}", missing=missing))
         return str(path)
 
 

@@ -78,13 +78,12 @@ class Watcher:
     ) -> None:
         self._path = loaded.path
         self._started = loaded.as_written
-        self._digest = loaded.digest
+        self._note(loaded)
         self._had_text = loaded.digest != _NOTHING
         self._current = current
         self._apply = apply
         self._load = load
         self._on_report = on_report
-        self._missing: tuple[Path, ...] = ()  # what a rejected file needs
         self._unread = False  # though it should be: the system refused a thread
         self._editing = trio.Lock()
         self._asked = trio.Event()
@@ -217,18 +216,22 @@ class Watcher:
             if read is None:
                 return
             loaded, plan = read
-            self._digest, self._missing = loaded.digest, ()
+            self._note(loaded)
             self._had_text = loaded.digest != _NOTHING
             await self._use(loaded, plan)
         except ConfigError as exc:
             # Whatever happens to the file next may mend it: rights that it gets back, too.
             self._digest = b""
-            files = (problem.missing for problem in exc.problems)
-            self._missing = tuple(Path(path) for path in files if path is not None)
+            self._missing = _missing_in(exc.problems)
             self._reject(exc)
         except ThreadRefusedError as exc:
             self._digest, self._unread = b"", True
             self._reject(ConfigError((Problem((), f"it could not be applied: {exc}"),)))
+
+    def _note(self, loaded: LoadedConfig) -> None:
+        """Remember what was read, and which files are to be waited for: it is read again then."""
+        self._missing = _missing_in(loaded.unavailable)
+        self._digest = b"" if self._missing else loaded.digest
 
     def _read(self, current: Config, settled: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
         """Return what is in the file, and how it differs from *current*. Blocks on files.
@@ -314,6 +317,10 @@ class Watcher:
         )
         problems = [str(problem) for problem in error.problems]
         log.error("config.rejected", path=str(self._path), problems=problems)
+
+
+def _missing_in(problems: tuple[Problem, ...]) -> tuple[Path, ...]:
+    return tuple(Path(problem.missing) for problem in problems if problem.missing is not None)
 
 
 def _any_exists(paths: tuple[Path, ...]) -> bool:

@@ -6,10 +6,11 @@ from typing import Final, NoReturn
 
 import trio
 
-from ..absence import is_absent
+from ..core.config.file_needs import FileKind, FileNeed
 from ..core.config.names import ModelId
 from ..core.scheduling.events import Mended
 from ..errors.backends import FileMissingError
+from ..file_faults import fault_of
 from ..threads import ThreadRefusedError, in_thread
 from .dispatcher import Dispatcher
 
@@ -37,14 +38,14 @@ async def tend_missing(dispatcher: Dispatcher) -> NoReturn:
             dispatcher.submit(Mended(model))
 
 
-def _missing(dispatcher: Dispatcher) -> dict[ModelId, str]:
-    """Return the models that were given up because a file was missing, and the file."""
+def _missing(dispatcher: Dispatcher) -> dict[ModelId, FileNeed]:
+    """Return the models that were given up because of a file, and the file."""
     return {
-        model: found.last_error.path
+        model: FileNeed(found.last_error.path, FileKind(found.last_error.kind))
         for model, found in dispatcher.failed().items()
         if isinstance(found.last_error, FileMissingError)
     }
 
 
-def _present(files: dict[ModelId, str]) -> set[ModelId]:
-    return {model for model, path in files.items() if not is_absent(path)}
+def _present(files: dict[ModelId, FileNeed]) -> set[ModelId]:
+    return {model for model, need in files.items() if fault_of(need) is None}

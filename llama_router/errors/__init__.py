@@ -20,7 +20,7 @@
   * DownloadError (`downloads`)
     * HubReferenceError, RepositoryMissingError, HubFileMissingError
     * HubAccessError, HubTokenError, HubUnreachableError, HubAnswerError
-    * DiskFullError, CacheUnusableError, ModelNotCachedError
+    * DiskFullError, CacheUnusableError, ModelInUseError, ModelNotCachedError
   * UpstreamError (`backends`)
     * UpstreamTimeoutError
 

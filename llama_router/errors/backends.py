@@ -58,21 +58,25 @@ class SpawnError(BackendError):
 
 
 class FileMissingError(SpawnError):
-    """A file of the model is not there (any more).
+    """A file of the model is not there (any more), or cannot be used.
 
     Attributes:
         path: The file.
+        kind: What must be there: a `FileKind`.
     """
 
     code = "model_file_missing"
 
-    def __init__(self, model: str, path: str) -> None:
+    def __init__(
+        self, model: str, path: str, reason: str = "is not there", kind: str = "model"
+    ) -> None:
         super().__init__(
-            f"the file {path} of model {model!r} is not there; the model can be used again as "
-            "soon as it is"
+            f"the file {path} of model {model!r} {reason}; the model can be used again as soon "
+            "as that is mended"
         )
-        self.cause = "file_missing"
+        self.cause = "command_missing" if kind == "program" else "file_missing"
         self.path = path
+        self.kind = kind
 
 
 class PortTakenError(BackendError):

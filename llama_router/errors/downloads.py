@@ -84,6 +84,15 @@ class CacheUnusableError(DownloadError):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+class ModelInUseError(DownloadError):
+    """The configuration uses the model, or files of it, so that they are not deleted."""
+
+    code = "model_in_use"
+    status = HTTPStatus.CONFLICT
+    type = "invalid_request_error"
+    param: str | None = "model"
+
+
 class ModelNotCachedError(DownloadError):
     """No model of that name is in the cache."""
 

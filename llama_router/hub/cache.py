@@ -46,6 +46,9 @@ _LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.inco
 #: How an unfinished blob is called. The ending is one that ``hf cache`` knows how to clean up.
 PART_SUFFIX: Final = ".llama-router.incomplete"
 
+#: How a name ends that is about to be deleted.
+_DOOMED: Final = ".llama-router.removed"
+
 
 def cache_root(environ: Mapping[str, str]) -> Path:
     """Return the folder of the hub cache, the one that llama.cpp would use."""
@@ -204,16 +207,16 @@ class RepoCache:
     def remove(self, model: CachedModel) -> int:
         """Delete a model from every snapshot; return how many bytes that frees.
 
-        Its projector goes with the last model of the repository, and so does the folder,
-        unless it holds files that no model of ours is made of.
+        Its projector goes with the last model of the repository, unless another one is being
+        fetched, and so does the folder, unless it holds files that no model of ours is made of.
+
+        Raises:
+            OSError: if a file cannot be deleted. If it is one of the names, all of them are
+                as before; if it is a content, the model is gone, and the content is a leftover.
         """
-        paths = {part.path for part in model.model.parts}
-        if len(self.models()) == 1:
-            paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
-        names = [snapshot / path for snapshot in self.snapshots() for path in paths]
+        names = self._names_of(model)
         contents = {name.resolve(): _size(name) for name in names if name.exists()}
-        for name in names:
-            name.unlink(missing_ok=True)
+        _unlink_all(names)
         for snapshot in self.snapshots():
             _prune(snapshot)
         freed_bytes = self._delete_blobs(contents) + self.remove_leftovers()
@@ -223,12 +226,46 @@ class RepoCache:
             _prune(self.folder)
         return freed_bytes
 
+    def doomed(self, model: CachedModel | None) -> list[Path]:
+        """Return every path that `remove` deletes, or `remove_leftovers` if *model* is None."""
+        names = [] if model is None else self._names_of(model)
+        contents = [name.resolve() for name in names if name.exists()]
+        named = {link.resolve() for link in self._links()}
+        return [*names, *contents, *(b for b in self._leftovers() if b.resolve() not in named)]
+
+    def _names_of(self, model: CachedModel) -> list[Path]:
+        """Return the names in all snapshots that go with *model*."""
+        paths = {part.path for part in model.model.parts}
+        if len(self.models()) == 1 and not self._is_fetching():
+            paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
+        names = (snapshot / path for snapshot in self.snapshots() for path in sorted(paths))
+        return [name for name in names if os.path.lexists(name)]
+
+    def _links(self) -> Iterator[Path]:
+        links = (self.folder / "snapshots").rglob("*")
+        return (link for link in links if link.is_symlink())
+
+    def _leftovers(self) -> list[Path]:
+        """Return the contents that may be leftovers, if they have no name."""
+        return [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep contents that have no name yet from being taken for leftovers."""
         with self._users().open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             yield
+
+    def _is_fetching(self) -> bool:
+        """Say whether a download is under way, which may need the side files that are here."""
+        if not self.folder.is_dir():
+            return False
+        with self._users().open("a") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def remove_leftovers(self) -> int:
         """Delete what downloads left that did not end; return the bytes. None may be running."""
@@ -239,8 +276,9 @@ class RepoCache:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0
-            blobs = [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
-            return self._delete_blobs({blob.resolve(): _size(blob) for blob in blobs})
+            for name in (self.folder / "snapshots").rglob(f"*{_DOOMED}"):
+                name.unlink(missing_ok=True)  # of a removal that was cut
+            return self._delete_blobs({b.resolve(): _size(b) for b in self._leftovers()})
 
     def _users(self) -> Path:
         path = self.root / ".locks" / self.folder.name / "llama-router.lock"
@@ -249,8 +287,7 @@ class RepoCache:
 
     def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
         """Delete those *contents* that no snapshot names; return their bytes."""
-        links = (self.folder / "snapshots").rglob("*")
-        named = {link.resolve() for link in links if link.is_symlink()}
+        named = {link.resolve() for link in self._links()}
         gone = {content: size for content, size in contents.items() if content not in named}
         for content in gone:
             if content.is_relative_to(self.folder.resolve()):
@@ -328,6 +365,27 @@ def _link(blob: Path, name: Path) -> None:
         blob.replace(name)
         return
     fresh.replace(name)
+
+
+def _unlink_all(names: Iterable[Path]) -> None:
+    """Delete all *names*, or none.
+
+    Raises:
+        OSError: if one of them cannot be deleted.
+    """
+    moved: list[tuple[Path, Path]] = []
+    try:
+        for name in names:
+            doomed = name.with_name(f".{name.name}{_DOOMED}")
+            name.rename(doomed)  # what can be renamed can be deleted
+            moved.append((name, doomed))
+    except OSError:
+        for name, doomed in moved:
+            with contextlib.suppress(OSError):
+                doomed.rename(name)
+        raise
+    for _, doomed in moved:
+        doomed.unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:

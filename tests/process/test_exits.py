@@ -60,7 +60,6 @@ def told(folder: Path, model: str) -> list[str]:
         ("strange", (), "unknown_architecture", "llamx"),
         ("good", ("--no-such-flag",), "wrong_flag", "--no-such-flag"),
         ("good", ("--ctx-size", "many"), "wrong_flag", "--ctx-size"),
-        ("good", ("--chat-template-file", "/none.jinja"), "file_missing", "/none.jinja"),
     ],
 )
 async def test_a_start_that_fails_is_explained(

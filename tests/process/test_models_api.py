@@ -169,7 +169,7 @@ async def test_the_router_has_props_of_its_own(client) -> None:
         ("POST", "/models", {"model": "a"}, 400, "model_exists"),
         ("POST", "/models", {"model": "no-hub-name"}, 400, "hub_reference_invalid"),
         ("DELETE", "/models", None, 400, "invalid_request"),
-        ("DELETE", "/models?model=a", None, 404, "model_not_cached"),
+        ("DELETE", "/models?model=a", None, 409, "model_in_use"),
         ("DELETE", "/models?model=nobody", None, 404, "model_not_found"),
         ("PUT", "/models/load", {"model": "a"}, 405, "method_not_allowed"),
     ],

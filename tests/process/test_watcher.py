@@ -156,19 +156,29 @@ async def test_a_file_that_could_not_be_read_is_good_again_as_it_was(
         await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
 
 
-async def test_a_file_that_names_a_missing_model_is_read_again_when_that_is_there(
-    start, stage, tmp_path
+async def test_a_file_that_names_a_missing_model_is_applied_without_it(
+    start, stage, tmp_path, monkeypatch
 ) -> None:
-    """Nobody has to touch it; other mistakes in it are said at once, too."""
+    """It is read again when the model is there, and then nothing is said of it any more."""
+    monkeypatch.setattr(missing, "POLL_S", 0.01)
     router = await start({"a": stage.model("a")})
     weights = tmp_path / "b.gguf"
     router.document["models"]["b"] = stage.model("b", path=str(weights))
     router.path.write_text(tomlkit.dumps(router.document))
-    rejected = await router.events.wait("config.rejected")
-    assert "b.gguf: No such file" in rejected["problems"][0]
-    weights.touch()
     applied = await router.events.wait("config.applied")
     assert applied["added"] == ["b"]
+    doubted = await router.events.wait("config.doubted")
+    assert "b.gguf: No such file" in doubted["problem"]
+    answer = await router.ask(post("/v1/echo", "b"))
+    assert (answer.status, answer.error["code"]) == (503, "model_file_missing")
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    weights.touch()
+    again = await router.events.wait("config.applied", added=[])
+    assert again["restarted"] == []
+    while router.running.dispatcher.failed():
+        await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
+    assert (await router.ask(post("/v1/echo", "b"))).status == 200
+    assert len(router.events.named("config.doubted")) == 1
 
 
 async def test_a_model_whose_file_vanished_is_tried_again_when_it_is_back(

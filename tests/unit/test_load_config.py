@@ -45,6 +45,13 @@ def refused(folder: Path, text: str) -> list[Problem]:
     return list(caught.value.problems)
 
 
+def unavailable(folder: Path, text: str) -> list[Problem]:
+    """Return what keeps single models of a usable configuration from being started."""
+    loaded = load(folder, text)
+    assert set(loaded.unavailable) <= set(loaded.warnings)
+    return list(loaded.unavailable)
+
+
 def places(problems: list[Problem] | tuple[Problem, ...]) -> list[tuple[int | None, str]]:
     return [(problem.line, problem.location) for problem in problems]
 
@@ -299,25 +306,73 @@ def test_a_dollar_sign_in_a_folder_survives(folder: Path) -> None:
         ("templates.t = { command = ['bin/no'] }", "No such file or directory"),
         ("default_spawn = { command = ['./m.gguf'] }", "not executable"),
         ("models.b = { spawn.command = ['./bin'] }", "not a file"),
-        ("router.state_dir = 'm.gguf'", "not a folder"),
     ],
 )
-def test_what_cannot_be_used_is_a_problem_with_its_line(
+def test_a_file_that_cannot_be_used_costs_single_models(
     folder: Path, line: str, fault: str
 ) -> None:
-    """The message has the absolute name and the reason."""
-    (problem,) = refused(folder, f"\n{line}\n{ANYTHING}")
+    """The rest is usable; the message has the line, the absolute name and the reason."""
+    (problem,) = unavailable(folder, f"\n{line}\n{ANYTHING}")
     assert problem.line == 2
     assert fault in problem.message
     assert str(folder) in problem.message
 
 
-def test_a_model_that_may_not_be_read_is_a_problem(
+def test_a_state_folder_that_is_none_is_a_problem(folder: Path) -> None:
+    """Without it the router cannot work at all."""
+    (problem,) = refused(folder, f"\nrouter.state_dir = 'm.gguf'\n{ANYTHING}")
+    assert (problem.line, problem.message) == (2, f"{folder}/m.gguf: not a folder")
+
+
+def test_other_mistakes_are_said_together_with_missing_files(folder: Path) -> None:
+    """A file with a mistake is refused with everything that is wrong with it."""
+    problems = refused(folder, "models.b.path = 'no.gguf'\nrouter.port = '0'\n")
+    assert places(problems) == [(1, "models.b.path"), (2, "router.port")]
+
+
+def test_exactly_the_models_that_need_a_missing_file_are_unavailable(folder: Path) -> None:
+    """Also those that inherit the name of it; one that has its own instead is not."""
+    config = load(
+        folder,
+        """
+        templates.t.command = ["bin/no"]
+        models.a = { template = "t" }
+        models.b = { template = "t", spawn.command = ["bin/serve"] }
+        models.c = { path = "m.gguf", mmproj = "no.gguf", spawn.command = ["bin/serve"] }
+        """,
+    ).config
+    assert {str(model): fault.need.path for model, fault in config.faults.items()} == {
+        "a": f"{folder}/bin/no",
+        "c": f"{folder}/no.gguf",
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "missing"),
+    [
+        ("'--model-draft', 'no.gguf'", "no.gguf"),
+        ("'--lora', 'p.gguf,no.gguf'", "no.gguf"),
+        ("'--chat-template-file', 'no.jinja'", "no.jinja"),
+        ("'--lora', 'p.gguf'", None),
+        ("'--alias', 'no.gguf'", None),
+    ],
+)
+def test_files_in_arguments_of_llama_server_are_looked_for(
+    folder: Path, args: str, missing: str | None
+) -> None:
+    """Below its folder, as it would; they are said at the model."""
+    text = f"[models.a]\npath = 'm.gguf'\nspawn.cwd = '.'\nargs = [{args}]\n"
+    found = [(p.line, p.location, p.message) for p in unavailable(folder, text)]
+    said = (1, "models.a", f"the file {folder}/{missing} is not there")
+    assert found == ([said] if missing else [])
+
+
+def test_a_model_that_may_not_be_read_is_unavailable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found at load, not when the first request comes."""
     monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.R_OK)
-    (problem,) = refused(folder, f"models.b.path = 'm.gguf'\n{ANYTHING}")
+    (problem,) = unavailable(folder, f"models.b.path = 'm.gguf'\n{ANYTHING}")
     assert problem.message == f"{folder}/m.gguf: not readable for this user"
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import attrs
+
+from llama_router.core.config.file_needs import FileFault, FileKind, FileNeed
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.whole import Config
@@ -247,3 +252,56 @@ def test_the_home_model_waits_for_it() -> None:
     changed_a = config({"home_model": "h", "home_after_s": 60}, a={"args": ["--o"]}, h={})
     s.handle(Reconfigured(changed_a), now_s=1)
     assert gone(s, A, 2) == [Start(A)]
+
+
+# -- Files that are missing when the configuration is read ------------------------------
+
+
+def lacking(conf: Config, *models: str) -> Config:
+    """Return *conf* as it is read while the files of *models* are missing."""
+    faults = {
+        ModelId(m): FileFault(FileNeed(f"{m}.gguf", FileKind.MODEL), "is not there") for m in models
+    }
+    return attrs.evolve(conf, faults=faults)
+
+
+def test_a_model_without_its_file_is_failed_from_the_beginning() -> None:
+    """It is refused with the reason, and what runs does not make way for it, however late."""
+    s = Scheduler(lacking(config(a={}, b={}), "a"))
+    assert list(s.failed()) == [A]
+    assert s.take_moves() == []
+    assert s.handle(Arrived(1, "b"), now_s=0) == [Start(B)]
+    ready(s, B, 1)
+    s.handle(Finished(1), now_s=2)
+    (refused,) = s.handle(Arrived(2, "a"), now_s=10**6)
+    assert isinstance(refused, Refuse)
+    assert isinstance(refused.error, FileMissingError)
+    assert refused.error.retry_after_s is None
+    assert s.statistics_of(A).retry_at_s is None
+    assert s.handle(Unload(A, force=False), now_s=10**6) == []
+    assert list(s.failed()) == [A]
+
+
+def test_what_comes_unasked_comes_when_its_file_does() -> None:
+    """Not after every cool-down, but as soon as it is mended."""
+    s = Scheduler(lacking(config({"home_model": "b"}, a={"keep_loaded": True}, b={}), "a", "b"))
+    assert s.handle(Tick(), now_s=0) == []
+    assert s.wake_s == math.inf
+    assert s.handle(Mended(A), now_s=1) == [Start(A)]
+    assert s.handle(Mended(B), now_s=2) == [Start(B)]
+
+
+def test_a_reload_gives_up_whose_file_is_missing_and_takes_it_back() -> None:
+    """What runs goes on; what waits for it is refused; a reload with the file is enough."""
+    conf = config(a={}, b={}, c={})
+    s = Scheduler(conf)
+    s.handle(Arrived(1, "a"), now_s=0)
+    ready(s, A, 1)
+    s.handle(Arrived(2, "b"), now_s=2)
+    actions = s.handle(Reconfigured(lacking(conf, "a", "b")), now_s=3)
+    (refused,) = [action for action in actions if isinstance(action, Refuse)]
+    assert refused.request == 2
+    assert (s.phase(A), s.phase(B)) == (Phase.READY, Phase.FAILED)
+    s.handle(Finished(1), now_s=4)
+    s.handle(Reconfigured(conf), now_s=5)
+    assert s.phase(B) is Phase.STOPPED

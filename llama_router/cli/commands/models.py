@@ -69,12 +69,15 @@ def list_models(*, json: bool = False) -> int:
     return run(as_json=json)
 
 
-def remove(model: str, /) -> int:
+def remove(model: str, /, *, config: Config = None) -> int:
     """Delete a model from the hub cache, and what is left of downloads that were cut.
+
+    A model that the configuration uses is not deleted.
 
     Args:
         model: user/repo:QUANT; user/repo will do if there is only one of it.
+        config: Configuration file. Without it: where ``serve`` looks, and the running router's.
     """
     from ..hub import remove as run  # noqa: PLC0415 -- late, for --help
 
-    return run(model)
+    return run(model, config)

@@ -10,7 +10,8 @@ import structlog
 import trio
 from quart import Blueprint, Response, request
 
-from ...core.config.model_spec import ModelSpec, ModelState
+from ...config.removal import Deletion, check_unused, refuse_written
+from ...core.config.model_spec import ModelSpec
 from ...core.config.names import ResolvedModel
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
 from ...errors.requests import RequestError
@@ -18,6 +19,7 @@ from ...event_feed import EventFeed
 from ...hub.cache import CachedModel, RepoCache, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.names import parse_reference
+from ...models import found_file
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
@@ -83,7 +85,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @describe(
         "Unload a model and delete its files from the hub cache; answers when that is done.",
         answer=schemas.Deleted,
-        errors=(404, 500),
+        errors=(404, 409, 500),
         query=[
             Query(
                 name="model",
@@ -127,12 +129,19 @@ async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
         How many bytes that freed.
 
     Raises:
-        ModelNotCachedError: if it is not in the hub cache, or not only there.
+        ModelInUseError: if the configuration uses it; nothing has happened then.
+        ModelNotCachedError: if it is not in the hub cache.
         CacheUnusableError: if the cache cannot be read or changed.
     """
-    cache, model = await in_thread(_find_cached, context.hub_caches, spec, abandon_on_cancel=True)
+    cache, model = await in_thread(_deletable, context, spec, abandon_on_cancel=True)
+    context.loads.cancel(spec.id)
     await context.dispatcher.unload(spec.id, force=False)
-    freed_bytes = await in_thread(_remove, cache, model)
+    try:
+        # The configuration may have been changed meanwhile.
+        freed_bytes = await in_thread(_remove, context, spec, cache, model)
+    except CacheUnusableError:
+        await context.rescan()  # whatever is left, the list says
+        raise
     log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
     context.dispatcher.news.publish("removed", {"id": str(spec.id)})
     await context.rescan()
@@ -208,18 +217,35 @@ def _known(downloads: Downloads, id_: str) -> DownloadStatus:
         raise DownloadNotFoundError(f"there is no download with the id {id_!r}") from None
 
 
-def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, CachedModel]:
+def _deletable(context: ControlContext, spec: ModelSpec) -> tuple[RepoCache, CachedModel]:
     """Return where in the hub cache the model of *spec* is. Blocks on files.
 
     Raises:
-        ModelNotCachedError: if it is not there, or not only there.
+        ModelInUseError: if the configuration uses it.
+        ModelNotCachedError: if it is not there.
         CacheUnusableError: if the cache cannot be read.
     """
-    if spec.state is not ModelState.AUTO:
-        raise ModelNotCachedError(
-            f"{str(spec.id)!r} was written into the configuration or imported, not found in the "
-            "hub cache: take it out there, and delete its file by hand"
+    refuse_written(spec, context.config_path)
+    cache, model = _find_cached(context.hub_caches, spec)
+    _check_unused(context, spec, cache, model)
+    return cache, model
+
+
+def _check_unused(
+    context: ControlContext, spec: ModelSpec, cache: RepoCache, model: CachedModel
+) -> None:
+    try:
+        check_unused(
+            Deletion.of(cache, model, tuple(spec.names())),
+            context.config_path,
+            content=found_file.read(context.state_dir, []),
+            in_force=context.dispatcher.config,
         )
+    except OSError as exc:
+        raise _unusable(exc) from exc
+
+
+def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, CachedModel]:
     try:
         for root in roots:
             for cache in repositories(root):
@@ -233,7 +259,8 @@ def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, C
     )
 
 
-def _remove(cache: RepoCache, model: CachedModel) -> int:
+def _remove(context: ControlContext, spec: ModelSpec, cache: RepoCache, model: CachedModel) -> int:
+    _check_unused(context, spec, cache, model)
     try:
         return cache.remove(model)
     except OSError as exc:

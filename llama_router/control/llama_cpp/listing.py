@@ -61,8 +61,9 @@ class Listing:
         return self._entry(spec, statistics, preset)
 
     def can_remove(self, spec: ModelSpec) -> bool:
-        """Say whether the files of a model seem to be in the hub cache, found there by a scan."""
-        if spec.state is not ModelState.AUTO or spec.path is None:
+        """Say whether a model may be deleted: in the hub cache, and nothing uses its files."""
+        in_use = self._context.dispatcher.config.in_use
+        if spec.state is not ModelState.AUTO or spec.path is None or spec.id in in_use:
             return False
         return any(Path(spec.path).is_relative_to(root) for root in self._context.hub_caches)
 

@@ -134,7 +134,6 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
         without_deadline()  # requests to it may take as long as they like
         spec = named(context, name)
         check_whole(dispatcher.config.find(name))
-        context.loads.cancel(spec.id)
         await delete_model(context, spec)
         return _success()
 

@@ -39,7 +39,6 @@ def blueprint(context: ControlContext) -> Blueprint:
         spec = listing.find(config, name, asker())
         check_whole(listing.meaning_of(config, name))
         without_deadline()  # requests to it may take as long as they like
-        context.loads.cancel(spec.id)
         await delete_model(context, spec)
         return Response(b"")
 

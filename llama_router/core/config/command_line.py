@@ -19,7 +19,7 @@ def command_line(spec: ModelSpec, *, port: int, host: str) -> tuple[str, ...]:
     Raises:
         ValueError: if *spec* was not checked and uses a placeholder without a value.
     """
-    values = _values(spec, port=port, host=host)
+    values = values_of(spec, port=port, host=host)
     return tuple(expand(word, values) for word in (*spec.spawn.command, *spec.spawn.args))
 
 
@@ -29,11 +29,12 @@ def environment(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
     These are only the variables that the configuration names, not those that
     the backend inherits. Arguments and exceptions are those of `command_line`.
     """
-    values = _values(spec, port=port, host=host)
+    values = values_of(spec, port=port, host=host)
     return {name: expand(value, values) for name, value in spec.spawn.env.items()}
 
 
-def _values(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+def values_of(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    """Return what stands for each placeholder that *spec* has a value for."""
     values = {"model": str(spec.id), "port": str(port), "host": host}
     if spec.path is not None:
         values["path"] = spec.path

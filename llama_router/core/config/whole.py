@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import attrs
 
+from .file_needs import FileFault
 from .model_spec import ModelSpec
 from .names import ModelId, Names, ResolvedModel
 from .router_spec import ApiKey, RouterSpec
@@ -18,13 +19,22 @@ def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, Mode
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """A whole ``router.toml``, checked. *models* keeps the order of the file."""
+    """A whole ``router.toml``, checked. *models* keeps the order of the file.
+
+    Attributes:
+        faults: Models that cannot be started, because of a file, when it was read.
+        in_use: Found models whose files it uses or names, so that they are not deleted.
+    """
 
     router: RouterSpec = attrs.field(factory=RouterSpec)
     api_keys: Mapping[str, ApiKey] = attrs.field(factory=dict[str, ApiKey])
     models: Mapping[ModelId, ModelSpec] = attrs.field(
         factory=dict[ModelId, ModelSpec], converter=_frozen_models
     )
+    faults: Mapping[ModelId, FileFault] = attrs.field(
+        factory=dict[ModelId, FileFault], eq=False, repr=False
+    )
+    in_use: frozenset[ModelId] = attrs.field(default=frozenset(), eq=False, repr=False)
     _names: Names = attrs.field(init=False, eq=False, repr=False)
 
     @_names.default

@@ -39,7 +39,10 @@ class IllegalTransitionError(AssertionError):
 
 
 TRANSITIONS: Final[dict[Phase, dict[Signal, Phase]]] = {
-    Phase.STOPPED: {Signal.START: Phase.STARTING},
+    Phase.STOPPED: {
+        Signal.START: Phase.STARTING,
+        Signal.GIVE_UP: Phase.FAILED,  # a start is pointless: a file of the model is missing
+    },
     Phase.STARTING: {
         Signal.PROBE_OK: Phase.READY,
         Signal.STOP: Phase.STOPPING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import attrs
@@ -31,6 +32,9 @@ class Breaker:
 
 
 CLOSED: Final = Breaker()
+
+#: Of a backend that is not started again until it is said to be mended.
+GIVEN_UP: Final = Breaker(failures=1, retry_at_s=math.inf, open=True)
 
 
 def after_failure(

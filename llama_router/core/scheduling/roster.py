@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import attrs
 
 from ...errors.admission import AdmissionError
-from ...errors.backends import BackendError
+from ...errors.backends import BackendError, FileMissingError
 from ..config.model_spec import ModelSpec
 from ..config.names import ModelId
 from ..config.whole import Config
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import Phase, Signal, advance
-from .restart import CLOSED, Breaker
+from .restart import CLOSED, GIVEN_UP, Breaker
 
 
 @attrs.frozen(kw_only=True)
@@ -102,6 +102,11 @@ class Slot:
         return max(next(iter(self.queued.values())), self.made_way_s)
 
     @property
+    def lacks_file(self) -> bool:
+        """Whether it was given up because of a file; then a `Mended` says when to try again."""
+        return self.phase is Phase.FAILED and isinstance(self.last_error, FileMissingError)
+
+    @property
     def has_room(self) -> bool:
         """Whether it may serve one more request at the same time."""
         limit = self.spec.max_in_flight
@@ -124,7 +129,7 @@ class Slot:
             requests=tuple(self.in_flight),
             waiting_since_s=dict(self.queued),
             idle_since_s=self.idle_since_s if idle else None,
-            retry_at_s=self.breaker.retry_at_s if failing else None,
+            retry_at_s=self.breaker.retry_at_s if failing and not self.lacks_file else None,
             stays_s=math.inf if stays_anyhow else self.stays_s,
         )
 
@@ -188,12 +193,30 @@ class Roster:
         self.moves: list[tuple[ModelId, Phase]] = []
         self.fresh = True
         self.wake_s = math.inf
+        self.note_faults()
+        self.moves.clear()  # that is how they are from the beginning
         self.note_upkeep()
 
     def move(self, slot: Slot, signal: Signal) -> None:
         """Let *signal* happen to the model in *slot*."""
         slot.phase = advance(slot.phase, signal)
         self.moves.append((slot.spec.id, slot.phase))
+
+    def note_faults(self) -> list[tuple[ModelId, FileMissingError]]:
+        """Give up the models at rest whose files cannot be used; return which, and why."""
+        given_up = []
+        for model, fault in self.config.faults.items():
+            slot = self.slots[model]
+            if slot.phase not in (Phase.STOPPED, Phase.BACKOFF):
+                continue  # one that runs goes on
+            need = fault.need
+            error = FileMissingError(str(model), need.path, fault.reason, need.kind)
+            slot.last_error = error
+            slot.breaker = GIVEN_UP
+            self.backing_off.discard(model)
+            self.move(slot, Signal.GIVE_UP)
+            given_up.append((model, error))
+        return given_up
 
     def start(self, model: ModelId) -> Start:
         """Note that *model* is started; return what says so."""

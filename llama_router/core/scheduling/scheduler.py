@@ -21,6 +21,8 @@ from __future__ import annotations
 import math
 from typing import Final, assert_never
 
+import attrs
+
 from ...errors.backends import BackendError
 from ..answers import refusals
 from ..apis.notices import Other, Wait
@@ -222,9 +224,8 @@ class Scheduler:
             roster.hold(request, slot)
             return [Grant(request, model)]
         if slot.phase is Phase.FAILED:
-            wait_s = slot.breaker.retry_at_s - now_s
-            if wait_s > 0:
-                return [Refuse(request, refusals.failed(model, slot.last_error, wait_s))]
+            if slot.breaker.retry_at_s > now_s:
+                return [Refuse(request, _why_failed(slot, now_s))]
             roster.move(slot, Signal.RETRY)  # half-open: one attempt
         if len(slot.queued) >= slot.spec.max_queued:
             return [Refuse(request, refusals.queue_full(model, len(slot.queued)))]
@@ -278,7 +279,10 @@ class Scheduler:
         roster.move(slot, Signal.GIVE_UP)
         slot.lost = model in roster.returning
         roster.stays_away(model)
-        error.retry_after_s = router.cooldown_s
+        if slot.lacks_file:
+            slot.breaker = attrs.evolve(slot.breaker, retry_at_s=math.inf)
+        else:
+            error.retry_after_s = router.cooldown_s
         return roster.refuse_queue(model, error, now_s)
 
     def _reconfigure(self, config: Config, plan: ReloadPlan, now_s: float) -> list[Action]:
@@ -303,11 +307,23 @@ class Scheduler:
             actions += self._retire(model, OUTDATED)
         for model in plan.restart | plan.retune | plan.remove:
             self._forgive(model)
+        actions += self._note_faults(now_s)
         for model in plan.remove:
             roster.slots[model].removed = True
             roster.returning.discard(model)
             roster.drop_if_removed(model)
         roster.note_upkeep()
+        return actions
+
+    def _note_faults(self, now_s: float) -> list[Action]:
+        """Give up the models whose files are missing, and no others for that."""
+        roster = self._roster
+        for model, slot in roster.slots.items():
+            if slot.lacks_file and model not in roster.config.faults:
+                self._mend(model)
+        actions: list[Action] = []
+        for model, error in roster.note_faults():
+            actions += roster.refuse_queue(model, error, now_s)
         return actions
 
     def _retire(self, model: ModelId, reason: str) -> list[Action]:
@@ -329,7 +345,8 @@ class Scheduler:
         actions = self._retire(model, reason)
         if force and roster.slots[model].phase is Phase.DRAINING:
             actions.append(roster.stop(model, reason))
-        self._forgive(model)
+        if not roster.slots[model].lacks_file:
+            self._forgive(model)
         roster.stays_away(model)
         roster.slots[model].lost = False
         roster.slots[model].held_off = not roster.slots[model].queued
@@ -438,3 +455,10 @@ class Scheduler:
                     for m in sorted(roster.resident)
                 )
                 return f"it cannot start before these have left: {others or 'none'}"
+
+
+def _why_failed(slot: Slot, now_s: float) -> BackendError:
+    """Return why a model that was given up is not tried again now."""
+    if slot.lacks_file and slot.last_error is not None:
+        return slot.last_error
+    return refusals.failed(slot.spec.id, slot.last_error, slot.breaker.retry_at_s - now_s)

@@ -1,0 +1,104 @@
+"""The files that a model needs before its backend can be started. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from itertools import pairwise
+from typing import Final
+
+import attrs
+
+from .command_line import values_of
+from .model_spec import ModelSpec
+from .placeholders import expand, names_in
+
+#: Options of llama-server that name a file to read, and whether several may be named, with
+#: commas between them. Source: llama.cpp, common/arg.cpp, at 0c1e570.
+_FILE_OPTIONS: Final = {
+    "-m": False,
+    "--model": False,
+    "-md": False,
+    "--model-draft": False,
+    "--spec-draft-model": False,
+    "-mm": False,
+    "--mmproj": False,
+    "--lora": True,
+    "--control-vector": True,
+    "--chat-template-file": False,
+    "--grammar-file": False,
+    "-jf": False,
+    "--json-schema-file": False,
+    "--api-key-file": False,
+    "--ssl-key-file": False,
+    "--ssl-cert-file": False,
+}
+
+_LLAMA_SERVER: Final = "llama-server"
+
+
+class FileKind(StrEnum):
+    """The use that a path is for, which decides what must be there."""
+
+    MODEL = "model"  # a file, or a folder for vLLM and its like
+    FILE = "file"
+    FOLDER = "folder"
+    PROGRAM = "program"
+
+
+@attrs.frozen
+class FileNeed:
+    """A path, and what must be there.
+
+    Attributes:
+        path: Absolute, or relative to the folder of the router's process.
+        kind: The use that it is for.
+    """
+
+    path: str
+    kind: FileKind
+
+
+@attrs.frozen
+class FileFault:
+    """A file without which a model cannot be started.
+
+    Attributes:
+        need: The file.
+        reason: Ends a sentence that begins with the path: ``is not there``.
+    """
+
+    need: FileNeed
+    reason: str
+
+
+def needs_of(spec: ModelSpec) -> Iterator[FileNeed]:
+    """Yield each file that the backend of *spec* needs, as far as its settings say.
+
+    Arguments of other programs than llama-server are not understood. A program without a
+    slash, or with a placeholder, is looked for when it is started.
+    """
+    program, *words = *spec.spawn.command, *spec.spawn.args
+    is_llama_server = program.rpartition("/")[2] == _LLAMA_SERVER
+    if spec.path is not None:
+        yield FileNeed(spec.path, FileKind.FILE if is_llama_server else FileKind.MODEL)
+    if spec.mmproj is not None:
+        yield FileNeed(spec.mmproj, FileKind.FILE)
+    if spec.spawn.cwd is not None:
+        yield FileNeed(spec.spawn.cwd, FileKind.FOLDER)
+    if "/" in program and not names_in(program):
+        yield FileNeed(expand(program, {}), FileKind.PROGRAM)
+    if not is_llama_server:
+        return
+    for option, written in pairwise(words):
+        if option in _FILE_OPTIONS and written not in ("", "$path", "$mmproj"):
+            value = expand(written, values_of(spec, port=0, host=""))
+            names = value.split(",") if _FILE_OPTIONS[option] else [value]
+            for name in names:
+                path = _below(spec.spawn.cwd, name)
+                if path not in (spec.path, spec.mmproj):
+                    yield FileNeed(path, FileKind.FILE)
+
+
+def _below(folder: str | None, path: str) -> str:
+    return path if folder is None or path.startswith("/") else f"{folder}/{path}"
