@@ -15,7 +15,6 @@ import attrs
 from ..core.config.file_needs import needs_of
 from ..core.config.model_spec import ModelSpec, ModelState
 from ..core.config.names import ModelId
-from ..core.config.uses import MODEL_KEYS, Mention, Use, mentions, sentence, uses_of
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
 from ..errors.downloads import ModelInUseError
@@ -24,6 +23,7 @@ from ..models.found_file import FoundFileContent
 from .file import decoded, parse, read, tables
 from .paths import NamedFiles, identity_of
 from .toml_lines import in_file_order
+from .uses import MODEL_KEYS, Mention, Use, mentions, sentence, uses_of
 
 
 @attrs.frozen(kw_only=True)

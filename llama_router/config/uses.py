@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from ...errors.config import Where
-from ...models.discovery.naming import part_of
+from ..errors.config import Where
+from ..models.discovery.naming import part_of
 
 #: Keys of ``[router]`` that name a model.
 MODEL_KEYS: Final = ("startup_model", "home_model", "default_model")
