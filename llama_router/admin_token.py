@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 
 from .errors.base import RouterError
+from .files import Unseen, is_missing, look, make_folder, reason_of
 
 #: Name of the credential, as in ``LoadCredential=admin_token:/etc/...``.
 CREDENTIAL: Final = "admin_token"
@@ -54,7 +55,7 @@ def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
     """
     if folder := environ.get("CREDENTIALS_DIRECTORY"):
         path = Path(folder) / CREDENTIAL
-        if path.exists():
+        if not is_missing(path):
             return AdminToken(read_token(path), path)
     path = state_dir / FILE
     try:
@@ -63,7 +64,7 @@ def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
         return AdminToken(read_token(path), path, _exposure(path))
     except OSError as exc:
         raise AdminTokenFileError(
-            f"cannot write the admin token to {path}: {exc.strerror}"
+            f"cannot write the admin token to {path}: {reason_of(exc)}"
         ) from exc
 
 
@@ -79,8 +80,8 @@ def read_token(path: Path, *, any_kind: bool = False) -> str:
     """
     try:
         token = (path.read_text("ascii") if any_kind else _text_of_file(path)).strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not ASCII text"
+    except (OSError, ValueError) as exc:
+        reason = "it is not ASCII text" if isinstance(exc, UnicodeDecodeError) else reason_of(exc)
         raise AdminTokenFileError(f"cannot read the admin token in {path}: {reason}") from exc
     if len(token) < _MIN_LENGTH:
         raise AdminTokenFileError(
@@ -116,7 +117,8 @@ def _exposure(path: Path) -> str | None:
 
     That a group may read it may be meant: its members then operate the router.
     """
-    mode = stat.S_IMODE(path.stat().st_mode)
+    found = look(path)
+    mode = 0 if isinstance(found, Unseen) else stat.S_IMODE(found.st_mode)
     if not mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         return None
     does = "read" if mode & stat.S_IROTH else "change"
@@ -134,8 +136,8 @@ def _make(path: Path) -> str:
         OSError: if it cannot be written.
     """
     token = secrets.token_urlsafe(32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
+    make_folder(path.parent)
+    if not is_missing(path):
         raise FileExistsError
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -17,7 +17,11 @@ from typing import Final
 
 import attrs
 
+from .files import make_folder, read_up_to, replace_file
+
 FILE: Final = "router.json"
+
+_MAX_BYTES: Final = 2**20
 
 
 @attrs.frozen(kw_only=True)
@@ -63,39 +67,26 @@ def write(path: Path, content: RuntimeFile, token: str | None = None) -> None:
     found = read(path)
     if found is not None and found.pid != content.pid and _is_router(found.pid):
         raise OSError(errno.EEXIST, f"another router, pid {found.pid}, has the file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     if token is not None:
-        _replace(token_path(path), token + "\n", content.pid, mode=0o600)
-    _replace(path, json.dumps(attrs.asdict(content), indent=2) + "\n", content.pid, mode=0o666)
+        replace_file(token_path(path), f"{token}\n".encode())
+    text = json.dumps(attrs.asdict(content), indent=2) + "\n"
+    replace_file(path, text.encode(), mode=0o644)
     if token is None:
         token_path(path).unlink(missing_ok=True)
-
-
-def _replace(path: Path, text: str, pid: int, *, mode: int) -> None:
-    """Let *path* hold *text*, at one moment; *mode* is what the umask may take rights from."""
-    temporary = path.with_name(f".{path.name}.{pid}")
-    try:
-        temporary.unlink(missing_ok=True)  # of an earlier process with this number
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path) -> RuntimeFile | None:
     """Return what the file says, or None if it is not there, or its router is not."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_up_to(path, _MAX_BYTES))
         found = RuntimeFile(
             pid=int(document["pid"]),
             urls=tuple(map(str, document["urls"])),
             config=str(document["config"]),
             token_file=str(document["token_file"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if found.urls and _runs(found.pid) else None
 

@@ -41,7 +41,7 @@ def parse_state(line: str) -> ChildState | None:
         return None
     try:
         document: Any = msgspec.json.decode(line[len(_STATE_PREFIX) :])
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("state"), str):
         return None

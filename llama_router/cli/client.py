@@ -21,6 +21,7 @@ from ..config.file import read as read_document
 from ..config.locations import default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
+from ..files import Unseen, look
 from ..logs.lines import escape_controls
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 
@@ -209,11 +210,19 @@ def find(where: Where, environ: Mapping[str, str]) -> RuntimeFile:
     for place in places:
         if (found := read(place)) is not None:
             return found
-    looked = ", ".join(map(str, places))
+    looked = ", ".join(map(_with_fault, places))
     raise NoRouterError(
         f"no running router was found (looked for {looked}); start one with "
         "'llama-router serve', or say --url and --token-file"
     )
+
+
+def _with_fault(path: Path) -> str:
+    """Return *path*, and why it cannot be looked at if that is so."""
+    found = look(path)
+    if not isinstance(found, Unseen) or found.is_missing:
+        return str(path)
+    return f"{path}, which cannot be looked at: {found.reason}"
 
 
 def _places(where: Where, environ: Mapping[str, str]) -> Iterator[Path]:
@@ -271,7 +280,9 @@ def _setting(config: Path, name: str) -> str | None:
     if not isinstance(value, str):
         return None
     if name == "state_dir":
-        return str(config.absolute().parent / Path(value).expanduser())
+        with suppress(RuntimeError, OSError):  # "~name" of no user, no working directory
+            return str(config.absolute().parent / Path(value).expanduser())
+        return None
     return value
 
 

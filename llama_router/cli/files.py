@@ -18,28 +18,39 @@ from ..core.config.model_spec import ModelSpec
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
 from ..errors.config import ConfigError, Problem
+from ..files import Unseen, look, reason_of
 from ..logs.lines import escape_controls
+from ..stalls import despite_stalls
 
 
 def _find_config(given: Path | None) -> tuple[Path, bool]:
     """Return the configuration file to use, and whether it is there (or must be)."""
     if given is not None:
         return given, True
-    candidates = default_config_path(os.environ)
+    *candidates, last = default_config_path(os.environ)
     for candidate in candidates:
-        if candidate.exists():
+        found = look(candidate)
+        if not isinstance(found, Unseen):
             return candidate, True
-    return candidates[-1], False
+        if not found.is_missing:
+            message = f"it cannot be looked at, and is left out: {found.reason}"
+            say(candidate, Problem((), message), "warning")
+    return last, not isinstance(look(last), Unseen)
 
 
 def _no_config() -> ConfigError:
-    places = " nor ".join(str(c) for c in default_config_path(os.environ))
+    candidates = default_config_path(os.environ)
+    places = " nor ".join(map(str, candidates))
     message = (
         f"there is no configuration: neither {places} exists, and no model was found in the "
         "caches of llama.cpp and Hugging Face; 'llama-router init' writes a documented example, "
         "'llama-router import DIR' takes the models in a folder"
     )
-    return ConfigError((Problem((), message),))
+    problems = [Problem((), message)]
+    found = look(candidates[-1])
+    if isinstance(found, Unseen) and not found.is_missing:
+        problems.append(Problem((), f"{candidates[-1]} cannot be looked at: {found.reason}"))
+    return ConfigError(tuple(problems))
 
 
 @attrs.frozen(kw_only=True)
@@ -77,7 +88,9 @@ def prepare_or_explain(
         strict: Call it an error if a file keeps a model from being started.
     """
     path = given
-    try:
+
+    def prepare() -> Prepared:
+        nonlocal path
         path, exists = _find_config(given)
         if not (exists or may_be_missing):
             raise _no_config()
@@ -91,15 +104,20 @@ def prepare_or_explain(
         loaded = catalog.load(path)
         if not exists and not loaded.config.models:
             raise _no_config()
+        return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
+
+    try:
+        prepared = despite_stalls(prepare)
     except ConfigError as exc:
         for problem in exc.problems:
             say(path, problem, "error")
         for warning in exc.warnings:
             say(path, warning, "warning")
         return None
-    for warning in loaded.warnings:
-        say(path, warning, "error" if strict and warning in loaded.unavailable else "warning")
-    return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
+    for warning in prepared.loaded.warnings:
+        unusable = strict and warning in prepared.loaded.unavailable
+        say(path, warning, "error" if unusable else "warning")
+    return prepared
 
 
 def _start_with(catalog: Catalog, file: Path, router: RouterSpec, scanned: Scanned) -> None:
@@ -111,7 +129,7 @@ def _start_with(catalog: Catalog, file: Path, router: RouterSpec, scanned: Scann
     try:
         found = catalog.start_with(file)
     except OSError as exc:
-        message = f"the state directory cannot be used: {exc.strerror}: {exc.filename}"
+        message = f"the state directory cannot be used: {reason_of(exc)}: {exc.filename}"
         raise ConfigError((Problem((), message),)) from exc
     if found is None:
         reasons = [doubt.reason for doubt in scanned.doubts if doubt.path == str(file)]
@@ -204,7 +222,7 @@ def init(file: Path) -> int:
         print(f"{file} exists already and was not touched", file=sys.stderr)  # noqa: T201 -- same
         return 1
     except OSError as exc:
-        print(f"cannot write {file}: {exc.strerror}", file=sys.stderr)  # noqa: T201 -- same
+        print(f"cannot write {file}: {reason_of(exc)}", file=sys.stderr)  # noqa: T201 -- same
         return 1
     print(f"wrote {file}; edit it, then run: llama-router serve --config {file}")  # noqa: T201 -- same
     return 0

@@ -16,6 +16,7 @@ from ..config.locations import default_config_path
 from ..config.removal import Deletion, check_unused
 from ..errors.base import RouterError
 from ..errors.downloads import ModelNotCachedError
+from ..files import reason_of
 from ..hub.cache import CachedModel, RepoCache, cache_root, named, repositories
 from ..hub.downloads import Downloads, DownloadState, DownloadStatus
 from ..hub.names import Reference, parse_reference
@@ -100,10 +101,20 @@ async def _cancel_on_sigint(
 def list_models(*, as_json: bool) -> int:
     """Print the models in the cache; return the exit status."""
     root = cache_root(os.environ)
+    models: list[CachedModel] = []
     try:
-        models = [model for repo in repositories(root) for model in repo.models()]
+        found = repositories(root)
     except OSError as exc:
-        return _fail(f"the cache {root} cannot be read: {exc.strerror}: {exc.filename}")
+        return _fail(f"the cache {root} cannot be read: {reason_of(exc)}: {exc.filename}")
+    for repo in found:  # whatever is wrong with one, the others can be listed
+
+        def warn(exc: OSError, name: str = repo.repo) -> None:
+            _say(f"warning: {name} cannot be read: {reason_of(exc)}: {exc.filename}")
+
+        try:
+            models += repo.models(warn)
+        except OSError as exc:
+            warn(exc)
     if as_json:
         _print(json.dumps([_entry(model) for model in models], indent=1))
         return 0
@@ -150,7 +161,7 @@ def remove(model: str, config: Path | None) -> int:
     except RouterError as exc:
         return _fail(str(exc))
     except OSError as exc:
-        return _fail(f"cannot delete {exc.filename}: {exc.strerror}")
+        return _fail(f"cannot delete {exc.filename}: {reason_of(exc)}")
     _say(f"removed {name}: {size(freed_bytes)} freed")
     return 0
 

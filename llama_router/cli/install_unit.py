@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from ..files import Unseen, look, read_up_to, resolved
 from ..systemd.unit import UnitOptions, is_ours, units
 
 #: Where an administrator's units are. Source: systemd.unit(5).
 SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
+
+#: Larger than any unit, in bytes.
+_MAX_BYTES: Final = 2**20
 
 #: Folders that the unit hides from the service (``PrivateTmp=``).
 _HIDDEN: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 -- nothing is written there
@@ -64,7 +68,7 @@ def _config_home() -> Path:
 def _write(path: Path, text: str, *, force: bool) -> str | None:
     """Write a unit; return what prevents it."""
     try:
-        old = path.read_text(encoding="utf-8") if path.exists() else None
+        old = _text_of(path)
         if old == text:
             _say(f"{path} is as it should be")
             return None
@@ -85,16 +89,27 @@ def _write(path: Path, text: str, *, force: bool) -> str | None:
     return None
 
 
+def _text_of(path: Path) -> str | None:
+    """Return what is in a unit; None if there is none.
+
+    Raises:
+        OSError: if it cannot be read.
+        UnicodeDecodeError: if it is not text.
+    """
+    try:
+        return read_up_to(path, _MAX_BYTES).decode()
+    except FileNotFoundError:
+        return None
+
+
 def _doubt(program: Path) -> str | None:
     """Say why the service's own user would not be able to run *program*."""
-    for folder in (*program.parents, *program.resolve().parents):
+    real = resolved(program)
+    for folder in (*program.parents, *(() if isinstance(real, Unseen) else real.parents)):
         if folder in _HIDDEN:
             return f"the service does not see {folder}, where {program} is; {_ELSEWHERE}"
-        try:
-            closed = not folder.stat().st_mode & stat.S_IXOTH
-        except OSError:
-            continue
-        if closed:
+        found = look(folder)
+        if not isinstance(found, Unseen) and not found.st_mode & stat.S_IXOTH:
             return f"the service's own user cannot enter {folder}, where {program} is; {_ELSEWHERE}"
     return None
 

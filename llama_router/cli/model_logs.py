@@ -15,6 +15,7 @@ from urllib.parse import quote
 import attrs
 
 from ..errors.base import RouterError
+from ..files import Unseen, look, reason_of
 from ..logs.lines import escape_controls
 from ..model_logs.files import FileFollower, log_path, read_tail, record_line
 from ..model_logs.record import LogRecord, Resume, as_text, from_json
@@ -184,15 +185,20 @@ class _Reader:
         folders = state_dirs(self.where, os.environ)
         if self.where.config is None:
             folders.append(_SYSTEM_STATE)
+        unseen = ""
         for folder in folders:
             path = log_path(folder / "logs", model)
-            if _readable(path, path.exists):
+            found = look(path)
+            if not isinstance(found, Unseen):
                 follower = FileFollower(path)
-                follower.to_end()
+                _readable(path, follower.to_end)
                 return follower, _readable(path, partial(read_tail, path, lines))
+            if not found.is_missing:  # another one may have it
+                unseen = unseen or f"; {path} cannot be looked at: {found.reason}"
         looked = ", ".join(str(folder / "logs") for folder in folders)
         raise NoLogError(
             f"no router is running, and there is no log of a model {self.model!r} in {looked}"
+            + unseen
         )
 
 
@@ -200,7 +206,7 @@ def _readable(path: Path, read: Callable[[], Result]) -> Result:
     try:
         return read()
     except OSError as exc:
-        raise NoLogError(f"the log {path} cannot be read: {exc.strerror}") from exc
+        raise NoLogError(f"the log {path} cannot be read: {reason_of(exc)}") from exc
 
 
 def _remark(text: str) -> None:

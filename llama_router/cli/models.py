@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from ..files import NOT_A_FOLDER, folder_fault, is_missing
 from ..logs.lines import escape_controls
 from ..models.discovery import naming
 from ..models.discovery.kinds import args_for, kind_of
 from ..models.gguf import GgufError, read_header
+from ..stalls import despite_stalls
 from .files import catalog_or_explain
 
 
 def import_folder(folder: Path, config: Path | None) -> int:
     """Import the models in *folder*; say which; return the exit status."""
-    if not folder.is_dir():
-        _print(f"{folder} is not a folder", error=True)
+    if (fault := despite_stalls(lambda: _fault_of(folder))) is not None:
+        _print(f"{folder} {fault}", error=True)
         return 1
     catalog = catalog_or_explain(config)
     if catalog is None:
@@ -31,10 +33,18 @@ def import_folder(folder: Path, config: Path | None) -> int:
     return 0 if scanned.kept else 1
 
 
+def _fault_of(folder: Path) -> str | None:
+    fault = folder_fault(folder)
+    if fault is None:
+        return None
+    is_other = fault == NOT_A_FOLDER or is_missing(folder)
+    return "is not a folder" if is_other else f"cannot be read: {fault}"
+
+
 def inspect(file: Path, *, chat_template: bool) -> int:
     """Say what the header of *file* says; return the exit status."""
     try:
-        header = read_header(str(file), whole=True)
+        header = despite_stalls(lambda: read_header(str(file), whole=True))
     except GgufError as exc:
         _print(f"{file}: {exc}", error=True)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +16,14 @@ from ..core.config.model_spec import ModelState
 from ..core.config.overlay import Found
 from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
+from ..files import is_missing, reason_of
 from ..models import found_file
 from ..models.caches import find_caches
 from ..models.discovery.found import Doubt
 from ..models.discovery.models import discover
 from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
+from ..stalls import despite_stalls, is_below
 from .load import LoadedConfig, load_config
 from .paths import identity_of
 
@@ -95,7 +98,8 @@ class Catalog:
     """Finds models, remembers them in the state directory, and merges them with the user's.
 
     Every method blocks on files, and may be called on any thread. Another process may import
-    into the same state directory at any time.
+    into the same state directory at any time. What cannot be looked at, or hangs, costs the
+    models that are there, and those only.
 
     Args:
         state_dir: Where models are remembered.
@@ -134,16 +138,20 @@ class Catalog:
         Raises:
             ConfigError: if *path* cannot be used.
         """
+        read = partial(self._load, path, data, running=running)
+        loaded = despite_stalls(read)
+        return loaded if current is None else _shared(loaded, current)
+
+    def _load(self, path: Path, data: bytes | None, *, running: bool) -> LoadedConfig:
         content = self._known([])
-        files = {model: identity_of(table["path"]) for model, table in content.models.items()}
+        files = {model: _identity_or_path(table) for model, table in content.models.items()}
         present = {model: identity for model, identity in files.items() if identity is not None}
         found = Found(
             models={m: found_file.without_info(content.models[m]) for m in present},
             files=present,
             startup_model=content.startup_model,
         )
-        loaded = load_config(path, found=found, running=running, optional=self._optional, data=data)
-        return loaded if current is None else _shared(loaded, current)
+        return load_config(path, found=found, running=running, optional=self._optional, data=data)
 
     def reload(self, path: Path, current: Config, data: bytes | None) -> LoadedConfig:
         """Read *path* for a router that runs with *current*; see `load`."""
@@ -157,14 +165,20 @@ class Catalog:
             keep: Write them into the state directory.
         """
         begun_s = time.perf_counter()
-        caches = find_caches(self.environ) if router.scan_caches else None
-        found = scan(caches, map(Path, router.models_dirs))
-        return self._update(found, ModelState.AUTO, begun_s, keep=keep)
+
+        def update() -> Scanned:
+            caches = find_caches(self.environ) if router.scan_caches else None
+            found = scan(caches, map(Path, router.models_dirs))
+            return self._update(found, ModelState.AUTO, begun_s, keep=keep)
+
+        return despite_stalls(update)
 
     def import_folder(self, folder: Path) -> Scanned:
         """Make every model in *folder*, at any depth, a ``manual`` one."""
         begun_s = time.perf_counter()
-        return self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
+        return despite_stalls(
+            lambda: self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
+        )
 
     def request(self, router: RouterSpec) -> Request:
         """Return what another process needs for a `scan`."""
@@ -224,7 +238,7 @@ class Catalog:
                     self._content = attrs.evolve(self._content, damaged=False)
                     self._content_stamp = found_file.stamp(self._state_dir)
         except OSError as exc:  # then they are known for as long as this process runs
-            reason = f"what was found cannot be kept: {exc.strerror}"
+            reason = f"what was found cannot be kept: {reason_of(exc)}"
             doubts.append(Doubt(str(self._state_dir), reason))
             self._content = before
             scanned = attrs.evolve(self._merge(found, state, doubts, begun_s), kept=False)
@@ -254,8 +268,9 @@ class Catalog:
             found_paths = {table["path"] for table in tables.values()}
             mine = {m: t for m, t in mine.items() if m in tables or t["path"] not in found_paths}
             models = mine | kept | tables
-        else:
-            models = manual | tables
+        else:  # those where it could not look may be there still
+            kept = {m: t for m, t in mine.items() if _may_be_in(t["path"], found.unseen)}
+            models = kept | manual | tables
         self._content = attrs.evolve(before, models=dict(sorted(models.items())))
         return Scanned(
             models=tuple(sorted(tables)),
@@ -277,6 +292,17 @@ class Catalog:
 def sources(router: RouterSpec) -> object:
     """Return what says where scans look: if it differs, a new one is due."""
     return (router.models_dirs, router.scan_caches)
+
+
+def _identity_or_path(table: found_file.Table) -> object:
+    """Return what tells the model's file from others; None if it is surely not there."""
+    path = table["path"]
+    identity = identity_of(path)
+    return path if identity is None and not is_missing(path) else identity
+
+
+def _may_be_in(path: str, unseen: Iterable[str]) -> bool:
+    return any(is_below(path, folder) for folder in unseen) and not is_missing(path)
 
 
 def _identities(tables: Iterable[found_file.Table]) -> set[object]:

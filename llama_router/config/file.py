@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors.config import ConfigError, Problem
-from ..models.files import read_up_to
+from ..files import read_up_to, reason_of
 
 #: No configuration is larger; something else that was named by mistake may be.
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -26,7 +26,7 @@ def read(path: Path) -> bytes:
     try:
         return read_up_to(path, MAX_BYTES)
     except OSError as exc:
-        raise ConfigError((Problem((), f"cannot read {path}: {exc.strerror}"),)) from exc
+        raise ConfigError((Problem((), f"cannot read {path}: {reason_of(exc)}"),)) from exc
 
 
 def decoded(data: bytes) -> str:

@@ -16,6 +16,8 @@ from ..core.config.router_spec import RouterSpec
 from ..core.config.whole import Config
 from ..errors.config import ConfigError, Problem
 from ..file_faults import first_fault
+from ..files import Unseen, look
+from ..stalls import despite_stalls
 from .file import decoded, parse, read
 from .merging import parse_over
 from .paths import NamedFiles
@@ -63,7 +65,8 @@ def load_config(
         found: Models that a scan found; *path* overlays them field by field. Nothing in
             them makes the configuration unusable.
         running: It is for a router that runs already, see `overlay`.
-        optional: No file is the same as an empty one.
+        optional: No file is the same as an empty one, and so is one that may or may not be in
+            a folder that cannot be looked into; the latter is a warning.
         data: What the file is to hold; None for what it holds.
 
     Raises:
@@ -75,14 +78,27 @@ def load_config(
     except FileNotFoundError:
         message = f"cannot find {path}: the working directory no longer exists"
         raise ConfigError((Problem((), message),)) from None
+    return despite_stalls(lambda: _load(path, found, running=running, optional=optional, data=data))
+
+
+def _load(
+    path: Path, found: Found | None, *, running: bool, optional: bool, data: bytes | None
+) -> LoadedConfig:
+    unseen: list[Problem] = []
+    if data is None and optional and isinstance(looked := look(path), Unseen):
+        data = b""
+        if not looked.is_missing:
+            message = f"{path} cannot be looked at, and is left out: {looked.reason}"
+            unseen.append(Problem((), message))
     if data is None:
-        data = b"" if optional and not path.exists() else read(path)
+        data = read(path)
     digest = hashlib.sha256(data).digest()
     try:
-        return _checked(path, decoded(data), digest, found, running=running)
+        loaded = _checked(path, decoded(data), digest, found, running=running)
     except ConfigError as exc:
         exc.digest = digest
         raise
+    return attrs.evolve(loaded, warnings=(*unseen, *loaded.warnings)) if unseen else loaded
 
 
 def _checked(

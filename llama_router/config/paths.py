@@ -14,6 +14,8 @@ from typing import Any
 
 from ..core.config import placeholders
 from ..errors.config import Problem, Where
+from ..files import Unseen, folder_fault, look, reason_of
+from ..stalls import look_at
 from .file import tables
 
 
@@ -61,7 +63,7 @@ class NamedFiles:
             return
         first_problem = len(self.problems)
         router["models_dirs"] = [
-            self._checked(name, ("router", "models_dirs", index), _folder_fault, self.warnings)
+            self._checked(name, ("router", "models_dirs", index), folder_fault, self.problems)
             if isinstance(name, str) and name and "\0" not in name
             else name
             for index, name in enumerate(written)
@@ -111,11 +113,12 @@ class NamedFiles:
         missing = None
         try:
             path = self._folder / Path(written).expanduser()
-            fault = fault_of(path)
+            with look_at(path):
+                fault = fault_of(path)
         except RuntimeError:
             fault, faults = "its home folder is unknown", self.problems
         except OSError as exc:
-            fault = exc.strerror
+            fault = reason_of(exc)
             missing = str(path) if exc.errno == errno.ENOENT else None
         if fault:
             faults.append(Problem(where, f"{path}: {fault}", missing=missing))
@@ -126,11 +129,8 @@ def identity_of(path: object) -> object:
     """Return what two names of one file have in common; None if there is no such file."""
     if not isinstance(path, str):
         return None
-    try:
-        info = os.stat(path)  # noqa: PTH116 -- there may be thousands; a Path costs more than this
-    except (OSError, ValueError):
-        return None
-    return (info.st_dev, info.st_ino)
+    found = look(path)
+    return None if isinstance(found, Unseen) else (found.st_dev, found.st_ino)
 
 
 def missing_on_path(program: str) -> str | None:

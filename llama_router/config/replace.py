@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from ..errors.config import ConfigChangedError, SettingError
-from ..models.files import read_up_to
+from ..files import read_up_to
 from .file import MAX_BYTES
 
 

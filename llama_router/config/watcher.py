@@ -13,11 +13,11 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
-from ..absence import is_absent
 from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from ..core.config.names import ModelId
 from ..core.config.whole import Config
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
+from ..files import Unseen, is_missing, look
 from ..interpreter_settings import loop_goes_first
 from ..threads import ThreadRefusedError, in_thread
 from .file import decoded, parse, read
@@ -85,6 +85,7 @@ class Watcher:
         self._load = load
         self._on_report = on_report
         self._unread = False  # though it should be: the system refused a thread
+        self._fault: str | None = None  # why the file cannot even be looked at
         self._editing = trio.Lock()
         self._asked = trio.Event()
         self._begun = 0  # reloads, to tell an asker which of them saw its file
@@ -176,12 +177,17 @@ class Watcher:
             if not self._asked.is_set():
                 # On a thread: a file system may hang. It is abandoned at the end then.
                 try:
-                    stamp, is_back = await in_thread(
-                        lambda: (_stamp(self._path), _any_exists(self._missing)),
+                    stamp, is_back, fault = await in_thread(
+                        lambda: (
+                            _stamp(self._path),
+                            _any_exists(self._missing),
+                            _fault(self._path),
+                        ),
                         abandon_on_cancel=True,
                     )
                 except ThreadRefusedError:
                     continue
+                self._note_fault(fault)
                 advice = watch.see(stamp)
                 is_back = is_back or self._unread
                 match Advice.READ if is_back and advice is Advice.REST else advice:
@@ -202,6 +208,12 @@ class Watcher:
             self._finished = self._begun
             self._news.set()
             self._news = trio.Event()
+
+    def _note_fault(self, fault: str | None) -> None:
+        """Log once why the file cannot be looked at, if it cannot."""
+        if fault is not None and fault != self._fault:
+            log.warning("config.unseen", path=str(self._path), reason=fault)
+        self._fault = fault
 
     async def _look(self, settled: Stamp) -> None:
         """Read the file and use it: the one with the stamp *settled*, or anyhow if that is None."""
@@ -263,7 +275,7 @@ class Watcher:
         Raises:
             ConfigError: if there is nothing left of a file in which there was something.
         """
-        if self._had_text and self._path.exists() and not read(self._path):
+        if self._had_text and not is_missing(self._path) and not read(self._path):
             message = (
                 "the file is empty, as if saving it failed; if you mean it, leave a comment there"
             )
@@ -324,11 +336,16 @@ def _missing_in(problems: tuple[Problem, ...]) -> tuple[Path, ...]:
 
 
 def _any_exists(paths: tuple[Path, ...]) -> bool:
-    return not all(is_absent(path) for path in paths)
+    return not all(is_missing(path) for path in paths)
 
 
 def _stamp(path: Path) -> Stamp:
-    with suppress(OSError):  # it follows links: what counts is the file at their end
-        found = path.stat()
-        return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return None
+    found = look(path)  # it follows links: what counts is the file at their end
+    if isinstance(found, Unseen):
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _fault(path: Path) -> str | None:
+    found = look(path)
+    return found.reason if isinstance(found, Unseen) and not found.is_missing else None

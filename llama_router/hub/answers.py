@@ -139,7 +139,13 @@ def parse_repository(body: bytes, repo: str) -> Repository:
         commit = document["sha"]
         siblings = document["siblings"]
         files = tuple(file for entry in siblings if (file := _file(entry)))
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError) as exc:
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        LookupError,
+        TypeError,
+    ) as exc:
         raise nonsense from exc
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise nonsense

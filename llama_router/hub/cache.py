@@ -23,6 +23,7 @@ from typing import Final
 import attrs
 
 from ..errors.downloads import HubFileMissingError, ModelNotCachedError
+from ..files import Unseen, is_missing, look, may_be_folder, read_up_to
 from ..models.caches import find_caches
 from .names import (
     Model,
@@ -39,6 +40,8 @@ from .names import (
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _PREFIX: Final = "models--"
+
+_MAX_REF_BYTES: Final = 1024
 
 #: Blobs that may be leftovers: complete ones without a name, and our own unfinished ones.
 _LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.incomplete)?")
@@ -176,25 +179,36 @@ class RepoCache:
         raise missing or ModelNotCachedError(f"no model of {self.repo} is in {self.root}")
 
     def snapshots(self) -> list[Path]:
-        """Return the folders of its commits: the one that is "main", then newer ones first."""
+        """Return the folders of its commits: the one that is "main", then newer ones first.
+
+        Raises:
+            OSError: if they cannot be listed.
+        """
         try:
             folders = [
                 folder
                 for folder in (self.folder / "snapshots").iterdir()
-                if _COMMIT.fullmatch(folder.name) and folder.is_dir()
+                if _COMMIT.fullmatch(folder.name) and may_be_folder(folder)
             ]
         except (FileNotFoundError, NotADirectoryError):
             return []
         main = ""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            main = (self.folder / "refs" / "main").read_text()[:100].strip()
-        return sorted(folders, key=lambda f: (f.name != main, -f.stat().st_mtime, f.name))
+            main = read_up_to(self.folder / "refs" / "main", _MAX_REF_BYTES).decode().strip()
+        return sorted(folders, key=lambda f: (f.name != main, -_modified_s(f), f.name))
 
-    def models(self) -> list[CachedModel]:
-        """Return its complete models, each from the first snapshot that has it."""
+    def models(self, on_fault: Callable[[OSError], object] = lambda _: None) -> list[CachedModel]:
+        """Return its complete models, each from the first snapshot that has it.
+
+        Args:
+            on_fault: Hears of each folder of a snapshot that cannot be read.
+
+        Raises:
+            OSError: if the snapshots cannot be listed.
+        """
         found: dict[str, CachedModel] = {}
         for snapshot in self.snapshots():
-            files = _files(snapshot)
+            files = _files(snapshot, on_fault)
             for model in models_in(files):
                 name = f"{self.repo}:{model.label}"
                 mmproj = best_projector(files, model.parts[0].path)
@@ -215,7 +229,7 @@ class RepoCache:
                 as before; if it is a content, the model is gone, and the content is a leftover.
         """
         names = self._names_of(model)
-        contents = {name.resolve(): _size(name) for name in names if name.exists()}
+        contents = {name.resolve(): _size(name) for name in names if not is_missing(name)}
         _unlink_all(names)
         for snapshot in self.snapshots():
             _prune(snapshot)
@@ -229,7 +243,7 @@ class RepoCache:
     def doomed(self, model: CachedModel | None) -> list[Path]:
         """Return every path that `remove` deletes, or `remove_leftovers` if *model* is None."""
         names = [] if model is None else self._names_of(model)
-        contents = [name.resolve() for name in names if name.exists()]
+        contents = [name.resolve() for name in names if not is_missing(name)]
         named = {link.resolve() for link in self._links()}
         return [*names, *contents, *(b for b in self._leftovers() if b.resolve() not in named)]
 
@@ -315,9 +329,14 @@ class RepoCache:
 
 
 def repositories(root: Path) -> list[RepoCache]:
-    """Return the repositories of models in the cache at *root*, by name."""
+    """Return the repositories of models in the cache at *root*, by name.
+
+    Raises:
+        OSError: if *root* is there and cannot be listed.
+    """
     try:
-        folders = [f.name for f in root.iterdir() if f.name.startswith(_PREFIX) and f.is_dir()]
+        found = [f for f in root.iterdir() if f.name.startswith(_PREFIX)]
+        folders = [f.name for f in found if may_be_folder(f)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     names = (name.removeprefix(_PREFIX).replace("--", "/") for name in sorted(folders))
@@ -331,10 +350,12 @@ def named(root: Path, repo: str) -> RepoCache:
     return exact if exact in spelled or not spelled else spelled[0]
 
 
-def _files(snapshot: Path) -> list[RepoFile]:
+def _files(
+    snapshot: Path, on_fault: Callable[[OSError], object] = lambda _: None
+) -> list[RepoFile]:
     """Return the files of a snapshot that really are there, by path."""
     found = []
-    for folder, _, names in os.walk(snapshot):
+    for folder, _, names in os.walk(snapshot, onerror=on_fault):
         for name in names:
             path = Path(folder, name)
             with contextlib.suppress(OSError):
@@ -343,10 +364,13 @@ def _files(snapshot: Path) -> list[RepoFile]:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    found = look(path)
+    return 0 if isinstance(found, Unseen) else found.st_size
+
+
+def _modified_s(path: Path) -> float:
+    found = look(path)
+    return 0.0 if isinstance(found, Unseen) else found.st_mtime
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

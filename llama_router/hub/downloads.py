@@ -16,6 +16,7 @@ import trio
 
 from ..errors.base import RouterError
 from ..errors.downloads import DownloadError
+from ..files import reason_of
 from ..logs.lines import escape_controls
 from ..workers.parent import end_worker, start_worker
 from .names import Reference
@@ -240,7 +241,7 @@ class Downloads:
         try:
             process = await start_worker("llama_router.hub.fetch", name, *file, env=self._environ)
         except OSError as exc:
-            message = f"the process of the download cannot be started: {exc.strerror}"
+            message = f"the process of the download cannot be started: {reason_of(exc)}"
             raise DownloadError(message) from exc
         try:
             await self._listen(process, download)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,9 @@ def main() -> int:
     end_with_router()
     try:
         wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
-        _say(fetch(wanted, named(cache_root(os.environ), wanted.repo)))
+        root = cache_root(os.environ)
+        with disk_errors(RepoCache(root, wanted.repo)):
+            _say(fetch(wanted, named(root, wanted.repo)))
     except RouterError as exc:
         _say(Failed(exc.code, str(exc)))
         return 1
@@ -48,9 +51,12 @@ def fetch(wanted: Reference, cache: RepoCache) -> Done:
     # A quarter of a second of imports, so here. It knows where people keep their tokens.
     from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
 
+    token = None
+    with suppress(OSError, ValueError):  # without one, most of the hub can be read
+        token = get_token()
     reporter = _Reporter()
     offline = constants.HF_HUB_OFFLINE
-    with Hub(constants.ENDPOINT, get_token(), reporter, offline=offline) as hub:
+    with Hub(constants.ENDPOINT, token, reporter, offline=offline) as hub:
         try:
             repository = hub.repository(wanted.repo)
         except HubUnreachableError as exc:

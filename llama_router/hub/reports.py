@@ -79,5 +79,5 @@ def decode(line: bytes) -> Report | None:
     """Return what *line* reports; None if it is anything else, such as a library's warning."""
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import attrs
 
+from ..files import Unseen, check_regular, look, make_folder, open_file
 from ..logs.rendering import json_line
 from . import record as log_record
 from .record import LogRecord
@@ -79,12 +80,18 @@ def append_rotating(path: Path, lines: deque[bytes], *, max_bytes: int, backups:
 
 def _open(path: Path) -> int:
     # Prompts may be in it: not for everybody's eyes.
-    flags, mode = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        return os.open(path, flags, mode)
+        descriptor = os.open(path, flags, 0o640)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, mode)
+        make_folder(path.parent, mode=0o755)
+        descriptor = os.open(path, flags, 0o640)
+    try:
+        check_regular(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _write_all(descriptor: int, data: bytes | bytearray) -> None:
@@ -133,7 +140,7 @@ def _newest_first(path: Path) -> Iterator[Path]:
 def _records_backwards(path: Path, lines: int) -> Iterator[LogRecord]:
     """Yield the records of one file, the last one first."""
     left = lines
-    with path.open("rb") as file:
+    with open_file(path) as file:
         position = file.seek(0, os.SEEK_END)
         rest = b""
         while left > 0 and (position > 0 or rest):
@@ -165,9 +172,8 @@ class FileFollower:
 
     def to_end(self) -> None:
         """Skip what is there now."""
-        try:
-            status = self.path.stat()
-        except FileNotFoundError:
+        status = look(self.path)
+        if isinstance(status, Unseen):
             return
         self._identity = (status.st_dev, status.st_ino)
         self._position = status.st_size
@@ -202,7 +208,7 @@ class FileFollower:
         files: list[BinaryIO] = []
         for path in _newest_first(self.path):
             try:
-                file = stack.enter_context(path.open("rb"))
+                file = stack.enter_context(open_file(path))
             except FileNotFoundError:
                 break
             files.append(file)

@@ -62,7 +62,7 @@ def from_json(line: bytes | str) -> LogRecord | None:
     """Return the record in one line of JSON, or None if it is something else."""
     try:
         found = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     return LogRecord(found.ts, found.line, found.by == "router")
 

@@ -10,14 +10,16 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import attrs
 import msgspec
 
+from ..files import Unseen, list_folder, look, read_up_to, reason_of
+from ..stalls import look_at
 from .discovery.found import Doubt
-from .files import read_up_to
 
 #: As on the hub; also where a path is made of it, so no dots alone and no separators.
 _REPO: Final = re.compile(
@@ -94,7 +96,29 @@ class Manifest:
     mmproj_inside: str | None = None
 
 
-def read_manifests(flat: Path, names: Iterable[str], doubts: list[Doubt]) -> list[Manifest]:
+class Doubts(list[Doubt]):
+    """What a scan has to say.
+
+    Attributes:
+        unseen: The folders, and files, that could not be looked at: more may be there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unseen: list[str] = []
+
+    def note(self, path: Path | str, reason: str) -> None:
+        """Say something about *path*."""
+        self.append(doubt(path, reason))
+
+    def note_unseen(self, path: Path | str, found: Unseen) -> None:
+        """Say why *path* cannot be looked at, unless nothing is there."""
+        if not found.is_missing:
+            self.note(path, f"it cannot be read: {found.reason}")
+            self.unseen.append(str(path))
+
+
+def read_manifests(flat: Path, names: Iterable[str], doubts: Doubts) -> list[Manifest]:
     """Return the usable manifests among *names* in the flat cache; say of others why not."""
     manifests: list[Manifest] = []
     for name in names:
@@ -103,9 +127,9 @@ def read_manifests(flat: Path, names: Iterable[str], doubts: list[Doubt]) -> lis
         try:
             manifests.append(_read_manifest(flat / name))
         except OSError as exc:
-            doubts.append(doubt(flat / name, f"it cannot be read: {exc.strerror}"))
+            doubts.note(flat / name, f"it cannot be read: {reason_of(exc)}")
         except (ManifestError, msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
-            doubts.append(doubt(flat / name, f"it is not a manifest of llama.cpp: {exc}"))
+            doubts.note(flat / name, f"it is not a manifest of llama.cpp: {exc}")
     return manifests
 
 
@@ -169,17 +193,17 @@ class Repository:
     snapshots: tuple[Path, ...]
 
 
-def find_repositories(hub: Path, doubts: list[Doubt]) -> Iterator[Repository]:
+def find_repositories(hub: Path, doubts: Doubts) -> Iterator[Repository]:
     """Yield the repositories of models in *hub*; a cache that is not there has none."""
-    for name in list_folder(hub, doubts):
+    for name in names_in(hub, doubts):
         if not name.startswith("models--"):
             continue
         repo = name.removeprefix("models--").replace("--", "/")
         if not is_repo(repo):
-            doubts.append(doubt(hub / name, "its name is not that of a repository"))
+            doubts.note(hub / name, "its name is not that of a repository")
             continue
         folder = hub / name / "snapshots"
-        snapshots = [folder / revision for revision in list_folder(folder, doubts)]
+        snapshots = [folder / revision for revision in names_in(folder, doubts)]
         if len(snapshots) > 1:  # when a branch moved on, files of before are only in the old one
             named = _revisions(hub / name / "refs")
             snapshots.sort(key=lambda path: (named.get(path.name, len(named)), -_modified_ns(path)))
@@ -189,33 +213,30 @@ def find_repositories(hub: Path, doubts: list[Doubt]) -> Iterator[Repository]:
 def _revisions(refs: Path) -> dict[str, int]:
     """Return the revisions that refs name, with their rank: main first."""
     found: list[tuple[bool, str, str]] = []
-    for folder, _, names in os.walk(refs):
-        for name in names:
-            path = Path(folder, name)
-            try:
-                revision = read_up_to(path, _MAX_REF_BYTES).decode().strip()
-                found.append((name != "main", str(path), revision))
-            except (OSError, UnicodeError):
-                continue  # the snapshot it names is found nevertheless
+    paths: list[Path] = []
+    with suppress(OSError), look_at(refs):
+        paths = [Path(folder, name) for folder, _, names in os.walk(refs) for name in names]
+    for path in paths:
+        try:
+            revision = read_up_to(path, _MAX_REF_BYTES).decode().strip()
+            found.append((path.name != "main", str(path), revision))
+        except (OSError, UnicodeError):
+            continue  # the snapshot it names is found nevertheless
     return {revision: rank for rank, (_, _, revision) in reversed([*enumerate(sorted(found))])}
 
 
 def _modified_ns(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+    found = look(path)
+    return 0 if isinstance(found, Unseen) else found.st_mtime_ns
 
 
-def list_folder(folder: Path, doubts: list[Doubt]) -> list[str]:
-    """Return the names in *folder*, in order; none if it is not there."""
-    try:
-        return sorted(os.listdir(folder))  # noqa: PTH208 -- the names are enough
-    except (FileNotFoundError, NotADirectoryError):
+def names_in(folder: Path, doubts: Doubts) -> list[str]:
+    """Return the names in *folder*, in order; none if it is not there or cannot be read."""
+    found = list_folder(folder)
+    if isinstance(found, Unseen):
+        doubts.note_unseen(folder, found)
         return []
-    except OSError as exc:
-        doubts.append(doubt(folder, f"it cannot be read: {exc.strerror}"))
-        return []
+    return found
 
 
 def doubt(path: Path | str, reason: str) -> Doubt:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ import tomli_w
 
 from ..core.config.parse import parse_config
 from ..errors.config import ConfigError
+from ..files import Unseen, look, make_folder, read_up_to, reason_of, replace_file
+from ..stalls import undone_if_given_up
 from .caches import doubt
 from .discovery.found import Doubt, FoundModel
-from .files import read_up_to
 
 #: Its name.
 NAME: Final = "models.toml"
@@ -87,7 +88,7 @@ def read(state_dir: Path, doubts: list[Doubt]) -> FoundFileContent:
     except FileNotFoundError:
         return FoundFileContent()
     except OSError as exc:
-        doubts.append(doubt(path, f"it cannot be read: {exc.strerror}"))
+        doubts.append(doubt(path, f"it cannot be read: {reason_of(exc)}"))
         return FoundFileContent()
     except (ValueError, RecursionError) as exc:
         doubts.append(doubt(path, f"it is damaged, so a new one is begun: {exc}"))
@@ -114,9 +115,8 @@ def _usable(path: Path, models: Mapping[str, Any], doubts: list[Doubt]) -> dict[
 
 def stamp(state_dir: Path) -> object:
     """Return what changes when the file does; None if there is none."""
-    try:
-        info = (state_dir / NAME).stat()
-    except OSError:
+    info = look(state_dir / NAME)
+    if isinstance(info, Unseen):
         return None
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
@@ -128,12 +128,14 @@ def locked(state_dir: Path) -> Iterator[None]:
     Raises:
         OSError: if *state_dir* cannot be written.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(state_dir)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(state_dir / f"{NAME}.lock", flags, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        # Another attempt at the same work would wait for this one for ever.
+        with undone_if_given_up(lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
     finally:
         os.close(descriptor)
 
@@ -150,17 +152,9 @@ def write(state_dir: Path, content: FoundFileContent) -> None:
     document["models"] = content.models
     data = (_HEADER + tomli_w.dumps(document)).encode()
     path = state_dir / NAME
-    unfinished = state_dir / f".{NAME}.tmp"  # there is one writer at a time
-    if path.is_file() and path.read_bytes() == data:
-        return
+    with suppress(OSError):
+        if read_up_to(path, _MAX_BYTES) == data:
+            return
     if content.damaged:
         path.replace(state_dir / f"{NAME}.damaged")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    replace_file(path, data, sync=True)

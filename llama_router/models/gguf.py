@@ -14,8 +14,8 @@ import struct
 from typing import Final
 
 from ..core.config.readers import CONTROL
+from ..files import opened, reason_of
 from .discovery.header import Header
-from .files import opened
 
 #: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a
 #: million merges, in headers of about 20 MB.
@@ -76,9 +76,7 @@ def read_header(path: str, *, whole: bool = False) -> Header:
                 raise GgufError("it is empty")
             return _parse(_Reader(descriptor, size_bytes), whole=whole)
     except OSError as exc:
-        raise GgufError(f"it cannot be read: {exc.strerror}") from exc
-    except ValueError as exc:
-        raise GgufError("its name is not a file name") from exc
+        raise GgufError(f"it cannot be read: {reason_of(exc)}") from exc
 
 
 def _parse(reader: _Reader, *, whole: bool) -> Header:

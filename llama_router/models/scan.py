@@ -10,7 +10,9 @@ from pathlib import Path
 
 import attrs
 
-from .caches import Caches, Manifest, doubt, find_repositories, list_folder, read_manifests
+from ..files import Unseen, list_entries, look, unseen
+from ..stalls import look_at
+from .caches import Caches, Doubts, Manifest, find_repositories, names_in, read_manifests
 from .discovery import naming
 from .discovery.found import Collection, Doubt, FoundFile
 from .discovery.header import Header
@@ -21,10 +23,17 @@ _Identity = tuple[int, int]
 
 @attrs.frozen
 class Scan:
-    """The files that a scan found, and what is to be said about them."""
+    """What a scan found.
+
+    Attributes:
+        collections: The files.
+        doubts: What is to be said about them.
+        unseen: Where it could not look: what was there before may be there still.
+    """
 
     collections: tuple[Collection, ...]
     doubts: tuple[Doubt, ...]
+    unseen: tuple[str, ...] = ()
 
 
 def scan(caches: Caches | None, folders: Iterable[Path]) -> Scan:
@@ -41,12 +50,12 @@ def scan(caches: Caches | None, folders: Iterable[Path]) -> Scan:
             collections += scanner.hub(hub)
         collections += scanner.flat(caches.flat)
     collections += map(scanner.folder, folders)
-    return Scan(tuple(collections), tuple(scanner.doubts))
+    return Scan(tuple(collections), tuple(scanner.doubts), tuple(scanner.doubts.unseen))
 
 
 class _Scanner:
     def __init__(self) -> None:
-        self.doubts: list[Doubt] = []
+        self.doubts = Doubts()
         # A file may have several names: snapshots share what did not change.
         self._headers: dict[_Identity, Header | str] = {}
 
@@ -63,7 +72,7 @@ class _Scanner:
 
     def flat(self, folder: Path) -> Iterator[Collection]:
         """Yield one collection per manifest, and one of what no manifest names."""
-        names = list_folder(folder, self.doubts)
+        names = names_in(folder, self.doubts)
         paths = {name: str(folder / name) for name in names if naming.is_gguf(name)}
         left = dict.fromkeys(paths)
         for manifest in read_manifests(folder, names, self.doubts):
@@ -82,8 +91,12 @@ class _Scanner:
 
     def folder(self, folder: Path) -> Collection:
         """Return everything in *folder*."""
-        if not folder.is_dir():
-            self.doubts.append(doubt(folder, "there is no such folder"))
+        found = look(folder)
+        if isinstance(found, Unseen) and not found.is_missing:
+            self.doubts.note_unseen(folder, found)
+            return Collection(files=())
+        if isinstance(found, Unseen) or not stat.S_ISDIR(found.st_mode):
+            self.doubts.note(folder, "there is no such folder")
         return Collection(files=tuple(self._files(folder)))
 
     def _files(self, root: Path, *, in_repo: bool = False) -> Iterator[FoundFile]:
@@ -100,14 +113,13 @@ class _Scanner:
             folders: list[tuple[str, str]] = []
             for entry in self._listed(folder, visited):
                 below = f"{inside}/{entry.name}" if inside else entry.name
-                if _is_folder(entry):
+                is_folder, is_link = self._nature_of(entry)
+                if is_folder:
                     if not entry.name.startswith("."):
-                        (linked_folders if entry.is_symlink() else folders).append(
-                            (entry.path, below)
-                        )
+                        (linked_folders if is_link else folders).append((entry.path, below))
                 elif not naming.is_gguf(entry.name):
                     continue
-                elif entry.is_symlink():
+                elif is_link:
                     linked_files.append((entry.path, below))
                 elif file := self._file(entry.path, below, in_repo=in_repo):
                     yield file
@@ -118,27 +130,37 @@ class _Scanner:
 
     def _listed(self, folder: str, visited: set[_Identity]) -> list[os.DirEntry[str]]:
         """Return what is in *folder*, by name; nothing if it was *visited* already."""
-        try:
-            found = os.stat(folder)  # noqa: PTH116 -- a Path for each costs more than the call
+        found = look(folder)
+        if not isinstance(found, Unseen):
             if (identity := (found.st_dev, found.st_ino)) in visited:
                 return []
             visited.add(identity)
-            with os.scandir(folder) as listing:
-                return sorted(listing, key=lambda entry: entry.name)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            listing = list_entries(folder)
+            if not isinstance(listing, Unseen):
+                return listing
+            found = listing
+        self.doubts.note_unseen(folder, found)
+        return []
+
+    def _nature_of(self, entry: os.DirEntry[str]) -> tuple[bool, bool]:
+        """Return whether *entry* is a folder, and whether it is a link."""
+        try:
+            with look_at(entry.path):
+                return entry.is_dir(), entry.is_symlink()
         except OSError as exc:
-            self.doubts.append(doubt(folder, f"it cannot be read: {exc.strerror}"))
-            return []
+            if not (entry.name.startswith(".") or naming.is_gguf(entry.name)):
+                self.doubts.note_unseen(entry.path, unseen(exc))
+            return False, True
 
     def _file(self, path: str, inside: str, *, in_repo: bool = False) -> FoundFile | None:
         """Return the file with its header; None if it is not there."""
-        try:
-            found = os.stat(path)  # noqa: PTH116 -- same
-        except (FileNotFoundError, NotADirectoryError):
-            return None  # a link to a file that was removed
-        except OSError as exc:  # a circle of links, for instance
-            return FoundFile(path=path, inside=inside, fault=f"it cannot be read: {exc.strerror}")
+        found = look(path)
+        if isinstance(found, Unseen):
+            if found.is_missing and not found.is_circle:
+                return None  # a link to a file that was removed
+            if not found.is_missing:
+                self.doubts.unseen.append(path)
+            return FoundFile(path=path, inside=inside, fault=f"it cannot be read: {found.reason}")
         file = FoundFile(
             path=path,
             inside=inside,
@@ -164,13 +186,6 @@ class _Scanner:
         if isinstance(known, str):
             return attrs.evolve(file, fault=known)
         return attrs.evolve(file, header=known)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _insides(manifest: Manifest, paths: dict[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import msgspec
 
+from ..files import make_folder, reason_of
 from . import procfs
 from .treekill import Trees
 
@@ -107,7 +108,7 @@ class InstanceRecord:
             backends=[],
         )
         self.path = state_dir / "instances" / f"{instance}.json"
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._write()
 
     def add(
@@ -174,7 +175,7 @@ def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[Swept]
     except FileNotFoundError:
         return []
     except OSError as exc:
-        return [_skipped(folder, f"cannot be listed: {exc.strerror}")]
+        return [_skipped(folder, f"cannot be listed: {reason_of(exc)}")]
     return [_sweep_one(path, timeout_s) for path in paths]
 
 
@@ -190,8 +191,8 @@ def _sweep_one(path: Path, timeout_s: float) -> Swept:
             return Swept(path=path, outcome=Outcome.LIVING)
         return _end_leftovers(path, record, timeout_s)
     except OSError as exc:
-        return _skipped(path, f"cannot be read or removed: {exc.strerror}")
-    except ValueError as exc:  # not JSON, or not a record
+        return _skipped(path, f"cannot be read or removed: {reason_of(exc)}")
+    except (ValueError, RecursionError) as exc:  # not JSON, or not a record
         return _skipped(path, f"is no record of a router: {exc}")
 
 

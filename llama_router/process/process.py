@@ -16,6 +16,7 @@ import trio
 
 from ..errors.backends import BackendUnreapableError, SpawnError
 from ..errors.causes import Cause
+from ..files import is_missing
 from ..threads import refusals
 from ..timeouts import move_on_after_running, sleep_running
 from . import procfs
@@ -236,7 +237,7 @@ def _spawn_error(  # noqa: C901 -- one line for each reason
     match exc.errno:
         case errno.ENOENT if "/" not in program:
             why = "no such program on PATH"
-        case errno.ENOENT if Path(cwd or ".", program).exists():
+        case errno.ENOENT if not is_missing(Path(cwd or ".", program)):
             why = "the interpreter or loader that it names does not exist"
         case errno.ENOENT:
             why = "no such file"

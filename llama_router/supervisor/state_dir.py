@@ -11,6 +11,7 @@ import structlog
 
 from ..admin_token import AdminToken, admin_token
 from ..errors.base import RouterError
+from ..files import is_open_to_all, reason_of
 from ..process.instances import InstanceRecord, Outcome, sweep
 
 log = structlog.get_logger()
@@ -44,6 +45,9 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
     """
     _sweep(state_dir)
     record = _open_record(state_dir, instance)
+    if is_open_to_all(state_dir):
+        reason = "every user of this machine may put commands for the router there: chmod 700"
+        log.warning("state_dir.exposed", path=str(state_dir), reason=reason)
     try:
         token = admin_token(state_dir, environ)
     except BaseException:
@@ -73,7 +77,7 @@ def _open_record(state_dir: Path, instance: str) -> InstanceRecord:
     try:
         return InstanceRecord(state_dir, instance)
     except OSError as exc:
-        fault = f"{exc.strerror}: {exc.filename}" if exc.filename else exc.strerror
+        fault = f"{reason_of(exc)}: {exc.filename}" if exc.filename else reason_of(exc)
         raise StateDirError(
             f"the state directory {state_dir} cannot be used: {fault}; "
             "set router.state_dir to a folder that the router may write"

@@ -254,7 +254,10 @@ class _Finder:
 async def _known_to(backend: Backend, owners: Mapping[str, Owner]) -> list[dict[str, Any]]:
     """Return what *backend* says about these conversations; nothing if it knows of no such."""
     body = msgspec.json.encode({"conversation_ids": list(owners)})
-    with trio.move_on_after(LOOKUP_TIMEOUT_S), suppress(UpstreamError, msgspec.DecodeError):
+    with (
+        trio.move_on_after(LOOKUP_TIMEOUT_S),
+        suppress(UpstreamError, msgspec.DecodeError, RecursionError),
+    ):
         said = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
         if said.status == HTTPStatus.OK:
             found = msgspec.json.decode(said.body, type=list[dict[str, Any]])

@@ -1,0 +1,214 @@
+"""Work on files that goes on where a file system does not answer, a dead network mount perhaps.
+
+The system call of such a look never returns, and nothing ends it but a signal that ends the
+process. So the work is done on a thread; if a look of it takes too long, the thread is left
+alone, and the work is begun anew on another one, where looks below that path fail at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: How long one look may take, in seconds: a disk that stood still needs about 10 to spin up.
+PATIENCE_S = 15.0
+
+#: The same for each further look that is given up: the start has waited long enough by then.
+FURTHER_PATIENCE_S: Final = 0.5
+
+#: Time is counted in pieces of so many seconds. However long one really takes, it counts as
+#: that, so a process that was stopped meanwhile does not take it for silence of a disk.
+PIECE_S: Final = 0.25
+
+#: How the types of those file systems begin that another machine or program answers for.
+_REMOTE: Final = (
+    "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "davfs", "fuse", "gfs", "gluster",
+    "lustre", "ncp", "nfs", "smb", "virtiofs",
+)  # fmt: skip
+
+_thread = threading.local()
+
+
+class StalledError(OSError):
+    """A file system does not answer. ``errno`` is ETIMEDOUT."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(errno.ETIMEDOUT, "its file system does not answer", path)
+
+
+class _GivenUpError(BaseException):
+    """Ends work that was begun anew elsewhere, once its look returns after all."""
+
+
+class _Attempt(Generic[T]):
+    """One thread that does the work, and the look that it is at."""
+
+    def __init__(self, work: Callable[[], T], stalled: Iterable[str]) -> None:
+        self._stalled = tuple(stalled)
+        self.undo: list[Callable[[], object]] = []
+        self._work = work
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._looking_at: str | None = None
+        self._looks = 0
+        self._given_up = False
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work; the body of the thread."""
+        _thread.attempt = self
+        try:
+            self._result.append(self._work())
+        except BaseException as exc:  # noqa: BLE001 -- it is raised where the result is waited for
+            self._error = exc
+        self._over.set()
+
+    def result(self) -> T:
+        """Return the result of the work, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+    def begin(self, path: str) -> str | None:
+        """Note that a look at *path* begins; return the look that it is a part of.
+
+        Raises:
+            StalledError: if such a look was given up before.
+        """
+        if self._stalled and any(is_below(_absolute(path), each) for each in self._stalled):
+            raise StalledError(path)
+        with self._lock:
+            before, self._looking_at = self._looking_at, path
+            self._looks += 1
+        return before
+
+    def end(self, before: str | None) -> None:
+        """Note that a look is over, which was a part of the look at *before*."""
+        with self._lock:
+            if self._given_up:
+                raise _GivenUpError
+            self._looking_at = before
+            self._looks += 1
+
+    def stalled_at(self, patience_s: float) -> str | None:
+        """Wait for the end of the work; return None then, or the path that it hangs at.
+
+        In the latter case it is given up.
+        """
+        look, left_s = self._looks, patience_s
+        while not self._over.wait(min(PIECE_S, left_s)):
+            if self._looks != look or self._looking_at is None:
+                look, left_s = self._looks, patience_s
+            elif (left_s := left_s - PIECE_S) <= 0 and (path := self._give_up(look)):
+                return path
+            left_s = max(left_s, 0.001)
+        return None
+
+    def _give_up(self, look: int) -> str | None:
+        """Give the work up if it is still at *look*; return the path."""
+        with self._lock:
+            if self._looks != look or self._looking_at is None:
+                return None
+            self._given_up = True
+        for undo in self.undo:
+            with suppress(OSError):
+                undo()
+        return self._looking_at
+
+
+def despite_stalls(work: Callable[[], T], *, patience_s: float | None = None) -> T:
+    """Return what *work* returns, or raise what it raises. Blocks.
+
+    Args:
+        work: Looks at files by `llama_router.files`. It may be begun several times, on several
+            threads; what is left of an earlier time never gets past the look that it hangs at.
+            Within other such work it is a part of that.
+        patience_s: How long one look may take, in seconds; `PATIENCE_S` by default.
+    """
+    if getattr(_thread, "attempt", None) is not None:
+        return work()
+    stalled: dict[str, None] = {}
+    parents: set[str] = set()
+    while True:
+        attempt = _Attempt(work, stalled)
+        try:
+            threading.Thread(target=attempt.run, name="files", daemon=True).start()
+        except RuntimeError:  # the system refuses a thread: better unwatched than undone
+            return work()
+        limit_s = PATIENCE_S if patience_s is None else patience_s
+        path = attempt.stalled_at(min(limit_s, FURTHER_PATIENCE_S) if stalled else limit_s)
+        if path is None:
+            return attempt.result()
+        path = _absolute(path)
+        stalled[mount_of(path) or path] = None
+        # The second file of a folder says that it is the folder.
+        if (parent := str(Path(path).parent)) in parents and parent != "/":
+            stalled[parent] = None
+        parents.add(parent)
+
+
+class look_at:  # noqa: N801 -- it reads as a function; a generator would take twice as long
+    """A context manager: its block is a look at *path*, which may hang.
+
+    Raises:
+        StalledError: at its begin, if a look at it or at what it is below was given up before.
+    """
+
+    __slots__ = ("_attempt", "_before", "_path")
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._attempt: _Attempt[object] | None = getattr(_thread, "attempt", None)
+        self._before: str | None = None
+
+    def __enter__(self) -> None:
+        if self._attempt is not None:
+            self._before = self._attempt.begin(os.fspath(self._path))
+
+    def __exit__(self, *_: object) -> None:
+        if self._attempt is not None:
+            self._attempt.end(self._before)
+
+
+@contextmanager
+def undone_if_given_up(undo: Callable[[], object]) -> Iterator[None]:
+    """Call *undo*, on another thread, if the work is given up within the block."""
+    attempt: _Attempt[object] | None = getattr(_thread, "attempt", None)
+    if attempt is None:
+        yield
+        return
+    attempt.undo.append(undo)
+    try:
+        yield
+    finally:
+        attempt.undo.remove(undo)
+
+
+def mount_of(path: str, table: str = "/proc/self/mounts") -> str | None:
+    """Return the mount point that *path* is below, if another machine or program answers there."""
+    found: tuple[str, str] = ("/", "")
+    with suppress(OSError, ValueError), open(table, encoding="utf-8") as lines:  # noqa: PTH123 -- scans start quickly
+        for line in lines:
+            _, point, kind, *_ = line.split(" ")
+            # Spaces and the like are written in octal. Source: getmntent(3).
+            point = point.encode().decode("unicode_escape") if "\\" in point else point
+            if is_below(path, point) and len(point) >= len(found[0]):
+                found = (point, kind)
+    return found[0] if found[1].startswith(_REMOTE) and found[0] != "/" else None
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 -- resolve() would look at it, and hang
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Return whether *path* is *folder* or in it, by their names. Both are absolute."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
