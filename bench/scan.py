@@ -38,10 +38,10 @@ from llama_router.backends.backend import Backend
 from llama_router.config.catalog import Catalog
 from llama_router.config.scan_worker.parent import scan_beside
 from llama_router.config.watcher import Watcher
+from llama_router.core.config.config import Config
 from llama_router.core.config.diff import ReloadPlan
-from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.names import ModelId
-from llama_router.core.config.whole import Config
+from llama_router.core.config.specs import ModelSpec
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
 

@@ -166,11 +166,22 @@ def read_up_to(path: str | Path, max_bytes: int) -> bytes:
     Raises:
         OSError: as `opened`, or if it is larger than *max_bytes*.
     """
+    data, _ = read_with_stat(path, max_bytes)
+    return data
+
+
+def read_with_stat(path: str | Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """Return what is in the regular file *path*, and its status just before it was read.
+
+    Raises:
+        OSError: as `read_up_to`.
+    """
     with opened(path) as (descriptor, size_bytes):
         if size_bytes > max_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {max_bytes} bytes")
+        found = os.fstat(descriptor)
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read(max_bytes)
+            return file.read(max_bytes), found
 
 
 def _open(path: str | Path) -> int:

@@ -31,7 +31,7 @@ from bench.programs import (
 )
 from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
 from llama_router.config.load import load_config
-from llama_router.core.config.command_line import command_line
+from llama_router.core.config.command import command_line
 
 from .ask import ask, healthy
 

@@ -7,8 +7,8 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
+from ..core.config.specs import ModelSpec
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from ..process.cgroup import ControlGroup

@@ -14,10 +14,10 @@ import attrs
 import structlog
 import trio
 
-from ..core.config.command_line import command_line, environment
-from ..core.config.masking import masked_command
-from ..core.config.model_spec import ModelSpec
+from ..core.config.command import command_line, environment
 from ..core.config.names import ModelId
+from ..core.config.redaction import masked_command
+from ..core.config.specs import ModelSpec
 from ..errors.backends import (
     BackendError,
     PortTakenError,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
 from ..core.config.file_needs import FileFault, needs_of
-from ..core.config.model_spec import ModelSpec
+from ..core.config.specs import ModelSpec
 from ..errors.backends import FileMissingError, ReadinessTimeoutError, SpawnError
 from ..file_faults import first_fault
 from ..threads import ThreadRefusedError, in_thread

@@ -16,8 +16,7 @@ import attrs
 import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
-from ..config.file import decoded
-from ..config.file import read as read_document
+from ..config.file import read_file
 from ..config.locations import default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
@@ -286,15 +285,16 @@ def _setting(config: Path, name: str) -> str | None:
     return value
 
 
-def _document(config: Path) -> dict[str, Any]:
+def _document(config: Path) -> Mapping[str, Any]:
     """Return what is in *config*; nothing if it cannot be read."""
     try:
-        text = decoded(read_document(config))
+        file = read_file(config)
+        text = file.text
     except (ConfigError, ValueError):
         return {}
     try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError):
+        return file.document
+    except ConfigError:
         return {"router": _salvaged(text)}
 
 

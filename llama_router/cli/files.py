@@ -14,9 +14,8 @@ from ..config.catalog import Catalog, Scanned
 from ..config.load import LoadedConfig, load_config
 from ..config.locations import default_config_path, state_dir_for
 from ..core.config import placeholders
-from ..core.config.model_spec import ModelSpec
-from ..core.config.overlay import Found
-from ..core.config.router_spec import RouterSpec
+from ..core.config.merge import Found
+from ..core.config.specs import ModelSpec, RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..files import Unseen, look, reason_of
 from ..logs.lines import escape_controls

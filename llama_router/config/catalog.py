@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 import structlog
 
+from ..core.config.config import Config
 from ..core.config.diff import share
-from ..core.config.model_spec import ModelState
-from ..core.config.overlay import Found
-from ..core.config.router_spec import RouterSpec
-from ..core.config.whole import Config
+from ..core.config.merge import Found
+from ..core.config.specs import ModelState, RouterSpec
 from ..files import is_missing, reason_of
 from ..models import found_file
 from ..models.caches import find_caches
@@ -24,7 +22,8 @@ from ..models.discovery.models import discover
 from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
 from ..stalls import despite_stalls, is_below
-from .load import LoadedConfig, load_config
+from .file import ConfigFile, read_file
+from .load import LoadedConfig, load_file
 from .paths import identity_of
 
 log = structlog.get_logger()
@@ -119,30 +118,30 @@ class Catalog:
         self._content = FoundFileContent()
         self._content_stamp: object = None
 
-    def load(
-        self,
-        path: Path,
-        current: Config | None = None,
-        data: bytes | None = None,
-        *,
-        running: bool = False,
-    ) -> LoadedConfig:
+    def load(self, path: Path, *, running: bool = False) -> LoadedConfig:
         """Read the configuration file *path* over the models that are known.
 
         Args:
             path: The file.
-            current: The configuration in force; what stays the same is taken from it.
-            data: See `load_config`.
-            running: See `load_config`.
+            running: See `load_file`.
 
         Raises:
             ConfigError: if *path* cannot be used.
         """
-        read = partial(self._load, path, data, running=running)
-        loaded = despite_stalls(read)
-        return loaded if current is None else _shared(loaded, current)
+        return despite_stalls(
+            lambda: self._load(read_file(path, optional=self._optional), running=running)
+        )
 
-    def _load(self, path: Path, data: bytes | None, *, running: bool) -> LoadedConfig:
+    def reload(self, file: ConfigFile, current: Config) -> LoadedConfig:
+        """Check *file* for a router that runs with *current*; what stays the same is shared.
+
+        Raises:
+            ConfigError: if *file* cannot be used.
+        """
+        loaded = despite_stalls(lambda: self._load(file, running=True))
+        return attrs.evolve(loaded, config=share(current, loaded.config))
+
+    def _load(self, file: ConfigFile, *, running: bool) -> LoadedConfig:
         content = self._known([])
         files = {model: _identity_or_path(table) for model, table in content.models.items()}
         present = {model: identity for model, identity in files.items() if identity is not None}
@@ -151,11 +150,7 @@ class Catalog:
             files=present,
             startup_model=content.startup_model,
         )
-        return load_config(path, found=found, running=running, optional=self._optional, data=data)
-
-    def reload(self, path: Path, current: Config, data: bytes | None) -> LoadedConfig:
-        """Read *path* for a router that runs with *current*; see `load`."""
-        return self.load(path, current, data, running=True)
+        return load_file(file, found=found, running=running, optional=self._optional)
 
     def scan(self, router: RouterSpec, *, keep: bool = True) -> Scanned:
         """Look for models where *router* says; those found replace the ``auto`` ones.
@@ -307,7 +302,3 @@ def _may_be_in(path: str, unseen: Iterable[str]) -> bool:
 
 def _identities(tables: Iterable[found_file.Table]) -> set[object]:
     return {identity_of(table["path"]) for table in tables} - {None}
-
-
-def _shared(loaded: LoadedConfig, current: Config) -> LoadedConfig:
-    return attrs.evolve(loaded, config=share(current, loaded.config))

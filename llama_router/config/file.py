@@ -1,58 +1,149 @@
-"""A configuration file as a TOML document; what cannot be read is said with its line."""
+"""A configuration file, read once and handed on; what cannot be read is said with its line."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import re
+import stat
 import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors.config import ConfigError, Problem
-from ..files import read_up_to, reason_of
+import attrs
+
+from ..core.config.kinds import MAX_DEPTH
+from ..errors.config import ConfigError, Problem, Where
+from ..files import Unseen, look, read_with_stat, reason_of
+from .toml_lines import LineFinder, in_file_order
 
 #: No configuration is larger; something else that was named by mistake may be.
 MAX_BYTES: Final = 16 * 1024 * 1024
 
+_NOTHING_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+
 # Only what tomllib itself puts at the end of its sentences.
-_TOML_POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_TOML_POSITION: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+_PART: Final = r"""(?:"(?>(?:[^"\\\n]|\\.)*)"|'[^'\n]*+'|[A-Za-z0-9_-]++)"""
+
+# What dots can stand in: a text of several lines, a comment, or a key. Each is taken whole.
+_DOTTED: Final = re.compile(
+    r'''"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|#[^\n]*+'''
+    rf"|(?P<key>{_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*))",
+    re.DOTALL,
+)
 
 
-def read(path: Path) -> bytes:
-    """Return what is in the file *path*.
+@attrs.frozen(eq=False)
+class ConfigFile:
+    """A configuration file as it was read: once, for everything that is made of it.
+
+    Attributes:
+        path: Its name, absolute.
+        data: Its bytes; none if there is no file.
+        mode: Its permissions.
+        absence: Why there is none, in the words of the system; None if there is one.
+        unseen: Why its folder cannot be looked into, if that is the reason; else None.
+        sha256: The digest of its bytes.
+    """
+
+    path: Path
+    data: bytes
+    mode: int = 0
+    absence: str | None = None
+    unseen: str | None = None
+    sha256: bytes = attrs.field(init=False)
+
+    @sha256.default
+    def _digest(self) -> bytes:
+        return hashlib.sha256(self.data).digest()
+
+    @cached_property
+    def text(self) -> str:
+        """Its text.
+
+        Raises:
+            ConfigError: if it is not UTF-8.
+        """
+        try:
+            # Some editors begin a UTF-8 file with a byte order mark; it means nothing.
+            return self.data.decode("utf-8-sig")
+        except UnicodeDecodeError as exc:
+            line = self.data.count(b"\n", 0, exc.start) + 1
+            raise ConfigError((Problem((), "not UTF-8 text", line),)) from exc
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """What it says, as it is written.
+
+        Raises:
+            ConfigError: if it is not TOML, or nested more than `MAX_DEPTH` deep.
+        """
+        return _parsed(self.text)
+
+    @cached_property
+    def lines(self) -> Mapping[Where, int]:
+        """The line of each key and array element, see `LineFinder`."""
+        return LineFinder(self.text).lines
+
+    def in_order(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+        """Return *problems* in the order of the file, each with its line where it has one."""
+        problems = tuple(problems)
+        # Finding the lines takes as long as everything else.
+        return in_file_order(self.lines, problems) if problems else ()
+
+    def holding(self, data: bytes) -> ConfigFile:
+        """Return the file as it would be read if it held *data*."""
+        return attrs.evolve(self, data=data, absence=None, unseen=None)
+
+
+def read_file(path: Path, *, optional: bool = False) -> ConfigFile:
+    """Return the file *path*, also if there is none.
+
+    Args:
+        path: Its name.
+        optional: A file in a folder that cannot be looked into is returned as one that is
+            absent, with the reason as `ConfigFile.unseen`.
 
     Raises:
         ConfigError: if it cannot be read.
     """
     try:
-        return read_up_to(path, MAX_BYTES)
+        path = path.absolute()
+    except FileNotFoundError:
+        message = f"cannot find {path}: the working directory no longer exists"
+        raise ConfigError((Problem((), message),)) from None
+    if optional and isinstance(looked := look(path), Unseen) and not looked.is_missing:
+        return ConfigFile(path, b"", absence=looked.reason, unseen=looked.reason)
+    try:
+        data, found = read_with_stat(path, MAX_BYTES)
     except OSError as exc:
+        if exc.errno in _NOTHING_THERE:
+            return ConfigFile(path, b"", absence=exc.strerror)
         raise ConfigError((Problem((), f"cannot read {path}: {reason_of(exc)}"),)) from exc
+    return ConfigFile(path, data, mode=stat.S_IMODE(found.st_mode))
 
 
-def decoded(data: bytes) -> str:
-    """Return the text in *data*.
+def copied(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of *document*, down to every table and array in it."""
+    return {key: _copied(member) for key, member in document.items()}
 
-    Raises:
-        ConfigError: if it is not UTF-8.
-    """
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 -- any TOML value
+    if isinstance(value, Mapping):
+        return copied(value)
+    return [_copied(member) for member in value] if isinstance(value, list) else value
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    _refuse_long_keys(text)
     try:
-        # Some editors begin a UTF-8 file with a byte order mark; it means nothing.
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        raise ConfigError((Problem((), "not UTF-8 text", line),)) from exc
-
-
-def parse(text: str) -> dict[str, Any]:
-    """Return the document that *text* is.
-
-    Raises:
-        ConfigError: if it is not TOML.
-    """
-    try:
-        return tomllib.loads(text)
+        document = tomllib.loads(text)
     except RecursionError as exc:
-        raise ConfigError((Problem((), "arrays or tables are nested too deeply"),)) from exc
+        raise _too_deep() from exc
     except ValueError as exc:  # TOMLDecodeError, or int() that refuses thousands of digits
         message = str(exc)
         line = None
@@ -60,9 +151,50 @@ def parse(text: str) -> dict[str, Any]:
             message = message[: position.start()]
             line = int(position[1] or len(text.splitlines()))
         raise ConfigError((Problem((), f"not valid TOML: {message}", line),)) from exc
+    _refuse_depth(document)
+    return document
 
 
-def tables(document: dict[str, Any], section: str) -> list[tuple[str, dict[str, Any]]]:
+def _refuse_long_keys(text: str) -> None:
+    """Refuse keys of many parts: with their number, time and memory grow by its square.
+
+    Raises:
+        ConfigError: with the line of the first one.
+    """
+    if all(line.count(".") < MAX_DEPTH for line in text.split("\n")):
+        return
+    for dotted in _DOTTED.finditer(text):
+        key = dotted["key"] or ""
+        if key.count(".") >= MAX_DEPTH and len(re.findall(_PART, key)) > MAX_DEPTH:
+            line = text.count("\n", 0, dotted.start()) + 1
+            message = f"a key has more than {MAX_DEPTH} parts"
+            raise ConfigError((Problem((), message, line),))
+
+
+def _refuse_depth(document: dict[str, Any]) -> None:
+    """Refuse what is nested so deeply that a function which descends into it could fail.
+
+    Raises:
+        ConfigError: if it is.
+    """
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            member
+            for members in level
+            for member in (members.values() if isinstance(members, dict) else members)
+            if isinstance(member, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep()
+
+
+def _too_deep() -> ConfigError:
+    return ConfigError((Problem((), "arrays or tables are nested too deeply"),))
+
+
+def tables(document: Mapping[str, Any], section: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the tables of *section* with their names; what is not one is left out."""
     found = document.get(section)
     items = found.items() if isinstance(found, dict) else ()

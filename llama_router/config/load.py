@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from ..core.config.config import Config
 from ..core.config.file_needs import FileFault, needs_of
+from ..core.config.merge import Found, parse_over
 from ..core.config.names import ModelId
-from ..core.config.overlay import Found
 from ..core.config.parse import parse_config
-from ..core.config.router_spec import RouterSpec
-from ..core.config.whole import Config
+from ..core.config.specs import RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..file_faults import first_fault
-from ..files import Unseen, look
 from ..stalls import despite_stalls
-from .file import decoded, parse, read
-from .merging import parse_over
-from .paths import NamedFiles
+from .file import ConfigFile, copied, read_file, tables
+from .paths import NamedFiles, identity_of
 from .removal import models_in_use
-from .toml_lines import in_file_order
 from .warnings import exposed_secrets, warnings_about
 
 
@@ -48,89 +45,94 @@ class LoadedConfig:
 
 
 def load_config(
-    path: Path,
+    path: Path, *, found: Found | None = None, running: bool = False, optional: bool = False
+) -> LoadedConfig:
+    """Read *path* and check it. Blocks on files. See `load_file`.
+
+    Raises:
+        ConfigError: as `load_file`, or if *path* cannot be read.
+    """
+    return despite_stalls(
+        lambda: load_file(
+            read_file(path, optional=optional), found=found, running=running, optional=optional
+        )
+    )
+
+
+def load_file(
+    file: ConfigFile,
     *,
     found: Found | None = None,
     running: bool = False,
     optional: bool = False,
-    data: bytes | None = None,
 ) -> LoadedConfig:
-    """Read *path* and check it against itself and the file system. Blocks on files.
+    """Check *file* against itself and the file system. Blocks on the files that it names.
 
-    Relative file names are resolved against the folder that *path* is in, and
+    Relative file names are resolved against the folder that *file* is in, and
     ``~`` is expanded.
 
     Args:
-        path: The file.
-        found: Models that a scan found; *path* overlays them field by field. Nothing in
+        file: As it was read; it is not read again.
+        found: Models that a scan found; *file* overlays them field by field. Nothing in
             them makes the configuration unusable.
         running: It is for a router that runs already, see `overlay`.
         optional: No file is the same as an empty one, and so is one that may or may not be in
             a folder that cannot be looked into; the latter is a warning.
-        data: What the file is to hold; None for what it holds.
 
     Raises:
         ConfigError: with every problem at once, in the order of the file, each
             with its line where it has one.
     """
+    if file.absence is not None and not optional:
+        raise ConfigError((Problem((), f"cannot read {file.path}: {file.absence}"),))
     try:
-        path = path.absolute()
-    except FileNotFoundError:
-        message = f"cannot find {path}: the working directory no longer exists"
-        raise ConfigError((Problem((), message),)) from None
-    return despite_stalls(lambda: _load(path, found, running=running, optional=optional, data=data))
-
-
-def _load(
-    path: Path, found: Found | None, *, running: bool, optional: bool, data: bytes | None
-) -> LoadedConfig:
-    unseen: list[Problem] = []
-    if data is None and optional and isinstance(looked := look(path), Unseen):
-        data = b""
-        if not looked.is_missing:
-            message = f"{path} cannot be looked at, and is left out: {looked.reason}"
-            unseen.append(Problem((), message))
-    if data is None:
-        data = read(path)
-    digest = hashlib.sha256(data).digest()
-    try:
-        loaded = _checked(path, decoded(data), digest, found, running=running)
+        loaded = _checked(file, found, running=running)
     except ConfigError as exc:
-        exc.digest = digest
+        exc.digest = file.sha256
         raise
-    return attrs.evolve(loaded, warnings=(*unseen, *loaded.warnings)) if unseen else loaded
+    if file.unseen is None:
+        return loaded
+    message = f"{file.path} cannot be looked at, and is left out: {file.unseen}"
+    return attrs.evolve(loaded, warnings=(Problem((), message), *loaded.warnings))
 
 
-def _checked(
-    path: Path, text: str, digest: bytes, found: Found | None, *, running: bool
-) -> LoadedConfig:
-    document = parse(text)
-    files = NamedFiles(path.parent)
+def _checked(file: ConfigFile, found: Found | None, *, running: bool) -> LoadedConfig:
+    document = copied(file.document)
+    files = NamedFiles(file.path.parent)
     files.resolve(document)
     problems = files.problems
-    doubts: list[Problem] = []
+    doubts: tuple[Problem, ...] = ()
     try:
         if found is None:
             config = parse_config(document)
         else:
-            config = parse_over(document, found, doubts, running=running)
+            config, doubts = parse_over(
+                document, found, file_of=_files_of(document), running=running
+            )
     except ConfigError as exc:
+        doubts = exc.warnings
         problems += [*files.unusable, *exc.problems]
-        raise _refusal(text, problems, [*files.warnings, *doubts]) from None
+        raise _refusal(file, problems, [*files.warnings, *doubts]) from None
     if problems:
-        raise _refusal(text, [*problems, *files.unusable], [*files.warnings, *doubts])
+        raise _refusal(file, [*problems, *files.unusable], [*files.warnings, *doubts])
     faults = faults_in(config)
     unavailable = [*files.unusable, *_unsaid(faults, files.unusable)]
-    exposed = exposed_secrets(path, document)
-    doubts += [*files.warnings, *warnings_about(config), *exposed]
-    warnings = in_file_order(text, [*unavailable, *doubts])
+    warnings = file.in_order(
+        [
+            *unavailable,
+            *doubts,
+            *files.warnings,
+            *warnings_about(config),
+            *exposed_secrets(file),
+        ]
+    )
     return LoadedConfig(
         config=attrs.evolve(config, faults=faults, in_use=models_in_use(document, config)),
         warnings=warnings,
         unavailable=tuple(problem for problem in warnings if problem in unavailable),
-        path=path,
+        path=file.path,
         as_written=config.router,
-        digest=digest,
+        digest=file.sha256,
     )
 
 
@@ -150,7 +152,15 @@ def _unsaid(faults: Mapping[ModelId, FileFault], said: list[Problem]) -> Iterato
             yield Problem(("models", model), f"the file {path} {fault.reason}", missing=missing)
 
 
-def _refusal(text: str, problems: list[Problem], doubts: list[Problem]) -> ConfigError:
+def _files_of(document: dict[str, Any]) -> dict[str, object]:
+    """Return what identifies the file of each model of *document* that has one."""
+    identities = {
+        name: identity_of(table.get("path")) for name, table in tables(document, "models")
+    }
+    return {name: identity for name, identity in identities.items() if identity is not None}
+
+
+def _refusal(file: ConfigFile, problems: list[Problem], doubts: list[Problem]) -> ConfigError:
     """Return the error of a file that has *problems*.
 
     What has a problem inside is not also doubted: the one may be the reason for the other.
@@ -161,4 +171,4 @@ def _refusal(text: str, problems: list[Problem], doubts: list[Problem]) -> Confi
         if not doubt.path
         or all(problem.path[: len(doubt.path)] != doubt.path for problem in problems)
     ]
-    return ConfigError(in_file_order(text, problems), in_file_order(text, other))
+    return ConfigError(file.in_order(problems), file.in_order(other))

@@ -12,17 +12,16 @@ from typing import Any
 
 import attrs
 
+from ..core.config.config import Config
 from ..core.config.file_needs import needs_of
-from ..core.config.model_spec import ModelSpec, ModelState
 from ..core.config.names import ModelId
-from ..core.config.whole import Config
+from ..core.config.specs import ModelSpec, ModelState
 from ..errors.config import ConfigError, Problem
 from ..errors.downloads import ModelInUseError
 from ..hub.cache import CachedModel, RepoCache
 from ..models.found_file import FoundFileContent
-from .file import decoded, parse, read, tables
+from .file import ConfigFile, copied, read_file, tables
 from .paths import NamedFiles, identity_of
-from .toml_lines import in_file_order
 from .uses import MODEL_KEYS, Mention, Use, mentions, sentence, uses_of
 
 
@@ -91,13 +90,13 @@ def check_unused(
     for model, table in models.items():
         if identity_of(table["path"]) in lost:
             names |= {model, *table.get("aliases", ())}
-    document, text = _document(deletion, config_path)
+    document, file = _document(deletion, config_path)
     uses += uses_of(document, _seen(mentions(document)), names=names, lost=lost)
     uses += _found_elsewhere(document, models, lost, deletion.folder)
     if not uses and in_force is not None:
         uses += _in_force(in_force, names, lost)
     if uses:
-        raise _refusal(deletion.name, config_path, text, uses)
+        raise _refusal(deletion.name, config_path, file, uses)
 
 
 def refuse_written(spec: ModelSpec, config_path: Path) -> None:
@@ -108,15 +107,15 @@ def refuse_written(spec: ModelSpec, config_path: Path) -> None:
     """
     if spec.state is ModelState.AUTO:
         return
-    text = ""
+    file = None
     use = Use((), "llama-router import took it in for good")
     try:
-        text = decoded(read(config_path))
-        if any(name == spec.id for name, _ in tables(parse(text), "models")):
+        file = read_file(config_path)
+        if any(name == spec.id for name, _ in tables(file.document, "models")):
             use = Use(("models", str(spec.id)), "defines it")
     except ConfigError:
         pass  # then it is not there any more, or imported
-    raise _refusal(str(spec.id), config_path, text, [use])
+    raise _refusal(str(spec.id), config_path, file, [use])
 
 
 def models_in_use(document: dict[str, Any], config: Config) -> frozenset[ModelId]:
@@ -150,20 +149,31 @@ def _identities_of(spec: ModelSpec) -> Iterator[object]:
                     break
 
 
-def _document(deletion: Deletion, path: Path | None) -> tuple[dict[str, Any], str]:
-    """Return what is in the file *path* with absolute names, and its text."""
+def _document(deletion: Deletion, path: Path | None) -> tuple[dict[str, Any], ConfigFile | None]:
+    """Return the document of the file *path* with absolute names, and the file."""
     if path is None or not os.path.lexists(path):
-        return {}, ""
+        return {}, None
     try:
-        text = decoded(read(path))
-        document = parse(text)
+        file = read_file(path)
+        document = copied(_present(file).document)
     except ConfigError as exc:
         raise ModelInUseError(
             f"{deletion.name!r} is not deleted, because it cannot be told whether {path} uses it: "
             f"{exc}. Mend that first."
         ) from exc
     NamedFiles(path.absolute().parent).resolve(document)
-    return document, text
+    return document, file
+
+
+def _present(file: ConfigFile) -> ConfigFile:
+    """Return *file*.
+
+    Raises:
+        ConfigError: if it is absent, perhaps only for now: a link that leads nowhere.
+    """
+    if file.absence is not None:
+        raise ConfigError((Problem((), f"cannot read {file.path}: {file.absence}"),))
+    return file
 
 
 def _seen(named: Iterable[Mention]) -> Iterator[tuple[Mention, object]]:
@@ -209,9 +219,12 @@ def _in_force(config: Config, names: Collection[str], lost: Collection[object]) 
                 yield Use((), f"the router still uses {need.path} for the model {str(spec.id)!r}")
 
 
-def _refusal(name: str, path: Path | None, text: str, uses: list[Use]) -> ModelInUseError:
+def _refusal(
+    name: str, path: Path | None, file: ConfigFile | None, uses: list[Use]
+) -> ModelInUseError:
     problems = {use.where: Problem(use.where, "") for use in uses if use.where}
-    in_file_order(text, problems.values())
+    if file is not None:
+        file.in_order(problems.values())
     uses = [
         attrs.evolve(use, line=problems[use.where].line) if use.where in problems else use
         for use in uses

@@ -7,27 +7,24 @@ import os
 import secrets
 from pathlib import Path
 
-from ..errors.config import ConfigChangedError, SettingError
-from ..files import read_up_to
-from .file import MAX_BYTES
+from ..errors.config import ConfigChangedError, ConfigError, SettingError
+from .file import ConfigFile, read_file
 
 
-def read_config(path: Path) -> bytes:
-    """Return what is in the file; nothing if there is none.
+def read_config(path: Path) -> ConfigFile:
+    """Return the file *path*, also if there is none.
 
     Raises:
         SettingError: if it cannot be read.
     """
     try:
-        return read_up_to(path, MAX_BYTES)
-    except FileNotFoundError:
-        return b""
-    except OSError as exc:
-        raise SettingError(f"cannot read {path}: {exc.strerror}") from exc
+        return read_file(path)
+    except ConfigError as exc:
+        raise SettingError(str(exc)) from exc
 
 
-def replace_config(path: Path, before: bytes, data: bytes) -> None:
-    """Let the file hold *data* instead of *before*, at one moment.
+def replace_config(file: ConfigFile, data: bytes) -> None:
+    """Let *file* hold *data* instead of what was read, at one moment.
 
     A link stays a link: the file that it leads to is replaced. Owner and permissions stay,
     as far as this process may set them.
@@ -37,11 +34,11 @@ def replace_config(path: Path, before: bytes, data: bytes) -> None:
         SettingError: if it cannot be written.
     """
     try:
-        target = path.resolve()
+        target = file.path.resolve()
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             _write(temporary, data, like=target)
-            if read_config(path) != before:
+            if read_config(file.path).data != file.data:
                 raise ConfigChangedError(
                     "the configuration file was changed meanwhile, so nothing was written; "
                     "try again"
@@ -50,7 +47,7 @@ def replace_config(path: Path, before: bytes, data: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as exc:
-        raise SettingError(f"cannot write {path}: {exc.strerror}") from exc
+        raise SettingError(f"cannot write {file.path}: {exc.strerror}") from exc
 
 
 def _write(path: Path, data: bytes, *, like: Path) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..errors.config import Problem, Where
 
 
-def in_file_order(text: str, problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return *problems* in the order of *text*, each with its line where it has one."""
+def in_file_order(lines: Mapping[Where, int], problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return *problems* in the order of the text with these *lines*, each with its own if any."""
     problems = tuple(problems)
-    if not problems:
-        return ()  # finding the lines takes as long as everything else
-    lines = LineFinder(text).lines
     for problem in problems:
         # A key that is not in the file is looked for where it would have to be.
         places = (problem.path[:depth] for depth in range(len(problem.path), 0, -1))

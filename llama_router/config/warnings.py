@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 from ..core.config import placeholders
-from ..core.config.model_spec import DEFAULT_SPAWN
-from ..core.config.whole import Config
+from ..core.config.config import Config
+from ..core.config.specs import DEFAULT_SPAWN
 from ..errors.config import Problem, Where
-from .file import tables
+from .file import ConfigFile, tables
 from .paths import missing_on_path
 
 
@@ -34,8 +31,11 @@ def warnings_about(config: Config) -> Iterator[Problem]:
         yield Problem(("models", first), doubt)
 
 
-def exposed_secrets(path: Path, document: dict[str, Any]) -> Iterator[Problem]:
+def exposed_secrets(file: ConfigFile) -> Iterator[Problem]:
     """Yield the first secret in the file, if every user of the machine may read it."""
+    if not file.mode & stat.S_IROTH:
+        return
+    document = file.document
     places: list[Where] = [("router", "admin_token")]
     places += [("api_keys", name, "key") for name, _ in tables(document, "api_keys")]
     for section, *keys in places:
@@ -44,13 +44,10 @@ def exposed_secrets(path: Path, document: dict[str, Any]) -> Iterator[Problem]:
             found = found.get(key) if isinstance(found, dict) else None
         if found is None:
             continue
-        with suppress(OSError):
-            mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & stat.S_IROTH:
-                cure = "keep its 'sha256' instead" if keys[-1] == "key" else "leave it out"
-                message = (
-                    "every user of this machine may read it, because the file's mode is "
-                    f"{mode:04o}: {cure}, or let only the router's user read the file"
-                )
-                yield Problem((section, *keys), message)
+        cure = "keep its 'sha256' instead" if keys[-1] == "key" else "leave it out"
+        message = (
+            "every user of this machine may read it, because the file's mode is "
+            f"{file.mode:04o}: {cure}, or let only the router's user read the file"
+        )
+        yield Problem((section, *keys), message)
         return

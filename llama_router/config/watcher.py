@@ -13,16 +13,16 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
+from ..core.config.config import Config
 from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from ..core.config.names import ModelId
-from ..core.config.whole import Config
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
 from ..interpreter_settings import loop_goes_first
 from ..threads import ThreadRefusedError, in_thread
-from .file import decoded, parse, read
+from .file import ConfigFile, read_file
 from .file_watch import Advice, FileWatch, Stamp
-from .load import LoadedConfig, load_config
+from .load import LoadedConfig, load_file
 from .reload_report import ReloadReport, Verdict
 from .replace import read_config, replace_config
 
@@ -43,14 +43,14 @@ Apply = Callable[[Config, ReloadPlan], Awaitable[frozenset[ModelId]]]
 differs from the former one. Returns the models whose process is replaced."""
 
 
-Load = Callable[[Path, Config, bytes | None], LoadedConfig]
-"""Reads a file, given the configuration in force, and what the file is to hold if that is not
-what it holds; blocks on files, raises `ConfigError`."""
+Load = Callable[[ConfigFile, Config], LoadedConfig]
+"""Checks a file that was read, given the configuration in force; blocks on the files that it
+names, raises `ConfigError`."""
 
 
-def load_alone(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
-    """Read a configuration that is all in one file."""
-    return load_config(path, data=data)
+def load_alone(file: ConfigFile, _: Config) -> LoadedConfig:
+    """Check a configuration that is all in one file."""
+    return load_file(file)
 
 
 class Watcher:
@@ -60,7 +60,7 @@ class Watcher:
         loaded: What the router started with.
         current: Returns the configuration in force.
         apply: Replaces it.
-        load: Reads the file.
+        load: Checks the file, which was read.
         on_report: Hears what each look led to.
 
     Attributes:
@@ -144,9 +144,9 @@ class Watcher:
         return await self.reload()
 
     def _edit(self, current: Config, change: Callable[[str], str], expected: str | None) -> None:
-        before = read_config(self._path)
-        digest = hashlib.sha256(before).hexdigest()
-        if expected is not None and expected != digest:
+        file = read_config(self._path)
+        before = file.data
+        if expected is not None and expected != file.sha256.hex():
             raise ConfigChangedError(
                 "the configuration file was changed since it was read, so nothing was written; "
                 "read it again"
@@ -156,14 +156,14 @@ class Watcher:
                 f"the configuration file {self._path} is gone, or there is nothing left in it, "
                 "so nothing was written; put it back first"
             )
-        text = decoded(before)
-        parse(text)
+        text = file.text
+        file.document  # noqa: B018 -- refuses what is not TOML
         mark = BOM_UTF8 if before.startswith(BOM_UTF8) else b""
         data = mark + change(text).encode()
         if data != before:
             with loop_goes_first():
-                self._load(self._path, current, data)
-            replace_config(self._path, before, data)
+                self._load(file.holding(data), current)
+            replace_config(file, data)
 
     async def run(self) -> NoReturn:
         """Watch until cancelled. Whatever changes during a reload is seen after it."""
@@ -254,14 +254,13 @@ class Watcher:
         Raises:
             ConfigError: if it cannot be used.
         """
-        if settled is not None:
-            with suppress(ConfigError):
-                if hashlib.sha256(read(self._path)).digest() == self._digest:
-                    return None
         try:
-            self._refuse_emptied()
+            file = read_file(self._path)
+            if settled is not None and file.sha256 == self._digest and file.absence is None:
+                return None
+            self._refuse_emptied(file)
             with loop_goes_first():
-                loaded = self._load(self._path, current, None)
+                loaded = self._load(file, current)
                 plan = plan_reload(current, loaded.config)
         except ConfigError:
             if settled in (None, _stamp(self._path)):
@@ -269,13 +268,13 @@ class Watcher:
             return None
         return (loaded, plan) if settled in (None, _stamp(self._path)) else None
 
-    def _refuse_emptied(self) -> None:
+    def _refuse_emptied(self, file: ConfigFile) -> None:
         """Let no disk that is full, and no machine that fails, take away every model.
 
         Raises:
             ConfigError: if there is nothing left of a file in which there was something.
         """
-        if self._had_text and not is_missing(self._path) and not read(self._path):
+        if self._had_text and file.absence is None and not file.data:
             message = (
                 "the file is empty, as if saving it failed; if you mean it, leave a comment there"
             )

@@ -18,10 +18,10 @@ import trio
 from ..backends.backend import Backend
 from ..core.answers import refusals
 from ..core.apis.notices import Wait
+from ..core.config.config import Config
 from ..core.config.diff import ReloadPlan
-from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
-from ..core.config.whole import Config
+from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import (
     Arrived,
     Changed,

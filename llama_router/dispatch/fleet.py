@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core.config.model_spec import ModelSpec
 from ..core.config.names import ModelId
+from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
 from ..core.scheduling.lifecycle import Signal
 from ..errors.backends import BackendError, first_error

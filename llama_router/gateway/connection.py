@@ -18,10 +18,10 @@ import structlog
 
 from ..backends.backend import Backend
 from ..core.access.gate import ANYBODY, Scope
-from ..core.config.model_spec import ModelSpec
+from ..core.config.config import Config
 from ..core.config.names import ModelId, ResolvedModel
 from ..core.config.overrides import RequestOverrides, with_overrides
-from ..core.config.whole import Config
+from ..core.config.specs import ModelSpec
 from ..core.requests.request_target import asked_by
 from ..core.requests.routes import (
     ByBody,

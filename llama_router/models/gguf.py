@@ -13,7 +13,7 @@ import re
 import struct
 from typing import Final
 
-from ..core.config.readers import CONTROL
+from ..core.config.kinds import CONTROL
 from ..files import opened, reason_of
 from .discovery.header import Header
 

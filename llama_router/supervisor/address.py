@@ -14,8 +14,8 @@ import structlog
 from .. import runtime_file
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
-from ..core.config.router_spec import RouterSpec
-from ..core.config.whole import Config
+from ..core.config.config import Config
+from ..core.config.specs import RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..gateway.server import ListenError, ListenerSet, listen
 from ..threads import in_thread

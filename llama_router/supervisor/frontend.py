@@ -20,9 +20,9 @@ from ..control.llama_cpp.model_info import ModelInfo
 from ..control.web.app import build_app
 from ..control.web.context import ControlContext
 from ..control.web.server import ControlServer
+from ..core.config.config import Config
 from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
-from ..core.config.whole import Config
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing import tend_missing

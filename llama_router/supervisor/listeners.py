@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 import attrs
 import structlog
 
+from ..core.config.config import Config
 from ..core.config.exposure import exposure
-from ..core.config.whole import Config
 from ..errors.base import RouterError
 from ..gateway.server import listen
 from ..systemd.activation import take_listeners

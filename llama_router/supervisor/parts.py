@@ -17,8 +17,8 @@ from ..backends.ports import Ports
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
-from ..core.config.router_spec import RouterSpec
-from ..core.config.whole import Config
+from ..core.config.config import Config
+from ..core.config.specs import RouterSpec
 from ..dispatch.dispatcher import Dispatcher
 from ..gateway.server import ListenerSet
 from ..model_logs.store import LogStore

@@ -11,7 +11,7 @@ import trio
 from ..config.catalog import Catalog, Scanned
 from ..config.reload_report import ReloadReport
 from ..config.scan_worker.parent import ScanError, scan_beside
-from ..core.config.router_spec import RouterSpec
+from ..core.config.specs import RouterSpec
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from ..core.config.whole import Config
+from ..core.config.config import Config
 from ..model_logs.store import LogStore
 from ..process.instances import InstanceRecord
 from ..process.process import REAP_TIMEOUT_S

@@ -10,11 +10,15 @@ import pytest
 
 from llama_router.config.load import load_config
 from llama_router.core.config import placeholders
-from llama_router.core.config.fields import OnChange
-from llama_router.core.config.model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.router_spec import RouterSpec
+from llama_router.core.config.specs import (
+    DEFAULT_SPAWN,
+    ModelSpec,
+    OnChange,
+    RouterSpec,
+    SpawnSpec,
+)
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "router.toml"

@@ -145,3 +145,14 @@ def test_nothing_depends_on_one_machine(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"(?<![\w.~])/(?:home|root|tmp|work|Users)/", text)
     assert str(ROOT) not in text
+
+
+def test_each_dependency_says_what_it_is_for() -> None:
+    """In a comment above it, in ``pyproject.toml``."""
+    lines = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]")[0].splitlines()
+    named = [
+        number for number, line in enumerate(lines) if re.match(r'    "[A-Za-z][^:]*",$', line)
+    ]
+    bare = [lines[number].strip() for number in named if not lines[number - 1].startswith("    # ")]
+    assert len(named) > 30
+    assert bare == []

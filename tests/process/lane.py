@@ -12,8 +12,8 @@ import trio
 
 from llama_router.backends.backend import Backend
 from llama_router.core.access.gate import Gate
-from llama_router.core.config.model_spec import ModelSpec
 from llama_router.core.config.parse import parse_config
+from llama_router.core.config.specs import ModelSpec
 from llama_router.core.requests.control_request import ControlRequest
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.gateway import Gateway

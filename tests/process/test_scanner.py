@@ -10,7 +10,7 @@ import trio
 
 from llama_router.config.catalog import Catalog
 from llama_router.config.scan_worker.parent import ScanError, scan_beside
-from llama_router.core.config.router_spec import RouterSpec
+from llama_router.core.config.specs import RouterSpec
 from llama_router.process import procfs
 from llama_router.workers import parent
 from tests.gguf_bytes import write

@@ -17,12 +17,14 @@ import tomlkit
 import trio
 
 from llama_router.config import watcher
-from llama_router.config.load import LoadedConfig, load_config
+from llama_router.config.file import ConfigFile, read_file
+from llama_router.config.load import LoadedConfig, load_config, load_file
 from llama_router.config.reload_report import ReloadReport
+from llama_router.core.config.config import Config
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
-from llama_router.core.config.whole import Config
 from llama_router.dispatch import missing
+from tests.opens import count_opens
 from tests.process.harness import Router, post
 
 pytestmark = pytest.mark.process
@@ -210,12 +212,12 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
     halves = ["[router]\n", "[router]\nmistake = 1\n"]
     whole = '[models.a]\nspawn.command = ["b"]\n'
 
-    def load(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
+    def load(file: ConfigFile, _: Config) -> LoadedConfig:
         if not halves:
-            return load_config(path, data=data)
+            return load_file(file)
         path.write_text(halves.pop(0))
         try:
-            return load_config(path, data=data)
+            return load_file(read_file(path))
         finally:
             path.write_text(whole)
 
@@ -242,6 +244,26 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
             nursery.cancel_scope.cancel()
     assert applied == [["a"]]
     assert [report.verdict for report in heard] == ["applied"]
+
+
+async def test_a_reload_opens_the_file_once(start, stage, monkeypatch) -> None:
+    """Asked for or noticed, with a mistake or without."""
+    router = await start({"a": stage.model("a")})
+    opened = count_opens(monkeypatch, router.path)
+    replace(router.path, text(router, drain_s=1.0))
+    await drain_s(router, 1)
+    assert len(opened) == 1
+    opened.clear()
+    monkeypatch.setattr(watcher, "POLL_S", 60.0)  # then the watch has no part in what follows
+    assert (await router.running.reload()).verdict == "applied"
+    await router.running.reload()  # the watch has gone to rest by its end
+    opened.clear()
+    assert (await router.running.reload()).verdict == "applied"
+    assert len(opened) == 1
+    opened.clear()
+    replace(router.path, "[router]\nprot = 1\n")
+    assert (await router.running.reload()).verdict == "rejected"
+    assert len(opened) == 1
 
 
 async def test_the_latest_edit_wins(start, stage) -> None:

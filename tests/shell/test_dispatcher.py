@@ -5,10 +5,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.backends.backend import Backend
-from llama_router.core.config.model_spec import ModelSpec
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
+from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.admission import (

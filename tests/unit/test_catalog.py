@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from llama_router.config.catalog import Catalog, Scanned
+from llama_router.config.file import read_file
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.diff import ReloadPlan, plan_reload
-from llama_router.core.config.router_spec import RouterSpec
+from llama_router.core.config.specs import RouterSpec
 from llama_router.errors.config import ConfigError
 from llama_router.models import found_file
 from tests.gguf_bytes import model_keys, projector_keys, write
@@ -374,7 +375,7 @@ def test_a_rescan_without_a_change_changes_nothing(home) -> None:
     home.scan()
     current = home.load("[models.b]\ngroup = 'x'\n").config
     home.scan()
-    config = home.catalog.reload(home.config, current, None).config
+    config = home.catalog.reload(read_file(home.config), current).config
     assert all(config.models[model] is spec for model, spec in current.models.items())
     assert plan_reload(current, config) == ReloadPlan()
 
@@ -387,7 +388,7 @@ def test_a_rescan_restarts_only_what_changed(home) -> None:
     write(home.models / "mmproj-F16.gguf", projector_keys())
     (home.models / "b.gguf").unlink()
     home.scan()
-    plan = plan_reload(current, home.catalog.reload(home.config, current, None).config)
+    plan = plan_reload(current, home.catalog.reload(read_file(home.config), current).config)
     assert plan == ReloadPlan(
         add=frozenset({"c"}), remove=frozenset({"b"}), restart=frozenset({"a"})
     )

@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.model_spec import (
-    DEFAULT_SPAWN,
-    ModelSpec,
-    ModelState,
-    SpawnSpec,
-)
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.router_spec import LogFormat, LogLevel, RouterSpec
-from llama_router.core.config.whole import Config
+from llama_router.core.config.specs import (
+    DEFAULT_SPAWN,
+    LogFormat,
+    LogLevel,
+    ModelSpec,
+    ModelState,
+    RouterSpec,
+    SpawnSpec,
+)
 from llama_router.errors.config import ConfigError
 
 PATH = {"path": "/m.gguf"}

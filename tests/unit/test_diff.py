@@ -5,16 +5,14 @@ from typing import Any
 import attrs
 import pytest
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.diff import (
     ReloadPlan,
     plan_reload,
     router_fields_to_restart_for,
 )
-from llama_router.core.config.fields import OnChange
-from llama_router.core.config.model_spec import ModelSpec, SpawnSpec
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.router_spec import RouterSpec
-from llama_router.core.config.whole import Config
+from llama_router.core.config.specs import ModelSpec, OnChange, RouterSpec, SpawnSpec
 
 
 def config(router: dict[str, Any] | None = None, **models: dict[str, Any]) -> Config:

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.command_line import command_line
+from llama_router.core.config.command import command_line
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 from llama_router.errors.config import ConfigError, Problem
 from llama_router.migration import llama_swap
 from llama_router.migration.draft import Draft, key, render, string

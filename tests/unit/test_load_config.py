@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import tomllib
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.config import paths
-from llama_router.config.load import LoadedConfig, load_config
+from llama_router.config.file import read_file
+from llama_router.config.load import LoadedConfig, load_config, load_file
 from llama_router.config.locations import default_config_path
 from llama_router.config.toml_lines import LineFinder
 from llama_router.errors.config import ConfigError, Problem
+from tests.opens import count_opens
 from tests.privileges import like_anybody
 
 ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh"]\n'  # a model that needs no file
@@ -204,6 +208,76 @@ def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
     """The system's sentence says what it is."""
     with pytest.raises(ConfigError, match="it is not a file"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# one\n" + ".".join(["a"] * 50_000) + " = 1\n",
+        "\n[[" + ".".join(["a"] * 50_000) + "]]\n",
+        "\nx = { y." + " . ".join(['"a.b"'] * 50_000) + " = 1 }\n",
+        "# '\n" + "'a'." * 64 + "b = 1\n",
+    ],
+    ids=["key", "header", "quoted", "just too many"],
+)
+def test_a_key_of_very_many_parts_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    """Time and memory would grow by the square of their number."""
+    tracemalloc.start()
+    try:
+        (problem,) = refused(tmp_path, text)
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    assert str(problem) == "line 2: a key has more than 64 parts"
+
+
+def test_dots_elsewhere_make_no_key_long(tmp_path: Path) -> None:
+    """Those of texts, comments and quoted names mean nothing; 64 parts are allowed."""
+    dotted = ".".join(["a"] * 1000)
+    text = f"""
+# "{dotted}
+["{dotted}"]
+x = '{dotted}'  # {dotted}
+y = ['''
+"{dotted}''', "{dotted}", '{dotted}"']
+{".".join(["a"] * 63)} = 1
+"""
+    (problem,) = refused(tmp_path, text)
+    assert (problem.line, problem.message[:11]) == (3, "unknown key")
+
+
+def test_tables_and_arrays_are_not_nested_for_ever(tmp_path: Path) -> None:
+    """Keys of a few parts lead deep, too, if they stand in each other's tables."""
+    key = ".".join("abcdefghij")
+    text = "x = " + f"{{ {key} = " * 10 + "1" + " }" * 10
+    assert [str(p) for p in refused(tmp_path, text)] == ["arrays or tables are nested too deeply"]
+
+
+def test_the_file_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a warning about its mode, and with problems that need their lines."""
+    path = tmp_path / "router.toml"
+    path.write_text('[router]\nadmin_token = "0123456789abcdef"\n')
+    path.chmod(0o644)
+    opened = count_opens(monkeypatch, path)
+    assert [p.line for p in load_config(path).warnings] == [None, 2]
+    assert len(opened) == 1
+    assert "admin_token" in path.read_text()
+    assert len(opened) == 2
+    path.write_text("[router]\nprot = 1\n")
+    opened.clear()
+    with pytest.raises(ConfigError, match="line 2"):
+        load_config(path)
+    assert len(opened) == 1
+
+
+def test_what_was_read_stays_as_it_was_written(tmp_path: Path) -> None:
+    """File names are made absolute in a copy: settings are shown as the file has them."""
+    path = tmp_path / "router.toml"
+    path.write_text("[router]\nmodels_dirs = ['x']\n[models.a]\nspawn.command = ['./b']\n")
+    file = read_file(path)
+    load_file(file)
+    assert file.document == tomllib.loads(path.read_text())
+    assert file.document is file.document
 
 
 def test_text_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:

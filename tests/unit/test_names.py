@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId, Names, ResolvedModel
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 
 HUB = "ggml-org/Qwen3-4B-GGUF:Q4_K_M"
 

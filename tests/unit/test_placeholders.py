@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config import placeholders
-from llama_router.core.config.command_line import command_line, environment
-from llama_router.core.config.model_spec import ModelSpec, SpawnSpec
+from llama_router.core.config.command import command_line, environment
 from llama_router.core.config.names import ModelId
+from llama_router.core.config.specs import ModelSpec, SpawnSpec
 
 
 def model(*command: str, env: dict[str, str] | None = None, path: str | None = None) -> ModelSpec:

@@ -11,8 +11,8 @@ import tomlkit
 from llama_router.config.load import load_config
 from llama_router.config.removal import Deletion, check_unused
 from llama_router.config.uses import Mention, mentions, uses_of
+from llama_router.core.config.merge import Found
 from llama_router.core.config.names import ModelId
-from llama_router.core.config.overlay import Found
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.downloads import ModelInUseError
 from llama_router.hub import cache as hub_cache

@@ -6,10 +6,10 @@ import math
 
 import attrs
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.file_needs import FileFault, FileKind, FileNeed
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 from llama_router.core.scheduling.events import (
     Action,
     Arrived,

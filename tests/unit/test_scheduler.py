@@ -3,9 +3,9 @@
 import attrs
 import pytest
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,

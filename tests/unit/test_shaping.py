@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.diff import plan_reload
 from llama_router.core.config.overrides import RequestOverrides, with_overrides
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
 

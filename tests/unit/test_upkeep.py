@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
 from llama_router.core.scheduling.events import (
     Action,
     Arrived,

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from ...core.config.router_spec import RouterSpec
+from ...core.config.specs import RouterSpec
 from ...errors.base import RouterError
 from ...logs.lines import escape_controls
 from ...workers.parent import end_worker, start_worker

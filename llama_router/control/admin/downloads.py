@@ -11,8 +11,8 @@ import trio
 from quart import Blueprint, Response, request
 
 from ...config.removal import Deletion, check_unused, refuse_written
-from ...core.config.model_spec import ModelSpec
 from ...core.config.names import ResolvedModel
+from ...core.config.specs import ModelSpec
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
 from ...errors.requests import RequestError
 from ...event_feed import EventFeed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quart import Blueprint, Response, current_app, request
 
-from ...core.config.model_spec import ModelSpec
+from ...core.config.specs import ModelSpec
 from ...errors.admission import UnknownModelError
 from ...errors.requests import RequestError, RequestNotFoundError
 from ..web.context import ControlContext

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import tomllib
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import attrs
 from quart import Blueprint, Response, request
 
+from ...config.file import ConfigFile
 from ...config.replace import read_config
+from ...core.config.config import Config
 from ...core.config.edit import edited, table_in
-from ...core.config.masking import (
+from ...core.config.redaction import (
     MASK,
     is_secret,
     masked_command,
     masked_config,
     masked_env,
 )
-from ...core.config.model_spec import ModelSpec
-from ...core.config.whole import Config
-from ...errors.config import SettingError
+from ...core.config.specs import ModelSpec
+from ...errors.config import ConfigError, SettingError
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
@@ -51,8 +51,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def get_settings() -> Response:
         name = request.args.get("model")
         spec = None if name is None else spec_of(context, name)
-        data = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
-        return answer(await in_thread(_settings, data, spec, context))
+        file = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
+        return answer(await in_thread(_settings, file, spec, context))
 
     @routes.post("/settings")
     @describe(
@@ -76,10 +76,13 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-def _settings(data: bytes, spec: ModelSpec | None, context: ControlContext) -> schemas.Settings:
+def _settings(
+    file: ConfigFile, spec: ModelSpec | None, context: ControlContext
+) -> schemas.Settings:
+    document: Mapping[str, Any]
     try:
-        document = tomllib.loads(data.decode("utf-8-sig"))
-    except ValueError:
+        document = file.document
+    except ConfigError:
         document = {}  # /admin/status says what is wrong with it
     config = context.dispatcher.config
     if spec is None:
@@ -90,7 +93,7 @@ def _settings(data: bytes, spec: ModelSpec | None, context: ControlContext) -> s
         effective = masked_config(Config(models={spec.id: spec}))["models"][str(spec.id)]
     return schemas.Settings(
         model=None if spec is None else str(spec.id),
-        digest=hashlib.sha256(data).hexdigest(),
+        digest=file.sha256.hex(),
         written=_masked_table(written),
         effective=effective,
     )

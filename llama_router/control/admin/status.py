@@ -14,9 +14,9 @@ import trio
 from ... import __version__
 from ...backends.backend import Backend
 from ...config.reload_report import ReloadReport
-from ...core.config.masking import masked_config
-from ...core.config.model_spec import ModelSpec
-from ...core.config.whole import Config
+from ...core.config.config import Config
+from ...core.config.redaction import masked_config
+from ...core.config.specs import ModelSpec
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.roster import ModelStatistics
 from ...errors.backends import BackendError, BackendExitedError

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
-from ...core.config.model_spec import ModelSpec, ModelState
 from ...core.config.names import ModelId
+from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.roster import ModelStatistics
 from ...errors.backends import BackendExitedError

@@ -15,9 +15,9 @@ from quart import Blueprint, Response, request
 
 from ... import __version__
 from ...core.access.gate import Caller, Scope
-from ...core.config.masking import masked_command
-from ...core.config.model_spec import ModelSpec, ModelState
 from ...core.config.names import ModelId
+from ...core.config.redaction import masked_command
+from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.roster import ModelStatistics
 from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState

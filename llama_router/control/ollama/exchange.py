@@ -15,7 +15,7 @@ from ...backends.backend import Backend
 from ...core.access.gate import Caller, Gate
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, wants_notices
 from ...core.apis.usage import TAIL_BYTES, Usage, usage_of
-from ...core.config.model_spec import ModelSpec
+from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed
 from ...dispatch.lease import Lease
 from ...errors.backends import UpstreamError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from ...core.config.model_spec import ModelSpec
+from ...core.config.specs import ModelSpec
 from ...models.discovery.naming import part_of
 from ...models.gguf import GgufError, read_header
 from ...threads import in_thread

@@ -10,9 +10,9 @@ from typing import Any, Final
 import attrs
 
 from ...core.access.gate import Caller
-from ...core.config.model_spec import ModelSpec
+from ...core.config.config import Config
 from ...core.config.names import ResolvedModel
-from ...core.config.whole import Config
+from ...core.config.specs import ModelSpec
 from ...hub.names import without_host
 from ...models.discovery.header import Header
 from ...models.discovery.kinds import Kind, kind_of

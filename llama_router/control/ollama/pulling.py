@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from ...core.config.config import Config
 from ...core.config.names import ModelId
-from ...core.config.whole import Config
 from ...errors.downloads import HubReferenceError
 from ...hub.names import Reference, parse_reference
 from .listing import meaning_of

@@ -13,7 +13,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from ...core.access.gate import Scope
-from ...core.config.whole import Config
+from ...core.config.config import Config
 from ...errors.base import RouterError
 from ...logs.output import log_info
 from ...threads import in_thread

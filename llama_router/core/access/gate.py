@@ -32,11 +32,10 @@ from ...errors.access import (
 )
 from ...errors.admission import UnknownModelError
 from ..answers import refusals
+from ..config.config import Config
 from ..config.exposure import is_loopback
-from ..config.model_spec import ModelSpec
 from ..config.names import ResolvedModel
-from ..config.router_spec import ModelsApi
-from ..config.whole import Config
+from ..config.specs import ModelsApi, ModelSpec
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""

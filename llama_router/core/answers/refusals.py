@@ -14,8 +14,8 @@ from ...errors.admission import (
 )
 from ...errors.backends import BackendError, BackendFailedError
 from ...errors.requests import RequestCancelledError
+from ..config.config import Config
 from ..config.names import ModelId
-from ..config.whole import Config
 
 #: What a client is told to wait after a full or slow queue, in seconds; queues move at
 #: the pace of answers.

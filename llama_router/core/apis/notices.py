@@ -12,8 +12,8 @@ from typing import Final, Protocol, assert_never
 import attrs
 
 from ..access.gate import Caller
-from ..config.model_spec import ModelSpec
 from ..config.names import ModelId
+from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase
 
 #: Between two signs of life on any stream that has nothing else to say, in seconds: proxies

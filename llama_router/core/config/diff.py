@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from .fields import OnChange
-from .router_spec import RouterSpec
+from .specs import OnChange, RouterSpec
 
 if TYPE_CHECKING:
-    from .model_spec import ModelSpec, SpawnSpec
+    from .config import Config
     from .names import ModelId
-    from .whole import Config
+    from .specs import ModelSpec, SpawnSpec
 
 
 @attrs.frozen(kw_only=True)

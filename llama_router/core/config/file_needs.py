@@ -9,9 +9,9 @@ from typing import Final
 
 import attrs
 
-from .command_line import values_of
-from .model_spec import ModelSpec
+from .command import values_of
 from .placeholders import expand, names_in
+from .specs import ModelSpec
 
 #: Options of llama-server that name a file to read, and whether several may be named, with
 #: commas between them. Source: llama.cpp, common/arg.cpp, at 0c1e570.

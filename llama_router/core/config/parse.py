@@ -5,38 +5,37 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final, get_type_hints
 
 import attrs
 
 from ...errors.config import ConfigError, Problem, Where
+from .config import Config
 from .exposure import exposure
-from .fields import readers_of
-from .model_spec import DEFAULT_SPAWN, ModelSpec, SpawnSpec
+from .kinds import KeySecret, Table, Word, name_fault
 from .names import ModelId
 from .placeholders import names_in
-from .readers import (
-    CONTROL,
-    Read,
-    RefusedError,
-    array_reader,
-    read_table,
-    read_word,
-    secret_reader,
-)
-from .router_spec import ApiKey, RouterSpec
-from .whole import Config
+from .specs import DEFAULT_SPAWN, ApiKey, ModelSpec, RouterSpec, SpawnSpec
+from .strict import REFUSALS, Read, problems_in, reader
 
-_ROUTER_KEYS = readers_of(RouterSpec)
-_SPAWN_KEYS = readers_of(SpawnSpec)
-_API_KEY_KEYS = readers_of(ApiKey) | {"key": secret_reader(8)}
-_MODEL_KEYS = readers_of(ModelSpec) | {
-    "found_args": array_reader(read_word),
-    "args": array_reader(read_word),
-    "spawn": read_table,
-}
-_SECTIONS: dict[str, Read] = dict.fromkeys(
-    ("router", "api_keys", "default_spawn", "templates", "models"), read_table
+Keys = Mapping[str, Read]
+"""The keys that a table may have, and what reads the value of each."""
+
+
+def _keys_of(spec: type[attrs.AttrsInstance], **others: Any) -> Keys:  # noqa: ANN401 -- any type
+    """Return the fields of *spec* as keys, and *others* in addition or instead."""
+    kinds = get_type_hints(spec, include_extras=True) | others
+    return {key: reader(kind) for key, kind in kinds.items() if kind is not ModelId}
+
+
+_SECTIONS: Final[Keys] = dict.fromkeys(
+    ("router", "api_keys", "default_spawn", "templates", "models"), reader(Table)
+)
+_ROUTER_KEYS: Final = _keys_of(RouterSpec)
+_SPAWN_KEYS: Final = _keys_of(SpawnSpec)
+_API_KEY_KEYS: Final = _keys_of(ApiKey, key=KeySecret)
+_MODEL_KEYS: Final = _keys_of(
+    ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...]
 )
 
 # Stands for what could not be read, so that nothing is said twice about it.
@@ -92,20 +91,17 @@ class _Parser:
     def report(self, where: Where, message: str) -> None:
         self.problems.append(Problem(where, message))
 
-    def fields(
-        self, table: Mapping[str, object], readers: Mapping[str, Read], where: Where
-    ) -> dict[str, Any]:
+    def fields(self, table: Mapping[str, object], keys: Keys, where: Where) -> dict[str, Any]:
         """Return the usable values of *table*; report unknown keys and the other values."""
         usable: dict[str, Any] = {}
         for key, value in table.items():
-            if key not in readers:
-                self.report((*where, key), f"unknown key {key!r}{_suggest(key, readers)}")
+            if key not in keys:
+                self.report((*where, key), f"unknown key {key!r}{_suggest(key, keys)}")
                 continue
             try:
-                usable[key] = readers[key](value)
-            except RefusedError as refused:
-                for problem in refused.problems:
-                    self.report((*where, key, *problem.path), problem.message)
+                usable[key] = keys[key](value)
+            except REFUSALS as refusal:
+                self.problems += problems_in(refusal, (*where, key))
         return usable
 
     def named_tables(
@@ -113,10 +109,9 @@ class _Parser:
     ) -> Iterable[tuple[str, Mapping[str, object]]]:
         """Yield the tables of *section* with their names; report what is not one."""
         for name, table in sections.get(section, {}).items():
-            if not name or CONTROL.search(name):
-                message = "a name must not be empty or contain control characters"
-                self.report((section, name), message)
-            elif self.fields({name: table}, {name: read_table}, (section,)):
+            if fault := name_fault(name):
+                self.report((section, name), fault)
+            elif self.fields({name: table}, {name: _SECTIONS[section]}, (section,)):
                 yield name, table
 
     def spawn(

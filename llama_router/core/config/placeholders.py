@@ -22,6 +22,8 @@ def names_in(argument: str) -> frozenset[str]:
     Raises:
         ValueError: if one of them is unknown, or a dollar sign introduces no name.
     """
+    if "$" not in argument:  # most words of a configuration
+        return frozenset()
     names = frozenset(_TOKEN.findall(argument)) - {"$"}
     if "" in names:
         raise ValueError("no name follows '$'; write '$$' for a dollar sign")

@@ -13,9 +13,9 @@ import attrs
 
 from ...errors.admission import AdmissionError
 from ...errors.backends import BackendError, FileMissingError
-from ..config.model_spec import ModelSpec
+from ..config.config import Config
 from ..config.names import ModelId
-from ..config.whole import Config
+from ..config.specs import ModelSpec
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import Phase, Signal, advance
 from .restart import CLOSED, GIVEN_UP, Breaker

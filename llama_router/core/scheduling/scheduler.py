@@ -26,10 +26,10 @@ import attrs
 from ...errors.backends import BackendError
 from ..answers import refusals
 from ..apis.notices import Other, Wait
+from ..config.config import Config
 from ..config.diff import ReloadPlan, plan_reload
-from ..config.model_spec import ModelSpec
 from ..config.names import ModelId
-from ..config.whole import Config
+from ..config.specs import ModelSpec
 from . import turns, upkeep
 from .events import (
     Action,

@@ -8,9 +8,8 @@ from types import MappingProxyType
 import attrs
 
 from .file_needs import FileFault
-from .model_spec import ModelSpec
 from .names import ModelId, Names, ResolvedModel
-from .router_spec import ApiKey, RouterSpec
+from .specs import ApiKey, ModelSpec, RouterSpec
 
 
 def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, ModelSpec]:

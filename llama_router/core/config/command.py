@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .model_spec import ModelSpec
 from .placeholders import expand
+from .specs import ModelSpec
 
 
 def command_line(spec: ModelSpec, *, port: int, host: str) -> tuple[str, ...]:

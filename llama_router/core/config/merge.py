@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import attrs
 
-from ...errors.config import Problem
+from ...errors.config import ConfigError, Problem
 from . import placeholders
-from .model_spec import DEFAULT_SPAWN
-
-Table = Mapping[str, Any]
+from .config import Config
+from .kinds import Table
+from .parse import parse_config
+from .specs import DEFAULT_SPAWN
 
 #: The program that understands what a scan says a model needs.
 LLAMA_SERVER: Final = "llama-server"
@@ -60,6 +61,65 @@ class Overlaid:
             for name, table in self.left_out.items()
         }
         return {**self.document, "models": {**self.document.get("models", {}), **stand_ins}}
+
+
+def parse_over(
+    document: Mapping[str, Any],
+    found: Found,
+    *,
+    file_of: Mapping[str, object],
+    running: bool,
+) -> tuple[Config, tuple[Problem, ...]]:
+    """Parse *document* over the models of *found*; those of them that do not fit are left out.
+
+    Arguments are those of `overlay`.
+
+    Returns:
+        The configuration, and what is to be said about it.
+
+    Raises:
+        ConfigError: with what is wrong in *document*, and the rest as warnings.
+    """
+    left_out: list[Problem] = []
+    while True:
+        overlaid = overlay(document, found, file_of=file_of, running=running)
+        try:
+            return _parse_whole(overlaid), (*left_out, *overlaid.doubts)
+        except ConfigError as exc:
+            unfit = {
+                str(problem.path[1]): problem
+                for problem in exc.problems
+                if len(problem.path) > 1 and problem.path[1] in overlaid.found_only
+            }
+            if not unfit:
+                exc.warnings = (*left_out, *overlaid.doubts)
+                raise
+        left_out += (Problem((), f"{p.location}: {p.message}") for p in unfit.values())
+        models = {name: table for name, table in found.models.items() if name not in unfit}
+        found = attrs.evolve(found, models=models)
+
+
+def _parse_whole(overlaid: Overlaid) -> Config:
+    """Parse a document; say what is wrong in the models that were left out of it, too.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    problems: list[Problem] = []
+    config: Config | None = None
+    if overlaid.left_out:
+        try:
+            parse_config(overlaid.with_left_out())
+        except ConfigError as exc:
+            problems += exc.problems
+    try:
+        config = parse_config(overlaid.document)
+    except ConfigError as exc:
+        said = {(problem.path, problem.message) for problem in problems}
+        problems += (p for p in exc.problems if (p.path, p.message) not in said)
+    if config is None or problems:
+        raise ConfigError(tuple(problems))
+    return config
 
 
 def overlay(

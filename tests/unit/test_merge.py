@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from llama_router.core.config.model_spec import ModelState
-from llama_router.core.config.overlay import Found, Overlaid, overlay
+from llama_router.core.config.config import Config
+from llama_router.core.config.merge import Found, Overlaid, overlay
 from llama_router.core.config.parse import parse_config
-from llama_router.core.config.whole import Config
+from llama_router.core.config.specs import ModelState
 
 EYES = {
     "state": "auto",

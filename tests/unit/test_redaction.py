@@ -2,13 +2,13 @@
 
 import pytest
 
-from llama_router.core.config.masking import (
+from llama_router.core.config.parse import parse_config
+from llama_router.core.config.redaction import (
     is_secret,
     masked_command,
     masked_config,
     masked_env,
 )
-from llama_router.core.config.parse import parse_config
 
 
 @pytest.mark.parametrize(

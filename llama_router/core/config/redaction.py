@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import attrs
 
-from .model_spec import SpawnSpec
-from .whole import Config
+from .config import Config
+from .specs import SpawnSpec
 
 #: What stands for a secret.
 MASK: Final = "********"

@@ -1,0 +1,153 @@
+"""The kinds of values in ``router.toml``, as types. Pure.
+
+A kind is a plain type, or one with limits: ``Annotated[int, between(0, 65535)]``. The module
+`strict` reads values of them. A field of the configuration says its kind once, as its type.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, Final
+
+from . import placeholders
+
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that no name may contain: they could forge lines in a log or a terminal."""
+
+MAX_DEPTH: Final = 64
+"""Parts that a key may have, and levels of tables and arrays in one another.
+
+Functions that descend into a value recurse; memory for the paths grows by the square.
+"""
+
+Limit = Callable[[Any], str | None]
+"""Returns what is wrong with a value of the right type; None if it can be used."""
+
+
+def between(minimum: int, maximum: int | None = None) -> Limit:
+    """Return the limit of an integer, both ends included."""
+    limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def limit(value: int) -> str | None:
+        inside = minimum <= value and (maximum is None or value <= maximum)
+        return None if inside else f"must be {limits}"
+
+    return limit
+
+
+def matching(pattern: str, message: str) -> Limit:
+    """Return the limit of a text that must match *pattern* as a whole."""
+    matches = re.compile(pattern).fullmatch
+    return lambda text: None if matches(text) else message
+
+
+def at_least(characters: int) -> Limit:
+    """Return the limit of a secret's length. The secret is never quoted."""
+    message = f"must have at least {characters} characters"
+    return lambda secret: None if len(secret) >= characters else message
+
+
+def none_of(names: Collection[str], message: str) -> Limit:
+    """Return the limit of a name that must not be one of *names*."""
+    return lambda name: message if name in names else None
+
+
+def _no_nul(text: str) -> str | None:
+    return "must not contain a NUL character" if "\0" in text else None
+
+
+def _no_controls(text: str) -> str | None:
+    if not text:
+        return "must not be empty"
+    return "must not contain control characters" if CONTROL.search(text) else None
+
+
+def name_fault(name: str) -> str | None:
+    """Return what is wrong with the name of a model, template, key or preset."""
+    if name and not CONTROL.search(name):
+        return None
+    return "a name must not be empty or contain control characters"
+
+
+def _variable_name_fault(name: str) -> str | None:
+    return None if name and "=" not in name and "\0" not in name else "not a variable's name"
+
+
+def _placeholder_fault(word: str) -> str | None:
+    try:
+        placeholders.names_in(word)
+    except ValueError as exc:
+        return str(exc)
+    return None
+
+
+def _program_fault(command: tuple[str, ...]) -> str | None:
+    return None if command and command[0] else "must name a program in its first element"
+
+
+def _duration_fault(seconds: float) -> str | None:
+    if math.isfinite(seconds) and seconds >= 0:
+        return None
+    return "must be a finite number of seconds, not negative"
+
+
+def _zero_fault(seconds: float) -> str | None:
+    return None if seconds > 0 else "must be more than 0 seconds"
+
+
+def _json_fault(value: object) -> str | None:
+    match value:
+        case Mapping():
+            return next(filter(None, map(_json_fault, value.values())), None)
+        case list():
+            return next(filter(None, map(_json_fault, value)), None)
+        case bool() | int() | str():
+            return None
+        case float() if math.isfinite(value):
+            return None
+        case _:
+            return "must be what JSON knows: text, a finite number, a boolean, an array or a table"
+
+
+_VISIBLE: Final = matching(r"[!-~]+", "must hold only visible ASCII characters, without spaces")
+# Written into request lines as it stands, so nothing that could end one may be in it.
+_URL_PATH: Final = matching(
+    r"/[!-~]*", "must begin with '/' and hold only visible ASCII characters"
+)
+_ORIGIN: Final = matching(
+    r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]+",
+    "must be an origin like 'https://chat.example.org', without a path, or '*'",
+)
+
+Port = Annotated[int, between(0, 65535)]
+Count = Annotated[int, between(0)]
+Positive = Annotated[int, between(1)]
+
+Seconds = Annotated[float, _duration_fault]
+Timeout = Annotated[Seconds, _zero_fault]
+
+String = Annotated[str, _no_nul]
+"""What an operating system takes; it may be empty."""
+
+Text = Annotated[String, _no_controls]
+"""What names something: a file, a group, an address."""
+
+UrlPath = Annotated[Text, _URL_PATH]
+Origin = Annotated[Text, _ORIGIN]
+
+Word = Annotated[String, _placeholder_fault]
+"""A word of a command line, or the value of a variable; its placeholders are known."""
+
+Command = Annotated[tuple[Word, ...], _program_fault]
+Env = Mapping[Annotated[str, _variable_name_fault], Word]
+
+AdminSecret = Annotated[str, at_least(16), _VISIBLE]
+KeySecret = Annotated[str, at_least(8), _VISIBLE]
+Sha256 = Annotated[str, matching(r"[0-9A-Fa-f]{64}", "must be 64 hexadecimal digits")]
+
+Name = Annotated[str, name_fault]
+JsonValue = Annotated[Any, _json_fault]
+Table = Mapping[str, Any]
+"""A table of which each key is read by itself."""

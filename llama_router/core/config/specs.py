@@ -1,0 +1,260 @@
+"""Each table of ``router.toml`` as a value. Pure.
+
+A field has its kind as its type; its metadata say what a change of it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum, StrEnum, auto
+from types import MappingProxyType
+from typing import Annotated, Any, Final
+
+import attrs
+
+from .kinds import (
+    AdminSecret,
+    Command,
+    Count,
+    Env,
+    JsonValue,
+    Name,
+    Origin,
+    Port,
+    Positive,
+    Seconds,
+    Sha256,
+    Text,
+    Timeout,
+    UrlPath,
+    Word,
+    between,
+    none_of,
+)
+from .names import ModelId, ResolvedModel
+from .overrides import PROTECTED, RequestOverrides
+
+
+class OnChange(Enum):
+    """What a changed field costs on reload."""
+
+    RESTART = auto()  # the process must be replaced: the backend, for a router field the router
+    RETUNE = auto()  # nothing: the next decision sees the new value
+    INSIDE = auto()  # the fields of the value say
+
+
+RESTART: Final = {"on_change": OnChange.RESTART}
+RETUNE: Final = {"on_change": OnChange.RETUNE}
+INSIDE: Final = {"on_change": OnChange.INSIDE}
+
+DropParam = Annotated[Text, none_of(PROTECTED, "cannot be left out")]
+Params = Mapping[Annotated[str, none_of(PROTECTED, "cannot be set")], JsonValue]
+
+
+class ModelsApi(StrEnum):
+    """Access to changes of models by llama.cpp's API; AUTO means OPEN on loopback, else ADMIN."""
+
+    AUTO = "auto"
+    OPEN = "open"
+    ADMIN = "admin"
+
+
+class LogFormat(StrEnum):
+    """How log records are written; AUTO suits where they go."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least important records that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@attrs.frozen(kw_only=True)
+class RouterSpec:
+    """The ``[router]`` table. ``docs/reference/configuration.md`` says what each field means."""
+
+    host: Text = attrs.field(default="127.0.0.1", metadata=RETUNE)
+    port: Port = attrs.field(default=8082, metadata=RETUNE)
+    base_port: Annotated[int, between(1024, 65000)] = attrs.field(default=50000, metadata=RESTART)
+    connection_timeout_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
+    read_timeout_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
+    startup_model: Text | None = attrs.field(default=None, metadata=RETUNE)
+    notify_model_swap: bool = attrs.field(default=False, metadata=RETUNE)
+    default_model: Text | None = attrs.field(default=None, metadata=RETUNE)
+    default_for_unknown: bool = attrs.field(default=False, metadata=RETUNE)
+    drain_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
+    state_dir: Text | None = attrs.field(default=None, metadata=RESTART)
+    models_dirs: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
+    scan_caches: bool = attrs.field(default=True, metadata=RETUNE)
+    log_level: LogLevel = attrs.field(default=LogLevel.INFO, metadata=RESTART)
+    log_format: LogFormat = attrs.field(default=LogFormat.AUTO, metadata=RESTART)
+    log_file_mib: Positive = attrs.field(default=10, metadata=RESTART)
+    log_files: Count = attrs.field(default=3, metadata=RESTART)
+    log_keep_days: Count = attrs.field(default=30, metadata=RESTART)
+    log_total_mib: Count = attrs.field(default=1024, metadata=RESTART)
+    max_body_mib: Positive = attrs.field(default=64, metadata=RETUNE)
+    max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
+    max_queue_wait_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
+    max_dwell_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
+    min_residency_s: Seconds = attrs.field(default=2.0, metadata=RETUNE)
+    stable_after_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
+    max_restarts: Count = attrs.field(default=3, metadata=RETUNE)
+    cooldown_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
+    ttl_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)
+    home_model: Text | None = attrs.field(default=None, metadata=RETUNE)
+    home_after_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
+    admin_token: AdminSecret | None = attrs.field(default=None, repr=False, metadata=RETUNE)
+    allowed_hosts: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
+    cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
+    models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
+    public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)
+
+
+def _lower(digest: str) -> str:
+    return digest.lower()
+
+
+@attrs.frozen(kw_only=True)
+class ApiKey:
+    """One key of the public side.
+
+    Attributes:
+        sha256: Digest of the key, in hexadecimal; the key itself is not kept.
+        models: Names and patterns of the models that it may use; None for all.
+    """
+
+    sha256: Sha256 = attrs.field(repr=False, converter=_lower, metadata=RETUNE)
+    models: tuple[Text, ...] | None = attrs.field(default=None, metadata=RETUNE)
+
+
+class ModelState(StrEnum):
+    """The origin of a model in the configuration."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
+def _frozen_env(env: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(env))
+
+
+@attrs.frozen(kw_only=True)
+class SpawnSpec:
+    """How one backend is run: complete, with everything inherited filled in.
+
+    Attributes:
+        command: Program and arguments, placeholders not yet expanded.
+        args: What follows *command*, placeholders not yet expanded.
+        proxy_endpoints: Path prefixes that are proxied; empty allows every path.
+        health_endpoint: Answers 200 once the backend is ready.
+        env: Variables set for the process, placeholders not yet expanded.
+        cwd: The process's folder; None is the router's own.
+        ready_timeout_s: Seconds from spawn to ready.
+        stop_timeout_s: Seconds between SIGTERM and SIGKILL.
+        check_port_owner: Whether the listener must be the spawned process or its child.
+    """
+
+    command: Command = attrs.field(metadata=RESTART)
+    args: tuple[Word, ...] = attrs.field(default=(), metadata=RESTART)
+    proxy_endpoints: tuple[UrlPath, ...] = attrs.field(default=(), metadata=RETUNE)
+    health_endpoint: UrlPath = attrs.field(default="/health", metadata=RESTART)
+    env: Env = attrs.field(factory=dict[str, str], converter=_frozen_env, metadata=RESTART)
+    cwd: Text | None = attrs.field(default=None, metadata=RESTART)
+    ready_timeout_s: Timeout = attrs.field(default=60.0, metadata=RETUNE)
+    stop_timeout_s: Timeout = attrs.field(default=2.0, metadata=RETUNE)
+    check_port_owner: bool = attrs.field(default=True, metadata=RESTART)
+
+
+@attrs.frozen(kw_only=True)
+class ModelSpec:
+    """One model and how it is run.
+
+    Attributes:
+        id: Its name in the configuration and in the API.
+        spawn: Complete spawn settings; the model's own ``args`` are at the end of its args.
+        path: Model file for ``$path``.
+        mmproj: Projector file for ``$mmproj``.
+        state: AUTO if a scan found it, MANUAL if a person wrote it.
+        group: Models with the same group run side by side; None runs alone.
+        aliases: Further names for it.
+        template: Name of the template it inherits from; already part of *spawn*.
+        max_queued: Requests that may wait for it.
+        max_in_flight: Requests that it serves at once; None sets no limit.
+        ttl_s: Seconds of idleness after which it is stopped; 0 for never.
+        keep_loaded: It is always loaded, beside whatever else is.
+        notify_model_swap: Streaming clients are told what they wait for.
+        upstream_model: What its backend sees as the name of the model; None for the client's.
+        drop_params: Parameters of requests that its backend never sees.
+        default_params: Parameters for requests that do not have them.
+        set_params: Parameters that take the place of those of requests.
+        presets: Further parameters to set in requests for ``NAME:PRESET``.
+    """
+
+    id: ModelId = attrs.field(metadata=RESTART)
+    spawn: SpawnSpec = attrs.field(metadata=INSIDE)
+    path: Text | None = attrs.field(default=None, metadata=RESTART)
+    mmproj: Text | None = attrs.field(default=None, metadata=RESTART)
+    state: ModelState = attrs.field(default=ModelState.MANUAL, metadata=RETUNE)
+    group: Text | None = attrs.field(default=None, metadata=RETUNE)
+    aliases: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
+    template: Text | None = attrs.field(default=None, metadata=RETUNE)
+    max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
+    max_in_flight: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    ttl_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)
+    keep_loaded: bool = attrs.field(default=False, metadata=RETUNE)
+    notify_model_swap: bool = attrs.field(default=False, metadata=RETUNE)
+    upstream_model: Text | None = attrs.field(default=None, metadata=RETUNE)
+    drop_params: tuple[DropParam, ...] = attrs.field(default=(), metadata=RETUNE)
+    default_params: Params = attrs.field(factory=dict[str, Any], metadata=RETUNE)
+    set_params: Params = attrs.field(factory=dict[str, Any], metadata=RETUNE)
+    presets: Mapping[Name, Params] = attrs.field(
+        factory=dict[str, Mapping[str, Any]], metadata=RETUNE
+    )
+
+    def names(self) -> dict[str, str | None]:
+        """Return every name that clients can use, with the preset that it stands for."""
+        plain = (str(self.id), *self.aliases)
+        named: dict[str, str | None] = dict.fromkeys(plain)
+        named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
+        return named
+
+    def meanings(self) -> Iterator[tuple[str, ResolvedModel]]:
+        """Yield every name with what it stands for; names for the same have the same object."""
+        known = {
+            preset: ResolvedModel(model=self.id, preset=preset, shape=self.shape(preset))
+            for preset in (None, *self.presets)
+        }
+        for name, preset in self.names().items():
+            yield name, known[preset]
+
+    def shape(self, preset: str | None) -> RequestOverrides | None:
+        """Return what becomes of requests; None if nothing does, not even to their answers."""
+        shape = RequestOverrides(
+            drop=frozenset(self.drop_params),
+            defaults=self.default_params,
+            sets={**self.set_params, **({} if preset is None else self.presets[preset])},
+            model=self.upstream_model,
+        )
+        return None if preset is None and shape == RequestOverrides() else shape
+
+    @property
+    def group_key(self) -> str:
+        """Return what two models share exactly when they may run side by side."""
+        return f"model:{self.id}" if self.group is None else f"group:{self.group}"
+
+
+DEFAULT_SPAWN = SpawnSpec(
+    command=(
+        *("llama-server", "--model", "$path", "--port", "$port", "--host", "$host"),
+        *("--jinja", "--ctx-size", "4096", "--n-gpu-layers", "99"),
+    ),
+    proxy_endpoints=("/v1/", "/health", "/slots", "/props"),
+)
+"""What a model gets where neither it, its template nor ``[default_spawn]`` says otherwise."""

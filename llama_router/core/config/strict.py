@@ -1,0 +1,219 @@
+"""Reads values strictly as their kinds say, with cattrs. Pure.
+
+cattrs alone coerces: "80" becomes 80, true becomes 1, and a string an array of characters.
+So each kind has a hook of its own here, and a kind without one cannot be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from cattrs import Converter, IterableValidationError, IterableValidationNote
+
+from ...errors.config import Problem, Where
+from .kinds import String, Table
+
+_TOML_NAMES: Final = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "an array",
+    dict: "a table",
+}
+
+Hook = Callable[[Any, Any], Any]
+"""Returns its first argument as its second, a kind, has it."""
+
+Read = Callable[[object], Any]
+"""Returns a value as its kind has it; raises one of `REFUSALS`."""
+
+
+class UnusableError(Exception):
+    """A value has another type than its kind, or is beyond one of its limits."""
+
+
+REFUSALS: Final = (UnusableError, IterableValidationError)
+"""What a `Read` raises: for the value itself, or for values inside it."""
+
+
+def reader(kind: Any) -> Read:  # noqa: ANN401 -- any type
+    """Return what reads values of *kind*."""
+    hook = _CONVERTER.get_structure_hook(kind)
+    return lambda value: hook(value, kind)
+
+
+def problems_in(refusal: BaseException, where: Where) -> list[Problem]:
+    """Return every problem that *refusal*, one of `REFUSALS`, holds.
+
+    Args:
+        refusal: What a `Read` raised. Any other exception is a bug, and raised again.
+        where: Path of the value that was read.
+    """
+    match refusal:
+        case UnusableError():
+            return [Problem(where, str(refusal))]
+        case IterableValidationError():
+            inner, _ = refusal.group_exceptions()
+            return [p for exc, note in inner for p in problems_in(exc, (*where, note.index))]
+        case _:
+            raise refusal
+
+
+def _require(value: object, type_: type | tuple[type, ...], expected: str) -> None:
+    # A bool is an int to Python, but not in TOML.
+    if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
+        got = _TOML_NAMES.get(type(value), f"a value of type {type(value).__name__}")
+        raise UnusableError(f"expected {expected}, got {got}")
+
+
+def _boolean(value: object, _: object) -> bool:
+    _require(value, bool, "a boolean (true or false)")
+    return bool(value)
+
+
+def _integer(value: Any, _: object) -> int:  # noqa: ANN401 -- undecoded TOML
+    _require(value, int, "an integer")
+    return int(value)
+
+
+def _seconds(value: Any, _: object) -> float:  # noqa: ANN401 -- undecoded TOML
+    _require(value, (int, float), "a number of seconds")
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
+
+
+def _string(value: object, _: object) -> str:
+    _require(value, str, "a string")
+    return str(value)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401 -- undecoded TOML
+    _require(value, Mapping, "a table")
+    table: Mapping[str, Any] = value
+    return table
+
+
+def _choice(converter: Converter) -> Hook:
+    read = converter.get_structure_hook(String)
+
+    def hook(value: Any, kind: type[StrEnum]) -> StrEnum:  # noqa: ANN401 -- undecoded TOML
+        text = read(value, String)
+        if text not in list(kind):
+            raise UnusableError(f"must be one of {', '.join(repr(str(each)) for each in kind)}")
+        return kind(text)
+
+    return hook
+
+
+def _limited(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
+    base, *limits = get_args(kind)
+    read = converter.get_structure_hook(base)
+
+    def hook(value: object, _: object) -> Any:  # noqa: ANN401 -- as *base* says
+        usable = read(value, base)
+        for limit in limits:
+            if fault := limit(usable):
+                raise UnusableError(fault)
+        return usable
+
+    return hook
+
+
+def _optional(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
+    """Read ``X | None`` as X: TOML has no null, so None is only what a missing key means."""
+    (member,) = (part for part in get_args(kind) if part is not NoneType)
+    read = converter.get_structure_hook(member)
+    return lambda value, _: read(value, member)
+
+
+def _array(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
+    member, _ = get_args(kind)
+    read = converter.get_structure_hook(member)
+
+    def hook(value: Any, _: object) -> tuple[Any, ...]:  # noqa: ANN401 -- undecoded TOML
+        _require(value, list, "an array")
+        values, refusals = _read_all(read, member, enumerate(value))
+        _raise_all(refusals, kind)
+        return tuple(values)
+
+    return hook
+
+
+def _table(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
+    if kind == Table:
+        return lambda value, _: _mapping(value)
+    key_kind, member = get_args(kind)
+    read_key = converter.get_structure_hook(key_kind)
+    read = converter.get_structure_hook(member)
+
+    def hook(value: Any, _: object) -> Mapping[str, Any]:  # noqa: ANN401 -- undecoded TOML
+        table = _mapping(value)
+        keys, bad_keys = _read_all(read_key, key_kind, ((key, key) for key in table))
+        values, bad_values = _read_all(read, member, table.items())
+        _raise_all([*bad_keys, *bad_values], kind)
+        return dict(zip(keys, values, strict=True))
+
+    return hook
+
+
+def _read_all(
+    read: Callable[[Any, Any], Any],
+    kind: Any,  # noqa: ANN401 -- any type
+    items: Iterable[tuple[str | int, object]],
+) -> tuple[list[Any], list[Exception]]:
+    """Return what is usable, and for the rest why not, each with its key or index."""
+    usable: list[Any] = []
+    refusals: list[Exception] = []
+    for key, value in items:
+        try:
+            usable.append(read(value, kind))
+        except REFUSALS as exc:
+            exc.add_note(IterableValidationNote(f"at {key!r}", key, kind))
+            refusals.append(exc)
+    return usable, refusals
+
+
+def _raise_all(refusals: list[Exception], kind: Any) -> None:  # noqa: ANN401 -- any type
+    if refusals:
+        raise IterableValidationError("unusable members", refusals, kind)
+
+
+def _is_optional(kind: Any) -> bool:  # noqa: ANN401 -- any type
+    return get_origin(kind) in (Union, UnionType)
+
+
+def _is_limited(kind: Any) -> bool:  # noqa: ANN401 -- any type
+    return get_origin(kind) is Annotated
+
+
+def _is_array(kind: Any) -> bool:  # noqa: ANN401 -- any type
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
+
+
+def _is_table(kind: Any) -> bool:  # noqa: ANN401 -- any type
+    return get_origin(kind) is Mapping
+
+
+def _strict_converter() -> Converter:
+    converter = Converter()
+    for scalar, hook in ((bool, _boolean), (int, _integer), (float, _seconds), (str, _string)):
+        converter.register_structure_hook(scalar, hook)
+    for applies, factory in (
+        (_is_optional, _optional),
+        (_is_limited, _limited),
+        (_is_array, _array),
+        (_is_table, _table),
+    ):
+        converter.register_structure_hook_factory(applies, factory)
+    converter.register_structure_hook(StrEnum, _choice(converter))
+    return converter
+
+
+_CONVERTER: Final = _strict_converter()

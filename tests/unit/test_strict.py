@@ -1,0 +1,111 @@
+"""The kinds of the configuration: nothing is coerced, and every problem is said at once."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Any, NewType, get_args, get_origin, get_type_hints
+
+import attrs
+import pytest
+
+from llama_router.core.config.kinds import Env, Positive, Seconds, Text, between
+from llama_router.core.config.specs import ApiKey, ModelSpec, RouterSpec, SpawnSpec
+from llama_router.core.config.strict import REFUSALS, UnusableError, problems_in, reader
+
+FIELDS = [
+    (f"{spec.__name__}.{field.name}", get_type_hints(spec, include_extras=True)[field.name])
+    for spec in (RouterSpec, ApiKey, SpawnSpec, ModelSpec)
+    for field in attrs.fields(spec)
+    if field.name not in {"id", "spawn"}
+]
+PROBES: list[object] = [
+    *(True, False, 0, 1, 5000, 1.0, 70.5, "", "1", "80", "true", "/a", "info", "auto", "0" * 64),
+    *([], ["/a"], ["a"], [1], "ab", ("a",), {}, {"a": "b"}, {"a": 1}, {"a": {"b": 1}}),
+    *(None, b"a", dt.date(2026, 1, 1)),
+]
+
+
+def base(kind: Any) -> Any:
+    """Return the plain type of a kind, without limits and None."""
+    if get_origin(kind) is Annotated:
+        return base(get_args(kind)[0])
+    members = [member for member in get_args(kind) if member is not type(None)]
+    optional = len(members) < len(get_args(kind))
+    return base(members[0]) if optional else get_origin(kind) or kind
+
+
+def problems(kind: Any, value: object) -> list[str]:
+    """Return what is wrong with *value*."""
+    with pytest.raises(REFUSALS) as refused:
+        reader(kind)(value)
+    return [str(problem) for problem in problems_in(refused.value, ())]
+
+
+@pytest.mark.parametrize(("name", "kind"), FIELDS, ids=[name for name, _ in FIELDS])
+def test_no_field_coerces(name: str, kind: Any) -> None:
+    """What is accepted comes out as it went in; only seconds may be written as integers."""
+    types = {tuple: list, Mapping: dict, float: int | float}
+    accepted = 0
+    for probe in PROBES:
+        try:
+            value = reader(kind)(probe)
+        except REFUSALS:
+            continue
+        accepted += 1
+        plain = base(kind)
+        assert isinstance(probe, types.get(plain, str if issubclass(plain, str) else plain)), name
+        assert not isinstance(probe, bool) or plain is bool, name
+        assert (list(value) if plain is tuple else value) == probe, name
+    assert accepted, name
+
+
+def test_every_member_is_judged() -> None:
+    """Keys and values of a table, elements of an array: each problem has its path."""
+    assert problems(Env, {"A=": "1", "B": 2, "C": "$x", "D": "ok"})[:2] == [
+        '"A=": not a variable\'s name',
+        "B: expected a string, got an integer",
+    ]
+    assert problems(tuple[Positive, ...], [1, 0, "2"]) == [
+        "[1]: must be at least 1",
+        "[2]: expected an integer, got a string",
+    ]
+    nested = Mapping[str, tuple[Annotated[Text, lambda _: None], ...]]
+    assert problems(nested, {"a": ["x", ""], "b": 1}) == [
+        "a[1]: must not be empty",
+        "b: expected an array, got an integer",
+    ]
+
+
+@pytest.mark.parametrize("value", [10**400, -1, float("nan"), float("inf")])
+def test_a_duration_is_finite(value: float) -> None:
+    """An integer that no float can hold included."""
+    assert problems(Seconds, value) == ["must be a finite number of seconds, not negative"]
+
+
+def test_a_union_of_several_types_is_refused_before_any_value_is_read() -> None:
+    """cattrs would take the first type that can be made of a value."""
+    with pytest.raises(ValueError, match="unpack"):
+        reader(int | str)
+
+
+def test_a_new_type_is_as_strict_as_its_base() -> None:
+    """With the limits of that."""
+    slots = NewType("slots", Positive)
+    assert reader(slots)(2) == 2
+    assert problems(slots, "2") == ["expected an integer, got a string"]
+    assert problems(slots, 0) == ["must be at least 1"]
+
+
+def test_a_bug_in_a_limit_is_no_problem_of_the_configuration() -> None:
+    """It is raised as it is."""
+    with pytest.raises(ZeroDivisionError):
+        reader(Annotated[int, lambda value: str(1 // value)])(0)
+    with pytest.raises(ZeroDivisionError):
+        problems_in(ZeroDivisionError(), ())
+
+
+def test_limits_are_judged_in_their_order() -> None:
+    """The first one that a value breaks is said."""
+    assert reader(Annotated[int, between(1, 3)])(3) == 3
+    assert problems(Annotated[int, between(1, 3)], 4) == ["must be from 1 to 3"]
+    with pytest.raises(UnusableError, match="must not be empty"):
+        reader(Text)("")
