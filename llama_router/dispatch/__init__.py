@@ -1,1 +1,1 @@
-"""Between requests and backends: who holds which model, which backends run."""
+"""Requests and backends: leases on models, and the tasks that run the backends."""

@@ -1,8 +1,8 @@
-"""Carries out what the scheduler decides; the only one that feeds it.
+"""The bridge between the scheduler and Trio: the only module that feeds events to it.
 
-Code between two Trio checkpoints cannot be interrupted, so `Dispatcher.submit`,
-a plain function, needs no lock: it feeds one event to the scheduler and performs
-the actions. Nothing that it calls is ever asynchronous.
+Code between two Trio checkpoints cannot be interrupted, so `Dispatcher.submit`, a plain function,
+needs no lock: it feeds one event to the scheduler and performs the actions. Nothing that it calls
+is ever asynchronous.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ import structlog
 import trio
 
 from ..backends.backend import Backend
-from ..core.answers import refusals
-from ..core.apis.notices import Wait
 from ..core.config.config import Config
 from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
+from ..core.scheduling import placement, refusals
 from ..core.scheduling.events import (
     Arrived,
     Changed,
@@ -38,13 +37,15 @@ from ..core.scheduling.events import (
     Unload,
 )
 from ..core.scheduling.lifecycle import Phase, Signal
-from ..core.scheduling.roster import ModelStatistics
+from ..core.scheduling.placement import Placement
 from ..core.scheduling.scheduler import Scheduler
+from ..core.scheduling.state import ModelStatistics
+from ..core.scheduling.waits import Wait
 from ..errors.admission import UnknownModelError
 from ..errors.backends import BackendError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed
-from .fleet import Fleet, Launch
+from .backend_tasks import BackendTasks, Launch
 from .lease import Lease
 from .waits import Waits
 
@@ -52,19 +53,32 @@ log = structlog.get_logger()
 
 
 class Dispatcher:
-    """Bridge between the sans-IO scheduler and Trio tasks.
+    """Performs what the scheduler decides.
+
+    Every method takes a model by its id: names and aliases are resolved where a request comes in.
+
+    Args:
+        config: The configuration in force.
+        launch: Runs one backend.
+        placement_for: Returns the placement policy of a configuration.
 
     Attributes:
-        news: What happens to the models, for those who follow it.
-        waits: What requests wait for, for those who tell their clients.
+        news: Publishes what happens to the models.
+        waits: The state of each wait, for notices to clients.
     """
 
-    def __init__(self, config: Config, launch: Launch) -> None:
-        self._scheduler = Scheduler(config)
+    def __init__(
+        self,
+        config: Config,
+        launch: Launch,
+        *,
+        placement_for: Callable[[Config], Placement] = placement.placement_for,
+    ) -> None:
+        self._scheduler = Scheduler(config, placement_for)
         self._ids = count(1)
         self._leases: dict[int, Lease] = {}
-        self._fleet = Fleet(launch, self._note_change)
-        self._backends = self._fleet.ready  # the same table: each request looks there
+        self._tasks = BackendTasks(launch, self._on_backend_event)
+        self._backends = self._tasks.ready  # the same table: each request looks there
         self._alarm = trio.CancelScope()
         self._moved = trio.Event()
         self.news = EventFeed()
@@ -80,29 +94,30 @@ class Dispatcher:
     ) -> NoReturn:
         """Own the backends' tasks until cancelled; backends end with this task."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._fleet.run)
-            self.submit(Tick())  # some models come without being asked for
+            await nursery.start(self._tasks.run)
+            self.submit(Tick())  # some models start without a request
             task_status.started()
             while True:
                 with trio.CancelScope(deadline=self._scheduler.wake_s) as self._alarm:
                     await trio.sleep_forever()
                 self.submit(Tick())
 
-    def lease(self, name: str, *, asker: str | None = None) -> Lease:
-        """Ask for *name* (an id or an alias). Never blocks; see `Lease`."""
+    # -- requests -------------------------------------------------------------------------
+
+    def lease(self, model: ModelId, *, asker: str | None = None) -> Lease:
+        """Request *model*. Never blocks, and raises nothing; see `Lease`."""
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, asker, now_s)
-        model = self._scheduler.admit_at_once(request, name)
-        if model is None:
-            self.submit(Arrived(request, name), now_s)
-        else:
+        if self._scheduler.admit_at_once(request, model):
             lease.settle(self._backends[model], now_s)
+        else:
+            self.submit(Arrived(request, model), now_s)
         return lease
 
     @contextmanager
-    def load(self, name: str) -> Iterator[Lease]:
-        """Ask for *name* as `lease` does, but with nothing to do there: nobody waits behind it."""
-        with self.lease(name) as lease:
+    def load(self, model: ModelId) -> Iterator[Lease]:
+        """Request *model* as `lease` does, only in order to load it."""
+        with self.lease(model) as lease:
             self.waits.loads.add(lease.request)
             try:
                 yield lease
@@ -110,7 +125,7 @@ class Dispatcher:
                 self.waits.loads.discard(lease.request)
 
     def release(self, request: int) -> None:
-        """Give back what *request* holds."""
+        """Release what *request* holds or waits for."""
         if self._leases.pop(request, None) is None:
             return
         now_s = trio.current_time()
@@ -122,11 +137,11 @@ class Dispatcher:
         return self.waits.of(request)
 
     def find_lease(self, request: int) -> Lease | None:
-        """Return the hold of *request*, if it is not over."""
+        """Return the lease of *request*, unless it is over."""
         return self._leases.get(request)
 
     def cancel(self, request: int) -> bool:
-        """End *request*, waiting or being served; return whether it was there.
+        """End *request*, queued or in flight; return whether there was such a request.
 
         Its client gets `RequestCancelledError`: as the answer, or as the last event of a
         stream that has begun.
@@ -137,37 +152,38 @@ class Dispatcher:
         error = refusals.cancelled()
         if lease.cut is not None:
             lease.cut(error)
-        else:  # somebody inside of the router waits for a load
+        else:  # a load that the router itself requested
             lease.settle(error, trio.current_time())
         return True
 
+    # -- models ---------------------------------------------------------------------------
+
     def running(
-        self, name: str | None, may_use: Callable[[ModelSpec], bool] = lambda _: True
+        self, model: ModelId | None, may_use: Callable[[ModelSpec], bool] = lambda _: True
     ) -> Backend:
-        """Return a ready backend as it is, without a hold on it and without loading.
+        """Return a ready backend, without a lease and without loading it.
 
         Args:
-            name: Model or alias; None for the last spawned model.
-            may_use: Says which models count if none is named.
+            model: Its model; None for the last spawned model.
+            may_use: Returns whether a model counts if none is requested.
 
         Raises:
             UnknownModelError: if there is no such model.
             NoModelRunningError: if it is not ready.
         """
-        if name is None:
-            for backend in self._fleet.latest_first():
+        if model is None:
+            for backend in self._tasks.latest_first():
                 if may_use(backend.spec):
                     return backend
             raise NoModelRunningError("no models running")
-        model_id = self.config.resolve(name)
-        if model_id is None:
-            raise UnknownModelError(f"no model or alias is named {name!r}")
-        if model_id not in self._backends:
-            phase = self._scheduler.phase(model_id)
+        if model not in self.config.models:
+            raise UnknownModelError(f"no model or alias is named {str(model)!r}")
+        if model not in self._backends:
+            phase = self._scheduler.phase(model)
             raise NoModelRunningError(
-                f"model {str(model_id)!r} is not running (it is {phase}); watching does not load it"
+                f"model {str(model)!r} is not running (it is {phase}); watching does not load it"
             )
-        return self._backends[model_id]
+        return self._backends[model]
 
     def check_loaded(self, model: ModelId) -> None:
         """Refuse a request for *model* that must not load it.
@@ -190,8 +206,8 @@ class Dispatcher:
             plan: See `Reconfigured`.
 
         Returns:
-            The models that are started again by themselves: as soon as the old process is
-            gone, unless another model takes its place.
+            The models that return without a request: as soon as the old process is gone,
+            unless another model takes their place.
         """
         self.submit(Reconfigured(config, plan))
         returning = self._scheduler.returning
@@ -203,25 +219,31 @@ class Dispatcher:
     async def unload(self, model: ModelId, *, force: bool) -> None:
         """Stop *model*'s backend; return once it is gone.
 
-        Whoever waits for the model, or asks for it later, brings it back.
+        Queued and later requests for the model start a new one.
 
         Args:
             model: A model of the configuration in force.
-            force: End the requests that it serves instead of waiting for them.
+            force: End the requests in flight instead of waiting for them.
         """
         self.submit(Unload(model, force))
         while self.phase(model) in (Phase.DRAINING, Phase.STOPPING):
             await self._moved.wait()
 
     def keep(self, model: ModelId, idle_s: float | None) -> None:
-        """Let *model* stay for so long when it is idle, in seconds; None for its ``ttl_s``.
+        """Keep *model* loaded for *idle_s* idle seconds; None for its ``ttl_s``.
 
-        It counts until the backend is gone; without one it means nothing.
+        It counts until the backend is gone; without a backend it has no effect.
         """
         self.submit(Keep(model, idle_s))
 
+    def shut_down(self) -> None:
+        """Refuse all queued requests, and start nothing more."""
+        self.submit(ShutDown())
+
+    # -- snapshots ------------------------------------------------------------------------
+
     def phase(self, model: ModelId) -> Phase | None:
-        """Return where *model*'s backend is in its life; None if there is no such model."""
+        """Return the phase of *model*'s backend; None if there is no such model."""
         stats = self.statistics_of(model)
         return None if stats is None else stats.phase
 
@@ -231,6 +253,14 @@ class Dispatcher:
             return self._scheduler.statistics_of(model)
         except KeyError:
             return None
+
+    def statistics(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model."""
+        return self._scheduler.statistics()
+
+    def failed(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model that was given up."""
+        return self._scheduler.failed()
 
     def leaving(self) -> list[ModelSpec]:
         """Return the models that are configured no more, but still have a process or requests."""
@@ -242,22 +272,12 @@ class Dispatcher:
 
     def ready_backends(self) -> list[Backend]:
         """Return the ready backends, the last spawned one first."""
-        return list(self._fleet.latest_first())
+        return list(self._tasks.latest_first())
 
-    def shut_down(self) -> None:
-        """Refuse whoever waits, and start nothing more."""
-        self.submit(ShutDown())
-
-    def statistics(self) -> dict[ModelId, ModelStatistics]:
-        """Return a snapshot of every model."""
-        return self._scheduler.statistics()
-
-    def failed(self) -> dict[ModelId, ModelStatistics]:
-        """Return a snapshot of every model that was given up."""
-        return self._scheduler.failed()
+    # -- events ---------------------------------------------------------------------------
 
     def submit(self, event: Event, now_s: float | None = None) -> None:
-        """Feed one event to the scheduler and do what it says; synchronous, hence atomic."""
+        """Feed one event to the scheduler and perform its actions; synchronous, hence atomic."""
         if now_s is None:
             now_s = trio.current_time()
         actions = self._scheduler.handle(event, now_s=now_s)
@@ -269,27 +289,27 @@ class Dispatcher:
                     self._leases[request].settle(error, now_s)
                 case Start(model):
                     self.waits.begin_progress(model)
-                    self._fleet.start(self._scheduler.spec(model))
+                    self._tasks.start(self._scheduler.spec(model))
                 case Stop(model, reason):
-                    self._fleet.stop(model, reason)
+                    self._tasks.stop(model, reason)
                 case _:
                     assert_never(action)
         if moves := self._scheduler.take_moves():
-            self._announce(moves)
-        elif actions and self.waits.watching:  # a grant concerns those in the same queue
-            self.waits.tell({action.model for action in actions if isinstance(action, Grant)})
+            self._publish(moves)
+        elif actions and self.waits.watching:  # a grant changes the places in the same queue
+            self.waits.notify({action.model for action in actions if isinstance(action, Grant)})
         if self._alarm.deadline != self._scheduler.wake_s:
             self._alarm.deadline = self._scheduler.wake_s
 
-    def _announce(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
+    def _publish(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
         for model, phase in moves:
             self.news.publish("model", {"id": str(model), "phase": phase.value})
         self._moved.set()
         self._moved = trio.Event()
-        self.waits.tell_all()
+        self.waits.notify_all()
 
-    def _note_change(self, event: Changed) -> None:
-        """Take in that a backend became ready, or is gone."""
+    def _on_backend_event(self, event: Changed) -> None:
+        """Take in that a backend is ready or gone: the only path of such events."""
         self.submit(event)
         if event.signal is Signal.EXITED:
             self._log_end(event.model, event.error)

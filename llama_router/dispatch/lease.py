@@ -1,4 +1,4 @@
-"""One request's hold on a model, from its arrival to its end."""
+"""The lease of a request on a model, from its arrival to its end."""
 
 from __future__ import annotations
 
@@ -10,41 +10,40 @@ from typing import Protocol, Self
 import trio
 
 from ..backends.backend import Backend
-from ..core.apis.notices import Wait
+from ..core.scheduling.waits import Wait
 from ..errors.base import RouterError
 
 
-class Desk(Protocol):
-    """Where leases come from, and go back to."""
+class LeaseOwner(Protocol):
+    """Grants leases, and takes them back."""
 
     def release(self, request: int) -> None:
-        """Give back what *request* holds."""
+        """Release what *request* holds or waits for."""
 
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
 
 
 class Lease:
-    """One request's hold on a model, from its arrival to its end.
+    """The lease of a request on a model, from its arrival to its end.
 
-    Use it as a (plain) context manager: leaving the block gives the hold back,
-    whether the request was served, refused or abandoned.
+    Use it as a (plain) context manager: leaving the block releases the model, whether the
+    request was served, refused or abandoned.
 
     Attributes:
-        request: Its number; later requests have higher ones.
+        request: Number of the request; later requests have higher ones.
         arrived_s: Clock time of the arrival, in seconds.
         granted_s: Clock time of the grant, in seconds; NaN before.
-        backend: The backend to talk to; None while the request waits.
+        backend: The granted backend; None while the request waits.
         asker: Name of the API key that the request came with, if it needed one.
-        cut: Ends a request that is being served, with an error for its client; set by who
-            serves it.
-        on_news: Called when the wait is over, or something about it changes; see
-            `Waits.watch`.
+        cut: Ends a request in flight, with an error for its client; set by the code that
+            serves the request.
+        on_news: Called when the wait is over or its state changes; see `Waits.watch`.
     """
 
     __slots__ = (
-        "_desk",
         "_error",
+        "_owner",
         "_settled",
         "arrived_s",
         "asker",
@@ -55,8 +54,10 @@ class Lease:
         "request",
     )
 
-    def __init__(self, desk: Desk, request: int, asker: str | None, arrived_s: float) -> None:
-        self._desk = desk
+    def __init__(
+        self, owner: LeaseOwner, request: int, asker: str | None, arrived_s: float
+    ) -> None:
+        self._owner = owner
         self.request = request
         self._settled: trio.Event | None = None
         self._error: RouterError | None = None
@@ -69,12 +70,12 @@ class Lease:
 
     @property
     def settled(self) -> bool:
-        """Whether the wait is over, with a backend or with a refusal."""
+        """True if the wait is over, with a backend or with an error."""
         return self.backend is not None or self._error is not None
 
     def waits_for(self) -> Wait | None:
         """Return what the request waits for; None if it does not."""
-        return self._desk.wait_of(self.request)
+        return self._owner.wait_of(self.request)
 
     def __enter__(self) -> Self:
         return self
@@ -85,10 +86,10 @@ class Lease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._desk.release(self.request)
+        self._owner.release(self.request)
 
     def granted_nowait(self) -> Backend | None:
-        """Return the backend if there is one already, or None if the request must wait.
+        """Return the granted backend, or None while the request waits.
 
         Raises:
             AdmissionError: if the request was refused.
@@ -120,11 +121,11 @@ class Lease:
 
     @property
     def queue_s(self) -> float:
-        """Seconds of the wait before that: for others, for a turn, for a slot."""
+        """Seconds of the wait before that: for other models, or for requests in front."""
         return max(0.0, self.granted_s - self.arrived_s - self.load_s)
 
     def settle(self, result: Backend | RouterError, now_s: float) -> None:
-        """End the wait, with a backend or with a refusal."""
+        """End the wait, with a backend or with an error."""
         if isinstance(result, Backend):
             self.backend = result
             self.granted_s = now_s

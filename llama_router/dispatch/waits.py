@@ -1,4 +1,4 @@
-"""What requests wait for, and who is told when that changes."""
+"""The state of each wait, and callbacks for its changes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from contextlib import contextmanager
 
 import attrs
 
-from ..core.apis.notices import Wait
 from ..core.config.names import ModelId
 from ..core.scheduling.lifecycle import Phase
+from ..core.scheduling.waits import Wait
 from ..event_feed import EventFeed
 from .lease import Lease
 
 
 class Waits:
-    """Knows of each wait what the scheduler says, and how far the load is.
+    """The scheduler's view of each wait, with the progress of the load.
 
     Args:
-        scheduled: Returns what the scheduler says that a request waits for, if it waits.
-        news: Where progress is published.
+        scheduled: Returns the scheduler's view of a request's wait; None if it does not wait.
+        news: Receives the progress.
 
     Attributes:
-        watching: Who wants to hear of the wait for which model.
-        loads: Requests with nothing to do once they are granted: nobody waits behind them.
+        watching: Leases with a callback, and the model that each waits for.
+        loads: Requests that only load a model. They end when they are granted, so requests
+            behind them do not count them as ahead.
     """
 
     def __init__(self, scheduled: Callable[[int], Wait | None], news: EventFeed) -> None:
@@ -46,9 +47,9 @@ class Waits:
 
     @contextmanager
     def watch(self, lease: Lease, model: ModelId, on_news: Callable[[], None]) -> Iterator[None]:
-        """Within the block, let *on_news* be called when *lease*'s wait for *model* changes.
+        """Call *on_news* within the block whenever *lease*'s wait for *model* changes.
 
-        It may be called without a reason, and must not call back at once.
+        It may be called without a change, and must not use the dispatcher before it returns.
         """
         lease.on_news = on_news
         self.watching[lease] = model
@@ -59,22 +60,22 @@ class Waits:
             lease.on_news = None
 
     def begin_progress(self, model: ModelId) -> None:
-        """Note that *model* is being started: nothing of it is loaded yet."""
+        """Take note that *model* is started: nothing of it is loaded yet."""
         self._progress.pop(model, None)
 
     def note_progress(self, model: ModelId, progress: float) -> None:
-        """Take in how much of *model*, which is being started, is loaded: 0 to 1."""
+        """Take note of the loaded part of *model*, which is being started: 0 to 1."""
         if int(progress * 100) != int(self._progress.get(model, 0.0) * 100):
             self._news.publish("progress", {"id": str(model), "progress": progress})
         self._progress[model] = progress
-        self.tell({model})
+        self.notify({model})
 
-    def tell(self, models: Collection[ModelId]) -> None:
-        """Let those know who wait for one of *models*."""
+    def notify(self, models: Collection[ModelId]) -> None:
+        """Call back the leases that wait for one of *models*."""
         for lease, model in self.watching.items():
             if lease.on_news is not None and model in models:
                 lease.on_news()
 
-    def tell_all(self) -> None:
-        """Let everybody know who waits."""
-        self.tell(set(self.watching.values()))
+    def notify_all(self) -> None:
+        """Call back all watched leases."""
+        self.notify(set(self.watching.values()))

@@ -223,7 +223,8 @@ class _Connection:
             raise self._asker.unknown(name, config)
         if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
             dispatcher.check_loaded(model)
-        with dispatcher.lease(model or name, asker=self._asker.name) as lease:
+        # Without a model, the scheduler refuses the name, as it does an id just removed.
+        with dispatcher.lease(model or ModelId(name), asker=self._asker.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
                 backend = lease.granted_nowait()
@@ -317,12 +318,15 @@ class _Connection:
         record: RequestLog,
     ) -> None:
         dispatcher, asker, name = self._gateway.dispatcher, self._asker, asked_for.model
-        if name is not None and asker.models is not None:
-            model = dispatcher.config.resolve(name)
-            if model is None:
-                raise asker.unknown(name, dispatcher.config)
-            asker.check_model(dispatcher.config.models[model], name, dispatcher.config)
-        backend = dispatcher.running(name, asker.may_use)
+        model: ModelId | None = None
+        if name is not None:
+            model = dispatcher.config.resolve(name) or ModelId(name)
+            if asker.models is not None:
+                spec = dispatcher.config.models.get(model)
+                if spec is None:
+                    raise asker.unknown(name, dispatcher.config)
+                asker.check_model(spec, name, dispatcher.config)
+        backend = dispatcher.running(model, asker.may_use)
         record.model = backend.model
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)

@@ -19,8 +19,9 @@ import attrs
 from ..backends.backend import Backend
 from ..core.access.gate import Caller
 from ..core.apis.dialects import StreamDialect, dialect_of
-from ..core.apis.notices import NOTIFY_FIELD, Wait, WaitReporter, discreet, wants_notices
+from ..core.apis.notices import NOTIFY_FIELD, WaitReporter, discreet, wants_notices
 from ..core.config.names import ModelId
+from ..core.scheduling.waits import Wait
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.lease import Lease
 from ..errors.base import RouterError

@@ -25,7 +25,7 @@ from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
-from ..dispatch.missing import tend_missing
+from ..dispatch.missing_files import watch_missing_files
 from ..gateway.gateway import Gateway
 from ..gateway.server import serve
 from ..hub.downloads import Downloads
@@ -78,7 +78,7 @@ class Frontend:
         async with trio.open_nursery() as tasks:
             tasks.start_soon(self._drain, gateway, control, tasks.cancel_scope)
             tasks.start_soon(watcher.run)
-            tasks.start_soon(tend_missing, dispatcher)
+            tasks.start_soon(watch_missing_files, dispatcher)
             tasks.start_soon(self._reload_on_request, watcher)
             tasks.start_soon(scans.run, self.signals.next_rescan)
             await tasks.start(context.downloads.run)

@@ -17,9 +17,12 @@ async def load_startup_model(
     Raises:
         RouterError: if it cannot be loaded.
     """
-    name = dispatcher.config.router.startup_model
+    config = dispatcher.config
+    name = config.router.startup_model
     if name is None:
         return True
+    model = config.resolve(name)
+    assert model is not None, "a checked configuration names a model that it has"
     manager.starting(f"loading the startup model {name}")
     error: RouterError | None = None
     async with trio.open_nursery() as nursery:
@@ -29,7 +32,7 @@ async def load_startup_model(
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(give_up)
-        with dispatcher.lease(name) as lease:
+        with dispatcher.lease(model) as lease:
             try:
                 await lease.granted()
             except RouterError as exc:

@@ -24,7 +24,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.parse import parse_config
-from llama_router.core.scheduling.roster import ModelStatistics
+from llama_router.core.scheduling.state import ModelStatistics
 from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router
 

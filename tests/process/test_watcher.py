@@ -23,7 +23,7 @@ from llama_router.config.reload_report import ReloadReport
 from llama_router.core.config.config import Config
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
-from llama_router.dispatch import missing
+from llama_router.dispatch import missing_files
 from tests.opens import count_opens
 from tests.process.harness import Router, post
 
@@ -162,7 +162,7 @@ async def test_a_file_that_names_a_missing_model_is_applied_without_it(
     start, stage, tmp_path, monkeypatch
 ) -> None:
     """It is read again when the model is there, and then nothing is said of it any more."""
-    monkeypatch.setattr(missing, "POLL_S", 0.01)
+    monkeypatch.setattr(missing_files, "POLL_S", 0.01)
     router = await start({"a": stage.model("a")})
     weights = tmp_path / "b.gguf"
     router.document["models"]["b"] = stage.model("b", path=str(weights))
@@ -187,7 +187,7 @@ async def test_a_model_whose_file_vanished_is_tried_again_when_it_is_back(
     start, stage, tmp_path, monkeypatch
 ) -> None:
     """It is refused with a reason until then, and not for the rest of its cool-down."""
-    monkeypatch.setattr(missing, "POLL_S", 0.01)
+    monkeypatch.setattr(missing_files, "POLL_S", 0.01)
     weights = tmp_path / "a.gguf"
     weights.touch()
     router = await start({"a": stage.model("a", path=str(weights))}, cooldown_s=3600)

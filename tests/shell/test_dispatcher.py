@@ -18,6 +18,7 @@ from llama_router.errors.admission import (
 )
 from llama_router.errors.backends import BackendExitedError, SpawnError
 from llama_router.errors.requests import NoModelRunningError
+from tests.policies import AtMost
 
 A, B = ModelId("a"), ModelId("b")
 
@@ -82,7 +83,7 @@ def phase(dispatcher: Dispatcher, model: ModelId) -> Phase:
 
 
 async def use(dispatcher: Dispatcher, name: str) -> Backend:
-    with dispatcher.lease(name) as lease:
+    with dispatcher.lease(ModelId(name)) as lease:
         return await lease.granted()
 
 
@@ -92,7 +93,7 @@ async def test_a_ready_model_is_granted_without_waiting(
     """The second request has its backend at once, without a checkpoint."""
     d = await start(nursery, config(a={}), FakeBackends())
     await use(d, "a")
-    with d.lease("a") as lease:
+    with d.lease(A) as lease:
         assert lease.granted_nowait() is not None
 
 
@@ -113,7 +114,7 @@ async def test_queue_and_load_times_add_up(
     """Waiting for another's exit is queue_s, waiting for one's own load is load_s."""
     d = await start(nursery, config(a={}, b={}), FakeBackends(load_s=90, stop_s=5))
     await use(d, "a")
-    with d.lease("b") as lease:
+    with d.lease(B) as lease:
         await lease.granted()
         assert (lease.queue_s, lease.load_s) == (5, 90)
 
@@ -122,7 +123,7 @@ async def test_a_crash_is_contained(nursery: trio.Nursery, autojump_clock: MockC
     """The sibling of the same group stays ready; the crashed one comes back on demand."""
     fake = FakeBackends()
     d = await start(nursery, config(a={"group": "g"}, b={"group": "g"}), fake)
-    with d.lease("a") as first, d.lease("b") as second:
+    with d.lease(A) as first, d.lease(B) as second:
         backend = await first.granted()
         await second.granted()
         fake.crash[A].set()
@@ -191,7 +192,7 @@ async def test_a_busy_model_yields_after_its_dwell(
 
     async def keep_busy() -> None:
         while True:
-            with d.lease("a") as lease:
+            with d.lease(A) as lease:
                 await lease.granted()
                 await trio.sleep(2)
 
@@ -213,15 +214,17 @@ async def test_a_bug_in_a_backend_task_is_not_swallowed(autojump_clock: MockCloc
             await use(d, "a")
 
 
-async def test_shutdown_refuses_who_waits(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+async def test_shutdown_refuses_queued_requests(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
     """The queued request is refused, a new one too."""
     d = await start(nursery, config(a={}), FakeBackends(load_s=90))
     nursery.start_soon(trio.sleep, 1)
-    with d.lease("a") as lease:
+    with d.lease(A) as lease:
         d.shut_down()
         with pytest.raises(ShuttingDownError):
             await lease.granted()
-    with d.lease("a") as late, pytest.raises(ShuttingDownError):
+    with d.lease(A) as late, pytest.raises(ShuttingDownError):
         late.granted_nowait()
 
 
@@ -232,11 +235,11 @@ async def test_watching_never_loads(nursery: trio.Nursery, autojump_clock: MockC
     with pytest.raises(NoModelRunningError, match="no models running"):
         d.running(None)
     with pytest.raises(NoModelRunningError, match="'a' is not running"):
-        d.running("a")
+        d.running(A)
     with pytest.raises(UnknownModelError):
-        d.running("zzz")
+        d.running(ModelId("zzz"))
     backend_a, backend_b = await use(d, "a"), await use(d, "b")
-    assert (d.running("a"), d.running(None)) == (backend_a, backend_b)
+    assert (d.running(A), d.running(None)) == (backend_a, backend_b)
     fake.crash[B].set()
     await wait_all_tasks_blocked()
     assert d.running(None) is backend_a
@@ -258,6 +261,19 @@ async def test_reload_restarts_only_what_changed(
     assert await use(d, "b") is old_b
 
 
+async def test_a_placement_policy_reaches_the_backends(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Two models without a group run side by side, because the policy lets them."""
+    fake = FakeBackends()
+    policy = AtMost(limit=2)
+    d = Dispatcher(config(a={}, b={}), fake, placement_for=lambda _: policy)
+    await nursery.start(d.run)
+    await use(d, "a")
+    await use(d, "b")
+    assert fake.alive == {A, B}
+
+
 async def test_cancelling_the_dispatcher_ends_every_backend(autojump_clock: MockClock) -> None:
     """Nothing is alive after run() has ended."""
     fake = FakeBackends(stop_s=3)
@@ -270,7 +286,7 @@ async def test_cancelling_the_dispatcher_ends_every_backend(autojump_clock: Mock
     assert fake.alive == set()
 
 
-async def test_who_watches_a_wait_hears_of_each_step(
+async def test_a_watched_wait_reports_each_step(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     """Phases, progress and the grant; nothing after the block, and the progress is of this load."""
@@ -278,7 +294,7 @@ async def test_who_watches_a_wait_hears_of_each_step(
     await use(d, "a")
     d.waits.note_progress(B, 0.9)  # the last word of an earlier load
     seen: list[tuple[Phase, float | None] | None] = []
-    with d.lease("b") as lease:
+    with d.lease(B) as lease:
 
         def look() -> None:
             wait = lease.waits_for()
@@ -311,17 +327,17 @@ async def test_progress_is_news_once_per_percent(
 async def test_a_grant_is_news_for_the_same_queue_only(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    """Who waits for another model is not woken by it."""
+    """The wait for another model is not woken by it."""
     d = await start(
         nursery, config(a={"group": "g", "max_in_flight": 1}, b={"group": "g"}), FakeBackends()
     )
     await use(d, "b")
     news: list[str] = []
-    with d.lease("a") as first:
+    with d.lease(A) as first:
         await first.granted()
         with (
-            d.lease("a") as second,
-            d.lease("a") as third,
+            d.lease(A) as second,
+            d.lease(A) as third,
             d.waits.watch(third, A, lambda: news.append("third")),
         ):
             await use(d, "b")

@@ -103,7 +103,7 @@ async def test_every_dialect(
             fields=(),
             close=False,
         )
-        with dispatcher.lease("a") as lease:
+        with dispatcher.lease(A) as lease:
             await waiting.granted(lease, A)
         client.close()
 
@@ -128,7 +128,7 @@ def ollama_waiting(
         notices=wants_notices(str(notices).lower(), spec),
         now_s=trio.current_time(),
     )
-    lease = dispatcher.lease("a")
+    lease = dispatcher.lease(A)
     return OllamaWaiting(dispatcher, lease, A, company, ANYBODY)
 
 

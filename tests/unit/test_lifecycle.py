@@ -1,11 +1,14 @@
-"""The table of a backend's life, and the policy of restarts."""
+"""The tables of phases and intents, and the policy of restarts."""
 
 import pytest
 
 from llama_router.core.scheduling.lifecycle import (
+    INTENTS,
     RESIDENT,
     TRANSITIONS,
+    Cue,
     IllegalTransitionError,
+    Intent,
     Phase,
     Signal,
     advance,
@@ -78,3 +81,21 @@ def test_half_open_is_one_attempt() -> None:
     opened = fail(CLOSED, now_s=0, retryable=False)
     assert opened.open
     assert fail(opened, now_s=40).open
+
+
+def test_every_intent_can_be_left_and_reached() -> None:
+    """The table of intents has no dead end but the removal, which an addition takes back."""
+    rows = [row for table in INTENTS.values() for row in table.items()]
+    assert {before for before, _ in rows} == set(Intent)
+    assert {after for _, after in rows} == set(Intent)
+    assert INTENTS.keys() == set(Cue)
+
+
+def test_only_an_addition_takes_a_removal_back() -> None:
+    """Nothing that happens to a leaving model makes it stay."""
+    assert [cue for cue, table in INTENTS.items() if Intent.REMOVED in table] == [Cue.ADDED]
+
+
+def test_a_cue_changes_something_wherever_it_is_listed() -> None:
+    """A row that leaves an intent as it is would be noise."""
+    assert all(before is not after for t in INTENTS.values() for before, after in t.items())

@@ -27,7 +27,7 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import TRANSITIONS, Phase, Signal, advance
-from llama_router.core.scheduling.roster import ModelStatistics
+from llama_router.core.scheduling.state import ModelStatistics
 from llama_router.errors.backends import BackendExitedError, SpawnError
 
 ENTRY = {

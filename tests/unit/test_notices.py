@@ -5,13 +5,15 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from llama_router.core.access.gate import ANYBODY, Caller
 from llama_router.core.apis.dialects import Dialect, StreamDialect, dialect_of, last_event
-from llama_router.core.apis.notices import Notices, Other, Wait
+from llama_router.core.apis.notices import Notices, discreet
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import Arrived, Changed, Finished
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
+from llama_router.core.scheduling.waits import Other, Wait
 from llama_router.errors.admission import QueueTimeoutError
 from llama_router.errors.backends import BackendExitedError
 
@@ -84,6 +86,18 @@ class TestNotices:
         assert about(Notices(), Phase.STOPPED, others=busy) == [
             "Waiting for another model to finish its requests."
         ]
+
+    def test_a_reason_is_said_instead_of_the_models_in_the_way(self) -> None:
+        """A placement policy may have more to say than that others must leave."""
+        busy = (Other(model=A, phase=Phase.READY),)
+        assert about(Notices(), Phase.STOPPED, others=busy, reason="No memory.") == ["No memory."]
+
+    def test_a_key_that_may_not_use_every_model_hears_no_reason(self) -> None:
+        """The sentence may name models that it must not learn of."""
+        wait = Wait(model=B, phase=Phase.STOPPED, reason="Model 'a' has the memory.")
+        restricted = Caller(name="app", models=("b",))
+        assert discreet(wait, restricted, {}) == Wait(model=B, phase=Phase.STOPPED)
+        assert discreet(wait, ANYBODY, {}) == wait
 
     def test_nothing_said_before_means_nothing_at_the_end(self) -> None:
         """A request that heard nothing does not hear that the model is ready."""

@@ -1,4 +1,4 @@
-"""Models whose process is replaced because their settings changed: they come back."""
+"""Models that get a new process because their settings changed: they come back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from llama_router.core.scheduling.events import (
     Action,
     Arrived,
     Changed,
+    FileRestored,
     Finished,
     Grant,
     Keep,
-    Mended,
     Reconfigured,
     Refuse,
     Start,
@@ -68,7 +68,7 @@ def stops(actions: list[Action]) -> list[ModelId]:
 
 
 def test_an_idle_model_comes_back_when_its_old_process_is_gone() -> None:
-    """Nobody asks for it; it was there before, so it is there again."""
+    """Without a request: it was there before, so it is there again."""
     models: dict[str, dict] = {"a": {}, "b": {}}
     s = running(models, A)
     assert stops(s.handle(changed("a", **models), now_s=1)) == [A]
@@ -88,7 +88,7 @@ def test_a_busy_model_drains_first() -> None:
 
 
 def test_the_unchanged_and_the_stopped_are_left_alone() -> None:
-    """A changed model that did not run is loaded when somebody asks for it."""
+    """A changed model that did not run is loaded for the next request."""
     models: dict[str, dict] = {"a": {"group": "g"}, "b": {"group": "g"}}
     s = running(models, A)
     assert s.handle(changed("b", **models), now_s=1) == []
@@ -106,7 +106,7 @@ def test_all_models_of_a_group_come_back_side_by_side() -> None:
     assert gone(s, B, 3) == [Start(B)]
 
 
-def test_another_model_that_somebody_waits_for_goes_first_and_it_stays_away() -> None:
+def test_another_model_with_a_request_goes_first_and_it_stays_away() -> None:
     """Demand counts more than that it was there before."""
     models: dict[str, dict] = {"a": {}, "b": {}}
     s = running(models, A)
@@ -119,7 +119,7 @@ def test_another_model_that_somebody_waits_for_goes_first_and_it_stays_away() ->
     assert s.phase(A) is Phase.STOPPED
 
 
-def test_it_drives_nobody_out() -> None:
+def test_it_stops_no_other() -> None:
     """Its new settings put it into another group than the one that runs: that one stays."""
     models = {"a": {"group": "g"}, "b": {"group": "g"}}
     s = running(models, A, B)
@@ -142,7 +142,7 @@ def test_it_waits_for_a_process_of_another_group_that_leaves_anyhow() -> None:
 
 
 def test_an_unload_by_request_counts_more() -> None:
-    """Who says that it should go does not want it back."""
+    """An unloaded model is not wanted back."""
     models: dict[str, dict] = {"a": {}}
     s = running(models, A, busy=True)
     s.handle(changed("a", **models), now_s=1)
@@ -197,7 +197,7 @@ def test_a_model_that_was_to_go_with_its_last_request_does_not_come_back() -> No
 
 
 def test_a_crash_on_the_way_back_is_tried_again() -> None:
-    """As if somebody waited for it."""
+    """As if a request waited for it."""
     models: dict[str, dict] = {"a": {}}
     s = running(models, A)
     s.handle(changed("a", **models), now_s=1)
@@ -209,7 +209,7 @@ def test_a_crash_on_the_way_back_is_tried_again() -> None:
 
 
 def test_given_up_with_a_mistake_it_comes_back_with_the_mended_settings() -> None:
-    """Who edits a running model's arguments, and then corrects them, sees it again."""
+    """A mistake in a running model's arguments, once corrected, costs only the time between."""
     models: dict[str, dict] = {"a": {}, "b": {}}
     s = running(models, A)
     s.handle(changed("a", **models), now_s=1)
@@ -221,6 +221,18 @@ def test_given_up_with_a_mistake_it_comes_back_with_the_mended_settings() -> Non
     assert s.handle(mended, now_s=4) == [Start(A)]
 
 
+def test_given_up_a_second_time_for_a_request_it_comes_back_for_requests_only() -> None:
+    """What was tried again because of a request has nothing to return to."""
+    models: dict[str, dict] = {"a": {}}
+    s = running(models, A)
+    s.handle(changed("a", **models), now_s=1)
+    gone(s, A, 2)
+    gone(s, A, 3, SpawnError("no such option"))
+    assert s.handle(Arrived(2, A), now_s=1000) == [Start(A)]
+    gone(s, A, 1001, SpawnError("no such option"))
+    assert s.handle(FileRestored(A), now_s=1002) == []
+
+
 def test_a_model_that_was_given_up_is_tried_again_when_its_fault_is_mended() -> None:
     """By the next request; by itself if it was to come back."""
     models: dict[str, dict] = {"a": {}}
@@ -229,7 +241,7 @@ def test_a_model_that_was_given_up_is_tried_again_when_its_fault_is_mended() -> 
     gone(s, A, 1, FileMissingError("a", "a.gguf"))
     assert isinstance(s.handle(Arrived(2, "a"), now_s=2)[0], Refuse)
     assert list(s.failed()) == [A]
-    assert s.handle(Mended(A), now_s=3) == []
+    assert s.handle(FileRestored(A), now_s=3) == []
     assert not s.failed()
     assert s.handle(Arrived(3, "a"), now_s=4) == [Start(A)]
     ready(s, A, 5)
@@ -237,9 +249,9 @@ def test_a_model_that_was_given_up_is_tried_again_when_its_fault_is_mended() -> 
     s.handle(changed("a", **models), now_s=7)
     gone(s, A, 8)
     gone(s, A, 9, FileMissingError("a", "a.gguf"))
-    assert s.handle(Mended(A), now_s=10) == [Start(A)]
-    assert s.handle(Mended(A), now_s=11) == []
-    assert s.handle(Mended(B), now_s=11) == []
+    assert s.handle(FileRestored(A), now_s=10) == [Start(A)]
+    assert s.handle(FileRestored(A), now_s=11) == []
+    assert s.handle(FileRestored(B), now_s=11) == []
 
 
 def test_the_home_model_waits_for_it() -> None:
@@ -287,8 +299,8 @@ def test_what_comes_unasked_comes_when_its_file_does() -> None:
     s = Scheduler(lacking(config({"home_model": "b"}, a={"keep_loaded": True}, b={}), "a", "b"))
     assert s.handle(Tick(), now_s=0) == []
     assert s.wake_s == math.inf
-    assert s.handle(Mended(A), now_s=1) == [Start(A)]
-    assert s.handle(Mended(B), now_s=2) == [Start(B)]
+    assert s.handle(FileRestored(A), now_s=1) == [Start(A)]
+    assert s.handle(FileRestored(B), now_s=2) == [Start(B)]
 
 
 def test_a_reload_gives_up_whose_file_is_missing_and_takes_it_back() -> None:

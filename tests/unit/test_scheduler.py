@@ -68,7 +68,7 @@ def test_swap_waits_for_the_victim_to_exit() -> None:
 
 
 def test_an_idle_model_makes_way_at_once() -> None:
-    """Nobody needs it, so nobody waits for it."""
+    """No request needs it, so none waits for its end."""
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
     s.handle(Finished(1), now_s=0.1)
@@ -113,7 +113,7 @@ def test_an_explicit_group_is_not_a_model_name() -> None:
 
 
 def test_a_busy_model_goes_on_while_its_dwell_lasts() -> None:
-    """Others wait, but the ready model is still granted: nobody waits behind a stranger."""
+    """Others wait, but the ready model is still granted: no request waits behind a stranger."""
     s = Scheduler(config(router={"max_dwell_s": 30}, a={}, b={}))
     running(s, A, 1, 0)
     s.handle(Arrived(2, "b"), now_s=10)
@@ -135,7 +135,7 @@ def test_a_busy_model_is_not_granted_after_its_dwell() -> None:
 
 
 def test_an_older_queue_does_not_win_its_place_back() -> None:
-    """A model that made way queues behind whom it made way for, however old its requests are."""
+    """A model that made way queues behind its successor, however old its requests are."""
     s = Scheduler(config(router={"max_dwell_s": 5}, a={"max_in_flight": 1}, b={}))
     running(s, A, 1, 0)
     s.handle(Arrived(2, "a"), now_s=1)  # waits for a slot of a, longer than b's request
@@ -155,7 +155,7 @@ def test_a_fresh_model_is_kept_for_its_residency_if_it_has_work() -> None:
 
 
 def test_a_load_is_never_for_nothing() -> None:
-    """Even with neither dwell nor residency, whoever waited for the load is granted once."""
+    """Even with neither dwell nor residency, a request that waited for the load is granted."""
     s = Scheduler(config(router={"max_dwell_s": 0, "min_residency_s": 0}, a={}, b={}))
     s.handle(Arrived(1, "a"), now_s=0)
     s.handle(Arrived(2, "b"), now_s=0)
@@ -171,7 +171,7 @@ def test_a_swap_does_not_stall_a_third_model_of_the_running_group() -> None:
     assert ready(s, B, 3) == [Grant(3, B)]
 
 
-def test_nobody_joins_a_group_whose_dwell_is_over() -> None:
+def test_no_model_joins_a_group_after_its_dwell() -> None:
     """Otherwise a group could prolong itself for ever."""
     s = Scheduler(config(router={"max_dwell_s": 5}, a={"group": "g"}, b={"group": "g"}, c={}))
     running(s, A, 1, 0)
@@ -191,11 +191,11 @@ def test_a_client_that_leaves_while_queued_is_forgotten() -> None:
     assert s.phase(B) is Phase.STOPPED
 
 
-def test_a_load_that_nobody_waits_for_makes_way() -> None:
-    """The client left during the load; somebody else wants the room."""
+def test_a_load_without_a_request_makes_way() -> None:
+    """The client left during the load; another one wants the room."""
     s = Scheduler(config(a={}, b={}))
     s.handle(Arrived(1, "a"), now_s=0)
-    assert s.handle(Finished(1), now_s=1) == []  # nobody else waits: let it finish
+    assert s.handle(Finished(1), now_s=1) == []  # no other request waits: let it finish
     assert stops(s.handle(Arrived(2, "b"), now_s=2)) == [A]
 
 
@@ -208,7 +208,7 @@ def test_max_in_flight_queues_the_rest() -> None:
 
 
 def test_a_full_model_does_not_hold_up_another() -> None:
-    """Somebody waits for a slot of a; ready b of the same group is granted at once."""
+    """A request waits for a slot of a; ready b of the same group is granted at once."""
     s = Scheduler(config(a={"group": "g", "max_in_flight": 1}, b={"group": "g"}))
     running(s, A, 1, 0)
     s.handle(Arrived(2, "b"), now_s=0)
@@ -228,7 +228,9 @@ def test_unknown_model() -> None:
 def test_aliases_name_the_model() -> None:
     """A request by alias is granted by id."""
     s = Scheduler(config(a={"aliases": ["gpt-4o"]}))
-    assert s.handle(Arrived(1, "gpt-4o"), now_s=0) == [Start(A)]
+    model = s.config.resolve("gpt-4o")
+    assert model is not None
+    assert s.handle(Arrived(1, model), now_s=0) == [Start(A)]
 
 
 def test_queue_cap() -> None:
@@ -306,7 +308,7 @@ def test_a_changed_configuration_ends_the_cool_down() -> None:
     assert s.handle(Arrived(2, "a"), now_s=2) == [Start(A)]
 
 
-def test_a_crashing_model_drives_nobody_out() -> None:
+def test_a_crashing_model_stops_no_other() -> None:
     """While b is in backoff, a keeps running beside b's waiting request."""
     s = Scheduler(config(router={"max_dwell_s": 0, "min_residency_s": 0}, a={}, b={}))
     s.handle(Arrived(1, "b"), now_s=0)
@@ -348,8 +350,19 @@ def test_reload_leaves_the_unchanged_alone() -> None:
     assert s.handle(Arrived(2, "a"), now_s=2) == [Grant(2, A)]
 
 
+def test_a_model_has_a_dwell_time_after_a_reload_changed_its_group() -> None:
+    """It counts from when the model was ready, so that others do not wait for ever."""
+    router = {"max_dwell_s": 10}
+    s = Scheduler(config(router=router, a={}, b={}))
+    running(s, A, 1, 0)
+    s.handle(Reconfigured(config(router=router, a={"group": "g"}, b={})), now_s=1)
+    s.handle(Arrived(2, B), now_s=2)
+    assert s.handle(Arrived(3, A), now_s=11.9) == [Grant(3, A)]
+    assert s.handle(Arrived(4, A), now_s=12) == []
+
+
 def test_reload_stops_an_outdated_load_at_once() -> None:
-    """It serves nobody yet; the new settings are loaded instead."""
+    """It serves no request yet; the new settings are loaded instead."""
     s = Scheduler(config(a={}))
     s.handle(Arrived(1, "a"), now_s=0)
     assert stops(s.handle(Reconfigured(config(a={"args": ["--x"]})), now_s=1)) == [A]
@@ -379,7 +392,7 @@ def test_a_model_removed_and_added_again_starts_after_the_old_one_left() -> None
     assert gone(s, A, 5) == [Start(A)]
 
 
-def test_shutdown_refuses_who_waits_and_spares_who_is_served() -> None:
+def test_shutdown_refuses_queued_requests_and_spares_those_in_flight() -> None:
     """Nothing is started or stopped by the scheduler any more."""
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)

@@ -25,7 +25,7 @@ from llama_router.core.scheduling.events import (
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
 
-NAMES = ("a", "b", "c", "nobody")
+NAMES = ("a", "b", "c", "unknown")
 
 
 def scheduler() -> Scheduler:
@@ -90,13 +90,13 @@ class Story:
         self.last_request += 1
         request = self.last_request
         other, before = twin(self.scheduler), seen(twin(self.scheduler))
-        model = other.admit_at_once(request, name)
-        actions = self.feed(Arrived(request, name))
+        admitted = other.admit_at_once(request, ModelId(name))
+        actions = self.feed(Arrived(request, ModelId(name)))
         self.holders.append(request)
-        if model is None:
+        if not admitted:
             assert seen(other) == before
         else:
-            assert actions == [Grant(request, model)]
+            assert actions == [Grant(request, ModelId(name))]
             assert seen(other) == seen(twin(self.scheduler))
             assert other.wake_s <= self.scheduler.wake_s, "a tick too early does no harm"
 
@@ -116,7 +116,7 @@ class Story:
             assert seen(other) == before
 
     def ready(self, _: None) -> None:
-        """Let everybody who starts become ready."""
+        """Let every starting backend become ready."""
         for model in list(self.alive):
             if model in self.alive and self.scheduler.phase(model) is Phase.STARTING:
                 self.feed(Changed(model, Signal.PROBE_OK))
@@ -129,7 +129,7 @@ class Story:
             self.feed(Changed(model, Signal.EXITED))
 
     def unload(self, name: str) -> None:
-        """Let somebody unload a model."""
+        """Unload a model."""
         self.feed(Unload(ModelId(name), force=False))
 
     def end(self, _: None) -> None:
@@ -151,5 +151,5 @@ def test_the_shortcuts_are_taken() -> None:
     state.arrive("a")
     state.ready(None)
     state.finish(0)
-    assert state.scheduler.admit_at_once(9, "a") == "a"
+    assert state.scheduler.admit_at_once(9, ModelId("a"))
     assert state.scheduler.finish_at_once(9, 100.0)

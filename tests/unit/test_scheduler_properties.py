@@ -1,4 +1,4 @@
-"""Invariants of the scheduler under any order of events."""
+"""Invariants of the scheduler under any order of events, with any placement policy."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -10,9 +10,9 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
+    FileRestored,
     Finished,
     Grant,
-    Mended,
     Reconfigured,
     Refuse,
     Start,
@@ -20,9 +20,11 @@ from llama_router.core.scheduling.events import (
     Tick,
     Unload,
 )
-from llama_router.core.scheduling.lifecycle import RESIDENT, Phase, Signal
+from llama_router.core.scheduling.lifecycle import RESIDENT, Intent, Phase, Signal
+from llama_router.core.scheduling.placement import Placement, placement_for
 from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError, SpawnError
+from tests.policies import AtMost
 
 GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}
 KEPT = "k"
@@ -59,10 +61,23 @@ def config(limits: dict[str, int], revision: int = 0) -> Config:
 class SchedulerMachine(RuleBasedStateMachine):
     """Clients come and go, backends do as they like, the clock moves."""
 
+    def placement_for(self, conf: Config) -> Placement:
+        """Return the policy under test."""
+        return placement_for(conf)
+
+    def check_placed(self, alive: set[ModelId]) -> None:
+        """Fail if *alive* must not run together."""
+        groups = {GROUPS[m] or m for m in alive - {KEPT}}
+        assert len(groups) <= 1, "two groups at once"
+
+    def has_place_for(self, model: ModelId) -> bool:
+        """Return whether nothing that is alive is in the way of *model*."""
+        return model == KEPT or not self.alive - {KEPT}
+
     def __init__(self) -> None:
         super().__init__()
         self.limits = {"b": 1, "c": 2}
-        self.scheduler = Scheduler(config(self.limits))
+        self.scheduler = Scheduler(config(self.limits), self.placement_for)
         self.now_s = 0.0
         self.last_request = 0
         self.forced = self.unloading = False
@@ -84,8 +99,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 case Start(model):
                     assert model not in self.alive, "two processes of one model"
                     self.alive.add(model)
-                    groups = {GROUPS[m] or m for m in self.alive - {KEPT}}
-                    assert len(groups) <= 1, "two groups at once"
+                    self.check_placed(self.alive)
                 case Stop(model):
                     assert model in self.alive
                     assert self.forced or model not in self.granted.values(), "a request was cut"
@@ -104,7 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from([*GROUPS, KEPT]))
     def mended(self, name: str) -> None:
-        self.feed(Mended(ModelId(name)))
+        self.feed(FileRestored(ModelId(name)))
 
     @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]))
     def arrive(self, name: str) -> None:
@@ -161,7 +175,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.feed(Reconfigured(config(self.limits, self.revision)))
 
     @invariant()
-    def everybody_is_granted_or_queued_exactly_once(self) -> None:
+    def every_request_is_granted_or_queued_exactly_once(self) -> None:
         stats = self.scheduler.statistics().values()
         assert sum(s.queued for s in stats) == len(self.waiting)
         assert sum(s.in_flight for s in stats) == len(self.granted)
@@ -184,24 +198,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler._reconcile(self.now_s) == []
 
     @invariant()
-    def nobody_waits_without_a_reason(self) -> None:
-        """Whoever waits has something to wait for: a process that lives, or a timed retry."""
+    def no_request_waits_without_a_reason(self) -> None:
+        """Each request that waits has a cause: a process that lives, or a timed retry."""
         stats = self.scheduler.statistics()
         for model, s in stats.items():
             if s.queued and s.phase is Phase.STOPPED:
                 assert self.alive, f"{model} waits although nothing runs"
+                assert not self.has_place_for(model), f"{model} waits although it could run"
             if s.queued:
                 assert self.scheduler.wake_s < float("inf")
             assert not (s.queued and s.phase is Phase.FAILED)
 
     @invariant()
-    def who_comes_back_is_not_there_yet(self) -> None:
+    def a_returning_model_is_not_there_yet(self) -> None:
         stats = self.scheduler.statistics()
         there = {model for model, s in stats.items() if s.phase is Phase.READY}
         assert not there & self.scheduler.returning
 
     @invariant()
-    def nobody_outstays_its_time(self) -> None:
+    def no_model_outstays_its_time(self) -> None:
         stats = self.scheduler.statistics()
         for name, ttl_s in TTL_S.items():
             idle_since_s = stats[ModelId(name)].idle_since_s
@@ -223,14 +238,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.feed(Finished(request))
 
     def teardown(self) -> None:
-        """Progress: with honest backends and requests that end, everybody is served."""
+        """Progress: with honest backends and requests that end, every request is served."""
         for _ in range(400):
             if not self.waiting:
                 break
             self.honest_backends()
             self.end_requests(sorted(self.granted))
             self.time_passes(0.1)
-        # 40 s of pretended time are far below max_queue_wait_s: nobody was refused for that.
+        # 40 s of pretended time are far below max_queue_wait_s: no request was refused for that.
         assert not self.waiting
         self.everything_comes_to_rest()
 
@@ -241,12 +256,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end_requests(sorted(self.granted))
             self.time_passes(0.1)
         assert not self.scheduler.returning
-        slots = self.scheduler._roster.slots
+        entries = self.scheduler._state.entries
         for name in (KEPT, HOME):
-            slot = slots[ModelId(name)]
-            assert slot.held_off or slot.phase is Phase.READY, (name, slot.phase)
+            entry = entries[ModelId(name)]
+            held_off = entry.intent is Intent.HELD_OFF
+            assert held_off or entry.phase is Phase.READY, (name, entry.phase)
         for name in TTL_S:
-            assert slots[ModelId(name)].phase is not Phase.READY
+            assert entries[ModelId(name)].phase is not Phase.READY
 
 
 class BusyMachine(SchedulerMachine):
@@ -272,7 +288,39 @@ class BusyMachine(SchedulerMachine):
         assert not victims & self.waiting.keys()
 
 
+class Counted:
+    """The same, with a policy of another kind: some number of models, whatever their groups."""
+
+    LIMIT = 2
+
+    def placement_for(self, _: Config) -> AtMost:
+        """Return the policy under test."""
+        return AtMost(limit=self.LIMIT, guard_s=1.0)
+
+    def check_placed(self, alive: set[ModelId]) -> None:
+        """Fail if *alive* are too many."""
+        assert len(alive) <= self.LIMIT
+
+    def has_place_for(self, _: ModelId) -> bool:
+        """Return whether one more may run."""
+        return len(self.alive) < self.LIMIT
+
+
+class CountedMachine(Counted, SchedulerMachine):
+    """Everything holds for that policy."""
+
+
+class CountedBusyMachine(Counted, BusyMachine):
+    """The bounded wait, too."""
+
+    LIMIT = 3
+
+
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestCounted = CountedMachine.TestCase
+TestCounted.settings = TestScheduler.settings
 TestBusy = BusyMachine.TestCase
 TestBusy.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCountedBusy = CountedBusyMachine.TestCase
+TestCountedBusy.settings = TestBusy.settings

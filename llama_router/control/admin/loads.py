@@ -47,7 +47,7 @@ class Loads:
             with (
                 self._scopes[model],
                 suppress(RouterError),
-                self._dispatcher.load(str(model)) as lease,
+                self._dispatcher.load(model) as lease,
             ):
                 await lease.granted()
         finally:

@@ -109,7 +109,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def load() -> Response:
         spec = spec_of(context, (await json_body(schemas.LoadBody)).model)
         without_deadline()  # it has one of its own: ready_timeout_s, and that of the queue
-        with dispatcher.lease(str(spec.id)) as lease:
+        with dispatcher.lease(spec.id) as lease:
             await lease.granted()
         return answer(await page.model(spec))
 

@@ -18,7 +18,7 @@ from ...core.config.config import Config
 from ...core.config.redaction import masked_config
 from ...core.config.specs import ModelSpec
 from ...core.scheduling.lifecycle import Phase
-from ...core.scheduling.roster import ModelStatistics
+from ...core.scheduling.state import ModelStatistics
 from ...errors.backends import BackendError, BackendExitedError
 from ...errors.config import Problem
 from ...process import procfs

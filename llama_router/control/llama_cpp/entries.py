@@ -14,7 +14,7 @@ import msgspec
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.lifecycle import Phase
-from ...core.scheduling.roster import ModelStatistics
+from ...core.scheduling.state import ModelStatistics
 from ...errors.backends import BackendExitedError
 
 Json: TypeAlias = dict[str, Any]

@@ -18,7 +18,7 @@ from ...core.access.gate import Caller, Scope
 from ...core.config.names import ModelId
 from ...core.config.redaction import masked_command
 from ...core.config.specs import ModelSpec, ModelState
-from ...core.scheduling.roster import ModelStatistics
+from ...core.scheduling.state import ModelStatistics
 from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext

@@ -5,8 +5,9 @@ from __future__ import annotations
 import trio
 
 from ...core.access.gate import Caller
-from ...core.apis.notices import Wait, WaitReporter, discreet
+from ...core.apis.notices import WaitReporter, discreet
 from ...core.config.names import ModelId
+from ...core.scheduling.waits import Wait
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
 

@@ -31,11 +31,11 @@ from ...errors.access import (
     OriginNotAllowedError,
 )
 from ...errors.admission import UnknownModelError
-from ..answers import refusals
 from ..config.config import Config
 from ..config.exposure import is_loopback
 from ..config.names import ResolvedModel
 from ..config.specs import ModelsApi, ModelSpec
+from ..scheduling import refusals
 
 Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header fields: lower-cased name and value."""

@@ -15,6 +15,7 @@ from ..access.gate import Caller
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase
+from ..scheduling.waits import Other, Wait
 
 #: Between two signs of life on any stream that has nothing else to say, in seconds: proxies
 #: close connections that are silent for 60.
@@ -30,38 +31,6 @@ PROGRESS_STEP: Final = 0.1
 
 #: A place in the queue that changes is said so often at most, in seconds.
 QUEUE_EVERY_S: Final = 1.0
-
-
-@attrs.frozen(kw_only=True)
-class Other:
-    """A model that has to leave first.
-
-    Attributes:
-        model: Which one; None if whoever waits must not know.
-        phase: Where its backend is in its life.
-    """
-
-    model: ModelId | None
-    phase: Phase
-
-
-@attrs.frozen(kw_only=True)
-class Wait:
-    """What a request waits for.
-
-    Attributes:
-        model: The model that it asked for.
-        phase: Where that model's backend is in its life.
-        ahead: Requests for the model that came earlier and still wait.
-        others: Models that have to leave before it can start.
-        progress: How much of it is loaded, 0 to 1; None if that is not known.
-    """
-
-    model: ModelId
-    phase: Phase
-    ahead: int = 0
-    others: tuple[Other, ...] = ()
-    progress: float | None = None
 
 
 class Notices:
@@ -169,7 +138,8 @@ def discreet(wait: Wait | None, asker: Caller, models: Mapping[ModelId, ModelSpe
         known = spec is not None and asker.may_use(spec)
         return other if known else attrs.evolve(other, model=None)
 
-    return attrs.evolve(wait, others=tuple(map(seen, wait.others)))
+    # The reason may name models, too.
+    return attrs.evolve(wait, others=tuple(map(seen, wait.others)), reason="")
 
 
 def _sentence(wait: Wait) -> str:
@@ -184,7 +154,8 @@ def _sentence(wait: Wait) -> str:
         case Phase.BACKOFF | Phase.FAILED:
             return f"The backend of {model} failed; it is started again."
         case Phase.STOPPED:
-            return " ".join(map(_about_other, wait.others)) or f"Preparing to load {model}..."
+            said = wait.reason or " ".join(map(_about_other, wait.others))
+            return said or f"Preparing to load {model}..."
         case _:
             assert_never(wait.phase)
 

@@ -1,1 +1,1 @@
-"""Which model runs, who waits, who makes way. Sans-IO."""
+"""Admission, queues, turns, placement, and the lifecycle of backends. Sans-IO."""

@@ -1,4 +1,4 @@
-"""What the shell tells the scheduler, and what it is told to do. Values only."""
+"""Events that the scheduler takes in, and actions that it returns. Values only."""
 
 from __future__ import annotations
 
@@ -16,26 +16,32 @@ from .lifecycle import Signal
 
 @attrs.frozen
 class Arrived:
-    """A request named this model (an id or an alias, as the client wrote it)."""
+    """A request arrived.
+
+    Attributes:
+        request: Its number; later requests have higher ones.
+        model: The requested model. It is refused if the configuration does not have it (any
+            more).
+    """
 
     request: int
-    name: str
+    model: ModelId
 
 
 @attrs.frozen
 class Finished:
-    """A request ended, however it ended: served, refused, or its client left."""
+    """A request ended: it was served or refused, or its client disconnected."""
 
     request: int
 
 
 @attrs.frozen
 class Changed:
-    """A backend became ready (``PROBE_OK``) or is gone (``EXITED``).
+    """A backend became ready (``PROBE_OK``) or its process is gone (``EXITED``).
 
     Attributes:
-        model: Whose backend.
-        signal: ``PROBE_OK`` or ``EXITED``; the scheduler itself decides the rest.
+        model: The model of the backend.
+        signal: ``PROBE_OK`` or ``EXITED``; the scheduler itself causes the other signals.
         error: Why it is gone, if it was not asked to stop.
     """
 
@@ -51,11 +57,11 @@ class Tick:
 
 @attrs.frozen
 class Unload:
-    """Somebody wants the model's backend to go; who waits for it brings it back.
+    """A model's backend is to stop; queued requests for the model start a new one.
 
     Attributes:
-        model: Which one.
-        force: Do not wait for the requests that it serves.
+        model: The model.
+        force: Do not wait for the requests in flight.
     """
 
     model: ModelId
@@ -64,13 +70,13 @@ class Unload:
 
 @attrs.frozen
 class Keep:
-    """A request says how long the model's backend stays when nobody uses it.
+    """A request sets how long the model's backend stays loaded while idle.
 
-    It counts until the backend is gone or another request says something else.
+    It counts until the backend is gone or another request sets another time.
 
     Attributes:
-        model: Which one.
-        idle_s: Seconds of idleness, perhaps infinite; None for what the settings say.
+        model: The model.
+        idle_s: Idle seconds, perhaps infinite; None for the ``ttl_s`` of the settings.
     """
 
     model: ModelId
@@ -78,8 +84,8 @@ class Keep:
 
 
 @attrs.frozen
-class Mended:
-    """What a model was given up for is no longer so: it may be tried again."""
+class FileRestored:
+    """The missing file of a model that was given up is back: the model may be tried again."""
 
     model: ModelId
 
@@ -90,8 +96,8 @@ class Reconfigured:
 
     Attributes:
         config: The new one.
-        plan: How it differs from the one in force, if somebody had the time to find out: with
-            hundreds of models it takes as long as a thousand requests.
+        plan: How it differs from the one in force, if that was computed before (on a thread:
+            for hundreds of models it takes as long as a thousand requests).
     """
 
     config: Config
@@ -100,17 +106,17 @@ class Reconfigured:
 
 @attrs.frozen
 class ShutDown:
-    """Refuse whoever waits, start nothing more; requests being served go on."""
+    """All queued requests are refused, nothing starts any more; requests in flight go on."""
 
 
 Event: TypeAlias = (
-    Arrived | Finished | Changed | Tick | Unload | Keep | Mended | Reconfigured | ShutDown
+    Arrived | Finished | Changed | Tick | Unload | Keep | FileRestored | Reconfigured | ShutDown
 )
 
 
 @attrs.frozen
 class Grant:
-    """Let the request talk to the model's backend."""
+    """Let the request use the model's backend."""
 
     request: int
     model: ModelId
@@ -133,10 +139,10 @@ class Start:
 
 @attrs.frozen
 class Stop:
-    """Stop the model's backend; it serves nobody.
+    """Stop the model's backend, on which no request is in flight.
 
     Attributes:
-        model: Which one.
+        model: The model.
         reason: Why, in words for the log.
     """
 

@@ -1,63 +1,204 @@
-"""Who must leave before a model may start. Pure.
+"""Placement policies: which models may run at the same time, and which leave for another. Pure.
 
-The rule of groups: models of one group run side by side; a model of another
-group starts only when nobody of the first is left.
+A policy only answers questions about a moment, which it gets as a value. The order of turns,
+dwell and residency times are in `fairness`, and hold for every policy; idle models and the home
+model are in `idle_policy`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Protocol
 
 import attrs
 
+from ..config.config import Config
 from ..config.names import ModelId
+from ..config.specs import ModelSpec
+from .lifecycle import Phase
 
 
 @attrs.frozen(kw_only=True)
 class Resident:
-    """A model whose process exists, or may still exist.
+    """A model with a process, or one that may still exist.
 
     Attributes:
-        model: Which one.
-        group: Its group key.
-        leaving: It was told to stop, or drains in order to be stopped.
-        idle: It serves nobody, and nobody waits for it whom it may still serve.
-        closed: It had its time while others waited, and is granted no more.
+        spec: Its settings.
+        phase: STARTING: memory is reserved and being filled; READY: it is in use; DRAINING: it
+            will be released after the last request; STOPPING: it is being released.
+        in_flight: Requests being served.
+        queued: Requests that wait for it.
+        ready_since_s: Clock time at which it became ready, in seconds; minus infinity if it
+            never was.
+        idle_since_s: Clock time at which it became ready or its last request ended, in seconds.
     """
 
-    model: ModelId
-    group: str
-    leaving: bool
-    idle: bool
-    closed: bool
+    spec: ModelSpec
+    phase: Phase
+    in_flight: int = 0
+    queued: int = 0
+    ready_since_s: float = -float("inf")
+    idle_since_s: float = -float("inf")
+
+    @property
+    def model(self) -> ModelId:
+        """Its id."""
+        return self.spec.id
+
+    @property
+    def leaving(self) -> bool:
+        """True if it is being stopped, or drains in order to be stopped."""
+        return self.phase in (Phase.DRAINING, Phase.STOPPING)
 
 
 @attrs.frozen(kw_only=True)
-class Room:
-    """What stands between a model and its start.
+class Waiter:
+    """A model that could be started and has requests waiting.
 
     Attributes:
-        blockers: Residents of other groups; empty means that it may start now.
-        victims: Those of them that should be stopped now.
+        spec: Its settings.
+        queued: Requests that wait for it.
+        turn_s: Clock time since when it is its turn, in seconds.
     """
 
-    blockers: tuple[ModelId, ...]
-    victims: tuple[ModelId, ...]
+    spec: ModelSpec
+    queued: int
+    turn_s: float
 
 
-def make_room(*, group: str, residents: Iterable[Resident]) -> Room:
-    """Decide who must leave so that a model of *group* can start.
+@attrs.frozen(kw_only=True)
+class Occupancy:
+    """All that runs, and all that waits to be started, at one moment.
 
-    Idle blockers leave together, once all of them are idle: as long as one is
-    busy, stopping its idle neighbour would gain nothing. A closed one leaves as
-    soon as it is idle.
-
-    Args:
-        group: The group key of the model to start.
-        residents: Every model that occupies memory.
+    Attributes:
+        residents: Every model that occupies memory, those with ``keep_loaded`` included.
+        waiters: The demand, oldest turn first.
+        now_s: Clock time, in seconds.
     """
-    blockers = [r for r in residents if r.group != group]
-    staying = [r for r in blockers if not r.leaving]
-    all_idle = all(r.idle for r in staying)
-    victims = tuple(r.model for r in staying if r.idle and (all_idle or r.closed))
-    return Room(blockers=tuple(r.model for r in blockers), victims=victims)
+
+    residents: tuple[Resident, ...]
+    waiters: tuple[Waiter, ...]
+    now_s: float
+
+    def with_started(self, spec: ModelSpec) -> Occupancy:
+        """Return the occupancy if the model of *spec* were started now."""
+        started = Resident(spec=spec, phase=Phase.STARTING)
+        return attrs.evolve(self, residents=(*self.residents, started))
+
+
+@attrs.frozen(kw_only=True)
+class Verdict:
+    """Answer to the question whether a model may start.
+
+    Attributes:
+        blockers: Residents that have to leave first. A model with ``keep_loaded`` must not be
+            among them: it never leaves for another.
+        reason: Why it must wait, as a sentence for its clients; empty if the blockers are the
+            whole reason.
+        look_again_s: Clock time at which the answer may be another one although nothing
+            happened, in seconds; infinite if it depends on events only.
+    """
+
+    blockers: tuple[ModelId, ...] = ()
+    reason: str = ""
+    look_again_s: float = float("inf")
+
+    @property
+    def allowed(self) -> bool:
+        """True if the model may start now."""
+        return not self.blockers and not self.reason
+
+
+class Placement(Protocol):
+    """A placement policy: a value made from a configuration, and replaced with it.
+
+    The scheduler starts a model only if `may_start` allows it. `max_queue_wait_s` apart, every
+    wait is bounded if
+
+    * `may_start` allows any model if nothing but ``keep_loaded`` models is resident;
+    * `victims` names at least one blocker once all blockers are idle;
+    * models that can take each other's place again and again have one `dwell_key`.
+    """
+
+    def dwell_key(self, spec: ModelSpec) -> str:
+        """Return what models have in common that share one dwell time.
+
+        The time in which they are granted while others wait begins when the first of them is
+        ready, and ends for all of them at once.
+        """
+
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
+        """Return whether a model without a process may start, and what is in its way.
+
+        The answer must not depend on how many requests a resident has: blockers are granted
+        no more after their dwell time *because* they are blockers.
+
+        Args:
+            spec: Settings of the model. It may be among the waiters, or one of those that
+                start without a request.
+            occupancy: The moment to decide about.
+        """
+
+    def victims(
+        self, spec: ModelSpec, occupancy: Occupancy, closed: frozenset[ModelId]
+    ) -> tuple[ModelId, ...]:
+        """Return the residents to stop now so that a model which may not start can.
+
+        Every one of them must be idle (`is_idle`) and not leaving. Empty if nothing is gained
+        by stopping one now; the question is asked again after each event.
+
+        Args:
+            spec: Settings of the model; the one with the oldest turn, if it waits.
+            occupancy: The moment to decide about.
+            closed: Residents past their dwell and residency times, which are granted no more.
+        """
+
+
+def is_idle(resident: Resident, closed: frozenset[ModelId]) -> bool:
+    """Return whether no request is in flight, and none is queued that may still be granted."""
+    return not resident.in_flight and not (resident.queued and resident.model not in closed)
+
+
+@attrs.frozen
+class GroupPlacement:
+    """The policy of groups: models of one group run side by side, one group at a time.
+
+    A model without a group is a group of its own. Models with ``keep_loaded`` do not take part:
+    they run beside every group.
+    """
+
+    def dwell_key(self, spec: ModelSpec) -> str:
+        """Return the group; a model with ``keep_loaded`` is not in one."""
+        return f"model:{spec.id}" if spec.keep_loaded else spec.group_key
+
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
+        """Allow it unless a model of another group is resident."""
+        blockers = tuple(resident.model for resident in _in_the_way(spec, occupancy))
+        return Verdict(blockers=blockers)
+
+    def victims(
+        self, spec: ModelSpec, occupancy: Occupancy, closed: frozenset[ModelId]
+    ) -> tuple[ModelId, ...]:
+        """Return all blockers once all are idle, and a closed one as soon as it is idle.
+
+        While one is busy, stopping its idle neighbour would gain nothing.
+        """
+        staying = [each for each in _in_the_way(spec, occupancy) if not each.leaving]
+        idle = [each.model for each in staying if is_idle(each, closed)]
+        if len(idle) == len(staying):
+            return tuple(idle)
+        return tuple(model for model in idle if model in closed)
+
+
+def _in_the_way(spec: ModelSpec, occupancy: Occupancy) -> Iterator[Resident]:
+    """Yield the residents of groups other than that of *spec*."""
+    if spec.keep_loaded:
+        return
+    for resident in occupancy.residents:
+        if not resident.spec.keep_loaded and resident.spec.group_key != spec.group_key:
+            yield resident
+
+
+def placement_for(config: Config) -> Placement:  # noqa: ARG001 -- a policy with settings reads them
+    """Return the placement policy that *config* asks for."""
+    return GroupPlacement()

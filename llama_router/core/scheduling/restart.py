@@ -1,4 +1,4 @@
-"""When a failed backend may be tried again: exponential backoff, then a breaker. Pure."""
+"""Restarts of failed backends: exponential backoff, then a circuit breaker. Pure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BACKOFF_MAX_S: Final = 30.0
 
 @attrs.frozen(kw_only=True)
 class Breaker:
-    """How often a backend failed lately, and until when it is left alone.
+    """Recent failures of a backend, and the time before which it is not started.
 
     Attributes:
         failures: Failures in a row; a backend that was ready for
-            ``stable_after_s`` starts again from zero.
+            ``stable_after_s`` counts from zero again.
         retry_at_s: Clock time before which it is not started, in seconds.
         open: Whether restarts were given up until *retry_at_s*. The one attempt
             after that (half-open) opens it again if it fails.

@@ -3,142 +3,150 @@
 Theory of operation
 ===================
 
-`Scheduler.handle` records one event, then runs `_reconcile`, which looks at
-everybody who waits and everything that runs and emits every action that is now
-due. Reconciling is idempotent: running it twice in a row emits nothing the
-second time. So no event can be "missed" -- forgetting to wake someone is not a
-bug that can be written here.
+`Scheduler.handle` records one event, then runs `_reconcile`, which looks at every queue and every
+process, and emits every action that is now due. Reconciling is idempotent: a second run emits
+nothing. So no event can be missed: a forgotten wake-up is not a bug that can be written here.
 
-All methods are synchronous. In Trio, code between two checkpoints is atomic, so
-the shell calls them from any task and needs neither lock nor mailbox.
+All methods are synchronous. In Trio, code between two checkpoints is atomic, so the dispatcher
+calls them from any task and needs neither lock nor mailbox.
 
-What it knows is in `roster`; whose turn it is, in `turns`; who comes or goes without
-anybody asking, in `upkeep`.
+The state is in `state`; the order of turns in `fairness`; starts and stops without a request in
+`idle_policy`; which models may run at the same time in `placement`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, assert_never
 
 import attrs
 
 from ...errors.backends import BackendError
-from ..answers import refusals
-from ..apis.notices import Other, Wait
 from ..config.config import Config
 from ..config.diff import ReloadPlan, plan_reload
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
-from . import turns, upkeep
+from . import fairness, idle_policy, placement, refusals
 from .events import (
     Action,
     Arrived,
     Changed,
     Event,
+    FileRestored,
     Finished,
     Grant,
     Keep,
-    Mended,
     Reconfigured,
     Refuse,
     ShutDown,
     Tick,
     Unload,
 )
-from .lifecycle import Phase, Signal
+from .lifecycle import Cue, Intent, Phase, Signal
+from .placement import Occupancy, Placement
 from .restart import CLOSED, after_failure
-from .roster import ModelStatistics, Roster, Slot
+from .state import ModelEntry, ModelStatistics, SchedulerState
+from .waits import Other, Wait
 
-#: Why a backend leaves whose settings are no longer those of the file.
+#: Why a backend is stopped if its settings are no longer those of the file.
 OUTDATED: Final = "its configuration changed"
 
 
 class Scheduler:
-    """Decides; never acts."""
+    """Decides; never acts.
 
-    def __init__(self, config: Config) -> None:
-        self._roster = Roster(config)
+    Args:
+        config: The configuration in force.
+        placement_for: Returns the placement policy of a configuration.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        placement_for: Callable[[Config], Placement] = placement.placement_for,
+    ) -> None:
+        self._state = SchedulerState(config, placement_for)
         self._shutting_down = False
+        self._now_s = 0.0  # of the latest event
+        self._occupancy: Occupancy | None = None  # after it, once computed for `wait_of`
 
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self._roster.config
+        return self._state.config
 
     @property
     def wake_s(self) -> float:
-        """When a `Tick` is due, in seconds; infinite if nothing is timed."""
-        return self._roster.wake_s
+        """Clock time at which a `Tick` is due, in seconds; infinite if nothing is timed."""
+        return self._state.wake_s
 
     def handle(self, event: Event, *, now_s: float) -> list[Action]:
-        """Record *event* and return what is now due, in order."""
-        roster = self._roster
+        """Record *event* and return the actions that are now due, in order."""
+        state = self._state
+        self._now_s, self._occupancy = now_s, None
         actions = self._record(event, now_s)
-        if roster.waiting or roster.backing_off or roster.draining:
+        if state.waiting or state.backing_off or state.draining:
             actions += self._reconcile(now_s)
-        elif roster.tending:
+        elif state.has_timed_work:
             # A request for a ready model changes nothing here: a wake-up too early at most.
             if not isinstance(event, Arrived):
                 actions += self._reconcile(now_s)
         else:
-            roster.wake_s = math.inf
+            state.wake_s = float("inf")
         return actions
 
-    def admit_at_once(self, request: int, name: str) -> ModelId | None:
-        """Grant *request* if *name* is ready and nobody waits for anything; return the model.
+    def admit_at_once(self, request: int, model: ModelId) -> bool:
+        """Grant *request* if *model* is ready and no request waits; return whether it was.
 
         The same as to `handle` its `Arrived`, at a third of the price: nearly every request
-        comes this way. If it returns None, nothing has happened, and it is to be handled.
-        `wake_s` stays as it is: a tick too early does no harm.
+        takes this way. If it returns False, nothing has happened, and the request is to be
+        handled. `wake_s` stays as it is: a tick too early does no harm.
         """
-        roster = self._roster
-        if roster.waiting or roster.backing_off or roster.draining or self._shutting_down:
-            return None
-        model = roster.config.resolve(name)
-        if model is None:
-            return None
-        slot = roster.slots[model]
-        if slot.phase is not Phase.READY or not slot.has_room:
-            return None
-        roster.fresh = False
-        roster.hold(request, slot)
-        return model
+        state = self._state
+        if state.waiting or state.backing_off or state.draining or self._shutting_down:
+            return False
+        entry = state.entries.get(model)
+        if entry is None or entry.phase is not Phase.READY or not entry.has_room:
+            return False
+        state.no_request_yet = False
+        state.hold(request, entry)
+        return True
 
     def finish_at_once(self, request: int, now_s: float) -> bool:
-        """Note the end of *request* if nothing can follow from it; return whether it is so.
+        """Record the end of *request* if nothing can follow from it; return whether it was.
 
         The same as to `handle` its `Finished`; see `admit_at_once`.
         """
-        roster = self._roster
-        if roster.waiting or roster.backing_off or roster.draining or roster.tending:
+        state = self._state
+        if state.waiting or state.backing_off or state.draining or state.has_timed_work:
             return False
-        roster.forget(request, now_s)
+        state.forget(request, now_s)
         return True
 
     def _record(  # noqa: C901 -- one line for each kind of event
         self, event: Event, now_s: float
     ) -> list[Action]:
         match event:
-            case Arrived(request, name):
-                return self._admit(request, name, now_s)
+            case Arrived(request, model):
+                return self._admit(request, model, now_s)
             case Finished(request):
-                self._roster.forget(request, now_s)
+                self._state.forget(request, now_s)
             case Changed(model, Signal.PROBE_OK):
                 self._became_ready(model, now_s)
             case Changed(model, _, error):
-                return self._is_gone(model, error, now_s)
+                return self._exited(model, error, now_s)
             case Tick():
                 pass
             case Unload(model, force):
                 return self._unload(model, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
-            case Mended(model):
-                self._mend(model)
+            case FileRestored(model):
+                self._file_restored(model)
             case Reconfigured(config, plan):
-                if plan is None or plan.base is not self._roster.config:
-                    plan = plan_reload(self._roster.config, config)
+                if plan is None or plan.base is not self._state.config:
+                    plan = plan_reload(self._state.config, config)
                 return self._reconfigure(config, plan, now_s)
             case ShutDown():
                 return self._shut_down(now_s)
@@ -146,40 +154,43 @@ class Scheduler:
                 assert_never(event)
         return []
 
+    # -- snapshots ------------------------------------------------------------------------
+
     def take_moves(self) -> list[tuple[ModelId, Phase]]:
-        """Return which models came into which phase since the last call, in order."""
-        roster = self._roster
-        moves, roster.moves = roster.moves, []
+        """Return the models that changed their phase since the last call, in order."""
+        state = self._state
+        moves, state.moves = state.moves, []
         return moves
 
     def spec(self, model: ModelId) -> ModelSpec:
         """Return the settings that the next start of *model* uses."""
-        return self._roster.slots[model].spec
+        return self._state.entries[model].spec
 
     @property
     def returning(self) -> frozenset[ModelId]:
-        """The models that are started again without being asked for: see `Reconfigured`."""
-        return frozenset(self._roster.returning)
+        """The models that start again because their process is replaced; see `Intent`."""
+        return frozenset(self._state.returning)
 
     def phase(self, model: ModelId) -> Phase:
-        """Return where *model*'s backend is in its life."""
-        return self._roster.slots[model].phase
+        """Return the phase of *model*'s backend."""
+        return self._state.entries[model].phase
 
     def statistics(self) -> dict[ModelId, ModelStatistics]:
         """Return a snapshot of every model."""
-        return {model: self.statistics_of(model) for model in self._roster.slots}
+        return {model: self.statistics_of(model) for model in self._state.entries}
 
     def failed(self) -> dict[ModelId, ModelStatistics]:
         """Return a snapshot of every model that was given up."""
         return {
             model: self.statistics_of(model)
-            for model, slot in self._roster.slots.items()
-            if slot.phase is Phase.FAILED
+            for model, entry in self._state.entries.items()
+            if entry.phase is Phase.FAILED
         }
 
     def leaving(self) -> list[ModelSpec]:
         """Return the models that are configured no more, but still have a process or requests."""
-        return [slot.spec for slot in self._roster.slots.values() if slot.removed]
+        entries = self._state.entries.values()
+        return [entry.spec for entry in entries if entry.intent is Intent.REMOVED]
 
     def statistics_of(self, model: ModelId) -> ModelStatistics:
         """Return a snapshot of *model*.
@@ -187,278 +198,279 @@ class Scheduler:
         Raises:
             KeyError: if there is no such model.
         """
-        roster = self._roster
-        slot = roster.slots[model]
-        return slot.statistics(stays_anyhow=roster.stays_anyhow(slot))
+        state = self._state
+        entry = state.entries[model]
+        return entry.statistics(never_expires=state.never_expires(entry))
 
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not wait."""
-        roster = self._roster
-        model = roster.owner.get(request)
-        if model is None or request not in (slot := roster.slots[model]).queued:
+        state = self._state
+        model = state.owner.get(request)
+        if model is None or request not in (entry := state.entries[model]).queued:
             return None
-        others: list[Other] = []
-        if slot.phase is Phase.STOPPED and not slot.spec.keep_loaded:
-            group = slot.spec.group_key
-            others = [
-                Other(model=other.spec.id, phase=other.phase)
-                for other in roster.sharing()
-                if other.spec.group_key != group
-            ]
-        ahead = next(place for place, each in enumerate(slot.queued) if each == request)
-        return Wait(model=model, phase=slot.phase, ahead=ahead, others=tuple(others))
+        ahead = next(place for place, each in enumerate(entry.queued) if each == request)
+        if entry.phase is not Phase.STOPPED:
+            return Wait(model=model, phase=entry.phase, ahead=ahead)
+        if self._occupancy is None:
+            self._occupancy = state.occupancy(self._now_s)
+        verdict = state.placement.may_start(entry.spec, self._occupancy)
+        others = (Other(model=each, phase=self.phase(each)) for each in verdict.blockers)
+        return Wait(
+            model=model,
+            phase=entry.phase,
+            ahead=ahead,
+            others=tuple(others),
+            reason=verdict.reason,
+        )
 
     # -- events ---------------------------------------------------------------------------
 
-    def _admit(self, request: int, name: str, now_s: float) -> list[Action]:
-        roster = self._roster
-        roster.fresh = False
+    def _admit(self, request: int, model: ModelId, now_s: float) -> list[Action]:
+        state = self._state
+        state.no_request_yet = False
         if self._shutting_down:
             return [Refuse(request, refusals.shutting_down())]
-        model = roster.config.resolve(name)
-        if model is None:
-            return [Refuse(request, refusals.unknown(name, roster.config))]
-        slot = roster.slots[model]
-        if slot.phase is Phase.READY and not roster.waiting and slot.has_room:
-            # Nobody waits anywhere: no need to look further.
-            roster.hold(request, slot)
+        if model not in state.config.models:
+            return [Refuse(request, refusals.unknown(model, state.config))]
+        entry = state.entries[model]
+        if entry.phase is Phase.READY and not state.waiting and entry.has_room:
+            # No queue anywhere: no need to look further.
+            state.hold(request, entry)
             return [Grant(request, model)]
-        if slot.phase is Phase.FAILED:
-            if slot.breaker.retry_at_s > now_s:
-                return [Refuse(request, _why_failed(slot, now_s))]
-            roster.move(slot, Signal.RETRY)  # half-open: one attempt
-        if len(slot.queued) >= slot.spec.max_queued:
-            return [Refuse(request, refusals.queue_full(model, len(slot.queued)))]
-        roster.owner[request] = model
-        slot.queued[request] = now_s
-        slot.held_off = False
-        roster.waiting.add(model)
+        if entry.phase is Phase.FAILED:
+            if entry.breaker.retry_at_s > now_s:
+                return [Refuse(request, _why_failed(entry, now_s))]
+            state.move(entry, Signal.RETRY)  # half-open: one attempt
+        if len(entry.queued) >= entry.spec.max_queued:
+            return [Refuse(request, refusals.queue_full(model, len(entry.queued)))]
+        state.owner[request] = model
+        entry.queued[request] = now_s
+        state.cue(entry, Cue.QUEUED)
+        state.waiting.add(model)
         return []
 
     def _became_ready(self, model: ModelId, now_s: float) -> None:
-        roster = self._roster
-        slot = roster.slots[model]
-        roster.move(slot, Signal.PROBE_OK)
-        slot.ready_since_s = slot.idle_since_s = now_s
-        slot.served = slot.lost = False
-        roster.stays_away(model)
-        if not slot.spec.keep_loaded:
-            roster.group_ready_since_s.setdefault(slot.spec.group_key, now_s)
+        state = self._state
+        entry = state.entries[model]
+        state.move(entry, Signal.PROBE_OK)
+        entry.ready_since_s = entry.idle_since_s = now_s
+        entry.served = False
+        state.cue(entry, Cue.READY)
+        state.dwell_since_s.setdefault(state.dwell_key(entry), now_s)
 
-    def _is_gone(self, model: ModelId, error: BackendError | None, now_s: float) -> list[Action]:
-        roster = self._roster
-        slot = roster.slots[model]
-        was_ready = slot.phase is Phase.READY
-        roster.move(slot, Signal.EXITED)
-        roster.resident.discard(model)
-        if model not in roster.returning:
-            slot.keep_s = None
-        roster.draining.pop(model, None)
-        groups = {s.spec.group_key for s in roster.sharing()}
-        roster.group_ready_since_s = {
-            g: t for g, t in roster.group_ready_since_s.items() if g in groups
-        }
-        if slot.phase is not Phase.BACKOFF:
-            roster.drop_if_removed(model)
+    def _exited(self, model: ModelId, error: BackendError | None, now_s: float) -> list[Action]:
+        state = self._state
+        entry = state.entries[model]
+        was_ready = entry.phase is Phase.READY
+        state.move(entry, Signal.EXITED)
+        state.resident.discard(model)
+        if entry.intent is not Intent.RETURN:
+            entry.keep_s = None
+        state.draining.pop(model, None)
+        keys = {state.dwell_key(state.entries[resident]) for resident in state.resident}
+        state.dwell_since_s = {k: t for k, t in state.dwell_since_s.items() if k in keys}
+        if entry.phase is not Phase.BACKOFF:
+            state.drop_if_removed(model)
             return []
         error = error or BackendError(f"the backend of model {model!r} ended unexpectedly")
-        slot.last_error = error
-        router = roster.config.router
-        slot.breaker = after_failure(
-            slot.breaker,
+        entry.last_error = error
+        ready_for_s = now_s - entry.ready_since_s if was_ready else 0.0
+        return self._after_failure(entry, error, ready_for_s, now_s)
+
+    def _after_failure(
+        self, entry: ModelEntry, error: BackendError, ready_for_s: float, now_s: float
+    ) -> list[Action]:
+        """Let a model be tried again after a pause, or give it up."""
+        state, router = self._state, self.config.router
+        entry.breaker = after_failure(
+            entry.breaker,
             now_s=now_s,
-            ready_for_s=now_s - slot.ready_since_s if was_ready else 0.0,
+            ready_for_s=ready_for_s,
             retryable=error.retryable,
             max_restarts=router.max_restarts,
             stable_after_s=router.stable_after_s,
             cooldown_s=router.cooldown_s,
         )
-        if not slot.breaker.open:
-            roster.backing_off.add(model)
+        if not entry.breaker.open:
+            state.backing_off.add(entry.spec.id)
             return []
-        roster.move(slot, Signal.GIVE_UP)
-        slot.lost = model in roster.returning
-        roster.stays_away(model)
-        if slot.lacks_file:
-            slot.breaker = attrs.evolve(slot.breaker, retry_at_s=math.inf)
+        state.move(entry, Signal.GIVE_UP)
+        state.cue(entry, Cue.GIVEN_UP)
+        if entry.lacks_file:
+            entry.breaker = attrs.evolve(entry.breaker, retry_at_s=math.inf)
         else:
             error.retry_after_s = router.cooldown_s
-        return roster.refuse_queue(model, error, now_s)
+        return state.refuse_queue(entry.spec.id, error, now_s)
 
     def _reconfigure(self, config: Config, plan: ReloadPlan, now_s: float) -> list[Action]:
-        roster = self._roster
-        roster.config = config
+        state = self._state
+        state.reconfigure(config)
         actions: list[Action] = []
         for model in plan.add:
-            slot = roster.slots.setdefault(model, Slot(config.models[model]))
-            slot.spec = config.models[model]
-            slot.removed = False  # its old process may still be leaving
-        for model in plan.restart | plan.retune:
-            roster.slots[model].spec = config.models[model]
+            entry = state.entries.setdefault(model, ModelEntry(config.models[model]))
+            entry.spec = config.models[model]
+            state.cue(entry, Cue.ADDED)  # its old process may still be leaving
         for model in plan.remove:
-            actions += roster.refuse_queue(model, refusals.removed(model), now_s)
+            actions += state.refuse_queue(model, refusals.removed(model), now_s)
         for model in plan.restart | plan.retune:
-            slot = roster.slots[model]
-            runs = slot.phase in (Phase.STARTING, Phase.READY)
-            if slot.lost or (runs and model in plan.restart):
-                roster.returning.add(model)
-            slot.lost = False
+            entry = state.entries[model]
+            entry.spec = config.models[model]
+            runs = entry.phase in (Phase.STARTING, Phase.READY)
+            state.cue(entry, Cue.REPLACED if runs and model in plan.restart else Cue.CHANGED)
         for model in plan.restart | plan.remove:
             actions += self._retire(model, OUTDATED)
         for model in plan.restart | plan.retune | plan.remove:
             self._forgive(model)
         actions += self._note_faults(now_s)
         for model in plan.remove:
-            roster.slots[model].removed = True
-            roster.returning.discard(model)
-            roster.drop_if_removed(model)
-        roster.note_upkeep()
+            state.cue(state.entries[model], Cue.REMOVED)
+            state.drop_if_removed(model)
+        state.note_dwell_keys()
+        state.note_settings()
         return actions
 
     def _note_faults(self, now_s: float) -> list[Action]:
         """Give up the models whose files are missing, and no others for that."""
-        roster = self._roster
-        for model, slot in roster.slots.items():
-            if slot.lacks_file and model not in roster.config.faults:
-                self._mend(model)
+        state = self._state
+        for model, entry in state.entries.items():
+            if entry.lacks_file and model not in state.config.faults:
+                self._file_restored(model)
         actions: list[Action] = []
-        for model, error in roster.note_faults():
-            actions += roster.refuse_queue(model, error, now_s)
+        for model, error in state.note_faults():
+            actions += state.refuse_queue(model, error, now_s)
         return actions
 
     def _retire(self, model: ModelId, reason: str) -> list[Action]:
-        """Let *model*'s process end when its requests have."""
-        roster = self._roster
-        slot = roster.slots[model]
-        if slot.phase is Phase.READY:
-            roster.move(slot, Signal.DRAIN)
-            roster.draining[model] = reason
-        elif slot.phase is Phase.STARTING:  # serves nobody yet
-            return [roster.stop(model, reason)]
+        """Stop *model*'s process when its requests have ended."""
+        state = self._state
+        entry = state.entries[model]
+        if entry.phase is Phase.READY:
+            state.move(entry, Signal.DRAIN)
+            state.draining[model] = reason
+        elif entry.phase is Phase.STARTING:  # no request is in flight yet
+            return [state.stop(model, reason)]
         return []
 
     def _unload(self, model: ModelId, *, force: bool) -> list[Action]:
-        roster = self._roster
-        if model not in roster.slots:
-            return []  # a reload took it away meanwhile
+        state = self._state
+        entry = state.entries.get(model)
+        if entry is None:
+            return []  # a reload removed it meanwhile
         reason = "it was unloaded by request"
         actions = self._retire(model, reason)
-        if force and roster.slots[model].phase is Phase.DRAINING:
-            actions.append(roster.stop(model, reason))
-        if not roster.slots[model].lacks_file:
+        if force and entry.phase is Phase.DRAINING:
+            actions.append(state.stop(model, reason))
+        if not entry.lacks_file:
             self._forgive(model)
-        roster.stays_away(model)
-        roster.slots[model].lost = False
-        roster.slots[model].held_off = not roster.slots[model].queued
+        state.cue(entry, Cue.UNLOADED)
+        if entry.queued:
+            state.cue(entry, Cue.QUEUED)
         return actions
 
     def _keep_for(self, model: ModelId, idle_s: float | None) -> None:
-        roster = self._roster
-        if model in roster.resident:
-            roster.slots[model].keep_s = idle_s
-            roster.expiring = roster.expiring or idle_s is not None
-            roster.note_tending()
+        state = self._state
+        if model in state.resident:
+            state.entries[model].keep_s = idle_s
+            state.expiring = state.expiring or idle_s is not None
+            state.note_timed_work()
 
     def _forgive(self, model: ModelId) -> None:
-        """Make a failed model eligible again: its changed configuration may be the cure."""
-        roster = self._roster
-        slot = roster.slots[model]
-        if slot.phase in (Phase.BACKOFF, Phase.FAILED):
-            roster.move(slot, Signal.RETRY)
-        slot.breaker = CLOSED
-        slot.held_off = False
-        roster.backing_off.discard(model)
+        """Close the breaker, and make a failed model eligible again."""
+        state = self._state
+        entry = state.entries[model]
+        if entry.phase in (Phase.BACKOFF, Phase.FAILED):
+            state.move(entry, Signal.RETRY)
+        entry.breaker = CLOSED
+        state.backing_off.discard(model)
 
-    def _mend(self, model: ModelId) -> None:
-        roster = self._roster
-        slot = roster.slots.get(model)
-        if slot is None or slot.phase is not Phase.FAILED:
-            return
-        held_off = slot.held_off
-        self._forgive(model)
-        slot.held_off = held_off
-        if slot.lost:
-            slot.lost = False
-            roster.returning.add(model)
-            roster.note_tending()
+    def _file_restored(self, model: ModelId) -> None:
+        entry = self._state.entries.get(model)
+        if entry is not None and entry.phase is Phase.FAILED:
+            self._forgive(model)
+            self._state.cue(entry, Cue.RESTORED)
 
     def _shut_down(self, now_s: float) -> list[Action]:
-        roster = self._roster
+        state = self._state
         self._shutting_down = True
         return [
             action
-            for model in tuple(roster.waiting)
-            for action in roster.refuse_queue(model, refusals.shutting_down(), now_s)
+            for model in tuple(state.waiting)
+            for action in state.refuse_queue(model, refusals.shutting_down(), now_s)
         ]
 
     # -- reconciling ----------------------------------------------------------------------
 
     def _reconcile(self, now_s: float) -> list[Action]:
-        """Emit whatever is due now, and note when to look again."""
-        roster = self._roster
-        roster.wake_s = math.inf
+        """Emit every action that is due now, and note when to look again."""
+        state = self._state
+        state.wake_s = float("inf")
         actions = self._time_out(now_s)
-        for model in tuple(roster.backing_off):
-            slot = roster.slots[model]
-            if roster.due(slot.breaker.retry_at_s, now_s):
-                roster.move(slot, Signal.RETRY)
-                roster.backing_off.discard(model)
-        for model in tuple(roster.draining):
-            if not roster.slots[model].in_flight:
-                actions.append(roster.stop(model, roster.draining[model]))
+        for model in tuple(state.backing_off):
+            entry = state.entries[model]
+            if state.due(entry.breaker.retry_at_s, now_s):
+                state.move(entry, Signal.RETRY)
+                state.backing_off.discard(model)
+        for model in tuple(state.draining):
+            if not state.entries[model].in_flight:
+                actions.append(state.stop(model, state.draining[model]))
         if self._shutting_down:
             return actions
-        actions += upkeep.expire(roster, now_s)
-        actions += upkeep.keep(roster, now_s)
-        if roster.waiting:
-            actions += turns.grant(roster, now_s)
-            actions += turns.swap(roster, now_s)
-        if roster.returning:
-            actions += upkeep.bring_back(roster, now_s)
+        actions += idle_policy.expire(state, now_s)
+        actions += idle_policy.keep(state, now_s)
+        if state.waiting:
+            actions += fairness.grant(state, now_s)
+            actions += fairness.swap(state, now_s)
+        if state.returning:
+            actions += idle_policy.bring_back(state, now_s)
         # Both may be empty since just now.
-        if roster.home is not None and not roster.waiting and not roster.returning:
-            actions += upkeep.go_home(roster, roster.home, now_s)
+        if state.home is not None and not state.waiting and not state.returning:
+            actions += idle_policy.go_home(state, state.home, now_s)
         return actions
 
     def _time_out(self, now_s: float) -> list[Action]:
-        roster = self._roster
-        limit_s = roster.config.router.max_queue_wait_s
+        state = self._state
+        limit_s = state.config.router.max_queue_wait_s
         actions: list[Action] = []
-        for model in tuple(roster.waiting):
-            slot = roster.slots[model]
-            for request, arrived_s in tuple(slot.queued.items()):
-                if not roster.due(arrived_s + limit_s, now_s):
+        for model in tuple(state.waiting):
+            entry = state.entries[model]
+            for request, arrived_s in tuple(entry.queued.items()):
+                if not state.due(arrived_s + limit_s, now_s):
                     break
-                awaited = self._what_it_waits_for(model)
-                error = refusals.queue_timeout(model, limit_s, awaited)
-                actions.append(roster.refuse(request, error, now_s))
+                error = refusals.queue_timeout(model, limit_s, self._obstacle(entry, now_s))
+                actions.append(state.refuse(request, error, now_s))
         return actions
 
-    def _what_it_waits_for(self, model: ModelId) -> str:
-        roster = self._roster
-        slot = roster.slots[model]
-        match slot.phase:
+    def _obstacle(self, entry: ModelEntry, now_s: float) -> str:
+        """Return what keeps the requests in a model's queue from being granted."""
+        match entry.phase:
             case Phase.STARTING:
                 return "its backend has not become ready yet"
             case Phase.STOPPING | Phase.DRAINING:
                 return "its previous backend process has not exited yet"
             case Phase.BACKOFF:
-                return f"its backend is restarted after a failure ({slot.last_error})"
+                return f"its backend is restarted after a failure ({entry.last_error})"
             case Phase.READY:
-                return f"it is busy with {len(slot.in_flight)} requests, or makes way for others"
+                return f"it is busy with {len(entry.in_flight)} requests, or makes way for others"
             case _:
-                if any(key.models is not None for key in roster.config.api_keys.values()):
-                    # The client's key may be one that must not learn which others there are.
-                    return "other models must leave first"
-                others = ", ".join(
-                    f"{m!r} ({roster.slots[m].phase}, {len(roster.slots[m].in_flight)} in flight)"
-                    for m in sorted(roster.resident)
-                )
-                return f"it cannot start before these have left: {others or 'none'}"
+                return self._obstacle_to_start(entry, now_s)
+
+    def _obstacle_to_start(self, entry: ModelEntry, now_s: float) -> str:
+        state = self._state
+        if any(key.models is not None for key in state.config.api_keys.values()):
+            # The client's key may be one that must not learn which other models exist.
+            return "other models must leave first"
+        verdict = state.placement.may_start(entry.spec, state.occupancy(now_s))
+        if verdict.reason:
+            return f"it cannot start: {verdict.reason}"
+        others = ", ".join(
+            f"{m!r} ({state.entries[m].phase}, {len(state.entries[m].in_flight)} in flight)"
+            for m in sorted(state.resident)
+        )
+        return f"it cannot start before these have left: {others or 'none'}"
 
 
-def _why_failed(slot: Slot, now_s: float) -> BackendError:
+def _why_failed(entry: ModelEntry, now_s: float) -> BackendError:
     """Return why a model that was given up is not tried again now."""
-    if slot.lacks_file and slot.last_error is not None:
-        return slot.last_error
-    return refusals.failed(slot.spec.id, slot.last_error, slot.breaker.retry_at_s - now_s)
+    if entry.lacks_file and entry.last_error is not None:
+        return entry.last_error
+    return refusals.failed(entry.spec.id, entry.last_error, entry.breaker.retry_at_s - now_s)

@@ -51,7 +51,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 import trio
 
-from ...core.answers import refusals
+from ...core.scheduling import refusals
 from ...errors.base import RouterError
 from .channel import EVERYTHING, GONE, READABLE, Channel
 from .fiber import ENDING_S, TICK_S, Fiber, FiberCutError, pause

@@ -62,7 +62,7 @@ def test_an_idle_model_is_stopped_after_its_ttl() -> None:
     assert stopped(s.handle(Tick(), now_s=s.wake_s)) == [A]
 
 
-def test_a_model_that_nobody_used_is_idle_from_ready_on() -> None:
+def test_a_model_without_a_request_is_idle_from_ready_on() -> None:
     """Its request left while it was loading."""
     s, _ = begun(config(a={"ttl_s": 10}))
     s.handle(Arrived(1, "a"), now_s=0)
@@ -154,8 +154,8 @@ def test_unload_waits_for_requests() -> None:
     assert stopped(s.handle(Unload(A, force=True), now_s=3)) == [A]
 
 
-def test_who_waits_brings_an_unloaded_model_back() -> None:
-    """Unloading refuses nobody."""
+def test_a_queued_request_brings_an_unloaded_model_back() -> None:
+    """Unloading refuses no request."""
     s, _ = begun(config(a={"max_in_flight": 1}))
     s.handle(Arrived(1, "a"), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
@@ -198,7 +198,7 @@ def test_a_request_says_how_long_the_model_stays() -> None:
 
 
 def test_a_model_without_ttl_goes_at_once_if_told_to() -> None:
-    """As soon as nobody uses it."""
+    """As soon as no request uses it."""
     s, _ = begun(config(a={}))
     s.handle(Arrived(1, "a"), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)

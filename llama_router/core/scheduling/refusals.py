@@ -1,4 +1,4 @@
-"""The sentences with which a request is refused. Pure."""
+"""Errors with which requests are refused, and their sentences. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from ...errors.requests import RequestCancelledError
 from ..config.config import Config
 from ..config.names import ModelId
 
-#: What a client is told to wait after a full or slow queue, in seconds; queues move at
-#: the pace of answers.
+#: ``Retry-After`` for a full or slow queue, in seconds; queues move at the pace of answers.
 QUEUE_RETRY_AFTER_S: Final = 5.0
 
-#: Most names listed to a client that asked for a model that does not exist.
+#: Most names listed in the error for a model that does not exist.
 _MAX_LISTED: Final = 20
 
 
 def unknown(name: str, config: Config) -> UnknownModelError:
-    """Refuse a name that no model has; say which models, or which presets of one, there are."""
+    """Return the error for an unknown name; it lists the models, or the presets of one model."""
     named = f"no model or alias is named {name!r}"
     model = config.of_preset(name, config.models.keys())
     if model is None:
@@ -37,12 +36,12 @@ def unknown(name: str, config: Config) -> UnknownModelError:
 
 
 def unknown_to_key(name: str, config: Config, usable: Collection[ModelId]) -> UnknownModelError:
-    """Refuse a name of which an API key that is good for *usable* only may not know more."""
+    """Return the error for a name that an API key must not know; *usable* are those it may."""
     refused = f"there is no model {name!r}, or this API key may not use it"
     model = config.of_preset(name, usable)
     if model is None:
         return UnknownModelError(f"{refused}; it may use: {_listed(usable)}")
-    # Also if there is such a model: what is said must not depend on that.
+    # Also if there is such a model: the answer must not depend on that.
     return UnknownModelError(
         f"{refused}; the presets of model {str(model)!r} are: {_presets(model, config)}"
     )
@@ -59,12 +58,12 @@ def _listed(names: Collection[str]) -> str:
 
 
 def removed(model: ModelId) -> UnknownModelError:
-    """Refuse who waited for a model that a reload took away."""
+    """Return the error for requests that waited for a model which a reload removed."""
     return UnknownModelError(f"model {str(model)!r} was removed from the configuration")
 
 
 def queue_full(model: ModelId, queued: int) -> QueueFullError:
-    """Refuse one request more than may wait."""
+    """Return the error for a request over ``max_queued``."""
     return QueueFullError(
         f"{queued} requests already wait for model {str(model)!r} (max_queued)",
         retry_after_s=QUEUE_RETRY_AFTER_S,
@@ -72,7 +71,7 @@ def queue_full(model: ModelId, queued: int) -> QueueFullError:
 
 
 def queue_timeout(model: ModelId, limit_s: float, awaited: str) -> QueueTimeoutError:
-    """Refuse who waited too long; *awaited* says what for."""
+    """Return the error for a request over ``max_queue_wait_s``; *awaited* is the obstacle."""
     return QueueTimeoutError(
         f"the request waited {limit_s:g} s (max_queue_wait_s) for model {str(model)!r}: {awaited}",
         retry_after_s=QUEUE_RETRY_AFTER_S,
@@ -80,7 +79,7 @@ def queue_timeout(model: ModelId, limit_s: float, awaited: str) -> QueueTimeoutE
 
 
 def failed(model: ModelId, error: BackendError | None, wait_s: float) -> BackendFailedError:
-    """Refuse a model that failed too often and has *wait_s* seconds of cool-down left."""
+    """Return the error for a model that failed too often; *wait_s* of cool-down are left."""
     refusal = BackendFailedError(
         f"model {str(model)!r} is not tried again for {wait_s:.0f} s, because its backend "
         f"failed: {error}",
@@ -91,15 +90,15 @@ def failed(model: ModelId, error: BackendError | None, wait_s: float) -> Backend
 
 
 def shutting_down() -> ShuttingDownError:
-    """Refuse whoever is not served yet when the router stops."""
+    """Return the error for requests that are not served yet when the router stops."""
     return ShuttingDownError("the router is shutting down and starts nothing new")
 
 
 def cut_by_shutdown() -> ShuttingDownError:
-    """End a stream that did not finish before the router's drain deadline."""
+    """Return the error that ends a stream at the router's drain deadline."""
     return ShuttingDownError("the router is shutting down; the answer was cut off")
 
 
 def cancelled() -> RequestCancelledError:
-    """End a request that somebody cancelled through the admin API."""
+    """Return the error that ends a request which was cancelled through the admin API."""
     return RequestCancelledError("the request was cancelled by the operator of the router")

@@ -1,4 +1,4 @@
-"""Lets a model be tried again as soon as a file of it is back: a disk was mounted, perhaps."""
+"""Retry of models with a missing file, as soon as the file is back (a disk was mounted)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import trio
 
 from ..core.config.file_needs import FileKind, FileNeed
 from ..core.config.names import ModelId
-from ..core.scheduling.events import Mended
+from ..core.scheduling.events import FileRestored
 from ..errors.backends import FileMissingError
 from ..file_faults import fault_of
 from ..threads import ThreadRefusedError, in_thread
 from .dispatcher import Dispatcher
 
-#: Between two looks for the files, in seconds, while some are missing. A notification of
-#: the kernel would miss a disk that is mounted over a folder of their path.
+#: Seconds between two checks for the files, while some are missing. A notification of the
+#: kernel would miss a disk that is mounted over a folder of their path.
 POLL_S: Final = 1.0
 
 
-async def tend_missing(dispatcher: Dispatcher) -> NoReturn:
-    """Tell *dispatcher* of every file that is back, until cancelled."""
+async def watch_missing_files(dispatcher: Dispatcher) -> NoReturn:
+    """Report every file that is back to *dispatcher*, until cancelled."""
     seen = dispatcher.news.last
     while True:
         missing = _missing(dispatcher)
@@ -35,11 +35,11 @@ async def tend_missing(dispatcher: Dispatcher) -> NoReturn:
         except ThreadRefusedError:
             continue
         for model in back & _missing(dispatcher).keys():
-            dispatcher.submit(Mended(model))
+            dispatcher.submit(FileRestored(model))
 
 
 def _missing(dispatcher: Dispatcher) -> dict[ModelId, FileNeed]:
-    """Return the models that were given up because of a file, and the file."""
+    """Return the models that were given up because a file was missing, each with the file."""
     return {
         model: FileNeed(found.last_error.path, FileKind(found.last_error.kind))
         for model, found in dispatcher.failed().items()

@@ -1,4 +1,4 @@
-"""The backends that run: one contained task for each, whose failure becomes an event."""
+"""The tasks that run backends: one for each, contained; a failure becomes an event."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Launch(Protocol):
         """Return only if cancelled; raise `BackendError` if the backend fails."""
 
 
-class Fleet:
-    """Starts and stops backends as it is told, and says what becomes of them.
+class BackendTasks:
+    """Starts and stops backends; reports each change as one event.
 
     Args:
         launch: Runs one backend.
-        on_change: Told when one became ready, and when one is gone; must not block.
+        on_event: Called when a backend became ready, and when it is gone; must not block.
 
     Attributes:
-        ready: The backend of each model that has one that is ready.
+        ready: The ready backend of each model that has one.
     """
 
-    def __init__(self, launch: Launch, on_change: Callable[[Changed], None]) -> None:
+    def __init__(self, launch: Launch, on_event: Callable[[Changed], None]) -> None:
         self._launch = launch
-        self._on_change = on_change
+        self._on_event = on_event
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[ModelId, trio.CancelScope] = {}
         self._last_spawned: list[ModelId] = []  # newest last
@@ -53,13 +53,13 @@ class Fleet:
             await trio.sleep_forever()
 
     def start(self, spec: ModelSpec) -> None:
-        """Start a backend of *spec*'s model, which has none."""
+        """Start a backend for the model of *spec*, which has none."""
         assert self._nursery is not None, "the dispatcher is not running"
         self._scopes[spec.id] = trio.CancelScope()
         self._nursery.start_soon(self._contain, spec)
 
     def stop(self, model: ModelId, reason: str) -> None:
-        """Let *model*'s backend end, and nobody begin to talk to it any more."""
+        """Stop *model*'s backend; no request begins to use it any more."""
         log.info("backend.stopping", model=model, reason=reason)
         self._scopes[model].cancel()
         self._end(model, None)
@@ -79,24 +79,28 @@ class Fleet:
                 async with trio.open_nursery() as nursery:
                     backend: Backend = await nursery.start(self._run, spec)
                     if not scope.cancel_called:
-                        self.ready[model] = backend
-                        self._last_spawned = [m for m in self._last_spawned if m != model]
-                        self._last_spawned.append(model)
-                        self._on_change(Changed(model, Signal.PROBE_OK))
+                        self._note_ready(backend)
             except* BackendError as group:  # expected failures only; bugs pass through
                 error = first_error(group)
             finally:
                 if scope.cancel_called:
-                    error = None  # it was asked to go; how it went was logged
+                    error = None  # it was stopped on purpose; its exit was logged
                 self._end(model, error)  # here, because the router's own end passes through
         del self._scopes[model]
-        self._on_change(Changed(model, Signal.EXITED, error))
+        self._on_event(Changed(model, Signal.EXITED, error))
 
     async def _run(self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]) -> None:
         await self._launch(spec, task_status=task_status)
 
+    def _note_ready(self, backend: Backend) -> None:
+        model = backend.model
+        self.ready[model] = backend
+        self._last_spawned = [m for m in self._last_spawned if m != model]
+        self._last_spawned.append(model)
+        self._on_event(Changed(model, Signal.PROBE_OK))
+
     def _end(self, model: ModelId, error: BackendError | None) -> None:
-        """Let nobody begin to talk to *model*'s backend any more."""
+        """Make *model*'s backend unavailable, and close the connections to it."""
         backend = self.ready.pop(model, None)
         if backend is not None:
             backend.end(error)

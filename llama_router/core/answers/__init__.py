@@ -1,1 +1,0 @@
-"""What an answer says: errors, notices, names, token figures. Pure."""

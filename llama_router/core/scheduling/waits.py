@@ -1,0 +1,43 @@
+"""Description of what a queued request waits for. Values only."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..config.names import ModelId
+from .lifecycle import Phase
+
+
+@attrs.frozen(kw_only=True)
+class Other:
+    """A model that has to leave first.
+
+    Attributes:
+        model: Its id; None if the client must not learn it.
+        phase: Phase of its backend.
+    """
+
+    model: ModelId | None
+    phase: Phase
+
+
+@attrs.frozen(kw_only=True)
+class Wait:
+    """State of a queued request.
+
+    Attributes:
+        model: The requested model.
+        phase: Phase of that model's backend.
+        ahead: Earlier requests for the model that still wait.
+        others: Models that have to leave before it can start.
+        reason: Why it cannot start, as a sentence of the placement policy; empty if *others*
+            are the whole reason. It may name other models.
+        progress: Loaded part of the model, 0 to 1; None if unknown.
+    """
+
+    model: ModelId
+    phase: Phase
+    ahead: int = 0
+    others: tuple[Other, ...] = ()
+    reason: str = ""
+    progress: float | None = None
