@@ -37,6 +37,15 @@ class BodyTooLargeError(RequestError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class BodiesFullError(RequestError):
+    """The bodies of other requests take up what all may have together (``max_bodies_mib``)."""
+
+    code = "bodies_full"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+    retry_after_s: float | None = 5.0
+
+
 class HeaderTooLargeError(RequestError):
     """Request line and header fields together are over the limit."""
 

@@ -20,8 +20,9 @@ from ..backends.backend import Backend
 from ..core.access.gate import ANYBODY, Scope
 from ..core.config.config import Config
 from ..core.config.names import ModelId, ResolvedModel
-from ..core.config.overrides import RequestOverrides, with_overrides
+from ..core.config.overrides import RequestOverrides, bring_into_shape, with_overrides
 from ..core.config.specs import ModelSpec
+from ..core.requests.json_scan import Skim
 from ..core.requests.request_target import asked_by
 from ..core.requests.routes import (
     ByBody,
@@ -129,7 +130,8 @@ class _Connection:
             self._asker = self._gateway.gate.check(Scope.MODELS, head.method, head.fields)
             exchange.withheld = self._gateway.gate.withheld
             exchange.extra = self._cors
-            limit_bytes = self._gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
+            router = self._gateway.dispatcher.config.router
+            limit_bytes = router.max_body_mib * 1024 * 1024
             reader = self._reader
             body_received, exchange.body = reader.take_body(head, limit_bytes)
             if not body_received:
@@ -137,7 +139,9 @@ class _Connection:
                 if isinstance(asked_for, ByPath):
                     exchange = self._passage(head, exchange)
                 else:
+                    self._gateway.engine.bodies.limit_bytes = router.max_bodies_mib * 1024 * 1024
                     touched = self._gateway.dispatcher.config.touched
+                    exchange.on_answer = reader.let_go
                     exchange.body = await reader.receive_body(head, limit_bytes, touched)
                     body_received = True
             elif head.upgrade:
@@ -163,6 +167,7 @@ class _Connection:
         else:
             record.outcome = "ok"
         finally:
+            self._reader.let_go()
             record.write(exchange, duration_s=self._gateway.engine.clock() - begun_s)
         return exchange.reusable
 
@@ -206,7 +211,9 @@ class _Connection:
             name, stream = asked.model, asked.stream
             meant = config.meant(name)
             if meant is not None and meant.shape is not None:
-                self._shape(exchange, meant, meant.shape, None if asked.opaque else body)
+                await self._shape(exchange, meant, meant.shape, None if asked.opaque else body)
+            del body  # only the exchange holds it, and not longer than it must
+            self._reader.seen = None
         else:
             name, stream, in_path = self._named(asked_for, config)
             meant = config.meant(name)
@@ -239,7 +246,7 @@ class _Connection:
             finally:
                 record.lease = lease
 
-    def _shape(
+    async def _shape(
         self,
         exchange: Exchange,
         meant: ResolvedModel,
@@ -248,7 +255,13 @@ class _Connection:
     ) -> None:
         """Bring request and answer into shape; *body* is None if nothing in it can be changed."""
         if body is not None:
-            exchange.body = with_overrides(shape, body, self._reader.seen)
+            skim = self._reader.seen
+            if not isinstance(skim, Skim):
+                exchange.body = with_overrides(shape, body)
+            else:
+                assert isinstance(body, bytearray), "only what came in pieces is skimmed"
+                for _ in bring_into_shape(shape, body, skim):
+                    await self._reader.pass_on()
         if meant.preset is not None:
             exchange.bear(meant.name)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -58,6 +58,7 @@ class Exchange:
         withheld: Fields of the request that no backend may see; names in lower case.
         extra: Fields to add to the answer.
         early: The answer, if it has begun before there was a backend; it is continued.
+        on_answer: Called when the answer begins: the body is not needed any more.
         bears: The name that the model has in the answer; None for what the backend says.
         status: The backend's status; 0 before it answered.
         first_byte_s: Clock time of the answer's first byte, in seconds.
@@ -83,6 +84,7 @@ class Exchange:
         "error",
         "extra",
         "first_byte_s",
+        "on_answer",
         "read_timeout_s",
         "reusable",
         "sent_bytes",
@@ -100,6 +102,7 @@ class Exchange:
         self._head = head
         self.target = head.origin
         self.body: bytes | bytearray | None = None
+        self.on_answer: Callable[[], None] | None = None
         self.connection_timeout_s = math.inf
         self.read_timeout_s = math.inf
         self.close = False
@@ -168,8 +171,10 @@ class Exchange:
         try:
             if upstream is None:
                 upstream = await self._connect()
-            rest = await self._send(upstream)
-            head, data = await self._receive_head(upstream, rest)
+            head, data = await self._receive_head(upstream, await self._send(upstream))
+            if self.on_answer is not None:
+                self.body = None
+                self.on_answer()
             clean = await self._answer(upstream, head, data)
         finally:
             if upstream is None:

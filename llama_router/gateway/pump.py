@@ -17,7 +17,7 @@ from ..http1 import ResponseFraming, ResponseHead
 from .body import BodyEncoder
 from .loop.channel import GONE, READABLE, TELLING
 from .loop.engine import Engine
-from .loop.fiber import pause
+from .loop.fiber import CHUNKS_PER_PIECE, pause
 from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
 
 #: Sizes of the pieces that `Tail` keeps as they are, in bytes: those of nearly all events of
@@ -143,7 +143,7 @@ class Pump:
             UpstreamError: if it is malformed.
             ClientGoneError: if the client left.
         """
-        client, fiber, framing = self._client, self._fiber, self._framing
+        client, fiber, framing, chunks = self._client, self._fiber, self._framing, 0
         while True:
             size = len(data)
             used = framing.feed(data)
@@ -159,7 +159,8 @@ class Pump:
             if framing.done:
                 return used < size
             if size >= SLOW_RECEIVE_BYTES:
-                await fiber.spend()
+                await fiber.spend(1 + (framing.chunks - chunks) // CHUNKS_PER_PIECE)
+                chunks = framing.chunks
             data = await self._next()
             fiber.expire_in(self._timeout_s)
             if not data:

@@ -7,14 +7,17 @@ from typing import Final
 
 import trio
 
+from ..core.requests.body_budget import ROOM_TIMEOUT_S, BodyShare
 from ..core.requests.json_scan import Skim
 from ..core.requests.multipart import FormSearch
-from ..core.requests.request_target import ASKED, SKIMMED_BYTES, form_search, skim_of
+from ..core.requests.request_target import ASKED, form_search, is_skimmed, skim_of
+from ..core.scheduling import refusals
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from ..http1 import ChunkedBody, RequestHead, parse_request_head
+from .loop.channel import GONE
 from .loop.engine import Engine
-from .loop.fiber import Fiber, FiberTimeoutError, pause
-from .sockets import Client, ClientGoneError
+from .loop.fiber import CHUNKS_PER_PIECE, Fiber, FiberTimeoutError, pause
+from .sockets import RECEIVE_BYTES, Client, ClientGoneError
 
 #: How long an idle connection is kept for the next request, in seconds.
 IDLE_CONNECTION_S: Final = 75.0
@@ -26,8 +29,18 @@ HEAD_TIMEOUT_S: Final = 30.0
 #: its way.
 DRAINING_HEAD_S: Final = 1.0
 
-#: Longest silence while a request's body is received, in seconds.
+#: How long the next `PROGRESS_BYTES` of a request's body may take, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
+
+#: So much of a body must come in that time: a trickle cannot keep what has come in memory.
+#: The slowest modem, and speech while it is spoken, are several times as fast.
+PROGRESS_BYTES: Final = 16 * 1024
+
+#: By how much the memory of a body grows: by so many times what has come, within these bounds
+#: in bytes. The most is a fraction of a millisecond of work.
+GROWTH: Final = 4
+FIRST_STEP_BYTES: Final = 16 * 1024
+LAST_STEP_BYTES: Final = 1024 * 1024
 
 #: Room that is kept behind a body for what shaping puts into it, in bytes.
 ROOM_BYTES: Final = 4096
@@ -35,6 +48,9 @@ ROOM_BYTES: Final = 4096
 #: What may be left behind a request that is not the beginning of another one: some
 #: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
 _NOTHING: Final = (b"", b"\r\n")
+
+#: What a body is made longer with. Never written to, so that it takes no memory itself.
+_ZEROS: Final = memoryview(bytes(LAST_STEP_BYTES + ROOM_BYTES))
 
 
 class Reader:
@@ -45,7 +61,7 @@ class Reader:
         seen: What has looked into the current request's body while it arrived.
     """
 
-    __slots__ = ("_client", "_draining", "_engine", "_fiber", "_idle", "buffer", "seen")
+    __slots__ = ("_client", "_draining", "_engine", "_fiber", "_idle", "_share", "buffer", "seen")
 
     def __init__(
         self, engine: Engine, client: Client, idle: set[Fiber], draining: trio.Event
@@ -65,6 +81,7 @@ class Reader:
         self._draining = draining
         self.buffer = b""
         self.seen: FormSearch | Skim | None = None
+        self._share: BodyShare | None = None  # what the current body holds of the budget
 
     async def receive_head(self) -> RequestHead | None:
         """Return the next request's head, or None if there is none."""
@@ -138,8 +155,11 @@ class Reader:
     ) -> bytes | bytearray | None:
         """Return the whole body, decoded; the bytes behind it go to the buffer.
 
+        It takes memory as it comes, out of the budget of all bodies, until `let_go`.
+
         Raises:
             BodyTooLargeError: if it is over *limit_bytes*.
+            BodiesFullError: if the bodies of other requests leave no room for it.
             RequestError: if it is malformed, or stops arriving.
             ClientGoneError: if the client left.
         """
@@ -153,75 +173,165 @@ class Reader:
         if length is not None and len(received) >= length:
             self.buffer = received[length:]
             return received[:length]
-        if head.expect_continue and not received:
-            await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.buffer = b""
-        content_type = head.get(b"content-type") or b""
-        self.seen = form = form_search(content_type)
+        self._share = self._engine.bodies.share(self._wake)
         try:
+            await self._claim(_first_bytes(received, length))
+            if head.expect_continue and not received:
+                await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.buffer = b""
+            content_type = head.get(b"content-type") or b""
+            self.seen = form = form_search(content_type)
             if length is not None:
                 body = await self._receive_length(received, length, form)
             else:
                 body = await self._receive_chunks(received, limit_bytes, form)
         except FiberTimeoutError:
             raise RequestTimeoutError(
-                f"nothing of the request body came for {BODY_TIMEOUT_S:g} s"
+                f"less than {PROGRESS_BYTES // 1024} KiB of the request body came within "
+                f"{BODY_TIMEOUT_S:g} s"
             ) from None
         finally:
             self._fiber.deadline_s = math.inf
-        if form is None and len(body) > SKIMMED_BYTES:
-            self.seen = await self._skim(body, content_type, touched)
+        if form is None:
+            self.seen = await self.look_into(body, content_type, touched)
         return body
 
-    async def _skim(
-        self, body: bytearray, content_type: bytes, touched: frozenset[str]
+    def let_go(self) -> None:
+        """Say that the body's memory is not needed any more; safe to call at any time."""
+        self.seen = None  # which may have the body
+        if self._share is not None:
+            self._share.give_back()
+            self._share = None
+
+    async def look_into(
+        self, body: bytes | bytearray, content_type: bytes, touched: frozenset[str]
     ) -> Skim | None:
-        """Return what matters in a large body, if that can be told; others have their turns."""
-        skim = skim_of(body, content_type, ASKED | touched)
-        if skim is None:
+        """Return what matters in a large body; None for one that a decoder is quick with."""
+        if not is_skimmed(body, is_taken_apart=bool(touched)):
             return None
-        while not skim.go_on():
-            self._engine.wake(self._fiber)
-            await pause()
-        return None if skim.lost else skim
+        skim = skim_of(body, content_type, ASKED | touched)
+        if skim is not None:
+            while not skim.go_on():
+                await self.pass_on()
+        return skim
+
+    async def pass_on(self) -> None:
+        """Let others have their turns."""
+        self._engine.wake(self._fiber)
+        await pause()
+
+    def _wake(self) -> None:
+        self._engine.wake(self._fiber)
+
+    async def _claim(self, size_bytes: int) -> None:
+        """Take *size_bytes* more of the budget, maybe after a wait.
+
+        Raises:
+            BodiesFullError: if there was no room for too long.
+            ClientGoneError: if the client left meanwhile.
+        """
+        share = self._share
+        assert share is not None, "a body is being received"
+        if share.take(size_bytes):
+            return
+        client, fiber = self._client, self._fiber
+        fiber.expire_in(ROOM_TIMEOUT_S)
+        client.want = GONE
+        try:
+            while not share.take(size_bytes):
+                if client.gone:
+                    raise ClientGoneError
+                await pause()
+        except FiberTimeoutError:
+            raise refusals.no_room_for_body(ROOM_TIMEOUT_S) from None
+        finally:
+            client.want = 0
+        fiber.expire_in(BODY_TIMEOUT_S)
 
     async def _receive_length(
         self, received: bytes, length: int, form: FormSearch | None
     ) -> bytearray:
-        # Memory that is not written to yet costs nothing, so nobody can claim it by a head.
-        # Room behind it: what is put into a large one must not move all of it elsewhere.
-        body = bytearray(length + ROOM_BYTES)
-        del body[length:]
+        # As long as what was claimed for it; *at* is where that ends which has come. Room behind
+        # it: what is put into a large one must not move all of it elsewhere.
         at = len(received)
+        size = _next_size(at, length)
+        await self._claim_in_all(size)
+        body = bytearray(size + ROOM_BYTES)
+        del body[size:]
         body[:at] = received
-        with memoryview(body) as view:
-            while at < length:
+        self._fiber.expire_in(BODY_TIMEOUT_S)
+        due = at + PROGRESS_BYTES
+        while at < length:
+            if at == len(body):
+                await self._grow(body, length)
+            with memoryview(body)[at:] as rest:
+                size = await self._client.receive_into(rest)
+            if not size:
+                raise ClientGoneError
+            at += size
+            if at >= due:
                 self._fiber.expire_in(BODY_TIMEOUT_S)
-                with view[at:] as rest:
-                    size = await self._client.receive_into(rest)
-                if not size:
-                    raise ClientGoneError
-                at += size
-                if form is not None:
-                    form.look(body, at)
+                due = at + PROGRESS_BYTES
+            if form is not None:
+                await self._search(form, body, at)
         return body
+
+    async def _grow(self, body: bytearray, length: int) -> None:
+        """Make *body* longer, but not longer than *length*."""
+        size = len(body)
+        new_size = _next_size(size, length)
+        await self._claim_in_all(new_size)
+        body += _ZEROS[: new_size - size + ROOM_BYTES]
+        del body[new_size:]
+
+    async def _claim_in_all(self, size_bytes: int) -> None:
+        """Hold *size_bytes* of the budget at least; otherwise as `_claim`."""
+        share = self._share
+        assert share is not None, "a body is being received"
+        if size_bytes > share.held_bytes:
+            await self._claim(size_bytes - share.held_bytes)
 
     async def _receive_chunks(
         self, received: bytes, limit_bytes: int, form: FormSearch | None
     ) -> bytearray:
-        decoder = ChunkedBody(limit_bytes)
+        share, decoder = self._share, ChunkedBody(limit_bytes)
+        assert share is not None, "a body is being received"
         body = bytearray(decoder.feed(received))
+        self._fiber.expire_in(BODY_TIMEOUT_S)
+        due, chunks = len(body) + PROGRESS_BYTES, 0
         while not decoder.done:
-            self._fiber.expire_in(BODY_TIMEOUT_S)
+            if len(body) + RECEIVE_BYTES > share.held_bytes:
+                await self._claim(min(max(len(body), RECEIVE_BYTES), LAST_STEP_BYTES))
             data = await self._client.receive()
             if not data:
                 raise ClientGoneError
             body += decoder.feed(data)
+            if len(body) >= due:
+                self._fiber.expire_in(BODY_TIMEOUT_S)
+                due = len(body) + PROGRESS_BYTES
             if form is not None:
-                form.look(body, len(body))
-            await self._fiber.spend()
+                await self._search(form, body, len(body))
+            await self._fiber.spend(1 + (decoder.chunks - chunks) // CHUNKS_PER_PIECE)
+            chunks = decoder.chunks
         self.buffer = decoder.excess
         return body
+
+    async def _search(self, form: FormSearch, body: bytearray, size_bytes: int) -> None:
+        """Let *form* look at what is new; others have their turns where that is much."""
+        while not form.look(body, size_bytes):
+            await self.pass_on()
+
+
+def _next_size(size_bytes: int, length: int) -> int:
+    """Return how long the memory of a body becomes that has filled *size_bytes*."""
+    step_bytes = max(GROWTH * size_bytes, FIRST_STEP_BYTES)
+    return min(size_bytes + min(step_bytes, LAST_STEP_BYTES), length)
+
+
+def _first_bytes(received: bytes, length: int | None) -> int:
+    """Return what a body claims before anything more of it is received."""
+    first = max(FIRST_STEP_BYTES, len(received))
+    return first if length is None else min(first, length)
 
 
 def _too_large(limit_bytes: int) -> BodyTooLargeError:

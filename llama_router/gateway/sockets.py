@@ -24,6 +24,9 @@ RECEIVE_BYTES: Final = 32 * 1024
 #: The same where the client does not keep up: what it has not taken stays in memory.
 SLOW_RECEIVE_BYTES: Final = 8 * 1024
 
+#: Of what is received into a buffer at once, so many bytes count as a piece more.
+BYTES_PER_PIECE: Final = 128 * 1024
+
 #: Errors that say that this process, or the machine, has too much open.
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -113,14 +116,15 @@ class Client(Channel):
         """Wait for bytes, put them into *buffer*, return how many; 0: the client closed."""
         while True:
             if self.readable:
-                await self.fiber.spend()
                 try:
-                    return self.socket.recv_into(buffer)
+                    size = self.socket.recv_into(buffer)
                 except BlockingIOError:
                     self.readable = False
                     continue
                 except OSError:
                     return 0
+                await self.fiber.spend(1 + size // BYTES_PER_PIECE)
+                return size
             await self._wait(READABLE | GONE)
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:

@@ -27,7 +27,7 @@ from .body import LAST_CHUNK, BodyEncoder, chunk
 from .exchange import Exchange
 from .loop.channel import GONE, READABLE, WRITABLE
 from .loop.engine import Engine
-from .loop.fiber import FiberCutError, FiberTimeoutError, pause
+from .loop.fiber import CHUNKS_PER_PIECE, FiberCutError, FiberTimeoutError, pause
 from .pump import Tail
 from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
 
@@ -66,6 +66,11 @@ class Upload:
             self.done = self._chunks.done
             data = (chunk(payload) if payload else b"") + (LAST_CHUNK if self.done else b"")
         self.pending = memoryview(data)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks were taken in so far."""
+        return 0 if self._chunks is None else self._chunks.chunks
 
     def abandon(self) -> None:
         """Send no more of it: nobody takes it."""
@@ -142,15 +147,21 @@ class StreamingUpload(Exchange):
 
     async def _move(self, upstream: Upstream) -> None:
         """Move bytes both ways until the answer is complete, and the client has it."""
-        client = self._client
+        client, chunks = self._client, 0
         while not self._is_over:
             if self._move_up(upstream) | await self._move_down(upstream):
                 self._fiber.expire_in(self.read_timeout_s)
-                await self._fiber.spend()
+                before, chunks = chunks, self._chunks
+                await self._fiber.spend(1 + (chunks - before) // CHUNKS_PER_PIECE)
                 continue
             if client.gone:
                 raise ClientGoneError
             await self._wait(upstream)
+
+    @property
+    def _chunks(self) -> int:
+        """How many chunks were walked over so far, both ways."""
+        return self._upload.chunks + (0 if self._framing is None else self._framing.chunks)
 
     @property
     def _is_over(self) -> bool:

@@ -44,7 +44,8 @@ MAX_DOCUMENT_BYTES: Final = 64 * 2**20
 #: offline should not wait for a model that is here.
 QUICK_LIMIT: Final = 3
 
-_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
 #: What httpcore asks of a connection at once. Its own 64 KiB make a fast download a third slower.
@@ -310,7 +311,7 @@ def _offset(response: httpx.Response, start: int, file: RepoFile) -> int:
             raise HubAnswerError(f"the hub sends another part of {file.path} than was asked for")
         return _checked(start, int(found[2]), file)
     length = response.headers.get("content-length", "")
-    return _checked(0, int(length) if length.isdecimal() else file.size_bytes, file)
+    return _checked(0, int(length) if _LENGTH.fullmatch(length) else file.size_bytes, file)
 
 
 def _checked(offset: int, size_bytes: int, file: RepoFile) -> int:

@@ -23,10 +23,12 @@ from ..control.web.server import ControlServer
 from ..core.config.config import Config
 from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
+from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing_files import watch_missing_files
 from ..gateway.gateway import Gateway
+from ..gateway.loop.engine import Engine
 from ..gateway.server import serve
 from ..hub.downloads import Downloads
 from ..model_logs.store import LogStore
@@ -74,7 +76,13 @@ class Frontend:
         scans = Scans(self.catalog, lambda: dispatcher.config.router, watcher.reload)
         context = self._control_context(watcher, scans)
         control = ControlServer(build_app(context))
-        gateway = Gateway(dispatcher, self.address.gate, control.serve, context.conversations)
+        gateway = Gateway(
+            dispatcher,
+            self.address.gate,
+            control.serve,
+            context.conversations,
+            Engine(context.bodies),
+        )
         async with trio.open_nursery() as tasks:
             tasks.start_soon(self._drain, gateway, control, tasks.cancel_scope)
             tasks.start_soon(watcher.run)
@@ -121,6 +129,7 @@ class Frontend:
             model_info=ModelInfo(dispatcher),
             loads=Loads(dispatcher),
             conversations=Conversations(),
+            bodies=BodyBudget(),
         )
 
     def _watcher(self) -> Watcher:

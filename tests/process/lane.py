@@ -175,6 +175,7 @@ async def running(**router: object) -> AsyncIterator[Lane]:
 def assert_empty(gateway: Gateway) -> None:
     """Check that nothing of any connection is left in the engine."""
     engine = gateway.engine
+    assert engine.bodies.held_bytes == 0
     assert not engine._fibers
     assert not engine._channels
     assert not engine._ready

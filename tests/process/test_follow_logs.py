@@ -180,6 +180,7 @@ async def test_the_last_lines_are_returned(start, stage) -> None:
         ("..%2f..%2frouter", 404, "model_not_found"),
         ("a?tail=-1", 400, "invalid_request"),
         ("a?tail=99999999999999999999", 400, "invalid_request"),
+        ("a?tail=" + "0" * 5000, 400, "invalid_request"),
         ("a?tail=", 400, "invalid_request"),
         ("a?format=xml", 400, "invalid_request"),
         ("a?follow=2", 400, "invalid_request"),

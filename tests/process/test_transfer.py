@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -14,6 +15,7 @@ from pathlib import Path
 from time import time
 
 import attrs
+import httpx
 import pytest
 
 from llama_router.errors.downloads import (
@@ -32,7 +34,7 @@ from llama_router.hub.answers import Repository, Retries
 from llama_router.hub.cache import RepoCache, repositories
 from llama_router.hub.names import Reference, RepoFile, choose
 from llama_router.hub.part_file import PartFile
-from llama_router.hub.transfer import Hub, check_room
+from llama_router.hub.transfer import Hub, _offset, check_room
 from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.process
@@ -156,6 +158,21 @@ def test_an_empty_file_is_fetched(connect, server, cache) -> None:
     write(server.root / REPO / NAME, 0)
     _, file = fetch(connect(), cache)
     assert is_fetched(server, cache, file)
+
+
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (200, {"content-length": "9" * 5000}),
+        (206, {"content-range": f"bytes {'9' * 5000}-1/2"}),
+    ],
+)
+def test_a_length_of_thousands_of_digits_is_no_length(status: int, fields: dict[str, str]) -> None:
+    """No number is made of it: Python refuses such ones by an exception of its own."""
+    response = httpx.Response(status, headers=fields)
+    file = RepoFile("a.gguf", 5, "0" * 64)
+    with contextlib.suppress(HubAnswerError):
+        assert _offset(response, 0, file) == 0
 
 
 # -- resuming -------------------------------------------------------------------------

@@ -570,6 +570,28 @@ class TestFairness:
                 await engine.wait_idle()
         assert logs == []
 
+    async def test_many_that_take_long_do_not_make_a_turn_long(self, engine, monkeypatch) -> None:
+        """Those for whom a turn has no time left go on in the next one."""
+        resumed = 0
+        now_s = engine.clock()
+
+        async def heavy(fiber: Fiber) -> None:
+            nonlocal now_s, resumed
+            await pause()
+            now_s += 0.75 * engine_module.TURN_S
+            resumed += 1
+
+        for _ in range(10):
+            engine.start(heavy)
+        fibers = list(engine._fibers)
+        monkeypatch.setattr(engine, "clock", lambda: now_s)
+        for fiber in fibers:
+            engine.wake(fiber)
+        engine._turn()
+        assert resumed == 2
+        await engine.wait_idle()
+        assert resumed == 10
+
     async def test_turns_are_short_while_trio_is_in_a_hurry(self, engine, monkeypatch) -> None:
         """After `Engine.hurry`, for a moment: then a turn is as long as before."""
         busy = True

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from llama_router.core.requests.multipart import (
     MAX_HEAD_BYTES,
+    MAX_NEAR_DELIMITERS,
+    MAX_PARAMETERS,
     MAX_PARTS,
     MAX_VALUE_BYTES,
+    STEPS,
     FormSearch,
     boundary_of,
 )
@@ -38,12 +41,20 @@ def form(*parts: bytes, boundary: bytes = b"XX", preamble: bytes = b"") -> bytes
     return body + b"--" + boundary + b"--\r\n"
 
 
+def look(search: FormSearch, body: bytes | bytearray, size_bytes: int) -> int:
+    """Look at all that is new, in as many steps as it takes; return how many that were."""
+    steps = 1
+    while not search.look(body, size_bytes):
+        steps += 1
+    return steps
+
+
 def fields(body: bytes, *pieces: int, boundary: bytes = b"XX") -> dict[bytes, bytes | None]:
     """Return what is found in *body* when it arrives in pieces that end at these offsets."""
     search = FormSearch(boundary, NAMES)
     for end in sorted(pieces):
-        search.look(bytearray(body), min(end, len(body)))
-    search.look(body, len(body))
+        look(search, bytearray(body), min(end, len(body)))
+    look(search, body, len(body))
     search.finish()
     return search.values
 
@@ -159,8 +170,15 @@ def test_a_long_value_is_not_kept() -> None:
         (b"--XX" + b" " * (2 * MAX_HEAD_BYTES), "malformed behind a boundary"),
         (form(part("model", b"m"))[:-6], "cut off"),
         (b"", "cut off"),
+        (b"--XX\r\n\r\n\r\n" + b"\r\n--XXa" * (MAX_NEAR_DELIMITERS + 2), "malformed behind"),
+        (
+            b"--XX\r\nContent-Disposition: form-data"
+            + b";a=b" * (MAX_PARAMETERS + 1)
+            + b"\r\n\r\n",
+            "parameters",
+        ),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_what_is_refused(body: bytes, said: str) -> None:
     """Each limit and each mistake has its sentence."""
@@ -175,9 +193,9 @@ def test_a_large_file_is_neither_copied_nor_looked_at_twice() -> None:
     tracemalloc.start()
     try:
         for end in range(0, len(body), 4096):
-            search.look(body, end)
+            look(search, body, end)
             assert end - search._at <= max(200, len(b"\r\n--XX"))
-        search.look(body, len(body))
+        look(search, body, len(body))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -198,3 +216,14 @@ def test_a_large_file_is_neither_copied_nor_looked_at_twice() -> None:
 def test_the_boundary(content_type: bytes, boundary: bytes | None) -> None:
     """Only a form has one."""
     assert boundary_of(content_type) == boundary
+
+
+def test_no_step_takes_long() -> None:
+    """A form of many parts that arrives at once takes many steps, of a bounded number of parts."""
+    body = form(*[part("x", b"1")] * MAX_PARTS)
+    assert look(FormSearch(b"XX", NAMES), body, len(body)) >= 2 * MAX_PARTS // STEPS
+
+
+def test_a_boundary_far_behind_is_none() -> None:
+    """A media type of many kilobytes is not searched to its end."""
+    assert boundary_of(b"multipart/form-data;" + b"a=b;" * 2000 + b" boundary=XX") is None

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.overrides import RequestOverrides, with_overrides
+from llama_router.core.config.overrides import (
+    RequestOverrides,
+    bring_into_shape,
+    with_overrides,
+)
 from llama_router.core.requests import json_scan as skim_module
-from llama_router.core.requests.json_scan import MAX_DEPTH, MAX_FIELDS, Skim, change
-from llama_router.core.requests.request_target import ASKED, asked_by, skim_of
+from llama_router.core.requests.json_scan import (
+    BLANKED_BYTES,
+    FAR_BYTES,
+    MAX_DEPTH,
+    MAX_FIELDS,
+    Skim,
+    change,
+)
+from llama_router.core.requests.request_target import ASKED, asked_by, is_skimmed, skim_of
 from llama_router.errors.requests import RequestError
 
 NAMES = frozenset(("model", "stream"))
@@ -29,6 +41,7 @@ JSON = st.recursive(
 )
 DOCUMENTS = st.dictionaries(KEYS, JSON, max_size=6)
 WINDOWS = st.sampled_from([2, 3, 7, 16 * 1024])
+FAR = st.sampled_from([1, 2, 5, FAR_BYTES])
 
 
 def skimmed(body: bytes | bytearray, names: frozenset[str] = NAMES) -> Skim:
@@ -43,6 +56,7 @@ def skimmed(body: bytes | bytearray, names: frozenset[str] = NAMES) -> Skim:
 def _restore_window(monkeypatch) -> None:
     """Leave the size of windows as it was."""
     monkeypatch.setattr(skim_module, "WINDOW_BYTES", skim_module.WINDOW_BYTES)
+    monkeypatch.setattr(skim_module, "FAR_BYTES", skim_module.FAR_BYTES)
 
 
 def found(body: bytes) -> dict[str, bytes] | None:
@@ -53,9 +67,10 @@ def found(body: bytes) -> dict[str, bytes] | None:
     return {name: text for name, text in texts if text is not None}
 
 
-@given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]), WINDOWS)
-def test_it_finds_what_a_decoder_finds(document, ascii_only, indent, window_bytes) -> None:
+@given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]), WINDOWS, FAR)
+def test_it_finds_what_a_decoder_finds(document, ascii_only, indent, window_bytes, far) -> None:
     """Whatever is around it, wherever its windows end."""
+    skim_module.FAR_BYTES = far  # type: ignore[misc] -- restored by the fixture
     skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
     texts = found(text.encode("utf-8", "surrogatepass"))
@@ -80,7 +95,7 @@ def test_a_change_is_that_of_the_decoded_object(
     skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
     taken_out |= put_in.keys() & document.keys()
     body = bytearray(json.dumps(document, indent=indent).encode())
-    change(body, skimmed(body, frozenset(taken_out)), taken_out, put_in)
+    deque(change(body, skimmed(body, frozenset(taken_out)), taken_out, put_in))
     expected = {n: v for n, v in document.items() if n not in taken_out} | put_in
     assert json.loads(body) == expected
 
@@ -96,7 +111,8 @@ def test_a_large_body_gets_the_shape_of_a_small_one(document, drop, defaults, se
     """The same decision, carried out in two ways."""
     shape = RequestOverrides(drop=drop, defaults=defaults, sets=sets, model=model)
     body = json.dumps(document).encode()
-    large = with_overrides(shape, bytearray(body), skimmed(body, shape.touched))
+    large = bytearray(body)
+    deque(bring_into_shape(shape, large, skimmed(body, shape.touched)))
     assert json.loads(large) == json.loads(with_overrides(shape, body))
 
 
@@ -143,9 +159,9 @@ def test_cases(body: bytes, texts) -> None:
 def test_what_goes_leaves_blanks(body: bytes, left: bytes) -> None:
     """And takes one comma along, so that nothing else has to move."""
     changed = bytearray(body)
-    change(changed, skimmed(body), NAMES, {})
+    deque(change(changed, skimmed(body), NAMES, {}))
     assert changed == left
-    change(changed, skimmed(changed), (), {"y": [1]})
+    deque(change(changed, skimmed(changed), (), {"y": [1]}))
     assert json.loads(changed) == {**json.loads(left), "y": [1]}
 
 
@@ -160,6 +176,88 @@ def test_no_step_takes_long(part: bytes) -> None:
         steps += 1
     assert skim.text_of("model") == b'"a"'
     assert len(body) / steps < 64 * 1024
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","x":"' + b"A" * (20 * FAR_BYTES) + b'"}',
+        b'{"model":"a","x":"' + b"A" * (20 * FAR_BYTES) + b'\\n"}',
+    ],
+    ids=["plain", "escape"],
+)
+def test_a_long_string_takes_several_steps(body: bytes) -> None:
+    """Its end is not looked for in all of it at once."""
+    skim, steps = Skim(body, NAMES), 1
+    while not skim.go_on():
+        steps += 1
+    assert skim.text_of("model") == b'"a"'
+    assert steps >= 20
+
+
+def test_a_large_field_goes_in_several_steps() -> None:
+    """Sixty megabytes are not blanked at once."""
+    body = bytearray(b'{"model":"a","x":"' + b"A" * (10 * BLANKED_BYTES) + b'"}')
+    steps = list(change(body, skimmed(body, frozenset("x")), {"x"}, {"y": 1}))
+    assert len(steps) == 10
+    assert json.loads(body) == {"model": "a", "y": 1}
+
+
+def test_blanks_behind_the_object_make_room() -> None:
+    """What is put in does not move megabytes of them."""
+    body = bytearray(b'{"model":"a"}' + b" " * 100)
+    deque(change(body, skimmed(body), (), {"y": 1}))
+    assert body == b'{"model":"a","y":1}' + b" " * 94
+
+
+def test_something_behind_the_object_is_refused() -> None:
+    """It would have to be moved, and no backend takes it."""
+    body = bytearray(b'{"model":"a"} x')
+    with pytest.raises(RequestError, match="behind the object"):
+        deque(change(body, skimmed(body), (), {"y": 1}))
+
+
+@pytest.mark.parametrize("kind", [b"", b"application/json", b"text/plain"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{" + b'"":0,' * (MAX_FIELDS + 1) + b'"model":"a"}',
+        b'{"model":"a","x":' + b"[" * (MAX_DEPTH + 9) + b"]" * (MAX_DEPTH + 9) + b"}",
+    ],
+    ids=["fields", "levels"],
+)
+def test_too_many_parts_are_refused(kind: bytes, body: bytes) -> None:
+    """No decoder sees them, whatever the client says that they are."""
+    skim = skim_of(body, kind, ASKED)
+    assert skim is not None
+    while not skim.go_on():
+        pass
+    with pytest.raises(RequestError, match="more than 1024 fields"):
+        asked_by(body, kind, seen=skim)
+
+
+def test_too_many_fields_of_a_small_body_are_refused_as_well() -> None:
+    """Where requests are shaped, every field is taken apart."""
+    body = json.dumps({f"x{i}": 0 for i in range(MAX_FIELDS + 1)}).encode()
+    with pytest.raises(RequestError, match="more than 1024 fields"):
+        with_overrides(RequestOverrides(sets={"a": 1}), body)
+
+
+def test_a_dense_body_is_skimmed_where_requests_are_taken_apart() -> None:
+    """A decoder that returns all fields takes ten times as long as one that skips them."""
+    dense, plain = b'"a":0,' * 20_000, b'"aaaaaa",' * 20_000
+    assert is_skimmed(dense, is_taken_apart=True)
+    assert not is_skimmed(dense, is_taken_apart=False)
+    assert not is_skimmed(plain, is_taken_apart=True)
+
+
+def test_a_large_body_that_is_no_object_goes_to_the_model_that_is_named_otherwise() -> None:
+    """Nothing in it is looked at."""
+    body = b"RIFF" + bytes(300_000)
+    skim = skim_of(body, b"audio/wav", ASKED)
+    assert asked_by(body, b"audio/wav", named="a", seen=skim).model == "a"
+    with pytest.raises(RequestError, match="no object"):
+        asked_by(body, b"audio/wav", seen=skim)
 
 
 def ask(document: Any) -> str:

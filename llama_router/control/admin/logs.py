@@ -109,7 +109,7 @@ def _follows(value: str) -> bool:
 def _tail(value: str | None) -> int:
     if value is None:
         return DEFAULT_TAIL
-    if not (value.isascii() and value.isdigit() and int(value[:9]) <= MAX_TAIL):
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) <= MAX_TAIL):
         raise RequestError(f"tail must be a number from 0 to {MAX_TAIL}", param="tail")
     return int(value)
 

@@ -29,8 +29,8 @@ from ..ollama import routes as ollama
 from ..ollama import store
 from ..ollama.answers import ollama_error
 from . import guard
+from .bodies import counting
 from .context import ControlContext
-from .upstream import ScopedConnection
 
 log = structlog.get_logger()
 
@@ -93,7 +93,9 @@ class _HostlessApp(QuartTrio):
 def build_app(context: ControlContext) -> QuartTrio:
     """Assemble the application; it asks *context* and owns nothing."""
     app = _HostlessApp("llama_router")
-    app.asgi_http_class = ScopedConnection
+    app.asgi_http_class = counting(
+        context.bodies, lambda: context.dispatcher.config.router.max_bodies_mib * 2**20
+    )
     app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
     app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
     # No redirects: they would lead to whatever host the client named.

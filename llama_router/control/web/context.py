@@ -16,6 +16,7 @@ import attrs
 from ...config.catalog import Scanned
 from ...config.reload_report import ReloadReport
 from ...core.access.gate import Gate
+from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
 from ...hub.downloads import Downloads
@@ -52,6 +53,7 @@ class ControlContext:
         model_info: What backends say about their models.
         loads: Loads models in the background.
         conversations: Which backend keeps which resumable stream.
+        bodies: The memory that the bodies of requests may take together.
     """
 
     dispatcher: Dispatcher
@@ -70,3 +72,4 @@ class ControlContext:
     model_info: ModelInfo
     loads: Loads
     conversations: Conversations
+    bodies: BodyBudget

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from quart import Quart, Response, g, request
@@ -18,6 +18,7 @@ from ...core.access.gate import Caller, Gate, Scope, check_says_json
 from ...core.requests.routes import is_ollama
 from ...errors.access import ModelNotAllowedError
 from ...errors.requests import RequestError
+from .bodies import Counted
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -138,8 +139,13 @@ def _as_text(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def raw_body() -> bytes:
-    """Return the body of the current request as it came."""
+    """Return the body of the current request as it came.
+
+    Raises:
+        BodiesFullError: if there was no room for it beside those of other requests.
+    """
     data = await request.get_data(as_text=False)
+    Counted.check(cast("dict[str, Any]", request.scope))
     assert isinstance(data, bytes)
     return data
 

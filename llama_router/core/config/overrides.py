@@ -6,14 +6,14 @@ client wrote it, number for number.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 import msgspec
 
 from ...errors.requests import RequestError
-from ..requests.json_scan import Skim, change
+from ..requests.json_scan import MAX_FIELDS, Skim, change, too_many_parts
 
 #: Fields that decide where a request goes and how it is answered; no setting may touch them.
 PROTECTED: Final = frozenset({"model", "stream"})
@@ -65,30 +65,37 @@ class RequestOverrides:
 
         Raises:
             msgspec.DecodeError: if it is no JSON object.
+            RequestError: if it has too many fields.
         """
-        return msgspec.json.encode(self.of(_decode(body)))
+        fields = _decode(body)
+        if len(fields) > MAX_FIELDS:
+            raise too_many_parts()
+        return msgspec.json.encode(self.of(fields))
 
 
-def with_overrides(
-    shape: RequestOverrides, body: bytes | bytearray, seen: object = None
-) -> bytes | bytearray:
-    """Return *body* in this *shape*.
-
-    Args:
-        shape: What becomes of it.
-        body: A JSON object; a large one is changed where it is.
-        seen: The `Skim` of a large one, which noted all fields that the shape touches.
+def with_overrides(shape: RequestOverrides, body: bytes | bytearray) -> bytes:
+    """Return *body*, which is small, in this *shape*.
 
     Raises:
-        RequestError: if it is no JSON object.
+        RequestError: if it is no JSON object, or has too many fields.
     """
-    if isinstance(seen, Skim):
-        large = body if isinstance(body, bytearray) else bytearray(body)
-        change(large, seen, *shape.changes({field.name for field in seen.fields}))
-        return large
     try:
         return shape.apply(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
+
+
+def bring_into_shape(shape: RequestOverrides, body: bytearray, skim: Skim) -> Iterator[None]:
+    """Bring *body*, which is large, into this *shape*, where it is; each step is a short one.
+
+    Args:
+        shape: What becomes of it.
+        body: A JSON object.
+        skim: Noted all of its fields that the shape touches.
+
+    Raises:
+        RequestError: if something stands behind the object.
+    """
+    return change(body, skim, *shape.changes({field.name for field in skim.fields}))

@@ -10,11 +10,13 @@ but holds nobody up.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
 import msgspec
+
+from ...errors.requests import RequestError
 
 #: What one call of `Skim.go_on` may cost: a token costs 1. That is a millisecond or two.
 STEP: Final = 1000
@@ -25,8 +27,13 @@ WINDOW_BYTES: Final = 16 * 1024
 #: Bytes that cost as much as a token, where each of them is looked at.
 _BYTES_PER_TOKEN: Final = 32
 
-#: Fields, and levels of nesting, beyond which it is left to a decoder: no request has so many.
-MAX_FIELDS: Final = 10_000
+#: Bytes in which a quotation mark is looked for at once, and that are blanked at once: either
+#: is a fraction of a millisecond.
+FAR_BYTES: Final = 1024 * 1024
+BLANKED_BYTES: Final = 256 * 1024
+
+#: Fields, and levels of nesting, beyond which a body is refused: no request has so many.
+MAX_FIELDS: Final = 1024
 MAX_DEPTH: Final = 500
 
 #: Longest key in which escapes are looked into, in bytes.
@@ -50,6 +57,8 @@ _FLAT: Final = re.compile(_flat(3), re.DOTALL)
 _TOKEN: Final = re.compile(rb'[",{}\[\]]')
 _OPENING: Final = re.compile(rb"[ \t\r\n]*+\{")
 _QUOTE: Final = ord('"')
+_BLANK: Final = ord(" ")
+_BLANKS: Final = b" " * BLANKED_BYTES
 
 
 @attrs.frozen
@@ -87,7 +96,7 @@ class Skim:
         count: How many fields there are in all.
         closing: Offset of the brace that ends the object; -1 until that is found.
         broken: It is no object, or has no end.
-        lost: It has too many parts; only a decoder can tell.
+        lost: It has too many fields or levels; see `too_many_parts`.
     """
 
     def __init__(self, body: bytes | bytearray, names: Collection[str]) -> None:
@@ -100,6 +109,7 @@ class Skim:
         self._depth = 1
         self._in_string = False
         self._quote = self._backslash = -1  # the next ones, as far as they are known
+        self._unquoted = self._unescaped = 0  # up to there was found none
         self._key_at: int | None = None  # where the key begins that is read now
         self._key_follows = True
         self._noting: tuple[str, int, int] | None = None  # name, start, colon
@@ -186,12 +196,18 @@ class Skim:
         """Go on in a string, to its end if that is near; return how many bytes that took to see."""
         at, body = self._at, self._body
         if self._quote < at:
-            self._quote = body.find(b'"', at)
+            far = max(at, self._unquoted) + FAR_BYTES
+            self._quote = body.find(b'"', max(at, self._unquoted), far)
             if self._quote < 0:
-                self.broken = True
-                return 0
+                self._unquoted = far
+                self.broken = far >= len(body)
+                return 0 if self.broken else STEP * _BYTES_PER_TOKEN  # enough for this step
         if self._backslash < at:
-            found = body.find(b"\\", at, self._quote)
+            far = min(self._quote, max(at, self._unescaped) + FAR_BYTES)
+            found = body.find(b"\\", max(at, self._unescaped), far)
+            if found < 0 and far < self._quote:
+                self._unescaped = far
+                return STEP * _BYTES_PER_TOKEN
             self._backslash = self._quote if found < 0 else found
         if self._backslash >= self._quote:
             self._end_string(self._quote + 1)
@@ -239,29 +255,54 @@ class Skim:
 
 def change(
     body: bytearray, skim: Skim, taken_out: Collection[str], put_in: Mapping[str, Any]
-) -> None:
+) -> Iterator[None]:
     """Change the top-level fields of *body*, in place and without moving the rest of it.
 
-    What is taken out becomes blanks, and what is put in goes to the end.
+    What is taken out becomes blanks, and what is put in goes to the end. Each step of the
+    iterator takes a fraction of a millisecond; after the last one all is done.
 
     Args:
         body: A JSON object.
         skim: What was found in it; whatever is taken out must have been noted.
         taken_out: Names of fields that go; all of that name.
         put_in: Names and values of those that come.
+
+    Raises:
+        RequestError: if something stands behind the object.
     """
     gone = [field for field in skim.fields if field.name in taken_out]
     for number, field in enumerate(gone):
-        _blank(body, field.start, field.end)
+        yield from _blank(body, field.start, field.end)
         if field.index > number:  # one before it stays: it leaves with the comma behind that
-            _blank(body, field.comma, field.comma + 1)
+            body[field.comma] = _BLANK
         elif field.end < skim.closing:
-            _blank(body, field.end, field.end + 1)
+            body[field.end] = _BLANK
     if put_in:
-        added = msgspec.json.encode(put_in)[1:-1]
         separator = b"," if skim.count > len(gone) else b""
-        body[skim.closing : skim.closing] = separator + added
+        _put(body, skim.closing, separator + msgspec.json.encode(put_in)[1:-1] + b"}")
 
 
-def _blank(body: bytearray, start: int, end: int) -> None:
-    body[start:end] = b" " * (end - start)
+def _put(body: bytearray, closing: int, end: bytes) -> None:
+    """Let the object whose brace is at *closing* end with *end*.
+
+    Blanks behind it make room: to move millions of them would take long.
+    """
+    behind = body[closing + 1 : closing + len(end)]
+    if behind.strip(b" \t\r\n"):
+        raise RequestError("the body is not valid JSON: something stands behind the object")
+    body[closing : closing + 1 + len(behind)] = end
+
+
+def _blank(body: bytearray, start: int, end: int) -> Iterator[None]:
+    for at in range(start, end, BLANKED_BYTES):
+        size = min(BLANKED_BYTES, end - at)
+        body[at : at + size] = _BLANKS[:size]
+        if size == BLANKED_BYTES:
+            yield
+
+
+def too_many_parts() -> RequestError:
+    """Return why a body is refused that would take too long to take apart."""
+    return RequestError(
+        f"the body has more than {MAX_FIELDS} fields, or is nested over {MAX_DEPTH} levels deep"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from enum import Enum, auto
+from itertools import islice
 from typing import Final
 
 from ...errors.requests import RequestError
@@ -20,6 +21,18 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 
 #: Most parts of one form. Forms of OpenAI's API have about ten fields and sixteen files.
 MAX_PARTS: Final = 1024
+
+#: Most parameters of a part's disposition: it has a name, and maybe one or two for a file.
+MAX_PARAMETERS: Final = 16
+
+#: Most places in the content that only begin like a delimiter. Real content has none.
+MAX_NEAR_DELIMITERS: Final = 1024
+
+#: Longest media type in which a boundary is looked for, in bytes.
+MAX_MEDIA_TYPE_BYTES: Final = 4096
+
+#: Delimiters and heads that one look steps over: that takes a millisecond or two at most.
+STEPS: Final = 128
 
 _BOUNDARY = re.compile(
     rb'multipart/form-data\s*+;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
@@ -40,7 +53,7 @@ class _Place(Enum):
 
 def boundary_of(content_type: bytes) -> bytes | None:
     """Return the boundary if *content_type* is that of a multipart form; else None."""
-    found = _BOUNDARY.match(content_type)
+    found = _BOUNDARY.match(content_type, 0, MAX_MEDIA_TYPE_BYTES)
     return None if found is None else found[1] or found[2]
 
 
@@ -63,12 +76,15 @@ class FormSearch:
         self._place = _Place.CONTENT
         self._at = 0  # everything before it was looked at
         self._parts = 0
+        self._near_delimiters = 0
         self._field: bytes | None = None  # one of the names, if its value is being read
         self._value_at = 0
         self.values: dict[bytes, bytes | None] = {}
 
-    def look(self, body: bytes | bytearray | memoryview, size_bytes: int) -> None:
-        """Look at what is new in the first *size_bytes* of *body*.
+    def look(self, body: bytes | bytearray | memoryview, size_bytes: int) -> bool:
+        """Look at what is new in the first *size_bytes* of *body*; return whether that was all.
+
+        If it was not, others may have their turns before the next look.
 
         Raises:
             RequestError: if it is no form, has too many parts, or gives one of the fields
@@ -76,10 +92,13 @@ class FormSearch:
         """
         if isinstance(body, memoryview):
             body = bytes(body)
-        more = True
-        while more and self._place is not _Place.END:
+        for _ in range(STEPS):
+            if self._place is _Place.END:
+                return True
             find = self._find_delimiter if self._place is _Place.CONTENT else self._read_head
-            more = find(body, size_bytes)
+            if not find(body, size_bytes):
+                return True
+        return False
 
     def finish(self) -> None:
         """Say that this was all.
@@ -116,6 +135,9 @@ class FormSearch:
         elif body[line_end : line_end + 2] == b"\r\n":
             self._place = _Place.HEAD
         else:
+            self._near_delimiters += 1
+            if self._near_delimiters > MAX_NEAR_DELIMITERS:
+                raise RequestError("the multipart form is malformed behind its boundaries")
             self._at = max(found, 0) + 1  # content that only begins like it
             return True
         self._keep(body, found)
@@ -160,10 +182,10 @@ def _name_in(body: bytes | bytearray, start: int, end: int) -> bytes | None:
     disposition = _DISPOSITION.search(body, start, end)
     if disposition is None:
         return None
-    parameters = {
-        bytes(name).lower(): bytes(quoted or plain)
-        for name, quoted, plain in _PARAMETER.findall(disposition[1])
-    }
+    found = list(islice(_PARAMETER.finditer(disposition[1]), MAX_PARAMETERS + 1))
+    if len(found) > MAX_PARAMETERS:
+        raise RequestError(f"a part of the multipart form has over {MAX_PARAMETERS} parameters")
+    parameters = {each[1].lower(): each[2] or each[3] or b"" for each in found}
     if b"filename" in parameters or b"filename*" in parameters:
         return None
     return parameters.get(b"name")

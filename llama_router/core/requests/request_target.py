@@ -9,7 +9,7 @@ import attrs
 import msgspec
 
 from ...errors.requests import RequestError
-from .json_scan import Skim
+from .json_scan import Skim, too_many_parts
 from .multipart import FormSearch, boundary_of
 
 #: Longest model name looked at, in bytes; no identifier on any hub comes near it.
@@ -17,6 +17,11 @@ MAX_NAME_BYTES: Final = 1024
 
 #: Bodies above this are not decoded, but skimmed.
 SKIMMED_BYTES: Final = 256 * 1024
+
+#: Bodies above this, and with more colons than that, are skimmed as well where requests are
+#: taken apart: a decoder that returns their fields would need several milliseconds.
+DENSE_BYTES: Final = 64 * 1024
+DENSE_COLONS: Final = 8192
 
 #: Fields that say what is asked for.
 ASKED: Final = frozenset(("model", "stream"))
@@ -87,40 +92,63 @@ def asked_by(
         RequestError: if the body is neither a JSON object nor a multipart form,
             or no model is named.
     """
-    if isinstance(seen, Skim):
-        return _asked_by_json(_skeleton(seen), named or default)
-    form = seen or form_search(content_type)
-    if form is not None:
+    form = form_search(content_type) if seen is None else seen
+    if isinstance(form, FormSearch):
         return _asked_by_form(body, form, named or default)
     if named is not None and not _names_models(body, content_type):
         return Asked(_checked(named), stream=False, opaque=True)
+    if form is not None:
+        return _asked_by_json(_skeleton(form, body), named or default)
     return _asked_by_json(body, named or default)
 
 
+def is_skimmed(body: bytes | bytearray, *, is_taken_apart: bool) -> bool:
+    """Say whether a decoder would take so long for *body* that it is to be skimmed.
+
+    Args:
+        body: The whole request body.
+        is_taken_apart: Whether requests may be decoded field by field, to be shaped.
+    """
+    size = len(body)
+    if size > SKIMMED_BYTES:
+        return True
+    return is_taken_apart and size > DENSE_BYTES and body.count(b":") > DENSE_COLONS
+
+
 def skim_of(body: bytes | bytearray, content_type: bytes, names: frozenset[str]) -> Skim | None:
-    """Return what is to look into a large body, step by step; None if that may be no JSON object.
+    """Return what is to look into a large body, step by step; None if it is a form.
 
     Args:
         body: The whole request body.
         content_type: Value of its Content-Type field; empty if it had none.
         names: Names of the fields that matter, `ASKED` among them.
     """
-    if boundary_of(content_type) is not None or not _names_models(body, content_type):
-        return None
-    skim = Skim(body, names)
-    return None if skim.broken else skim
+    return None if boundary_of(content_type) is not None else Skim(body, names)
 
 
-def _skeleton(skim: Skim) -> bytes:
+def _skeleton(skim: Skim, body: bytes | bytearray | memoryview) -> bytes:
     """Return a small object that asks for the same.
 
     Raises:
-        RequestError: if it is none.
+        RequestError: if it is none, or has too many parts.
     """
+    if skim.lost:
+        raise too_many_parts()
     if skim.broken:
-        raise RequestError("the body is not valid JSON: it is no object, or is cut off")
+        raise _packed_error(body) or RequestError(
+            "the body is not valid JSON: it is no object, or is cut off"
+        )
     fields = ((name, skim.text_of(name)) for name in sorted(ASKED))
     return b"{%b}" % b",".join(b'"%b":%b' % (n.encode(), t) for n, t in fields if t is not None)
+
+
+def _packed_error(body: bytes | bytearray | memoryview) -> RequestError | None:
+    """Return what to raise if *body* is compressed."""
+    if not bytes(body[:4]).startswith(_PACKED):
+        return None
+    return RequestError(
+        "the body is compressed, so the model that it names cannot be seen: send it uncompressed"
+    )
 
 
 def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
@@ -141,12 +169,7 @@ def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) ->
     except msgspec.ValidationError as exc:
         raise RequestError(f"the body is not as expected: {exc}", param=_field_of(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        if bytes(body[:4]).startswith(_PACKED):
-            raise RequestError(
-                "the body is compressed, so the model that it names cannot be seen: send it "
-                "uncompressed"
-            ) from exc
-        raise RequestError(f"the body is not valid JSON: {exc}") from exc
+        raise _packed_error(body) or RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
     return Asked(_checked(asked.model or default), bool(asked.stream))
@@ -161,7 +184,8 @@ def _field_of(exc: msgspec.ValidationError) -> str | None:
 def _asked_by_form(
     body: bytes | bytearray | memoryview, form: FormSearch, default: str | None
 ) -> Asked:
-    form.look(body, len(body))
+    while not form.look(body, len(body)):
+        pass  # what is here already is little
     form.finish()
     model = form.values.get(b"model", b"")
     if model is None:

@@ -13,7 +13,7 @@ from ...errors.admission import (
     UnknownModelError,
 )
 from ...errors.backends import BackendError, BackendFailedError
-from ...errors.requests import RequestCancelledError
+from ...errors.requests import BodiesFullError, RequestCancelledError
 from ..config.config import Config
 from ..config.names import ModelId
 
@@ -22,6 +22,14 @@ QUEUE_RETRY_AFTER_S: Final = 5.0
 
 #: Most names listed in the error for a model that does not exist.
 _MAX_LISTED: Final = 20
+
+
+def no_room_for_body(waited_s: float) -> BodiesFullError:
+    """Refuse a body for which the others left no room."""
+    return BodiesFullError(
+        "the bodies of other requests take up all the memory that they may (max_bodies_mib), and "
+        f"none of it was given back within {waited_s:g} s: try again later"
+    )
 
 
 def unknown(name: str, config: Config) -> UnknownModelError:

@@ -25,6 +25,9 @@ ENDING_S: Final = 0.5
 #: Pieces of data that one fiber may move before others get their turn.
 PIECES: Final = 16
 
+#: So many chunks (of the chunked coding) count as a piece more: there may be thousands in one.
+CHUNKS_PER_PIECE: Final = 64
+
 
 class FiberTimeoutError(Exception):
     """The fiber's deadline is over. Raised in the fiber, where it waits."""
@@ -113,9 +116,9 @@ class Fiber:
         if deadline_s < self._bucket * TICK_S:
             self._bucket = self._engine.look_at(self, deadline_s, self._bucket)
 
-    async def spend(self) -> None:
-        """Count one piece of data; wait a turn if there were many."""
-        self._pieces -= 1
+    async def spend(self, pieces: int = 1) -> None:
+        """Count one piece of data, or so many; wait a turn if there were many."""
+        self._pieces -= pieces
         if self._pieces <= 0:
             self._engine.wake(self)
             await pause()
