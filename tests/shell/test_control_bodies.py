@@ -9,7 +9,7 @@ import trio
 from quart_trio.wrappers.request import TrioBody
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.control.web.bodies import UNCOUNTED_BYTES, Counted
+from llama_router.control.web.connection import UNCOUNTED_BYTES, Counted
 from llama_router.core.requests.body_budget import ROOM_TIMEOUT_S, BodyBudget
 from llama_router.errors.requests import BodiesFullError
 

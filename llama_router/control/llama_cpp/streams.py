@@ -27,10 +27,11 @@ from ...dispatch.conversations import MAX_LOOKED_UP, Conversations, Owner, Repla
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
+from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import answer, asker, json_body, open_to
 from ..web.server import without_deadline
-from ..web.upstream import Upstream, request_stack
+from ..web.upstream import Upstream
 
 #: Paths here and at the backend.
 _STREAM: Final = "/v1/stream"

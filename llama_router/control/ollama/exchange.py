@@ -23,8 +23,9 @@ from ...errors.base import RouterError
 from ...errors.requests import EndpointNotAllowedError, RequestError
 from ...logs.output import log_info
 from ...threads import in_thread
+from ..web.connection import request_stack
 from ..web.context import ControlContext
-from ..web.upstream import Upstream, request_stack
+from ..web.upstream import Upstream
 from . import answers, listing
 from .answers import Stream, Times
 from .requests import COMPLETION_PATH, INFILL_PATH, Wanted, cannot_insert

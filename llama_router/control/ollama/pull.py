@@ -16,9 +16,9 @@ from ...errors.base import RouterError
 from ...errors.downloads import DownloadError
 from ...hub.downloads import DownloadState, DownloadStatus
 from ...hub.names import Reference
+from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import answer
-from ..web.upstream import request_stack
 from . import pulling
 from .answers import ollama_error
 from .bodies import PullRequest

@@ -29,7 +29,7 @@ from ..ollama import routes as ollama
 from ..ollama import store
 from ..ollama.answers import ollama_error
 from . import guard
-from .bodies import counting
+from .connection import counting
 from .context import ControlContext
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from ...core.access.gate import Caller, Gate, Scope, check_says_json
 from ...core.requests.routes import is_ollama
 from ...errors.access import ModelNotAllowedError
 from ...errors.requests import RequestError
-from .bodies import Counted
+from .connection import BreakableBody, Counted
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -54,16 +54,6 @@ def asker() -> Caller:
     found = g.asker
     assert isinstance(found, Caller)
     return found
-
-
-class BreakableBody(TrioBody):
-    """A request's body that may break off."""
-
-    def break_off(self, error: Exception) -> None:
-        """Let reading it fail with *error*, unless it fails already."""
-        if self._must_raise is None:
-            self._must_raise = error
-        self.set_complete()
 
 
 def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Final, Self, TypeVar
 
 import h11
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
-from quart import Request, request
-from quart_trio.asgi import TrioASGIHTTPConnection
 
 from ...backends.backend import Backend
 from ...errors.backends import UpstreamError, UpstreamTimeoutError
@@ -25,8 +22,6 @@ from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ...timeouts import was_held_up
 from ..ollama.answers import message_of
-from .guard import BreakableBody
-from .server import BODY_ERROR
 
 T = TypeVar("T")
 
@@ -44,44 +39,6 @@ _EVENTS: Final = "text/event-stream"
 
 #: Statuses of errors.
 _ERRORS: Final = frozenset(status.value for status in HTTPStatus if status >= 400)
-
-_STACK: Final = "llama_router.stack"
-
-
-class ScopedConnection(TrioASGIHTTPConnection):
-    """Gives each request an exit stack that outlives its handler and its answer.
-
-    A body that is generated may never be begun if the client leaves: what a request holds
-    hangs on the stack instead.
-    """
-
-    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Serve one request."""
-        async with AsyncExitStack() as stack:
-            cast("dict[str, Any]", self.scope)[_STACK] = stack
-            await super().__call__(receive, send)
-
-    async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's, too
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        """Take in the body; a view that reads one which breaks off gets the error."""
-
-        async def receive_or_fail() -> ASGIReceiveEvent:
-            message = await receive()
-            error = cast("dict[str, Any]", message).get(BODY_ERROR)
-            if error is not None:
-                assert isinstance(request.body, BreakableBody)
-                request.body.break_off(error)
-            return message
-
-        await super().handle_messages(nursery, request, receive_or_fail)
-
-
-def request_stack() -> AsyncExitStack:
-    """Return what is unwound when the current request is over, whatever becomes of it."""
-    stack = cast("dict[str, Any]", request.scope)[_STACK]
-    assert isinstance(stack, AsyncExitStack)
-    return stack
 
 
 class Upstream:

@@ -1,22 +1,74 @@
-"""The bodies of requests to the control plane, as part of what all bodies may take together."""
+"""The connection class of the control plane: what a request holds, and how its body counts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final, cast
 
 import trio
-from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
+from quart import request
 from quart.wrappers import Request
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers.request import TrioBody
 
 from ...core.requests.body_budget import ROOM_TIMEOUT_S, BodyBudget, BodyShare
 from ...core.scheduling.refusals import no_room_for_body
-from .upstream import ScopedConnection
+from .server import BODY_ERROR
 
 #: Bodies up to this do not count, in bytes: a connection takes as much in any case.
 UNCOUNTED_BYTES: Final = 64 * 1024
 
+_STACK: Final = "llama_router.stack"
+
 _REFUSED: Final = "llama_router.body_refused"
+
+
+class BreakableBody(TrioBody):
+    """A request's body that may break off."""
+
+    def break_off(self, error: Exception) -> None:
+        """Let reading it fail with *error*, unless it fails already."""
+        if self._must_raise is None:
+            self._must_raise = error
+        self.set_complete()
+
+
+class ScopedConnection(TrioASGIHTTPConnection):
+    """Gives each request an exit stack that outlives its handler and its answer.
+
+    A body that is generated may never be begun if the client leaves: what a request holds
+    hangs on the stack instead.
+    """
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve one request."""
+        async with AsyncExitStack() as stack:
+            cast("dict[str, Any]", self.scope)[_STACK] = stack
+            await super().__call__(receive, send)
+
+    async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's, too
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        """Take in the body; a view that reads one which breaks off gets the error."""
+
+        async def receive_or_fail() -> ASGIReceiveEvent:
+            message = await receive()
+            error = cast("dict[str, Any]", message).get(BODY_ERROR)
+            if error is not None:
+                assert isinstance(request.body, BreakableBody)
+                request.body.break_off(error)
+            return message
+
+        await super().handle_messages(nursery, request, receive_or_fail)
+
+
+def request_stack() -> AsyncExitStack:
+    """Return what is unwound when the current request is over, whatever becomes of it."""
+    stack = cast("dict[str, Any]", request.scope)[_STACK]
+    assert isinstance(stack, AsyncExitStack)
+    return stack
 
 
 def counting(bodies: BodyBudget, limit_bytes: Callable[[], int]) -> type[ScopedConnection]:
