@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 #: Numbers of the value types. Source: the specification of GGUF.
 UINT8, INT8, UINT16, INT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = range(10)
@@ -123,7 +124,7 @@ def projector_keys(
     return keys | more
 
 
-def write(path: Path, keys: Mapping[str, object] | None = None, **options: int) -> Path:
+def write(path: Path, keys: Mapping[str, object] | None = None, **options: Any) -> Path:
     """Write a file with that header, and the folders that it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(header(model_keys() if keys is None else keys, **options))

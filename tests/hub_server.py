@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub = self.server
         path = unquote(urlsplit(self.path).path)
-        self.entry = {
+        self.entry: dict[str, Any] = {
             "method": self.command,
             "path": path,
             "fields": {k.lower(): v for k, v in self.headers.items()},

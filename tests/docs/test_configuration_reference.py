@@ -124,10 +124,11 @@ def test_the_reference_has_every_field_of_a_model() -> None:
 def test_the_reference_says_what_needs_a_restart() -> None:
     """The last column is the metadata of the fields."""
     written, actual = {}, {}
-    for heading, spec in (
+    specs: list[tuple[str, type[attrs.AttrsInstance]]] = [
         *((heading, spec) for heading, (spec, _) in SECTIONS.items()),
         ('## Models: `[models."NAME"]`', ModelSpec),
-    ):
+    ]
+    for heading, spec in specs:
         for field in attrs.fields(spec):
             if field.name == "id":
                 continue

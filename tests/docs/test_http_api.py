@@ -34,6 +34,7 @@ async def document() -> dict[str, Any]:
         "gate": Gate(config, own_hosts=[], admin_token="x" * 16),
         "config_path": Path(),
         "state_dir": Path(),
+        "started_s": 0.0,
     }
     await trio.lowlevel.checkpoint()
     return openapi.document(app.build_app(ControlContext(**given)))

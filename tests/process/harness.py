@@ -25,26 +25,57 @@ from trio.testing import wait_all_tasks_blocked
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.state import ModelStatistics
+from llama_router.process import procfs
 from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router
+from tests import limits
 
 #: No test may take longer, in seconds.
-LIMIT_S = 30
+LIMIT_S = limits.LIMIT_S
 
 FAKE_BACKEND = Path(__file__).with_name("fake_backend.py")
 
 #: Events of which each is a bug, wherever it comes up.
 BUGS = {"connection.crashed", "control.crashed", "log.listener_failed"}
 
+#: Ports of one process that runs tests: below the range that the kernel gives to clients.
+_PORTS_EACH = 200
+_SHARES = 100
+_FIRST_PORT = 10_000
+
+#: How many of its ports are kept for routers; the others are for their backends.
+_FOR_ROUTERS = 50
+
 _starts = count()
+_wanted = count()
+
+
+def own_ports() -> range:
+    """Return the ports that only this process's tests use, of all that run tests.
+
+    Those of one run have shares side by side, and those of runs at the same time lie apart: a
+    later run has a process id beyond those of the earlier one's workers.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    share = os.getpid() if worker is None else os.getppid() + int(worker.removeprefix("gw"))
+    first = _FIRST_PORT + share % _SHARES * _PORTS_EACH
+    return range(first, first + _PORTS_EACH)
 
 
 def base_port() -> int:
-    """Return a port from which on this process's routers find free ones.
+    """Return a port from which on a router of this process finds free ones."""
+    ports = own_ports()[_FOR_ROUTERS:]
+    return ports[next(_starts) * 3 % (len(ports) // 2)]
 
-    Below the range that the kernel gives to clients; far from those of other runs.
-    """
-    return 10_000 + os.getpid() % 400 * 50 + next(_starts) % 40
+
+def free_port() -> int:
+    """Return a port on which nothing listens, and which no client gets meanwhile."""
+    for _ in range(_FOR_ROUTERS):
+        port = own_ports()[next(_wanted) % _FOR_ROUTERS]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    return pytest.fail("no free port")
 
 
 def children() -> set[int]:
@@ -54,6 +85,13 @@ def children() -> set[int]:
         with suppress(FileNotFoundError):  # a thread that just ended
             found.update(map(int, (task / "children").read_text().split()))
     return found
+
+
+def start_time(pid: int) -> int:
+    """Return when the process *pid*, which is there, was started."""
+    started = procfs.start_time(pid)
+    assert started is not None
+    return started
 
 
 class Events(LogCapture):
@@ -338,7 +376,7 @@ class RawClient:
 
 
 def request(
-    method: str, target: str, body: bytes | None = None, *, version: str = "1.1", **fields: str
+    method: str, target: str, body: bytes | None = None, /, *, version: str = "1.1", **fields: str
 ) -> bytes:
     """Return the bytes of a request; ``_`` in the names of *fields* becomes ``-``."""
     lines = [f"{method} {target} HTTP/{version}", "host: router"]

@@ -129,7 +129,9 @@ async def running(**router: object) -> AsyncIterator[Lane]:
     events = Events()
     async with trio.open_nursery() as nursery:
 
-        async def launch(spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]) -> None:
+        async def launch(
+            spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED
+        ) -> None:
             now_s = trio.current_time()
             backend = Backend(
                 model=spec.id,

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import trio
 from llama_router.models.tiny.bert import make_embedding_model
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.process import procfs
+from tests import limits
+from tests.process.harness import base_port
 
 ROOT = Path(__file__).parents[2]
 
-#: No test may take longer, in seconds, unless it says so.
-LIMIT_S = 60
+#: No test may take longer, in seconds.
+LIMIT_S = limits.LIMIT_S
 
 #: Chat models that `make_models` makes: file name to seed.
 CHAT_SEEDS = {"a": 1, "b": 2, "c": 3}
@@ -100,10 +104,18 @@ def model_table(
     return table + "".join(f"{line}\n" for line in lines)
 
 
+@cache
+def _base_port_of(folder: Path) -> int:
+    """Return the same port each time: a configuration that is written again keeps it."""
+    return base_port()
+
+
 def write_config(folder: Path, *tables: str, router: Iterable[str] = ()) -> Path:
     """Write ``router.toml`` with these tables; its state goes to ``folder/state``."""
     path = folder / "router.toml"
     lines = ["[router]", f'state_dir = "{folder}/state"', *router]
+    if not any(line.startswith("base_port") for line in router):
+        lines.append(f"base_port = {_base_port_of(folder)}")
     if not any(line.startswith("scan_caches") for line in router):
         lines.append("scan_caches = false")  # those of whoever runs the tests
     path.write_text("\n".join(lines) + "\n" + "".join(tables))
@@ -121,8 +133,32 @@ def chat(model: str, *, max_tokens: int = 4, **more: object) -> dict[str, Any]:
     return {"model": model, "messages": messages, "max_tokens": max_tokens, **more}
 
 
-class RealRouter:
-    """A router that runs as a process.
+class Served:
+    """A router that can be asked at *url*."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def client(self) -> httpx.AsyncClient:
+        """Return an HTTP client for this router."""
+        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LIMIT_S)
+
+    async def loaded(self) -> list[str]:
+        """Return the models that it says are loaded."""
+        async with self.client() as client:
+            listed = (await client.get("/v1/models")).json()["data"]
+        return [model["id"] for model in listed if model["status"]["value"] == "loaded"]
+
+    async def unload(self) -> None:
+        """Make sure that no model is loaded."""
+        async with self.client() as client:
+            for model in await self.loaded():
+                await client.post("/models/unload", json={"model": model})
+        assert await self.loaded() == []
+
+
+class RealRouter(Served):
+    """A router that runs as a process of this test's own.
 
     Attributes:
         process: The process.
@@ -132,10 +168,10 @@ class RealRouter:
     """
 
     def __init__(self, process: trio.Process) -> None:
+        super().__init__("")
         self.process = process
         self.events: list[dict[str, Any]] = []
         self.said: list[str] = []
-        self.url = ""
         self._news = trio.Event()
         self._ended = False
 
@@ -170,16 +206,6 @@ class RealRouter:
     def named(self, name: str) -> list[dict[str, Any]]:
         """Return the events with that name."""
         return [event for event in self.events if event["event"] == name]
-
-    def client(self) -> httpx.AsyncClient:
-        """Return an HTTP client for this router."""
-        return httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=LIMIT_S)
-
-    async def loaded(self) -> list[str]:
-        """Return the models that it says are loaded."""
-        async with self.client() as client:
-            listed = (await client.get("/v1/models")).json()["data"]
-        return [model["id"] for model in listed if model["status"]["value"] == "loaded"]
 
     def family(self) -> dict[int, int]:
         """Return pid to start time of every process that it started, and of theirs."""
@@ -271,8 +297,9 @@ async def serving(
     **changes: str,
 ) -> AsyncIterator[RealRouter]:
     """Run a router on a free port, see `started`; SIGTERM must end it and all it started."""
-    how = {"launcher": launcher, "pass_fds": pass_fds}
-    async with started(config, "--port", "0", *arguments, **how, **changes) as router:
+    async with started(
+        config, "--port", "0", *arguments, launcher=launcher, pass_fds=pass_fds, **changes
+    ) as router:
         router.url = (await router.event("router.ready"))["urls"][0]
         yield router
         family = router.family()
@@ -281,3 +308,37 @@ async def serving(
         assert await router.process.wait() == exit_status, (router.said, router.events[-5:])
         assert alive(family) == set()
         assert not [said for said in router.said if "Traceback" in said], router.said
+
+
+@contextmanager
+def shared(
+    factory: pytest.TempPathFactory, *tables: str, router: Iterable[str] = ()
+) -> Iterator[Served]:
+    """Run one router for the tests of a module that do no more than ask it; see `serving`.
+
+    Each test has a Trio run of its own; that of the router is in a thread beside them. Tests
+    may load and unload models. What they change otherwise, others would see: such a test, and
+    one that looks at events, starts a router of its own.
+    """
+    config = write_config(factory.mktemp("shared"), *tables, router=router)
+    ready: Future[tuple[str, Callable[[], None]]] = Future()
+
+    async def run() -> None:
+        async with serving(config) as running:
+            end = trio.Event()
+            token = trio.lowlevel.current_trio_token()
+            ready.set_result((running.url, lambda: token.run_sync_soon(end.set)))
+            await end.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended: Future[None] = pool.submit(trio.run, run)
+        futures: list[Future[Any]] = [ready, ended]
+        wait(futures, return_when=FIRST_COMPLETED)
+        if not ready.done():
+            ended.result()
+        url, end = ready.result()
+        try:
+            yield Served(url)
+        finally:
+            end()
+        ended.result()

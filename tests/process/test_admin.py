@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,10 @@ import pytest
 import tomlkit
 import trio
 
-from tests.process.harness import Answer, RawClient, Router, post, request
+from tests.limits import LIMIT_S
+from tests.process.harness import Answer, RawClient, Router, free_port, post, request
 
 pytestmark = pytest.mark.process
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def token_of(router: Router) -> str:
@@ -365,7 +360,7 @@ async def test_a_file_that_is_lost_is_not_made_anew(start, stage, lose) -> None:
     assert not router.path.exists() or router.path.read_bytes() == b""
 
 
-async def events_of(client: RawClient) -> AsyncIterator[tuple[str, str, Any]]:
+async def events_of(client: RawClient) -> AsyncGenerator[tuple[str, str, Any]]:
     """Yield id, kind and data of each event."""
     buffer = b""
     while True:
@@ -377,7 +372,7 @@ async def events_of(client: RawClient) -> AsyncIterator[tuple[str, str, Any]]:
             yield found["id"], found["event"], json.loads(found["data"])
 
 
-async def follow(router: Router, last_id: str = "") -> AsyncIterator[tuple[str, str, Any]]:
+async def follow(router: Router, last_id: str = "") -> AsyncGenerator[tuple[str, str, Any]]:
     """Open the stream of events."""
     client = await router.connect()
     fields = {"x_admin_token": token_of(router), "last_event_id": last_id}
@@ -404,10 +399,10 @@ async def test_events_begin_with_a_snapshot_and_go_on_with_changes(start, stage)
 
 async def test_the_stream_of_events_does_not_hold_up_the_end(start, stage) -> None:
     """It says that the router stops, and ends."""
-    router = await start({"a": stage.model("a")}, drain_s=25.0)
+    router = await start({"a": stage.model("a")}, drain_s=2 * LIMIT_S)
     async with aclosing(await follow(router)) as events:
         await anext(events)
         router.requests.stop.set()
         assert (await anext(events))[1:] == ("router", {"state": "draining"})
-        with trio.fail_after(5):
+        with trio.fail_after(LIMIT_S):
             await router.ended.wait()

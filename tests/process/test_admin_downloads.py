@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import trio
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.process import procfs
 from tests.hub_server import HubServer
-from tests.process.real import LIMIT_S, RealRouter, chat, serving, write_config
+from tests.process.real import RealRouter, chat
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.embedded]
@@ -36,15 +36,14 @@ def server(tmp_path) -> Iterator[HubServer]:
 
 
 @pytest.fixture
-async def router(server, tmp_path) -> AsyncIterator[RealRouter]:
+async def router(server, serve, tmp_path) -> RealRouter:
     """A router without any model."""
-    config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
-    environ = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
+    environ: dict[str, Any] = dict.fromkeys(
+        ("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), ""
+    )
     environ |= {"HOME": str(tmp_path), "HF_ENDPOINT": server.url, "NO_PROXY": "*"}
     environ |= {"HF_HUB_CACHE": str(tmp_path / "cache")}
-    with trio.fail_after(LIMIT_S):
-        async with serving(config, **environ) as router:
-            yield router
+    return await serve(router=["drain_s = 0.5", "scan_caches = true"], **environ)
 
 
 @pytest.fixture
@@ -63,11 +62,11 @@ async def begin(admin: httpx.AsyncClient, model: str = REPO, **more: str) -> dic
     return found
 
 
-async def news(admin: httpx.AsyncClient, id_: str) -> AsyncIterator[dict[str, Any]]:
+async def news(admin: httpx.AsyncClient, id_: str) -> AsyncGenerator[dict[str, Any]]:
     """Yield the news about one download."""
     head = f"GET /admin/events HTTP/1.1\r\nhost: {admin.base_url.netloc.decode()}\r\n"
     head += f"authorization: {admin.headers['authorization']}\r\n\r\n"
-    async with await trio.open_tcp_stream("127.0.0.1", admin.base_url.port) as stream:
+    async with await trio.open_tcp_stream("127.0.0.1", admin.base_url.port or 0) as stream:
         await stream.send_all(head.encode())
         rest = b""
         async for received in stream:

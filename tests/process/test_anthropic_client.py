@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import anthropic
@@ -16,15 +14,16 @@ from anthropic.types import MessageParam
 
 from tests.process.real import (
     LIMIT_S,
-    RealRouter,
+    Served,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 T = TypeVar("T")
 
@@ -48,29 +47,28 @@ models = ["a"]
 """
 
 
-@pytest.fixture
-def config(tmp_path, tmp_path_factory) -> Path:
-    """A configuration with two chat models and a broken one; a key is good for the first."""
-    models = make_models(tmp_path_factory)
-    return write_config(
-        tmp_path,
+ROUTER = ["max_restarts = 0", "max_body_mib = 1", "cooldown_s = 0"]
+
+
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return two chat models and a broken one."""
+    models = make_models(factory)
+    return [
         model_table(models, "a", 'aliases = ["claude-here"]', "notify_model_swap = true"),
         model_table(models, "b"),
         BROKEN.format(python=sys.executable),
-        router=["max_restarts = 0", "max_body_mib = 1"],
-    )
+    ]
 
 
-@asynccontextmanager
-async def router(config: Path) -> AsyncIterator[RealRouter]:
-    """Run a router within the time of one test."""
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as running:
-            yield running
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which only ask it."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory), router=ROUTER) as served:
+        yield served
 
 
 async def with_client(
-    router: RealRouter, use: Callable[[anthropic.Anthropic], T], *, key: str = "any"
+    router: Served, use: Callable[[anthropic.Anthropic], T], *, key: str = "any"
 ) -> T:
     """Return what *use* makes of a client that never retries, in a thread."""
 
@@ -83,11 +81,9 @@ async def with_client(
     return await trio.to_thread.run_sync(work)
 
 
-async def refused(
-    router: RealRouter, *, key: str = "any", **changes: Any
-) -> anthropic.APIStatusError:
+async def refused(router: Served, *, key: str = "any", **changes: Any) -> anthropic.APIStatusError:
     """Return the error that the client raises for a message with these *changes*."""
-    asked = {"model": "a", "max_tokens": 4, "messages": HELLO} | changes
+    asked: dict[str, Any] = {"model": "a", "max_tokens": 4, "messages": HELLO} | changes
 
     def use(client: anthropic.Anthropic) -> anthropic.APIStatusError:
         with pytest.raises(anthropic.APIStatusError) as caught:
@@ -109,52 +105,48 @@ def type_of(error: anthropic.APIStatusError) -> str:
     return kind
 
 
-async def test_a_message(config) -> None:
+async def test_a_message(served) -> None:
     """A message parses, and names role, text and tokens; an alias will do."""
-    async with router(config) as running:
-        answer = await with_client(
-            running,
-            lambda client: client.messages.create(
-                model="claude-here", max_tokens=6, messages=HELLO, system="Be short."
-            ),
-        )
+    answer = await with_client(
+        served,
+        lambda client: client.messages.create(
+            model="claude-here", max_tokens=6, messages=HELLO, system="Be short."
+        ),
+    )
     assert (answer.type, answer.role, answer.stop_reason) == ("message", "assistant", "max_tokens")
     assert answer.content[0].type == "text"
     assert answer.content[0].text
     assert answer.usage.output_tokens == 6
 
 
-async def test_a_streamed_message(config) -> None:
+async def test_a_streamed_message(served) -> None:
     """Pings while the model loads do not disturb it; the pieces make up the message."""
 
     def use(client: anthropic.Anthropic) -> tuple[list[str], anthropic.types.Message]:
         with client.messages.stream(model="a", max_tokens=20, messages=HELLO) as stream:
             return list(stream.text_stream), stream.get_final_message()
 
-    async with router(config) as running:
-        pieces, message = await with_client(running, use)
-        await running.event("request.completed", outcome="ok")
+    pieces, message = await with_client(served, use)
     assert len(pieces) > 10
     assert message.content[0].type == "text"
     assert "".join(pieces) == message.content[0].text
     assert message.usage.output_tokens == 20
 
 
-async def test_counting_tokens(config) -> None:
+async def test_counting_tokens(served) -> None:
     """The count is that of the message itself."""
-    async with router(config) as running:
-        count = await with_client(
-            running, lambda client: client.messages.count_tokens(model="a", messages=HELLO)
-        )
-        answer = await with_client(
-            running,
-            lambda client: client.messages.create(model="a", max_tokens=1, messages=HELLO),
-        )
+    count = await with_client(
+        served, lambda client: client.messages.count_tokens(model="a", messages=HELLO)
+    )
+    answer = await with_client(
+        served,
+        lambda client: client.messages.create(model="a", max_tokens=1, messages=HELLO),
+    )
     usage = answer.usage
     assert count.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 0
 
 
-async def test_tools(config) -> None:
+async def test_tools(served) -> None:
     """What is said of tools reaches the model: the same message has more tokens."""
 
     def use(client: anthropic.Anthropic) -> tuple[int, int]:
@@ -162,53 +154,47 @@ async def test_tools(config) -> None:
         without = client.messages.count_tokens(model="a", messages=HELLO)
         return with_tools.input_tokens, without.input_tokens
 
-    async with router(config) as running:
-        more, fewer = await with_client(running, use)
+    more, fewer = await with_client(served, use)
     assert more > fewer + 10
 
 
-async def test_listing_models(config) -> None:
+async def test_listing_models(served) -> None:
     """The client's list has all models, with what it calls them."""
 
     def use(client: anthropic.Anthropic) -> list[str]:
         assert client.models.retrieve("b").id == "b"
         return [model.id for model in client.models.list()]
 
-    async with router(config) as running:
-        assert await with_client(running, use) == ["a", "b", "broken"]
+    assert await with_client(served, use) == ["a", "b", "broken"]
 
 
-async def test_an_unknown_model(config) -> None:
+async def test_an_unknown_model(served) -> None:
     """The client raises NotFoundError, and the sentence names the model."""
-    async with router(config) as running:
-        error = await refused(running, model="nobody")
+    error = await refused(served, model="nobody")
     assert isinstance(error, anthropic.NotFoundError)
     assert type_of(error) == "not_found_error"
     assert "nobody" in error.message
 
 
-async def test_a_bad_request(config) -> None:
+async def test_a_bad_request(served) -> None:
     """The client raises BadRequestError."""
-    async with router(config) as running:
-        error = await refused(running, model=7)
+    error = await refused(served, model=7)
     assert isinstance(error, anthropic.BadRequestError)
     assert type_of(error) == "invalid_request_error"
 
 
-async def test_a_request_that_is_too_large(config) -> None:
+async def test_a_request_that_is_too_large(served) -> None:
     """The client raises RequestTooLargeError."""
-    async with router(config) as running:
-        large: list[MessageParam] = [{"role": "user", "content": "x" * (2 * 1024 * 1024)}]
-        error = await refused(running, messages=large)
+    large: list[MessageParam] = [{"role": "user", "content": "x" * (2 * 1024 * 1024)}]
+    error = await refused(served, messages=large)
     assert isinstance(error, anthropic.RequestTooLargeError)
     assert type_of(error) == "request_too_large"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_backend_that_cannot_start(config, stream) -> None:
+async def test_a_backend_that_cannot_start(served, stream) -> None:
     """The client raises a server error; the sentence has exit code and last words."""
-    async with router(config) as running:
-        error = await refused(running, model="broken", stream=stream)
+    error = await refused(served, model="broken", stream=stream)
     assert isinstance(error, anthropic.InternalServerError)
     assert error.status_code == 503
     assert type_of(error) == "overloaded_error"
@@ -216,11 +202,11 @@ async def test_a_backend_that_cannot_start(config, stream) -> None:
     assert "no such device: gpu7" in error.message
 
 
-async def test_keys(config) -> None:
+async def test_keys(tmp_path, tmp_path_factory) -> None:
     """A wrong key is AuthenticationError; of models that it is not good for it knows nothing."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
-    config.write_text(config.read_text() + KEYS.format(digest=digest))
-    async with router(config) as running:
+    config = write_config(tmp_path, *tables(tmp_path_factory), KEYS.format(digest=digest))
+    async with serving(config) as running:
         wrong = await refused(running, key="sk-ant-wrong-0123")
         other = await refused(running, key=KEY, model="b")
         answer = await with_client(
@@ -235,7 +221,7 @@ async def test_keys(config) -> None:
     assert answer.content
 
 
-async def test_a_stream_that_breaks_off(config) -> None:
+async def test_a_stream_that_breaks_off(served) -> None:
     """An error event in a stream is raised as an error of the API."""
 
     def use(client: anthropic.Anthropic) -> anthropic.APIStatusError:
@@ -249,6 +235,5 @@ async def test_a_stream_that_breaks_off(config) -> None:
                 list(stream.text_stream)
             return caught.value
 
-    async with router(config) as running:
-        error = await with_client(running, use)
+    error = await with_client(served, use)
     assert "exited with code 3" in str(error.body)

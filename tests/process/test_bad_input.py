@@ -54,7 +54,7 @@ FORMS = [
 @pytest.fixture
 async def router(start, stage) -> Router:
     """A model that answers, one that cannot start, and one that is ready when told."""
-    spawn = {"proxy_endpoints": []}
+    spawn: dict[str, Any] = {"proxy_endpoints": []}
     return await start(
         {
             "a": stage.model("a", spawn=spawn),

@@ -16,6 +16,7 @@ import pytest
 
 from bench import machine
 from bench.build import build
+from tests.limits import LIMIT_S
 
 pytestmark = [
     pytest.mark.process,
@@ -23,7 +24,6 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 100
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
@@ -221,7 +221,7 @@ def load(answer: bytes, *arguments: str) -> tuple[dict[str, Any], str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(LIMIT_S)
         port = listener.getsockname()[1]
-        argv = [build().load, "--port", str(port), "--requests", "1", *arguments]
+        argv = [str(build().load), "--port", str(port), "--requests", "1", *arguments]
         client = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         connection, _ = listener.accept()
         with connection:

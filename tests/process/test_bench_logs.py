@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import LIMIT_S
+
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,7 @@ def test_every_line_of_a_flood_is_accounted_for(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT_S,
         check=False,
     )
     assert "met: every line is accounted for" in done.stdout, done.stdout + done.stderr

@@ -13,28 +13,30 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
 
+from tests.limits import LIMIT_S
 from tests.process.real import chat, make_models, model_table, serving, write_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+if TYPE_CHECKING:
+    from playwright import sync_api
+else:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [
     pytest.mark.process,
     pytest.mark.embedded,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
 
-#: No test may take longer, in seconds: a browser is slow to start on a busy machine.
-LIMIT_S = 100
-
 #: Longest wait for something to appear, in seconds.
-PATIENCE_S = 30
+PATIENCE_S = LIMIT_S / 2
 
 _NONE_RUNS = """
 async () => (await (await fetch("/v1/models")).json()).data

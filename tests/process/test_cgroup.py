@@ -14,6 +14,7 @@ import trio
 from llama_router.process import cgroup, procfs
 from llama_router.process.cgroup import ControlGroup
 from llama_router.process.process import run_process
+from tests.process.harness import start_time
 from tests.process.real import LIMIT_S, chat, make_models, model_table, serving, write_config
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
@@ -112,7 +113,7 @@ async def test_whoever_escaped_everything_else_ends_with_its_group(service) -> N
         while b"escaped" not in heard:
             heard += await lines.receive()
         (escaped,) = group.members() - {process.pid}
-        at = procfs.start_time(escaped)
+        at = start_time(escaped)
         assert procfs.alive(escaped, at)
         nursery.cancel_scope.cancel()
     assert not procfs.alive(escaped, at)

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import tomllib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ from tests.process.real import (
     write_config,
 )
 
-pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -58,13 +57,6 @@ def models(tmp_path_factory) -> Path:
     """The folder of the models."""
     pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
     return make_models(tmp_path_factory)
-
-
-@pytest.fixture
-async def _in_time() -> AsyncIterator[None]:
-    """Let no test take longer than it may."""
-    with trio.fail_after(LIMIT_S):
-        yield
 
 
 # -- commands that end by themselves ------------------------------------------------------
@@ -299,7 +291,7 @@ async def test_the_second_signal_ends_at_once(tmp_path, signum) -> None:
             family = router.family()
             router.signal(signal.SIGTERM)
             await router.event("router.draining")
-            with trio.fail_after(5):
+            with trio.fail_after(LIMIT_S):
                 router.signal(signum)
                 assert await router.process.wait() == 128 + signum
         assert alive(family) == set()

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ import trio
 from tests.process.real import (
     LIMIT_S,
     ROOT,
-    RealRouter,
+    Served,
     environment,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 ADDRESS = "http://127.0.0.1:8082"
 UNSET = dict.fromkeys(
@@ -40,22 +42,31 @@ def blocks(page: str, language: str, *, folder: str = "how-to") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def config(tmp_path, tmp_path_factory) -> Path:
-    """The models of the guides; answers are short although nobody asks for that."""
-    folder = make_models(tmp_path_factory)
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return the models of the guides; their answers are short, whatever is asked."""
+    folder = make_models(factory)
     short = ["--predict", "8"]
-    return write_config(
-        tmp_path,
+    return [
         model_table(folder, "chat", file="a", args=short),
         model_table(folder, "large", file="b", args=short),
         model_table(folder, "embedder", args=["--embeddings"]),
-    )
+    ]
 
 
-async def run(
-    router: RealRouter, folder: Path, *command: str
-) -> subprocess.CompletedProcess[bytes]:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which only ask it."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory)) as served:
+        yield served
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory) -> Path:
+    """A configuration of a test's own."""
+    return write_config(tmp_path, *tables(tmp_path_factory))
+
+
+async def run(router: Served, folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     """Run a program of a guide, in *folder*; it must succeed."""
     done = await trio.run_process(
         [part.replace(ADDRESS, router.url) for part in command],
@@ -79,12 +90,11 @@ async def run(
         ("anthropic-clients.md", ["not_found_error"]),
     ],
 )
-async def test_python(config, tmp_path, page, said) -> None:
+async def test_python(served, tmp_path, page, said) -> None:
     """Nothing is raised, and what the page promises is printed."""
     program = "\n".join(blocks(page, "python"))
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            done = await run(router, tmp_path, sys.executable, "-c", program)
+    await served.unload()
+    done = await run(served, tmp_path, sys.executable, "-c", program)
     out = done.stdout.decode()
     assert [words for words in said if words not in out] == []
 
@@ -102,21 +112,18 @@ async def test_python(config, tmp_path, page, said) -> None:
         ),
     ],
 )
-async def test_the_environment(config, tmp_path, page, program) -> None:
+async def test_the_environment(served, tmp_path, page, program) -> None:
     """With the variables of the page set, the official client finds the router by itself."""
     script = f"{blocks(page, 'sh')[0]}\n{sys.executable} -W error -c '{program}'"
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            done = await run(router, tmp_path, "bash", "-euc", script)
+    done = await run(served, tmp_path, "bash", "-euc", script)
     assert done.stdout == b"['chat', 'large', 'embedder']\n"
 
 
 async def test_curl(config, tmp_path) -> None:
     """Each command succeeds, and none prints an error."""
     script = "\n".join(blocks("curl.md", "sh"))
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            done = await run(router, tmp_path, "bash", "-euo", "pipefail", "-c", script)
+    async with serving(config) as router:
+        done = await run(router, tmp_path, "bash", "-euo", "pipefail", "-c", script)
     out = done.stdout.decode()
     assert '"error"' not in out
     assert ": Loading model 'large'..." in out
@@ -126,12 +133,10 @@ async def test_curl(config, tmp_path) -> None:
     assert script.count("curl") > 15
 
 
-async def test_the_reference(config, tmp_path) -> None:
+async def test_the_reference(served, tmp_path) -> None:
     """What it shows of paths below /upstream/ works, too."""
     (script,) = blocks("http-api.md", "sh", folder="reference")
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            done = await run(router, tmp_path, "bash", "-euc", script)
+    done = await run(served, tmp_path, "bash", "-euc", script)
     assert done.stdout.startswith(b'{"status":"ok"}{"tokens":[')
 
 
@@ -177,11 +182,10 @@ class TestOpenWebUI:
         variables = self._variables()
         text = config.read_text().replace("[router]\n", "[router]\nnotify_model_swap = true\n")
         config.write_text(text)
-        with trio.fail_after(LIMIT_S):
-            async with serving(config) as router:
-                url = variables["OPENAI_API_BASE_URL"].replace(ADDRESS, router.url)
-                key = variables["OPENAI_API_KEY"]
-                listed, thoughts = await self._session(url, key, "large")
+        async with serving(config) as router:
+            url = variables["OPENAI_API_BASE_URL"].replace(ADDRESS, router.url)
+            key = variables["OPENAI_API_KEY"]
+            listed, thoughts = await self._session(url, key, "large")
         assert listed == ["chat", "large", "embedder"]
         assert "Loading model 'large'" in thoughts
 
@@ -196,11 +200,10 @@ class TestOpenWebUI:
         (host,) = re.findall(r"OPENAI_API_BASE_URL=http://(\S+)/v1", command)
         text = config.read_text().replace("[router]\n", f"[router]\nallowed_hosts = {hosts}\n")
         config.write_text(f'{text}\n[api_keys.open-webui]\nkey = "{key}"\n')
-        with trio.fail_after(LIMIT_S):
-            async with serving(config) as router:
-                url = f"{router.url}/v1"
-                listed, _ = await self._session(url, key, "chat", Host=host)
-                async with router.client() as http:
-                    stranger = await http.get("/v1/models", headers={"Host": host})
+        async with serving(config) as router:
+            url = f"{router.url}/v1"
+            listed, _ = await self._session(url, key, "chat", Host=host)
+            async with router.client() as http:
+                stranger = await http.get("/v1/models", headers={"Host": host})
         assert listed == ["chat", "large", "embedder"]
         assert stranger.status_code == 401

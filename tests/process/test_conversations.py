@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -15,33 +15,41 @@ from tests.process.harness import RawClient, request
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
+    Served,
     chat,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 
-@pytest.fixture
-async def router(tmp_path, tmp_path_factory) -> AsyncIterator[RealRouter]:
-    """Two models that take turns, with notices."""
-    folder = make_models(tmp_path_factory)
+ROUTER = ["notify_model_swap = true"]
+
+
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return two models that take turns."""
+    folder = make_models(factory)
     preset = "presets = { fast = { temperature = 0.0 } }"
-    tables = [model_table(folder, name, preset) for name in "ab"]
-    config = write_config(tmp_path, *tables, router=["notify_model_swap = true"])
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            yield router
+    return [model_table(folder, name, preset) for name in "ab"]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which do not look at its events."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory), router=ROUTER) as served:
+        yield served
 
 
 @pytest.fixture
-async def client(router) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of it."""
-    async with router.client() as client:
+async def client(served) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of it; no model is loaded, and none knows a conversation."""
+    await served.unload()
+    async with served.client() as client:
         yield client
 
 
@@ -72,7 +80,7 @@ async def look_up(client: httpx.AsyncClient, *names: str) -> list[dict[str, Any]
     return found
 
 
-async def resume(client: httpx.AsyncClient, name: str, **query: object) -> httpx.Response:
+async def resume(client: httpx.AsyncClient, name: str, **query: Any) -> httpx.Response:
     return await client.get("/v1/stream", params={"conv_id": name, **query})
 
 
@@ -117,8 +125,14 @@ async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
     assert content((await resume(client, "c::a:fast")).content) == content(whole)
 
 
-async def test_a_stream_goes_on_without_its_client(router, client) -> None:
+async def test_a_stream_goes_on_without_its_client(tmp_path, tmp_path_factory) -> None:
     """Who comes back gets the rest of it, and what comes after that."""
+    config = write_config(tmp_path, *tables(tmp_path_factory), router=ROUTER)
+    async with serving(config) as router, router.client() as client:
+        await _leave_and_come_back(router, client)
+
+
+async def _leave_and_come_back(router: RealRouter, client: httpx.AsyncClient) -> None:
     await talk(client, "a", "c")  # what waits is not going on yet
     await router.event("request.completed")
     seen = len(router.events)
@@ -137,7 +151,7 @@ async def test_a_stream_goes_on_without_its_client(router, client) -> None:
     assert len(content(first + answer.content).split()) > 1000
 
 
-async def test_a_stream_of_a_preset_is_looked_up_while_it_goes_on(router, client) -> None:
+async def test_a_stream_of_a_preset_is_looked_up_while_it_goes_on(client) -> None:
     """That it is measured for that does not end it."""
     await talk(client, "a", "other")  # what waits is not going on yet
     name = "c::a:fast"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -45,7 +46,7 @@ def cached(folder: Path, name: str) -> Path:
     return file
 
 
-def environ(folder: Path) -> dict[str, str]:
+def environ(folder: Path) -> dict[str, Any]:
     return dict.fromkeys(UNSET, "") | {
         "HOME": str(folder),
         "NO_PROXY": "*",

@@ -19,13 +19,13 @@ from llama_router.hub.downloads import Downloads, DownloadState, DownloadStatus
 from llama_router.hub.names import Reference
 from llama_router.process import procfs
 from tests.hub_server import HubServer
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.process
 
 REPO = "acme/model-GGUF"
 NAME = "model-Q4_K_M.gguf"
 SIZE = 3_000_000
-LIMIT_S = 60
 
 
 @pytest.fixture

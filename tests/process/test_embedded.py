@@ -19,11 +19,12 @@ import trio
 from llama_router.models.tiny.bert import make_embedding_model, make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.models.tiny.words import WORDS
+from tests.limits import LIMIT_S
+from tests.process.harness import free_port
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.embedded]
 
-LIMIT_S = 20
 PROMPT_EXIT_S = 5.0  # it takes about 1 ms; waiting for open streams would take 10 s and more
 COMMAND = [sys.executable, "-m", "llama_router.backends.embedded"]
 ROOT = Path(__file__).parents[2]
@@ -88,12 +89,6 @@ class Child:
         """Wait for the end, which must be prompt."""
         with trio.fail_after(PROMPT_EXIT_S):
             return await self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def environment(**more: str) -> dict[str, str]:

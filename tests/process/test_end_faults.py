@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import tomli_w
@@ -12,6 +12,7 @@ import trio
 from llama_router.control.admin import settings
 from llama_router.process.instances import InstanceRecord
 from llama_router.supervisor import address
+from tests.limits import LIMIT_S
 from tests.process.harness import Router, request
 
 pytestmark = pytest.mark.process
@@ -32,7 +33,7 @@ class Hanging:
 
 
 @pytest.fixture
-async def hanging() -> Iterator[Hanging]:
+async def hanging() -> AsyncIterator[Hanging]:
     """Stands for a file system or a name server that says nothing."""
     hanging = Hanging()
     yield hanging
@@ -43,7 +44,7 @@ async def test_a_record_that_cannot_be_removed(start: Callable, monkeypatch, han
     """Whatever is wrong with the file system of the state directory."""
     router: Router = await start({})
     monkeypatch.setattr(InstanceRecord, "close", hanging)
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         await router.stop()
 
 
@@ -57,7 +58,7 @@ async def test_a_new_address_whose_name_is_being_looked_up(
     router.path.write_text(tomli_w.dumps(document))
     router.requests.reload()
     await hanging.entered.wait()
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         await router.stop()
 
 
@@ -71,5 +72,5 @@ async def test_a_request_that_reads_a_file(start: Callable, monkeypatch, hanging
     )
     await hanging.entered.wait()
     router.requests.force_stop.set()
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         await router.stop()

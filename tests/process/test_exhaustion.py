@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from tests.limits import LIMIT_S
 from tests.process.harness import post, request
 from tests.process.lane import Lane, running
 
@@ -20,7 +21,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 @pytest.fixture
 async def lane() -> AsyncIterator[Lane]:
     """A gateway with room for eight connections, whose backend the test plays."""
-    with trio.fail_after(20):
+    with trio.fail_after(LIMIT_S):
         async with running() as lane:
             lane.gateway.engine._most_channels = 8
             yield lane

@@ -227,7 +227,8 @@ async def test_a_follower_that_leaves_is_forgotten(start, stage) -> None:
 
 
 def _log_of(router: Router, model: str) -> Any:
-    return router.running.dispatcher._fleet._launch.logs.for_model(model)
+    launcher: Any = router.running.dispatcher._tasks._launch
+    return launcher.logs.for_model(model)
 
 
 # --- On the command line --------------------------------------------------------------

@@ -9,6 +9,7 @@ import signal
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -54,7 +55,7 @@ async def test_found_models_are_served_each_as_what_it_is(tmp_path, folder) -> N
             assert answer.status_code == 200, answer.text
             by_file = await client.post("/v1/chat/completions", json=chat("talker-Q4_K_M.gguf"))
             assert by_file.status_code == 200, by_file.text
-            body = {"model": "embedder", "input": "what do you see"}
+            body: dict[str, Any] = {"model": "embedder", "input": "what do you see"}
             answer = await client.post("/v1/embeddings", json=body)
             assert len(answer.json()["data"][0]["embedding"]) == 64, answer.text
             body = {"model": "ranker", "query": "a word", "documents": ["one", "other"]}
@@ -87,7 +88,10 @@ async def test_a_rescan_sees_what_came_and_what_went(tmp_path, folder) -> None:
 
 async def test_an_import_needs_no_configuration(tmp_path, folder) -> None:
     """Models that were imported are served without any ``router.toml``, and stay known."""
-    home = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    home: dict[str, Any] = {
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
     with trio.fail_after(LIMIT_S):
         done = await run_cli("import", str(folder), folder=tmp_path, **home)
         assert done.stdout.count(b"imported: ") == 3, done.stderr
@@ -135,7 +139,10 @@ async def test_a_model_of_the_hub_sees_with_its_projector(tmp_path) -> None:
         {"type": "image_url", "image_url": {"url": picture()}},
     ]
     body = chat("tiny/eyes-GGUF") | {"messages": [{"role": "user", "content": content}]}
-    caches = {"HF_HUB_CACHE": str(tmp_path / "hub"), "LLAMA_CACHE": str(tmp_path / "none")}
+    caches: dict[str, Any] = {
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "LLAMA_CACHE": str(tmp_path / "none"),
+    }
     with trio.fail_after(LIMIT_S):
         async with serving(config, **caches) as router, router.client() as client:
             assert await listed(client) == {"tiny/eyes-GGUF:F32"}
@@ -171,7 +178,8 @@ async def test_settings_of_a_model_that_is_gone_stop_nothing(tmp_path, folder) -
             done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
             assert done.returncode == 0, done.stderr
             assert await listed(client) == {"talker-Q4_K_M", "embedder"}
-            assert (await router.event("config.doubted"))["problem"].startswith("line 5: ")
+            line = config.read_text().splitlines().index("[models.ranker]") + 1
+            assert (await router.event("config.doubted"))["problem"].startswith(f"line {line}: ")
         async with serving(config) as router, router.client() as client:
             assert await listed(client) == {"talker-Q4_K_M", "embedder"}
             away.rename(folder / "ranker.gguf")

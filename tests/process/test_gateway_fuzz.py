@@ -22,14 +22,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from llama_router.core.config.names import ModelId
 from tests.http_cases import post
+from tests.limits import LIMIT_S
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running
 
 pytestmark = pytest.mark.process
 
 #: Neither a run nor any wait of it may take longer, in seconds.
-LIMIT_S = 30
-
 #: What a client sends instead of a good request, as the last thing on its connection.
 BAD = (
     post(b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"hello"),

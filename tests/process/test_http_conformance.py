@@ -31,6 +31,7 @@ from tests.http_cases import (
     up,
     up_post,
 )
+from tests.limits import LIMIT_S, stretched_s
 from tests.process.harness import RawClient
 from tests.process.lane import CONTROL, Lane, Peer, running
 
@@ -47,7 +48,7 @@ pieces = pytest.mark.parametrize("cut", [False, True], ids=["at-once", "in-piece
 @pytest.fixture
 async def lane():
     """A gateway with ordinary settings."""
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         async with running(max_body_mib=1) as lane:
             yield lane
 
@@ -325,7 +326,7 @@ class TestLimits:
     async def test_a_slow_upload_that_moves_is_no_silence(self) -> None:
         """The backend may take longer than read_timeout_s for all, if it takes something."""
         body = b'{"model": "a", "x": "' + b"x" * (48 * MIB) + b'"}'
-        with trio.fail_after(20):
+        with trio.fail_after(LIMIT_S):
             async with running(read_timeout_s=1.0, max_body_mib=64) as lane:
                 client = await lane.connect()
                 async with trio.open_nursery() as nursery:
@@ -399,7 +400,7 @@ class TestLeaving:
         assert await client.exactly(len(PLAIN)) == PLAIN
         await wait_all_tasks_blocked()
         lane.gateway.drain()
-        with trio.fail_after(1):
+        with trio.fail_after(stretched_s(1)):
             assert await client.rest() == b""
 
 
@@ -426,7 +427,7 @@ class TestAnswers:
             assert await client.rest() == b""
             client = await lane.connect()
         await wait_all_tasks_blocked()
-        assert await ask(client, lane, peer if case.kept else None)
+        await ask(client, lane, peer if case.kept else None)
         assert len(lane.peers) == (1 if case.kept else 2)
 
     @pieces
@@ -475,7 +476,7 @@ class TestAnswers:
         """It is heard while the body is still on its way, however the backend closes then."""
         body = b'{"model": "a", "x": "' + b"x" * (24 * MIB) + b'"}'
         answer = b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\n\r\nno"
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             async with running(max_body_mib=32) as lane:
                 client = await lane.connect()
                 await client.send(length(body=body))
@@ -547,7 +548,7 @@ class TestStale:
 
     async def test_silent_after_that(self) -> None:
         """The second connection is watched like any other: its silence is 504."""
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             async with running(read_timeout_s=0.3) as lane:
                 client, peer = await self.kept(lane)
                 await peer.close()

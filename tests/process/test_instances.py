@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from llama_router.process import instances, procfs, treekill
 from llama_router.process.instances import InstanceRecord, Outcome, sweep
+from tests.process.harness import start_time
 
 pytestmark = pytest.mark.process
 
@@ -66,7 +68,12 @@ def edit(path, **changes) -> None:
 
 def add(record, pid, **changes) -> None:
     """Record *pid* as a backend."""
-    given = {"start_time": procfs.start_time(pid), "argv": [], "model": "m", "marker": "m.1"}
+    given: dict[str, Any] = {
+        "start_time": procfs.start_time(pid),
+        "argv": [],
+        "model": "m",
+        "marker": "m.1",
+    }
     record.add(pid, **(given | changes))
 
 
@@ -109,7 +116,7 @@ def test_living_router_is_left_alone(tmp_path, instance, stranger) -> None:
 def test_recycled_pid_is_spared(tmp_path, instance, stranger) -> None:
     """A process with the same pid and another start time is a stranger, as is its session."""
     record = InstanceRecord(tmp_path, instance)
-    add(record, stranger.pid, start_time=procfs.start_time(stranger.pid) + 1)
+    add(record, stranger.pid, start_time=start_time(stranger.pid) + 1)
     dead(record)
     (swept,) = sweep(tmp_path)
     assert (swept.outcome, swept.killed) == (Outcome.SWEPT, frozenset())
@@ -239,7 +246,7 @@ def test_record_follows_what_runs(tmp_path, instance) -> None:
         {"pid": 33, "start_time": 44, "argv": ["c"], "model": "n", "marker": "x.2"}
     ]
     assert content["router_pid"] == os.getpid()
-    assert content["router_start_time"] == procfs.start_time(os.getpid())
+    assert content["router_start_time"] == start_time(os.getpid())
     record.close()
     record.close()
     assert list(record.path.parent.iterdir()) == []

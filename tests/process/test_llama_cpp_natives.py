@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
-import trio
 
 from tests.process.real import (
-    LIMIT_S,
-    RealRouter,
+    Served,
     make_models,
     model_table,
-    serving,
-    write_config,
+    shared,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 HELLO = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
-def config(tmp_path, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
     """A chat model, an embedding model and a reranker, whose every path may be used."""
     models = make_models(tmp_path_factory)
     opened = "spawn.proxy_endpoints = []"
-    return write_config(
-        tmp_path,
+    tables = [
         model_table(models, "a", opened),
         model_table(models, "embedder", opened, args=["--embeddings"]),
         model_table(models, "ranker", opened, file="embedder", args=["--reranking"]),
-    )
+    ]
+    with shared(tmp_path_factory, *tables) as served:
+        yield served
 
 
-@asynccontextmanager
-async def client(config: Path) -> AsyncIterator[tuple[httpx.AsyncClient, RealRouter]]:
-    """Run a router and yield a client."""
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router, router.client() as http:
-            yield http, router
+@pytest.fixture
+async def http(served) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the router that all these tests share."""
+    async with served.client() as client:
+        yield client
 
 
 async def ask(http: httpx.AsyncClient, path: str, **document: object) -> Any:
@@ -54,76 +49,68 @@ async def ask(http: httpx.AsyncClient, path: str, **document: object) -> Any:
     return answer.json()
 
 
-async def test_completion(config) -> None:
+async def test_completion(http) -> None:
     """Whole, and streamed with notices as comments."""
     asked = {"model": "a", "prompt": "hi", "n_predict": 5, "temperature": 0}
-    async with client(config) as (http, _):
-        headers = {"X-Notify-Model-Swap": "true"}
-        streamed = await http.post("/completion", json=asked | {"stream": True}, headers=headers)
-        whole = await ask(http, "/completion", **asked)
+    headers = {"X-Notify-Model-Swap": "true"}
+    streamed = await http.post("/completion", json=asked | {"stream": True}, headers=headers)
+    whole = await ask(http, "/completion", **asked)
     assert streamed.text.startswith(": ")
     assert '"stop":true' in streamed.text
     assert whole["tokens_predicted"] == 5
 
 
-async def test_tokens_and_templates(config) -> None:
+async def test_tokens_and_templates(http) -> None:
     """Text becomes tokens, and these text again; messages become a prompt."""
-    async with client(config) as (http, _):
-        tokens = (await ask(http, "/tokenize", model="a", content="hello you"))["tokens"]
-        text = (await ask(http, "/detokenize", model="a", tokens=tokens))["content"]
-        prompt = (await ask(http, "/apply-template", model="a", messages=HELLO))["prompt"]
+    tokens = (await ask(http, "/tokenize", model="a", content="hello you"))["tokens"]
+    text = (await ask(http, "/detokenize", model="a", tokens=tokens))["content"]
+    prompt = (await ask(http, "/apply-template", model="a", messages=HELLO))["prompt"]
     assert text.strip() == "hello you"
     assert "user\nhi" in prompt
 
 
 @pytest.mark.parametrize("path", ["/embedding", "/embeddings", "/v1/embeddings"])
-async def test_embeddings(config, path) -> None:
+async def test_embeddings(http, path) -> None:
     """Under each of their names."""
-    async with client(config) as (http, _):
-        answer = await ask(http, path, model="embedder", input="water")
+    answer = await ask(http, path, model="embedder", input="water")
     (entry,) = answer if isinstance(answer, list) else answer["data"]
     assert entry["embedding"]
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
-async def test_reranking(config, path) -> None:
+async def test_reranking(http, path) -> None:
     """Each document gets a score."""
-    async with client(config) as (http, _):
-        answer = await ask(
-            http, path, model="ranker", query="water", documents=["wet", "dry", "sea"]
-        )
+    answer = await ask(http, path, model="ranker", query="water", documents=["wet", "dry", "sea"])
     assert sorted(result["index"] for result in answer["results"]) == [0, 1, 2]
 
 
-async def test_adapters_and_slots(config) -> None:
+async def test_adapters_and_slots(http, served) -> None:
     """To look loads nothing; to change names the model, in the path or in the query."""
-    async with client(config) as (http, router):
-        assert (await http.get("/lora-adapters")).status_code == 503
-        assert await router.loaded() == []
-        assert (await http.post("/lora-adapters?model=a", json=[])).json() == {"success": True}
-        assert (await http.get("/lora-adapters")).json() == []
-        assert (await http.get("/a/lora-adapters")).json() == []
-        assert (await http.get("/lora-adapters?model=a")).json() == []
-        assert len((await http.get("/slots")).json()) >= 1
-        erased = await http.post("/slots/0?action=erase&model=a")
-        assert erased.json()["error"]["type"] == "not_supported_error"  # without --slot-save-path
+    await served.unload()
+    assert (await http.get("/lora-adapters")).status_code == 503
+    assert await served.loaded() == []
+    assert (await http.post("/lora-adapters?model=a", json=[])).json() == {"success": True}
+    assert (await http.get("/lora-adapters")).json() == []
+    assert (await http.get("/a/lora-adapters")).json() == []
+    assert (await http.get("/lora-adapters?model=a")).json() == []
+    assert len((await http.get("/slots")).json()) >= 1
+    erased = await http.post("/slots/0?action=erase&model=a")
+    assert erased.json()["error"]["type"] == "not_supported_error"  # without --slot-save-path
 
 
-async def test_infill(config) -> None:
+async def test_infill(http) -> None:
     """What the model has no tokens for is refused by the backend, not by the router."""
-    async with client(config) as (http, _):
-        asked = {"model": "a", "input_prefix": "def f(", "input_suffix": "return"}
-        answer = await http.post("/infill", json=asked)
+    asked = {"model": "a", "input_prefix": "def f(", "input_suffix": "return"}
+    answer = await http.post("/infill", json=asked)
     assert answer.status_code == 501
     assert "Infill is not supported by this model" in answer.json()["error"]["message"]
 
 
-async def test_the_backends_own_paths(config) -> None:
+async def test_the_backends_own_paths(http) -> None:
     """Below /upstream/ there is the whole backend, errors of its own included."""
-    async with client(config) as (http, _):
-        models = (await http.get("/upstream/a/v1/models")).json()
-        tokens = await ask(http, "/upstream/a/tokenize", content="hello you")
-        missing = await http.get("/upstream/a/nothing")
+    models = (await http.get("/upstream/a/v1/models")).json()
+    tokens = await ask(http, "/upstream/a/tokenize", content="hello you")
+    missing = await http.get("/upstream/a/nothing")
     assert models["data"][0]["meta"]["n_params"] > 0
     assert tokens["tokens"]
     assert missing.json()["error"]["message"] == "File Not Found"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -18,10 +18,12 @@ from tests.hub_server import HubServer
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
+    Served,
     chat,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
@@ -31,15 +33,26 @@ pytestmark = [pytest.mark.process, pytest.mark.embedded]
 BROKEN = '\n[models.broken]\nspawn.command = ["false"]\n'
 
 
+ROUTER = ["drain_s = 0.5", "max_restarts = 0"]
+
+
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return two chat models, and one that cannot start."""
+    folder = make_models(factory)
+    return [model_table(folder, "a", 'aliases = ["first"]'), model_table(folder, "b"), BROKEN]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which change nothing."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory), router=ROUTER) as served:
+        yield served
+
+
 @pytest.fixture
-async def router(tmp_path, tmp_path_factory) -> AsyncIterator[RealRouter]:
-    """A router with two chat models, and one that cannot start."""
-    folder = make_models(tmp_path_factory)
-    tables = [model_table(folder, "a", 'aliases = ["first"]'), model_table(folder, "b"), BROKEN]
-    config = write_config(tmp_path, *tables, router=["drain_s = 0.5", "max_restarts = 0"])
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router:
-            yield router
+async def router(serve, tmp_path_factory) -> RealRouter:
+    """A router of a test's own."""
+    return await serve(*tables(tmp_path_factory), router=ROUTER)
 
 
 @pytest.fixture
@@ -49,7 +62,7 @@ async def client(router: RealRouter) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def events(client: httpx.AsyncClient) -> AsyncIterator[dict[str, Any]]:
+async def events(client: httpx.AsyncClient) -> AsyncGenerator[dict[str, Any]]:
     """Yield an empty event once the stream has begun, then what happens."""
     port = client.base_url.port
     head = f"GET /models/sse HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
@@ -151,9 +164,11 @@ async def test_no_autoload_loads_nothing(router, client) -> None:
     assert again.status_code == 200
 
 
-async def test_the_router_has_props_of_its_own(client) -> None:
+async def test_the_router_has_props_of_its_own(served) -> None:
     """By them llama.cpp's UI sees that there are models to choose from."""
-    props = (await client.get("/props", params={"autoload": "false"})).json()
+    with trio.fail_after(LIMIT_S):
+        async with served.client() as client:
+            props = (await client.get("/props", params={"autoload": "false"})).json()
     assert (props["role"], props["models_autoload"]) == ("router", True)
     assert props["build_info"].startswith("b")
 
@@ -174,9 +189,11 @@ async def test_the_router_has_props_of_its_own(client) -> None:
         ("PUT", "/models/load", {"model": "a"}, 405, "method_not_allowed"),
     ],
 )
-async def test_mistakes_are_told(client, method, path, body, status, code) -> None:
+async def test_mistakes_are_told(served, method, path, body, status, code) -> None:
     """Each in a sentence, and with a code."""
-    answer = await client.request(method, path, json=body)
+    with trio.fail_after(LIMIT_S):
+        async with served.client() as client:
+            answer = await client.request(method, path, json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -246,7 +263,9 @@ async def test_fetch_use_and_delete(tmp_path) -> None:
     folder.mkdir(parents=True)
     make_chat_model(folder / "tiny-Q4_K_M.gguf", name="tiny", seed=1)
     config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
-    environ = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
+    environ: dict[str, Any] = dict.fromkeys(
+        ("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), ""
+    )
     environ |= {"HOME": str(tmp_path), "NO_PROXY": "*", "HF_HUB_CACHE": str(tmp_path / "cache")}
     with trio.fail_after(LIMIT_S), HubServer(tmp_path / "hub") as server:
         environ |= {"HF_ENDPOINT": server.url}

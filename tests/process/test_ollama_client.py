@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,16 +21,18 @@ import trio
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
+    Served,
     chat,
     endless_table,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 MESSAGES = [{"role": "user", "content": "what do you see"}]
 GREEDY = {"temperature": 0, "seed": 1, "num_predict": 8}
@@ -50,27 +52,44 @@ TOOL: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def config(tmp_path, tmp_path_factory) -> Path:
-    """A configuration with two chat models and an embedding model."""
-    models = make_models(tmp_path_factory)
-    return write_config(
-        tmp_path,
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return two chat models and an embedding model."""
+    models = make_models(factory)
+    return [
         model_table(models, "a", 'aliases = ["gpt-4o"]'),
         model_table(models, "b"),
         model_table(models, "embedder", args=["--embeddings"]),
-    )
+    ]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which only ask it."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory)) as served:
+        yield served
+
+
+@pytest.fixture
+async def client(served) -> AsyncIterator[ollama.AsyncClient]:
+    """A client of the shared router."""
+    async with ollama.AsyncClient(served.url) as client:
+        yield client
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory) -> Path:
+    """A configuration of a test's own."""
+    return write_config(tmp_path, *tables(tmp_path_factory))
 
 
 @asynccontextmanager
 async def connected(config: Path) -> AsyncIterator[tuple[ollama.AsyncClient, RealRouter]]:
     """Run a router and yield a client."""
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as router, ollama.AsyncClient(router.url) as client:
-            yield client, router
+    async with serving(config) as router, ollama.AsyncClient(router.url) as client:
+        yield client, router
 
 
-async def in_thread(router: RealRouter, use: Callable[[ollama.Client], Any]) -> Any:
+async def in_thread(router: Served, use: Callable[[ollama.Client], Any]) -> Any:
     """Use the synchronous client: the other one does not close its generators in Trio."""
 
     def run() -> Any:
@@ -80,13 +99,12 @@ async def in_thread(router: RealRouter, use: Callable[[ollama.Client], Any]) -> 
     return await trio.to_thread.run_sync(run)
 
 
-async def test_chat(config) -> None:
+async def test_chat(client, served) -> None:
     """A whole answer has the text that the OpenAI API gives, and figures in nanoseconds."""
-    async with connected(config) as (client, router):
-        answer = await client.chat("a", MESSAGES, options=GREEDY)
-        async with router.client() as other:
-            asked = chat("a", max_tokens=8, temperature=0, seed=1)
-            same = (await other.post("/v1/chat/completions", json=asked)).json()
+    answer = await client.chat("a", MESSAGES, options=GREEDY)
+    async with served.client() as other:
+        asked = chat("a", max_tokens=8, temperature=0, seed=1)
+        same = (await other.post("/v1/chat/completions", json=asked)).json()
     assert answer.message.role == "assistant"
     assert answer.message.content == same["choices"][0]["message"]["content"]
     assert (answer.done, answer.done_reason) == (True, "length")
@@ -140,24 +158,22 @@ async def test_leaving_a_stream_ends_the_generation(config) -> None:
     assert answer.done
 
 
-async def test_generate(config) -> None:
+async def test_generate(client) -> None:
     """A prompt is a chat of one message; with ``raw`` the model sees nothing but the prompt."""
-    async with connected(config) as (client, _):
-        chatted = await client.chat("a", MESSAGES, options=GREEDY)
-        prompted = await client.generate("a", MESSAGES[0]["content"], options=GREEDY)
-        raw = await client.generate("a", MESSAGES[0]["content"], raw=True, options=GREEDY)
-        told = await client.generate("a", "water", system="see", options=GREEDY)
+    chatted = await client.chat("a", MESSAGES, options=GREEDY)
+    prompted = await client.generate("a", MESSAGES[0]["content"], options=GREEDY)
+    raw = await client.generate("a", MESSAGES[0]["content"], raw=True, options=GREEDY)
+    told = await client.generate("a", "water", system="see", options=GREEDY)
     assert prompted.response == chatted.message.content
     assert raw.prompt_eval_count < prompted.prompt_eval_count
     assert raw.eval_count == told.eval_count == 8
     assert raw.response
 
 
-async def test_a_format_binds_the_answer(config) -> None:
+async def test_a_format_binds_the_answer(client) -> None:
     """A JSON schema, and plain ``json``, give an answer that parses."""
     schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"]}
-    async with connected(config) as (client, _):
-        answer = await client.chat("a", MESSAGES, format=schema)
+    answer = await client.chat("a", MESSAGES, format=schema)
     assert json.loads(answer.message.content) == {"n": 7}
 
 
@@ -238,7 +254,7 @@ async def test_a_failure_in_the_middle_is_an_error(caller) -> None:
         await router.event("request.completed", outcome="cut")
 
 
-async def test_results_of_tools(config) -> None:
+async def test_results_of_tools(client) -> None:
     """A history with a call and its result is understood by llama.cpp's template."""
     call = {"function": {"name": "look", "arguments": {"at": "water"}}}
     history = [
@@ -246,32 +262,29 @@ async def test_results_of_tools(config) -> None:
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_name": "look", "content": "blue"},
     ]
-    async with connected(config) as (client, _):
-        answer = await client.chat("a", history, tools=[TOOL], options=GREEDY)
-        without = await client.chat("a", MESSAGES, tools=[TOOL], options=GREEDY)
+    answer = await client.chat("a", history, tools=[TOOL], options=GREEDY)
+    without = await client.chat("a", MESSAGES, tools=[TOOL], options=GREEDY)
     assert answer.prompt_eval_count > without.prompt_eval_count + 10
 
 
-async def test_embeddings(config) -> None:
+async def test_embeddings(client, served) -> None:
     """Both ways give the vectors of the OpenAI API, in the order of the texts."""
-    async with connected(config) as (client, router):
-        answer = await client.embed("embedder", ["water", "the long way"])
-        old = await client.embeddings("embedder", "water")
-        async with router.client() as other:
-            asked = {"model": "embedder", "input": ["water", "the long way"]}
-            same = (await other.post("/v1/embeddings", json=asked)).json()["data"]
+    answer = await client.embed("embedder", ["water", "the long way"])
+    old = await client.embeddings("embedder", "water")
+    async with served.client() as other:
+        asked = {"model": "embedder", "input": ["water", "the long way"]}
+        same = (await other.post("/v1/embeddings", json=asked)).json()["data"]
     assert [list(v) for v in answer.embeddings] == [pytest.approx(i["embedding"]) for i in same]
     assert list(old.embedding) == pytest.approx(answer.embeddings[0])
     assert answer.prompt_eval_count > 0
 
 
-async def test_lists(config) -> None:
+async def test_lists(client) -> None:
     """All models are listed with size, family and quantization; the running one as such."""
-    async with connected(config) as (client, _):
-        await client.generate("gpt-4o")  # an empty prompt only loads it
-        listed = (await client.list()).models
-        (running,) = (await client.ps()).models
-        shown = await client.show("b")
+    await client.generate("gpt-4o")  # an empty prompt only loads it
+    listed = (await client.list()).models
+    (running,) = (await client.ps()).models
+    shown = await client.show("b")
     assert [model.model for model in listed] == ["a", "b", "embedder"]
     assert listed[0].details.family == "llama"
     assert listed[0].details.quantization_level == "F32"
@@ -289,6 +302,7 @@ async def test_keep_alive(config) -> None:
     async with connected(config) as (client, router):
         await client.chat("a", MESSAGES, options=GREEDY, keep_alive="1h")
         (running,) = (await client.ps()).models
+        assert running.expires_at is not None
         left_s = (running.expires_at - datetime.now(UTC)).total_seconds()
         assert math.isclose(left_s, 3600, abs_tol=LIMIT_S)
         answer = await client.generate("a", keep_alive=0)
@@ -297,29 +311,27 @@ async def test_keep_alive(config) -> None:
     assert answer.done_reason == "unload"
 
 
-async def test_an_unknown_model_is_not_found(config) -> None:
+async def test_an_unknown_model_is_not_found(client, served) -> None:
     """The client raises its error, streaming or not, and the sentence names the model."""
-    async with connected(config) as (client, router):
-        with pytest.raises(ollama.ResponseError, match="'nobody'") as caught:
-            await client.chat("nobody", MESSAGES)
-        with pytest.raises(ollama.ResponseError, match="'nobody'") as streamed:
-            await in_thread(router, lambda c: list(c.generate("nobody", "x", stream=True)))
-        answer = await client.chat("a:latest", MESSAGES, options=GREEDY)
+    with pytest.raises(ollama.ResponseError, match="'nobody'") as caught:
+        await client.chat("nobody", MESSAGES)
+    with pytest.raises(ollama.ResponseError, match="'nobody'") as streamed:
+        await in_thread(served, lambda c: list(c.generate("nobody", "x", stream=True)))
+    answer = await client.chat("a:latest", MESSAGES, options=GREEDY)
     assert (caught.value.status_code, streamed.value.status_code) == (404, 404)
     assert answer.done
 
 
-async def test_a_backends_own_refusal_passes_through(config) -> None:
+async def test_a_backends_own_refusal_passes_through(client) -> None:
     """What the backend finds wrong comes with its own sentence and status."""
-    async with connected(config) as (client, _):
-        with pytest.raises(ollama.ResponseError, match="embeddings") as caught:
-            await client.embed("a", "water")
+    with pytest.raises(ollama.ResponseError, match="embeddings") as caught:
+        await client.embed("a", "water")
     assert caught.value.status_code in {400, 501}
 
 
-async def test_what_cannot_be_understood(config) -> None:
+async def test_what_cannot_be_understood(served) -> None:
     """Broken JSON, a wrong type, no model and a wrong method: all in Ollama's shape."""
-    async with connected(config) as (_, router), router.client() as client:
+    async with served.client() as client:
         answers = [
             await client.post("/api/chat", content=b'{"model": "a", '),
             await client.post("/api/chat", content=b"\xff\x00"),
@@ -337,12 +349,11 @@ async def test_what_cannot_be_understood(config) -> None:
         assert list(answer.json()) == ["error"]
 
 
-async def test_pictures_may_be_large(config) -> None:
+async def test_pictures_may_be_large(client) -> None:
     """A body beyond the limit of the admin API reaches the backend, which cannot see."""
     picture = b"\x89PNG" + bytes(3 * 2**20)
-    async with connected(config) as (client, _):
-        with pytest.raises(ollama.ResponseError, match="image") as caught:
-            await client.chat("a", [{**MESSAGES[0], "images": [picture]}])
+    with pytest.raises(ollama.ResponseError, match="image") as caught:
+        await client.chat("a", [{**MESSAGES[0], "images": [picture]}])
     assert caught.value.status_code in {400, 500, 501}
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -71,7 +72,9 @@ async def test_the_python_client(config, tmp_path) -> None:
     folder = tmp_path / "hub" / repo
     folder.mkdir(parents=True)
     make_chat_model(folder / "tiny-Q8_0.gguf", name="tiny", seed=2)
-    changes = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
+    changes: dict[str, Any] = dict.fromkeys(
+        ("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), ""
+    )
     changes |= {"HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "cache"), "NO_PROXY": "*"}
     with trio.fail_after(LIMIT_S), HubServer(tmp_path / "hub") as hub:
         async with serving(config, **changes, HF_ENDPOINT=hub.url) as router:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ollama
 import pytest
@@ -31,7 +32,7 @@ def server(tmp_path) -> Iterator[HubServer]:
         yield server
 
 
-def environ(server: HubServer, folder: Path) -> dict[str, str]:
+def environ(server: HubServer, folder: Path) -> dict[str, Any]:
     """Return an environment in which that hub is the only one."""
     changes = dict.fromkeys(("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), "")
     changes |= {"HOME": str(folder), "HF_ENDPOINT": server.url, "NO_PROXY": "*"}
@@ -39,12 +40,10 @@ def environ(server: HubServer, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-async def router(server, tmp_path) -> AsyncIterator[RealRouter]:
+async def router(server, serve, tmp_path) -> RealRouter:
     """A router without any model."""
-    config = write_config(tmp_path, router=["drain_s = 0.5", "scan_caches = true"])
-    with trio.fail_after(LIMIT_S):
-        async with serving(config, **environ(server, tmp_path)) as router:
-            yield router
+    how = ["drain_s = 0.5", "scan_caches = true"]
+    return await serve(router=how, **environ(server, tmp_path))
 
 
 async def test_a_pulled_model_answers(router, server) -> None:
@@ -62,7 +61,7 @@ async def test_a_pulled_model_answers(router, server) -> None:
     assert progress[0].status == "pulling manifest"
     assert progress[-1].status == "success"
     moved = [line for line in progress if line.total]
-    assert all(0 <= line.completed <= line.total for line in moved)
+    assert all(0 <= (line.completed or 0) <= (line.total or 0) for line in moved)
     assert len({line.digest for line in moved}) == 1
     assert answer.eval_count == 3
     assert [model.model for model in listed] == [MODEL]

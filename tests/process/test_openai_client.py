@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,17 @@ from openai.types.chat import ChatCompletionChunk
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
+    Served,
     chat,
     make_models,
     model_table,
     serving,
+    shared,
     write_config,
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [pytest.mark.process, pytest.mark.embedded, pytest.mark.usefixtures("in_time")]
 
 #: A model whose program exists and fails, whatever it is asked.
 BROKEN = """
@@ -37,37 +39,57 @@ spawn.command = ["{python}", "-c", "print('no such device: gpu7'); raise SystemE
 """
 
 
-@pytest.fixture
-def config(tmp_path, tmp_path_factory) -> Path:
-    """A configuration with two chat models, an embedding model and a broken one."""
-    models = make_models(tmp_path_factory)
-    return write_config(
-        tmp_path,
+ROUTER = ["max_restarts = 0"]
+
+
+def tables(factory: pytest.TempPathFactory) -> list[str]:
+    """Return two chat models, an embedding model and a broken one."""
+    models = make_models(factory)
+    return [
         model_table(models, "a", 'aliases = ["gpt-4o"]'),
         model_table(models, "b"),
         model_table(models, "embedder", args=["--embeddings"]),
         BROKEN.format(python=sys.executable),
-        router=["max_restarts = 0"],
+    ]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router that all tests share which only ask it."""
+    with shared(tmp_path_factory, *tables(tmp_path_factory), router=ROUTER) as served:
+        yield served
+
+
+@pytest.fixture
+def config(tmp_path, tmp_path_factory) -> Path:
+    """A configuration of a test's own."""
+    return write_config(tmp_path, *tables(tmp_path_factory), router=ROUTER)
+
+
+@pytest.fixture
+async def client(served) -> AsyncIterator[openai.AsyncOpenAI]:
+    """A client of the shared router that never retries."""
+    async with client_of(served) as client:
+        yield client
+
+
+def client_of(router: Served) -> openai.AsyncOpenAI:
+    """Return a client that never retries."""
+    return openai.AsyncOpenAI(
+        base_url=f"{router.url}/v1", api_key="any", max_retries=0, timeout=LIMIT_S
     )
 
 
 @asynccontextmanager
 async def connected(config: Path) -> AsyncIterator[tuple[openai.AsyncOpenAI, RealRouter]]:
     """Run a router and yield a client that never retries."""
-    with trio.fail_after(LIMIT_S):
-        async with (
-            serving(config) as router,
-            openai.AsyncOpenAI(
-                base_url=f"{router.url}/v1", api_key="any", max_retries=0, timeout=LIMIT_S
-            ) as client,
-        ):
-            yield client, router
+    async with serving(config) as router, client_of(router) as client:
+        yield client, router
 
 
-async def test_chat(config) -> None:
+async def test_chat(client) -> None:
     """A chat completion parses, and names model, text and tokens."""
-    async with connected(config) as (client, _):
-        answer = await client.chat.completions.create(**chat("a", max_tokens=6))
+    answer = await client.chat.completions.create(**chat("a", max_tokens=6))
     assert answer.object == "chat.completion"
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].message.content
@@ -75,20 +97,19 @@ async def test_chat(config) -> None:
     assert answer.usage.completion_tokens == 6
 
 
-async def test_two_models_answer_differently(config) -> None:
+async def test_two_models_answer_differently(client, served) -> None:
     """Each request reaches the model that it names, by its id or by an alias."""
     texts: dict[str, str | None] = {}
-    async with connected(config) as (client, router):
-        for name in ("a", "b", "gpt-4o"):
-            answer = await client.chat.completions.create(**chat(name, temperature=0))
-            texts[name] = answer.choices[0].message.content
-        assert await router.loaded() == ["a"]
+    for name in ("a", "b", "gpt-4o"):
+        answer = await client.chat.completions.create(**chat(name, temperature=0))
+        texts[name] = answer.choices[0].message.content
+    assert await served.loaded() == ["a"]
     assert texts["a"] == texts["gpt-4o"]
     assert texts["a"] != texts["b"]
 
 
 async def streamed(
-    router: RealRouter, asked: dict[str, Any], *, at_first: Callable[[], None] | None = None
+    router: Served, asked: dict[str, Any], *, at_first: Callable[[], None] | None = None
 ) -> list[ChatCompletionChunk]:
     """Return the chunks of a streamed answer; *at_first* is called when there is the first.
 
@@ -114,12 +135,11 @@ def pieces(chunks: list[ChatCompletionChunk]) -> list[str]:
     return [text for text in texts if text]
 
 
-async def test_streamed_chat(config) -> None:
+async def test_streamed_chat(client, served) -> None:
     """A streamed answer has the same text as the whole one, and comes token by token."""
     asked = chat("a", max_tokens=40, temperature=0, seed=1)
-    async with connected(config) as (client, router):
-        whole = await client.chat.completions.create(**asked)
-        chunks = await streamed(router, asked)
+    whole = await client.chat.completions.create(**asked)
+    chunks = await streamed(served, asked)
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len(pieces(chunks)) == 40
     assert "".join(pieces(chunks)) == whole.choices[0].message.content
@@ -140,18 +160,17 @@ async def test_a_stream_begins_before_it_ends(config) -> None:
     assert len(pieces(chunks)) == 1500
 
 
-async def test_the_stream_ends_with_usage_if_asked_for(config) -> None:
+async def test_the_stream_ends_with_usage_if_asked_for(served) -> None:
     """``include_usage`` adds a last chunk without choices that counts the tokens."""
     asked = chat("a", max_tokens=9, stream_options={"include_usage": True})
-    async with connected(config) as (_, router):
-        *chunks, last = await streamed(router, asked)
+    *chunks, last = await streamed(served, asked)
     assert last.choices == []
     assert last.usage is not None
     assert last.usage.completion_tokens == 9
     assert all(chunk.usage is None for chunk in chunks)
 
 
-async def test_structured_output(config) -> None:
+async def test_structured_output(client) -> None:
     """A schema binds even a model that babbles."""
     schema = {
         "type": "object",
@@ -160,44 +179,41 @@ async def test_structured_output(config) -> None:
         "additionalProperties": False,
     }
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    async with connected(config) as (client, _):
-        answer = await client.chat.completions.create(
-            **chat("a", max_tokens=200, temperature=0, response_format=wanted)
-        )
+    answer = await client.chat.completions.create(
+        **chat("a", max_tokens=200, temperature=0, response_format=wanted)
+    )
     assert answer.choices[0].finish_reason == "stop"
     assert json.loads(answer.choices[0].message.content or "").keys() == {"seen"}
 
 
-async def test_completions(config) -> None:
+async def test_completions(client, served) -> None:
     """The older API, whole and streamed, gives the same text."""
     asked: dict[str, Any] = {"model": "a", "prompt": "once", "max_tokens": 12, "temperature": 0}
 
     def read(url: str) -> list[str]:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
-            stream = client.completions.create(stream=True, **asked)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as other:
+            stream = other.completions.create(stream=True, **asked)
             return [chunk.choices[0].text for chunk in stream if chunk.choices]
 
-    async with connected(config) as (client, router):
-        whole = await client.completions.create(**asked)
-        parts = await trio.to_thread.run_sync(read, router.url)
+    whole = await client.completions.create(**asked)
+    parts = await trio.to_thread.run_sync(read, served.url)
     assert len(parts) >= 12
     assert "".join(parts) == whole.choices[0].text
 
 
-async def test_responses(config) -> None:
+async def test_responses(client, served) -> None:
     """The newer API, whole and streamed, while a model is swapped in."""
     asked: dict[str, Any] = {"input": "what do you see", "max_output_tokens": 12}
 
     def read(url: str) -> list[Any]:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as other:
             headers = {"X-Notify-Model-Swap": "true"}
             return list(
-                client.responses.create(model="b", stream=True, extra_headers=headers, **asked)
+                other.responses.create(model="b", stream=True, extra_headers=headers, **asked)
             )
 
-    async with connected(config) as (client, router):
-        whole = await client.responses.create(model="a", **asked)
-        events = await trio.to_thread.run_sync(read, router.url)
+    whole = await client.responses.create(model="a", **asked)
+    events = await trio.to_thread.run_sync(read, served.url)
     assert whole.output_text
     assert events[0].type == "response.created"
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
@@ -206,63 +222,57 @@ async def test_responses(config) -> None:
     assert events[-1].response.output_text == "".join(deltas)
 
 
-async def test_embeddings(config) -> None:
+async def test_embeddings(client, served) -> None:
     """An embedding model gives vectors: the same for the same text, others for others."""
-    async with connected(config) as (client, router):
-        answer = await client.embeddings.create(
-            model="embedder", input=["water", "water", "the long way"]
-        )
-        assert await router.loaded() == ["embedder"]
+    answer = await client.embeddings.create(
+        model="embedder", input=["water", "water", "the long way"]
+    )
+    assert await served.loaded() == ["embedder"]
     same, again, other = (item.embedding for item in answer.data)
     assert len(same) == 64
     assert same == pytest.approx(again)
     assert same != pytest.approx(other)
 
 
-async def test_models_list(config) -> None:
+async def test_models_list(client) -> None:
     """All configured models are listed, loaded or not."""
-    async with connected(config) as (client, _):
-        listed = [model async for model in client.models.list()]
+    listed = [model async for model in client.models.list()]
     assert [model.id for model in listed] == ["a", "b", "embedder", "broken"]
     assert {model.object for model in listed} == {"model"}
 
 
-async def test_models_retrieve(config) -> None:
+async def test_models_retrieve(client) -> None:
     """A model is found by its id and by its alias, and says its id."""
-    async with connected(config) as (client, _):
-        assert (await client.models.retrieve("b")).id == "b"
-        assert (await client.models.retrieve("gpt-4o")).id == "a"
-        with pytest.raises(openai.NotFoundError) as caught:
-            await client.models.retrieve("nobody")
+    assert (await client.models.retrieve("b")).id == "b"
+    assert (await client.models.retrieve("gpt-4o")).id == "a"
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.models.retrieve("nobody")
     assert caught.value.code == "model_not_found"
 
 
-async def test_an_unknown_model_is_not_found(config) -> None:
+async def test_an_unknown_model_is_not_found(client) -> None:
     """The client raises its NotFoundError, and the sentence names the model."""
-    async with connected(config) as (client, _):
-        with pytest.raises(openai.NotFoundError) as caught:
-            await client.chat.completions.create(**chat("nobody"))
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.chat.completions.create(**chat("nobody"))
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert caught.value.type == "invalid_request_error"
     assert "nobody" in caught.value.message
 
 
-async def test_a_request_without_a_model_is_bad(config) -> None:
+async def test_a_request_without_a_model_is_bad(client) -> None:
     """Leaving out the model is the client's mistake, and the error names the field."""
     asked: dict[str, Any] = chat("") | {"model": openai.omit}
-    async with connected(config) as (client, _):
-        with pytest.raises(openai.BadRequestError) as caught:
-            await client.chat.completions.create(**asked)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.chat.completions.create(**asked)
     assert caught.value.param == "model"
     assert caught.value.type == "invalid_request_error"
 
 
-async def test_a_backend_that_cannot_start_is_a_server_error(config) -> None:
+async def test_a_backend_that_cannot_start_is_a_server_error(client) -> None:
     """The client raises InternalServerError 503; the sentence has exit code and last words."""
-    async with connected(config) as (client, _):
-        with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(**chat("broken"))
-        answer = await client.chat.completions.create(**chat("a"))  # the others still work
+    with pytest.raises(openai.InternalServerError) as caught:
+        await client.chat.completions.create(**chat("broken"))
+    answer = await client.chat.completions.create(**chat("a"))  # the others still work
     assert caught.value.status_code == 503
     assert "exited with code 3" in caught.value.message
     assert "no such device: gpu7" in caught.value.message
@@ -318,11 +328,10 @@ async def test_a_body_that_is_too_large(config) -> None:
     assert (caught.value.status_code, caught.value.type) == (413, "invalid_request_error")
 
 
-async def test_a_backends_own_refusal_passes_through(config) -> None:
+async def test_a_backends_own_refusal_passes_through(client) -> None:
     """What the backend itself finds wrong reaches the client with the backend's sentence."""
-    async with connected(config) as (client, _):
-        with pytest.raises(openai.APIStatusError) as caught:
-            await client.embeddings.create(model="a", input="water")
+    with pytest.raises(openai.APIStatusError) as caught:
+        await client.embeddings.create(model="a", input="water")
     assert caught.value.status_code in {400, 501}
     assert "embeddings" in caught.value.message
 

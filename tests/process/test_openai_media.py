@@ -6,8 +6,7 @@ import base64
 import hashlib
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +15,9 @@ import pytest
 import trio
 
 from tests.process.media_backend import SOUND
-from tests.process.real import LIMIT_S, RealRouter, endless_table, serving, write_config
+from tests.process.real import LIMIT_S, Served, endless_table, shared
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
 T = TypeVar("T")
 
@@ -33,19 +32,21 @@ spawn.command = ["{python}", "-I", "{program}", "$port"]
 """
 
 
-@asynccontextmanager
-async def router(folder: Path) -> AsyncIterator[RealRouter]:
-    """Run a router with a backend for media, not loaded yet, and another model."""
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A router with a backend for media and another model."""
     program = Path(__file__).with_name("media_backend.py")
-    table = MEDIA.format(python=sys.executable, program=program)
-    config = write_config(folder, table, endless_table(folder, "other"), router=["drain_s = 0.5"])
-    with trio.fail_after(LIMIT_S):
-        async with serving(config) as running:
-            yield running
+    media = MEDIA.format(python=sys.executable, program=program)
+    other = endless_table(tmp_path_factory.mktemp("other"), "other")
+    with shared(tmp_path_factory, media, other, router=["drain_s = 0.5"]) as served:
+        yield served
 
 
-async def with_client(folder: Path, use: Callable[[openai.OpenAI], T]) -> T:
-    """Return what *use* makes of a client that never retries, in a thread."""
+async def with_client(served: Served, use: Callable[[openai.OpenAI], T]) -> T:
+    """Return what *use* makes of a client that never retries, in a thread.
+
+    The model that it uses is not loaded yet.
+    """
 
     def work(url: str) -> T:
         with openai.OpenAI(
@@ -53,16 +54,16 @@ async def with_client(folder: Path, use: Callable[[openai.OpenAI], T]) -> T:
         ) as client:
             return use(client)
 
-    async with router(folder) as running:
-        result = await trio.to_thread.run_sync(work, running.url)
-        assert await running.loaded() == ["org/media"]
-        return result
+    await served.unload()
+    result = await trio.to_thread.run_sync(work, served.url)
+    assert await served.loaded() == ["org/media"]
+    return result
 
 
-async def test_a_transcription(tmp_path) -> None:
+async def test_a_transcription(served) -> None:
     """The file arrives as it was, wherever the client puts the field ``model``."""
     heard = await with_client(
-        tmp_path,
+        served,
         lambda client: client.audio.transcriptions.create(
             model="org/media", file=("a.wav", UPLOAD), language="en"
         ),
@@ -70,10 +71,10 @@ async def test_a_transcription(tmp_path) -> None:
     assert heard.text == SAID
 
 
-async def test_a_transcription_as_text(tmp_path) -> None:
+async def test_a_transcription_as_text(served) -> None:
     """An answer that is no JSON passes as it is; an alias will do."""
     heard: Any = await with_client(
-        tmp_path,
+        served,
         lambda client: client.audio.transcriptions.create(
             model="whisper-1", file=("a.wav", UPLOAD), response_format="text"
         ),
@@ -81,7 +82,7 @@ async def test_a_transcription_as_text(tmp_path) -> None:
     assert heard == SAID
 
 
-async def test_a_streamed_transcription(tmp_path) -> None:
+async def test_a_streamed_transcription(served) -> None:
     """The events come one by one."""
 
     def use(client: openai.OpenAI) -> list[Any]:
@@ -91,21 +92,21 @@ async def test_a_streamed_transcription(tmp_path) -> None:
             )
         )
 
-    *deltas, done = await with_client(tmp_path, use)
+    *deltas, done = await with_client(served, use)
     assert "".join(event.delta for event in deltas) == done.text == SAID
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # by OpenAI, not by backends
-async def test_a_translation(tmp_path) -> None:
+async def test_a_translation(served) -> None:
     """It is another path, and the same form."""
     heard = await with_client(
-        tmp_path,
+        served,
         lambda client: client.audio.translations.create(model="whisper-1", file=("a.wav", UPLOAD)),
     )
     assert heard.text == SAID
 
 
-async def test_speech(tmp_path) -> None:
+async def test_speech(served) -> None:
     """A binary answer without a length arrives byte for byte, whole or piece by piece."""
 
     def use(client: openai.OpenAI) -> tuple[bytes, bytes, str]:
@@ -115,10 +116,10 @@ async def test_speech(tmp_path) -> None:
             pieces = list(streamed.iter_bytes())
         return whole.content, b"".join(pieces), whole.response.headers["content-type"]
 
-    assert await with_client(tmp_path, use) == (SOUND, SOUND, "audio/mpeg")
+    assert await with_client(served, use) == (SOUND, SOUND, "audio/mpeg")
 
 
-async def test_images(tmp_path) -> None:
+async def test_images(served) -> None:
     """Generated from JSON; edited by a form with several files of one name."""
 
     def use(client: openai.OpenAI) -> list[Any]:
@@ -130,11 +131,11 @@ async def test_images(tmp_path) -> None:
         )
         return [*(made.data or ()), *(edited.data or ())]
 
-    pictures = [base64.b64decode(p.b64_json) for p in await with_client(tmp_path, use)]
+    pictures = [base64.b64decode(p.b64_json) for p in await with_client(served, use)]
     assert pictures == [b"a llama 0", b"a llama 1", UPLOAD, b"\x89PNG\r\n\x1a\n"]
 
 
-async def test_tools(tmp_path) -> None:
+async def test_tools(served) -> None:
     """Calls of tools in a stream are put together by the client as they should be."""
     tool: Any = {"type": "function", "function": {"name": "look", "parameters": {}}}
 
@@ -147,14 +148,14 @@ async def test_tools(tmp_path) -> None:
         ) as stream:
             return stream.get_final_completion()
 
-    completion = await with_client(tmp_path, use)
+    completion = await with_client(served, use)
     (choice,) = completion.choices
     (call,) = choice.message.tool_calls
     assert (choice.finish_reason, call.function.name) == ("tool_calls", "look")
     assert call.function.arguments == '{"at": "sea"}'
 
 
-async def test_a_form_without_a_model(tmp_path) -> None:
+async def test_a_form_without_a_model(served) -> None:
     """The client raises BadRequestError; nothing is loaded."""
 
     def use(url: str) -> openai.BadRequestError:
@@ -163,7 +164,7 @@ async def test_a_form_without_a_model(tmp_path) -> None:
                 client.audio.transcriptions.create(model="", file=("a.wav", UPLOAD))
             return caught.value
 
-    async with router(tmp_path) as running:
-        error = await trio.to_thread.run_sync(use, running.url)
-        assert await running.loaded() == []
+    await served.unload()
+    error = await trio.to_thread.run_sync(use, served.url)
+    assert await served.loaded() == []
     assert error.param == "model"

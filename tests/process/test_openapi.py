@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import trio
 
+from tests.limits import LIMIT_S
 from tests.process.real import alive, endless_table, serving, write_config
 
 pytestmark = pytest.mark.process
-
-#: Seconds for all of it.
-LIMIT_S = 120
 
 #: What does not fit. Our own tests look at tokens, with two ways to send one; a body may be
 #: refused although its parts are right, and 1.0 is no integer here.
@@ -32,7 +31,7 @@ async def test_schemathesis_finds_nothing(tmp_path) -> None:
         *("--phases=coverage,fuzzing", "--no-color", "--suppress-health-check=all"),
         *("--exclude-path-regex=/(events|logs|downloads?)", "--request-timeout=10"),
     ]
-    elsewhere = {
+    elsewhere: dict[str, Any] = {
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "hub"),
         "HF_HUB_CACHE": str(tmp_path / "hub"),

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -25,6 +26,7 @@ from llama_router.model_logs import store as output
 from llama_router.model_logs.files import append_rotating
 from llama_router.model_logs.model_log import LogChunk, ModelLog
 from llama_router.model_logs.store import LogStore
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.process
 
@@ -64,14 +66,14 @@ def lines_of(path: Path) -> list[str]:
 async def relay(code: str, model_log: ModelLog) -> int:
     """Run Python *code* as a backend, its output going to *model_log*; return its exit status."""
     command = [sys.executable, "-u", "-c", textwrap.dedent(code)]
-    with trio.fail_after(60):
+    with trio.fail_after(LIMIT_S):
         process = await trio.lowlevel.open_process(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         assert process.stdout is not None
         async with process.stdout:
             async for data in process.stdout:
-                model_log.write(data)
+                model_log.write(bytes(data))
         model_log.end_of_process()
         return await process.wait()
 
@@ -375,7 +377,7 @@ class Batches:
         self.store = LogStore(directory, max_bytes=MIB, backups=1)
         self.store.close(10)
 
-    def write(self, *texts: str, refused: int = 0, model: str = "a") -> list[dict[str, object]]:
+    def write(self, *texts: str, refused: int = 0, model: str = "a") -> list[Any]:
         """Write *texts* as one batch and return the events that are logged."""
         with capture_logs() as events:
             self.store._write([output._Entry(model, LogChunk(time.time(), list(texts)), refused)])
@@ -484,7 +486,7 @@ class TestTrouble:
                 sys.exit(3)
         """
         command = [sys.executable, "-c", textwrap.dedent(code)]
-        assert subprocess.run(command, check=False, timeout=30).returncode == 3
+        assert subprocess.run(command, check=False, timeout=LIMIT_S).returncode == 3
         *whole, torn, later = path.read_bytes().splitlines()
         assert [json.loads(line)["n"] for line in whole] == list(range(len(whole)))
         assert not torn.endswith(b"}")

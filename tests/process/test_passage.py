@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from llama_router.gateway import upload as passage
+from tests.limits import LIMIT_S
 from tests.process.harness import RawClient, request
 from tests.process.lane import Lane, Peer, running
 
@@ -19,7 +20,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 @pytest.fixture
 async def lane():
     """A gateway that holds no body of more than a mebibyte."""
-    with trio.fail_after(20):
+    with trio.fail_after(LIMIT_S):
         async with running(max_body_mib=1, read_timeout_s=5) as lane:
             yield lane
 
@@ -208,7 +209,7 @@ class TestWhenItGoesWrong:
 
     async def test_the_backend_falls_silent(self) -> None:
         """504 once it has everything."""
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             async with running(read_timeout_s=0.3) as lane:
                 client, peer = await begun(lane, upload(content_length="4") + b"ab")
                 await client.send(b"cd")

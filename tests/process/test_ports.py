@@ -12,6 +12,7 @@ import pytest
 from llama_router.backends import ports as module
 from llama_router.backends.ports import Ports
 from llama_router.errors.backends import SpawnError
+from tests.process.harness import own_ports
 
 pytestmark = pytest.mark.process
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.process
 @pytest.fixture
 def base():
     """Return the first of eight neighbouring free ports, below the ephemeral range."""
-    for first in range(21000, 32000, 8):
+    for first in own_ports()[::8]:
         if all(module._is_free(port) for port in range(first, first + 8)):
             return first
     return pytest.fail("no free ports")

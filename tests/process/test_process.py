@@ -17,6 +17,7 @@ import trio
 from llama_router.errors.backends import BackendUnreapableError, SpawnError
 from llama_router.process import process, process_tree, procfs, treekill
 from llama_router.process.process import run_process
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.process
 
@@ -67,8 +68,8 @@ class Heard:
 
     data: bytes = b""
     _pending: bytes = b""
-    _send: trio.MemorySendChannel = None
-    _receive: trio.MemoryReceiveChannel = None
+    _send: trio.MemorySendChannel = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         """Open the channel."""
@@ -89,7 +90,7 @@ class Heard:
 @pytest.fixture(autouse=True)
 async def deadline():
     """No test takes longer than this."""
-    with trio.fail_after(30):
+    with trio.fail_after(LIMIT_S):
         yield
 
 
@@ -382,7 +383,7 @@ async def test_stuck_process_is_given_up_in_a_hurry(program, heard, monkeypatch)
 
 async def test_cancelled_spawn_leaves_nothing(program, monkeypatch) -> None:
     """A start that is cancelled while the thread starts the program is undone."""
-    pids = []
+    pids: list[int] = []
     popen = subprocess.Popen
 
     def cancel_halfway(*args, **options):

@@ -13,6 +13,7 @@ import pytest
 
 from llama_router.process import procfs, treekill
 from llama_router.process.port_owner import stranger_on
+from tests.process.harness import start_time
 
 pytestmark = pytest.mark.process
 
@@ -34,7 +35,7 @@ def spawn(request):
             child.communicate()
 
         request.addfinalizer(end)
-        child.first_line = child.stdout.readline().decode().strip()
+        vars(child)["first_line"] = child.stdout.readline().decode().strip()
         return child
 
     return start
@@ -42,9 +43,9 @@ def spawn(request):
 
 def test_start_time_names_a_process() -> None:
     """A process has one start time, which is its own; a pid that nobody has has none."""
-    assert procfs.start_time(os.getpid()) == procfs.start_time(os.getpid())
-    assert procfs.alive(os.getpid(), procfs.start_time(os.getpid()))
-    assert not procfs.alive(os.getpid(), procfs.start_time(os.getpid()) + 1)
+    assert start_time(os.getpid()) == start_time(os.getpid())
+    assert procfs.alive(os.getpid(), start_time(os.getpid()))
+    assert not procfs.alive(os.getpid(), start_time(os.getpid()) + 1)
     assert procfs.start_time(2**22 + 1) is None
     assert procfs.state(2**22 + 1) is None
 
@@ -65,12 +66,12 @@ def test_a_program_may_have_any_name(spawn) -> None:
 def test_zombie_counts_as_gone(spawn) -> None:
     """A dead process that nobody reaped is no member of anything."""
     child = spawn()
-    started = procfs.start_time(child.pid)
+    started = start_time(child.pid)
     assert procfs.alive(child.pid, started)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert procfs.state(child.pid) == "Z"
-    assert procfs.start_time(child.pid) == started
+    assert start_time(child.pid) == started
     assert not procfs.alive(child.pid, started)
     assert child.pid not in procfs.session_members([child.pid])
     assert child.pid in procfs.children(os.getpid())
@@ -115,7 +116,7 @@ def forest(spawn):
     source = f"CODE = {FOREST!r}\nCODE = 'CODE = ' + repr(CODE) + chr(10) + CODE\n" + FOREST
     root = spawn(source)
     family = [root.pid, *map(int, root.first_line.split())]
-    starts = {pid: procfs.start_time(pid) for pid in family}
+    starts = {pid: start_time(pid) for pid in family}
     yield family
     for pid, started in starts.items():
         treekill.kill(pid, started)
@@ -254,7 +255,7 @@ def test_bound_but_not_listening_is_no_listener() -> None:
 def test_kill_spares_who_reuses_the_pid(spawn) -> None:
     """The same pid with another start time is another process."""
     child = spawn()
-    started = procfs.start_time(child.pid)
+    started = start_time(child.pid)
     assert not treekill.kill(child.pid, started - 1)
     assert child.poll() is None
     assert treekill.kill(child.pid, started)
@@ -266,8 +267,8 @@ def test_trees_end_their_own_and_nobody_else(forest, spawn) -> None:
     """A tree goes with those who left its session; a tree of a recycled pid stays."""
     bystander = spawn()
     root, kid, grandkid = forest
-    live = {pid: procfs.start_time(pid) for pid in forest}
-    recycled = {bystander.pid: procfs.start_time(bystander.pid) + 1}
+    live = {pid: start_time(pid) for pid in forest}
+    recycled = {bystander.pid: start_time(bystander.pid) + 1}
     trees = treekill.Trees({root: live[root], **recycled})
     assert trees.end(timeout_s=10) == {}
     assert trees.killed == {root, kid, grandkid}
@@ -288,7 +289,7 @@ def test_survivors_are_reported(spawn, monkeypatch) -> None:
     child = spawn()
     monkeypatch.setattr(treekill, "kill", lambda *_: False)
     monkeypatch.setattr(os, "killpg", lambda *_: None)
-    started = procfs.start_time(child.pid)
+    started = start_time(child.pid)
     assert treekill.Trees({child.pid: started}).end(timeout_s=0.05) == {child.pid: started}
 
 
@@ -311,4 +312,4 @@ def test_orphans_come_to_who_adopts_them(spawn) -> None:
     before, after, grandchild = child.first_line.split()
     assert (before, after) == ("False", "True")
     assert procfs.children(child.pid) == {int(grandchild)}
-    treekill.Trees({child.pid: procfs.start_time(child.pid)}).end(timeout_s=10)
+    treekill.Trees({child.pid: start_time(child.pid)}).end(timeout_s=10)

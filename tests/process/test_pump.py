@@ -15,6 +15,7 @@ import trio.testing
 from llama_router.gateway import pump
 from llama_router.gateway.body import LAST_CHUNK, chunk
 from llama_router.gateway.sockets import Client
+from tests.limits import LIMIT_S
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running
 
@@ -31,7 +32,7 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 @pytest.fixture
 async def lane():
     """A gateway whose backend the test plays."""
-    with trio.fail_after(20):
+    with trio.fail_after(LIMIT_S):
         async with running() as lane:
             yield lane
 

@@ -141,7 +141,7 @@ async def test_openai_client_and_a_request_that_the_backend_refuses(config) -> N
 
     def read(router: RealRouter) -> None:
         with client_of(router) as client, pytest.raises(openai.APIError) as caught:
-            list(client.chat.completions.create(model="a", messages=5, stream=True))  # type: ignore[call-overload] -- wrong on purpose
+            list(client.chat.completions.create(model="a", messages=5, stream=True))  # type: ignore[call-overload]  # wrong on purpose
         assert "messages" in caught.value.message
 
     with trio.fail_after(LIMIT_S):

@@ -67,17 +67,17 @@ async def read_a_little(router: RealRouter, body: dict[str, object]) -> None:
             received += data
 
 
-async def test_two_hundred_swaps_in_a_row_all_succeed(models, tmp_path, record_property) -> None:
-    """200 requests, each for another exclusive model than the one before, are all answered."""
+async def test_fifty_swaps_in_a_row_all_succeed(models, tmp_path, record_property) -> None:
+    """50 requests, each for another exclusive model than the one before, are all answered."""
     config = write_config(tmp_path, *(model_table(models, name) for name in "abc"))
-    with trio.fail_after(400):
+    with trio.fail_after(LIMIT_S):
         async with serving(config) as router, router.client() as client:
             begun_s = time.monotonic()
-            for number in range(200):
+            for number in range(50):
                 answer = await client.post(CHAT_PATH, json=chat("abc"[number % 3], max_tokens=1))
                 assert answer.status_code == 200, (number, answer.text)
             record_property("swaps_s", time.monotonic() - begun_s)
-            assert len(router.named("backend.ready")) == 200
+            assert len(router.named("backend.ready")) == 50
             assert await router.loaded() == ["b"]
 
 

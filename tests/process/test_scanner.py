@@ -12,12 +12,10 @@ from llama_router.config.catalog import Catalog
 from llama_router.config.scan_worker.parent import ScanError, scan_beside
 from llama_router.core.config.specs import RouterSpec
 from llama_router.process import procfs
-from llama_router.workers import parent
 from tests.gguf_bytes import write
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.process
-
-LIMIT_S = 30
 
 
 @pytest.fixture
@@ -66,7 +64,7 @@ async def test_a_process_that_fails_is_reported_with_its_last_words(tmp_path, ca
 
 async def test_a_process_that_cannot_begin_is_reported(tmp_path, catalog, monkeypatch) -> None:
     """With the reason of the system."""
-    monkeypatch.setattr(parent.sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr("llama_router.workers.parent.sys.executable", str(tmp_path / "none"))
     with trio.fail_after(LIMIT_S), pytest.raises(ScanError, match="cannot be started: No such"):
         await scan_beside(catalog, router(tmp_path))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from llama_router.backends import launch, preflight
+from llama_router.core.config.specs import ModelSpec
 from tests.process.harness import post
 
 pytestmark = pytest.mark.process
@@ -33,7 +34,7 @@ async def test_a_file_that_cannot_be_looked_at(start, stage) -> None:
 async def test_a_file_system_that_hangs(start, stage, monkeypatch, hangs) -> None:
     """Its model is given up after ready_timeout_s, and others take its place."""
 
-    def look(spec: object) -> None:
+    def look(spec: ModelSpec) -> None:
         if spec.id == "a":
             hangs.wait()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import tomli_w
@@ -23,7 +24,7 @@ class Limit:
         self._begin = trio.lowlevel.start_thread_soon
         monkeypatch.setattr("trio._threads.start_thread_soon", self._begin_thread)
 
-    def _begin_thread(self, *args: object) -> None:
+    def _begin_thread(self, *args: Any) -> None:
         if self.allowed < 1:
             raise RuntimeError("can't start new thread")
         self.allowed -= 1

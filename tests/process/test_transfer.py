@@ -524,5 +524,6 @@ def test_a_content_that_vanished_is_not_linked(cache) -> None:
 
 def test_every_error_of_a_download_is_one() -> None:
     """The parent makes the child's errors again by their codes, so these must be distinct."""
-    codes = [kind.code for kind in (DownloadError, *DownloadError.__subclasses__())]
+    kinds: list[type[DownloadError]] = [DownloadError, *DownloadError.__subclasses__()]
+    codes = [kind.code for kind in kinds]
     assert len(codes) == len(set(codes))

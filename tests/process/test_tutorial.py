@@ -15,6 +15,7 @@ import attrs
 import pytest
 import trio
 
+from tests.limits import LIMIT_S
 from tests.process.real import ROOT, RealRouter, alive, environment
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
@@ -22,8 +23,6 @@ pytestmark = [pytest.mark.process, pytest.mark.embedded]
 
 PAGE = (ROOT / "docs" / "tutorial" / "first-router.md").read_text()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-LIMIT_S = 120
-
 #: A command of its own, so that PATH needs nothing installed.
 LAUNCHER = """\
 #!/bin/sh

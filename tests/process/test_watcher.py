@@ -24,6 +24,7 @@ from llama_router.core.config.config import Config
 from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
 from llama_router.dispatch import missing_files
+from tests.limits import LIMIT_S
 from tests.opens import count_opens
 from tests.process.harness import Router, post
 
@@ -60,12 +61,12 @@ async def drain_s(router: Router, expected: float) -> None:
 async def test_edits_are_noticed_however_they_are_made(start, stage) -> None:
     """In place, renamed over, removed and back: each is applied, without anybody asking."""
     router = await start({"a": stage.model("a")})
-    edits: list[Callable[[Path, str], object]] = [
-        Path.write_text,
-        replace,
-        replace,
-        lambda path, content: (path.unlink(), path.write_text(content)),
-    ]
+
+    def anew(path: Path, content: str) -> None:
+        path.unlink()
+        path.write_text(content)
+
+    edits: list[Callable[[Path, str], object]] = [Path.write_text, replace, replace, anew]
     for number, edit in enumerate(edits, 1):
         edit(router.path, text(router, drain_s=float(number)))
         await drain_s(router, number)
@@ -236,7 +237,7 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
     watched = watcher.Watcher(
         loaded, current=lambda: loaded.config, apply=apply, load=load, on_report=hear
     )
-    with trio.fail_after(5):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watched.run)
             path.write_text("# one\n")
@@ -309,7 +310,7 @@ async def test_a_hundred_random_edits_under_load(start, stage) -> None:
             served += answer.status == 200
             failed += answer.status != 200
 
-    with trio.fail_after(25):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(lambda: client("steady", may_fail=False))
@@ -368,14 +369,16 @@ async def test_an_edit_beside_a_reload_leaves_the_interpreter_as_it_was(tmp_path
     loaded = load_config(path)
     reloading, editing, reloaded = (threading.Event() for _ in range(3))
 
-    def load(path: Path, _: Config, data: bytes | None) -> LoadedConfig:
-        if data is not None:
+    on_disk = path.read_bytes()
+
+    def load(file: ConfigFile, _: Config) -> LoadedConfig:
+        if file.data != on_disk:
             editing.set()
             assert reloaded.wait(10)
         elif not reloading.is_set():
             reloading.set()
             assert editing.wait(10)
-        return load_config(path, data=data)
+        return load_file(file)
 
     async def apply(_: Config, __: ReloadPlan) -> frozenset[ModelId]:
         reloaded.set()  # what the reload's thread had changed is restored

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from llama_router.core.config.names import ModelId
 from tests.process.harness import Answer, Router, request
 from tests.process.real import LIMIT_S, make_models, model_table, serving, write_config
 
@@ -94,13 +95,13 @@ async def router(start, tmp_path) -> AsyncIterator[Router]:
 
 async def load(router: Router, model: str) -> None:
     """Let *model* run."""
-    with router.running.dispatcher.lease(model) as lease:
+    with router.running.dispatcher.lease(ModelId(model)) as lease:
         await lease.granted()
 
 
 async def unload(router: Router, model: str) -> None:
     """Let it be gone."""
-    await router.running.dispatcher.unload(model, force=True)
+    await router.running.dispatcher.unload(ModelId(model), force=True)
 
 
 async def navigate(router: Router, path: str = "/", **fields: str) -> Answer:

@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -38,7 +39,7 @@ class Socket:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self.protocol = WSConnection(ConnectionType.CLIENT)
-        self._events = []
+        self._events: list[Any] = []
 
     async def send(self, event) -> None:
         await self.stream.send_all(self.protocol.send(event))

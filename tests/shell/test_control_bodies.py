@@ -34,8 +34,9 @@ class Messages:
 
     def __init__(self, budget: BodyBudget, *sizes: int) -> None:
         self._sizes = list(sizes)
-        self.request = FakeRequest()
-        self.counted = Counted(budget, self.request, self._receive)  # type: ignore[arg-type] -- it is a fake
+        request: Any = FakeRequest()
+        self.request = request
+        self.counted = Counted(budget, request, self._receive)
 
     async def _receive(self) -> Any:
         await trio.lowlevel.checkpoint()
@@ -44,7 +45,8 @@ class Messages:
 
     async def all(self) -> bytes:
         """Return what is passed on."""
-        return b"".join([(await self.counted.receive())["body"] for _ in list(self._sizes)])  # type: ignore[typeddict-item] -- they are all of one kind
+        messages: list[Any] = [await self.counted.receive() for _ in list(self._sizes)]
+        return b"".join(message["body"] for message in messages)
 
 
 @pytest.fixture

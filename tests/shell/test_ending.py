@@ -1,6 +1,7 @@
 """The end of a router is bounded, and complete, however it comes about."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -10,6 +11,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.process.background_writer import BackgroundWriter
 from llama_router.process.process import REAP_TIMEOUT_S
 from llama_router.supervisor.shutdown import bound_backend_stops
+from tests.limits import LIMIT_S
 
 CONFIG = parse_config({"models": {"a": {"path": "a.gguf", "spawn": {"stop_timeout_s": 3.0}}}})
 
@@ -52,7 +54,7 @@ async def test_what_the_last_backends_leave_to_be_written_is_written() -> None:
     async with trio.open_nursery() as services:
         await services.start(writes.run)
         for number in range(3):
-            writes.add(lambda number=number: written.append(number))
+            writes.add(partial(written.append, number))
         services.cancel_scope.cancel()
     assert written == [0, 1, 2]
 
@@ -71,7 +73,7 @@ async def test_what_is_being_written_at_the_end_is_waited_for(nursery: trio.Nurs
         await wait_all_tasks_blocked()
         may_go_on.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as services:
             await services.start(writes.run)
             writes.add(write)

@@ -29,6 +29,7 @@ from llama_router.gateway.loop.fiber import (
     pause,
 )
 from llama_router.gateway.sockets import Client, ClientGoneError, Upstream
+from tests.limits import LIMIT_S, stretched_s
 
 pytestmark = pytest.mark.process
 
@@ -39,7 +40,7 @@ Body = Callable[[Fiber], Coroutine[None, None, None]]
 async def engine() -> AsyncIterator[Engine]:
     """A running engine; at the end it must be empty."""
     engine = Engine()
-    with trio.fail_after(20):
+    with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             yield engine
@@ -363,7 +364,7 @@ class TestCut:
             finally:
                 client.close()
 
-        with trio.fail_after(10):
+        with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(engine.run)
                 engine.start(body)
@@ -389,7 +390,7 @@ class TestCut:
             finally:
                 client.close()
 
-        with capture_logs() as logs, trio.fail_after(10):
+        with capture_logs() as logs, trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
                 await nursery.start(engine.run)
                 engine.start(body)
@@ -485,7 +486,7 @@ class TestInTrio:
         got = await self.run(engine, ours, function, timeout_s=60 if how == "gone" else 0.1)
         if how == "gone":
             theirs.shutdown(socket.SHUT_WR)
-        with trio.fail_after(2):
+        with trio.fail_after(stretched_s(2)):
             await ended.wait()
             await engine.wait_idle()
         if how == "gone":
@@ -561,7 +562,7 @@ class TestFairness:
                     meanwhile = 0
                     while meanwhile < 30:  # exchanges during which the other one was busy
                         before = moved
-                        with trio.fail_after(2):
+                        with trio.fail_after(stretched_s(2)):
                             await stream.send_all(b"%02d" % meanwhile)
                             assert await stream.receive_some(2) == b"%02d" % meanwhile
                         meanwhile += moved > before

@@ -9,6 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from llama_router.model_logs.follow import MAX_CHARS, MAX_LINES, Follower
 from llama_router.model_logs.model_log import FLOOD_COST_PER_S, ModelLog
 from llama_router.model_logs.store import LogStore
+from tests.limits import LIMIT_S
 
 
 async def taken(follower: Follower) -> list[str]:
@@ -110,7 +111,7 @@ async def test_the_end_of_a_flood_is_shown_when_it_is_over(
     model_log._second_started_s = trio.current_time()
     nursery.start_soon(store.tend)
     await wait_all_tasks_blocked()
-    with trio.fail_after(60), store.follow("m") as follower:
+    with trio.fail_after(LIMIT_S), store.follow("m") as follower:
         for _ in range(FLOOD_COST_PER_S // 10_000 + 2):
             model_log.write(b"x" * 9_999 + b"\n")
         model_log.write(b"the last line\n")

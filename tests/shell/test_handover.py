@@ -1,6 +1,7 @@
 """What goes wrong on a connection of the control plane costs that connection."""
 
 import socket
+from unittest.mock import Mock
 
 import trio
 import trio.testing
@@ -25,8 +26,9 @@ async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:
 
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    gateway = Gateway(None, None, fail_at_the_end)
+    gateway = Gateway(Mock(), Mock(), fail_at_the_end)
     head = parse_request_head(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert head is not None
     with theirs, capture_logs() as logs:
         async with trio.open_nursery() as gateway.tasks:
             gateway.hand_over(ours, head, b"")

@@ -15,7 +15,7 @@ def no_more_files(*_: object, **__: object) -> None:
 
 async def test_a_probe_without_a_socket_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """When too many files are open, the start goes on: the next probe may have a socket."""
-    monkeypatch.setattr(readiness.socket, "socket", no_more_files)
+    monkeypatch.setattr("llama_router.backends.readiness.socket.socket", no_more_files)
     assert await readiness.probe("127.0.0.1", 1, "/health") == "Too many open files"
 
 

@@ -1,6 +1,7 @@
 """What systemd is told and when, with a virtual clock."""
 
 from functools import partial
+from typing import cast
 
 import pytest
 import trio
@@ -38,7 +39,7 @@ class Stage:
 
     def __init__(self, watchdog: float | None = None) -> None:
         self.notifier = FakeNotifier()
-        self.manager = ServiceManager(self.notifier, watchdog)
+        self.manager = ServiceManager(cast("Notifier", self.notifier), watchdog)
         self.news = EventFeed()
         self.stop = trio.Event()
         self.status = "idle"

@@ -20,7 +20,8 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.backends import SpawnError
-from llama_router.gateway.loop.engine import Engine, Fiber
+from llama_router.gateway.loop.engine import Engine
+from llama_router.gateway.loop.fiber import Fiber
 from llama_router.gateway.sockets import Client
 from llama_router.gateway.waiting import Waiting
 from llama_router.http1 import parse_request_head
@@ -69,7 +70,7 @@ async def received(theirs: socket.socket) -> list[tuple[float, bytes]]:
         body = data.partition(b"\r\n\r\n")[2] if data.startswith(b"HTTP/") else data
         while body:
             size, _, rest = body.partition(b"\r\n")
-            chunks.append((trio.current_time(), rest[: int(size, 16)]))
+            chunks.append((trio.current_time(), bytes(rest[: int(size, 16)])))
             body = rest[int(size, 16) + 2 :]
     return chunks
 

@@ -15,6 +15,7 @@ from llama_router.config.catalog import Catalog, Scanned
 from llama_router.config.file import read_file
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.diff import ReloadPlan, plan_reload
+from llama_router.core.config.names import ModelId
 from llama_router.core.config.specs import RouterSpec
 from llama_router.errors.config import ConfigError
 from llama_router.models import found_file
@@ -390,7 +391,9 @@ def test_a_rescan_restarts_only_what_changed(home) -> None:
     home.scan()
     plan = plan_reload(current, home.catalog.reload(read_file(home.config), current).config)
     assert plan == ReloadPlan(
-        add=frozenset({"c"}), remove=frozenset({"b"}), restart=frozenset({"a"})
+        add=frozenset({ModelId("c")}),
+        remove=frozenset({ModelId("b")}),
+        restart=frozenset({ModelId("a")}),
     )
 
 

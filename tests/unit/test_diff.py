@@ -11,6 +11,7 @@ from llama_router.core.config.diff import (
     plan_reload,
     router_fields_to_restart_for,
 )
+from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec, OnChange, RouterSpec, SpawnSpec
 
@@ -39,7 +40,7 @@ def test_an_equal_configuration_changes_nothing() -> None:
 def test_new_and_missing_models_are_told_apart() -> None:
     """A renamed model is one that goes and one that comes."""
     plan = plan_reload(config(a={}, b={}), config(b={}, c={}))
-    assert plan == ReloadPlan(add=frozenset({"c"}), remove=frozenset({"a"}))
+    assert plan == ReloadPlan(add=frozenset({ModelId("c")}), remove=frozenset({ModelId("a")}))
     assert plan
 
 
@@ -62,7 +63,7 @@ def test_new_and_missing_models_are_told_apart() -> None:
 def test_what_the_process_was_started_with_restarts_it(change: dict[str, Any]) -> None:
     """Only the changed model restarts."""
     plan = plan_reload(config(a={}, b={}), config(a=change, b={}))
-    assert plan == ReloadPlan(restart=frozenset({"a"}))
+    assert plan == ReloadPlan(restart=frozenset({ModelId("a")}))
 
 
 @pytest.mark.parametrize(
@@ -82,14 +83,14 @@ def test_what_the_process_was_started_with_restarts_it(change: dict[str, Any]) -
 def test_what_only_the_router_looks_at_keeps_the_process(change: dict[str, Any]) -> None:
     """The same process goes on with a new spec."""
     plan = plan_reload(config(a={}, b={}), config(a=change, b={}))
-    assert plan == ReloadPlan(retune=frozenset({"a"}))
+    assert plan == ReloadPlan(retune=frozenset({ModelId("a")}))
 
 
 def test_a_setting_that_models_inherit_changes_those_models() -> None:
     """A router-wide default retunes the models that do not override it."""
     old = config({"max_queued": 5}, a={}, b={"max_queued": 5})
     new = config({"max_queued": 6}, a={}, b={"max_queued": 5})
-    assert plan_reload(old, new) == ReloadPlan(retune=frozenset({"a"}))
+    assert plan_reload(old, new) == ReloadPlan(retune=frozenset({ModelId("a")}))
 
 
 def test_a_changed_template_with_the_same_effect_does_not_restart() -> None:
@@ -99,7 +100,7 @@ def test_a_changed_template_with_the_same_effect_does_not_restart() -> None:
         parse_config({"templates": templates, "models": {"a": {"path": "/m", "template": name}}})
         for name in templates
     )
-    assert plan_reload(old, new) == ReloadPlan(retune=frozenset({"a"}))
+    assert plan_reload(old, new) == ReloadPlan(retune=frozenset({ModelId("a")}))
 
 
 def test_router_fields_that_need_a_restart_are_named() -> None:

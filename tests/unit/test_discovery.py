@@ -31,8 +31,8 @@ def local(*files: FoundFile | str, **options) -> Discovery:
 
 def hub(*files: FoundFile | str, repo: str = "o/r") -> Discovery:
     """Discover the models in one repository."""
-    files = tuple(file(f) if isinstance(f, str) else f for f in files)
-    return discover([Collection(files=files, repo=repo)])
+    found = tuple(file(f) if isinstance(f, str) else f for f in files)
+    return discover([Collection(files=found, repo=repo)])
 
 
 def ids(discovery: Discovery) -> list[str]:

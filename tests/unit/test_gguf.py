@@ -109,7 +109,7 @@ def test_a_projector_says_the_width_of_its_output(path: Path) -> None:
 
 def test_heads_that_differ_by_layer_count_as_the_most_of_them(path: Path) -> None:
     """Some architectures have an array there."""
-    write(path, model_keys(**{"attention.head_count": Items(INT32, [4, 16, 8])}))
+    write(path, model_keys() | {"llama.attention.head_count": Items(INT32, [4, 16, 8])})
     assert read_header(str(path)).head_count == 16
 
 

@@ -65,7 +65,7 @@ def test_an_idle_model_is_stopped_after_its_ttl() -> None:
 def test_a_model_without_a_request_is_idle_from_ready_on() -> None:
     """Its request left while it was loading."""
     s, _ = begun(config(a={"ttl_s": 10}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Finished(1), now_s=1)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=7)
     assert s.wake_s == 17
@@ -74,7 +74,7 @@ def test_a_model_without_a_request_is_idle_from_ready_on() -> None:
 def test_a_busy_model_does_not_expire() -> None:
     """However long its request takes."""
     s, _ = begun(config(a={"ttl_s": 10}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
     assert s.handle(Tick(), now_s=1000) == []
     s.handle(Finished(1), now_s=1001)
@@ -109,11 +109,11 @@ def test_a_kept_model_and_the_others_do_not_meet() -> None:
     """Others swap beside it; it neither leaves for them nor drives them out."""
     s, _ = begun(config(a={}, b={}, c={"keep_loaded": True}))
     s.handle(Changed(C, Signal.PROBE_OK), now_s=0)
-    assert s.handle(Arrived(1, "a"), now_s=1) == [Start(A)]
+    assert s.handle(Arrived(1, ModelId("a")), now_s=1) == [Start(A)]
     s.handle(Changed(A, Signal.PROBE_OK), now_s=2)
     s.handle(Finished(1), now_s=3)
-    assert stopped(s.handle(Arrived(2, "b"), now_s=4)) == [A]
-    assert s.handle(Arrived(3, "c"), now_s=5) == [Grant(3, C)]
+    assert stopped(s.handle(Arrived(2, ModelId("b")), now_s=4)) == [A]
+    assert s.handle(Arrived(3, ModelId("c")), now_s=5) == [Grant(3, C)]
     assert s.handle(Changed(A, Signal.EXITED), now_s=6) == [Start(B)]
 
 
@@ -147,7 +147,7 @@ def test_home_does_not_expire() -> None:
 def test_unload_waits_for_requests() -> None:
     """The model drains; with force it stops at once."""
     s, _ = begun(config(a={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
     assert s.handle(Unload(A, force=False), now_s=2) == []
     assert s.phase(A) is Phase.DRAINING
@@ -157,9 +157,9 @@ def test_unload_waits_for_requests() -> None:
 def test_a_queued_request_brings_an_unloaded_model_back() -> None:
     """Unloading refuses no request."""
     s, _ = begun(config(a={"max_in_flight": 1}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
-    s.handle(Arrived(2, "a"), now_s=1)
+    s.handle(Arrived(2, ModelId("a")), now_s=1)
     s.handle(Unload(A, force=False), now_s=2)
     assert stopped(s.handle(Finished(1), now_s=3)) == [A]
     assert s.handle(Changed(A, Signal.EXITED), now_s=4) == [Start(A)]
@@ -172,18 +172,18 @@ def test_an_unloaded_model_stays_away_until_it_is_asked_for() -> None:
     assert stopped(s.handle(Unload(A, force=False), now_s=1)) == [A]
     assert s.handle(Changed(A, Signal.EXITED), now_s=2) == []
     assert s.handle(Tick(), now_s=1000) == []
-    assert s.handle(Arrived(1, "a"), now_s=1001) == [Start(A)]
+    assert s.handle(Arrived(1, ModelId("a")), now_s=1001) == [Start(A)]
 
 
 def test_unload_gives_a_failed_model_another_chance() -> None:
     """It counts as stopped, without failures."""
     s, _ = begun(config(router={"max_restarts": 0}, a={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.EXITED, BackendExitedError("a", 1)), now_s=1)
     assert s.phase(A) is Phase.FAILED
     s.handle(Unload(A, force=False), now_s=2)
     assert s.statistics()[A].failures == 0
-    assert s.handle(Arrived(2, "a"), now_s=3) == [Start(A)]
+    assert s.handle(Arrived(2, ModelId("a")), now_s=3) == [Start(A)]
 
 
 def test_a_request_says_how_long_the_model_stays() -> None:
@@ -200,7 +200,7 @@ def test_a_request_says_how_long_the_model_stays() -> None:
 def test_a_model_without_ttl_goes_at_once_if_told_to() -> None:
     """As soon as no request uses it."""
     s, _ = begun(config(a={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
     assert s.handle(Keep(A, 0), now_s=1) == []
     assert [type(action) for action in s.handle(Finished(1), now_s=2)] == [Stop]

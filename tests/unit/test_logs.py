@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import TextIO
+from typing import Literal
 
 import pytest
 import structlog
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from llama_router.logs.output import configure
 from llama_router.logs.threaded_writer import ThreadedWriter
+from tests.limits import LIMIT_S
 
 log = structlog.get_logger()
 
@@ -34,6 +35,9 @@ class Terminal(io.StringIO):
         return True
 
 
+Format = Literal["auto", "console", "json"]
+
+
 @contextlib.contextmanager
 def pipe():
     """Yield the reading descriptor of a pipe and a stream onto its other end."""
@@ -42,7 +46,12 @@ def pipe():
         yield source, sink
 
 
-def rendered(*, format: str = "json", stream: TextIO | None = None, **fields: object) -> str:  # noqa: A002 -- as in configure
+def rendered(
+    *,
+    format: Format = "json",  # noqa: A002 -- as in configure
+    stream: io.StringIO | None = None,
+    **fields: object,
+) -> str:
     """Return what one event with *fields* writes."""
     stream = stream or io.StringIO()
     with configure(format=format, stream=stream):
@@ -77,13 +86,13 @@ class Unprintable:
 
 @pytest.mark.parametrize("format", ["json", "console"])
 @pytest.mark.parametrize("value", ["\ud800", Unprintable(), {(1, 2): "a"}, {"a": "\udcff"}])
-def test_no_value_costs_the_event(format: str, value: object) -> None:  # noqa: A002 -- as in configure
+def test_no_value_costs_the_event(format: Format, value: object) -> None:  # noqa: A002 -- as in configure
     """Whatever a field holds, the event is written and nothing is raised."""
     assert "test.happened" in rendered(format=format, value=value, model="a")
 
 
 @given(st.text(), st.sampled_from(["json", "console"]))
-def test_lines_cannot_be_forged(text: str, format: str) -> None:  # noqa: A002 -- as in configure
+def test_lines_cannot_be_forged(text: str, format: Format) -> None:  # noqa: A002 -- as in configure
     """Whatever a client sends as a name, one event is one line that steers no terminal."""
     line = rendered(format=format, model=text + "\n\x1b[2J\x9b\x7f\u2028\u202e", nested=[text])
     assert line.count("\n") == 1
@@ -141,7 +150,7 @@ def test_unknown_level_is_refused() -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "console"])
-def test_exception_comes_with_its_traceback(format: str) -> None:  # noqa: A002 -- as in configure
+def test_exception_comes_with_its_traceback(format: Format) -> None:  # noqa: A002 -- as in configure
     """`exc_info=True` shows where an error came from, also through `exception`."""
     stream = io.StringIO()
     with configure(format=format, stream=stream):
@@ -296,7 +305,7 @@ output._write([b"whole\\n", b"cut off\\n"])
 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 output._write([b"later\\n"])
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
     assert path.read_text().splitlines()[:3] == ["whole", "cut ", "later"]
 
 

@@ -227,12 +227,12 @@ def scheduler(**models: dict) -> Scheduler:
 def test_the_scheduler_says_what_a_request_waits_for() -> None:
     """First for another to leave, then for its own load; when granted, for nothing."""
     s = scheduler(a={}, b={})
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     assert s.wait_of(1) == Wait(model=A, phase=Phase.STARTING)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
     assert s.wait_of(1) is None
-    s.handle(Arrived(2, "b"), now_s=2)
-    s.handle(Arrived(3, "b"), now_s=2)
+    s.handle(Arrived(2, ModelId("b")), now_s=2)
+    s.handle(Arrived(3, ModelId("b")), now_s=2)
     busy = (Other(model=A, phase=Phase.READY),)
     assert s.wait_of(3) == Wait(model=B, phase=Phase.STOPPED, ahead=1, others=busy)
     s.handle(Finished(1), now_s=3)
@@ -245,15 +245,15 @@ def test_the_scheduler_says_what_a_request_waits_for() -> None:
 def test_neighbours_of_a_group_are_in_nobodys_way() -> None:
     """Only who must leave is named."""
     s = scheduler(a={"group": "g"}, b={"group": "g"}, c={"keep_loaded": True})
-    s.handle(Arrived(1, "a"), now_s=0)
-    s.handle(Arrived(2, "b"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
+    s.handle(Arrived(2, ModelId("b")), now_s=0)
     assert s.wait_of(2) == Wait(model=B, phase=Phase.STARTING)
 
 
 def test_a_request_that_is_not_known_waits_for_nothing() -> None:
     """Neither one that was never there, nor one that is over."""
     s = scheduler(a={})
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Finished(1), now_s=0)
     assert s.wait_of(1) is None
     assert s.wait_of(7) is None

@@ -111,7 +111,7 @@ def test_another_model_with_a_request_goes_first_and_it_stays_away() -> None:
     models: dict[str, dict] = {"a": {}, "b": {}}
     s = running(models, A)
     s.handle(changed("a", **models), now_s=1)
-    assert s.handle(Arrived(9, "b"), now_s=1) == []
+    assert s.handle(Arrived(9, ModelId("b")), now_s=1) == []
     assert gone(s, A, 2) == [Start(B)]
     assert not s.returning
     ready(s, B, 3)
@@ -237,13 +237,13 @@ def test_a_model_that_was_given_up_is_tried_again_when_its_fault_is_mended() -> 
     """By the next request; by itself if it was to come back."""
     models: dict[str, dict] = {"a": {}}
     s = Scheduler(config(**models))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     gone(s, A, 1, FileMissingError("a", "a.gguf"))
-    assert isinstance(s.handle(Arrived(2, "a"), now_s=2)[0], Refuse)
+    assert isinstance(s.handle(Arrived(2, ModelId("a")), now_s=2)[0], Refuse)
     assert list(s.failed()) == [A]
     assert s.handle(FileRestored(A), now_s=3) == []
     assert not s.failed()
-    assert s.handle(Arrived(3, "a"), now_s=4) == [Start(A)]
+    assert s.handle(Arrived(3, ModelId("a")), now_s=4) == [Start(A)]
     ready(s, A, 5)
     s.handle(Finished(3), now_s=6)
     s.handle(changed("a", **models), now_s=7)
@@ -258,7 +258,7 @@ def test_the_home_model_waits_for_it() -> None:
     """Nothing runs for a moment, but that is no reason to go home."""
     models: dict[str, dict] = {"a": {}, "h": {}}
     s = Scheduler(config({"home_model": "h", "home_after_s": 60}, **models))
-    assert s.handle(Arrived(1, "a"), now_s=0) == [Start(A)]
+    assert s.handle(Arrived(1, ModelId("a")), now_s=0) == [Start(A)]
     ready(s, A, 0)
     s.handle(Finished(1), now_s=0)
     changed_a = config({"home_model": "h", "home_after_s": 60}, a={"args": ["--o"]}, h={})
@@ -282,10 +282,10 @@ def test_a_model_without_its_file_is_failed_from_the_beginning() -> None:
     s = Scheduler(lacking(config(a={}, b={}), "a"))
     assert list(s.failed()) == [A]
     assert s.take_moves() == []
-    assert s.handle(Arrived(1, "b"), now_s=0) == [Start(B)]
+    assert s.handle(Arrived(1, ModelId("b")), now_s=0) == [Start(B)]
     ready(s, B, 1)
     s.handle(Finished(1), now_s=2)
-    (refused,) = s.handle(Arrived(2, "a"), now_s=10**6)
+    (refused,) = s.handle(Arrived(2, ModelId("a")), now_s=10**6)
     assert isinstance(refused, Refuse)
     assert isinstance(refused.error, FileMissingError)
     assert refused.error.retry_after_s is None
@@ -307,9 +307,9 @@ def test_a_reload_gives_up_whose_file_is_missing_and_takes_it_back() -> None:
     """What runs goes on; what waits for it is refused; a reload with the file is enough."""
     conf = config(a={}, b={}, c={})
     s = Scheduler(conf)
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     ready(s, A, 1)
-    s.handle(Arrived(2, "b"), now_s=2)
+    s.handle(Arrived(2, ModelId("b")), now_s=2)
     actions = s.handle(Reconfigured(lacking(conf, "a", "b")), now_s=3)
     (refused,) = [action for action in actions if isinstance(action, Refuse)]
     assert refused.request == 2

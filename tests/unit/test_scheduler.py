@@ -62,7 +62,7 @@ def test_swap_waits_for_the_victim_to_exit() -> None:
     """The target is not started until the victim's memory is really free."""
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
-    assert s.handle(Arrived(2, "b"), now_s=2) == []  # a is busy
+    assert s.handle(Arrived(2, ModelId("b")), now_s=2) == []  # a is busy
     assert stops(s.handle(Finished(1), now_s=3)) == [A]
     assert gone(s, A, 4) == [Start(B)]
 
@@ -72,15 +72,15 @@ def test_an_idle_model_makes_way_at_once() -> None:
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
     s.handle(Finished(1), now_s=0.1)
-    assert stops(s.handle(Arrived(2, "b"), now_s=0.2)) == [A]
+    assert stops(s.handle(Arrived(2, ModelId("b")), now_s=0.2)) == [A]
 
 
 def test_requests_for_one_loading_model_share_one_load() -> None:
     """Three requests, one Start, three grants."""
     s = Scheduler(config(a={}))
-    assert s.handle(Arrived(1, "a"), now_s=0) == [Start(A)]
-    assert s.handle(Arrived(2, "a"), now_s=0) == []
-    assert s.handle(Arrived(3, "a"), now_s=0) == []
+    assert s.handle(Arrived(1, ModelId("a")), now_s=0) == [Start(A)]
+    assert s.handle(Arrived(2, ModelId("a")), now_s=0) == []
+    assert s.handle(Arrived(3, ModelId("a")), now_s=0) == []
     assert ready(s, A, 1) == [Grant(1, A), Grant(2, A), Grant(3, A)]
 
 
@@ -88,17 +88,19 @@ def test_one_group_runs_side_by_side() -> None:
     """A model of the same group starts beside the one that runs."""
     s = Scheduler(config(a={"group": "g"}, b={"group": "g"}))
     running(s, A, 1, 0)
-    assert s.handle(Arrived(2, "b"), now_s=1) == [Start(B)]
+    assert s.handle(Arrived(2, ModelId("b")), now_s=1) == [Start(B)]
 
 
 def test_a_whole_group_leaves_for_another() -> None:
     """Both idle members are stopped; the target starts after the second exit."""
     s = Scheduler(config(a={"group": "g"}, b={"group": "g"}, c={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=0)
+    s.handle(Arrived(2, ModelId("b")), now_s=0)
     ready(s, B, 0)
     s.handle(Finished(1), now_s=1)
-    assert s.handle(Arrived(3, "c"), now_s=1) == []  # b is busy: stopping a would gain nothing
+    assert (
+        s.handle(Arrived(3, ModelId("c")), now_s=1) == []
+    )  # b is busy: stopping a would gain nothing
     assert sorted(stops(s.handle(Finished(2), now_s=2))) == [A, B]
     assert gone(s, A, 3) == []
     assert gone(s, B, 3) == [Start(C)]
@@ -109,24 +111,24 @@ def test_an_explicit_group_is_not_a_model_name() -> None:
     s = Scheduler(config(a={"group": "b"}, b={}))
     running(s, A, 1, 0)
     s.handle(Finished(1), now_s=0)
-    assert stops(s.handle(Arrived(2, "b"), now_s=0)) == [A]
+    assert stops(s.handle(Arrived(2, ModelId("b")), now_s=0)) == [A]
 
 
 def test_a_busy_model_goes_on_while_its_dwell_lasts() -> None:
     """Others wait, but the ready model is still granted: no request waits behind a stranger."""
     s = Scheduler(config(router={"max_dwell_s": 30}, a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=10)
-    assert s.handle(Arrived(3, "a"), now_s=39.9) == [Grant(3, A)]
+    s.handle(Arrived(2, ModelId("b")), now_s=10)
+    assert s.handle(Arrived(3, ModelId("a")), now_s=39.9) == [Grant(3, A)]
 
 
 def test_a_busy_model_is_not_granted_after_its_dwell() -> None:
     """At max_dwell_s it drains, leaves, and its late requests get the next turn."""
     s = Scheduler(config(router={"max_dwell_s": 30}, a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=10)
+    s.handle(Arrived(2, ModelId("b")), now_s=10)
     assert s.wake_s == 40
-    assert s.handle(Arrived(3, "a"), now_s=40) == []
+    assert s.handle(Arrived(3, ModelId("a")), now_s=40) == []
     assert stops(s.handle(Finished(1), now_s=41)) == [A]
     assert gone(s, A, 42) == [Start(B)]
     assert ready(s, B, 43) == [Grant(2, B)]
@@ -138,8 +140,8 @@ def test_an_older_queue_does_not_win_its_place_back() -> None:
     """A model that made way queues behind its successor, however old its requests are."""
     s = Scheduler(config(router={"max_dwell_s": 5}, a={"max_in_flight": 1}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "a"), now_s=1)  # waits for a slot of a, longer than b's request
-    s.handle(Arrived(3, "b"), now_s=2)
+    s.handle(Arrived(2, ModelId("a")), now_s=1)  # waits for a slot of a, longer than b's request
+    s.handle(Arrived(3, ModelId("b")), now_s=2)
     s.handle(Tick(), now_s=7)
     assert stops(s.handle(Finished(1), now_s=8)) == [A]
     assert gone(s, A, 9) == [Start(B)]
@@ -149,16 +151,16 @@ def test_a_fresh_model_is_kept_for_its_residency_if_it_has_work() -> None:
     """With no dwell at all, a loaded model still serves for min_residency_s."""
     s = Scheduler(config(router={"max_dwell_s": 0, "min_residency_s": 2}, a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=1)
-    assert s.handle(Arrived(3, "a"), now_s=1.9) == [Grant(3, A)]
-    assert s.handle(Arrived(4, "a"), now_s=2) == []
+    s.handle(Arrived(2, ModelId("b")), now_s=1)
+    assert s.handle(Arrived(3, ModelId("a")), now_s=1.9) == [Grant(3, A)]
+    assert s.handle(Arrived(4, ModelId("a")), now_s=2) == []
 
 
 def test_a_load_is_never_for_nothing() -> None:
     """Even with neither dwell nor residency, a request that waited for the load is granted."""
     s = Scheduler(config(router={"max_dwell_s": 0, "min_residency_s": 0}, a={}, b={}))
-    s.handle(Arrived(1, "a"), now_s=0)
-    s.handle(Arrived(2, "b"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
+    s.handle(Arrived(2, ModelId("b")), now_s=0)
     assert ready(s, A, 5) == [Grant(1, A)]
 
 
@@ -166,8 +168,8 @@ def test_a_swap_does_not_stall_a_third_model_of_the_running_group() -> None:
     """While c waits for busy a, b of a's group still starts and is granted."""
     s = Scheduler(config(a={"group": "g"}, b={"group": "g"}, c={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "c"), now_s=1)
-    assert s.handle(Arrived(3, "b"), now_s=2) == [Start(B)]
+    s.handle(Arrived(2, ModelId("c")), now_s=1)
+    assert s.handle(Arrived(3, ModelId("b")), now_s=2) == [Start(B)]
     assert ready(s, B, 3) == [Grant(3, B)]
 
 
@@ -175,8 +177,8 @@ def test_no_model_joins_a_group_after_its_dwell() -> None:
     """Otherwise a group could prolong itself for ever."""
     s = Scheduler(config(router={"max_dwell_s": 5}, a={"group": "g"}, b={"group": "g"}, c={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "c"), now_s=1)
-    assert s.handle(Arrived(3, "b"), now_s=6) == []
+    s.handle(Arrived(2, ModelId("c")), now_s=1)
+    assert s.handle(Arrived(3, ModelId("b")), now_s=6) == []
     assert stops(s.handle(Finished(1), now_s=7)) == [A]
     assert gone(s, A, 8) == [Start(C)]
 
@@ -185,7 +187,7 @@ def test_a_client_that_leaves_while_queued_is_forgotten() -> None:
     """Its model is not loaded when the room becomes free."""
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=1)
+    s.handle(Arrived(2, ModelId("b")), now_s=1)
     s.handle(Finished(2), now_s=2)
     assert s.handle(Finished(1), now_s=3) == []
     assert s.phase(B) is Phase.STOPPED
@@ -194,16 +196,16 @@ def test_a_client_that_leaves_while_queued_is_forgotten() -> None:
 def test_a_load_without_a_request_makes_way() -> None:
     """The client left during the load; another one wants the room."""
     s = Scheduler(config(a={}, b={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     assert s.handle(Finished(1), now_s=1) == []  # no other request waits: let it finish
-    assert stops(s.handle(Arrived(2, "b"), now_s=2)) == [A]
+    assert stops(s.handle(Arrived(2, ModelId("b")), now_s=2)) == [A]
 
 
 def test_max_in_flight_queues_the_rest() -> None:
     """The second request is granted when the first is finished."""
     s = Scheduler(config(a={"max_in_flight": 1}))
     running(s, A, 1, 0)
-    assert s.handle(Arrived(2, "a"), now_s=1) == []
+    assert s.handle(Arrived(2, ModelId("a")), now_s=1) == []
     assert s.handle(Finished(1), now_s=2) == [Grant(2, A)]
 
 
@@ -211,15 +213,15 @@ def test_a_full_model_does_not_hold_up_another() -> None:
     """A request waits for a slot of a; ready b of the same group is granted at once."""
     s = Scheduler(config(a={"group": "g", "max_in_flight": 1}, b={"group": "g"}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=0)
+    s.handle(Arrived(2, ModelId("b")), now_s=0)
     ready(s, B, 0)
-    s.handle(Arrived(3, "a"), now_s=1)
-    assert s.handle(Arrived(4, "b"), now_s=2) == [Grant(4, B)]
+    s.handle(Arrived(3, ModelId("a")), now_s=1)
+    assert s.handle(Arrived(4, ModelId("b")), now_s=2) == [Grant(4, B)]
 
 
 def test_unknown_model() -> None:
     """The refusal names what there is."""
-    (refusal,) = Scheduler(config(a={})).handle(Arrived(1, "nope"), now_s=0)
+    (refusal,) = Scheduler(config(a={})).handle(Arrived(1, ModelId("nope")), now_s=0)
     assert isinstance(refusal.error, UnknownModelError)
     assert "'nope'" in str(refusal.error)
     assert "'a'" in str(refusal.error)
@@ -237,8 +239,8 @@ def test_queue_cap() -> None:
     """The request over max_queued is refused with a time to come back."""
     s = Scheduler(config(a={"max_queued": 2}))
     for request in (1, 2):
-        s.handle(Arrived(request, "a"), now_s=0)
-    (refusal,) = s.handle(Arrived(3, "a"), now_s=0)
+        s.handle(Arrived(request, ModelId("a")), now_s=0)
+    (refusal,) = s.handle(Arrived(3, ModelId("a")), now_s=0)
     assert isinstance(refusal.error, QueueFullError)
     assert refusal.error.retry_after_s
 
@@ -247,7 +249,7 @@ def test_queue_timeout_says_what_it_waited_for() -> None:
     """After max_queue_wait_s the refusal names the busy model in the way."""
     s = Scheduler(config(router={"max_queue_wait_s": 600, "max_dwell_s": 1e6}, a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=1)
+    s.handle(Arrived(2, ModelId("b")), now_s=1)
     assert s.wake_s == 601
     (refusal,) = s.handle(Tick(), now_s=601)
     assert isinstance(refusal, Refuse)
@@ -269,7 +271,7 @@ def test_crash_loop_ends_in_failed_and_keeps_counting_when_ready() -> None:
     for request, pause_s in ((2, 0.5), (3, 1), (4, 2)):
         assert gone(s, A, now_s, died(A)) == []
         assert s.phase(A) is Phase.BACKOFF
-        assert s.handle(Arrived(request, "a"), now_s=now_s) == []
+        assert s.handle(Arrived(request, ModelId("a")), now_s=now_s) == []
         assert s.wake_s == now_s + pause_s
         now_s += pause_s
         assert s.handle(Tick(), now_s=now_s) == [Start(A)]
@@ -285,14 +287,14 @@ def test_crash_loop_ends_in_failed_and_keeps_counting_when_ready() -> None:
 def test_failed_refuses_until_the_cool_down_is_over() -> None:
     """Then one attempt is made; if it fails, the model is failed again at once."""
     s = Scheduler(config(router={"cooldown_s": 30}, a={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     (refusal,) = gone(s, A, 0, SpawnError("no such program"))
     assert isinstance(refusal.error, SpawnError)
-    (refusal,) = s.handle(Arrived(2, "a"), now_s=10)
+    (refusal,) = s.handle(Arrived(2, ModelId("a")), now_s=10)
     assert isinstance(refusal.error, BackendFailedError)
     assert refusal.error.retry_after_s == 20
     assert "no such program" in str(refusal.error)
-    assert s.handle(Arrived(3, "a"), now_s=30) == [Start(A)]
+    assert s.handle(Arrived(3, ModelId("a")), now_s=30) == [Start(A)]
     (refusal,) = gone(s, A, 31, died(A))
     assert refusal.request == 3
     assert s.phase(A) is Phase.FAILED
@@ -302,20 +304,20 @@ def test_a_changed_configuration_ends_the_cool_down() -> None:
     """The user mended the command: the next request starts it."""
     old = config(a={})
     s = Scheduler(old)
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     gone(s, A, 0, SpawnError("no such program"))
     s.handle(Reconfigured(config(a={"args": ["--mended"]})), now_s=1)
-    assert s.handle(Arrived(2, "a"), now_s=2) == [Start(A)]
+    assert s.handle(Arrived(2, ModelId("a")), now_s=2) == [Start(A)]
 
 
 def test_a_crashing_model_stops_no_other() -> None:
     """While b is in backoff, a keeps running beside b's waiting request."""
     s = Scheduler(config(router={"max_dwell_s": 0, "min_residency_s": 0}, a={}, b={}))
-    s.handle(Arrived(1, "b"), now_s=0)
+    s.handle(Arrived(1, ModelId("b")), now_s=0)
     gone(s, B, 0, died(B))
-    assert s.handle(Arrived(2, "a"), now_s=0.1) == [Start(A)]
+    assert s.handle(Arrived(2, ModelId("a")), now_s=0.1) == [Start(A)]
     assert ready(s, A, 0.2) == [Grant(2, A)]
-    assert s.handle(Arrived(3, "a"), now_s=0.3) == [Grant(3, A)]
+    assert s.handle(Arrived(3, ModelId("a")), now_s=0.3) == [Grant(3, A)]
 
 
 def test_an_unreapable_process_keeps_its_place() -> None:
@@ -323,7 +325,7 @@ def test_an_unreapable_process_keeps_its_place() -> None:
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
     s.handle(Finished(1), now_s=0)
-    assert stops(s.handle(Arrived(2, "b"), now_s=0)) == [A]
+    assert stops(s.handle(Arrived(2, ModelId("b")), now_s=0)) == [A]
     assert s.handle(Tick(), now_s=500) == []
     assert s.phase(A) is Phase.STOPPING
 
@@ -334,7 +336,7 @@ def test_reload_restarts_a_changed_model_after_its_requests() -> None:
     running(s, A, 1, 0)
     assert s.handle(Reconfigured(config(a={"args": ["--x"]})), now_s=1) == []
     assert s.phase(A) is Phase.DRAINING
-    assert s.handle(Arrived(2, "a"), now_s=2) == []
+    assert s.handle(Arrived(2, ModelId("a")), now_s=2) == []
     assert stops(s.handle(Finished(1), now_s=3)) == [A]
     assert gone(s, A, 4) == [Start(A)]
     assert s.spec(A).spawn.args[-1] == "--x"
@@ -347,7 +349,7 @@ def test_reload_leaves_the_unchanged_alone() -> None:
     running(s, A, 1, 0)
     assert s.handle(Reconfigured(config(a={"max_queued": 7}, b={})), now_s=1) == []
     assert s.phase(A) is Phase.READY
-    assert s.handle(Arrived(2, "a"), now_s=2) == [Grant(2, A)]
+    assert s.handle(Arrived(2, ModelId("a")), now_s=2) == [Grant(2, A)]
 
 
 def test_a_model_has_a_dwell_time_after_a_reload_changed_its_group() -> None:
@@ -364,7 +366,7 @@ def test_a_model_has_a_dwell_time_after_a_reload_changed_its_group() -> None:
 def test_reload_stops_an_outdated_load_at_once() -> None:
     """It serves no request yet; the new settings are loaded instead."""
     s = Scheduler(config(a={}))
-    s.handle(Arrived(1, "a"), now_s=0)
+    s.handle(Arrived(1, ModelId("a")), now_s=0)
     assert stops(s.handle(Reconfigured(config(a={"args": ["--x"]})), now_s=1)) == [A]
     assert gone(s, A, 2) == [Start(A)]
 
@@ -373,7 +375,7 @@ def test_a_removed_model_refuses_and_drains() -> None:
     """Its queue is told so, its request in flight goes on, then it is gone."""
     s = Scheduler(config(a={"max_in_flight": 1}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "a"), now_s=0)
+    s.handle(Arrived(2, ModelId("a")), now_s=0)
     (refusal,) = s.handle(Reconfigured(config(b={})), now_s=1)
     assert (refusal.request, type(refusal.error)) == (2, UnknownModelError)
     assert stops(s.handle(Finished(1), now_s=2)) == [A]
@@ -387,7 +389,7 @@ def test_a_model_removed_and_added_again_starts_after_the_old_one_left() -> None
     running(s, A, 1, 0)
     s.handle(Reconfigured(config(b={})), now_s=1)
     s.handle(Reconfigured(config(a={}, b={})), now_s=2)
-    assert s.handle(Arrived(2, "a"), now_s=3) == []
+    assert s.handle(Arrived(2, ModelId("a")), now_s=3) == []
     assert stops(s.handle(Finished(1), now_s=4)) == [A]
     assert gone(s, A, 5) == [Start(A)]
 
@@ -396,10 +398,10 @@ def test_shutdown_refuses_queued_requests_and_spares_those_in_flight() -> None:
     """Nothing is started or stopped by the scheduler any more."""
     s = Scheduler(config(a={}, b={}))
     running(s, A, 1, 0)
-    s.handle(Arrived(2, "b"), now_s=1)
+    s.handle(Arrived(2, ModelId("b")), now_s=1)
     (refusal,) = s.handle(ShutDown(), now_s=2)
     assert (refusal.request, type(refusal.error)) == (2, ShuttingDownError)
-    (refusal,) = s.handle(Arrived(3, "a"), now_s=3)
+    (refusal,) = s.handle(Arrived(3, ModelId("a")), now_s=3)
     assert isinstance(refusal.error, ShuttingDownError)
     assert s.handle(Finished(1), now_s=4) == []
 
@@ -407,7 +409,7 @@ def test_shutdown_refuses_queued_requests_and_spares_those_in_flight() -> None:
 def test_finishing_twice_is_harmless() -> None:
     """A refused or unknown request holds nothing."""
     s = Scheduler(config(a={}))
-    s.handle(Arrived(1, "zzz"), now_s=0)
+    s.handle(Arrived(1, ModelId("zzz")), now_s=0)
     assert s.handle(Finished(1), now_s=1) == []
     assert s.handle(Finished(77), now_s=1) == []
 
@@ -447,7 +449,7 @@ def test_a_timeout_names_no_other_models_where_keys_are_limited_to_some() -> Non
             del document["api_keys"]
         s = Scheduler(parse_config(document))
         running(s, ModelId("secret"), 1, 0)
-        s.handle(Arrived(2, "a"), now_s=0)
+        s.handle(Arrived(2, ModelId("a")), now_s=0)
         (refusal,) = s.handle(Tick(), now_s=10)
         assert isinstance(refusal.error, QueueTimeoutError)
         assert ("secret" in str(refusal.error)) == bool(words)

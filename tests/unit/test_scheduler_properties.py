@@ -124,7 +124,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def arrive(self, name: str) -> None:
         self.last_request += 1
         self.waiting[self.last_request] = self.now_s
-        self.feed(Arrived(self.last_request, name))
+        self.feed(Arrived(self.last_request, ModelId(name)))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -278,7 +278,7 @@ class BusyMachine(SchedulerMachine):
             if len(self.waiting.keys() - victims) < 4:
                 self.last_request += 1
                 self.waiting[self.last_request] = self.now_s
-                self.feed(Arrived(self.last_request, "c"))
+                self.feed(Arrived(self.last_request, ModelId("c")))
             self.honest_backends()
             for request in self.granted:
                 granted_at_s.setdefault(request, self.now_s)
@@ -292,6 +292,7 @@ class Counted:
     """The same, with a policy of another kind: some number of models, whatever their groups."""
 
     LIMIT = 2
+    alive: set[ModelId]
 
     def placement_for(self, _: Config) -> AtMost:
         """Return the policy under test."""

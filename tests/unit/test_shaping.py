@@ -1,6 +1,7 @@
 """What becomes of a request's parameters, and which requests get it."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -132,7 +133,7 @@ def test_mistakes_are_reported(table, message) -> None:
 def test_the_default_model_stands_in_for_unknown_names_only_if_it_may() -> None:
     """A known name is never replaced."""
     default = {"default_model": "a:fast"}
-    models = {"a": {"presets": {"fast": {}}}, "b": {}}
+    models: dict[str, Any] = {"a": {"presets": {"fast": {}}}, "b": {}}
     assert config(default, **models).meant("gpt") is None
     conf = config({**default, "default_for_unknown": True}, **models)
     assert conf.meant("gpt") is conf.find("a:fast") is not None

@@ -70,8 +70,8 @@ def found(body: bytes) -> dict[str, bytes] | None:
 @given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]), WINDOWS, FAR)
 def test_it_finds_what_a_decoder_finds(document, ascii_only, indent, window_bytes, far) -> None:
     """Whatever is around it, wherever its windows end."""
-    skim_module.FAR_BYTES = far  # type: ignore[misc] -- restored by the fixture
-    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
+    skim_module.FAR_BYTES = far  # type: ignore[misc]  # restored by the fixture
+    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
     texts = found(text.encode("utf-8", "surrogatepass"))
     assert texts is not None
@@ -92,7 +92,7 @@ def test_a_change_is_that_of_the_decoded_object(
     document, taken_out, put_in, indent, window_bytes
 ) -> None:
     """Fields go and come; the others stay as they are, and nothing between them is left over."""
-    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc] -- restored by the fixture
+    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
     taken_out |= put_in.keys() & document.keys()
     body = bytearray(json.dumps(document, indent=indent).encode())
     deque(change(body, skimmed(body, frozenset(taken_out)), taken_out, put_in))

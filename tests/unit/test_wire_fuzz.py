@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import string
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import h11
 import pytest
@@ -35,10 +35,8 @@ SPECIAL = {
     *(b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection"),
     *(b"te", b"trailer", b"content-type"),
 }
-CHUNKED = parse_response_head(
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", request_method=b"GET"
-)
-assert CHUNKED is not None
+_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKED = cast("ResponseHead", parse_response_head(_HEAD, request_method=b"GET"))
 
 fuzz = settings(deadline=None, max_examples=150)
 

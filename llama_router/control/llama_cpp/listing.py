@@ -6,7 +6,6 @@ Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from pathlib import Path
@@ -38,7 +37,7 @@ class Listing:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        self._created_s = int(time.time())
+        self._created_s = int(context.started_s)
         self._args: dict[ModelId, tuple[ModelSpec, list[str]]] = {}
 
     def entries(self, who: Caller) -> list[Json]:
