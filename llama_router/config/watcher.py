@@ -190,6 +190,8 @@ class Watcher:
                 self._note_fault(fault)
                 advice = watch.see(stamp)
                 is_back = is_back or self._unread
+                if is_back:
+                    self._digest = b""  # the same text may be usable now
                 match Advice.READ if is_back and advice is Advice.REST else advice:
                     case Advice.REST:
                         continue
@@ -243,7 +245,7 @@ class Watcher:
     def _note(self, loaded: LoadedConfig) -> None:
         """Remember what was read, and which files are to be waited for: it is read again then."""
         self._missing = _missing_in(loaded.unavailable)
-        self._digest = b"" if self._missing else loaded.digest
+        self._digest = loaded.digest
 
     def _read(self, current: Config, settled: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
         """Return what is in the file, and how it differs from *current*. Blocks on files.

@@ -184,6 +184,30 @@ async def test_a_file_that_names_a_missing_model_is_applied_without_it(
     assert len(router.events.named("config.doubted")) == 1
 
 
+async def test_an_unchanged_file_is_not_applied_again_because_a_model_is_missing(
+    start, stage, tmp_path, monkeypatch
+) -> None:
+    """It is read when its time stamp changes, and found to be the same."""
+    router = await start({"a": stage.model("a")})
+    router.document["models"]["b"] = stage.model("b", path=str(tmp_path / "b.gguf"))
+    text = tomlkit.dumps(router.document)
+    router.path.write_text(text)
+    await router.events.wait("config.applied", added=["b"])
+    read_again = trio.Event()
+
+    def noted(path: Path) -> ConfigFile:
+        trio.from_thread.run_sync(read_again.set)
+        return read_file(path)
+
+    monkeypatch.setattr(watcher, "read_file", noted)
+    replace(router.path, text)  # it looks changed
+    await read_again.wait()
+    router.document["models"]["a"]["ttl_s"] = 100.0
+    router.path.write_text(tomlkit.dumps(router.document))
+    await router.events.wait("config.applied", retuned=["a"])
+    assert len(router.events.named("config.applied")) == 2
+
+
 async def test_a_model_whose_file_vanished_is_tried_again_when_it_is_back(
     start, stage, tmp_path, monkeypatch
 ) -> None:
