@@ -193,15 +193,15 @@ async def test_an_unchanged_file_is_not_applied_again_because_a_model_is_missing
     text = tomlkit.dumps(router.document)
     router.path.write_text(text)
     await router.events.wait("config.applied", added=["b"])
-    read_again = trio.Event()
+    looked, look = trio.Event(), watcher.Watcher._look
 
-    def noted(path: Path) -> ConfigFile:
-        trio.from_thread.run_sync(read_again.set)
-        return read_file(path)
+    async def look_once(self: watcher.Watcher, *args: Any) -> None:
+        await look(self, *args)
+        looked.set()
 
-    monkeypatch.setattr(watcher, "read_file", noted)
+    monkeypatch.setattr(watcher.Watcher, "_look", look_once)
     replace(router.path, text)  # it looks changed
-    await read_again.wait()
+    await looked.wait()
     router.document["models"]["a"]["ttl_s"] = 100.0
     router.path.write_text(tomlkit.dumps(router.document))
     await router.events.wait("config.applied", retuned=["a"])
