@@ -127,6 +127,13 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | changes
 
 
+def _home(folder: Path) -> dict[str, str]:
+    """Return the variables by which *folder* is the home; an empty one counts as unset."""
+    unset = ("XDG_CACHE_HOME", "XDG_STATE_HOME", "HF_HOME", "HF_HUB_CACHE", "LLAMA_CACHE")
+    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
+    return dict.fromkeys(unset, "") | home
+
+
 def chat(model: str, *, max_tokens: int = 4, **more: object) -> dict[str, Any]:
     """Return the body of a chat request."""
     messages = [{"role": "user", "content": "what do you see"}]
@@ -149,11 +156,21 @@ class Served:
             listed = (await client.get("/v1/models")).json()["data"]
         return [model["id"] for model in listed if model["status"]["value"] == "loaded"]
 
+
+class Shared(Served):
+    """A router that several tests ask; its admin token is in *token*."""
+
+    def __init__(self, url: str, token: Path) -> None:
+        super().__init__(url)
+        self._token = token
+
     async def unload(self) -> None:
-        """Make sure that no model is loaded."""
+        """Stop all models."""
         async with self.client() as client:
-            for model in await self.loaded():
-                await client.post("/models/unload", json={"model": model})
+            client.headers["x-admin-token"] = self._token.read_text().strip()
+            for model in (await client.get("/admin/status")).json()["models"]:
+                answer = await client.post("/admin/models/unload", json={"model": model["id"]})
+                assert answer.status_code == 200, answer.text
         assert await self.loaded() == []
 
 
@@ -227,11 +244,10 @@ async def run_cli(
     *arguments: str, folder: Path, **changes: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``llama-router`` with these arguments to its end, in *folder* as its home."""
-    changes = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")} | changes
     return await trio.run_process(
         [sys.executable, "-m", "llama_router", *arguments],
         cwd=folder,
-        env=environment(**changes),
+        env=environment(**(_home(folder) | changes)),
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -259,13 +275,12 @@ async def started(
     folder = config.parent
     if config.suffix != ".toml":
         named, folder = [], config
-        changes = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")} | changes
     process = await trio.lowlevel.open_process(
         [*launcher, sys.executable, "-m", "llama_router", "serve", *named, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment(**changes),
+        env=environment(**(_home(folder) | changes)),
         cwd=folder,
         pass_fds=pass_fds,
     )
@@ -313,7 +328,7 @@ async def serving(
 @contextmanager
 def shared(
     factory: pytest.TempPathFactory, *tables: str, router: Iterable[str] = ()
-) -> Iterator[Served]:
+) -> Iterator[Shared]:
     """Run one router for the tests of a module that do no more than ask it; see `serving`.
 
     Each test has a Trio run of its own; that of the router is in a thread beside them. Tests
@@ -338,7 +353,7 @@ def shared(
             ended.result()
         url, end = ready.result()
         try:
-            yield Served(url)
+            yield Shared(url, config.parent / "state" / "admin-token")
         finally:
             end()
         ended.result()

@@ -19,6 +19,7 @@ from tests.process.real import (
     LIMIT_S,
     ROOT,
     Served,
+    Shared,
     environment,
     make_models,
     model_table,
@@ -54,7 +55,7 @@ def tables(factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[Shared]:
     """A router that all tests share which only ask it."""
     with shared(tmp_path_factory, *tables(tmp_path_factory)) as served:
         yield served

@@ -15,7 +15,7 @@ from tests.process.harness import RawClient, request
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
-    Served,
+    Shared,
     chat,
     make_models,
     model_table,
@@ -39,7 +39,7 @@ def tables(factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[Shared]:
     """A router that all tests share which do not look at its events."""
     with shared(tmp_path_factory, *tables(tmp_path_factory), router=ROUTER) as served:
         yield served

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.process.real import (
-    Served,
+    Shared,
     make_models,
     model_table,
     shared,
@@ -22,7 +22,7 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[Shared]:
     """A chat model, an embedding model and a reranker, whose every path may be used."""
     models = make_models(tmp_path_factory)
     opened = "spawn.proxy_endpoints = []"

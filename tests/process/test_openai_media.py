@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from tests.process.media_backend import SOUND
-from tests.process.real import LIMIT_S, Served, endless_table, shared
+from tests.process.real import LIMIT_S, Shared, endless_table, shared
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
@@ -33,7 +33,7 @@ spawn.command = ["{python}", "-I", "{program}", "$port"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[Served]:
+def served(tmp_path_factory) -> Iterator[Shared]:
     """A router with a backend for media and another model."""
     program = Path(__file__).with_name("media_backend.py")
     media = MEDIA.format(python=sys.executable, program=program)
@@ -42,7 +42,7 @@ def served(tmp_path_factory) -> Iterator[Served]:
         yield served
 
 
-async def with_client(served: Served, use: Callable[[openai.OpenAI], T]) -> T:
+async def with_client(served: Shared, use: Callable[[openai.OpenAI], T]) -> T:
     """Return what *use* makes of a client that never retries, in a thread.
 
     The model that it uses is not loaded yet.

@@ -103,6 +103,7 @@ class TestChild:
             Line("last words"),
         ]
 
+    @pytest.mark.skipif(sys.gettrace() is not None, reason="coverage costs more than the flood")
     async def test_flood_of_50_mb_costs_little(self) -> None:
         """The child is never held up; its first and last lines and its state are known."""
         model_log = ModelLog("a")

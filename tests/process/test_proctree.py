@@ -17,6 +17,9 @@ from tests.process.harness import start_time
 
 pytestmark = pytest.mark.process
 
+# Of these tests alone: others run on the same machine at the same time.
+MARKER = f"test-proctree.{os.getpid()}.1"
+
 SLEEPER = "import signal; print('up', flush=True); signal.pause()"
 
 
@@ -147,18 +150,18 @@ def test_session_members(forest) -> None:
 
 def test_marker_is_compared_as_a_whole(spawn) -> None:
     """Only the two variables count, and only their exact value."""
-    one = spawn(env={procfs.INSTANCE_VARIABLE: "m-1"})
-    two = spawn(env={procfs.BACKEND_VARIABLE: "m-1"})
-    spawn(env={procfs.INSTANCE_VARIABLE: "m-12"})
-    spawn(env={"OTHER": "m-1", "X" + procfs.INSTANCE_VARIABLE: "m-1"})
-    assert procfs.marked("m-1") == {one.pid, two.pid}
-    assert procfs.markers_of(one.pid) == {"m-1"}
-    assert procfs.marked("nobody") == set()
+    one = spawn(env={procfs.INSTANCE_VARIABLE: MARKER})
+    two = spawn(env={procfs.BACKEND_VARIABLE: MARKER})
+    spawn(env={procfs.INSTANCE_VARIABLE: MARKER + "2"})
+    spawn(env={"OTHER": MARKER, "X" + procfs.INSTANCE_VARIABLE: MARKER})
+    assert procfs.marked(MARKER) == {one.pid, two.pid}
+    assert procfs.markers_of(one.pid) == {MARKER}
+    assert procfs.marked(MARKER + "3") == set()
 
 
 def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> None:
     """While a program is being executed nobody can say whose it is, and the tree is not gone."""
-    child = spawn(env={procfs.INSTANCE_VARIABLE: "m-exec"})
+    child = spawn(env={procfs.INSTANCE_VARIABLE: MARKER})
     read = procfs._read
 
     def in_execve(path):
@@ -172,7 +175,7 @@ def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> N
             return head + paren + b" " + b" ".join(fields)
         return content
 
-    trees = treekill.Trees({}, {"m-exec"})
+    trees = treekill.Trees({}, {MARKER})
     with monkeypatch.context() as patch:
         patch.setattr(procfs, "_read", in_execve)
         assert procfs.markers_of(child.pid) is None
@@ -185,7 +188,7 @@ def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> N
 def test_empty_environment_is_known_to_be_empty(spawn) -> None:
     """A process without any variable and a zombie carry no marker."""
     assert procfs.markers_of(spawn(env={}).pid) == frozenset()
-    child = spawn(env={procfs.INSTANCE_VARIABLE: "m-zombie"})
+    child = spawn(env={procfs.INSTANCE_VARIABLE: MARKER})
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert procfs.markers_of(child.pid) == frozenset()
@@ -277,8 +280,8 @@ def test_trees_end_their_own_and_nobody_else(forest, spawn) -> None:
 
 def test_trees_find_marked_processes(spawn) -> None:
     """Without any root, the marker alone is enough."""
-    child = spawn(env={procfs.INSTANCE_VARIABLE: "only-marker"})
-    trees = treekill.Trees({}, {"only-marker"})
+    child = spawn(env={procfs.INSTANCE_VARIABLE: MARKER})
+    trees = treekill.Trees({}, {MARKER})
     assert set(trees.find()) == {child.pid}
     assert trees.end(timeout_s=10) == {}
     assert child.wait() == -signal.SIGKILL

@@ -37,7 +37,6 @@ class Listing:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        self._created_s = int(context.started_s)
         self._args: dict[ModelId, tuple[ModelSpec, list[str]]] = {}
 
     def entries(self, who: Caller) -> list[Json]:
@@ -76,7 +75,7 @@ class Listing:
             statistics,
             self._context.model_info.get(spec.id),
             args=known[1],
-            created_s=self._created_s,
+            created_s=int(self._context.started_s),
             can_remove=self.can_remove(spec),
             preset=preset,
         )
@@ -88,7 +87,10 @@ class Listing:
             running = status.state in (DownloadState.QUEUED, DownloadState.RUNNING)
             if running and resolve(name) is None:
                 yield downloading_entry(
-                    name, status.done_bytes, status.total_bytes, created_s=self._created_s
+                    name,
+                    status.done_bytes,
+                    status.total_bytes,
+                    created_s=int(self._context.started_s),
                 )
 
 
