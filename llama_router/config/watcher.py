@@ -84,6 +84,7 @@ class Watcher:
         self._apply = apply
         self._load = load
         self._on_report = on_report
+        self._missing: tuple[Path, ...] = ()
         self._unread = False  # though it should be: the system refused a thread
         self._fault: str | None = None  # why the file cannot even be looked at
         self._editing = trio.Lock()
