@@ -1,63 +1,183 @@
-"""What happens, kept for a while, for those who follow it from wherever they left off."""
+"""The event feed: recent events of the router, numbered, for followers at any pace.
+
+Writers call `EventFeed.publish` with one of the classes of `RouterEvent`. Followers
+(``/admin/events``, ``/models/sse``, the systemd status line) read from the number that they
+reached last.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections import deque
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, TypeAlias
 
 import attrs
 import trio
 
-#: News that are kept; who is further behind than that gets a snapshot instead.
+from .core.config.names import ModelId
+from .core.scheduling.lifecycle import Phase
+
+#: Events that are kept; a follower that is further behind gets a snapshot instead.
 KEPT: Final = 1000
 
 
 @attrs.frozen
-class FeedEvent:
-    """One thing that happened.
+class ModelPhaseChanged:
+    """A model's backend moved into another phase of its lifecycle."""
+
+    kind: ClassVar[str] = "model"
+
+    model: ModelId
+    phase: Phase
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"id": str(self.model), "phase": self.phase.value}
+
+
+@attrs.frozen
+class LoadProgressed:
+    """A model that is being loaded reached the next percent.
 
     Attributes:
-        number: Counts from 1.
-        kind: What it is about.
-        data: What happened, ready for JSON.
+        model: The model.
+        progress: The loaded part, 0 to 1.
+    """
+
+    kind: ClassVar[str] = "progress"
+
+    model: ModelId
+    progress: float
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"id": str(self.model), "progress": self.progress}
+
+
+@attrs.frozen(kw_only=True)
+class DownloadProgressed:
+    """A download was queued, received bytes, or ended.
+
+    Attributes:
+        requested: The model reference that the client sent.
+        state: ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``.
+        done_bytes: Bytes that are on disk.
+        total_bytes: Size of all files; None until the hub has answered.
+        download: The whole download, as ``GET /admin/downloads`` lists it.
+    """
+
+    kind: ClassVar[str] = "download"
+
+    requested: str
+    state: str
+    done_bytes: int
+    total_bytes: int | None
+    download: Mapping[str, Any]
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return self.download
+
+
+@attrs.frozen
+class ModelDeleted:
+    """A model's files were deleted from the hub cache."""
+
+    kind: ClassVar[str] = "removed"
+
+    model: ModelId
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"id": str(self.model)}
+
+
+@attrs.frozen
+class ConfigReloaded:
+    """The configuration file was read again, and applied or rejected.
+
+    Attributes:
+        verdict: ``applied`` or ``rejected``.
+        problems: Number of mistakes in the file.
+    """
+
+    kind: ClassVar[str] = "config"
+
+    verdict: str
+    problems: int
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"status": self.verdict, "problems": self.problems}
+
+
+@attrs.frozen
+class RouterDraining:
+    """The router began its shutdown: the last event of its feed that clients receive."""
+
+    kind: ClassVar[str] = "router"
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"state": "draining"}
+
+
+RouterEvent: TypeAlias = (
+    ModelPhaseChanged
+    | LoadProgressed
+    | DownloadProgressed
+    | ModelDeleted
+    | ConfigReloaded
+    | RouterDraining
+)
+"""Each class has a ``kind``, the name that clients see, and ``to_json``, the data."""
+
+
+@attrs.frozen
+class FeedEvent:
+    """An event in the feed.
+
+    Attributes:
+        number: Its position; the first event has 1.
+        event: The event.
     """
 
     number: int
-    kind: str
-    data: dict[str, Any]
+    event: RouterEvent
 
 
 class EventFeed:
-    """A board that everybody may read, at any pace; nobody can hold it up.
+    """The last `KEPT` events. Publishing never blocks, so no follower can delay a writer.
 
     Attributes:
-        edition: Tells this board's numbers from those of another life of the router.
-        last: The number of the newest item; 0 before the first.
+        epoch: A random text, new at each start of the router. A number of another epoch names
+            another event.
+        last: The number of the newest event; 0 before the first.
     """
 
     def __init__(self) -> None:
-        self.edition = secrets.token_hex(4)
+        self.epoch = secrets.token_hex(4)
         self.last = 0
-        self._items: deque[FeedEvent] = deque(maxlen=KEPT)
-        self._more = trio.Event()
+        self._events: deque[FeedEvent] = deque(maxlen=KEPT)
+        self._published = trio.Event()
 
-    def publish(self, kind: str, data: dict[str, Any]) -> None:
-        """Put something on the board; never blocks."""
+    def publish(self, event: RouterEvent) -> None:
+        """Append *event* and wake all followers; never blocks."""
         self.last += 1
-        self._items.append(FeedEvent(self.last, kind, data))
-        if self._more.statistics().tasks_waiting:
-            self._more.set()
-            self._more = trio.Event()
+        self._events.append(FeedEvent(self.last, event))
+        if self._published.statistics().tasks_waiting:
+            self._published.set()
+            self._published = trio.Event()
 
     def after(self, number: int) -> list[FeedEvent] | None:
-        """Return what came after item *number*, or None if that is not known any more."""
-        if not self.last - len(self._items) <= number <= self.last:
+        """Return the events after *number*, or None if some of them are no longer kept."""
+        if not self.last - len(self._events) <= number <= self.last:
             return None
         missed = self.last - number
-        return list(self._items)[-missed:] if missed else []
+        return list(self._events)[-missed:] if missed else []
 
     async def wait_after(self, number: int) -> None:
-        """Wait until there is something newer than item *number*."""
+        """Wait until there is an event after *number*."""
         while self.last <= number:
-            await self._more.wait()
+            await self._published.wait()

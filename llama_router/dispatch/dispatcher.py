@@ -44,7 +44,7 @@ from ..core.scheduling.waits import Wait
 from ..errors.admission import UnknownModelError
 from ..errors.backends import BackendError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
-from ..event_feed import EventFeed
+from ..event_feed import EventFeed, ModelPhaseChanged
 from .backend_tasks import BackendTasks, Launch
 from .lease import Lease
 from .waits import Waits
@@ -63,7 +63,7 @@ class Dispatcher:
         placement_for: Returns the placement policy of a configuration.
 
     Attributes:
-        news: Publishes what happens to the models.
+        feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
     """
 
@@ -81,8 +81,8 @@ class Dispatcher:
         self._backends = self._tasks.ready  # the same table: each request looks there
         self._alarm = trio.CancelScope()
         self._moved = trio.Event()
-        self.news = EventFeed()
-        self.waits = Waits(self._scheduler.wait_of, self.news)
+        self.feed = EventFeed()
+        self.waits = Waits(self._scheduler.wait_of, self.feed)
 
     @property
     def config(self) -> Config:
@@ -303,7 +303,7 @@ class Dispatcher:
 
     def _publish(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
         for model, phase in moves:
-            self.news.publish("model", {"id": str(model), "phase": phase.value})
+            self.feed.publish(ModelPhaseChanged(model, phase))
         self._moved.set()
         self._moved = trio.Event()
         self.waits.notify_all()

@@ -21,12 +21,12 @@ POLL_S: Final = 1.0
 
 async def watch_missing_files(dispatcher: Dispatcher) -> NoReturn:
     """Report every file that is back to *dispatcher*, until cancelled."""
-    seen = dispatcher.news.last
+    seen = dispatcher.feed.last
     while True:
         missing = _missing(dispatcher)
         if not missing:
-            await dispatcher.news.wait_after(seen)
-            seen = dispatcher.news.last
+            await dispatcher.feed.wait_after(seen)
+            seen = dispatcher.feed.last
             continue
         await trio.sleep(POLL_S)
         # On a thread: a file system may hang. It is abandoned at the end then.

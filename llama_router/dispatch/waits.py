@@ -10,7 +10,7 @@ import attrs
 from ..core.config.names import ModelId
 from ..core.scheduling.lifecycle import Phase
 from ..core.scheduling.waits import Wait
-from ..event_feed import EventFeed
+from ..event_feed import EventFeed, LoadProgressed
 from .lease import Lease
 
 
@@ -19,7 +19,7 @@ class Waits:
 
     Args:
         scheduled: Returns the scheduler's view of a request's wait; None if it does not wait.
-        news: Receives the progress.
+        feed: Receives the progress.
 
     Attributes:
         watching: Leases with a callback, and the model that each waits for.
@@ -27,9 +27,9 @@ class Waits:
             behind them do not count them as ahead.
     """
 
-    def __init__(self, scheduled: Callable[[int], Wait | None], news: EventFeed) -> None:
+    def __init__(self, scheduled: Callable[[int], Wait | None], feed: EventFeed) -> None:
         self._scheduled = scheduled
-        self._news = news
+        self._feed = feed
         self._progress: dict[ModelId, float] = {}
         self.watching: dict[Lease, ModelId] = {}
         self.loads: set[int] = set()
@@ -66,7 +66,7 @@ class Waits:
     def note_progress(self, model: ModelId, progress: float) -> None:
         """Take note of the loaded part of *model*, which is being started: 0 to 1."""
         if int(progress * 100) != int(self._progress.get(model, 0.0) * 100):
-            self._news.publish("progress", {"id": str(model), "progress": progress})
+            self._feed.publish(LoadProgressed(model, progress))
         self._progress[model] = progress
         self.notify({model})
 

@@ -14,7 +14,7 @@ import trio
 from ..config.catalog import Catalog, sources
 from ..config.load import LoadedConfig
 from ..config.watcher import Watcher, load_alone
-from ..control.admin.downloads import log_end, tell
+from ..control.admin.downloads import log_end, publish_downloads
 from ..control.admin.loads import Loads
 from ..control.llama_cpp.model_info import ModelInfo
 from ..control.web.app import build_app
@@ -27,6 +27,7 @@ from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing_files import watch_missing_files
+from ..event_feed import ConfigReloaded, RouterDraining
 from ..gateway.gateway import Gateway
 from ..gateway.loop.engine import Engine
 from ..gateway.server import serve
@@ -92,7 +93,7 @@ class Frontend:
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
             await tasks.start(context.loads.run)
-            tasks.start_soon(tell, context.downloads, dispatcher.news)
+            tasks.start_soon(publish_downloads, context.downloads, dispatcher.feed)
             with self.address.findable():
                 await self._accept(gateway, watcher, task_status)
             tasks.cancel_scope.cancel()
@@ -133,14 +134,14 @@ class Frontend:
         )
 
     def _watcher(self) -> Watcher:
-        news = self.dispatcher.news
+        feed = self.dispatcher.feed
         return Watcher(
             self.loaded,
             current=lambda: self.dispatcher.config,
             apply=self._reconfigure,
             load=load_alone if self.catalog is None else self.catalog.reload,
-            on_report=lambda report: news.publish(
-                "config", {"status": report.verdict.value, "problems": len(report.problems)}
+            on_report=lambda report: feed.publish(
+                ConfigReloaded(report.verdict.value, len(report.problems))
             ),
         )
 
@@ -150,7 +151,7 @@ class Frontend:
         await self.signals.stop.wait()
         config = self.dispatcher.config
         log.info("router.draining", drain_s=config.router.drain_s)
-        self.dispatcher.news.publish("router", {"state": "draining"})
+        self.dispatcher.feed.publish(RouterDraining())
         self.dispatcher.shut_down()
         gateway.drain()
         self.logs.end_following()

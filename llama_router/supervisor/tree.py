@@ -81,7 +81,7 @@ async def _run_tree(
             services.start_soon(tend_orphans, parts.lifeline)
         await services.start(
             parts.manager.run,
-            dispatcher.news,
+            dispatcher.feed,
             lambda: _status(dispatcher),
             signals.stop,
             lambda: longest_shutdown_s(dispatcher.config),

@@ -84,7 +84,7 @@ class ServiceManager:
 
     async def run(
         self,
-        news: EventFeed,
+        feed: EventFeed,
         status: Callable[[], str],
         stop: trio.Event,
         longest_end_s: Callable[[], float],
@@ -94,7 +94,7 @@ class ServiceManager:
         """Send what there is to say, until cancelled; return at once if nobody listens.
 
         Args:
-            news: Says that *status* may have changed.
+            feed: Each event in it may have changed *status*.
             status: Returns one line about the router.
             stop: Set when the end has begun.
             longest_end_s: Returns how long that may take, in seconds.
@@ -106,7 +106,7 @@ class ServiceManager:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_all, self.notifier)
             nursery.start_soon(self._ask_for_time)
-            nursery.start_soon(self._report, news, status)
+            nursery.start_soon(self._report, feed, status)
             nursery.start_soon(self._say_stopping, stop, longest_end_s)
             if self.watchdog_s is not None:
                 nursery.start_soon(self._feed_watchdog, self.watchdog_s)
@@ -137,15 +137,15 @@ class ServiceManager:
             with trio.move_on_after(EXTEND_EVERY_S):
                 await self._is_ready.wait()
 
-    async def _report(self, news: EventFeed, status: Callable[[], str]) -> None:
+    async def _report(self, feed: EventFeed, status: Callable[[], str]) -> None:
         await self._is_ready.wait()
-        said, seen = None, -1
+        last_status, seen = None, -1
         while not self._stopping:
-            seen = news.last
-            if (line := status()) != said:
-                said = line
+            seen = feed.last
+            if (line := status()) != last_status:
+                last_status = line
                 self._tell(f"STATUS={line}")
-            await news.wait_after(seen)
+            await feed.wait_after(seen)
 
     async def _say_stopping(self, stop: trio.Event, longest_end_s: Callable[[], float]) -> None:
         await stop.wait()

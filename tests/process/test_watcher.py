@@ -55,7 +55,7 @@ async def drain_s(router: Router, expected: float) -> None:
     """Wait until the setting is in force."""
     dispatcher = router.running.dispatcher
     while dispatcher.config.router.drain_s != expected:
-        await dispatcher.news.wait_after(dispatcher.news.last)  # each reload is among them
+        await dispatcher.feed.wait_after(dispatcher.feed.last)  # each reload is among them
 
 
 async def test_edits_are_noticed_however_they_are_made(start, stage) -> None:
@@ -156,7 +156,7 @@ async def test_a_file_that_could_not_be_read_is_good_again_as_it_was(
     shutil.move(tmp_path / "away", router.path)
     os.utime(router.path)
     while len(router.events.named("config.applied")) < 2:
-        await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
+        await router.running.dispatcher.feed.wait_after(router.running.dispatcher.feed.last)
 
 
 async def test_a_file_that_names_a_missing_model_is_applied_without_it(
@@ -179,7 +179,7 @@ async def test_a_file_that_names_a_missing_model_is_applied_without_it(
     again = await router.events.wait("config.applied", added=[])
     assert again["restarted"] == []
     while router.running.dispatcher.failed():
-        await router.running.dispatcher.news.wait_after(router.running.dispatcher.news.last)
+        await router.running.dispatcher.feed.wait_after(router.running.dispatcher.feed.last)
     assert (await router.ask(post("/v1/echo", "b"))).status == 200
     assert len(router.events.named("config.doubted")) == 1
 
@@ -222,7 +222,7 @@ async def test_a_model_whose_file_vanished_is_tried_again_when_it_is_back(
     assert router.spawned() == []
     failed = await router.events.wait("backend.failed", model="a")
     assert failed["cause"] == "file_missing"
-    news = router.running.dispatcher.news
+    news = router.running.dispatcher.feed
     weights.touch()
     while router.running.dispatcher.failed():
         await news.wait_after(news.last)

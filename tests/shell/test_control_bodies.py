@@ -9,7 +9,7 @@ import trio
 from quart_trio.wrappers.request import TrioBody
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.control.web.connection import UNCOUNTED_BYTES, Counted
+from llama_router.control.web.connection import UNCOUNTED_BYTES, BudgetedBody
 from llama_router.core.requests.body_budget import ROOM_TIMEOUT_S, BodyBudget
 from llama_router.errors.requests import BodiesFullError
 
@@ -28,7 +28,7 @@ class Messages:
     """A request's messages, whose body has room or not.
 
     Attributes:
-        counted: What passes them on.
+        budgeted: What passes them on.
         request: Whose they are.
     """
 
@@ -36,7 +36,7 @@ class Messages:
         self._sizes = list(sizes)
         request: Any = FakeRequest()
         self.request = request
-        self.counted = Counted(budget, request, self._receive)
+        self.budgeted = BudgetedBody(budget, request, self._receive)
 
     async def _receive(self) -> Any:
         await trio.lowlevel.checkpoint()
@@ -45,7 +45,7 @@ class Messages:
 
     async def all(self) -> bytes:
         """Return what is passed on."""
-        messages: list[Any] = [await self.counted.receive() for _ in list(self._sizes)]
+        messages: list[Any] = [await self.budgeted.receive() for _ in list(self._sizes)]
         return b"".join(message["body"] for message in messages)
 
 
@@ -66,7 +66,7 @@ async def test_a_large_body_counts_as_it_comes(budget) -> None:
     """All of it, until it is given back."""
     messages = Messages(budget, UNCOUNTED_BYTES, UNCOUNTED_BYTES, 1)
     assert len(await messages.all()) == budget.held_bytes == 2 * UNCOUNTED_BYTES + 1
-    messages.counted.share.give_back()
+    messages.budgeted.share.give_back()
     assert budget.held_bytes == 0
 
 
@@ -96,5 +96,5 @@ async def test_a_body_without_room_is_dropped(budget, autojump_clock: MockClock)
     assert trio.current_time() - begun_s == ROOM_TIMEOUT_S
     assert budget.held_bytes == LIMIT_BYTES + 1
     with pytest.raises(BodiesFullError):
-        Counted.check(messages.request.scope)
-    Counted.check(FakeRequest().scope)
+        BudgetedBody.check(messages.request.scope)
+    BudgetedBody.check(FakeRequest().scope)

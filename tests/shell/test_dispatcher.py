@@ -18,6 +18,7 @@ from llama_router.errors.admission import (
 )
 from llama_router.errors.backends import BackendExitedError, SpawnError
 from llama_router.errors.requests import NoModelRunningError
+from llama_router.event_feed import LoadProgressed
 from tests.policies import AtMost
 
 A, B = ModelId("a"), ModelId("b")
@@ -315,13 +316,11 @@ async def test_progress_is_news_once_per_percent(
 ) -> None:
     """A backend that reports every tensor does not fill the board."""
     d = await start(nursery, config(a={}), FakeBackends(load_s=10))
-    number = d.news.last
+    number = d.feed.last
     for thousandth in range(20):
         d.waits.note_progress(A, thousandth / 1000)
-    items = d.news.after(number) or []
-    assert [(item.kind, item.data) for item in items] == [
-        ("progress", {"id": "a", "progress": 0.01})
-    ]
+    items = d.feed.after(number) or []
+    assert [item.event for item in items] == [LoadProgressed(A, 0.01)]
 
 
 async def test_a_grant_is_news_for_the_same_queue_only(

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.event_feed import EventFeed
+from llama_router.event_feed import EventFeed, RouterDraining
 from llama_router.systemd.manager import EXTEND_EVERY_S, ServiceManager
 from llama_router.systemd.notify import Notifier, watchdog_s
 
@@ -40,18 +40,18 @@ class Stage:
     def __init__(self, watchdog: float | None = None) -> None:
         self.notifier = FakeNotifier()
         self.manager = ServiceManager(cast("Notifier", self.notifier), watchdog)
-        self.news = EventFeed()
+        self.feed = EventFeed()
         self.stop = trio.Event()
         self.status = "idle"
 
     async def start(self, nursery: trio.Nursery) -> None:
         await nursery.start(
-            partial(self.manager.run, self.news, lambda: self.status, self.stop, lambda: 42.0)
+            partial(self.manager.run, self.feed, lambda: self.status, self.stop, lambda: 42.0)
         )
 
     def happens(self, status: str) -> None:
         self.status = status
-        self.news.publish("model", {})
+        self.feed.publish(RouterDraining())
 
 
 async def test_more_time_is_asked_for_until_ready(

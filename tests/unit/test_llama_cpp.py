@@ -12,16 +12,18 @@ from hypothesis import strategies as st
 
 from llama_router.control.llama_cpp.entries import (
     BackendInfo,
-    Told,
-    download_event,
     downloading_entry,
     model_entry,
-    plain_event,
-    progress_event,
     read_backend_info,
     router_props,
-    status_event,
     status_of,
+)
+from llama_router.control.llama_cpp.events import (
+    StatusDeduplicator,
+    download_event,
+    plain_event,
+    progress_event,
+    status_event,
 )
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
@@ -211,17 +213,16 @@ def test_loaded_comes_with_the_entry() -> None:
 )
 def test_every_state_of_a_download_has_an_event(state: str, event: str) -> None:
     """A cancelled one has failed, for llama.cpp."""
-    download = {"requested": "u/r:Q4", "state": state, "done_bytes": 1, "total_bytes": None}
-    assert download_event(download)["event"] == event
-    assert download_event(download)["model"] == "u/r:Q4"
+    sent = download_event("u/r:Q4", state, 1, None)
+    assert sent["event"] == event
+    assert sent["model"] == "u/r:Q4"
 
 
 def test_progress_is_in_the_entry_and_in_the_event() -> None:
     """In the same shape."""
-    download = {"requested": "u/r", "state": "running", "done_bytes": 1, "total_bytes": 4}
     entry = downloading_entry("u/r", 1, 4, created_s=1)
     assert entry["status"]["value"] == "downloading"
-    assert entry["progress"] == download_event(download)["data"]["progress"]
+    assert entry["progress"] == download_event("u/r", "running", 1, 4)["data"]["progress"]
     assert entry["progress"] == {"u/r": {"done": 1, "total": 4}}
 
 
@@ -243,12 +244,14 @@ def test_progress_has_the_form_that_the_ui_reads() -> None:
     }
 
 
-def told_of(
+def statuses_of(
     *moves: tuple[Phase, Phase | None], begin: Phase = Phase.STOPPED, awaited: bool = False
 ) -> list[str]:
-    """Return the statuses that are told of a model: each phase comes with the one it is in now."""
-    told = Told({ModelId("m"): (begin, awaited)})
-    found = [told.news(ModelId("m"), phase, now, awaited=awaited) for phase, now in moves]
+    """Return the statuses that are sent; each phase comes with the present one at that time."""
+    statuses = StatusDeduplicator({ModelId("m"): (begin, awaited)})
+    found = [
+        statuses.next_status(ModelId("m"), phase, now, awaited=awaited) for phase, now in moves
+    ]
     return [status for status in found if status is not None]
 
 
@@ -257,21 +260,21 @@ def test_a_load_that_fails_is_told_once() -> None:
     moves = [Phase.STARTING, Phase.BACKOFF, Phase.STOPPED, Phase.STARTING]
     moves += [Phase.BACKOFF, Phase.FAILED, Phase.STOPPED]
     again = {2: Phase.STARTING}
-    told = ((phase, again.get(i, phase)) for i, phase in enumerate(moves))
-    assert told_of(*told, awaited=True) == ["loading", "unloaded"]
+    changes = ((phase, again.get(i, phase)) for i, phase in enumerate(moves))
+    assert statuses_of(*changes, awaited=True) == ["loading", "unloaded"]
 
 
 def test_a_failed_model_that_nobody_waits_for_is_told_as_unloaded() -> None:
     """At once, and once: nothing is loaded in its pause, nor after it."""
     crash = [(phase, phase) for phase in (Phase.BACKOFF, Phase.STOPPED)]
-    assert told_of(*crash, begin=Phase.READY) == ["unloaded"]
+    assert statuses_of(*crash, begin=Phase.READY) == ["unloaded"]
 
 
 def test_a_failed_model_whose_waiter_leaves_is_told_as_unloaded() -> None:
     """When its pause is over, and it is not started."""
-    told = Told({ModelId("m"): (Phase.READY, False)})
+    statuses = StatusDeduplicator({ModelId("m"): (Phase.READY, False)})
     seen = [
-        told.news(ModelId("m"), phase, phase, awaited=awaited)
+        statuses.next_status(ModelId("m"), phase, phase, awaited=awaited)
         for phase, awaited in ((Phase.BACKOFF, True), (Phase.STOPPED, False))
     ]
     assert seen == ["loading", "unloaded"]
@@ -281,13 +284,13 @@ def test_a_model_that_runs_again_by_now_was_loading() -> None:
     """Whoever is told late need not see each failure."""
     moves = [(Phase.BACKOFF, Phase.READY), (Phase.STOPPED, Phase.READY)]
     moves += [(Phase.STARTING, Phase.READY), (Phase.READY, Phase.READY)]
-    assert told_of(*moves, begin=Phase.READY) == ["loading", "loaded"]
+    assert statuses_of(*moves, begin=Phase.READY) == ["loading", "loaded"]
 
 
 def test_a_model_that_makes_way_is_told_when_it_is_gone() -> None:
     """Not while it finishes what it serves, or is being stopped."""
     going = [(phase, Phase.STOPPED) for phase in (Phase.DRAINING, Phase.STOPPING, Phase.STOPPED)]
-    assert told_of(*going, begin=Phase.READY) == ["unloaded"]
+    assert statuses_of(*going, begin=Phase.READY) == ["unloaded"]
 
 
 @given(
@@ -309,7 +312,7 @@ def test_no_status_is_told_twice_and_the_last_one_is_told(signals, begin, awaite
         status_of(phase, awaited=awaited and phase is Phase.BACKOFF)
         for phase in (begin, phases[-1])
     )
-    seen = [first, *told_of(*moves, begin=begin, awaited=awaited)]
+    seen = [first, *statuses_of(*moves, begin=begin, awaited=awaited)]
     assert all(one != other for one, other in itertools.pairwise(seen))
     if phases[-1] not in (Phase.DRAINING, Phase.STOPPING):
         assert seen[-1] == last

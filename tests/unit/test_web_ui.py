@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.control.llama_cpp.ui_hosts import (
+from llama_router.control.llama_cpp.ui_backends import (
     ASSET,
-    Host,
-    Hosts,
-    Wants,
+    RootContent,
+    UiBackend,
+    UiBackends,
     frame_policy,
     is_chat_ui,
-    wants,
+    root_content,
 )
 from llama_router.core.config.names import ModelId
 
-A, B, C = (Host(ModelId(name), pid) for pid, name in enumerate("abc", 1))
+A, B, C = (UiBackend(ModelId(name), pid) for pid, name in enumerate("abc", 1))
 
 #: What browsers send when a person opens a page.
 NAVIGATION = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -28,19 +28,19 @@ NAVIGATION = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 @pytest.mark.parametrize(
     ("accept", "mode", "wanted"),
     [
-        (NAVIGATION, "navigate", Wants.PAGE),
-        ("text/html", "", Wants.PAGE),  # an old browser, or curl on behalf of a person
-        ("*/*", "", Wants.DATA),  # curl, the SDKs
-        ("", "", Wants.DATA),
-        ("application/json", "", Wants.DATA),
-        ("*/*", "cors", Wants.UI),  # a service worker
-        ("*/*", "same-origin", Wants.UI),
-        ("application/json", "cors", Wants.DATA),
+        (NAVIGATION, "navigate", RootContent.PAGE),
+        ("text/html", "", RootContent.PAGE),  # an old browser, or curl on behalf of a person
+        ("*/*", "", RootContent.DATA),  # curl, the SDKs
+        ("", "", RootContent.DATA),
+        ("application/json", "", RootContent.DATA),
+        ("*/*", "cors", RootContent.UI),  # a service worker
+        ("*/*", "same-origin", RootContent.UI),
+        ("application/json", "cors", RootContent.DATA),
     ],
 )
-def test_who_asks_is_seen_by_two_fields(accept: str, mode: str, wanted: Wants) -> None:
+def test_who_asks_is_seen_by_two_fields(accept: str, mode: str, wanted: RootContent) -> None:
     """Programs do not say how they fetch, and service workers do not say what."""
-    assert wants(accept, mode) is wanted
+    assert root_content(accept, mode) is wanted
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_no_path_leads_out_of_its_folder(path: str) -> None:
 
 def test_the_chosen_host_stays_first_while_it_is_ready() -> None:
     """A page and its files come from one backend, whatever is started meanwhile."""
-    hosts = Hosts()
+    hosts = UiBackends()
     assert hosts.candidates([B, A]) == [B, A]
-    hosts.has_ui(B)
+    hosts.note_ui(B)
     assert hosts.candidates([C, A, B]) == [B, C, A]
     assert hosts.candidates([C, A]) == [C, A]
     assert hosts.candidates([C, B]) == [B, C]
@@ -106,10 +106,10 @@ def test_the_chosen_host_stays_first_while_it_is_ready() -> None:
 
 def test_who_has_no_ui_is_not_asked_again() -> None:
     """Until there is another process."""
-    hosts = Hosts()
-    hosts.has_none(A)
+    hosts = UiBackends()
+    hosts.note_no_ui(A)
     assert hosts.candidates([A, B]) == [B]
-    again = Host(A.model, 9)
+    again = UiBackend(A.model, 9)
     assert hosts.candidates([again, B]) == [again, B]
     assert hosts.candidates([A, B]) == [A, B]  # forgotten with the process
 

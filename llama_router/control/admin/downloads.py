@@ -1,4 +1,7 @@
-"""Routes under ``/admin/``: fetch a model from the hub, see how far it is, cancel, delete."""
+"""Downloads over HTTP: the admin routes that start, list and cancel them, and delete models.
+
+The downloads themselves run in `hub.downloads`; their errors are in `errors.downloads`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 import trio
 from quart import Blueprint, Response, request
@@ -15,7 +19,7 @@ from ...core.config.names import ResolvedModel
 from ...core.config.specs import ModelSpec
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
 from ...errors.requests import RequestError
-from ...event_feed import EventFeed
+from ...event_feed import DownloadProgressed, EventFeed, ModelDeleted
 from ...hub.cache import CachedModel, RepoCache, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.names import parse_reference
@@ -30,12 +34,12 @@ from .routes import spec_of
 
 log = structlog.get_logger()
 
-#: Between two pieces of news about the progress of downloads, in seconds.
-NEWS_EVERY_S: Final = 1.0
+#: Shortest time between two events about the progress of downloads, in seconds.
+PUBLISH_EVERY_S: Final = 1.0
 
 
 class DownloadNotFoundError(RequestError):
-    """No download has that id, or it is too long ago."""
+    """No download has that id, or it ended too long ago to be remembered."""
 
     code = "download_not_found"
     status = HTTPStatus.NOT_FOUND
@@ -55,20 +59,20 @@ def blueprint(context: ControlContext) -> Blueprint:
         body = await json_body(schemas.DownloadBody)
         status = context.downloads.start(parse_reference(body.model, body.file))
         log.info("download.started", id=status.id, model=str(status.reference))
-        return answer(download_shape(status))
+        return answer(describe_download(status))
 
     @routes.get("/downloads")
     @describe(
         "The downloads that run, and the latest ones that are over.", answer=schemas.Downloads
     )
     async def statuses() -> Response:
-        found = [download_shape(status) for status in context.downloads.statuses()]
+        found = [describe_download(status) for status in context.downloads.statuses()]
         return answer(schemas.Downloads(downloads=found))
 
     @routes.get("/downloads/<number>")
     @describe("How far one download is.", answer=schemas.Download, errors=(404,))
     async def status(number: str) -> Response:
-        return answer(download_shape(_known(context.downloads, number)))
+        return answer(describe_download(_known(context.downloads, number)))
 
     @routes.delete("/downloads/<number>")
     @describe(
@@ -79,7 +83,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def cancel(number: str) -> Response:
         _known(context.downloads, number)
         context.downloads.cancel(number)
-        return answer(download_shape(await context.downloads.finished(number)))
+        return answer(describe_download(await context.downloads.finished(number)))
 
     @routes.delete("/models")
     @describe(
@@ -100,36 +104,36 @@ def blueprint(context: ControlContext) -> Blueprint:
         if not name:
             raise RequestError("'?model=' must name a model", param="model")
         spec = spec_of(context, name)
-        check_whole(context.dispatcher.config.find(name))
-        without_deadline()  # requests to it may take as long as they like
+        check_not_preset(context.dispatcher.config.find(name))
+        without_deadline()  # requests in flight have no time limit
         freed_bytes = await delete_model(context, spec)
         return answer(schemas.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
 
     return routes
 
 
-def check_whole(meaning: ResolvedModel | None) -> None:
+def check_not_preset(resolved: ResolvedModel | None) -> None:
     """Refuse to delete a model by the name of one of its presets.
 
     Raises:
-        RequestError: if *meaning* is one.
+        RequestError: if *resolved* is one.
     """
-    if meaning is not None and meaning.preset is not None:
+    if resolved is not None and resolved.preset is not None:
         raise RequestError(
-            f"{meaning.preset!r} is a preset of the model {str(meaning.model)!r}: take it out of "
+            f"{resolved.preset!r} is a preset of the model {str(resolved.model)!r}: take it out of "
             "router.toml, or delete the model by its own name",
             param="model",
         )
 
 
 async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
-    """Unload a model once its requests are done, delete its files, forget it.
+    """Unload a model once its requests are done, delete its files, stop listing it.
 
     Returns:
-        How many bytes that freed.
+        The number of bytes freed.
 
     Raises:
-        ModelInUseError: if the configuration uses it; nothing has happened then.
+        ModelInUseError: if the configuration uses it; then nothing has changed.
         ModelNotCachedError: if it is not in the hub cache.
         CacheUnusableError: if the cache cannot be read or changed.
     """
@@ -140,16 +144,16 @@ async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
         # The configuration may have been changed meanwhile.
         freed_bytes = await in_thread(_remove, context, spec, cache, model)
     except CacheUnusableError:
-        await context.rescan()  # whatever is left, the list says
+        await context.rescan()  # so that the list has what is left
         raise
     log.info("model.deleted", model=str(spec.id), freed_bytes=freed_bytes)
-    context.dispatcher.news.publish("removed", {"id": str(spec.id)})
+    context.dispatcher.feed.publish(ModelDeleted(spec.id))
     await context.rescan()
     return freed_bytes
 
 
-def download_shape(status: DownloadStatus) -> schemas.Download:
-    """Return *status* as clients see it."""
+def describe_download(status: DownloadStatus) -> schemas.Download:
+    """Return *status* as the admin API answers it."""
     error, result = status.error, status.result
     return schemas.Download(
         id=status.id,
@@ -168,27 +172,37 @@ def download_shape(status: DownloadStatus) -> schemas.Download:
     )
 
 
-async def tell(downloads: Downloads, news: EventFeed) -> None:
-    """Publish what happens to *downloads* until cancelled, no faster than people can read."""
-    told: dict[str, schemas.Download] = {}
+async def publish_downloads(downloads: Downloads, feed: EventFeed) -> None:
+    """Publish each change of *downloads* until cancelled, at most every `PUBLISH_EVERY_S`."""
+    published: dict[str, schemas.Download] = {}
     while True:
-        now = {status.id: download_shape(status) for status in downloads.statuses()}
-        changed = [shape for id_, shape in now.items() if told.get(id_) != shape]
-        for shape in changed:
-            said = schemas.to_dict(shape)
+        current = {status.id: describe_download(status) for status in downloads.statuses()}
+        changed = [each for id_, each in current.items() if published.get(id_) != each]
+        for download in changed:
             queued = DownloadState.QUEUED.value
-            if shape.id not in told and said["state"] != queued:  # it was, and nobody saw it
-                news.publish("download", said | {"state": queued})
-            news.publish("download", said)
-        told = now
+            if download.id not in published and download.state != queued:
+                # It left the queue before this loop saw it there; clients expect that state.
+                feed.publish(_progressed(msgspec.structs.replace(download, state=queued)))
+            feed.publish(_progressed(download))
+        published = current
         if changed:
-            await trio.sleep(NEWS_EVERY_S)
+            await trio.sleep(PUBLISH_EVERY_S)
         else:
             await downloads.changed()
 
 
+def _progressed(download: schemas.Download) -> DownloadProgressed:
+    return DownloadProgressed(
+        requested=download.requested,
+        state=download.state,
+        done_bytes=download.done_bytes,
+        total_bytes=download.total_bytes,
+        download=schemas.to_dict(download),
+    )
+
+
 def log_end(status: DownloadStatus) -> None:
-    """Log what became of a download."""
+    """Log the end of a download: finished, failed or cancelled."""
     fields = {"id": status.id, "model": status.model or str(status.reference)}
     match status.state:
         case DownloadState.DONE:
@@ -218,11 +232,11 @@ def _known(downloads: Downloads, id_: str) -> DownloadStatus:
 
 
 def _deletable(context: ControlContext, spec: ModelSpec) -> tuple[RepoCache, CachedModel]:
-    """Return where in the hub cache the model of *spec* is. Blocks on files.
+    """Return the place of the model of *spec* in the hub cache. Blocks on files.
 
     Raises:
         ModelInUseError: if the configuration uses it.
-        ModelNotCachedError: if it is not there.
+        ModelNotCachedError: if the cache does not have it.
         CacheUnusableError: if the cache cannot be read.
     """
     refuse_written(spec, context.config_path)

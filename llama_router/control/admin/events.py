@@ -1,4 +1,4 @@
-"""What happens, as server-sent events: a snapshot first, then every change.
+"""``GET /admin/events``: server-sent events, first a snapshot, then each event of the feed.
 
 Source of the format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -14,6 +14,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from ...core.apis.notices import SIGN_OF_LIFE_S
+from ...event_feed import RouterDraining
 from ..web.context import ControlContext
 from ..web.server import without_deadline
 from .openapi import Query, describe
@@ -25,7 +26,7 @@ _ID: Final = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 def blueprint(context: ControlContext) -> Blueprint:
     """Return the route."""
     routes = Blueprint("events", __name__, url_prefix="/admin")
-    feed = Feed(context)
+    stream = EventStream(context)
 
     @routes.get("/events")
     @describe(
@@ -43,7 +44,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         without_deadline()
         last_id = request.headers.get("last-event-id") or request.args.get("last_event_id")
         return Response(
-            feed.stream(last_id or ""),
+            stream.encoded(last_id or ""),
             content_type="text/event-stream",
             headers={"cache-control": "no-store"},
         )
@@ -51,50 +52,50 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-class Feed:
-    """The news of a router, in the form of a stream."""
+class EventStream:
+    """The router's event feed, encoded as server-sent events."""
 
     def __init__(self, context: ControlContext) -> None:
-        self._news = context.dispatcher.news
+        self._feed = context.dispatcher.feed
         self._page = StatusPage(context)
 
-    async def stream(self, last_id: str) -> AsyncIterator[bytes]:
-        """Yield everything after the event *last_id*; if that is not known, a snapshot first."""
-        news, number = self._news, self._number(last_id)
+    async def encoded(self, last_id: str) -> AsyncIterator[bytes]:
+        """Yield the events after *last_id*; if that id is unknown, a snapshot first."""
+        feed, number = self._feed, self._number(last_id)
         yield b"retry: 1000\n\n"
         while True:
-            items = None if number is None else news.after(number)
-            if number is None or items is None:  # new here, or too far behind
+            items = None if number is None else feed.after(number)
+            if number is None or items is None:  # a new client, or one that is too far behind
                 chunk, number = await self._snapshot()
                 yield chunk
                 continue
             for item in items:
-                yield self._event(item.number, item.kind, item.data)
+                yield self._encode(item.number, item.event.kind, item.event.to_json())
                 number = item.number
-                if item.kind == "router":
-                    return  # it stops; the client will come back when there is a new one
+                if isinstance(item.event, RouterDraining):
+                    return  # the client reconnects once another router runs
             if not items:
                 with trio.move_on_after(SIGN_OF_LIFE_S) as quiet:
-                    await news.wait_after(number)
+                    await feed.wait_after(number)
                 if quiet.cancelled_caught:
                     yield b": still here\n\n"
 
     def _number(self, last_id: str) -> int | None:
-        """Return the number in *last_id*; None if it is not of this life of the router."""
+        """Return the event number in *last_id*; None if it is of another epoch."""
         found = _ID.fullmatch(last_id)
-        if found is None or found[1] != self._news.edition:
+        if found is None or found[1] != self._feed.epoch:
             return None
         return int(found[2])
 
     async def _snapshot(self) -> tuple[bytes, int]:
-        # What happens while it is made comes once more after it: better than not at all.
-        number = self._news.last
+        # Events published while the snapshot is made follow it: some are sent twice, none is lost.
+        number = self._feed.last
         state = await self._page.router(with_configuration=False)
-        return self._event(number, "snapshot", state), number
+        return self._encode(number, "snapshot", state), number
 
-    def _event(self, number: int, kind: str, data: object) -> bytes:
+    def _encode(self, number: int, kind: str, data: object) -> bytes:
         return b"id: %b-%d\nevent: %b\ndata: %b\n\n" % (
-            self._news.edition.encode(),
+            self._feed.epoch.encode(),
             number,
             kind.encode(),
             msgspec.json.encode(data),

@@ -1,4 +1,4 @@
-"""Loads that somebody asked for without waiting for them."""
+"""Background loads: for requests that are answered before the model is ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...errors.base import RouterError
 
 
 class Loads:
-    """Loads models in the background while `run` does."""
+    """Loads models in the background while `run` runs."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -20,30 +20,30 @@ class Loads:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Carry out loads until cancelled."""
+        """Run the loads until cancelled."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
 
     def start(self, model: ModelId) -> None:
-        """Begin to load *model*, unless that is under way. What becomes of it is in the news."""
-        assert self._nursery is not None, "run() comes first"
+        """Start to load *model*, unless that is under way; the event feed reports the result."""
+        assert self._nursery is not None, "run() was not started"
         if model not in self._scopes:
             self._scopes[model] = trio.CancelScope()
             self._nursery.start_soon(self._load, model)
 
     def is_under_way(self, model: ModelId) -> bool:
-        """Say whether *model* waits to be loaded here."""
+        """Return whether a background load of *model* is under way."""
         return model in self._scopes
 
     def cancel(self, model: ModelId) -> None:
-        """Wait for *model* no more, or it would come back after being unloaded."""
+        """Cancel the load of *model*; otherwise the model would be loaded again after an unload."""
         if (scope := self._scopes.get(model)) is not None:
             scope.cancel()
 
     async def _load(self, model: ModelId) -> None:
         try:
-            # What goes wrong is logged by the dispatcher, and in the news.
+            # The dispatcher logs and publishes failures.
             with (
                 self._scopes[model],
                 suppress(RouterError),

@@ -1,4 +1,4 @@
-"""``GET /admin/logs/MODEL``: what a model's backends printed, and go on printing."""
+"""``GET /admin/logs/MODEL``: the output of a model's backends, past and, if asked, future."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..web.context import ControlContext
 from ..web.server import without_deadline
 from .openapi import Query, describe
 
-#: Lines that are returned if the client does not say how many.
+#: Number of past lines if the client gives none.
 DEFAULT_TAIL: Final = 100
 
-#: Most lines of the past that a client may ask for: some MB.
+#: Most past lines that a client may request: some MB.
 MAX_TAIL: Final = 10_000
 
-#: Pause of a follower that has taken everything, in seconds: one write for the lines of a
-#: burst costs a hundredth of one for each.
+#: Pause of a follower after it has read everything, in seconds. One write for all lines of a
+#: burst costs a hundredth of one write per line.
 PAUSE_S: Final = 0.05
 
 _JSON_LINES: Final = "application/x-ndjson"
@@ -84,10 +84,10 @@ def blueprint(context: ControlContext) -> Blueprint:
 
 
 async def _model(context: ControlContext, name: str) -> str:
-    """Return the model that *name* means; one that is configured no more may have a log.
+    """Return the id of the model *name*, or *name* if only a log of a former model has it.
 
     Raises:
-        UnknownModelError: if there is neither.
+        UnknownModelError: if neither a model nor a log has that name.
     """
     model = context.dispatcher.config.resolve(name)
     if model is not None:
@@ -115,7 +115,7 @@ def _tail(value: str | None) -> int:
 
 
 def _mimetype(value: str | None) -> str:
-    """Return what the client wants: as it says in words, else as it accepts."""
+    """Return the media type by the parameter *value*, else by the field ``Accept``."""
     if value is None:
         accepted = request.accept_mimetypes.best_match([_JSON_LINES, "application/json", _TEXT])
         return _TEXT if accepted == _TEXT else _JSON_LINES
@@ -133,18 +133,18 @@ def _render_text(records: list[LogRecord]) -> bytes:
 
 
 async def _past(context: ControlContext, model: str, tail: int) -> list[LogRecord]:
-    """Return the last lines: those in memory, and what only the files still have."""
+    """Return the last lines: those in memory, preceded by older ones from the files."""
     recent = context.logs.for_model(model).recent(tail)
     now_ts = timestamp(time.time())
     path = context.logs.path_for(model)
     if len(recent) >= tail or path is None:
         return recent
     try:
-        # Abandoned if the client leaves: a file system that hangs must not keep it here.
+        # Abandoned if the client disconnects: a file system that hangs must not hold the request.
         older = await in_thread(read_tail, path, tail, abandon_on_cancel=True)
     except OSError:
         return recent
-    if not recent:  # what comes meanwhile is no past
+    if not recent:  # lines printed during the read are not past ones
         return [record for record in older if record.ts < now_ts]
     return join(older, recent)[-tail:]
 
@@ -152,9 +152,9 @@ async def _past(context: ControlContext, model: str, tail: int) -> list[LogRecor
 async def _follow(
     context: ControlContext, model: str, tail: int, render: _Render
 ) -> AsyncIterator[bytes]:
-    """Yield the last lines, then what comes, until the router ends.
+    """Yield the last lines, then new ones until the router shuts down.
 
-    What comes while the past is still being read waits in the follower.
+    The follower queues lines that are printed while the past ones are read.
     """
     with context.logs.follow(model) as follower:
         yield render(await _past(context, model, tail))

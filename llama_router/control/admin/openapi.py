@@ -1,6 +1,6 @@
-"""The OpenAPI document of the admin API, made out of the routes themselves.
+"""The OpenAPI document of the admin API, generated from the routes.
 
-A view is described by `describe`; a route that is not still has an entry.
+Each view carries its description (`describe`); a route without one still has an entry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from werkzeug.routing import Rule
 
 from ... import __version__
 from ...core.access.gate import Scope
-from ..web.guard import area_of
+from ..web.guard import scope_of
 from .schemas import ErrorAnswer
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -26,7 +26,7 @@ _MARK: Final = "_llama_router_operation"
 _REF: Final = "#/components/schemas/{name}"
 _ARGUMENT: Final = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
 
-#: Errors that any admin route may answer.
+#: Statuses of errors that every admin route may answer.
 _ALWAYS: Final = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
@@ -36,13 +36,13 @@ _ALWAYS: Final = (
 
 @attrs.frozen(kw_only=True)
 class Query:
-    """A parameter behind the question mark.
+    """A query parameter.
 
     Attributes:
         name: Its name.
         schema: Its JSON Schema.
-        about: What it does, in one sentence.
-        required: Whether the request is refused without it.
+        about: Its effect, in one sentence.
+        required: Whether a request without it is refused.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Query:
 
 @attrs.frozen(kw_only=True)
 class Operation:
-    """What the document says about one view.
+    """The description of one view.
 
     Attributes:
-        summary: What it does, in one sentence.
+        summary: Its effect, in one sentence.
         body: Type of its body.
         answer: Type of its answer with status 200; None if that is not JSON.
         media: Media type of an answer that is not JSON.
-        errors: Statuses of its errors besides those that all have.
-        also: Further answers: a type by status.
+        errors: Statuses of its errors besides `_ALWAYS`.
+        also: Further answers, each a status and a type.
         query: Its parameters.
     """
 
@@ -84,7 +84,7 @@ def describe(
     also: Iterable[tuple[int, Any]] = (),
     query: Iterable[Query] = (),
 ) -> Callable[[View], View]:
-    """Describe a view; see `Operation`. Goes below the route's decorator."""
+    """Attach an `Operation` to a view. Stands below the route's decorator."""
     operation = Operation(
         summary=summary,
         body=body,
@@ -103,10 +103,10 @@ def describe(
 
 
 def document(app: Quart) -> dict[str, Any]:
-    """Return the document of every route below ``/admin/``."""
+    """Return the document: every route below ``/admin/`` that needs the admin token."""
     found: list[tuple[Rule, Operation]] = []
     for rule in app.url_map.iter_rules():
-        if rule.rule.startswith("/admin/") and area_of(app, rule.endpoint) is Scope.ADMIN:
+        if rule.rule.startswith("/admin/") and scope_of(app, rule.endpoint) is Scope.ADMIN:
             undescribed = Operation(summary=rule.endpoint)
             view = app.view_functions[rule.endpoint]
             found.append((rule, getattr(view, _MARK, undescribed)))
@@ -139,24 +139,24 @@ def document(app: Quart) -> dict[str, Any]:
 
 
 def _types(operation: Operation) -> list[Any]:
-    wanted = [operation.body, operation.answer, *(shape for _, shape in operation.also)]
-    return [ErrorAnswer, *(shape for shape in wanted if shape is not None)]
+    used = [operation.body, operation.answer, *(type_ for _, type_ in operation.also)]
+    return [ErrorAnswer, *(type_ for type_ in used if type_ is not None)]
 
 
 def _entry(
     rule: Rule, operation: Operation, method: str, schema_of: dict[Any, dict[str, Any]]
 ) -> dict[str, Any]:
-    def content(shape: Any) -> dict[str, Any]:  # noqa: ANN401 -- see `describe`
-        return {"application/json": {"schema": schema_of[shape] if shape is not None else {}}}
+    def content(type_: Any) -> dict[str, Any]:  # noqa: ANN401 -- see `describe`
+        return {"application/json": {"schema": schema_of[type_] if type_ is not None else {}}}
 
     answers: dict[str, Any] = {}
     if operation.media == "application/json":
         answers["200"] = {"description": "Done.", "content": content(operation.answer)}
     else:
         answers["200"] = {"description": "A stream.", "content": {operation.media: {}}}
-    for status, shape in operation.also:
+    for status, type_ in operation.also:
         phrase = HTTPStatus(status).phrase
-        answers[str(status)] = {"description": phrase, "content": content(shape)}
+        answers[str(status)] = {"description": phrase, "content": content(type_)}
     errors = {*_ALWAYS, *operation.errors}
     if operation.body is not None:
         errors |= {HTTPStatus.UNSUPPORTED_MEDIA_TYPE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}

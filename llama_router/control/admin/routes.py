@@ -1,4 +1,4 @@
-"""Routes under ``/admin/``: state, reload, rescan, load, unload, cancel. All need the token."""
+"""Routes under ``/admin/``: status, reload, rescan, load, unload, cancel; all need the token."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..web.guard import answer, json_body
 from ..web.server import without_deadline
 from . import schemas
 from .openapi import Query, describe, document
-from .status import StatusPage, reload_shape
+from .status import StatusPage, describe_reload
 
 
 def spec_of(context: ControlContext, name: str) -> ModelSpec:
-    """Return the model that has *name* as its id or an alias.
+    """Return the model with the id or alias *name*.
 
     Raises:
         UnknownModelError: if there is none.
@@ -28,11 +28,11 @@ def spec_of(context: ControlContext, name: str) -> ModelSpec:
     return config.models[model]
 
 
-def _there_or_leaving(context: ControlContext, name: str) -> ModelSpec:
-    """Return the model *name*, also if it is configured no more but still has a process.
+def _configured_or_stopping(context: ControlContext, name: str) -> ModelSpec:
+    """Return the model *name*, even one that was removed while its process still runs.
 
     Raises:
-        UnknownModelError: if there is neither.
+        UnknownModelError: if there is no such model.
     """
     if context.dispatcher.config.resolve(name) is None:
         for spec in context.dispatcher.leaving():
@@ -80,7 +80,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def reload() -> Response:
         await json_body(schemas.Empty)
         report = await context.reload()
-        return answer(reload_shape(report), 422 if report.problems else 200)
+        return answer(describe_reload(report), 422 if report.problems else 200)
 
     @routes.post("/rescan")
     @describe(
@@ -91,7 +91,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     )
     async def rescan() -> Response:
         await json_body(schemas.Empty)
-        without_deadline()  # a large collection on a slow disk takes its time
+        without_deadline()  # a large collection on a slow disk takes minutes
         scanned = await context.rescan()
         return answer(
             schemas.Rescanned(
@@ -108,7 +108,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     )
     async def load() -> Response:
         spec = spec_of(context, (await json_body(schemas.LoadBody)).model)
-        without_deadline()  # it has one of its own: ready_timeout_s, and that of the queue
+        without_deadline()  # bounded by max_queue_wait_s and ready_timeout_s
         with dispatcher.lease(spec.id) as lease:
             await lease.granted()
         return answer(await page.model(spec))
@@ -122,8 +122,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     )
     async def unload() -> Response:
         body = await json_body(schemas.UnloadBody)
-        spec = _there_or_leaving(context, body.model)
-        without_deadline()  # requests may take as long as they like
+        spec = _configured_or_stopping(context, body.model)
+        without_deadline()  # requests in flight have no time limit
         await dispatcher.unload(spec.id, force=body.force)
         return answer(await page.model(spec))
 

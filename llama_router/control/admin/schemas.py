@@ -1,4 +1,4 @@
-"""What goes in and out of the admin API, as types: encoded, checked and described by them."""
+"""Bodies and answers of the admin API, as types: they check, encode and document the JSON."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from msgspec import Meta
 Name = Annotated[str, Meta(min_length=1, description="A model's name or alias.")]
 
 
-class In(msgspec.Struct, forbid_unknown_fields=True):
-    """A body that clients send; unknown fields are mistakes."""
+class RequestBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Base of request bodies; an unknown field is an error."""
 
 
-class Empty(In):
-    """Nothing to say."""
+class Empty(RequestBody):
+    """An empty object, or no body at all."""
 
 
-class LoadBody(In):
-    """Which model to load."""
+class LoadBody(RequestBody):
+    """The model to load."""
 
     model: Name
 
 
-class UnloadBody(In):
-    """Which model to unload; *force* cuts the requests that it serves."""
+class UnloadBody(RequestBody):
+    """The model to unload; *force* cancels the requests that it serves."""
 
     model: Name
     force: bool = False
 
 
-class CancelBody(In):
-    """Which request to cancel; ``/admin/status`` has the ids."""
+class CancelBody(RequestBody):
+    """The request to cancel; ``/admin/status`` lists the ids."""
 
     id: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
-class DownloadBody(In):
-    """What to fetch: ``user/repo`` or ``user/repo:QUANT``, or one *file* of ``user/repo``."""
+class DownloadBody(RequestBody):
+    """The model to fetch: ``user/repo`` or ``user/repo:QUANT``, or one *file* of ``user/repo``."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     file: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
 
 
-class SettingsBody(In):
-    """What to write into the configuration file.
+class SettingsBody(RequestBody):
+    """Changes of the configuration file.
 
     Keys are those of the file; dots lead into tables (``spawn.ready_timeout_s``). Without
-    *model* they are those of ``[router]``. With *digest*, the file must still be the one
-    that was read.
+    *model* they are keys of ``[router]``. With *digest*, the change is refused unless the
+    file still has that digest.
     """
 
     model: Name | None = None
@@ -59,7 +59,7 @@ class SettingsBody(In):
 
 
 class Problem(msgspec.Struct):
-    """One thing that is wrong, or looks wrong, in the configuration file."""
+    """A mistake, or a possible mistake, in the configuration file."""
 
     line: int | None
     where: str
@@ -67,7 +67,7 @@ class Problem(msgspec.Struct):
 
 
 class Reload(msgspec.Struct):
-    """What became of a look at the configuration file: ``started``, ``applied``, ``rejected``."""
+    """The result of the last reload: ``started`` (none yet), ``applied`` or ``rejected``."""
 
     status: str
     at: float
@@ -81,7 +81,7 @@ class Reload(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """Why a backend failed last."""
+    """The last failure of a backend."""
 
     code: str
     message: str
@@ -130,8 +130,8 @@ class Model(msgspec.Struct):
 class Status(msgspec.Struct):
     """The router and all its models.
 
-    *configuration* is the one in force, with everything inherited filled in and secrets
-    masked; null if it was not asked for.
+    *configuration* is the one in force, with inherited values filled in and secrets masked;
+    null if it was not requested.
     """
 
     version: str
@@ -146,7 +146,7 @@ class Status(msgspec.Struct):
 
 
 class Rescanned(msgspec.Struct):
-    """How many models a scan found that were not known, and how many are gone."""
+    """The result of a scan: the number of new models, and of models that are gone."""
 
     status: str
     new_models: int
@@ -154,13 +154,13 @@ class Rescanned(msgspec.Struct):
 
 
 class Cancelled(msgspec.Struct):
-    """Which request was cancelled."""
+    """The request that was cancelled."""
 
     id: int
 
 
 class DownloadFault(msgspec.Struct):
-    """Why a download failed."""
+    """The error of a failed download."""
 
     code: str
     message: str
@@ -170,7 +170,7 @@ class Download(msgspec.Struct):
     """A download: ``queued``, ``running``, ``done``, ``failed`` or ``cancelled``.
 
     *model*, *files* and *total_bytes* are null or empty until the hub has answered; *note*
-    says why nothing moves, if that is so. A model that is ``done`` is being served, unless
+    is the reason while nothing is received. A model that is ``done`` is served, unless
     ``scan_caches`` is off.
     """
 
@@ -190,20 +190,20 @@ class Download(msgspec.Struct):
 
 
 class Downloads(msgspec.Struct):
-    """Those that run, and the latest ones that are over, oldest first."""
+    """Running downloads, and the latest ones that ended, oldest first."""
 
     downloads: list[Download]
 
 
 class Deleted(msgspec.Struct):
-    """Which model is gone, and what that freed."""
+    """The model that was deleted, and the bytes that this freed."""
 
     id: str
     freed_bytes: int
 
 
 class Settings(msgspec.Struct):
-    """A table of the configuration file, and what it comes to. Secrets are masked."""
+    """A table of the configuration file, and the resulting settings. Secrets are masked."""
 
     model: str | None
     digest: str
@@ -221,13 +221,13 @@ class Error(msgspec.Struct):
 
 
 class ErrorAnswer(msgspec.Struct):
-    """What every error looks like."""
+    """The body of every error."""
 
     error: Error
 
 
-def to_dict(shape: msgspec.Struct) -> dict[str, Any]:
-    """Return *shape* as what its JSON would decode to."""
-    converted = msgspec.to_builtins(shape)
+def to_dict(value: msgspec.Struct) -> dict[str, Any]:
+    """Return *value* as the dictionary that its JSON decodes to."""
+    converted = msgspec.to_builtins(value)
     assert isinstance(converted, dict)
     return converted

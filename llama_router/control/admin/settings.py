@@ -1,4 +1,4 @@
-"""Reading and changing ``router.toml`` through the admin API."""
+"""``/admin/settings``: reads and edits ``router.toml``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..web.guard import answer, json_body
 from . import schemas
 from .openapi import Query, describe
 from .routes import spec_of
-from .status import reload_shape
+from .status import describe_reload
 
 
 def blueprint(context: ControlContext) -> Blueprint:
@@ -71,7 +71,7 @@ def blueprint(context: ControlContext) -> Blueprint:
             table = ("models", str(spec_of(context, body.model).id))
         change = partial(edited, table=table, put=body.set, drop=body.unset)
         report = await context.edit(change, expected=body.digest)
-        return answer(reload_shape(report), 422 if report.problems else 200)
+        return answer(describe_reload(report), 422 if report.problems else 200)
 
     return routes
 
@@ -83,7 +83,7 @@ def _settings(
     try:
         document = file.document
     except ConfigError:
-        document = {}  # /admin/status says what is wrong with it
+        document = {}  # /admin/status lists its mistakes
     config = context.dispatcher.config
     if spec is None:
         written = table_in(document, ("router",))
@@ -100,7 +100,7 @@ def _settings(
 
 
 def _masked_table(table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of the file as it is written, but for its secrets."""
+    """Return a table as the file has it, with its secrets masked."""
     shown: dict[str, Any] = {}
     for key, value in table.items():
         if key in ("command", "args") and isinstance(value, list):
@@ -115,7 +115,7 @@ def _masked_table(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
-    """Return a TOML value as JSON has it; times become text."""
+    """Return a TOML value as a JSON value; dates and times become text."""
     if isinstance(value, list):
         return [_plain(member) for member in value]
     return value if isinstance(value, bool | int | float | str) else str(value)

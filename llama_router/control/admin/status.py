@@ -1,4 +1,4 @@
-"""What the router says about itself and its models."""
+"""The state of the router and its models, as ``GET /admin/status`` answers it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from ...threads import in_thread
 from ..web.context import ControlContext
 from . import schemas
 
-#: What is to say of a model that a reload took away while somebody waited for its end.
-_GONE: Final = ModelStatistics(
+#: Statistics of a model that a reload removed while a request waited for its end.
+_REMOVED: Final = ModelStatistics(
     phase=Phase.STOPPED, in_flight=0, queued=0, failures=0, last_error=None
 )
 
@@ -35,7 +35,7 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class StatusPage:
-    """Describes the router of *context*."""
+    """Describes the router of *context* and its models."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
@@ -59,8 +59,10 @@ class StatusPage:
             urls=list(context.urls()),
             state_dir=str(context.state_dir),
             config_path=str(context.config_path),
-            reload=reload_shape(context.report()),
-            models=[self._model(spec, memory_mib) for spec in self._shown()],  # perhaps newer now
+            reload=describe_reload(context.report()),
+            models=[
+                self._model(spec, memory_mib) for spec in self._shown()
+            ],  # again: a reload may have run
             configuration=configuration,
         )
 
@@ -69,7 +71,7 @@ class StatusPage:
         return self._model(spec, await self._memory([spec]))
 
     def _shown(self) -> list[ModelSpec]:
-        """Return all models, and those that leave: their memory is not free yet."""
+        """Return all models, and removed ones with a process: their memory is not free yet."""
         dispatcher = self._context.dispatcher
         return [*dispatcher.config.models.values(), *dispatcher.leaving()]
 
@@ -86,7 +88,7 @@ class StatusPage:
 
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> schemas.Model:
         dispatcher = self._context.dispatcher
-        statistics = dispatcher.statistics_of(spec.id) or _GONE
+        statistics = dispatcher.statistics_of(spec.id) or _REMOVED
         backend = dispatcher.backend(spec.id)
         now_s = trio.current_time()
 
@@ -133,8 +135,8 @@ def _ago(since_s: float | None, now_s: float) -> float | None:
     return None if since_s is None else round(now_s - since_s, 3)
 
 
-def reload_shape(report: ReloadReport) -> schemas.Reload:
-    """Return what became of a look at the configuration file."""
+def describe_reload(report: ReloadReport) -> schemas.Reload:
+    """Return *report* as the admin API answers it."""
     return schemas.Reload(
         status=report.verdict.value,
         at=round(report.at_s, 3),
@@ -162,14 +164,15 @@ def _failure(error: BackendError | None) -> schemas.Failure | None:
 
 
 def memory_mib_of(backend: Backend) -> float:
-    """Return what is charged to a backend's control group, if somebody counts.
+    """Return the memory that is charged to a backend's control group, in MiB.
 
-    Else what its processes have in memory, where shared pages count for each.
+    Without a control group it is the resident memory of the backend's processes; a page that
+    they share then counts once per process.
     """
     if backend.group is not None and (counted := backend.group.memory_bytes()) is not None:
         return round(counted / 2**20, 1)
     pages = 0
     for process in {backend.pid, *procfs.descendants(backend.pid)}:
-        with suppress(OSError, ValueError, IndexError):  # it just ended
+        with suppress(OSError, ValueError, IndexError):  # the process just ended
             pages += int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
     return round(pages * _PAGE_BYTES / 2**20, 1)

@@ -1,4 +1,4 @@
-"""What llama.cpp's router says about models, in its own shapes. Pure.
+"""Entries of the model list in the format of llama.cpp's router. Pure.
 
 Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 """
@@ -11,7 +11,6 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
-from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.state import ModelStatistics
@@ -19,8 +18,8 @@ from ...errors.backends import BackendExitedError
 
 Json: TypeAlias = dict[str, Any]
 
-#: What llama.cpp calls the phases of a model that nobody waits for; see `status_of`.
-_STATUS: Final = {
+#: llama.cpp's status for each phase of a model that no request waits for; see `status_of`.
+STATUSES: Final = {
     Phase.STOPPED: "unloaded",
     Phase.STARTING: "loading",
     Phase.READY: "loaded",
@@ -30,41 +29,43 @@ _STATUS: Final = {
     Phase.FAILED: "unloaded",
 }
 
-#: Phases in which there is a process.
+#: Phases with a process.
 RUNNING: Final = frozenset((Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING))
 
 #: Phases after a failure.
-_FAILING: Final = frozenset((Phase.BACKOFF, Phase.FAILED))
+AFTER_FAILURE: Final = frozenset((Phase.BACKOFF, Phase.FAILED))
 
-#: Phases without a process from which it is started if somebody waits.
-_COMING: Final = frozenset((Phase.STOPPED, Phase.BACKOFF))
+#: Phases without a process in which a waiting request causes a start.
+_STARTABLE: Final = frozenset((Phase.STOPPED, Phase.BACKOFF))
 
-#: Fields that a backend's own list says nothing about, whatever it says.
-_OURS: Final = frozenset(("id", "object", "created", "owned_by", "aliases", "tags", "status"))
+#: Fields of an entry that the router fills in; those of a backend's list are ignored.
+_ROUTER_FIELDS: Final = frozenset(
+    ("id", "object", "created", "owned_by", "aliases", "tags", "status")
+)
 
-#: Longest name or value that is believed, in characters, and the most of them.
+#: Longest text that is taken from a backend's list, in characters, and the most fields.
 _MAX_TEXT: Final = 256
 _MAX_FIELDS: Final = 64
 
 
 @attrs.frozen
 class BackendInfo:
-    """What a backend says about its model.
+    """A backend's own description of its model.
 
     Attributes:
-        tags: Its tags.
-        more: Fields of its entry that are not the router's: ``meta``, ``architecture`` …
+        tags: The model's tags.
+        fields: Further fields of its entry: ``meta``, ``architecture`` …
     """
 
     tags: tuple[str, ...] = ()
-    more: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    fields: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 def read_backend_info(body: bytes) -> BackendInfo | None:
-    """Return what a backend's ``/v1/models`` says about its only model.
+    """Return the description of the only model in a backend's ``/v1/models``.
 
     Returns:
-        None if it is not such a list, or has several models.
+        None if *body* is no list of models, or one of several.
     """
     try:
         document: Any = msgspec.json.decode(body)
@@ -73,12 +74,12 @@ def read_backend_info(body: bytes) -> BackendInfo | None:
     entry = _only(document, "data")
     if entry is None:
         return None
-    more = {k: v for k, v in entry.items() if k not in _OURS and len(k) <= _MAX_TEXT}
+    fields = {k: v for k, v in entry.items() if k not in _ROUTER_FIELDS and len(k) <= _MAX_TEXT}
     # llama-server has these in a second list, made for Ollama's clients.
     capabilities = (_only(document, "models") or {}).get("capabilities")
     if isinstance(capabilities, list):
-        more.setdefault("capabilities", _texts(capabilities))
-    return BackendInfo(_texts(entry.get("tags")), dict(list(more.items())[:_MAX_FIELDS]))
+        fields.setdefault("capabilities", _texts(capabilities))
+    return BackendInfo(_texts(entry.get("tags")), dict(list(fields.items())[:_MAX_FIELDS]))
 
 
 def _only(document: object, key: str) -> dict[str, Any] | None:
@@ -95,17 +96,17 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def status_of(phase: Phase, *, awaited: bool) -> str:
-    """Return what llama.cpp calls the state of a model.
+    """Return llama.cpp's status of a model.
 
-    It knows no word for a pause after a failure. Its own router starts nothing again by
-    itself: there a model whose process ended is ``unloaded``, and failed. So it is here, if
-    nobody waits for the model; for somebody who does, it is still being loaded.
+    llama.cpp has no status for a pause after a failure: its router never restarts a model, so
+    a model whose process ended is ``unloaded``. Here it is ``unloaded`` too if nothing waits
+    for it, and ``loading`` if a request does, because it will be started again.
 
     Args:
-        phase: Its phase.
-        awaited: Whether somebody waits for it, or it is to run in any case.
+        phase: The model's phase.
+        awaited: Whether a request waits for the model, or it is kept loaded.
     """
-    return "loading" if awaited and phase in _COMING else _STATUS[phase]
+    return "loading" if awaited and phase in _STARTABLE else STATUSES[phase]
 
 
 def model_entry(
@@ -118,23 +119,23 @@ def model_entry(
     can_remove: bool,
     preset: str | None = None,
 ) -> Json:
-    """Return the entry of a model in the list, or of one of its presets.
+    """Return the entry of a model, or of one of its presets.
 
-    A preset has an entry of its own, because programs offer ids to choose from, not aliases.
+    Each preset has its own entry, because clients offer ids for selection and no aliases.
 
     Args:
         spec: The model.
         statistics: Its state.
-        info: What its backend said when it was loaded last.
+        info: Its backend's description from the last load.
         args: Its command line, without secrets.
-        created_s: When it came here, in seconds since the epoch.
+        created_s: Time of its first appearance, in seconds since 1970.
         can_remove: Whether its files may be deleted.
-        preset: Which preset; None for the model itself.
+        preset: The preset; None for the model itself.
     """
-    names = [name for name, meant in spec.names().items() if meant == preset]
+    names = [name for name, named in spec.names().items() if named == preset]
     value = status_of(statistics.phase, awaited=is_awaited(spec, statistics))
     status: Json = {"value": value, "args": list(args)}
-    if value == "unloaded" and statistics.phase in _FAILING:
+    if value == "unloaded" and statistics.phase in AFTER_FAILURE:
         status["failed"] = True
         if isinstance(statistics.last_error, BackendExitedError):
             status["exit_code"] = statistics.last_error.returncode
@@ -152,21 +153,21 @@ def model_entry(
         "can_remove": can_remove and preset is None,
     }
     if info is not None:
-        entry |= info.more
+        entry |= info.fields
         entry["tags"] = list(info.tags)
     return entry
 
 
 def is_awaited(spec: ModelSpec, statistics: ModelStatistics) -> bool:
-    """Say whether somebody waits for a model, or it is started again in any case."""
-    failing = statistics.phase in _FAILING
+    """Return whether a request waits for a model, or the model is restarted without one."""
+    failing = statistics.phase in AFTER_FAILURE
     return statistics.queued > 0 or (spec.keep_loaded and failing)
 
 
 def downloading_entry(
     name: str, done_bytes: int, total_bytes: int | None, *, created_s: int
 ) -> Json:
-    """Return the entry of a model that is being fetched."""
+    """Return the entry of a model that is being downloaded."""
     return {
         "id": name,
         "object": "model",
@@ -178,7 +179,7 @@ def downloading_entry(
         "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
         "source": "cache",
         "can_remove": True,
-        **_progress(name, done_bytes, total_bytes),
+        **download_progress(name, done_bytes, total_bytes),
     }
 
 
@@ -186,9 +187,9 @@ def router_props(version: str) -> Json:
     """Return the router's own ``/props``."""
     return {
         "role": "router",
-        "max_instances": 0,  # as many as their groups and the memory allow
+        "max_instances": 0,  # no limit in number: groups decide
         "models_autoload": True,
-        # llama.cpp's UI expects these of every server.
+        # Fields that llama.cpp's UI reads from every server.
         "model_alias": "llama-router",
         "model_path": "none",
         "default_generation_settings": {"params": {}, "n_ctx": 0},
@@ -198,101 +199,6 @@ def router_props(version: str) -> Json:
     }
 
 
-def status_event(
-    model: str, status: str, phase: Phase, exit_code: int | None, entry: Json | None
-) -> Json:
-    """Return the event that says that *model* came into *phase*.
-
-    Args:
-        model: Its id.
-        status: What llama.cpp calls that, see `Told`.
-        phase: Its new phase.
-        exit_code: Of the process that failed, if one did.
-        entry: Its entry in the list, if it is loaded.
-    """
-    data: Json = {"status": status}
-    if status == "unloaded":
-        failed = phase in _FAILING
-        data["exit_code"] = exit_code if failed and exit_code is not None else int(failed)
-    if entry is not None:
-        data["info"] = entry
-    return {"model": model, "event": "status_change", "data": data}
-
-
-class Told:
-    """What somebody who follows the models was told, so that each change is told once.
-
-    Several phases are one status to llama.cpp: a load that fails, and for which somebody
-    waits, is ``loading`` while it starts, while it waits to be tried again, and on its way to
-    being given up.
-    """
-
-    def __init__(self, phases: Mapping[ModelId, tuple[Phase, bool]]) -> None:
-        """Begin with the list: each model's phase, and whether it is awaited (`status_of`)."""
-        self._told = {
-            model: (phase, _told_status(phase, awaited=awaited))
-            for model, (phase, awaited) in phases.items()
-        }
-
-    def news(self, model: ModelId, phase: Phase, now: Phase | None, *, awaited: bool) -> str | None:
-        """Return the status to tell because *model* came into *phase*; None if it is no news.
-
-        Args:
-            model: Which one; all its changes come here, in order.
-            phase: Its new phase.
-            now: The phase that it has come into since; None if it is not there any more.
-            awaited: Whether it is now, see `status_of`.
-        """
-        if phase in (Phase.DRAINING, Phase.STOPPING):
-            return None  # llama.cpp says when it is gone, not when it goes
-        before, told = self._told.get(model, (Phase.STOPPED, "unloaded"))
-        if before is Phase.BACKOFF and phase is Phase.STOPPED is not now:
-            return None  # it is tried again; what became of it comes next
-        status = _told_status(phase, awaited=awaited or now in RUNNING)
-        self._told[model] = phase, status
-        return status if status != told else None
-
-
-def _told_status(phase: Phase, *, awaited: bool) -> str:
-    """Return what is told: that somebody waits for a model at rest, not before it starts."""
-    return status_of(phase, awaited=awaited and phase is Phase.BACKOFF)
-
-
-def progress_event(model: str, progress: float) -> Json:
-    """Return the event that says how much of *model* is loaded, 0 to 1.
-
-    The UI knows the names of stages; how far it is over all of them goes for one.
-    """
-    stage = "text_model"
-    said = {"stages": [stage], "current": stage, "value": round(progress, 2)}
-    data = {"status": _STATUS[Phase.STARTING], "progress": said}
-    return {"model": model, "event": "status_update", "data": data}
-
-
-def download_event(download: Mapping[str, Any]) -> Json:
-    """Return the event about a download.
-
-    Args:
-        download: What the router's own API says about it.
-    """
-    name = download["requested"]
-    match download["state"]:
-        case "queued":
-            data = {"status": "downloading"}
-            return {"model": name, "event": "model_status", "data": data}
-        case "running":
-            data = _progress(name, download["done_bytes"], download["total_bytes"])
-            return {"model": name, "event": "download_progress", "data": data}
-        case "done":
-            return {"model": name, "event": "download_finished", "data": {}}
-        case _:
-            return {"model": name, "event": "download_failed", "data": {}}
-
-
-def plain_event(event: str, model: str = "*") -> Json:
-    """Return an event that says nothing but its name."""
-    return {"model": model, "event": event, "data": {}}
-
-
-def _progress(name: str, done_bytes: int, total_bytes: int | None) -> Json:
+def download_progress(name: str, done_bytes: int, total_bytes: int | None) -> Json:
+    """Return the field ``progress`` of a model that is being downloaded."""
     return {"progress": {name: {"done": done_bytes, "total": total_bytes or 0}}}

@@ -1,4 +1,6 @@
-"""The list of models: OpenAI's shape, with what llama.cpp's router says beside it.
+"""``/v1/models``: OpenAI's list of models, with the additional fields of llama.cpp's router.
+
+The two APIs share the path, so they share the list; `entries` has the format of an entry.
 
 Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools/server
 (router mode), at 0c1e570.
@@ -21,36 +23,39 @@ from ...core.scheduling.state import ModelStatistics
 from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
-from ..web.guard import answer, asker, check, open_to
+from ..web.guard import answer, caller, check, open_to
 from .entries import Json, downloading_entry, model_entry, router_props
 
 
 class NoToolsError(RequestError):
-    """The router runs no tools for models, as llama-server does with ``--tools``."""
+    """The router runs no tools for models; llama-server does with ``--tools``."""
 
     code = "no_tools"
     status = HTTPStatus.FORBIDDEN
 
 
 class Listing:
-    """Describes the models of *context* as llama.cpp's router does."""
+    """Makes the entries of the models of *context*."""
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._args: dict[ModelId, tuple[ModelSpec, list[str]]] = {}
 
-    def entries(self, who: Caller) -> list[Json]:
-        """Return the entries of all models that *who* may use, and of those on their way."""
+    def entries(self, caller: Caller) -> list[Json]:
+        """Return the entries of the models that *caller* may use, and of running downloads.
+
+        A caller that may use some models only gets no downloads.
+        """
         dispatcher = self._context.dispatcher
         statistics = dispatcher.statistics()
         models = dispatcher.config.models
         found = [
             self._entry(spec, statistics[model], preset)
             for model, spec in models.items()
-            if who.may_use(spec)
+            if caller.may_use(spec)
             for preset in (None, *spec.presets)
         ]
-        return found if who.models is not None else [*found, *self._downloading()]
+        return found if caller.models is not None else [*found, *self._downloading()]
 
     def entry(self, spec: ModelSpec, preset: str | None = None) -> Json:
         """Return the entry of one model, or of one of its presets."""
@@ -59,7 +64,7 @@ class Listing:
         return self._entry(spec, statistics, preset)
 
     def can_remove(self, spec: ModelSpec) -> bool:
-        """Say whether a model may be deleted: in the hub cache, and nothing uses its files."""
+        """Return whether a model may be deleted: it is in the hub cache, its files unused."""
         in_use = self._context.dispatcher.config.in_use
         if spec.state is not ModelState.AUTO or spec.path is None or spec.id in in_use:
             return False
@@ -95,31 +100,31 @@ class Listing:
 
 
 def named(context: ControlContext, name: str) -> ModelSpec:
-    """Return the model with that name or alias, if the current asker may use it.
+    """Return the model with that name or alias, if the caller may use it.
 
     Raises:
-        UnknownModelError: if there is none that the asker may use.
+        UnknownModelError: if there is no such model for the caller.
     """
-    return meant(context, name)[0]
+    return named_with_preset(context, name)[0]
 
 
-def meant(context: ControlContext, name: str) -> tuple[ModelSpec, str | None]:
-    """Return the same, and the preset of it that *name* means.
+def named_with_preset(context: ControlContext, name: str) -> tuple[ModelSpec, str | None]:
+    """Return the same, and the model's preset if *name* is the name of one.
 
     Raises:
         UnknownModelError: as `named`.
     """
     config = context.dispatcher.config
-    meaning = config.find(name)
-    if meaning is None:
-        raise asker().unknown(name, config)
-    spec = config.models[meaning.model]
-    asker().check_model(spec, name, config)
-    return spec, meaning.preset
+    resolved = config.find(name)
+    if resolved is None:
+        raise caller().unknown(name, config)
+    spec = config.models[resolved.model]
+    caller().check_model(spec, name, config)
+    return spec, resolved.preset
 
 
 def blueprint(context: ControlContext) -> Blueprint:
-    """Return the routes that say what there is; `models_api` has those that change it."""
+    """Return the routes that read; `routes` has those that load, unload, download and delete."""
     routes = Blueprint("models", __name__)
     listing = Listing(context)
 
@@ -130,19 +135,19 @@ def blueprint(context: ControlContext) -> Blueprint:
         if request.args.get("reload"):
             check(context.gate, Scope.CHANGES)
             await context.rescan()
-        return answer({"object": "list", "data": listing.entries(asker())})
+        return answer({"object": "list", "data": listing.entries(caller())})
 
     @routes.get("/v1/models/<path:name>")
     @open_to(Scope.MODELS)
     async def retrieve_model(name: str) -> Response:
-        return answer(listing.entry(*meant(context, name)))
+        return answer(listing.entry(*named_with_preset(context, name)))
 
     @routes.get("/props")
     @open_to(Scope.MODELS)
     async def props() -> Response:
         return answer(router_props(__version__))
 
-    # llama.cpp's UI asks for it, and takes 403 for "there are none", anything else for a fault.
+    # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
     @routes.route("/tools", methods=["GET", "POST"])
     @open_to(Scope.OPEN)
     async def tools() -> Response:

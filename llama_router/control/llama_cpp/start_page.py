@@ -1,6 +1,6 @@
-"""The page that is served when no running backend has a chat UI: it lists models and starts one.
+"""The start page, served while no backend with a chat UI runs: it lists models and loads one.
 
-It holds no data and no secret; its script asks the API for the models.
+The page contains no data and no secret; its script requests the models from the API.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _INLINE: Final = re.compile(rb"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
 def start_page() -> Response:
-    """Return the page, which may run and load nothing but what is in it."""
+    """Return the page; its policy allows only its inline script and style."""
     page, policy = _page()
     response = Response(page, content_type="text/html; charset=utf-8")
     response.headers["content-security-policy"] = policy
-    response.headers["cache-control"] = "no-store"  # a moment later there may be a UI
+    response.headers["cache-control"] = "no-store"  # a backend may have a UI soon
     response.headers["referrer-policy"] = "no-referrer"
     return response
 

@@ -1,4 +1,4 @@
-"""llama.cpp's resumable streams: who asks for a conversation is led to the backend that keeps it.
+"""llama.cpp's resumable streams: requests go to the backend that keeps the conversation.
 
 Source: llama.cpp, tools/server/server-stream.cpp.
 """
@@ -29,30 +29,30 @@ from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ..web.connection import request_stack
 from ..web.context import ControlContext
-from ..web.guard import answer, asker, json_body, open_to
+from ..web.guard import answer, caller, json_body, open_to
 from ..web.server import without_deadline
 from ..web.upstream import Upstream
 
-#: Paths here and at the backend.
+#: Paths of the router and of the backend.
 _STREAM: Final = "/v1/stream"
 _LOOKUP: Final = "/v1/streams/lookup"
 
-#: How long a backend may take to say which conversations it keeps, in seconds.
+#: Time limit for the list of conversations that a backend keeps, in seconds.
 LOOKUP_TIMEOUT_S: Final = 2.0
 
-#: Longest answer to that, in bytes.
+#: Largest response with that list, in bytes.
 _MAX_BYTES: Final = 4 * 1024 * 1024
 
 
 class StreamNotFoundError(RequestError):
-    """No running backend keeps this conversation, or none that the client may use."""
+    """No running backend that the client may use keeps this conversation."""
 
     code = "stream_not_found"
     status = HTTPStatus.NOT_FOUND
 
 
 class LookupBody(msgspec.Struct):
-    """Which conversations a client knows of."""
+    """The conversations of a client."""
 
     conversation_ids: list[str] = []
 
@@ -134,7 +134,7 @@ def _unknown(name: str) -> StreamNotFoundError:
 
 
 async def _stream(upstream: Upstream, replay: Replay) -> AsyncIterator[bytes]:
-    """Yield what becomes of what the backend replays, until its answer is complete."""
+    """Yield the backend's replay, adapted for the client, until it is complete."""
     if replay.begin:
         yield replay.begin
     try:
@@ -146,17 +146,17 @@ async def _stream(upstream: Upstream, replay: Replay) -> AsyncIterator[bytes]:
 
 
 class _Finder:
-    """Finds the backends that keep conversations, for the current asker."""
+    """Finds the backends that keep conversations, for the current caller."""
 
     def __init__(self, context: ControlContext) -> None:
         self._dispatcher = context.dispatcher
         self._conversations: Conversations = context.conversations
 
     def find(self, name: str) -> tuple[Owner, Backend]:
-        """Return who keeps the conversation *name*.
+        """Return the owner of the conversation *name* and its backend.
 
         Raises:
-            StreamNotFoundError: if nobody does whom the asker may use.
+            StreamNotFoundError: if no running backend that the caller may use keeps it.
         """
         found = self._kept_by(self._conversations.owner(name))
         if found is None:
@@ -164,20 +164,20 @@ class _Finder:
         return found
 
     def forget(self, name: str) -> None:
-        """Note that nobody keeps *name* any more."""
+        """Record that no backend keeps *name* any more."""
         self._conversations.forget(name)
 
     def hold(self, model: ModelId, backend: Backend, stack: ExitStack) -> Upstream:
-        """Return an exchange during which *model* is not swapped out, if that is possible.
+        """Return an exchange that holds a lease of *model*, if one is granted at once.
 
-        If it is to make room already, or all its slots are taken, nothing holds it: to wait
-        would be to wait for its end.
+        The lease prevents a swap. Without it the exchange goes on: if the model is draining, or
+        all its slots are taken, a wait for a lease would last until the backend has ended.
         """
         upstream = self.exchange(backend)
         if self._dispatcher.phase(model) is not Phase.READY:
             return upstream
         with ExitStack() as holding, suppress(RouterError):
-            lease = holding.enter_context(self._dispatcher.lease(model, asker=asker().name))
+            lease = holding.enter_context(self._dispatcher.lease(model, asker=caller().name))
             if lease.granted_nowait() is backend:
                 lease.cut = upstream.cut
                 stack.push(holding.pop_all())
@@ -193,7 +193,7 @@ class _Finder:
         )
 
     async def look_up(self, names: list[str]) -> list[dict[str, Any]]:
-        """Return what backends say about those of the conversations that they keep."""
+        """Return the backends' entries of those conversations that they keep."""
         self._conversations.forget_gone(
             {backend.model: backend.pid for backend in self._dispatcher.ready_backends()}
         )
@@ -204,13 +204,13 @@ class _Finder:
         streams: list[dict[str, Any]] = []
         async with trio.open_nursery() as nursery:
             for backend, owners in asked.values():
-                nursery.start_soon(self._ask_for, backend, owners, streams)
+                nursery.start_soon(self._add_known, backend, owners, streams)
         return streams
 
-    async def _ask_for(
+    async def _add_known(
         self, backend: Backend, owners: dict[str, Owner], streams: list[dict[str, Any]]
     ) -> None:
-        """Add what *backend* says about these conversations; nothing if it knows of no such."""
+        """Add the entries of *backend* for these conversations to *streams*."""
         for stream in await _known_to(backend, owners):
             name = str(stream["conversation_id"])
             owner = owners[name]
@@ -223,10 +223,10 @@ class _Finder:
     async def _renamed_bytes(
         self, name: str, backend: Backend, bears: str, total_bytes: int
     ) -> int:
-        """Return how long what *backend* has kept so far is for the client, who sees another name.
+        """Return the size of the stream so far for a client, which gets another model name.
 
-        Only reading it tells: nobody knows how many events there are. What cannot be read, or
-        not in time, is taken to be as long as the backend says.
+        Each event contains the name, and their number is unknown, so the stream is read. A part
+        that cannot be read in time counts with the backend's size.
         """
         read_bytes = renamed_bytes = 0
         renaming = ModelNameRewriter(bears, events=True)
@@ -240,12 +240,12 @@ class _Finder:
         return renamed_bytes + total_bytes - read_bytes
 
     def _kept_by(self, owner: Owner | None) -> tuple[Owner, Backend] | None:
-        """Return *owner* and its process, if that runs and the asker may use it."""
+        """Return *owner* and its backend, if that process still runs and the caller may use it."""
         backend = None if owner is None else self._dispatcher.backend(owner.model)
         if owner is None or backend is None or backend.pid != owner.pid:
             return None
         spec = self._dispatcher.config.models.get(owner.model)
-        if spec is None or not asker().may_use(spec):
+        if spec is None or not caller().may_use(spec):
             return None
         if not allowed(_STREAM.encode(), spec.spawn.proxy_endpoints):
             return None
@@ -253,14 +253,14 @@ class _Finder:
 
 
 async def _known_to(backend: Backend, owners: Mapping[str, Owner]) -> list[dict[str, Any]]:
-    """Return what *backend* says about these conversations; nothing if it knows of no such."""
+    """Return the entries of *backend* for these conversations; none if it keeps none."""
     body = msgspec.json.encode({"conversation_ids": list(owners)})
     with (
         trio.move_on_after(LOOKUP_TIMEOUT_S),
         suppress(UpstreamError, msgspec.DecodeError, RecursionError),
     ):
-        said = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
-        if said.status == HTTPStatus.OK:
-            found = msgspec.json.decode(said.body, type=list[dict[str, Any]])
+        listed = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
+        if listed.status == HTTPStatus.OK:
+            found = msgspec.json.decode(listed.body, type=list[dict[str, Any]])
             return [stream for stream in found if str(stream.get("conversation_id")) in owners]
     return []

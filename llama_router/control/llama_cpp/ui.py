@@ -1,4 +1,4 @@
-"""``GET /``: llama.cpp's chat UI out of a running backend, or else a page to start one."""
+"""``GET /``: llama.cpp's chat UI, from a running backend; without one, the start page."""
 
 from __future__ import annotations
 
@@ -23,21 +23,30 @@ from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, open_to
 from .start_page import start_page
-from .ui_hosts import ASSET, PASSED_ON, Host, Hosts, Wants, frame_policy, is_chat_ui, wants
+from .ui_backends import (
+    ASSET,
+    PASSED_ON_FIELDS,
+    RootContent,
+    UiBackend,
+    UiBackends,
+    frame_policy,
+    is_chat_ui,
+    root_content,
+)
 
 log = structlog.get_logger()
 
-#: How long a backend may take for a file, in seconds; then another one is asked.
-ASK_TIMEOUT_S: Final = 5.0
+#: Time limit for a file, in seconds; then the next backend is tried.
+REQUEST_TIMEOUT_S: Final = 5.0
 
-#: Longest file, in bytes, packed and unpacked.
+#: Largest file, in bytes, compressed and uncompressed.
 _MAX_BYTES: Final = 32 * 1024 * 1024
-_MAX_UNPACKED_BYTES: Final = 128 * 1024 * 1024
+_MAX_DECOMPRESSED_BYTES: Final = 128 * 1024 * 1024
 
-#: What is sent at a time, in bytes.
-_PIECE_BYTES: Final = 64 * 1024
+#: Size of one write to the client, in bytes.
+_CHUNK_BYTES: Final = 64 * 1024
 
-#: `zlib` reads gzip with this window size, and nothing else.
+#: With this window size `zlib` decodes gzip only.
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
@@ -49,39 +58,39 @@ class NoUserInterfaceError(RequestError):
 
 
 class AssetPath(BaseConverter):
-    """Matches the files of the UI; see `core.web_ui.ASSET`."""
+    """Matches paths of the UI's files; see `ui_backends.ASSET`."""
 
     regex = ASSET
     part_isolating = False
 
 
 def blueprint(context: ControlContext) -> Blueprint:
-    """Return the routes. They are open: what they serve is the same for everybody.
+    """Return the routes. They need no key: the files are the same for every caller.
 
-    The UI, and the start page, ask for an API key when they get no models without one.
+    The UI and the start page prompt for an API key if the list of models needs one.
     """
     routes = Blueprint("web_ui", __name__)
     routes.record_once(_add_converter)
-    server = _Server(context)
+    files = _UiFiles(context)
 
     @routes.get("/")
     @open_to(Scope.OPEN)
     async def root() -> Response:
-        wanted = wants(
+        wanted = root_content(
             request.headers.get("accept") or "", request.headers.get("sec-fetch-mode") or ""
         )
-        if wanted is Wants.DATA:
+        if wanted is RootContent.DATA:
             return _varying(answer(_about()))
-        if (page := await server.page()) is not None:
+        if (page := await files.page()) is not None:
             return _varying(page)
-        if wanted is Wants.PAGE:
+        if wanted is RootContent.PAGE:
             return _varying(start_page())
         raise NoUserInterfaceError("no running backend has a chat UI")
 
     @routes.get("/<ui_asset:path>")
     @open_to(Scope.OPEN)
     async def asset(path: str) -> Response:
-        return await server.asset(path)
+        return await files.asset(path)
 
     return routes
 
@@ -91,8 +100,8 @@ def _add_converter(state: BlueprintSetupState) -> None:
 
 
 def _varying(response: Response) -> Response:
-    # So browsers do not take the copy that the UI's service worker keeps for what a person
-    # asks for, and there is the start page again once no model runs.
+    # So a browser does not use the copy in the cache of the UI's service worker for a tab, and
+    # shows the start page again once no model runs.
     response.headers["vary"] = "accept, accept-encoding, sec-fetch-mode"
     return response
 
@@ -105,24 +114,24 @@ def _about() -> dict[str, object]:
     }
 
 
-class _Server:
-    """Serves the UI's files out of the backends of *context*."""
+class _UiFiles:
+    """Serves the UI's files from the backends of *context*."""
 
     def __init__(self, context: ControlContext) -> None:
         self._dispatcher = context.dispatcher
-        self._hosts = Hosts()
+        self._backends = UiBackends()
 
     async def page(self) -> Response | None:
         """Return the UI's page, if a running backend has one."""
-        for host, backend in self._candidates():
-            found = await _ask(backend, "")
+        for key, backend in self._candidates():
+            found = await _fetch(backend, "")
             if found is None:
                 continue
             server, kind = found.get(b"server") or b"", found.get(b"content-type") or b""
             if is_chat_ui(found.status, server, kind):
-                self._hosts.has_ui(host)
+                self._backends.note_ui(key)
                 return await self._response(found)
-            self._hosts.has_none(host)
+            self._backends.note_no_ui(key)
         return None
 
     async def asset(self, path: str) -> Response:
@@ -132,7 +141,7 @@ class _Server:
             NoUserInterfaceError: if no running backend has it.
         """
         for _, backend in self._candidates():
-            found = await _ask(backend, path)
+            found = await _fetch(backend, path)
             if found is not None and found.status in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
                 return await self._response(found)
         raise NoUserInterfaceError(f"no running backend has a chat UI with the file {path!r}")
@@ -143,18 +152,18 @@ class _Server:
         response.headers.add("content-security-policy", policy)
         return response
 
-    def _candidates(self) -> list[tuple[Host, Backend]]:
-        ready = {Host(b.model, b.pid): b for b in self._dispatcher.ready_backends()}
-        return [(host, ready[host]) for host in self._hosts.candidates(list(ready))]
+    def _candidates(self) -> list[tuple[UiBackend, Backend]]:
+        ready = {UiBackend(b.model, b.pid): b for b in self._dispatcher.ready_backends()}
+        return [(key, ready[key]) for key in self._backends.candidates(list(ready))]
 
 
-async def _ask(backend: Backend, path: str) -> Answer | None:
-    """Return what *backend* answers, if it does."""
-    # llama-server has its files packed only, and refuses who does not say that it can unpack.
+async def _fetch(backend: Backend, path: str) -> Answer | None:
+    """Return the answer of *backend*; None if it gives none in time."""
+    # llama-server has compressed files only, and refuses clients that do not accept gzip.
     fields = [(b"accept", b"*/*"), (b"accept-encoding", b"gzip")]
     if known := request.headers.get("if-none-match"):
         fields.append((b"if-none-match", known.encode("latin-1")))
-    with trio.move_on_after(ASK_TIMEOUT_S):
+    with trio.move_on_after(REQUEST_TIMEOUT_S):
         try:
             return await ask(backend, f"/{path}".encode(), fields=fields, max_bytes=_MAX_BYTES)
         except UpstreamError as exc:
@@ -163,15 +172,15 @@ async def _ask(backend: Backend, path: str) -> Answer | None:
 
 
 async def _response(found: Answer) -> Response:
-    """Return *found* as the answer, unpacked for who cannot do that."""
-    body, fields = found.body, [field for field in found.fields if field[0] in PASSED_ON]
-    packed = found.get(b"content-encoding") == b"gzip"
-    if packed and body and request.accept_encodings.quality("gzip") <= 0:
-        body = await in_thread(_unpacked, body)
+    """Return *found* as a response, decompressed for a client that does not accept gzip."""
+    body, fields = found.body, [field for field in found.fields if field[0] in PASSED_ON_FIELDS]
+    compressed = found.get(b"content-encoding") == b"gzip"
+    if compressed and body and request.accept_encodings.quality("gzip") <= 0:
+        body = await in_thread(_decompressed, body)
         fields = [f for f in fields if f[0] not in (b"content-encoding", b"etag")]
-    # In pieces: each has a deadline of its own, and a slow client may take long for all of them.
-    whole = body if len(body) <= _PIECE_BYTES else _pieces(body)
-    response = Response(whole, found.status, content_type=None)
+    # In chunks: the deadline holds for each, so a slow client may take longer for the whole file.
+    content = body if len(body) <= _CHUNK_BYTES else _chunks(body)
+    response = Response(content, found.status, content_type=None)
     response.headers["content-length"] = str(len(body))
     for name, value in fields:
         response.headers[name.decode("latin-1")] = value.decode("latin-1")
@@ -179,13 +188,13 @@ async def _response(found: Answer) -> Response:
     return response
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for at in range(0, len(body), _PIECE_BYTES):
-        yield body[at : at + _PIECE_BYTES]
+async def _chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _CHUNK_BYTES):
+        yield body[start : start + _CHUNK_BYTES]
 
 
-def _unpacked(body: bytes) -> bytes:
+def _decompressed(body: bytes) -> bytes:
     try:
-        return zlib.decompressobj(_GZIP).decompress(body, _MAX_UNPACKED_BYTES)
+        return zlib.decompressobj(_GZIP).decompress(body, _MAX_DECOMPRESSED_BYTES)
     except zlib.error as exc:
         raise UpstreamError(f"a backend sent a file that is not gzip, as it says: {exc}") from exc

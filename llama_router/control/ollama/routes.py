@@ -19,7 +19,7 @@ from ...logs.output import log_info
 from ...threads import in_thread
 from ..admin.status import memory_mib_of
 from ..web.context import ControlContext
-from ..web.guard import answer, asker, open_to, raw_body
+from ..web.guard import answer, caller, open_to, raw_body
 from ..web.server import without_deadline
 from . import bodies, listing, requests
 from .exchange import Exchange
@@ -44,7 +44,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         except RouterError as exc:
             _log_refusal(exc)
             raise
-        return await Exchange(context, wanted, body, asker()).answer()
+        return await Exchange(context, wanted, body, caller()).answer()
 
     @routes.post("/chat")
     @open_to(Scope.MODELS)
@@ -78,7 +78,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
     @routes.get("/tags")
     @open_to(Scope.MODELS)
     async def tags() -> Response:
-        specs = [spec for spec in dispatcher.config.models.values() if asker().may_use(spec)]
+        specs = [spec for spec in dispatcher.config.models.values() if caller().may_use(spec)]
         found = zip(specs, await files.look(specs), strict=True)
         models = [entry for spec, file in found for entry in listing.listed(spec, file)]
         return answer({"models": models})
@@ -89,7 +89,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         specs = [
             spec
             for spec in dispatcher.config.models.values()
-            if asker().may_use(spec) and dispatcher.backend(spec.id) is not None
+            if caller().may_use(spec) and dispatcher.backend(spec.id) is not None
         ]
         found = await files.look(specs)
         backends = [backend for spec in specs if (backend := dispatcher.backend(spec.id))]
@@ -115,7 +115,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
     @open_to(Scope.MODELS)
     async def show() -> Response:
         wanted = bodies.decoded(await raw_body(), bodies.ShowRequest)
-        spec = listing.find(dispatcher.config, wanted.named, asker())
+        spec = listing.find(dispatcher.config, wanted.named, caller())
         (file,) = await files.look([spec], whole=True)
         return answer(listing.shown(spec, file))
 

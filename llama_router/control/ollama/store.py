@@ -11,9 +11,9 @@ from quart import Blueprint, Response
 
 from ...core.access.gate import Scope
 from ...errors.requests import RequestError
-from ..admin.downloads import check_whole, delete_model
+from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
-from ..web.guard import asker, check_unlimited, open_to, raw_body
+from ..web.guard import caller, check_unrestricted, open_to, raw_body
 from ..web.server import without_deadline
 from . import bodies, listing
 from .pull import pull
@@ -26,18 +26,18 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/pull")
     @open_to(Scope.CHANGES)
     async def pull_model() -> Response:
-        check_unlimited()
+        check_unrestricted()
         without_deadline()
         return await pull(context, bodies.decoded(await raw_body(), bodies.PullRequest))
 
     @routes.delete("/delete")
     @open_to(Scope.CHANGES)
     async def delete() -> Response:
-        check_unlimited()
+        check_unrestricted()
         name = bodies.decoded(await raw_body(), bodies.DeleteRequest).named
         config = context.dispatcher.config
-        spec = listing.find(config, name, asker())
-        check_whole(listing.meaning_of(config, name))
+        spec = listing.find(config, name, caller())
+        check_not_preset(listing.meaning_of(config, name))
         without_deadline()  # requests to it may take as long as they like
         await delete_model(context, spec)
         return Response(b"")

@@ -1,4 +1,4 @@
-"""The control plane: a Quart-Trio application for what no backend answers."""
+"""The control plane: a Quart-Trio application for the requests that the router itself answers."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from ..ollama import routes as ollama
 from ..ollama import store
 from ..ollama.answers import ollama_error
 from . import guard
-from .connection import counting
+from .connection import connection_class
 from .context import ControlContext
 
 log = structlog.get_logger()
 
 
 class RouteNotFoundError(RequestError):
-    """Neither the control plane nor the data plane has such a path."""
+    """Neither plane has an endpoint with this path."""
 
     code = "not_found"
     status = HTTPStatus.NOT_FOUND
 
 
 class MethodNotAllowedError(RequestError):
-    """The path exists, but not for this method."""
+    """The endpoint does not take this method."""
 
     code = "method_not_allowed"
     status = HTTPStatus.METHOD_NOT_ALLOWED
@@ -68,13 +68,13 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     store.blueprint,
     ui.blueprint,
 )
-"""Makes the routes of each part; see `context` for how another one joins."""
+"""One function per module of routes; see `context`."""
 
 
 class _HostlessApp(QuartTrio):
-    """Routes requests without regard to their host: the gate checks that.
+    """Routes requests by path only; the gate checks the host.
 
-    Werkzeug would raise on a host such as ``a..b`` before any error handler is in place.
+    On a host such as ``a..b`` Werkzeug would raise before any error handler is in place.
     """
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
@@ -91,14 +91,14 @@ class _HostlessApp(QuartTrio):
 
 
 def build_app(context: ControlContext) -> QuartTrio:
-    """Assemble the application; it asks *context* and owns nothing."""
+    """Return the application that serves *context*."""
     app = _HostlessApp("llama_router")
-    app.asgi_http_class = counting(
+    app.asgi_http_class = connection_class(
         context.bodies, lambda: context.dispatcher.config.router.max_bodies_mib * 2**20
     )
-    app.config["RESPONSE_TIMEOUT"] = None  # Quart's own would silently cut a long answer
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # people read it, too: id first
-    # No redirects: they would lead to whatever host the client named.
+    app.config["RESPONSE_TIMEOUT"] = None  # Quart's time limit would cut a long response
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # the order of the schemas: id first
+    # No redirects: their target would have the host that the client named.
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     dispatcher = context.dispatcher
@@ -127,7 +127,7 @@ def build_app(context: ControlContext) -> QuartTrio:
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
             valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
             return _wrong_method(methods_of(request.path) or valid or ())
-        return _error_response(_in_our_words(error))
+        return _error_response(_translated(error))
 
     @app.errorhandler(Exception)
     async def hide(error: Exception) -> Response:
@@ -138,7 +138,7 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.after_request
     async def close(response: Response) -> Response:
-        # A connection is either a reusable one of the data plane or a one-shot one here.
+        # The control plane serves one request per connection.
         response.headers["connection"] = "close"
         status = response.status_code
         log.debug("control.answered", method=request.method, path=request.path, status=status)
@@ -156,8 +156,8 @@ def _wrong_method(valid: Iterable[str]) -> Response:
     return response
 
 
-def _in_our_words(error: HTTPException) -> RouterError:
-    """Return what Quart and Werkzeug refuse as an error that says what to do."""
+def _translated(error: HTTPException) -> RouterError:
+    """Return an error of Quart or Werkzeug as a router error with advice."""
     match error.code:
         case HTTPStatus.NOT_FOUND if request.path.startswith("/admin/"):
             return RouteNotFoundError(
@@ -181,7 +181,7 @@ def _in_our_words(error: HTTPException) -> RouterError:
 
 def _error_response(error: RouterError) -> Response:
     path, fields = request.path, error_fields(error)
-    if is_ollama(path):  # which has no names for requests
+    if is_ollama(path):  # Ollama's API has no request ids
         body = ollama_error(error)
     else:
         g.request_id = new_request_id()

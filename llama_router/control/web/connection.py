@@ -1,4 +1,4 @@
-"""The connection class of the control plane: what a request holds, and how its body counts."""
+"""The ASGI connection class of the control plane: an exit stack and a body budget per request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...core.requests.body_budget import ROOM_TIMEOUT_S, BodyBudget, BodyShare
 from ...core.scheduling.refusals import no_room_for_body
 from .server import BODY_ERROR
 
-#: Bodies up to this do not count, in bytes: a connection takes as much in any case.
+#: Bodies up to this size are not counted, in bytes: the buffers of a connection are as large.
 UNCOUNTED_BYTES: Final = 64 * 1024
 
 _STACK: Final = "llama_router.stack"
@@ -25,21 +25,21 @@ _STACK: Final = "llama_router.stack"
 _REFUSED: Final = "llama_router.body_refused"
 
 
-class BreakableBody(TrioBody):
-    """A request's body that may break off."""
+class FailableBody(TrioBody):
+    """A request body whose reader can be made to fail."""
 
-    def break_off(self, error: Exception) -> None:
-        """Let reading it fail with *error*, unless it fails already."""
+    def fail(self, error: Exception) -> None:
+        """Let reading the body raise *error*, unless it raises another error already."""
         if self._must_raise is None:
             self._must_raise = error
         self.set_complete()
 
 
 class ScopedConnection(TrioASGIHTTPConnection):
-    """Gives each request an exit stack that outlives its handler and its answer.
+    """Gives each request an exit stack that is unwound after its response.
 
-    A body that is generated may never be begun if the client leaves: what a request holds
-    hangs on the stack instead.
+    If the client disconnects, a generator that makes the response may never be started, so it
+    cannot release what the request holds; the stack can.
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -51,54 +51,54 @@ class ScopedConnection(TrioASGIHTTPConnection):
     async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's, too
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
     ) -> None:
-        """Take in the body; a view that reads one which breaks off gets the error."""
+        """Receive the body; a `BODY_ERROR` in a message is raised in the view that reads it."""
 
         async def receive_or_fail() -> ASGIReceiveEvent:
             message = await receive()
             error = cast("dict[str, Any]", message).get(BODY_ERROR)
             if error is not None:
-                assert isinstance(request.body, BreakableBody)
-                request.body.break_off(error)
+                assert isinstance(request.body, FailableBody)
+                request.body.fail(error)
             return message
 
         await super().handle_messages(nursery, request, receive_or_fail)
 
 
 def request_stack() -> AsyncExitStack:
-    """Return what is unwound when the current request is over, whatever becomes of it."""
+    """Return the stack that is unwound when the current request ends, in any way."""
     stack = cast("dict[str, Any]", request.scope)[_STACK]
     assert isinstance(stack, AsyncExitStack)
     return stack
 
 
-def counting(bodies: BodyBudget, limit_bytes: Callable[[], int]) -> type[ScopedConnection]:
-    """Return the class of connections whose bodies count.
+def connection_class(bodies: BodyBudget, limit_bytes: Callable[[], int]) -> type[ScopedConnection]:
+    """Return a connection class whose request bodies take their memory from *bodies*.
 
     Args:
-        bodies: What all bodies may take.
-        limit_bytes: Returns how much that is, as it is configured now.
+        bodies: The budget of all bodies.
+        limit_bytes: Returns the configured size of the budget.
     """
 
-    class CountingConnection(ScopedConnection):
+    class BudgetedConnection(ScopedConnection):
         async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's
             self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
         ) -> None:
-            """Pass on the request's body; it counts until the answer is complete."""
+            """Receive the body; its memory counts until the response is complete."""
             bodies.limit_bytes = limit_bytes()
-            counted = Counted(bodies, request, receive)
+            budgeted = BudgetedBody(bodies, request, receive)
             try:
-                await super().handle_messages(nursery, request, counted.receive)
+                await super().handle_messages(nursery, request, budgeted.receive)
             finally:
-                counted.share.give_back()
+                budgeted.share.give_back()
 
-    return CountingConnection
+    return BudgetedConnection
 
 
-class Counted:
-    """The messages of one request, whose body has room in the budget.
+class BudgetedBody:
+    """The ASGI messages of one request, with room for the body taken from a budget.
 
     Attributes:
-        share: What the body holds.
+        share: The memory that the body holds.
     """
 
     def __init__(self, bodies: BodyBudget, request: Request, receive: ASGIReceiveCallable) -> None:
@@ -110,7 +110,7 @@ class Counted:
         self._woken = trio.Event()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message; without its bytes if there is no room for the body."""
+        """Return the next message; empty if the budget has no room for the body."""
         message = await self._receive()
         if message["type"] != "http.request":
             return message
@@ -138,10 +138,10 @@ class Counted:
 
     @staticmethod
     def check(scope: Mapping[str, Any]) -> None:
-        """Refuse the request of that *scope* if there was no room for its body.
+        """Refuse the request of *scope* if the budget had no room for its body.
 
         Raises:
-            BodiesFullError: if that is so.
+            BodiesFullError: if there was no room.
         """
         if _REFUSED in scope:
             raise no_room_for_body(ROOM_TIMEOUT_S)

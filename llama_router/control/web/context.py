@@ -1,8 +1,7 @@
-"""What the control plane's routes may know and ask for.
+"""The parts of the router that routes of the control plane use.
 
-A blueprint is made by a function ``blueprint(context: ControlContext) -> Blueprint`` and
-joins by a line in `app.BLUEPRINTS`. Every route needs the admin token, unless its function
-is marked with `guard.open_to`.
+A module of routes has a function ``blueprint(context: ControlContext) -> Blueprint`` and a
+line in `app.BLUEPRINTS`. A view needs the admin token unless `guard.open_to` marks it.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ class Edit(Protocol):
     """Changes the configuration file."""
 
     async def __call__(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
-        """Return what became of it."""
+        """Apply *change* to the text of the file; return the report of the reload."""
 
 
 @attrs.frozen(kw_only=True)
 class ControlContext:
-    """Everything that a blueprint gets; it owns nothing of it.
+    """The argument of every blueprint, which owns none of these parts.
 
     Attributes:
         dispatcher: Models, their phases and their requests.
-        gate: Who may ask for what.
+        gate: Decides which requests are allowed.
         logs: The output of backends.
         config_path: The configuration file.
-        state_dir: Where logs and records are kept.
-        started_s: When the router was started, in seconds since the epoch.
+        state_dir: The folder of logs and records.
+        started_s: Time of the router's start, in seconds since 1970.
         urls: Returns its base URLs.
-        reload: Reads the configuration again, and returns what became of it.
+        reload: Reads the configuration again; returns the report of that reload.
         edit: Changes the configuration file and applies it; see `Watcher.edit`.
-        report: Returns what became of the latest look at the configuration.
-        rescan: Looks for models again, and returns what changed.
+        report: Returns the report of the latest reload.
+        rescan: Scans for models; returns the changes.
         downloads: Fetches models from the hub.
-        hub_caches: The folders where fetched models are.
-        model_info: What backends say about their models.
+        hub_caches: The folders of fetched models.
+        model_info: The backends' own descriptions of their models.
         loads: Loads models in the background.
-        conversations: Which backend keeps which resumable stream.
-        bodies: The memory that the bodies of requests may take together.
+        conversations: The backend of each resumable stream.
+        bodies: The memory budget of all request bodies.
     """
 
     dispatcher: Dispatcher

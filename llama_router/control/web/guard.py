@@ -1,6 +1,7 @@
-"""Access to the control plane: each route says what it gives access to, or needs the token.
+"""Access to the control plane: a view needs the admin token unless `open_to` marks it.
 
-By route and never by path: ``//admin/x`` and a whole URI lead to ``/admin/x``, too.
+The mark belongs to the view and not to the path, because several spellings of a path
+(``//admin/x``, an absolute URI) lead to one view.
 """
 
 from __future__ import annotations
@@ -18,56 +19,56 @@ from ...core.access.gate import Caller, Gate, Scope, check_says_json
 from ...core.requests.routes import is_ollama
 from ...errors.access import ModelNotAllowedError
 from ...errors.requests import RequestError
-from .connection import BreakableBody, Counted
+from .connection import BudgetedBody, FailableBody
 
 View = TypeVar("View", bound=Callable[..., object])
 
 T = TypeVar("T")
 
-_MARK: Final = "_llama_router_area"
+_MARK: Final = "_llama_router_scope"
 
 #: Longest body of a request to the control plane, in bytes.
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 
-def open_to(area: Scope) -> Callable[[View], View]:
-    """Mark a view: it needs no more than *area* does. Goes below the route's decorator."""
+def open_to(scope: Scope) -> Callable[[View], View]:
+    """Mark a view as needing access to *scope* only. Stands below the route's decorator."""
 
     def mark(view: View) -> View:
-        setattr(view, _MARK, area)
+        setattr(view, _MARK, scope)
         return view
 
     return mark
 
 
-def area_of(app: Quart, endpoint: str | None) -> Scope:
-    """Return what the view of *endpoint* gives access to; no view has nothing to give."""
+def scope_of(app: Quart, endpoint: str | None) -> Scope:
+    """Return the scope that the view of *endpoint* needs; without a view none is needed."""
     if endpoint is None:
         return Scope.OPEN
-    area = getattr(app.view_functions[endpoint], _MARK, Scope.ADMIN)
-    assert isinstance(area, Scope)
-    return area
+    scope = getattr(app.view_functions[endpoint], _MARK, Scope.ADMIN)
+    assert isinstance(scope, Scope)
+    return scope
 
 
-def asker() -> Caller:
-    """Return whoever sent the current request."""
-    found = g.asker
+def caller() -> Caller:
+    """Return the caller of the current request."""
+    found = g.caller
     assert isinstance(found, Caller)
     return found
 
 
 def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
-    """Check every request before its view sees it, and say to browsers who may read what.
+    """Check every request before its view runs, and add the fields of CORS to every response.
 
     Args:
-        app: What is to be guarded.
-        gate: Who decides.
-        max_body_bytes: Returns how long a request for a model may be.
+        app: The application to guard.
+        gate: Decides on access.
+        max_body_bytes: Returns the largest body of a request to a model, in bytes.
     """
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
 
     class BoundedRequest(TrioRequest):
-        body_class: type[TrioBody] = BreakableBody
+        body_class: type[TrioBody] = FailableBody
 
         def __init__(self, method: str, scheme: str, path: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Quart passes them
             if is_ollama(path):
@@ -83,35 +84,36 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
             answer = gate.preflight_fields(fields)
             if answer is not None:
                 return Response(b"", HTTPStatus.NO_CONTENT, headers=_as_text(answer))
-        g.asker = gate.check(area_of(app, request.endpoint), request.method.encode(), fields)
+        g.caller = gate.check(scope_of(app, request.endpoint), request.method.encode(), fields)
         return None
 
     @app.after_request
-    async def tell_browsers(response: Response) -> Response:
+    async def add_browser_fields(response: Response) -> Response:
         if "access-control-allow-origin" not in response.headers:
             response.headers.extend(_as_text(gate.cors_fields(_fields())))
         response.headers["x-content-type-options"] = "nosniff"
         return response
 
 
-def check(gate: Gate, area: Scope) -> None:
-    """Check the current request once more, for a view whose area depends on the settings.
+def check(gate: Gate, scope: Scope) -> None:
+    """Check the current request again, for a view whose scope depends on the request.
 
     Raises:
         AccessError: if it may not.
     """
-    gate.check(area, request.method.encode(), _fields())
+    gate.check(scope, request.method.encode(), _fields())
 
 
-def check_unlimited() -> None:
-    """Refuse whoever may use some models only: what is here is everybody's.
+def check_unrestricted() -> None:
+    """Refuse a caller that may use some models only; files on the disk belong to all callers.
 
     Raises:
-        ModelNotAllowedError: if that is so.
+        ModelNotAllowedError: if the caller's API key is for some models only.
     """
-    if asker().models is not None:
+    key = caller()
+    if key.models is not None:
         raise ModelNotAllowedError(
-            f"the API key {asker().name!r} is for some models only, and may not fetch or delete any"
+            f"the API key {key.name!r} is for some models only, and may not fetch or delete any"
         )
 
 
@@ -119,7 +121,7 @@ def _fields() -> list[tuple[bytes, bytes]]:
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in request.headers
-        # Hypercorn gives a request of HTTP/1.0, which may have none, an empty one.
+        # A request of HTTP/1.0 may have no Host; Hypercorn then adds an empty one.
         if value or name.lower() != "host" or request.http_version != "1.0"
     ]
 
@@ -129,33 +131,33 @@ def _as_text(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def raw_body() -> bytes:
-    """Return the body of the current request as it came.
+    """Return the body of the current request.
 
     Raises:
-        BodiesFullError: if there was no room for it beside those of other requests.
+        BodiesFullError: if the budget of all bodies had no room for it.
     """
     data = await request.get_data(as_text=False)
-    Counted.check(cast("dict[str, Any]", request.scope))
+    BudgetedBody.check(cast("dict[str, Any]", request.scope))
     assert isinstance(data, bytes)
     return data
 
 
-async def json_body(shape: type[T]) -> T:
-    """Return the body of the current request as *shape*; an empty one counts as ``{}``.
+async def json_body(schema: type[T]) -> T:
+    """Return the body of the current request as a *schema*; an empty body counts as ``{}``.
 
     Raises:
-        MediaTypeError: if it does not say that it is JSON; see `check_says_json`.
-        RequestError: if it is not, or not of that shape.
+        MediaTypeError: if its ``Content-Type`` is not JSON; see `check_says_json`.
+        RequestError: if it is not JSON, or does not fit *schema*.
     """
     data = await raw_body()
     if data:
         check_says_json(_fields(), data)
     try:
-        return msgspec.json.decode(data or b"{}", type=shape)
+        return msgspec.json.decode(data or b"{}", type=schema)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise RequestError(f"the body cannot be used: {exc}") from exc
 
 
-def answer(shape: object, status: int = HTTPStatus.OK) -> Response:
-    """Return *shape* as JSON."""
-    return Response(msgspec.json.encode(shape), status, content_type="application/json")
+def answer(value: object, status: int = HTTPStatus.OK) -> Response:
+    """Return a response with *value* as JSON."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

@@ -1,13 +1,14 @@
-"""Serves the control plane: one request, one answer, the end of the connection.
+"""The server of the control plane: one request, one response, then the connection is closed.
 
-The data plane has read the request's head and knows how its body ends. `HTTPStream`, the part
-of Hypercorn that runs an ASGI application for one request, gets exactly this message; h11
-frames the answer. What the client sends behind the message is read and thrown away meanwhile,
-so that its leaving is always seen, and so that no unread byte resets the answer away.
+The data plane has read the request's head and hands over the connection. `HTTPStream`, the
+part of Hypercorn that runs an ASGI application for one request, receives that request and no
+byte behind it; h11 frames the response. Bytes that follow the request are read and discarded,
+for two reasons: a disconnect of the client is noticed at once, and no unread byte makes the
+kernel reset the connection and destroy the response.
 
-Hypercorn's own connections are not used: they stop reading when bytes follow a request, and
-then neither its answer nor its end is seen to. `HTTPStream` is one level below Hypercorn's
-public API: ``hypercorn==0.18.*`` is pinned for it.
+Hypercorn's own connection class is not used: it stops reading when bytes follow a request,
+and then notices neither the disconnect nor the end of the response. `HTTPStream` is one level
+below Hypercorn's public API; ``hypercorn==0.18.*`` is pinned for that reason.
 """
 
 from __future__ import annotations
@@ -45,36 +46,35 @@ from ...errors.requests import RequestError
 
 log = structlog.get_logger()
 
-#: A client that takes nothing of its answer for so long is given up, in seconds.
+#: Longest time in which a client reads nothing of its response, in seconds; then it is given up.
 WRITE_TIMEOUT_S: Final = 30.0
 
-#: How long a client may take to read its answer and close, once all of it is sent, in seconds.
+#: Time for the client to read the end of its response and close, in seconds.
 LINGER_S: Final = 2.0
 
-#: Most that is thrown away of what a client sends behind its request, and again of what it
-#: sends when it is answered, in bytes: as much as the largest body by default. A client that
-#: sends more is given up.
+#: Most bytes that are discarded behind a request, and again after its response: as many as the
+#: largest body has by default. A client that sends more is given up.
 MAX_DISCARDED_BYTES: Final = 64 * 1024 * 1024
 
-#: How long a view may go on for a client that closed its sending side, in seconds. It may have
-#: left, or wait for its answer; only sending would tell.
+#: Time that a view gets after the client closed its sending side, in seconds. The client may
+#: have disconnected or wait for its response; only a write would tell.
 HALF_CLOSED_S: Final = 0.5
 
-#: How long a client may take to complete its body, or to read its answer and close, once
-#: draining has begun, in seconds.
+#: Time for a client to complete its body, or to read its response and close, once the router
+#: drains, in seconds.
 DRAINING_S: Final = 1.0
 
-#: What is read at a time, in bytes.
+#: Size of one read, in bytes.
 _READ_BYTES: Final = 64 * 1024
 
-#: What a connection raises that is no more.
-_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+#: Exceptions of a connection that is broken or closed.
+_DISCONNECTED: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
-#: Longest control request, in seconds, whatever the client does meanwhile.
+#: Longest request, in seconds, unless its view calls `without_deadline`.
 REQUEST_TIMEOUT_S: Final = 600.0
 
-#: Key of an ASGI message that ends a body before it is complete: the `RouterError` that says
-#: why, for a view that reads it.
+#: Key of an ASGI message that ends a body early. Its value is the `RouterError` that the view
+#: gets when it reads the body.
 BODY_ERROR: Final = "llama_router.body_error"
 
 _STREAM_ID: Final = 1
@@ -83,10 +83,10 @@ _deadline: ContextVar[trio.CancelScope | None] = ContextVar("control_deadline", 
 
 
 def without_deadline() -> None:
-    """Let the current request take as long as it likes.
+    """Lift `REQUEST_TIMEOUT_S` for the current request.
 
-    For views that end by themselves, or write now and then: writing to a client that is
-    gone fails.
+    For views with deadlines of their own, and for streams: a write to a client that has
+    disconnected fails, or times out after `WRITE_TIMEOUT_S`.
     """
     scope = _deadline.get()
     if scope is not None:
@@ -94,28 +94,28 @@ def without_deadline() -> None:
 
 
 class ControlServer:
-    """Serves an ASGI application to requests that the data plane hands over."""
+    """Runs an ASGI application for requests that the data plane hands over."""
 
     def __init__(self, app: ASGIFramework) -> None:
         self._application = app
         self.app = ASGIWrapper(self._run_app)
         self.config = Config()
-        self.config.accesslog = None  # its lines can be forged; ours are in the app
+        self.config.accesslog = None  # a request could forge its lines; `app` logs instead
         self.config.errorlog = None
         self.config.include_server_header = False
         self.context = WorkerContext(None)
         self._draining = False
-        self._waits: set[trio.CancelScope] = set()  # for what clients are to do
+        self._waits: set[trio.CancelScope] = set()  # waits for clients
 
     async def drain(self) -> None:
-        """Wait no longer for clients that are slow; requests that are complete are answered."""
+        """Shorten all waits for clients to `DRAINING_S`; complete requests are still answered."""
         self._draining = True
         for scope in self._waits:
             _shorten(scope)
 
     @contextmanager
     def waiting_for_client(self, timeout_s: float = math.inf) -> Iterator[trio.CancelScope]:
-        """Cancel what is done in this context after *timeout_s*, and earlier when draining."""
+        """Cancel the block after *timeout_s*, or `DRAINING_S` after a drain has begun."""
         with trio.move_on_after(timeout_s) as scope:
             if self._draining:
                 _shorten(scope)
@@ -126,54 +126,55 @@ class ControlServer:
                 self._waits.discard(scope)
 
     async def serve(
-        self, stream: trio.SocketStream, request: ControlRequest, moving: Callable[[], None]
+        self, stream: trio.SocketStream, request: ControlRequest, on_activity: Callable[[], None]
     ) -> None:
-        """Answer *request* on *stream*, and close that.
+        """Answer *request* on *stream*, then close the stream.
 
-        Never raises for what a client did. *moving* is called whenever bytes come or go.
+        A client that breaks off or disconnects causes no exception. *on_activity* is called
+        whenever bytes are received or sent.
 
         Raises:
-            OSError: if the client left before anything was done.
+            OSError: if the client had disconnected before the request was served.
         """
-        await _Exchange(self, stream, request, moving).run()
+        await _Exchange(self, stream, request, on_activity).run()
 
     async def _run_app(
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
         try:
             await self._application(scope, receive, send)
-        except* Exception:  # Hypercorn answers with 500, and says nothing
+        except* Exception:  # Hypercorn answers 500 and logs nothing
             log.exception("control.crashed", request_id=None)
             raise
 
 
 def _shorten(wait: trio.CancelScope) -> None:
-    """Leave no more than `DRAINING_S` to *wait*."""
+    """Let *wait* end within `DRAINING_S`."""
     wait.deadline = min(wait.deadline, trio.current_time() + DRAINING_S)
 
 
 class _Exchange:
-    """One request, its answer, and the end of their connection."""
+    """One request, its response, and the end of the connection."""
 
     def __init__(
         self,
         server: ControlServer,
         stream: trio.SocketStream,
         request: ControlRequest,
-        moving: Callable[[], None],
+        on_activity: Callable[[], None],
     ) -> None:
         self._server = server
         self._stream = stream
         self._request = request
-        self._moving = moving
-        self._framing = _answer_framing(request)
+        self._on_activity = on_activity
+        self._framing = _response_framing(request)
         self._reading = trio.CancelScope()
-        self._ended = False  # the application has nothing more to say
-        self._gone = False  # the client takes nothing more
+        self._ended = False  # the application has completed its response
+        self._disconnected = False  # the client reads nothing more
 
     async def run(self) -> None:
         with trio.move_on_after(REQUEST_TIMEOUT_S) as scope:
-            _deadline.set(scope)  # each connection is a task, and this its own context
+            _deadline.set(scope)  # seen by this connection's task and its children only
             await self._serve()
         await self._linger()
 
@@ -214,19 +215,21 @@ class _Exchange:
         )
 
     def _log_unanswered(self) -> None:
-        if self._framing.our_state is h11.SEND_RESPONSE:  # else the application said a line
+        if (
+            self._framing.our_state is h11.SEND_RESPONSE
+        ):  # else the application has logged the request
             path = decoded(self._request.target.partition(b"?")[0])
             log.debug("control.abandoned", method=self._request.method.decode(), path=path)
 
-    # -- what the client sends ----------------------------------------------------------------
+    # -- the request --------------------------------------------------------------------------
 
     async def _receive(self) -> None:
-        """Pass the body on, then read until the client left; cancelled when it is answered."""
+        """Pass the body on, then read until the client disconnects; cancelled by the response."""
         try:
             await self._receive_body()
             if not await self._discard():
                 return
-        except _GONE:
+        except _DISCONNECTED:
             return
         await trio.sleep(HALF_CLOSED_S)
 
@@ -235,16 +238,16 @@ class _Exchange:
             with self._server.waiting_for_client() as in_time:
                 await self._pass_body()
         except RequestError as exc:
-            await self._break_off(exc)
+            await self._fail_body(exc)
         else:
             if in_time.cancelled_caught:
-                await self._break_off(ShuttingDownError("the router is shutting down"))
+                await self._fail_body(ShuttingDownError("the router is shutting down"))
 
     async def _pass_body(self) -> None:
-        """Pass the body on, as it comes.
+        """Pass the body on as it is received.
 
         Raises:
-            RequestError: if it is malformed, or ends too early.
+            RequestError: if it is malformed or incomplete.
         """
         body, data = self._request.body, self._request.received
         while True:
@@ -257,13 +260,17 @@ class _Exchange:
             if not data:
                 raise RequestError("the connection ended in the middle of the request body")
 
-    async def _break_off(self, error: RouterError) -> None:
-        """Let a view that reads the body fail with *error*."""
-        put: Any = self._http.app_put  # the message is ours: see `BODY_ERROR`
+    async def _fail_body(self, error: RouterError) -> None:
+        """Let the view that reads the body raise *error*."""
+        put: Any = self._http.app_put  # untyped: ASGI has no key `BODY_ERROR`
         await put({"type": "http.request", "body": b"", "more_body": False, BODY_ERROR: error})
 
     async def _discard(self) -> bool:
-        """Read until the client closes its sending side; return False if it sends too much."""
+        """Read until the client closes its sending side.
+
+        Returns:
+            False if it sends more than `MAX_DISCARDED_BYTES`.
+        """
         left_bytes = MAX_DISCARDED_BYTES
         while left_bytes > 0:
             data = await self._read()
@@ -274,13 +281,13 @@ class _Exchange:
 
     async def _read(self) -> bytes:
         data = bytes(await self._stream.receive_some(_READ_BYTES))
-        self._moving()
+        self._on_activity()
         return data
 
-    # -- what it gets ---------------------------------------------------------------------------
+    # -- the response -------------------------------------------------------------------------
 
     async def _send(self, event: Event) -> None:
-        """Send what the application says; called by `HTTPStream`."""
+        """Send a part of the response; called by `HTTPStream`."""
         match event:
             case Response():
                 fields = [*event.headers, *self._server.config.response_headers("h11")]
@@ -292,7 +299,7 @@ class _Exchange:
             case StreamClosed():
                 self._ended = True
                 self._reading.cancel()
-            case _:  # server push and early hints, which nothing here uses
+            case _:  # server push and early hints, which no view uses
                 pass
 
     async def _send_framed(self, part: h11.Response | h11.Data | h11.EndOfMessage) -> None:
@@ -301,34 +308,34 @@ class _Exchange:
             await self._write(data)
 
     async def _write(self, data: bytes) -> None:
-        if self._gone:
+        if self._disconnected:
             await trio.lowlevel.checkpoint()
             return
-        self._moving()
+        self._on_activity()
         try:
             with trio.move_on_after(WRITE_TIMEOUT_S) as in_time:
                 await self._stream.send_all(data)
-            self._gone = in_time.cancelled_caught
-        except _GONE:
-            self._gone = True
-        if self._gone:
+            self._disconnected = in_time.cancelled_caught
+        except _DISCONNECTED:
+            self._disconnected = True
+        if self._disconnected:
             self._reading.cancel()
 
     async def _linger(self) -> None:
-        """Close, but let the client read its answer first.
+        """Close the connection after the client has had time to read its response.
 
-        Closing with unread bytes in the socket would reset the connection and destroy an
-        answer that is still on its way. Source: RFC 9112, section 9.6.
+        Closing a socket with unread bytes resets the connection and destroys a response that
+        is still on its way. Source: RFC 9112, section 9.6.
         """
-        if not self._gone:
-            with self._server.waiting_for_client(LINGER_S), suppress(*_GONE):
+        if not self._disconnected:
+            with self._server.waiting_for_client(LINGER_S), suppress(*_DISCONNECTED):
                 await self._stream.send_eof()
                 await self._discard()
         await trio.aclose_forcefully(self._stream)
 
 
-def _answer_framing(request: ControlRequest) -> h11.Connection:
-    """Return what frames the answer to *request*: only its method and version matter for that."""
+def _response_framing(request: ControlRequest) -> h11.Connection:
+    """Return the h11 connection that frames the response; it needs only the method and version."""
     connection = h11.Connection(h11.SERVER)
     line = b"%b / HTTP/%b\r\n" % (request.method, request.version.encode())
     connection.receive_data(line + b"host: router\r\n\r\n")
