@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from llama_router.core.scheduling.lifecycle import INTENTS, TRANSITIONS, Intent, Phase
+from tests.docs.generated_parts import with_parts
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "lifecycle.md"
-_SECTION = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def phases() -> str:
@@ -40,8 +39,7 @@ def intents() -> str:
 
 def generated(page: str) -> str:
     """Return *page* with its generated parts as the code has them."""
-    parts = {"phases": phases, "intents": intents}
-    return _SECTION.sub(lambda found: found[1] + parts[found[2]]() + found[3], page)
+    return with_parts(page, {"phases": phases, "intents": intents})
 
 
 if __name__ == "__main__":
