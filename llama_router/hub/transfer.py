@@ -28,6 +28,7 @@ from ..errors.downloads import (
 )
 from .answers import Answer, Repository, Retries, failure, is_passing, parse_repository
 from .cache import RepoCache
+from .large_reads import large_read_transport
 from .names import RepoFile
 from .part_file import PartFile
 from .units import size
@@ -46,15 +47,6 @@ QUICK_LIMIT: Final = 3
 
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
-
-
-#: What httpcore asks of a connection at once. Its own 64 KiB make a fast download a third slower.
-_READ_BYTES: Final = 2**20
-
-with contextlib.suppress(ImportError):  # then it is slower, no more
-    from httpcore._sync.http11 import HTTP11Connection
-
-    HTTP11Connection.READ_NUM_BYTES = _READ_BYTES
 
 
 class _PassingError(Exception):
@@ -110,6 +102,7 @@ class Hub:
             headers=fields,
             follow_redirects=True,  # httpx takes the token off when the host changes
             timeout=httpx.Timeout(self.read_timeout_s, connect=CONNECT_TIMEOUT_S),
+            transport=large_read_transport(),
         )
 
     def __enter__(self) -> Self:
