@@ -155,7 +155,7 @@ class Frontend:
         self.dispatcher.shut_down()
         gateway.drain()
         self.logs.end_following()
-        await control.drain()
+        control.drain()
         await move_on_after_running(self.signals.force_stop.wait, drain_s(config))
         frontend.cancel()
 
@@ -169,7 +169,7 @@ class Frontend:
         """Put *config* in force, which differs by *plan* from the former one.
 
         Returns:
-            The ids of models whose process is replaced.
+            The ids of the models that get a new process.
 
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.

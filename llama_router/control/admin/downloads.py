@@ -51,7 +51,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.post("/models/download")
     @describe(
-        "Begin to fetch a model from the hub, or join the same download; answers at once.",
+        "Start the download of a model, or join the same one; answers at once.",
         body=schemas.DownloadBody,
         answer=schemas.Download,
     )
@@ -62,21 +62,19 @@ def blueprint(context: ControlContext) -> Blueprint:
         return answer(describe_download(status))
 
     @routes.get("/downloads")
-    @describe(
-        "The downloads that run, and the latest ones that are over.", answer=schemas.Downloads
-    )
+    @describe("Running downloads, and the latest ones that ended.", answer=schemas.Downloads)
     async def statuses() -> Response:
         found = [describe_download(status) for status in context.downloads.statuses()]
         return answer(schemas.Downloads(downloads=found))
 
     @routes.get("/downloads/<number>")
-    @describe("How far one download is.", answer=schemas.Download, errors=(404,))
+    @describe("The progress of one download.", answer=schemas.Download, errors=(404,))
     async def status(number: str) -> Response:
         return answer(describe_download(_known(context.downloads, number)))
 
     @routes.delete("/downloads/<number>")
     @describe(
-        "Cancel a download; what is here is kept, and the next one goes on from there.",
+        "Cancel a download; its bytes are kept, and the next download resumes there.",
         answer=schemas.Download,
         errors=(404,),
     )

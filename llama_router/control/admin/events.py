@@ -30,13 +30,13 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.get("/events")
     @describe(
-        "A stream of events: snapshot, then model, progress, download, config and router.",
+        "A stream of events: snapshot, then model, progress, download, removed, config and router.",
         media="text/event-stream",
         query=[
             Query(
                 name="last_event_id",
                 schema={"type": "string"},
-                about="Go on after this event, as the field Last-Event-ID does.",
+                about="Resume after this event, like the field Last-Event-ID.",
             )
         ],
     )

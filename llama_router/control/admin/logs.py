@@ -43,24 +43,24 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.get("/<path:name>")
     @describe(
-        "The last output of a model's backends, and with follow what they print from now on.",
+        "The last lines of a model's backends; with follow, also new ones.",
         media=_JSON_LINES,
         errors=(404,),
         query=(
             Query(
                 name="tail",
                 schema={"type": "integer", "minimum": 0, "maximum": MAX_TAIL},
-                about="How many lines of the past.",
+                about="Number of past lines.",
             ),
             Query(
                 name="follow",
                 schema={"enum": ["0", "1"]},
-                about="Whether to go on with what is printed from now on.",
+                about="1 to continue with new lines.",
             ),
             Query(
                 name="format",
                 schema={"enum": ["json", "text"]},
-                about="What a line looks like; else the field Accept decides.",
+                about="Format of a line; by default that of the field Accept.",
             ),
         ),
     )

@@ -72,7 +72,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.post("/reload")
     @describe(
-        "Read the configuration now; answers when that is done.",
+        "Reload the configuration; answers when that is done.",
         body=schemas.Empty,
         answer=schemas.Reload,
         also=[(422, schemas.Reload)],
@@ -84,7 +84,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.post("/rescan")
     @describe(
-        "Look for models now; answers when that is done.",
+        "Scan for models; answers when the scan is done.",
         body=schemas.Empty,
         answer=schemas.Rescanned,
         errors=(500,),
@@ -115,7 +115,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.post("/models/unload")
     @describe(
-        "Unload a model once its requests are done, or now; answers when its memory is free.",
+        "Unload a model after its requests, or by force; answers when its memory is free.",
         body=schemas.UnloadBody,
         answer=schemas.Model,
         errors=(404,),
@@ -129,7 +129,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.post("/requests/cancel")
     @describe(
-        "Cancel a request that waits or is being served.",
+        "Cancel a queued request or one that is being served.",
         body=schemas.CancelBody,
         answer=schemas.Cancelled,
         errors=(404,),

@@ -37,7 +37,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
     @routes.get("/settings")
     @describe(
-        "What the configuration file says about a model or the router, and what it comes to.",
+        "A table of the configuration file, and the resulting settings.",
         answer=schemas.Settings,
         errors=(404,),
         query=[

@@ -107,7 +107,7 @@ class ControlServer:
         self._draining = False
         self._waits: set[trio.CancelScope] = set()  # waits for clients
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Shorten all waits for clients to `DRAINING_S`; complete requests are still answered."""
         self._draining = True
         for scope in self._waits:
@@ -215,9 +215,7 @@ class _Exchange:
         )
 
     def _log_unanswered(self) -> None:
-        if (
-            self._framing.our_state is h11.SEND_RESPONSE
-        ):  # else the application has logged the request
+        if self._framing.our_state is h11.SEND_RESPONSE:  # else the application has logged it
             path = decoded(self._request.target.partition(b"?")[0])
             log.debug("control.abandoned", method=self._request.method.decode(), path=path)
 
