@@ -9,29 +9,19 @@ Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools
 from __future__ import annotations
 
 from collections.abc import Iterable
-from http import HTTPStatus
 from pathlib import Path
 
 from quart import Blueprint, Response, request
 
-from ... import __version__
 from ...core.access.gate import Caller, Scope
 from ...core.config.names import ModelId
 from ...core.config.redaction import masked_command
 from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.state import ModelStatistics
-from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check, open_to
-from .entries import Json, downloading_entry, model_entry, router_props
-
-
-class NoToolsError(RequestError):
-    """The router runs no tools for models; llama-server does with ``--tools``."""
-
-    code = "no_tools"
-    status = HTTPStatus.FORBIDDEN
+from .entries import Json, downloading_entry, model_entry
 
 
 class Listing:
@@ -124,7 +114,7 @@ def named_with_preset(context: ControlContext, name: str) -> tuple[ModelSpec, st
 
 
 def blueprint(context: ControlContext) -> Blueprint:
-    """Return the routes that read; `routes` has those that load, unload, download and delete."""
+    """Return the routes of the list; `routes` has the other ones of llama.cpp's router."""
     routes = Blueprint("models", __name__)
     listing = Listing(context)
 
@@ -141,19 +131,5 @@ def blueprint(context: ControlContext) -> Blueprint:
     @open_to(Scope.MODELS)
     async def retrieve_model(name: str) -> Response:
         return answer(listing.entry(*named_with_preset(context, name)))
-
-    @routes.get("/props")
-    @open_to(Scope.MODELS)
-    async def props() -> Response:
-        return answer(router_props(__version__))
-
-    # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
-    @routes.route("/tools", methods=["GET", "POST"])
-    @open_to(Scope.OPEN)
-    async def tools() -> Response:
-        raise NoToolsError(
-            "the router has no tools of its own; a backend that has some is asked for them "
-            "below /upstream/NAME/tools"
-        )
 
     return routes

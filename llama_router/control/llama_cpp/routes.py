@@ -1,10 +1,11 @@
-"""Routes under ``/models`` in the format of llama.cpp's router: load, unload, download, delete.
+"""Routes of llama.cpp's router: load, unload, download, delete, events, ``/props``, ``/tools``.
 
 Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 """
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ import structlog
 from msgspec import Meta
 from quart import Blueprint, Response, request
 
+from ... import __version__
 from ...core.access.gate import Scope
 from ...core.scheduling.events import Unload
 from ...core.scheduling.lifecycle import Phase
@@ -27,11 +29,18 @@ from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, json_body, open_to
 from ..web.server import without_deadline
-from .entries import RUNNING
+from .entries import RUNNING, router_props
 from .event_stream import ModelEventStream
 from .listing import named
 
 log = structlog.get_logger()
+
+
+class NoToolsError(RequestError):
+    """The router runs no tools for models; llama-server does with ``--tools``."""
+
+    code = "no_tools"
+    status = HTTPStatus.FORBIDDEN
 
 
 class ModelBody(msgspec.Struct):
@@ -41,18 +50,37 @@ class ModelBody(msgspec.Struct):
 
 
 def blueprint(context: ControlContext) -> Blueprint:
-    """Return the routes under ``/models``."""
-    routes = Blueprint("models_api", __name__, url_prefix="/models")
+    """Return the routes; `listing` has the list of models."""
+    routes = Blueprint("models_api", __name__)
     _add_loads(routes, context)
     _add_downloads(routes, context)
     _add_events(routes, context)
+    _add_server_routes(routes)
     return routes
+
+
+def _add_server_routes(routes: Blueprint) -> None:
+    """Add routes by which llama.cpp's UI recognizes a router."""
+
+    @routes.get("/props")
+    @open_to(Scope.MODELS)
+    async def props() -> Response:
+        return answer(router_props(__version__))
+
+    # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
+    @routes.route("/tools", methods=["GET", "POST"])
+    @open_to(Scope.OPEN)
+    async def tools() -> Response:
+        raise NoToolsError(
+            "the router has no tools of its own; a backend that has some is asked for them "
+            "below /upstream/NAME/tools"
+        )
 
 
 def _add_events(routes: Blueprint, context: ControlContext) -> None:
     stream = ModelEventStream(context)
 
-    @routes.get("/sse")
+    @routes.get("/models/sse")
     @open_to(Scope.MODELS)
     async def sse() -> Response:
         without_deadline()
@@ -66,7 +94,7 @@ def _add_events(routes: Blueprint, context: ControlContext) -> None:
 def _add_loads(routes: Blueprint, context: ControlContext) -> None:
     dispatcher = context.dispatcher
 
-    @routes.post("/load")
+    @routes.post("/models/load")
     @open_to(Scope.CHANGES)
     async def load() -> Response:
         spec = named(context, (await json_body(ModelBody)).model)
@@ -76,7 +104,7 @@ def _add_loads(routes: Blueprint, context: ControlContext) -> None:
         context.loads.start(spec.id)
         return _success()
 
-    @routes.post("/unload")
+    @routes.post("/models/unload")
     @open_to(Scope.CHANGES)
     async def unload() -> Response:
         name = (await json_body(ModelBody)).model
@@ -95,7 +123,7 @@ def _add_loads(routes: Blueprint, context: ControlContext) -> None:
 def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
     dispatcher = context.dispatcher
 
-    @routes.post("")
+    @routes.post("/models")
     @open_to(Scope.CHANGES)
     async def download() -> Response:
         check_unrestricted()
@@ -106,7 +134,7 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
         log.info("download.started", id=status.id, model=str(status.reference))
         return _success()
 
-    @routes.delete("")
+    @routes.delete("/models")
     @open_to(Scope.CHANGES)
     async def delete() -> Response:
         check_unrestricted()
