@@ -99,7 +99,7 @@ def status_of(phase: Phase, *, awaited: bool) -> str:
     """Return llama.cpp's status of a model.
 
     llama.cpp has no status for a pause after a failure: its router never restarts a model, so
-    a model whose process ended is ``unloaded``. Here it is ``unloaded`` too if nothing waits
+    a model without a process is ``unloaded``. Here it is ``unloaded`` too if nothing waits
     for it, and ``loading`` if a request does, because it will be started again.
 
     Args:

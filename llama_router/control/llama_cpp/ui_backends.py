@@ -110,7 +110,7 @@ class UiBackend:
 
 
 class UiBackends:
-    """Remembers the backend whose UI is served, so that a page and its files fit together."""
+    """Remembers the backend that served the UI, so that a page and its files fit together."""
 
     def __init__(self) -> None:
         self._chosen: UiBackend | None = None
