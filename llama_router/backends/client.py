@@ -1,24 +1,325 @@
-"""Asking a backend something on the router's own account: one GET or POST, on one connection."""
+"""The HTTP client for backends: one exchange on one connection.
+
+For answers that are translated, and for requests on the router's own account. Everything else
+goes through the data plane (`gateway`), which is far quicker. h11 over a socket, not httpx: httpx
+is built of asynchronous generators, which Trio cannot end when a client leaves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from types import TracebackType
+from typing import Final, Self, TypeAlias, TypeVar
 
 import attrs
 import h11
 import trio
 
-from ..errors.backends import UpstreamError
+from ..core.apis.backend_errors import message_in_body
+from ..core.config.specs import RouterSpec
+from ..errors.backends import UpstreamError, UpstreamTimeoutError
+from ..errors.base import RouterError
+from ..errors.requests import RequestError
+from ..timeouts import was_held_up
 from .backend import Backend
 
-#: Read at once, in bytes.
-_READ_BYTES: Final = 256 * 1024
+T = TypeVar("T")
+
+#: Header fields as they are sent; received names are in lower case.
+Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
+
+#: Most bytes that are read at a time; fewer are passed on as they come.
+_READ_BYTES: Final = 64 * 1024
+
+#: Longest part of an error body that is read, in bytes.
+_MAX_ERROR_BYTES: Final = 64 * 1024
+
+#: Longest quotation of an answer that is not an event stream, in characters.
+_QUOTED_CHARACTERS: Final = 300
+
+_EVENT_STREAM: Final = "text/event-stream"
+
+#: Statuses of errors.
+_ERRORS: Final = frozenset(status.value for status in HTTPStatus if status >= 400)
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """The time limits of one exchange, in seconds.
+
+    Attributes:
+        connection_s: To open the connection.
+        silence_s: Between two bytes of the backend.
+        total_s: For the whole exchange.
+    """
+
+    connection_s: float
+    silence_s: float
+    total_s: float = math.inf
+
+    @classmethod
+    def of(cls, router: RouterSpec) -> Timeouts:
+        """Return the configured limits, which are without a total."""
+        return cls(connection_s=router.connection_timeout_s, silence_s=router.read_timeout_s)
+
+
+class BackendExchange:
+    """One request to a backend, and its response. A context manager; leaving it never blocks.
+
+    `send`, or `request` where only a success is of use; then `receive` until it returns no bytes,
+    or `receive_all`. Each of them raises
+
+    * `UpstreamTimeoutError` when a limit of *timeouts* is over;
+    * the process's own end (a `BackendError`), if that is why the connection broke;
+    * `UpstreamError` for every other failure;
+    * the error given to `cancel`.
+
+    Attributes:
+        status: Status of the response; 0 before it.
+        fields: Header fields of the response.
+        first_byte_s: Clock time of its first byte, in seconds; NaN before.
+    """
+
+    def __init__(self, backend: Backend, timeouts: Timeouts) -> None:
+        """Prepare an exchange; the total time begins now."""
+        self._backend = backend
+        self._timeouts = timeouts
+        self._deadline_s = trio.current_time() + timeouts.total_s
+        self._scope = trio.CancelScope()
+        self._cancelled: RouterError | None = None
+        self._socket: trio.SocketStream | None = None
+        self._unsent = memoryview(b"")
+        self._http = h11.Connection(h11.CLIENT)
+        self._closed = False
+        self.status = 0
+        self.fields: Fields = ()
+        self.first_byte_s = math.nan
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._socket is not None:
+            self._socket.socket.close()  # a backend ends the request when its client is gone
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type of the response without parameters; empty if it has none."""
+        content_type = (_field(self.fields, b"content-type") or b"").decode("latin-1")
+        return content_type.partition(";")[0].strip().lower()
+
+    def cancel(self, error: RouterError) -> None:
+        """End the exchange: the call in progress, and every later one, raises *error*."""
+        self._cancelled = error
+        self._scope.cancel()
+
+    async def send(
+        self, method: str, target: str, *, fields: Fields = (), body: bytes | None = None
+    ) -> None:
+        """Send a request; return when the head of the response is here, of any status.
+
+        Args:
+            method: The HTTP method.
+            target: Path and query.
+            fields: Further header fields.
+            body: JSON to send.
+        """
+        await self._step(self._connect, self._timeouts.connection_s, "did not accept a connection")
+        head, data = self._encode(method, target, fields, body)
+        if len(data) < _READ_BYTES:
+            await self._send(head + data)
+        else:  # two calls cost less than a copy
+            await self._send(head)
+            await self._send(data)
+        response = await self._next(h11.Response)
+        assert isinstance(response, h11.Response)
+        self.status = response.status_code
+        self.fields = [(bytes(name), bytes(value)) for name, value in response.headers]
+
+    async def request(
+        self, method: str, target: str, *, fields: Fields = (), body: bytes | None = None
+    ) -> None:
+        """Send a request as `send` does; return only for a success (200 or 204).
+
+        Raises:
+            RequestError: if the backend refuses it, with the backend's sentence and status.
+            UpstreamError: if the backend failed, likewise.
+        """
+        await self.send(method, target, fields=fields, body=body)
+        if self.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
+            raise await self._refusal()
+
+    async def expect_events(self) -> None:
+        """Make sure that the response is an event stream, or at least has no other media type.
+
+        Raises:
+            UpstreamError: if it has, with the error that the backend reports, or the beginning
+                of the body.
+        """
+        if self.media_type in ("", _EVENT_STREAM):
+            return
+        body = await self._error_body()
+        quoted = body.decode("utf-8", "replace").strip()[:_QUOTED_CHARACTERS]
+        message = f"{self._name} answered with {self.media_type} instead of a stream"
+        if quoted:
+            message = f"{message}: {quoted}"
+        raise UpstreamError(message_in_body(body) or message)
+
+    async def receive(self) -> bytes:
+        """Return the next bytes of the body; none at its end."""
+        event = await self._next(h11.Data, h11.EndOfMessage)
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
+
+    async def receive_all(self, max_bytes: int) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            UpstreamError: if it is over *max_bytes*.
+        """
+        body = bytearray()
+        while data := await self.receive():
+            body += data
+            if len(body) > max_bytes:
+                raise UpstreamError(f"the answer of {self._name} is over {max_bytes} bytes")
+        return bytes(body)
+
+    async def explain(self, symptom: str) -> RouterError:
+        """Return the end of the backend's process as the error, if it ended; else *symptom*."""
+        return await self._backend.explain(symptom)
+
+    # -- steps ----------------------------------------------------------------------------
+
+    def _encode(
+        self, method: str, target: str, fields: Fields, body: bytes | None
+    ) -> tuple[bytes, bytes]:
+        """Return head and body as they are sent.
+
+        Raises:
+            UpstreamError: if HTTP does not allow the target or a field.
+        """
+        head = [(b"host", self._backend.authority), (b"connection", b"close")]
+        if body is not None:
+            head.append((b"content-type", b"application/json"))
+            head.append((b"content-length", b"%d" % len(body)))
+        try:
+            request = h11.Request(method=method, target=target, headers=[*head, *fields])
+            sent = self._http.send(request) or b""
+        except h11.LocalProtocolError as exc:
+            raise UpstreamError(f"{self._name} cannot be sent {target!r}: {exc}") from exc
+        data = b"" if body is None else self._http.send(h11.Data(data=body)) or b""
+        self._http.send(h11.EndOfMessage())
+        return sent, data
+
+    async def _connect(self) -> None:
+        self._socket = await trio.open_tcp_stream(self._backend.host, self._backend.port)
+
+    async def _send(self, data: bytes) -> None:
+        self._unsent = memoryview(data)
+        await self._wait(self._send_rest)
+
+    async def _send_rest(self) -> None:
+        assert self._socket is not None
+        with suppress(OSError):  # it may have answered before it closed: that is read next
+            # Not send_all(): when that is cancelled, the number of bytes sent is unknown.
+            while self._unsent:
+                sent_bytes = await self._socket.socket.send(self._unsent)
+                self._unsent = self._unsent[sent_bytes:]
+
+    async def _read(self) -> None:
+        assert self._socket is not None
+        data = await self._socket.receive_some(_READ_BYTES)
+        if data and math.isnan(self.first_byte_s):
+            self.first_byte_s = trio.current_time()
+        self._closed = not data
+        self._http.receive_data(data)
+
+    async def _next(self, *kinds: type[h11.Event]) -> h11.Event:
+        """Return the next event of one of these kinds."""
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as exc:
+                raise await self.explain(self._violation(exc)) from exc
+            if event is h11.NEED_DATA:
+                await self._wait(self._read)
+            elif isinstance(event, kinds):
+                return event
+            elif isinstance(event, h11.ConnectionClosed):
+                raise await self.explain("it closed the connection without an answer")
+
+    def _violation(self, exc: h11.RemoteProtocolError) -> str:
+        """Return a symptom for *exc*; h11's sentence about a closed connection names its states."""
+        if not self._closed:
+            return f"it broke the rules of HTTP: {exc}"
+        if math.isnan(self.first_byte_s):
+            return "it closed the connection without an answer"
+        return "it closed the connection mid-answer"
+
+    async def _wait(self, step: Callable[[], Awaitable[T]]) -> T:
+        return await self._step(step, self._timeouts.silence_s, "was silent")
+
+    async def _step(self, step: Callable[[], Awaitable[T]], limit_s: float, symptom: str) -> T:
+        """Take one step, within *limit_s* and the total time, unless the exchange is cancelled.
+
+        Time in which the router was held up does not count: both limits begin anew then.
+        """
+        while True:
+            if self._cancelled is not None:
+                raise self._cancelled
+            now_s = trio.current_time()
+            with trio.move_on_at(min(now_s + limit_s, self._deadline_s)) as self._scope:
+                try:
+                    return await step()
+                except OSError as exc:  # of open_tcp_stream()
+                    raise await self.explain(f"it does not accept connections: {exc}") from exc
+                except trio.BrokenResourceError as exc:
+                    raise await self.explain("it closed the connection mid-answer") from exc
+            if was_held_up(self._scope):
+                self._deadline_s = trio.current_time() + self._timeouts.total_s
+            elif self._cancelled is None:
+                raise self._timeout(f"{symptom} for {limit_s:g} s")
+
+    def _timeout(self, symptom: str) -> UpstreamTimeoutError:
+        if trio.current_time() >= self._deadline_s:
+            symptom = f"did not complete its answer within {self._timeouts.total_s:g} s"
+        return UpstreamTimeoutError(f"{self._name} {symptom}")
+
+    @property
+    def _name(self) -> str:
+        return f"the backend of model {str(self._backend.model)!r}"
+
+    async def _refusal(self) -> RouterError:
+        """Return the error that the backend reports, with its status."""
+        message = (
+            message_in_body(await self._error_body())
+            or f"{self._name} answered with status {self.status}"
+        )
+        status = HTTPStatus(self.status) if self.status in _ERRORS else HTTPStatus.BAD_GATEWAY
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return RequestError(message, status=status)
+        error = UpstreamError(message)
+        error.status = status
+        return error
+
+    async def _error_body(self) -> bytes:
+        """Return the body, or its beginning if it is long."""
+        body = bytearray()
+        while len(body) < _MAX_ERROR_BYTES and (data := await self.receive()):
+            body += data
+        return bytes(body)
 
 
 @attrs.frozen
-class Answer:
-    """What a backend answered.
+class BackendResponse:
+    """A response with its whole body.
 
     Attributes:
         status: The HTTP status.
@@ -27,74 +328,42 @@ class Answer:
     """
 
     status: int
-    fields: tuple[tuple[bytes, bytes], ...]
+    fields: Fields
     body: bytes
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the value of a field, or None."""
-        return next((value for field, value in self.fields if field == name), None)
+        """Return the value of the field *name*, or None."""
+        return _field(self.fields, name)
 
 
-async def ask(
+async def fetch(
     backend: Backend,
-    target: bytes,
+    target: str,
     *,
-    fields: Sequence[tuple[bytes, bytes]] = (),
+    fields: Fields = (),
     body: bytes | None = None,
     max_bytes: int,
-) -> Answer:
-    """Send a GET, or with a *body* a POST of JSON, and return the answer. Sets no deadline.
+    timeout_s: float,
+) -> BackendResponse:
+    """Send a GET, or with a *body* a POST of JSON; return the response, of any status.
 
     Args:
-        backend: Whom to ask.
+        backend: The backend.
         target: Path and query.
         fields: Further header fields.
         body: JSON to send.
-        max_bytes: Longest body of an answer.
+        max_bytes: Longest body of a response.
+        timeout_s: Seconds allowed for all of it.
 
     Raises:
-        UpstreamError: if there is no such answer.
+        UpstreamError, BackendError: as in `BackendExchange`.
     """
-    connection = h11.Connection(h11.CLIENT)
-    head = [(b"host", backend.authority), (b"connection", b"close"), *fields]
-    if body is not None:
-        head += [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-        ]
-    request = h11.Request(method=b"GET" if body is None else b"POST", target=target, headers=head)
-    data = connection.send(request) or b""
-    if body is not None:
-        data += connection.send(h11.Data(data=body)) or b""
-    data += connection.send(h11.EndOfMessage()) or b""
-    try:
-        async with await trio.open_tcp_stream(backend.host, backend.port) as stream:
-            await stream.send_all(data)
-            return await _receive(stream, connection, max_bytes)
-    except (OSError, trio.BrokenResourceError, h11.ProtocolError) as exc:
-        raise UpstreamError(
-            f"the backend of model {str(backend.model)!r} did not answer {target!r}: {exc}"
-        ) from exc
+    timeouts = Timeouts(connection_s=timeout_s, silence_s=timeout_s, total_s=timeout_s)
+    with BackendExchange(backend, timeouts) as exchange:
+        await exchange.send("GET" if body is None else "POST", target, fields=fields, body=body)
+        received = await exchange.receive_all(max_bytes)
+        return BackendResponse(exchange.status, exchange.fields, received)
 
 
-async def _receive(stream: trio.SocketStream, connection: h11.Connection, max_bytes: int) -> Answer:
-    response: h11.Response | None = None
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(_READ_BYTES))
-        elif isinstance(event, h11.Response):
-            response = event
-        elif isinstance(event, h11.Data):
-            size += len(event.data)
-            if size > max_bytes:
-                raise UpstreamError(f"the answer of a backend is over {max_bytes} bytes")
-            parts.append(bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage):
-            assert response is not None, "h11 gives the head first"
-            fields = tuple((bytes(name), bytes(value)) for name, value in response.headers)
-            return Answer(response.status_code, fields, b"".join(parts))
-        elif isinstance(event, h11.ConnectionClosed):
-            raise UpstreamError("a backend closed the connection without an answer")
+def _field(fields: Fields, name: bytes) -> bytes | None:
+    return next((value for field, value in fields if field == name), None)

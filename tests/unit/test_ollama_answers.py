@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.control.ollama import answers
-from llama_router.control.ollama.answers import Stream, Times, message_of, whole
+from llama_router.control.ollama.answers import Stream, Times, whole
 from llama_router.control.ollama.requests import AnswerFormat, Wanted
+from llama_router.core.apis.backend_errors import message_in_body
 from llama_router.errors.backends import UpstreamError
 
 TIMES = Times(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
@@ -189,7 +190,7 @@ def test_vectors_keep_the_order_of_the_texts() -> None:
 )
 def test_a_backends_sentence(data: bytes, said: str | None) -> None:
     """It is found in every shape that backends are known to use."""
-    assert message_of(data) == said
+    assert message_in_body(data) == said
 
 
 def test_an_event_has_a_bound() -> None:

@@ -9,13 +9,12 @@ from typing import Final
 import trio
 
 from ...backends.backend import Backend
-from ...backends.client import ask
+from ...backends.client import fetch
 from ...core.config.names import ModelId
 from ...core.scheduling.lifecycle import Phase
 from ...dispatch.dispatcher import Dispatcher
-from ...errors.backends import UpstreamError
+from ...errors.base import RouterError
 from ...event_feed import FeedEvent, ModelPhaseChanged
-from ...timeouts import move_on_after_running
 from .entries import BackendInfo, read_backend_info
 
 #: Time limit of that request, in seconds; the backend has just become ready.
@@ -70,15 +69,12 @@ class ModelInfo:
 
     async def _request(self, backend: Backend) -> None:
         info = None
-
-        async def request_list() -> None:
-            nonlocal info
-            with suppress(UpstreamError):  # many backends have no list of models
-                answer = await ask(backend, b"/v1/models", max_bytes=_MAX_BYTES)
-                if answer.status == 200:
-                    info = read_backend_info(answer.body)
-
-        await move_on_after_running(request_list, REQUEST_TIMEOUT_S)
+        with suppress(RouterError):  # many backends have no list of models
+            answer = await fetch(
+                backend, "/v1/models", max_bytes=_MAX_BYTES, timeout_s=REQUEST_TIMEOUT_S
+            )
+            if answer.status == 200:
+                info = read_backend_info(answer.body)
         if info is None:
             info = self.get(backend.model)
         self._known[backend.model] = (backend.pid, info)

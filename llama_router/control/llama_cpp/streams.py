@@ -16,7 +16,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from ...backends.backend import Backend
-from ...backends.client import ask
+from ...backends.client import BackendExchange, Timeouts, fetch
 from ...core.access.gate import Scope
 from ...core.apis.dialects import Dialect, last_event
 from ...core.apis.model_names import ModelNameRewriter
@@ -24,14 +24,12 @@ from ...core.config.names import ModelId
 from ...core.requests.routes import allowed
 from ...core.scheduling.lifecycle import Phase
 from ...dispatch.conversations import MAX_LOOKED_UP, Conversations, Owner, Replay
-from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, json_body, open_to
 from ..web.server import without_deadline
-from ..web.upstream import Upstream
 
 #: Paths of the router and of the backend.
 _STREAM: Final = "/v1/stream"
@@ -68,12 +66,12 @@ def blueprint(context: ControlContext) -> Blueprint:
         name, from_bytes = _name(), _from_bytes()
         owner, backend = finder.find(name)
         replay = Replay(owner, from_bytes)
-        target = f"{_STREAM}?conv_id={quote(name, safe='')}&from={replay.from_bytes}"
+        target = _target(name, replay.from_bytes)
         without_deadline()
         with ExitStack() as holding:
             upstream = holding.enter_context(finder.hold(owner.model, backend, holding))
             try:
-                await upstream.get(target)
+                await upstream.request("GET", target)
             except RequestError as exc:
                 if exc.status is HTTPStatus.NOT_FOUND:
                     finder.forget(name)
@@ -94,7 +92,7 @@ def blueprint(context: ControlContext) -> Blueprint:
             _, backend = finder.find(name)
             finder.forget(name)
             with finder.exchange(backend) as upstream:
-                await upstream.delete(f"{_STREAM}?conv_id={quote(name, safe='')}")
+                await upstream.request("DELETE", _target(name))
         return Response(b"", HTTPStatus.NO_CONTENT)
 
     @routes.post(_LOOKUP)
@@ -125,6 +123,12 @@ def _from_bytes() -> int:
     return int(text)
 
 
+def _target(name: str, from_bytes: int | None = None) -> str:
+    """Return path and query of the stream of conversation *name* at a backend."""
+    target = f"{_STREAM}?conv_id={quote(name, safe='')}"
+    return target if from_bytes is None else f"{target}&from={from_bytes}"
+
+
 def _unknown(name: str) -> StreamNotFoundError:
     return StreamNotFoundError(
         f"no running model keeps a stream of the conversation {name[:100]!r}; send the request "
@@ -133,7 +137,7 @@ def _unknown(name: str) -> StreamNotFoundError:
     )
 
 
-async def _stream(upstream: Upstream, replay: Replay) -> AsyncIterator[bytes]:
+async def _stream(upstream: BackendExchange, replay: Replay) -> AsyncIterator[bytes]:
     """Yield the backend's replay, adapted for the client, until it is complete."""
     if replay.begin:
         yield replay.begin
@@ -167,7 +171,7 @@ class _Finder:
         """Record that no backend keeps *name* any more."""
         self._conversations.forget(name)
 
-    def hold(self, model: ModelId, backend: Backend, stack: ExitStack) -> Upstream:
+    def hold(self, model: ModelId, backend: Backend, stack: ExitStack) -> BackendExchange:
         """Return an exchange that holds a lease of *model*, if one is granted at once.
 
         The lease prevents a swap. Without it the exchange goes on: if the model is draining, or
@@ -179,18 +183,13 @@ class _Finder:
         with ExitStack() as holding, suppress(RouterError):
             lease = holding.enter_context(self._dispatcher.lease(model, asker=caller().name))
             if lease.granted_nowait() is backend:
-                lease.cut = upstream.cut
+                lease.cut = upstream.cancel
                 stack.push(holding.pop_all())
         return upstream
 
-    def exchange(self, backend: Backend) -> Upstream:
+    def exchange(self, backend: Backend) -> BackendExchange:
         """Return an exchange with *backend*."""
-        router = self._dispatcher.config.router
-        return Upstream(
-            backend,
-            connection_timeout_s=router.connection_timeout_s,
-            read_timeout_s=router.read_timeout_s,
-        )
+        return BackendExchange(backend, Timeouts.of(self._dispatcher.config.router))
 
     async def look_up(self, names: list[str]) -> list[dict[str, Any]]:
         """Return the backends' entries of those conversations that they keep."""
@@ -232,7 +231,7 @@ class _Finder:
         renaming = ModelNameRewriter(bears, events=True)
         waiting = trio.move_on_after(LOOKUP_TIMEOUT_S)
         with waiting, suppress(RouterError), self.exchange(backend) as upstream:
-            await upstream.get(f"{_STREAM}?conv_id={quote(name, safe='')}&from=0")
+            await upstream.request("GET", _target(name, 0))
             while read_bytes < total_bytes and (data := await upstream.receive()):
                 kept = data[: total_bytes - read_bytes]
                 read_bytes += len(kept)
@@ -255,11 +254,10 @@ class _Finder:
 async def _known_to(backend: Backend, owners: Mapping[str, Owner]) -> list[dict[str, Any]]:
     """Return the entries of *backend* for these conversations; none if it keeps none."""
     body = msgspec.json.encode({"conversation_ids": list(owners)})
-    with (
-        trio.move_on_after(LOOKUP_TIMEOUT_S),
-        suppress(UpstreamError, msgspec.DecodeError, RecursionError),
-    ):
-        listed = await ask(backend, _LOOKUP.encode(), body=body, max_bytes=_MAX_BYTES)
+    with suppress(RouterError, msgspec.DecodeError, RecursionError):
+        listed = await fetch(
+            backend, _LOOKUP, body=body, max_bytes=_MAX_BYTES, timeout_s=LOOKUP_TIMEOUT_S
+        )
         if listed.status == HTTPStatus.OK:
             found = msgspec.json.decode(listed.body, type=list[dict[str, Any]])
             return [stream for stream in found if str(stream.get("conversation_id")) in owners]

@@ -8,16 +8,16 @@ from http import HTTPStatus
 from typing import Final
 
 import structlog
-import trio
 from quart import Blueprint, Response, request
 from quart.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
 
 from ... import __version__
 from ...backends.backend import Backend
-from ...backends.client import Answer, ask
+from ...backends.client import BackendResponse, fetch
 from ...core.access.gate import Scope
 from ...errors.backends import UpstreamError
+from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ...threads import in_thread
 from ..web.context import ControlContext
@@ -146,7 +146,7 @@ class _UiFiles:
                 return await self._response(found)
         raise NoUserInterfaceError(f"no running backend has a chat UI with the file {path!r}")
 
-    async def _response(self, found: Answer) -> Response:
+    async def _response(self, found: BackendResponse) -> Response:
         response = await _response(found)
         policy = frame_policy(self._dispatcher.config.router.cors_origins)
         response.headers.add("content-security-policy", policy)
@@ -157,21 +157,22 @@ class _UiFiles:
         return [(key, ready[key]) for key in self._backends.candidates(list(ready))]
 
 
-async def _fetch(backend: Backend, path: str) -> Answer | None:
+async def _fetch(backend: Backend, path: str) -> BackendResponse | None:
     """Return the answer of *backend*; None if it gives none in time."""
     # llama-server has compressed files only, and refuses clients that do not accept gzip.
     fields = [(b"accept", b"*/*"), (b"accept-encoding", b"gzip")]
     if known := request.headers.get("if-none-match"):
         fields.append((b"if-none-match", known.encode("latin-1")))
-    with trio.move_on_after(REQUEST_TIMEOUT_S):
-        try:
-            return await ask(backend, f"/{path}".encode(), fields=fields, max_bytes=_MAX_BYTES)
-        except UpstreamError as exc:
-            log.debug("ui.unavailable", model=backend.model, path=path, reason=str(exc))
+    try:
+        return await fetch(
+            backend, f"/{path}", fields=fields, max_bytes=_MAX_BYTES, timeout_s=REQUEST_TIMEOUT_S
+        )
+    except RouterError as exc:
+        log.debug("ui.unavailable", model=backend.model, path=path, reason=str(exc))
     return None
 
 
-async def _response(found: Answer) -> Response:
+async def _response(found: BackendResponse) -> Response:
     """Return *found* as a response, decompressed for a client that does not accept gzip."""
     body, fields = found.body, [field for field in found.fields if field[0] in PASSED_ON_FIELDS]
     compressed = found.get(b"content-encoding") == b"gzip"

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import attrs
 import msgspec
 
+from ...core.apis.backend_errors import message_in
 from ...core.apis.usage import Usage
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
@@ -132,21 +133,6 @@ def ollama_error(error: RouterError) -> bytes:
     return msgspec.json.encode({"error": str(error)}) + b"\n"
 
 
-def message_of(data: bytes) -> str | None:
-    """Return the sentence in a backend's error, whatever shape it has; None without one."""
-    try:
-        body = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return _sentence(body.get("error", body) if isinstance(body, dict) else body)
-
-
-def _sentence(error: Any) -> str | None:  # noqa: ANN401 -- JSON
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail")
-    return error if isinstance(error, str) and error else None
-
-
 def nothing_said(wanted: Wanted, *, now_s: float, times: Times) -> dict[str, Any]:
     """Return the answer to a request that only loads a model, or lets it go."""
     if wanted.shape is AnswerFormat.EMBEDDING:
@@ -244,7 +230,7 @@ class Stream:
 
     def _lines(self, answer: _Answer, now_s: float) -> Iterable[bytes]:
         if answer.error is not None:
-            reported = _sentence(answer.error)
+            reported = message_in(answer.error)
             raise UpstreamError(reported or "the backend reported an error without a message")
         self._last.usage = answer.usage or self._last.usage
         self._last.timings = answer.timings or self._last.timings

@@ -12,6 +12,7 @@ import trio
 from quart import Response, request
 
 from ...backends.backend import Backend
+from ...backends.client import BackendExchange, Timeouts
 from ...core.access.gate import Caller, Gate
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, wants_notices
 from ...core.apis.usage import TAIL_BYTES, Usage, usage_of
@@ -25,7 +26,6 @@ from ...logs.output import log_info
 from ...threads import in_thread
 from ..web.connection import request_stack
 from ..web.context import ControlContext
-from ..web.upstream import Upstream
 from . import answers, listing
 from .answers import Stream, Times
 from .requests import COMPLETION_PATH, INFILL_PATH, Wanted, cannot_insert
@@ -33,6 +33,10 @@ from .waiting import Waiting
 
 #: Media type of lines of JSON.
 LINES: Final = "application/x-ndjson"
+
+#: Longest answer that is translated as a whole, in bytes: a large batch of embeddings, say 2048
+#: of 4096 numbers, has 170 MB.
+MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
 #: Answers above this are translated in a thread.
 _LARGE_BYTES: Final = 256 * 1024
@@ -56,7 +60,7 @@ class Exchange:
         self._begun_s = trio.current_time()
         self._holding = AsyncExitStack()
         self._lease: Lease | None = None
-        self._upstream: Upstream | None = None
+        self._upstream: BackendExchange | None = None
         self._model: str = wanted.model
         # Taken now, because a stream goes on when the request is no longer the current one.
         self._method, self._path = request.method, request.path
@@ -103,7 +107,7 @@ class Exchange:
         upstream = await self._ask(lease, backend, wanted.path)
         if wanted.stream:
             return self._going_on(self._stream(lease, upstream))
-        data = await upstream.receive_all()
+        data = await upstream.receive_all(MAX_ANSWER_BYTES)
         return await self._whole(data, self._times(lease))
 
     def _waiting(self, lease: Lease, spec: ModelSpec) -> Waiting:
@@ -112,20 +116,15 @@ class Exchange:
         company = WaitReporter(voice, notices=wants_notices(self._notify, spec), now_s=now_s)
         return Waiting(self._context.dispatcher, lease, spec.id, company, self._asker)
 
-    async def _ask(self, lease: Lease, backend: Backend, path: str) -> Upstream:
+    async def _ask(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
         """Ask the backend; return its answer, once that begins."""
         dispatcher = self._context.dispatcher
         dispatcher.keep(backend.model, self._wanted.keep_s)
-        router = dispatcher.config.router
-        upstream = Upstream(
-            backend,
-            connection_timeout_s=router.connection_timeout_s,
-            read_timeout_s=router.read_timeout_s,
-        )
+        upstream = BackendExchange(backend, Timeouts.of(dispatcher.config.router))
         self._upstream = self._holding.enter_context(upstream)
-        lease.cut = upstream.cut
+        lease.cut = upstream.cancel
         try:
-            await upstream.post(path, self._body, self._fields)
+            await upstream.request("POST", path, fields=self._fields, body=self._body)
         except (RequestError, UpstreamError) as exc:
             refusal = cannot_insert(self._wanted.model, upstream.status, str(exc))
             if path == INFILL_PATH and refusal is not None:
@@ -159,7 +158,7 @@ class Exchange:
     async def _stream(
         self,
         lease: Lease,
-        upstream: Upstream | None,
+        upstream: BackendExchange | None,
         said: bytes = b"",
         waiting: Waiting | None = None,
     ) -> AsyncIterator[bytes]:
@@ -255,12 +254,12 @@ class Exchange:
         log_info("request.completed", fields)
 
 
-def _passed_on(gate: Gate) -> dict[str, str]:
+def _passed_on(gate: Gate) -> list[tuple[bytes, bytes]]:
     """Return the fields of the current request that the backend gets, too."""
     given = request.headers.get("authorization")
     if given is None or b"authorization" in gate.withheld:
-        return {}
-    return {"authorization": given}
+        return []
+    return [(b"authorization", given.encode("latin-1"))]
 
 
 def _check_allowed(path: str, spec: ModelSpec) -> None:
