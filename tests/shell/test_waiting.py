@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.control.ollama import bodies, requests
 from llama_router.control.ollama.answers import OllamaStreamDialect
-from llama_router.control.ollama.waiting import Waiting as OllamaWaiting
+from llama_router.control.ollama.exchange import StreamWait
 from llama_router.core.access.gate import ANYBODY
 from llama_router.core.apis.notices import SIGN_OF_LIFE_S, WaitReporter, wants_notices
 from llama_router.core.config.names import ModelId
@@ -119,8 +119,11 @@ async def test_every_dialect(
 
 
 def ollama_waiting(
-    dispatcher: Dispatcher, *, notices: bool, target: Callable[..., requests.Wanted] = requests.chat
-) -> OllamaWaiting:
+    dispatcher: Dispatcher,
+    *,
+    notices: bool,
+    target: Callable[..., requests.TranslatedRequest] = requests.chat,
+) -> StreamWait:
     """Return the wait of an Ollama client that has just asked for ``a``."""
     wanted = target(bodies.ChatRequest(model="a", messages=[bodies.Message(role="user")]))
     spec = dispatcher.config.models[A]
@@ -130,7 +133,7 @@ def ollama_waiting(
         now_s=trio.current_time(),
     )
     lease = dispatcher.lease(A)
-    return OllamaWaiting(dispatcher, lease, A, company, ANYBODY)
+    return StreamWait(dispatcher, lease, A, company, ANYBODY)
 
 
 @pytest.mark.parametrize("notices", [True, False])
@@ -139,7 +142,7 @@ async def test_ollama(nursery: trio.Nursery, autojump_clock: MockClock, notices)
     dispatcher = await dispatcher_of(nursery, FakeBackends(load_s=LOAD_S))
     waiting = ollama_waiting(dispatcher, notices=notices)
     heard: list[tuple[float, str]] = []
-    while lines := await waiting.heard():
+    while lines := await waiting.next_lines():
         message = json.loads(lines)["message"]
         assert message["content"] == ""
         heard.append((trio.current_time(), message.get("thinking", "")))
@@ -158,7 +161,7 @@ async def test_an_ollama_client_hears_of_a_failure_at_once(
     dispatcher = await dispatcher_of(nursery, fake)
     waiting = ollama_waiting(dispatcher, notices=False)
     with pytest.raises(SpawnError):
-        await waiting.heard()
+        await waiting.next_lines()
     assert trio.current_time() == 7
     await wait_all_tasks_blocked()
     assert not dispatcher.waits.watching

@@ -10,16 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.control.ollama import answers
-from llama_router.control.ollama.answers import Stream, Times, whole
-from llama_router.control.ollama.requests import AnswerFormat, Wanted
+from llama_router.control.ollama.answers import RequestTimes, StreamTranslator, translate_answer
+from llama_router.control.ollama.requests import AnswerFormat, TranslatedRequest
 from llama_router.core.apis.backend_errors import message_in_body
 from llama_router.errors.backends import UpstreamError
 
-TIMES = Times(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
+TIMES = RequestTimes(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
 
 
-def wanted(shape: AnswerFormat = AnswerFormat.CHAT, **fields: Any) -> Wanted:
-    return Wanted(model="m", shape=shape, stream=True, keep_s=None, path="/v1/x", **fields)
+def translated(answer_format: AnswerFormat = AnswerFormat.CHAT, **fields: Any) -> TranslatedRequest:
+    return TranslatedRequest(
+        model="m", answer_format=answer_format, stream=True, keep_s=None, path="/v1/x", **fields
+    )
 
 
 def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
@@ -53,7 +55,7 @@ STREAM = b"".join(
 
 def test_a_stream() -> None:
     """Text and thoughts piece by piece, calls whole, figures in the last line."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     thought, first, second, called, last = lines_of(stream.feed(STREAM, now_s=5.0))
     assert stream.done
     assert stream.error is None
@@ -79,16 +81,16 @@ def test_a_stream() -> None:
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_a_stream_comes_in_any_pieces(cuts: list[int]) -> None:
     """Where the bytes are cut makes no difference."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     ends = [*sorted(cuts), len(STREAM)]
     parts = [STREAM[a:b] for a, b in zip([0, *ends], ends, strict=False) if a != b]
     lines = b"".join(stream.feed(part, now_s=5.0) for part in parts)
-    assert lines == Stream(wanted(), TIMES).feed(STREAM, now_s=5.0)
+    assert lines == StreamTranslator(translated(), TIMES).feed(STREAM, now_s=5.0)
 
 
 def test_without_timings_the_clock_counts() -> None:
     """The time to the first piece is that of the prompt, the rest that of the answer."""
-    stream = Stream(wanted(AnswerFormat.GENERATE), TIMES)
+    stream = StreamTranslator(translated(AnswerFormat.GENERATE), TIMES)
     stream.feed(chunk({"content": "a"}), now_s=3.0)
     (last,) = lines_of(stream.feed(chunk({}, "length") + b"data: [DONE]\n\n", now_s=5.0))
     assert last["response"] == ""
@@ -99,7 +101,7 @@ def test_without_timings_the_clock_counts() -> None:
 
 def test_hidden_thoughts() -> None:
     """Who does not want a model to think does not see that it does."""
-    stream = Stream(wanted(hide_thinking=True), TIMES)
+    stream = StreamTranslator(translated(hide_thinking=True), TIMES)
     assert stream.feed(chunk({"reasoning_content": "hm"}), now_s=3.0) == b""
 
 
@@ -115,10 +117,10 @@ def test_hidden_thoughts() -> None:
 )
 def test_a_stream_that_breaks(data: bytes, reason: str) -> None:
     """What came before counts, then it ends with the reason."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     lines = stream.feed(chunk({"content": "a"}), now_s=3.0)
     if data:
-        stream = Stream(wanted(), TIMES)
+        stream = StreamTranslator(translated(), TIMES)
         assert stream.feed(chunk({"content": "a"}) + data, now_s=3.0) == lines
     else:
         stream.feed(data, now_s=3.0)
@@ -129,7 +131,7 @@ def test_a_stream_that_breaks(data: bytes, reason: str) -> None:
 
 def test_a_stream_may_end_without_a_word() -> None:
     """If the backend said why it stops, the end of the bytes is a proper end."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     stream.feed(chunk({"content": "a"}, "stop"), now_s=3.0)
     (last,) = lines_of(stream.feed(b"", now_s=3.0))
     assert (last["done"], stream.error) == (True, None)
@@ -137,7 +139,7 @@ def test_a_stream_may_end_without_a_word() -> None:
 
 def test_arguments_that_are_no_object_are_an_error() -> None:
     """A client would fail on them, and could not say why."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     calls = [{"index": 0, "function": {"name": "f", "arguments": "[1"}}]
     stream.feed(chunk({"tool_calls": calls}, "tool_calls") + b"data: [DONE]\n\n", now_s=3.0)
     assert "'f'" in str(stream.error)
@@ -152,11 +154,11 @@ def test_a_whole_answer() -> None:
             "usage": {"prompt_tokens": 7, "completion_tokens": 5},
         }
     ).encode()
-    answer = whole(wanted(), data, now_s=5.0, times=TIMES)
+    answer = translate_answer(translated(), data, now_s=5.0, times=TIMES)
     assert answer["message"] == {"role": "assistant", "content": "water"}
     assert (answer["done"], answer["eval_count"]) == (True, 5)
     text = b'{"choices": [{"text": "water", "finish_reason": "length"}]}'
-    answer = whole(wanted(AnswerFormat.GENERATE), text, now_s=5.0, times=TIMES)
+    answer = translate_answer(translated(AnswerFormat.GENERATE), text, now_s=5.0, times=TIMES)
     assert (answer["response"], answer["done_reason"]) == ("water", "length")
 
 
@@ -164,17 +166,21 @@ def test_a_whole_answer() -> None:
 def test_what_is_no_answer(data: bytes) -> None:
     """It is the backend's failure, and said to be."""
     with pytest.raises(UpstreamError):
-        whole(wanted(), data, now_s=5.0, times=TIMES)
+        translate_answer(translated(), data, now_s=5.0, times=TIMES)
 
 
 def test_vectors_keep_the_order_of_the_texts() -> None:
     """Whatever order the backend answers in."""
     data = b'{"data": [{"index": 1, "embedding": [2]}, {"index": 0, "embedding": [1]}]}'
-    assert whole(wanted(AnswerFormat.EMBED), data, now_s=5.0, times=TIMES)["embeddings"] == [
+    assert translate_answer(translated(AnswerFormat.EMBED), data, now_s=5.0, times=TIMES)[
+        "embeddings"
+    ] == [
         [1],
         [2],
     ]
-    assert whole(wanted(AnswerFormat.EMBEDDING), data, now_s=5.0, times=TIMES) == {"embedding": [1]}
+    assert translate_answer(translated(AnswerFormat.EMBEDDING), data, now_s=5.0, times=TIMES) == {
+        "embedding": [1]
+    }
 
 
 @pytest.mark.parametrize(
@@ -195,7 +201,7 @@ def test_a_backends_sentence(data: bytes, said: str | None) -> None:
 
 def test_an_event_has_a_bound() -> None:
     """A backend that never ends its line does not fill the memory."""
-    stream = Stream(wanted(), TIMES)
+    stream = StreamTranslator(translated(), TIMES)
     for _ in range(17):
         stream.feed(b"x" * 2**20, now_s=3.0)
     assert isinstance(stream.error, UpstreamError)

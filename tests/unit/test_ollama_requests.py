@@ -13,38 +13,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.control.ollama import bodies, requests
-from llama_router.control.ollama.keep_alive import keep_alive_s
-from llama_router.control.ollama.requests import AnswerFormat, Wanted, cannot_insert
+from llama_router.control.ollama.bodies import keep_alive_s
+from llama_router.control.ollama.requests import AnswerFormat, TranslatedRequest, insert_error
 from llama_router.errors.requests import RequestError
 
 USER = {"role": "user", "content": "hello"}
 
 
-def chat(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
+def chat(**fields: Any) -> tuple[TranslatedRequest, dict[str, Any]]:
     body = {"model": "m", "messages": [USER], **fields}
-    wanted = requests.chat(bodies.decoded(json.dumps(body).encode(), bodies.ChatRequest))
-    return wanted, json.loads(wanted.body())
+    translated = requests.chat(bodies.decode(json.dumps(body).encode(), bodies.ChatRequest))
+    return translated, json.loads(translated.body())
 
 
-def generate(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
+def generate(**fields: Any) -> tuple[TranslatedRequest, dict[str, Any]]:
     data = json.dumps({"model": "m", **fields}).encode()
-    wanted = requests.generate(bodies.decoded(data, bodies.GenerateRequest))
-    return wanted, json.loads(wanted.body())
+    translated = requests.generate(bodies.decode(data, bodies.GenerateRequest))
+    return translated, json.loads(translated.body())
 
 
-def embed(**fields: Any) -> tuple[Wanted, dict[str, Any]]:
+def embed(**fields: Any) -> tuple[TranslatedRequest, dict[str, Any]]:
     data = json.dumps({"model": "m", **fields}).encode()
-    wanted = requests.embed(bodies.decoded(data, bodies.EmbedRequest))
-    return wanted, json.loads(wanted.body())
+    translated = requests.embed(bodies.decode(data, bodies.EmbedRequest))
+    return translated, json.loads(translated.body())
 
 
 def test_a_chat_streams_unless_told_otherwise() -> None:
     """As with Ollama; a stream ends with the figures that the last line needs."""
-    wanted, asked = chat()
-    assert (wanted.path, wanted.stream, asked["stream"]) == ("/v1/chat/completions", True, True)
+    translated, asked = chat()
+    assert (translated.path, translated.stream, asked["stream"]) == (
+        "/v1/chat/completions",
+        True,
+        True,
+    )
     assert asked["stream_options"] == {"include_usage": True}
-    wanted, asked = chat(stream=False)
-    assert (wanted.stream, asked["stream"], "stream_options" in asked) == (False, False, False)
+    translated, asked = chat(stream=False)
+    assert (translated.stream, asked["stream"], "stream_options" in asked) == (False, False, False)
     assert asked["messages"] == [USER]
 
 
@@ -102,13 +106,13 @@ def test_formats() -> None:
 
 def test_thinking() -> None:
     """It is switched by the template's variable; an effort is OpenAI's parameter, too."""
-    wanted, asked = chat(think=False)
+    translated, asked = chat(think=False)
     assert asked["chat_template_kwargs"] == {"enable_thinking": False}
-    assert wanted.hide_thinking
-    wanted, asked = chat(think="high")
+    assert translated.hide_thinking
+    translated, asked = chat(think="high")
     assert asked["reasoning_effort"] == "high"
     assert asked["chat_template_kwargs"]["enable_thinking"] is True
-    assert not wanted.hide_thinking
+    assert not translated.hide_thinking
     assert "chat_template_kwargs" not in chat()[1]
 
 
@@ -129,7 +133,7 @@ def test_pictures_may_be_spelled_with_escapes(size_bytes, shift) -> None:
     image = base64.b64encode(data).decode()
     for spelled in (image, image.replace("/", "\\/"), image.replace("+", "\\u002B")):
         body = b'{"model": "m", "messages": [{"role": "user", "images": ["%b"]}]}'
-        request = bodies.decoded(body % spelled.encode(), bodies.ChatRequest)
+        request = bodies.decode(body % spelled.encode(), bodies.ChatRequest)
         asked = json.loads(requests.chat(request).body())
         (picture,) = asked["messages"][0]["content"]
         assert picture["image_url"]["url"] == f"data:image/png;base64,{image}"
@@ -164,19 +168,22 @@ def test_calls_and_their_results_are_paired() -> None:
 
 def test_a_prompt_is_a_chat_of_one_message() -> None:
     """With the system message before it; ``raw`` makes it a plain completion."""
-    wanted, asked = generate(prompt="hi", system="be kind")
-    assert (wanted.shape, wanted.path) == (AnswerFormat.GENERATE, "/v1/chat/completions")
+    translated, asked = generate(prompt="hi", system="be kind")
+    assert (translated.answer_format, translated.path) == (
+        AnswerFormat.GENERATE,
+        "/v1/chat/completions",
+    )
     assert [message["role"] for message in asked["messages"]] == ["system", "user"]
-    wanted, asked = generate(prompt="hi", raw=True)
-    assert (wanted.path, asked["prompt"]) == ("/v1/completions", "hi")
+    translated, asked = generate(prompt="hi", raw=True)
+    assert (translated.path, asked["prompt"]) == ("/v1/completions", "hi")
 
 
 def test_a_suffix_asks_to_fill_in() -> None:
     """At llama-server's own endpoint, and in its spelling."""
-    wanted, asked = generate(
+    translated, asked = generate(
         prompt="a", suffix="b", stream=False, format="json", options={"stop": "c", "num_predict": 3}
     )
-    assert (wanted.shape, wanted.path) == (AnswerFormat.GENERATE, "/infill")
+    assert (translated.answer_format, translated.path) == (AnswerFormat.GENERATE, "/infill")
     assert asked == {
         "model": "m",
         "input_prefix": "a",
@@ -200,7 +207,7 @@ def test_what_does_not_go_with_a_suffix_is_refused(field: dict[str, Any]) -> Non
 )
 def test_a_backend_that_cannot_insert(status: int, why: str | None) -> None:
     """It is told as Ollama tells it; any other refusal stays what it is."""
-    error = cannot_insert("m", status, "no tokens")
+    error = insert_error("m", status, "no tokens")
     if why is None:
         assert error is None
     else:
@@ -219,17 +226,22 @@ def test_what_would_be_lost_is_refused(fields: dict[str, Any]) -> None:
 
 def test_nothing_to_say_only_loads() -> None:
     """An empty chat, prompt or input asks no backend; with ``keep_alive`` 0 the model goes."""
-    for wanted in (chat(messages=[])[0], generate()[0], generate(prompt="")[0], embed(input=[])[0]):
-        assert wanted.path is None
-        assert not wanted.unloads
+    for translated in (
+        chat(messages=[])[0],
+        generate()[0],
+        generate(prompt="")[0],
+        embed(input=[])[0],
+    ):
+        assert translated.path is None
+        assert not translated.unloads
     assert generate(keep_alive=0)[0].unloads
     assert not generate(prompt="x", keep_alive=0)[0].unloads
 
 
 def test_texts_to_embed() -> None:
-    """One or several, with the dimensions that are wanted."""
-    wanted, asked = embed(input="a", dimensions=8)
-    assert (wanted.path, asked["input"], asked["dimensions"]) == ("/v1/embeddings", ["a"], 8)
+    """One or several, with the dimensions that are translated."""
+    translated, asked = embed(input="a", dimensions=8)
+    assert (translated.path, asked["input"], asked["dimensions"]) == ("/v1/embeddings", ["a"], 8)
     assert embed(input=["a", "b"])[1]["input"] == ["a", "b"]
 
 
@@ -265,4 +277,4 @@ def test_any_text_as_keep_alive(text: str) -> None:
 def test_any_bytes_as_a_body(data: bytes) -> None:
     """They are a request or refused."""
     with contextlib.suppress(RequestError):
-        bodies.decoded(data, bodies.ChatRequest)
+        bodies.decode(data, bodies.ChatRequest)

@@ -1,4 +1,4 @@
-"""Ollama's API in terms of OpenAI's: requests one way, answers the other. Pure.
+"""Ollama's API: requests are translated to OpenAI's for a backend, its answers back.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md
 """

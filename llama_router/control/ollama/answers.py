@@ -1,13 +1,10 @@
-"""A backend's OpenAI answer as Ollama's: whole, or piece by piece as lines of JSON. Pure.
-
-Source of llama.cpp's ``timings``: tools/server/README.md.
-"""
+"""Ollama's answers, made of a backend's: whole, or line by line as it streams. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 import msgspec
@@ -16,101 +13,31 @@ from ...core.apis.backend_errors import message_in
 from ...core.apis.usage import Usage
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
-from .requests import INFILL_PATH, AnswerFormat, Wanted
-from .sse import Events
-
-T = TypeVar("T")
+from .backend_answers import (
+    BackendAnswer,
+    Choice,
+    EventParser,
+    Text,
+    Timings,
+    TokenCounts,
+    ToolCallDelta,
+    decode_answer,
+    decode_embeddings,
+)
+from .requests import AnswerFormat, TranslatedRequest
 
 _NS: Final = 1_000_000_000
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _Call(msgspec.Struct):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Text(msgspec.Struct):
-    """A ``message``, or the ``delta`` of one; vLLM calls its thoughts ``reasoning``."""
-
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    tool_calls: list[_Call] | None = None
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[dict[str, Any]] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Text | None = None
-    delta: _Text | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Timings(msgspec.Struct):
-    prompt_ms: float | None = None
-    predicted_ms: float | None = None
-
-
-class _Answer(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    timings: _Timings | None = None
-    error: Any = None  # every backend has its own idea of it
-
-
-class _Infill(msgspec.Struct):
-    """A piece, or all, of what llama-server's ``/infill`` answers."""
-
-    content: str = ""
-    stop_type: str | None = None
-    tokens_evaluated: int | None = None
-    tokens_predicted: int | None = None
-    timings: _Timings | None = None
-    error: Any = None
-
-    def as_answer(self) -> _Answer:
-        """Return it in the shape of OpenAI's."""
-        stops = self.stop_type not in (None, "none")
-        reason = ("length" if self.stop_type == "limit" else "stop") if stops else None
-        usage = _Usage(self.tokens_evaluated, self.tokens_predicted) if stops else None
-        choice = _Choice(text=self.content, finish_reason=reason)
-        return _Answer([choice], usage, self.timings, self.error)
-
-
-class _Embedding(msgspec.Struct):
-    embedding: list[float]
-    index: int = 0
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[_Embedding]
-    usage: _Usage | None = None
-
-
 @attrs.frozen(kw_only=True)
-class Times:
+class RequestTimes:
     """Clock times of one request, in seconds.
 
     Attributes:
-        arrived_s: When it came.
-        load_s: How long its model was loading meanwhile.
-        granted_s: When the backend was asked.
-        epoch_s: What to add to a clock time to get the seconds since the epoch.
+        arrived_s: Its arrival.
+        load_s: How long its model was loading while it waited.
+        granted_s: The moment at which a backend was granted.
+        epoch_s: Seconds to add to a clock time to get the seconds since the epoch.
     """
 
     arrived_s: float
@@ -119,7 +46,7 @@ class Times:
     epoch_s: float
 
     def stamp(self, now_s: float) -> str:
-        """Return *now_s* as Ollama writes it."""
+        """Return *now_s* in the form of Ollama's ``created_at``."""
         return timestamp(self.epoch_s + now_s)
 
 
@@ -133,31 +60,40 @@ def ollama_error(error: RouterError) -> bytes:
     return msgspec.json.encode({"error": str(error)}) + b"\n"
 
 
-def nothing_said(wanted: Wanted, *, now_s: float, times: Times) -> dict[str, Any]:
-    """Return the answer to a request that only loads a model, or lets it go."""
-    if wanted.shape is AnswerFormat.EMBEDDING:
+def json_line(fields: dict[str, Any]) -> bytes:
+    """Return one line of a stream."""
+    return msgspec.json.encode(fields) + b"\n"
+
+
+def empty_answer(
+    request: TranslatedRequest, *, now_s: float, times: RequestTimes
+) -> dict[str, Any]:
+    """Return the answer to a request that only loads or unloads a model."""
+    if request.answer_format is AnswerFormat.EMBEDDING:
         return {"embedding": []}
-    if wanted.shape is AnswerFormat.EMBED:
-        return {"model": wanted.model, "embeddings": []}
-    reason = "unload" if wanted.unloads else "load"
-    return _piece(wanted, times.stamp(now_s)) | {"done": True, "done_reason": reason}
+    if request.answer_format is AnswerFormat.EMBED:
+        return {"model": request.model, "embeddings": []}
+    reason = "unload" if request.unloads else "load"
+    return _piece(request, times.stamp(now_s)) | {"done": True, "done_reason": reason}
 
 
-def whole(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[str, Any]:
-    """Translate a whole answer.
+def translate_answer(
+    request: TranslatedRequest, data: bytes, *, now_s: float, times: RequestTimes
+) -> dict[str, Any]:
+    """Return a backend's whole answer as Ollama's.
 
     Raises:
-        UpstreamError: if it is no such answer.
+        UpstreamError: if *data* is no answer to such a request.
     """
-    if wanted.shape in (AnswerFormat.EMBED, AnswerFormat.EMBEDDING):
-        return _embedded(wanted, data, now_s=now_s, times=times)
-    answer = _said_in(data, wanted)
+    if request.answer_format in (AnswerFormat.EMBED, AnswerFormat.EMBEDDING):
+        return _embeddings(request, data, now_s=now_s, times=times)
+    answer = decode_answer(data, request)
     if not answer.choices:
         raise UpstreamError("the backend's answer has no choices")
-    talk = _Talk(wanted)
-    said = talk.take(answer.choices[0])
-    piece = _piece(wanted, times.stamp(now_s), said, talk.calls())
-    return piece | _ending(talk.reason, answer, now_s=now_s, first_s=None, times=times)
+    collected = _Collected(request)
+    delta = collected.add(answer.choices[0])
+    piece = _piece(request, times.stamp(now_s), delta, collected.tool_calls())
+    return piece | _figures(collected.finish_reason, answer, now_s=now_s, first_s=None, times=times)
 
 
 class OllamaStreamDialect:
@@ -170,35 +106,35 @@ class OllamaStreamDialect:
     Source: https://github.com/ollama/ollama-python, ``Client._request`` and ``ChatResponse``.
     """
 
-    def __init__(self, wanted: Wanted, created_at: str) -> None:
+    def __init__(self, wanted: TranslatedRequest, created_at: str) -> None:
         self._wanted = wanted
         self._created_at = created_at
 
     def say(self, text: str) -> bytes:
         """Return *text* as a thought; nobody hears it who wants to see no thoughts."""
         thinking = "" if self._wanted.hide_thinking else text + "\n"
-        return _line(_piece(self._wanted, self._created_at, _Said(thinking=thinking)))
+        return json_line(_piece(self._wanted, self._created_at, _Delta(thinking=thinking)))
 
     def sign_of_life(self) -> bytes:
         """Return a piece of an answer in which nothing is said."""
-        return _line(_piece(self._wanted, self._created_at))
+        return json_line(_piece(self._wanted, self._created_at))
 
 
-class Stream:
-    """Translates an event stream as it comes.
+class StreamTranslator:
+    """Translates a backend's event stream into Ollama's lines as it arrives.
 
     Attributes:
-        usage: Tokens, as far as the backend said.
-        done: Nothing more will come of it.
-        error: Why it ended before its time, if it did.
+        usage: Tokens, as far as the backend has reported them.
+        done: Whether the stream is complete, or failed.
+        error: Why it ended early; None if it did not.
     """
 
-    def __init__(self, wanted: Wanted, times: Times) -> None:
-        self._wanted = wanted
+    def __init__(self, request: TranslatedRequest, times: RequestTimes) -> None:
+        self._request = request
         self._times = times
-        self._events = Events()
-        self._talk = _Talk(wanted)
-        self._last = _Answer()
+        self._events = EventParser()
+        self._collected = _Collected(request)
+        self._latest = BackendAnswer()  # usage and timings, which come in any event
         self._first_s: float | None = None
         self.done = False
         self.error: UpstreamError | None = None
@@ -206,14 +142,14 @@ class Stream:
     @property
     def usage(self) -> Usage:
         """Return the tokens so far."""
-        usage = self._last.usage or _Usage()
+        usage = self._latest.usage or TokenCounts()
         return Usage(usage.prompt_tokens, usage.completion_tokens)
 
     def feed(self, data: bytes, *, now_s: float) -> bytes:
-        """Take in bytes, none at their end; return the lines that can be sent now, perhaps none.
+        """Return the lines that *data* completes, perhaps none; without data the stream ends.
 
-        An error that the backend reports, and what is no such stream, sets `error`: what
-        came before it counts.
+        An error that the backend reports, or an event that cannot be parsed, sets `error`; the
+        lines before it are returned.
         """
         lines: list[bytes] = []
         try:
@@ -221,42 +157,44 @@ class Stream:
                 if event.strip() == b"[DONE]":
                     self.done = True
                     break
-                lines += self._lines(_said_in(event, self._wanted), now_s)
+                lines += self._lines(decode_answer(event, self._request), now_s)
             if self.done or not data:
-                lines.append(self._end(now_s))
+                lines.append(self._last_lines(now_s))
         except UpstreamError as exc:
             self.done, self.error = True, exc
         return b"".join(lines)
 
-    def _lines(self, answer: _Answer, now_s: float) -> Iterable[bytes]:
+    def _lines(self, answer: BackendAnswer, now_s: float) -> Iterable[bytes]:
         if answer.error is not None:
-            reported = message_in(answer.error)
-            raise UpstreamError(reported or "the backend reported an error without a message")
-        self._last.usage = answer.usage or self._last.usage
-        self._last.timings = answer.timings or self._last.timings
+            message = message_in(answer.error)
+            raise UpstreamError(message or "the backend reported an error without a message")
+        self._latest.usage = answer.usage or self._latest.usage
+        self._latest.timings = answer.timings or self._latest.timings
         for choice in answer.choices[:1]:
-            if said := self._talk.take(choice):
+            if delta := self._collected.add(choice):
                 if self._first_s is None:
                     self._first_s = now_s
-                yield _line(_piece(self._wanted, self._times.stamp(now_s), said))
+                yield json_line(_piece(self._request, self._times.stamp(now_s), delta))
 
-    def _end(self, now_s: float) -> bytes:
-        if not self.done and self._talk.reason is None:
+    def _last_lines(self, now_s: float) -> bytes:
+        reason = self._collected.finish_reason
+        if not self.done and reason is None:
             raise UpstreamError("the backend's stream ended in the middle of its answer")
         self.done = True
-        calls = self._talk.calls()
         stamp = self._times.stamp(now_s)
         lines = b""
-        if calls:
-            lines = _line(_piece(self._wanted, stamp, calls=calls))
-        ending = _ending(
-            self._talk.reason, self._last, now_s=now_s, first_s=self._first_s, times=self._times
+        if tool_calls := self._collected.tool_calls():
+            lines = json_line(_piece(self._request, stamp, tool_calls=tool_calls))
+        figures = _figures(
+            reason, self._latest, now_s=now_s, first_s=self._first_s, times=self._times
         )
-        return lines + _line(_piece(self._wanted, stamp) | ending)
+        return lines + json_line(_piece(self._request, stamp) | figures)
 
 
 @attrs.frozen
-class _Said:
+class _Delta:
+    """The part of an answer that can be sent at once."""
+
     content: str = ""
     thinking: str = ""
     logprobs: list[dict[str, Any]] | None = None
@@ -266,43 +204,52 @@ class _Said:
 
 
 @attrs.define(eq=False)
-class _OpenCall:
+class _PartialCall:
+    """A tool call, as far as it has arrived."""
+
     id: str | None = None
     name: str = ""
     arguments: str = ""
 
+    def add(self, delta: ToolCallDelta) -> None:
+        self.id = delta.id or self.id
+        if delta.function is not None:
+            self.name += delta.function.name or ""
+            self.arguments += delta.function.arguments or ""
 
-class _Talk:
-    """What a backend says, put together."""
+    def parsed_arguments(self) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(self.arguments or "{}", type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise UpstreamError(
+                f"the model called the tool {self.name!r} with arguments that are not a JSON object"
+            ) from exc
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._hide_thinking = wanted.hide_thinking
-        self._calls: dict[int, _OpenCall] = {}
-        self.reason: str | None = None
 
-    def take(self, choice: _Choice) -> _Said:
-        """Take in a piece; return what of it can be passed on at once."""
-        self.reason = choice.finish_reason or self.reason
-        text = choice.message or choice.delta or _Text(content=choice.text)
+class _Collected:
+    """The parts of an answer that are complete only at its end: tool calls, finish reason."""
+
+    def __init__(self, request: TranslatedRequest) -> None:
+        self._hide_thinking = request.hide_thinking
+        self._calls: dict[int, _PartialCall] = {}
+        self.finish_reason: str | None = None
+
+    def add(self, choice: Choice) -> _Delta:
+        """Add an event; return the part of it that can be sent at once."""
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        text = choice.message or choice.delta or Text(content=choice.text)
         for position, call in enumerate(text.tool_calls or ()):
             index = position if call.index is None else call.index
-            self._collect(self._calls.setdefault(index, _OpenCall()), call)
+            self._calls.setdefault(index, _PartialCall()).add(call)
         thinking = text.reasoning_content or text.reasoning or ""
-        return _Said(
+        return _Delta(
             text.content or "",
             "" if self._hide_thinking else thinking,
             None if choice.logprobs is None else choice.logprobs.content,
         )
 
-    @staticmethod
-    def _collect(open_: _OpenCall, call: _Call) -> None:
-        open_.id = call.id or open_.id
-        if call.function is not None:
-            open_.name += call.function.name or ""
-            open_.arguments += call.function.arguments or ""
-
-    def calls(self) -> list[dict[str, Any]]:
-        """Return the calls of tools, which are complete only at the end.
+    def tool_calls(self) -> list[dict[str, Any]]:
+        """Return the tool calls.
 
         Raises:
             UpstreamError: if the arguments of one are not an object.
@@ -313,56 +260,53 @@ class _Talk:
                 "function": {
                     "index": index,
                     "name": call.name,
-                    "arguments": _arguments(call),
+                    "arguments": call.parsed_arguments(),
                 },
             }
             for index, call in sorted(self._calls.items())
         ]
 
 
-def _arguments(call: _OpenCall) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(call.arguments or "{}", type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise UpstreamError(
-            f"the model called the tool {call.name!r} with arguments that are not a JSON object"
-        ) from exc
-
-
 def _piece(
-    wanted: Wanted,
+    request: TranslatedRequest,
     created_at: str,
-    said: _Said | None = None,
-    calls: Sequence[dict[str, Any]] = (),
+    delta: _Delta | None = None,
+    tool_calls: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    said = said or _Said()
-    piece: dict[str, Any] = {"model": wanted.model, "created_at": created_at}
-    if wanted.shape is AnswerFormat.CHAT:
-        message: dict[str, Any] = {"role": "assistant", "content": said.content}
-        if said.thinking:
-            message["thinking"] = said.thinking
-        if calls:
-            message["tool_calls"] = list(calls)
+    """Return the fields of an answer, or of one line of a stream, that is not the last."""
+    delta = delta or _Delta()
+    piece: dict[str, Any] = {"model": request.model, "created_at": created_at}
+    if request.answer_format is AnswerFormat.CHAT:
+        message: dict[str, Any] = {"role": "assistant", "content": delta.content}
+        if delta.thinking:
+            message["thinking"] = delta.thinking
+        if tool_calls:
+            message["tool_calls"] = list(tool_calls)
         piece["message"] = message
     else:
-        piece["response"] = said.content
-        if said.thinking:
-            piece["thinking"] = said.thinking
-    if said.logprobs:
-        piece["logprobs"] = said.logprobs
+        piece["response"] = delta.content
+        if delta.thinking:
+            piece["thinking"] = delta.thinking
+    if delta.logprobs:
+        piece["logprobs"] = delta.logprobs
     piece["done"] = False
     return piece
 
 
-def _ending(
-    reason: str | None, answer: _Answer, *, now_s: float, first_s: float | None, times: Times
+def _figures(
+    reason: str | None,
+    answer: BackendAnswer,
+    *,
+    now_s: float,
+    first_s: float | None,
+    times: RequestTimes,
 ) -> dict[str, Any]:
-    """Return the last fields of an answer: why it ends, and figures.
+    """Return the last fields of an answer: the reason of its end, durations, token counts.
 
-    The backend's own timings count; without them, the time to the first piece is that of
-    the prompt.
+    The durations are the backend's own timings. Without them, the prompt took until the first
+    piece.
     """
-    usage, timings = answer.usage or _Usage(), answer.timings or _Timings()
+    usage, timings = answer.usage or TokenCounts(), answer.timings or Timings()
     first_s = now_s if first_s is None else first_s
     prompt_s, eval_s = first_s - times.granted_s, now_s - first_s
     if timings.prompt_ms is not None:
@@ -381,16 +325,18 @@ def _ending(
     }
 
 
-def _embedded(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dict[str, Any]:
-    answer = _decoded(data, _Embeddings, wanted)
-    vectors = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
-    if wanted.shape is AnswerFormat.EMBEDDING:
+def _embeddings(
+    request: TranslatedRequest, data: bytes, *, now_s: float, times: RequestTimes
+) -> dict[str, Any]:
+    answer = decode_embeddings(data, request)
+    vectors = answer.vectors()
+    if request.answer_format is AnswerFormat.EMBEDDING:
         if not vectors:
             raise UpstreamError("the backend's answer has no embedding")
         return {"embedding": vectors[0]}
-    usage = answer.usage or _Usage()
+    usage = answer.usage or TokenCounts()
     return {
-        "model": wanted.model,
+        "model": request.model,
         "embeddings": vectors,
         "total_duration": _ns(now_s - times.arrived_s),
         "load_duration": _ns(times.load_s),
@@ -398,24 +344,5 @@ def _embedded(wanted: Wanted, data: bytes, *, now_s: float, times: Times) -> dic
     }
 
 
-def _said_in(data: bytes, wanted: Wanted) -> _Answer:
-    if wanted.path == INFILL_PATH:
-        return _decoded(data, _Infill, wanted).as_answer()
-    return _decoded(data, _Answer, wanted)
-
-
-def _decoded(data: bytes, shape: type[T], wanted: Wanted) -> T:
-    try:
-        return msgspec.json.decode(data, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise UpstreamError(
-            f"the answer of the backend of model {wanted.model!r} cannot be used: {exc}"
-        ) from exc
-
-
 def _ns(seconds: float) -> int:
     return max(0, round(seconds * _NS))
-
-
-def _line(piece: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(piece) + b"\n"

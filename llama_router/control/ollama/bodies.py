@@ -1,12 +1,13 @@
-"""The bodies of Ollama's requests, as clients send them. Values only.
+"""The bodies of Ollama's requests, as clients send them, and their ``keep_alive``. Pure.
 
 Fields that are not named here are ignored, as Ollama does.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -15,7 +16,7 @@ from ...errors.requests import RequestError
 
 
 class Options(msgspec.Struct, kw_only=True):
-    """What an answer is sampled with. Options about loading are the model's own affair."""
+    """Sampling parameters. Options for loading are ignored: `router.toml` has those of a model."""
 
     num_keep: float | None = None
     num_predict: float | None = None
@@ -36,7 +37,7 @@ class Options(msgspec.Struct, kw_only=True):
 
 
 class Named(msgspec.Struct, kw_only=True):
-    """Any request about one model; older clients call it ``name``."""
+    """A request that names a model; older clients use ``name`` for ``model``."""
 
     model: str | None = None
     name: str | None = None
@@ -46,7 +47,7 @@ class Named(msgspec.Struct, kw_only=True):
         """Return the model's name.
 
         Raises:
-            RequestError: if there is none.
+            RequestError: if the request names none.
         """
         name = self.model or self.name
         if not name:
@@ -57,14 +58,14 @@ class Named(msgspec.Struct, kw_only=True):
 
 
 class ModelRequest(Named, kw_only=True):
-    """What all requests have that need a running model."""
+    """The fields of all requests that need a running model."""
 
     keep_alive: float | str | None = None
     options: Options | None = None
 
 
 class AnswerRequest(ModelRequest, kw_only=True):
-    """What ``/api/chat`` and ``/api/generate`` have in common."""
+    """The common fields of ``/api/chat`` and ``/api/generate``."""
 
     stream: bool | None = None
     format: str | dict[str, Any] | None = None
@@ -74,21 +75,21 @@ class AnswerRequest(ModelRequest, kw_only=True):
 
 
 class ToolFunction(msgspec.Struct, kw_only=True):
-    """The function that a model called."""
+    """The function of a tool call."""
 
     name: str
     arguments: dict[str, Any] = {}
 
 
 class ToolCall(msgspec.Struct, kw_only=True):
-    """A call in the history of a chat."""
+    """A tool call in the history of a chat."""
 
     function: ToolFunction
     id: str | None = None
 
 
 class Message(msgspec.Struct, kw_only=True):
-    """One message of a chat. Pictures are megabytes: they stay the JSON that they came as."""
+    """One message of a chat. Images are not decoded, because they take megabytes."""
 
     role: str
     content: str | None = None
@@ -150,21 +151,21 @@ class ShowRequest(Named, kw_only=True):
 Body = TypeVar("Body", bound=Named)
 
 
-def decoded(data: bytes, shape: type[Body], *, default: str | None = None) -> Body:
-    """Return the request in *data*, whatever media type it was sent as.
+def decode(data: bytes, type_: type[Body], *, default_model: str | None = None) -> Body:
+    """Return the request in *data*. The media type that a client states does not matter.
 
     Args:
-        data: Its body.
-        shape: What it should be.
-        default: The model that is meant where none is named.
+        data: The body.
+        type_: The type of the request.
+        default_model: The model of a request that names none.
 
     Raises:
-        RequestError: if it is not JSON, or not of that shape.
+        RequestError: if *data* is not JSON, or not of that type.
     """
     if not data:
         raise RequestError("missing request body")
     try:
-        body = msgspec.json.decode(data, type=shape)
+        body = msgspec.json.decode(data, type=type_)
     except msgspec.ValidationError as exc:
         found = re.search(r"`\$\.([\w.]+)", str(exc))
         raise RequestError(
@@ -175,5 +176,52 @@ def decoded(data: bytes, shape: type[Body], *, default: str | None = None) -> Bo
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
     if not (body.model or body.name):
-        body.model = default
+        body.model = default_model
     return body
+
+
+# --- keep_alive -------------------------------------------------------------------------
+
+_UNITS_S: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+_PART: Final = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
+_DURATION: Final = re.compile(rf"([+-]?)((?:{_PART})+)", re.ASCII)
+_NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d*)?", re.ASCII)
+
+#: Longest duration that is parsed, in characters.
+_MAX_CHARACTERS: Final = 64
+
+
+def keep_alive_s(value: float | str) -> float:
+    """Return how long a model stays after a request, in seconds; infinite if *value* is negative.
+
+    Args:
+        value: Seconds, or a duration in the form of Go's time.ParseDuration, which Ollama uses.
+
+    Raises:
+        RequestError: if *value* is not a duration.
+    """
+    seconds = _parse_duration(value) if isinstance(value, str) else float(value)
+    return math.inf if seconds < 0 else seconds
+
+
+def _parse_duration(text: str) -> float:
+    if len(text) <= _MAX_CHARACTERS:
+        if _NUMBER.fullmatch(text):
+            return float(text)
+        if found := _DURATION.fullmatch(text):
+            parts = re.findall(_PART, found[2])
+            seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+            return -seconds if found[1] == "-" else seconds
+    raise RequestError(
+        f"keep_alive {text[:_MAX_CHARACTERS]!r} is not a duration; "
+        "one looks like 300, '5m' or '1h30m'",
+        param="keep_alive",
+    )

@@ -1,4 +1,4 @@
-"""One request of an Ollama client that needs a model: lease, backend, translated answer."""
+"""One request of Ollama's API that needs a model: lease, backend, translated answer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from quart import Response, request
 from ...backends.backend import Backend
 from ...backends.client import BackendExchange, Timeouts
 from ...core.access.gate import Caller, Gate
-from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, wants_notices
+from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, discreet, wants_notices
 from ...core.apis.usage import TAIL_BYTES, Usage, usage_of
+from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed
+from ...core.scheduling.waits import Wait
+from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
@@ -26,10 +29,18 @@ from ...logs.output import log_info
 from ...threads import in_thread
 from ..web.connection import request_stack
 from ..web.context import ControlContext
-from . import answers, listing
-from .answers import Stream, Times
-from .requests import COMPLETION_PATH, INFILL_PATH, Wanted, cannot_insert
-from .waiting import Waiting
+from .answers import (
+    OllamaStreamDialect,
+    RequestTimes,
+    StreamTranslator,
+    empty_answer,
+    json_line,
+    ollama_error,
+    timestamp,
+    translate_answer,
+)
+from .listing import find_model
+from .requests import COMPLETION_PATH, INFILL_PATH, TranslatedRequest, insert_error
 
 #: Media type of lines of JSON.
 LINES: Final = "application/x-ndjson"
@@ -38,44 +49,95 @@ LINES: Final = "application/x-ndjson"
 #: of 4096 numbers, has 170 MB.
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
-#: Answers above this are translated in a thread.
+#: Longer answers are translated in a thread.
 _LARGE_BYTES: Final = 256 * 1024
 
 
-class Exchange:
+class StreamWait:
+    """The wait of a streamed request for its model, and the lines that its client gets meanwhile.
+
+    Args:
+        dispatcher: The dispatcher that grants the backend.
+        lease: The lease of the request.
+        model: The model.
+        reporter: Decides when the client gets which lines.
+        caller: The client; names of models that it may not use are left out.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        lease: Lease,
+        model: ModelId,
+        reporter: WaitReporter,
+        caller: Caller,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._lease = lease
+        self._model = model
+        self._reporter = reporter
+        self._caller = caller
+        self._reported_end = False
+
+    async def next_lines(self) -> bytes:
+        """Wait for the next lines for the client; none once the backend is granted.
+
+        Raises:
+            AdmissionError: if the request is refused.
+            BackendError: if the backend cannot be started.
+        """
+        while self._lease.granted_nowait() is None:
+            changed = trio.Event()
+            with self._dispatcher.waits.watch(self._lease, self._model, changed.set):
+                if lines := self._reporter.about(self._waits_for, now_s=trio.current_time()):
+                    return lines
+                with trio.move_on_at(self._reporter.due_s):
+                    await changed.wait()
+        if self._reported_end:
+            return b""
+        self._reported_end = True
+        return self._reporter.granted(str(self._model))
+
+    def _waits_for(self) -> Wait | None:
+        return discreet(self._lease.waits_for(), self._caller, self._dispatcher.config.models)
+
+
+class OllamaExchange:
     """Serves one request. Use `answer` once.
 
     Args:
         context: The router.
-        wanted: What the client wants.
-        body: What to ask the backend.
-        asker: Who it is.
+        translated: The request.
+        body: The body for the backend.
+        caller: The client.
     """
 
-    def __init__(self, context: ControlContext, wanted: Wanted, body: bytes, asker: Caller) -> None:
+    def __init__(
+        self, context: ControlContext, translated: TranslatedRequest, body: bytes, caller: Caller
+    ) -> None:
         self._context = context
-        self._wanted = wanted
+        self._request = translated
         self._body = body
-        self._asker = asker
+        self._caller = caller
         self._begun_s = trio.current_time()
         self._holding = AsyncExitStack()
         self._lease: Lease | None = None
         self._upstream: BackendExchange | None = None
-        self._model: str = wanted.model
-        # Taken now, because a stream goes on when the request is no longer the current one.
+        self._model: str = translated.model
+        # Read now, because Quart's current request is gone while a stream goes on.
         self._method, self._path = request.method, request.path
         self._notify = request.headers.get(NOTIFY_FIELD, "")
-        self._fields = _passed_on(context.gate)
+        self._fields = _authorization(context.gate)
         self._usage = Usage()
         self._sent_bytes = 0
         self._error: RouterError | None = None
-        self._outcome = "client_gone"  # until it is known to have ended otherwise
+        self._outcome = "client_gone"  # until the exchange ends otherwise
 
     async def answer(self) -> Response:
         """Return the answer; a stream goes on after that.
 
         Raises:
-            RouterError: if there is none.
+            RouterError: if the request fails before the answer begins.
         """
         request_stack().callback(self._record)
         try:
@@ -86,60 +148,61 @@ class Exchange:
             raise
 
     async def _answer(self) -> Response:
-        dispatcher, wanted = self._context.dispatcher, self._wanted
-        spec = listing.find(dispatcher.config, wanted.model, self._asker, needed=True)
+        dispatcher, translated = self._context.dispatcher, self._request
+        spec = find_model(dispatcher.config, translated.model, self._caller, or_default=True)
         self._model = spec.id
-        if wanted.path is not None:
-            _check_allowed(wanted.path, spec)
-        elif wanted.unloads:
-            dispatcher.keep(spec.id, wanted.keep_s)
-            return self._complete(self._nothing_said(load_s=0.0))
-        lease = dispatcher.lease(spec.id, asker=self._asker.name)
+        if translated.path is not None:
+            _check_allowed(translated.path, spec)
+        elif translated.unloads:
+            dispatcher.keep(spec.id, translated.keep_s)
+            return self._complete(self._empty_answer(load_s=0.0))
+        lease = dispatcher.lease(spec.id, asker=self._caller.name)
         self._lease = self._holding.enter_context(lease)
-        if wanted.stream and lease.granted_nowait() is None:
-            waiting = self._waiting(lease, spec)
-            if said := await waiting.heard():
-                return self._going_on(self._stream(lease, None, said, waiting))
+        if translated.stream and lease.granted_nowait() is None:
+            wait = self._stream_wait(lease, spec)
+            if lines := await wait.next_lines():
+                return self._streamed(self._stream(lease, None, lines, wait))
         backend = await lease.granted()
-        if wanted.path is None:
-            dispatcher.keep(spec.id, wanted.keep_s)
-            return self._complete(self._nothing_said(load_s=lease.load_s))
-        upstream = await self._ask(lease, backend, wanted.path)
-        if wanted.stream:
-            return self._going_on(self._stream(lease, upstream))
+        if translated.path is None:
+            dispatcher.keep(spec.id, translated.keep_s)
+            return self._complete(self._empty_answer(load_s=lease.load_s))
+        upstream = await self._send(lease, backend, translated.path)
+        if translated.stream:
+            return self._streamed(self._stream(lease, upstream))
         data = await upstream.receive_all(MAX_ANSWER_BYTES)
-        return await self._whole(data, self._times(lease))
+        return await self._translate(data, self._times(lease))
 
-    def _waiting(self, lease: Lease, spec: ModelSpec) -> Waiting:
+    def _stream_wait(self, lease: Lease, spec: ModelSpec) -> StreamWait:
         now_s = trio.current_time()
-        voice = answers.OllamaStreamDialect(self._wanted, answers.timestamp(time.time()))
-        company = WaitReporter(voice, notices=wants_notices(self._notify, spec), now_s=now_s)
-        return Waiting(self._context.dispatcher, lease, spec.id, company, self._asker)
+        dialect = OllamaStreamDialect(self._request, timestamp(time.time()))
+        reporter = WaitReporter(dialect, notices=wants_notices(self._notify, spec), now_s=now_s)
+        return StreamWait(self._context.dispatcher, lease, spec.id, reporter, self._caller)
 
-    async def _ask(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
-        """Ask the backend; return its answer, once that begins."""
+    async def _send(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
+        """Send the request to the backend; return the exchange once a successful answer begins."""
         dispatcher = self._context.dispatcher
-        dispatcher.keep(backend.model, self._wanted.keep_s)
+        dispatcher.keep(backend.model, self._request.keep_s)
         upstream = BackendExchange(backend, Timeouts.of(dispatcher.config.router))
         self._upstream = self._holding.enter_context(upstream)
         lease.cut = upstream.cancel
         try:
             await upstream.request("POST", path, fields=self._fields, body=self._body)
         except (RequestError, UpstreamError) as exc:
-            refusal = cannot_insert(self._wanted.model, upstream.status, str(exc))
+            refusal = insert_error(self._request.model, upstream.status, str(exc))
             if path == INFILL_PATH and refusal is not None:
                 raise refusal from exc
             raise
-        if self._wanted.stream:
+        if self._request.stream:
             await upstream.expect_events()
         return upstream
 
-    async def _whole(self, data: bytes, times: Times) -> Response:
+    async def _translate(self, data: bytes, times: RequestTimes) -> Response:
         self._usage = usage_of(data[-TAIL_BYTES:])
         now_s = trio.current_time()
 
         def translate() -> bytes:
-            return msgspec.json.encode(answers.whole(self._wanted, data, now_s=now_s, times=times))
+            answer = translate_answer(self._request, data, now_s=now_s, times=times)
+            return msgspec.json.encode(answer)
 
         if len(data) < _LARGE_BYTES:
             body = translate()
@@ -147,77 +210,76 @@ class Exchange:
             body = await in_thread(translate, abandon_on_cancel=True)
         return self._complete(body)
 
-    def _going_on(self, lines: AsyncIterator[bytes]) -> Response:
-        """Return an answer that goes on after `answer`, and keeps what it needs as long."""
-        # On the request, not in the lines: nobody may ever begin to read them.
+    def _streamed(self, lines: AsyncIterator[bytes]) -> Response:
+        """Return an answer of *lines*; the request then holds lease and connection to its end."""
+        # The request, not the generator, which is never started if the client leaves at once.
         self._holding = self._holding.pop_all()
         request_stack().push_async_exit(self._holding)
-        # As llama-server says; else nginx would collect them.
+        # The field that llama-server sends, too; without it nginx would buffer the lines.
         return Response(lines, content_type=LINES, headers={"x-accel-buffering": "no"})
 
     async def _stream(
         self,
         lease: Lease,
         upstream: BackendExchange | None,
-        said: bytes = b"",
-        waiting: Waiting | None = None,
+        lines: bytes = b"",
+        wait: StreamWait | None = None,
     ) -> AsyncIterator[bytes]:
         """Yield lines until the answer is complete; a failure is the last line.
 
         Args:
-            lease: The hold on the backend.
-            upstream: The backend's answer; None if it was not asked yet.
-            said: What the client is to hear first.
-            waiting: What it waits for; None if it does not.
+            lease: The lease of the backend.
+            upstream: The exchange with the backend; None if it has not begun.
+            lines: The first lines of *wait*.
+            wait: The wait for the backend; None if there is none.
         """
         failed = "refused"
         try:
-            while waiting is not None and said:
-                self._sent_bytes += len(said)
-                yield said
-                said = await waiting.heard()
+            while wait is not None and lines:
+                self._sent_bytes += len(lines)
+                yield lines
+                lines = await wait.next_lines()
             backend = await lease.granted()
-            if self._wanted.path is None:
-                self._context.dispatcher.keep(backend.model, self._wanted.keep_s)
-                yield self._nothing_said(load_s=lease.load_s)
+            if self._request.path is None:
+                self._context.dispatcher.keep(backend.model, self._request.keep_s)
+                yield self._empty_answer(load_s=lease.load_s)
                 self._outcome = "ok"
                 return
             if upstream is None:
-                upstream = await self._ask(lease, backend, self._wanted.path)
+                upstream = await self._send(lease, backend, self._request.path)
             failed = "cut"
-            stream = Stream(self._wanted, self._times(lease))
+            translator = StreamTranslator(self._request, self._times(lease))
             data = b""
-            while not stream.done:
+            while not translator.done:
                 data = await upstream.receive()
-                lines = stream.feed(data, now_s=trio.current_time())
-                self._usage = stream.usage
+                lines = translator.feed(data, now_s=trio.current_time())
+                self._usage = translator.usage
                 if lines:
                     self._sent_bytes += len(lines)
                     yield lines
-            if stream.error is not None:
-                # The end of a connection may be that of a process, which explains more.
-                raise stream.error if data else await upstream.explain(str(stream.error))
+            if (error := translator.error) is not None:
+                # The stream may have ended because the process did, which explains more.
+                raise error if data else await upstream.explain(str(error))
         except RouterError as exc:
             self._error, self._outcome = exc, failed
-            yield answers.ollama_error(exc)
+            yield ollama_error(exc)
         else:
             self._outcome = "ok"
 
-    def _nothing_said(self, *, load_s: float) -> bytes:
+    def _empty_answer(self, *, load_s: float) -> bytes:
         now_s = trio.current_time()
-        times = Times(
+        times = RequestTimes(
             arrived_s=self._begun_s, load_s=load_s, granted_s=now_s, epoch_s=time.time() - now_s
         )
-        said = answers.nothing_said(self._wanted, now_s=now_s, times=times)
-        return msgspec.json.encode(said) + b"\n"
+        return json_line(empty_answer(self._request, now_s=now_s, times=times))
 
     def _complete(self, body: bytes) -> Response:
         self._sent_bytes = len(body)
         self._outcome = "ok"
-        return Response(body, content_type=LINES if self._wanted.stream else "application/json")
+        return Response(body, content_type=LINES if self._request.stream else "application/json")
 
-    def _times(self, lease: Lease) -> Times:
-        return Times(
+    def _times(self, lease: Lease) -> RequestTimes:
+        return RequestTimes(
             arrived_s=lease.arrived_s,
             load_s=lease.load_s,
             granted_s=lease.granted_s,
@@ -254,8 +316,8 @@ class Exchange:
         log_info("request.completed", fields)
 
 
-def _passed_on(gate: Gate) -> list[tuple[bytes, bytes]]:
-    """Return the fields of the current request that the backend gets, too."""
+def _authorization(gate: Gate) -> list[tuple[bytes, bytes]]:
+    """Return the current request's key for the backend, unless it is one for the router."""
     given = request.headers.get("authorization")
     if given is None or b"authorization" in gate.withheld:
         return []
@@ -264,7 +326,7 @@ def _passed_on(gate: Gate) -> list[tuple[bytes, bytes]]:
 
 def _check_allowed(path: str, spec: ModelSpec) -> None:
     endpoints = spec.spawn.proxy_endpoints
-    # Where completions are wanted, this is one of them.
+    # `proxy_endpoints` that allow completions allow insertions, too.
     paths = (path, COMPLETION_PATH) if path == INFILL_PATH else (path,)
     if not any(allowed(each.encode(), endpoints) for each in paths):
         raise EndpointNotAllowedError(

@@ -1,69 +1,65 @@
-"""What the files of models say, for Ollama's API; looked at once, until they change."""
+"""Sizes, times and headers of models' files for Ollama's API, read again only after a change."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+import attrs
 
 from ...core.config.specs import ModelSpec
 from ...models.discovery.naming import part_of
 from ...models.gguf import GgufError, read_header
 from ...threads import in_thread
-from .listing import File
+from .listing import ModelFile
 
-#: Models whose files are remembered.
-_MAX_REMEMBERED: Final = 4096
+#: Most files in the cache.
+_MAX_CACHED: Final = 4096
 
 
-class Files:
-    """Looks at files, in a thread."""
+class FileReader:
+    """Reads facts about models' files, in a thread, and caches them."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool], File] = {}
+        self._cached: dict[tuple[str, bool], ModelFile] = {}
 
-    async def look(self, specs: Iterable[ModelSpec], *, whole: bool = False) -> list[File]:
-        """Return what is known of the file of each model.
+    async def read(
+        self, specs: Iterable[ModelSpec], *, with_template: bool = False
+    ) -> list[ModelFile]:
+        """Return the facts about each model's file.
 
         Args:
             specs: The models.
-            whole: Read on behind the vocabulary, for the chat template.
+            with_template: Whether to read the header to its end, where the chat template is.
         """
         paths = [spec.path for spec in specs]
         return await in_thread(
-            lambda: [File() if path is None else self._look(path, whole=whole) for path in paths],
+            lambda: [self._read(path, with_template=with_template) for path in paths],
             abandon_on_cancel=True,
         )
 
-    def _look(self, path: str, *, whole: bool) -> File:
+    def _read(self, path: str | None, *, with_template: bool) -> ModelFile:
+        if path is None:
+            return ModelFile()
         try:
-            found = Path(path).stat()
-            real_path = os.path.realpath(path)
-            size_bytes = _size_bytes(path)
+            file = ModelFile(
+                size_bytes=_size_bytes(path),
+                modified_s=Path(path).stat().st_mtime,
+                real_path=os.path.realpath(path),
+            )
         except (OSError, ValueError):
-            return File()
-        known = self._known.get((path, whole))
-        now = File(size_bytes=size_bytes, modified_s=found.st_mtime, real_path=real_path)
-        if known is not None and (known.size_bytes, known.modified_s, known.real_path) == (
-            now.size_bytes,
-            now.modified_s,
-            now.real_path,
-        ):
-            return known
-        try:
-            header = read_header(path, whole=whole)
-        except GgufError:
-            header = None  # a backend of another kind, perhaps
-        if len(self._known) >= _MAX_REMEMBERED:
-            self._known.clear()
-        file = File(
-            size_bytes=now.size_bytes,
-            modified_s=now.modified_s,
-            real_path=real_path,
-            header=header,
-        )
-        self._known[path, whole] = file
+            return ModelFile()
+        cached = self._cached.get((path, with_template))
+        if cached is not None and attrs.evolve(cached, header=None) == file:
+            return cached
+        with suppress(GgufError):  # a file for another kind of backend, perhaps
+            file = attrs.evolve(file, header=read_header(path, whole=with_template))
+        if len(self._cached) >= _MAX_CACHED:
+            self._cached.clear()
+        self._cached[path, with_template] = file
         return file
 
 

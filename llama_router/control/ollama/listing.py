@@ -1,4 +1,4 @@
-"""What Ollama's API says about models: ``/api/tags``, ``/api/ps``, ``/api/show``. Pure."""
+"""Models by Ollama's names, and in the form of ``/api/tags``, ``/api/ps``, ``/api/show``. Pure."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from ...models.discovery.kinds import Kind, kind_of
 from ...models.discovery.naming import quant_of
 from .answers import timestamp
 
-#: The version of Ollama's API that is spoken. Clients refuse servers that are too old.
+#: The version of Ollama's API that is served. Clients refuse servers that are too old.
 API_VERSION: Final = "0.12.6"
 
-#: What Ollama says of a model that stays for ever: Go's longest duration from now.
-_FOR_EVER_S: Final = 106_751 * 86_400.0
+#: Time to the expiry of a model that is never unloaded: Go's longest duration, as in Ollama.
+_NEVER_S: Final = 106_751 * 86_400.0
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @attrs.frozen(kw_only=True)
-class File:
-    """What is known of a model's file; all of it is unknown for a model without one.
+class ModelFile:
+    """Facts about a model's file; the default values if the model has none.
 
     Attributes:
-        size_bytes: Of all its parts.
-        modified_s: When it was written, in seconds since the epoch.
-        real_path: Where links lead to.
-        header: What it says about itself, if it is a GGUF file.
+        size_bytes: Size of all its parts.
+        modified_s: Time of its last change, in seconds since the epoch.
+        real_path: The path with all links resolved.
+        header: Its header, if it is a GGUF file.
     """
 
     size_bytes: int = 0
@@ -46,89 +46,92 @@ class File:
 
 
 @attrs.frozen(kw_only=True)
-class Running:
-    """A model that is loaded.
+class Residency:
+    """The state of a loaded model.
 
     Attributes:
-        memory_bytes: What its processes have in memory.
-        expires_s: When it goes if nobody uses it, in seconds since the epoch; infinite for never.
+        memory_bytes: Resident memory of its processes.
+        expires_s: Time at which it is unloaded if it stays idle, in seconds since the epoch;
+            infinite for never.
     """
 
     memory_bytes: int
     expires_s: float
 
 
-def meaning_of(config: Config, name: str) -> ResolvedModel | None:
-    """Return what *name* stands for.
+def lookup(config: Config, name: str) -> ResolvedModel | None:
+    """Return the model of that name, or None.
 
-    As it is; or without Ollama's ``:latest``; or as the hub's name that its address has.
+    The name counts as it is; else without Ollama's ``:latest``; else without the hub's host.
     """
     plain = name.removesuffix(":latest")
     for spelling in (name, plain, without_host(plain)):
-        if (meaning := config.find(spelling)) is not None:
-            return meaning
+        if (resolved := config.find(spelling)) is not None:
+            return resolved
     return None
 
 
-def meant_by(config: Config, name: str) -> ResolvedModel | None:
-    """Return what a request that needs *name* means; the default model may stand in for it."""
-    return meaning_of(config, name) or config.meant(name)
+def resolve_request(config: Config, name: str) -> ResolvedModel | None:
+    """Return the model for a request that names *name*: that one, or the default model."""
+    return lookup(config, name) or config.meant(name)
 
 
-def find(config: Config, name: str, asker: Caller, *, needed: bool = False) -> ModelSpec:
-    """Return the model that *name* means.
+def find_model(config: Config, name: str, caller: Caller, *, or_default: bool = False) -> ModelSpec:
+    """Return the model of that name.
 
     Args:
         config: The configuration in force.
-        name: As the client wrote it.
-        asker: Who asks.
-        needed: The request needs the model, so that the default one may stand in for it.
+        name: The name that the client used.
+        caller: The client.
+        or_default: Whether the default model may stand in for it.
 
     Raises:
-        UnknownModelError: if there is none that *asker* may use.
+        UnknownModelError: if there is none that *caller* may use.
     """
-    meaning = (meant_by if needed else meaning_of)(config, name)
-    if meaning is None:
-        raise asker.unknown(name, config)
-    spec = config.models[meaning.model]
-    asker.check_model(spec, name, config)
+    resolved = (resolve_request if or_default else lookup)(config, name)
+    if resolved is None:
+        raise caller.unknown(name, config)
+    spec = config.models[resolved.model]
+    caller.check_model(spec, name, config)
     return spec
 
 
-def listed(spec: ModelSpec, file: File) -> list[dict[str, Any]]:
-    """Return a model as it stands in ``/api/tags``, and each of its presets.
+def tags_entries(spec: ModelSpec, file: ModelFile) -> list[dict[str, Any]]:
+    """Return the entries of a model and of its presets in ``/api/tags``.
 
-    Ollama has the same model under several tags in its list, too: the digest is the same.
+    All have the same digest, as Ollama's entries have for several tags of one model.
     """
-    about = {
+    common = {
         "modified_at": timestamp(file.modified_s),
         "size": file.size_bytes,
         "digest": digest(spec, file),
         "details": details(spec, file),
     }
     names = (str(spec.id), *(f"{spec.id}:{preset}" for preset in spec.presets))
-    return [{"name": name, "model": name, **about} for name in names]
+    return [{"name": name, "model": name, **common} for name in names]
 
 
-def running(spec: ModelSpec, file: File, now: Running, *, now_s: float) -> dict[str, Any]:
-    """Return a model as it stands in ``/api/ps``.
+def ps_entry(
+    spec: ModelSpec, file: ModelFile, residency: Residency, *, now_s: float
+) -> dict[str, Any]:
+    """Return the entry of a loaded model in ``/api/ps``.
 
-    Where its memory is, nobody knows: the part on a GPU is said to be 0.
+    The part of its memory that is on a GPU is unknown; ``size_vram`` is 0.
     """
-    expires_s = now_s + _FOR_EVER_S if math.isinf(now.expires_s) else now.expires_s
+    expires_s = now_s + _NEVER_S if math.isinf(residency.expires_s) else residency.expires_s
     return {
         "name": str(spec.id),
         "model": str(spec.id),
-        "size": now.memory_bytes,
+        "size": residency.memory_bytes,
         "digest": digest(spec, file),
         "details": details(spec, file),
-        "expires_at": timestamp(min(expires_s, now_s + _FOR_EVER_S)),
+        "expires_at": timestamp(min(expires_s, now_s + _NEVER_S)),
         "size_vram": 0,
     }
 
 
-def shown(spec: ModelSpec, file: File) -> dict[str, Any]:
-    """Return a model as ``/api/show`` describes it."""
+def show_answer(spec: ModelSpec, file: ModelFile) -> dict[str, Any]:
+    """Return the answer of ``/api/show``."""
     header = file.header
     return {
         "license": "",
@@ -142,8 +145,8 @@ def shown(spec: ModelSpec, file: File) -> dict[str, Any]:
     }
 
 
-def details(spec: ModelSpec, file: File) -> dict[str, Any]:
-    """Return what kind of model it is, as far as its file says."""
+def details(spec: ModelSpec, file: ModelFile) -> dict[str, Any]:
+    """Return format, architecture and quantization, as far as the file states them."""
     header = file.header
     family = "" if header is None else header.architecture
     quant = (header and header.quant) or (spec.path and quant_of(spec.path)) or ""
@@ -157,21 +160,21 @@ def details(spec: ModelSpec, file: File) -> dict[str, Any]:
     }
 
 
-def digest(spec: ModelSpec, file: File) -> str:
+def digest(spec: ModelSpec, file: ModelFile) -> str:
     """Return 64 hexadecimal digits that change when the file does.
 
-    For a file of the hub cache they are its SHA-256. Elsewhere the content would have to be
-    read for that, so they are a hash of name, size and time.
+    For a file of the hub cache they are its SHA-256. For any other they are a hash of name, size
+    and time, because a SHA-256 would need the whole content.
     """
     name = file.real_path.rpartition("/")[2]
     if _SHA256.fullmatch(name):
         return name
-    about = f"{spec.id}\n{file.real_path}\n{file.size_bytes}\n{file.modified_s}"
-    return hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()
+    identity = f"{spec.id}\n{file.real_path}\n{file.size_bytes}\n{file.modified_s}"
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def capabilities(spec: ModelSpec, header: Header | None) -> list[str]:
-    """Return what a model can do, from its header and its chat template."""
+    """Return the abilities of a model, from its header and its chat template."""
     if header is not None and kind_of(header) is not Kind.CHAT:
         return ["embedding"] if kind_of(header) is Kind.EMBEDDING else []
     found = ["completion"]

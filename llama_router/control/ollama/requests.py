@@ -1,4 +1,4 @@
-"""An Ollama request as one for the OpenAI API of a backend. Pure."""
+"""Ollama's requests, translated for the OpenAI API of a backend. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ...core.config import overrides
+from ...core.config.overrides import RequestOverrides
 from ...errors.requests import RequestError
 from .bodies import (
     AnswerRequest,
@@ -24,20 +24,20 @@ from .bodies import (
     ModelRequest,
     Options,
     ToolCall,
+    keep_alive_s,
 )
-from .keep_alive import keep_alive_s
 
 CHAT_PATH: Final = "/v1/chat/completions"
 COMPLETION_PATH: Final = "/v1/completions"
 EMBEDDING_PATH: Final = "/v1/embeddings"
 
-#: llama-server's own; at `COMPLETION_PATH` it takes no notice of a suffix.
+#: llama-server's own endpoint; at `COMPLETION_PATH` it ignores a suffix.
 #: Source: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 INFILL_PATH: Final = "/infill"
 
 
 class AnswerFormat(StrEnum):
-    """What the answer looks like."""
+    """The form of Ollama's answer."""
 
     CHAT = "chat"
     GENERATE = "generate"
@@ -46,57 +46,58 @@ class AnswerFormat(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Wanted:
-    """What a client wants.
+class TranslatedRequest:
+    """An Ollama request in terms of a backend.
 
     Attributes:
-        model: As it named it.
-        shape: What the answer looks like.
-        stream: Whether it comes in pieces.
-        keep_s: Seconds of idleness after which the model may go; None if it did not say.
-        path: Where to ask the backend; None if the model is only to be loaded or to go.
-        fields: What to ask it.
-        hide_thinking: The client does not want to see what the model thinks.
+        model: The name that the client used.
+        answer_format: The form of the answer.
+        stream: Whether the answer is streamed.
+        keep_s: Seconds of idleness after which the model may be unloaded; None if the client
+            did not set ``keep_alive``.
+        path: Path of the backend's endpoint; None if the model is only loaded or unloaded.
+        fields: The JSON object for that endpoint.
+        hide_thinking: Whether thoughts are left out of the answer.
     """
 
     model: str
-    shape: AnswerFormat
+    answer_format: AnswerFormat
     stream: bool
     keep_s: float | None
     path: str | None = None
     fields: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     hide_thinking: bool = False
 
-    def body(self, shape: overrides.RequestOverrides | None = None) -> bytes:
-        """Return what to ask the backend, in the *shape* that its model's requests get."""
-        return msgspec.json.encode(self.fields if shape is None else shape.of(self.fields))
+    def body(self, overrides: RequestOverrides | None = None) -> bytes:
+        """Return the body for the backend, with the *overrides* of its model applied."""
+        return msgspec.json.encode(self.fields if overrides is None else overrides.of(self.fields))
 
     @property
     def unloads(self) -> bool:
-        """Whether all that is wanted is that the model goes."""
+        """Whether the request does nothing but unload the model."""
         return self.path is None and self.keep_s == 0
 
 
-def chat(request: ChatRequest) -> Wanted:
+def chat(request: ChatRequest) -> TranslatedRequest:
     """Translate ``/api/chat``.
 
     Raises:
-        RequestError: if it cannot be.
+        RequestError: if that is not possible.
     """
     messages = [] if request.messages is None else _messages(request.messages)
     body = {"messages": messages, **_answer_fields(request)}
     if request.tools:
         body["tools"] = request.tools
-    return _answer(request, AnswerFormat.CHAT, CHAT_PATH if messages else None, body)
+    return _with_answer(request, AnswerFormat.CHAT, CHAT_PATH if messages else None, body)
 
 
-def generate(request: GenerateRequest) -> Wanted:
+def generate(request: GenerateRequest) -> TranslatedRequest:
     """Translate ``/api/generate``: a chat of one message, or with ``raw`` a plain completion.
 
-    With ``suffix`` the model fills in the middle, if it and its backend can.
+    With ``suffix`` the model fills in the middle, if it and its backend support that.
 
     Raises:
-        RequestError: if it cannot be.
+        RequestError: if that is not possible.
     """
     for name, reason in (
         ("template", "a model is used with its own template; 'raw' uses none"),
@@ -120,51 +121,51 @@ def generate(request: GenerateRequest) -> Wanted:
         user = Message(role="user", content=prompt, images=request.images)
         body = {"messages": _messages([*system, user]), **fields}
         path = CHAT_PATH
-    wanted = prompt or request.images or request.suffix
-    return _answer(request, AnswerFormat.GENERATE, path if wanted else None, body)
+    has_input = prompt or request.images or request.suffix
+    return _with_answer(request, AnswerFormat.GENERATE, path if has_input else None, body)
 
 
-def embed(request: EmbedRequest) -> Wanted:
+def embed(request: EmbedRequest) -> TranslatedRequest:
     """Translate ``/api/embed``.
 
     Raises:
-        RequestError: if it cannot be.
+        RequestError: if that is not possible.
     """
     texts = [request.input] if isinstance(request.input, str) else request.input
     body: dict[str, Any] = {"input": texts}
     if request.dimensions:
         body["dimensions"] = request.dimensions
-    return _wanted(request, AnswerFormat.EMBED, EMBEDDING_PATH if texts else None, body)
+    return _translated(request, AnswerFormat.EMBED, EMBEDDING_PATH if texts else None, body)
 
 
-def embeddings(request: EmbeddingsRequest) -> Wanted:
+def embeddings(request: EmbeddingsRequest) -> TranslatedRequest:
     """Translate ``/api/embeddings``.
 
     Raises:
-        RequestError: if it cannot be.
+        RequestError: if that is not possible.
     """
     path = EMBEDDING_PATH if request.prompt else None
-    return _wanted(request, AnswerFormat.EMBEDDING, path, {"input": [request.prompt or ""]})
+    return _translated(request, AnswerFormat.EMBEDDING, path, {"input": [request.prompt or ""]})
 
 
-def _answer(
-    request: AnswerRequest, shape: AnswerFormat, path: str | None, body: dict[str, Any]
-) -> Wanted:
+def _with_answer(
+    request: AnswerRequest, answer_format: AnswerFormat, path: str | None, body: dict[str, Any]
+) -> TranslatedRequest:
     stream = request.stream is not False
     body["stream"] = stream
     if stream:
         body["stream_options"] = {"include_usage": True}
-    wanted = _wanted(request, shape, path, body)
-    return attrs.evolve(wanted, stream=stream, hide_thinking=request.think is False)
+    translated = _translated(request, answer_format, path, body)
+    return attrs.evolve(translated, stream=stream, hide_thinking=request.think is False)
 
 
-def _wanted(
-    request: ModelRequest, shape: AnswerFormat, path: str | None, body: dict[str, Any]
-) -> Wanted:
+def _translated(
+    request: ModelRequest, answer_format: AnswerFormat, path: str | None, body: dict[str, Any]
+) -> TranslatedRequest:
     keep = request.keep_alive
-    return Wanted(
+    return TranslatedRequest(
         model=request.named,
-        shape=shape,
+        answer_format=answer_format,
         stream=False,
         keep_s=None if keep is None else keep_alive_s(keep),
         path=path,
@@ -172,7 +173,7 @@ def _wanted(
     )
 
 
-# --- How to answer -------------------------------------------------------------------
+# --- parameters ----------------------------------------------------------------------
 
 
 def _answer_fields(request: AnswerRequest) -> dict[str, Any]:
@@ -188,28 +189,28 @@ def _answer_fields(request: AnswerRequest) -> dict[str, Any]:
 
 
 def _native(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return *fields* as llama-server's own endpoints spell them.
+    """Return *fields* in the spelling of llama-server's own endpoints.
 
     Raises:
-        RequestError: if they have no such thing.
+        RequestError: if they have no such parameter.
     """
     fields = dict(fields)
     if "logprobs" in fields:
         raise RequestError("'logprobs' do not go with 'suffix'", param="logprobs")
     if isinstance(fields.get("stop"), str):
         fields["stop"] = [fields["stop"]]
-    if (wanted := fields.pop("response_format", None)) is not None:
-        fields["json_schema"] = wanted.get("json_schema", {}).get("schema", {})
+    if (response_format := fields.pop("response_format", None)) is not None:
+        fields["json_schema"] = response_format.get("json_schema", {}).get("schema", {})
     return fields
 
 
-def cannot_insert(model: str, status: int, reason: str) -> RequestError | None:
-    """Return what a refused request to `INFILL_PATH` comes to; None if it is another matter.
+def insert_error(model: str, status: int, reason: str) -> RequestError | None:
+    """Return the error of a request that `INFILL_PATH` does not support; None for other statuses.
 
     Args:
-        model: As the client named it.
-        status: Of the backend's answer.
-        reason: Its sentence.
+        model: The name that the client used.
+        status: Status of the backend's answer.
+        reason: The backend's sentence.
     """
     match status:
         case HTTPStatus.NOT_IMPLEMENTED:
@@ -221,7 +222,7 @@ def cannot_insert(model: str, status: int, reason: str) -> RequestError | None:
     return RequestError(f"{model!r} does not support insert: {why}", param="suffix")
 
 
-#: Whole numbers: Ollama's name to that of the OpenAI API or of llama-server.
+#: Whole numbers: Ollama's name, and that of the OpenAI API or of llama-server.
 _INTEGERS: Final = {
     "num_keep": "n_keep",
     "seed": "seed",
@@ -239,40 +240,40 @@ def _sampling(options: Options) -> dict[str, Any]:
     fields: dict[str, Any] = {
         name: value for name in _FLOATS if (value := getattr(options, name)) is not None
     }
-    for name, theirs in _INTEGERS.items():
+    for name, backend_name in _INTEGERS.items():
         if (value := getattr(options, name)) is not None:
-            fields[theirs] = _whole(name, value)
-    # Negative means without a limit, which is what backends do unless they are told one.
+            fields[backend_name] = _integer(name, value)
+    # Negative means without a limit, which is the default of backends.
     if options.num_predict is not None and options.num_predict >= 0:
-        fields["max_tokens"] = _whole("num_predict", options.num_predict)
+        fields["max_tokens"] = _integer("num_predict", options.num_predict)
     if options.stop:
         fields["stop"] = options.stop
     return fields
 
 
-#: Beyond it no backend could take a number in.
-_MAX_WHOLE: Final = 2**63
+#: Bound of the integers that backends parse.
+_MAX_INTEGER: Final = 2**63
 
 
-def _whole(name: str, value: float) -> int:
-    if not abs(value) < _MAX_WHOLE or value != int(value):
+def _integer(name: str, value: float) -> int:
+    if not abs(value) < _MAX_INTEGER or value != int(value):
         raise RequestError(f'option "{name}" must be a whole number', param="options")
     return int(value)
 
 
-def _response_format(wanted: str | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(wanted, dict):
-        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted}}
-    if wanted == "json":
+def _response_format(format_: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(format_, dict):
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": format_}}
+    if format_ == "json":
         return {"type": "json_object"}
-    raise RequestError(f"format {wanted[:100]!r} is neither 'json' nor a JSON schema")
+    raise RequestError(f"format {format_[:100]!r} is neither 'json' nor a JSON schema")
 
 
 _EFFORTS: Final = frozenset(("low", "medium", "high"))
 
 
 def _thinking(request: AnswerRequest) -> dict[str, Any]:
-    """Say whether and how hard to think: to the chat template, and as OpenAI's parameter."""
+    """Return the parameters of ``think``: for the chat template, and OpenAI's."""
     think = request.think
     if think is None:
         return {}
@@ -286,13 +287,14 @@ def _thinking(request: AnswerRequest) -> dict[str, Any]:
     return {"chat_template_kwargs": kwargs, "reasoning_effort": think}
 
 
-# --- What was said so far ------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------
 
 
 def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Translate a history; calls of tools get the ids that OpenAI's shape needs."""
+    """Translate a history; tool calls get the ids that OpenAI's form needs."""
     translated: list[dict[str, Any]] = []
-    open_calls: list[tuple[str, str]] = []  # of the latest message with calls: name and id
+    #: Name and id of each unanswered call of the latest message with calls.
+    open_calls: list[tuple[str, str]] = []
     for number, message in enumerate(messages):
         fields: dict[str, Any] = {"role": message.role, "content": _content(message)}
         if message.thinking:
@@ -305,7 +307,7 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             fields["tool_calls"] = calls
             open_calls = [(call["function"]["name"], call["id"]) for call in calls]
         if message.role == "tool":
-            fields["tool_call_id"] = message.tool_call_id or _answered(message, open_calls)
+            fields["tool_call_id"] = message.tool_call_id or _call_id(message, open_calls)
             if message.tool_name:
                 fields["name"] = message.tool_name
         translated.append(fields)
@@ -318,8 +320,8 @@ def _call(call: ToolCall, id_: str) -> dict[str, Any]:
     return {"id": call.id or id_, "type": "function", "function": function}
 
 
-def _answered(message: Message, open_calls: list[tuple[str, str]]) -> str:
-    """Return the id of the call that *message* answers: the first of its name, or the first."""
+def _call_id(message: Message, open_calls: list[tuple[str, str]]) -> str:
+    """Return the id of the call that *message* answers: the first of its tool, or the first."""
     for index, (name, id_) in enumerate(open_calls):
         if message.tool_name in (None, name):
             del open_calls[index]
@@ -331,13 +333,14 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
     if not message.images:
         return message.content or ""
     text = [{"type": "text", "text": message.content}] if message.content else []
-    pictures = [
+    images = [
         {"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images
     ]
-    return [*text, *pictures]
+    return [*text, *images]
 
 
-_KINDS: Final = (
+#: First bytes of image files.
+_IMAGE_TYPES: Final = (
     (b"\x89PNG", "png"),
     (b"\xff\xd8\xff", "jpeg"),
     (b"GIF8", "gif"),
@@ -345,37 +348,36 @@ _KINDS: Final = (
     (b"BM", "bmp"),
 )
 
-
-#: As much of a picture as is decoded, in characters.
-_LOOKED_AT: Final = 4096
+#: Length of the beginning of an image that is decoded, in characters.
+_DECODED_CHARACTERS: Final = 4096
 
 
 def _data_url(image: msgspec.Raw) -> msgspec.Raw:
-    """Return a picture, which is base64 in a JSON string, as a URL in one.
+    """Return an image, which is base64 in a JSON string, as a URL in one.
 
-    Only its beginning is looked at: that is where the name of a file or an address would be
-    found out. To decode all of it would hold up everybody else.
+    Only its beginning is decoded, which is enough to recognize a file name or an address. To
+    decode all of it would keep the event loop busy for milliseconds.
 
     Raises:
         RequestError: if it is not base64.
     """
     text = memoryview(image)
     try:
-        data = base64.b64decode(_beginning(bytes(text[: _LOOKED_AT + 1])), validate=True)
+        data = base64.b64decode(_beginning(bytes(text[: _DECODED_CHARACTERS + 1])), validate=True)
     except (msgspec.DecodeError, binascii.Error, ValueError):
         raise RequestError("an image is not base64", param="images") from None
-    kind = next((kind for magic, kind in _KINDS if data.startswith(magic)), "png")
+    kind = next((kind for magic, kind in _IMAGE_TYPES if data.startswith(magic)), "png")
     return msgspec.Raw(b"".join((b'"data:image/', kind.encode(), b";base64,", text[1:])))
 
 
 def _beginning(text: bytes) -> str:
-    """Return what a JSON string, of which this is the beginning, begins with: whole quadruples.
+    """Return the text of a cut JSON string, shortened to whole quadruples of base64.
 
     Raises:
-        msgspec.DecodeError: if it is no JSON string.
+        msgspec.DecodeError: if it is not a JSON string.
     """
     if not text.endswith(b'"') or len(text) == 1:
-        escape = text.rfind(b"\\", -6)  # some write a plus or a slash as one
+        escape = text.rfind(b"\\", -6)  # some clients escape a plus or a slash
         text = text[: escape if escape >= 0 else None] + b'"'
-    said = msgspec.json.decode(text, type=str)
-    return said[: len(said) // 4 * 4] if len(text) >= _LOOKED_AT - 6 else said
+    decoded = msgspec.json.decode(text, type=str)
+    return decoded[: len(decoded) // 4 * 4] if len(text) >= _DECODED_CHARACTERS - 6 else decoded

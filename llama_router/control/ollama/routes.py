@@ -1,6 +1,6 @@
-"""Ollama's API: what its clients ask for, asked of backends in the way that these understand.
+"""Ollama's API: the routes that need a model, and those that list models.
 
-The translation is in `core.ollama`. Source: https://github.com/ollama/ollama/blob/main/docs/api.md
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ..web.context import ControlContext
 from ..web.guard import answer, caller, open_to, raw_body
 from ..web.server import without_deadline
 from . import bodies, listing, requests
-from .exchange import Exchange
-from .files import Files
-from .requests import Wanted
+from .exchange import OllamaExchange
+from .files import FileReader
+from .requests import TranslatedRequest
 
 Body = TypeVar("Body", bound=bodies.Named)
 
-#: Bodies above this are taken apart in a thread: it takes a millisecond per megabyte and more.
+#: Longer bodies are parsed in a thread: that takes a millisecond per megabyte, and more.
 _LARGE_BYTES: Final = 256 * 1024
 
 
@@ -37,14 +37,14 @@ def blueprint(context: ControlContext) -> Blueprint:
     dispatcher = context.dispatcher
     routes = Blueprint("ollama", __name__, url_prefix="/api")
 
-    async def serve(shape: type[Body], translate: Callable[[Body], Wanted]) -> Response:
-        without_deadline()  # each wait in it has its own
+    async def serve(type_: type[Body], translate: Callable[[Body], TranslatedRequest]) -> Response:
+        without_deadline()  # each of its waits has a deadline
         try:
-            wanted, body = await _translated(dispatcher.config, shape, translate)
+            translated, body = await _translate(dispatcher.config, type_, translate)
         except RouterError as exc:
             _log_refusal(exc)
             raise
-        return await Exchange(context, wanted, body, caller()).answer()
+        return await OllamaExchange(context, translated, body, caller()).answer()
 
     @routes.post("/chat")
     @open_to(Scope.MODELS)
@@ -66,21 +66,21 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def embeddings() -> Response:
         return await serve(bodies.EmbeddingsRequest, requests.embeddings)
 
-    _list(routes, context)
+    _add_lists(routes, context)
     return routes
 
 
-def _list(routes: Blueprint, context: ControlContext) -> None:
-    """Add the routes that say which models there are."""
+def _add_lists(routes: Blueprint, context: ControlContext) -> None:
+    """Add the routes that list models; they never load one."""
     dispatcher = context.dispatcher
-    files = Files()
+    files = FileReader()
 
     @routes.get("/tags")
     @open_to(Scope.MODELS)
     async def tags() -> Response:
         specs = [spec for spec in dispatcher.config.models.values() if caller().may_use(spec)]
-        found = zip(specs, await files.look(specs), strict=True)
-        models = [entry for spec, file in found for entry in listing.listed(spec, file)]
+        pairs = zip(specs, await files.read(specs), strict=True)
+        models = [entry for spec, file in pairs for entry in listing.tags_entries(spec, file)]
         return answer({"models": models})
 
     @routes.get("/ps")
@@ -91,7 +91,7 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
             for spec in dispatcher.config.models.values()
             if caller().may_use(spec) and dispatcher.backend(spec.id) is not None
         ]
-        found = await files.look(specs)
+        model_files = await files.read(specs)
         backends = [backend for spec in specs if (backend := dispatcher.backend(spec.id))]
         memory_mib = await in_thread(
             lambda: {backend.model: memory_mib_of(backend) for backend in backends},
@@ -99,25 +99,25 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         )
         now_s, epoch_s = trio.current_time(), time.time()
         models = []
-        for spec, file in zip(specs, found, strict=True):
+        for spec, file in zip(specs, model_files, strict=True):
             statistics = dispatcher.statistics_of(spec.id)
             if statistics is None or spec.id not in memory_mib:
-                continue  # it went meanwhile
+                continue  # it was unloaded meanwhile
             since_s = now_s if statistics.idle_since_s is None else statistics.idle_since_s
-            running = listing.Running(
+            residency = listing.Residency(
                 memory_bytes=round(memory_mib[spec.id] * 2**20),
                 expires_s=epoch_s - now_s + since_s + statistics.stays_s,
             )
-            models.append(listing.running(spec, file, running, now_s=epoch_s))
+            models.append(listing.ps_entry(spec, file, residency, now_s=epoch_s))
         return answer({"models": models})
 
     @routes.post("/show")
     @open_to(Scope.MODELS)
     async def show() -> Response:
-        wanted = bodies.decoded(await raw_body(), bodies.ShowRequest)
-        spec = listing.find(dispatcher.config, wanted.named, caller())
-        (file,) = await files.look([spec], whole=True)
-        return answer(listing.shown(spec, file))
+        body = bodies.decode(await raw_body(), bodies.ShowRequest)
+        spec = listing.find_model(dispatcher.config, body.named, caller())
+        (file,) = await files.read([spec], with_template=True)
+        return answer(listing.show_answer(spec, file))
 
     @routes.get("/version")
     @open_to(Scope.MODELS)
@@ -126,24 +126,25 @@ def _list(routes: Blueprint, context: ControlContext) -> None:
         return answer({"version": listing.API_VERSION})
 
 
-async def _translated(
-    config: Config, shape: type[Body], translate: Callable[[Body], Wanted]
-) -> tuple[Wanted, bytes]:
-    """Return what the current request wants, and what to ask the backend for it."""
+async def _translate(
+    config: Config, type_: type[Body], translate: Callable[[Body], TranslatedRequest]
+) -> tuple[TranslatedRequest, bytes]:
+    """Return the current request, translated, and the body for its backend."""
     data = await raw_body()
 
-    def take_apart() -> tuple[Wanted, bytes]:
-        wanted = translate(bodies.decoded(data, shape, default=config.router.default_model))
-        meaning = listing.meant_by(config, wanted.model)
-        return wanted, wanted.body(None if meaning is None else meaning.shape)
+    def parse() -> tuple[TranslatedRequest, bytes]:
+        body = bodies.decode(data, type_, default_model=config.router.default_model)
+        translated = translate(body)
+        resolved = listing.resolve_request(config, translated.model)
+        return translated, translated.body(None if resolved is None else resolved.shape)
 
     if len(data) < _LARGE_BYTES:
-        return take_apart()
-    return await in_thread(take_apart, abandon_on_cancel=True)
+        return parse()
+    return await in_thread(parse, abandon_on_cancel=True)
 
 
 def _log_refusal(error: RouterError) -> None:
-    """Log a request that did not come as far as a model, as the data plane does."""
+    """Log a request that failed before its model was found, as the data plane does."""
     log_info(
         "request.refused",
         {
