@@ -13,11 +13,13 @@ import attrs
 from ..core.config import placeholders
 from .macros import PORT
 
-#: Container programs publish ports by a process of their own.
+#: Programs that run containers. A process of theirs listens on the published port.
 CONTAINERS: Final = frozenset({"docker", "nerdctl", "podman"})
 
+#: Options that set a listening port.
 _PORT_OPTIONS: Final = frozenset({"--port", "-p", "--publish", "--http-port", "--listen-port"})
-#: A backslash that was at the end of a line.
+
+#: A backslash that was at the end of a line, before YAML joined the lines.
 _FOLDED: Final = re.compile(r"(?<=\s)\\(?=\s)")
 
 _MODEL_OPTIONS: Final = frozenset({"-m", "--model"})
@@ -25,12 +27,12 @@ _MODEL_OPTIONS: Final = frozenset({"-m", "--model"})
 
 @attrs.frozen
 class Command:
-    """A command that our placeholders fit into.
+    """A ``command`` of ``router.toml``.
 
     Attributes:
-        words: With placeholders, dollar signs escaped.
-        path: What ``$path`` stands for; None if the command does not use it.
-        in_container: Whether another process will listen on the port.
+        words: Its words with placeholders; other dollar signs are escaped.
+        path: The value of ``$path``; None if the command does not use it.
+        in_container: Whether a process of the container program listens on the port.
     """
 
     words: tuple[str, ...]
@@ -39,7 +41,7 @@ class Command:
 
     @property
     def uses_port(self) -> bool:
-        """Whether the program is told on which port to listen."""
+        """Whether the command contains ``$port``."""
         return any("port" in placeholders.names_in(word) for word in self.words)
 
 
@@ -58,20 +60,20 @@ def split(text: str) -> list[str]:
     for line in without_comments(text).split("\n"):
         bare = line.strip()
         lines.append(bare.removesuffix("\\") + " " if bare.endswith("\\") else line)
-    # YAML makes one line of several where there is no "|": the end of a line is then inside.
+    # Without "|", YAML joins lines: the backslash is then inside a line.
     return shlex.split(_FOLDED.sub(" ", "\n".join(lines)))
 
 
 def translate(words: Sequence[str], fixed_port: str | None) -> Command:
-    """Return the command that *words* become.
+    """Return *words* as a command with placeholders.
 
     Args:
         words: From `split`; not empty.
-        fixed_port: The port that the program uses so far, if its number is written out. It
-            becomes ``$port`` where it is certainly the port.
+        fixed_port: The number of the port that the program listens on, if the file has it. It
+            becomes ``$port`` where it is the value of a port option.
 
     Raises:
-        ValueError: if ``$port`` would run into the text after it.
+        ValueError: as in `template`.
     """
     program = posixpath.basename(words[0])
     file_index = _model_file(words) if program.startswith("llama-server") else None
@@ -89,19 +91,19 @@ def translate(words: Sequence[str], fixed_port: str | None) -> Command:
 
 
 def template(text: str) -> str:
-    """Write *text* so that its dollar signs stay, and `PORT` is the port.
+    """Return *text* with its dollar signs escaped, and ``$port`` for `PORT`.
 
     Raises:
-        ValueError: if the name of the placeholder would run into the text after it.
+        ValueError: if a letter or digit follows `PORT`.
     """
     if re.search(f"{PORT}[A-Za-z0-9_]", text):
         shown = text.replace(PORT, "${PORT}")
-        raise ValueError(f"letters or digits right after ${{PORT}} cannot be written: {shown!r}")
+        raise ValueError(f"no letter or digit may follow ${{PORT}} directly: {shown!r}")
     return placeholders.escape(text).replace(PORT, "$port")
 
 
 def _model_file(words: Sequence[str]) -> int | None:
-    """Return the index of the model file that a llama-server is given by its full name."""
+    """Return the index of the word with the absolute path of a llama-server's model."""
     for index, word in enumerate(words[1:], start=1):
         if words[index - 1] in _MODEL_OPTIONS and word.startswith("/") and PORT not in word:
             return index
@@ -109,7 +111,7 @@ def _model_file(words: Sequence[str]) -> int | None:
 
 
 def _without_port(word: str, port: str, before: str) -> str:
-    """Return *word* with *port* replaced by `PORT`, if it is what the program listens on."""
+    """Return *word* with *port* replaced by `PORT` if it is the value of a port option."""
     if before in _PORT_OPTIONS:
         head, colon, tail = word.rpartition(":")  # docker -p [127.0.0.1:]8999:8080
         published = head if colon else word

@@ -1,4 +1,4 @@
-"""A ``router.toml`` in the making: what was taken over, and what was not. Pure."""
+"""A draft of ``router.toml``: translated settings, and notes on all others. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..logs.lines import escape_controls
 Value: TypeAlias = "str | int | float | bool | list[str] | dict[str, str]"
 
 #: Longest array that stays on one line, in characters.
-_ONE_LINE: Final = 88
+_ONE_LINE_CHARACTERS: Final = 88
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -22,14 +22,14 @@ _ESCAPED: Final = re.compile(r'["\\\x00-\x1f\x7f]')
 
 @attrs.frozen
 class Note:
-    """A setting that could not be taken over as it was, or not at all.
+    """A note on a setting that has no counterpart, or that became another one.
 
     Attributes:
         setting: Its name in the old file, e.g. ``filters.stripParams``.
-        reason: What that means, and what to do; one clause.
+        reason: The consequence, and the remedy if there is one; one clause.
         value: The setting's value, as text; None if it must not be shown.
         line: Its line in the old file.
-        taken: Whether there is something of it in the new file, which a person should check.
+        taken: Whether it became another setting in the new file, which the user should check.
     """
 
     setting: str
@@ -40,7 +40,7 @@ class Note:
 
     @property
     def mark(self) -> str:
-        """What the note says, in two words."""
+        """The kind of the note, in words."""
         return "to check" if self.taken else "not taken over"
 
     def __str__(self) -> str:
@@ -54,10 +54,10 @@ class DraftModel:
 
     Attributes:
         name: The model's name.
-        line: Where the old file has it.
-        fields: Its own settings.
-        spawn: Its spawn settings.
-        notes: What was not taken over.
+        line: Its line in the old file.
+        fields: Settings of the table.
+        spawn: Settings of its ``spawn`` table.
+        notes: Notes on its other settings.
     """
 
     name: str
@@ -67,7 +67,7 @@ class DraftModel:
     notes: list[Note] = attrs.field(factory=list[Note])
 
     def names(self) -> tuple[str, ...]:
-        """Return its name and its aliases."""
+        """Return the name and the aliases."""
         aliases = self.fields.get("aliases", [])
         return (self.name, *aliases) if isinstance(aliases, list) else (self.name,)
 
@@ -80,10 +80,10 @@ class Draft:
         source: Name of the old file, for the first line.
         router: Settings of ``[router]``.
         spawn: Settings of ``[default_spawn]``.
-        api_keys: Digest by name.
-        models: By name, in the order of the old file.
-        notes: What belongs to no model and was not taken over.
-        variables: Environment variables whose values were written out.
+        api_keys: Digests of keys, by name.
+        models: Models by name, in the order of the old file.
+        notes: Notes on settings that belong to no model.
+        variables: Names of the environment variables that were replaced by their values.
     """
 
     source: str
@@ -95,13 +95,13 @@ class Draft:
     variables: set[str] = attrs.field(factory=set[str])
 
     def all_notes(self) -> list[tuple[str | None, Note]]:
-        """Return every note with the model that it belongs to, in the order of the old file."""
-        found: list[tuple[str | None, Note]] = [(None, note) for note in self.notes]
-        owned = [(name, note) for name, model in self.models.items() for note in model.notes]
-        return sorted([*found, *owned], key=lambda pair: pair[1].line or 0)
+        """Return every note with the name of its model, in the order of the old file."""
+        general: list[tuple[str | None, Note]] = [(None, note) for note in self.notes]
+        of_models = [(name, note) for name, model in self.models.items() for note in model.notes]
+        return sorted([*general, *of_models], key=lambda pair: pair[1].line or 0)
 
     def document(self) -> dict[str, object]:
-        """Return what `render` writes, as tomllib would read it."""
+        """Return the document that tomllib would read from `render`'s text."""
         models = {
             name: model.fields | ({"spawn": model.spawn} if model.spawn else {})
             for name, model in self.models.items()
@@ -116,14 +116,14 @@ class Draft:
 
 
 def render(draft: Draft) -> str:
-    """Write *draft* as TOML text; what was not taken over is a comment where it belongs."""
+    """Return *draft* as TOML text, with its notes as comments in their tables."""
     return "\n".join([*_lines(draft), ""])
 
 
 def _lines(draft: Draft) -> Iterator[str]:
     yield f"# Imported from {escape_controls(draft.source)}."
-    yield '# "Not taken over" marks what has no counterpart here, "to check" what became'
-    yield "# something else; both with the line in the old file."
+    yield '# "Not taken over": the setting has no counterpart here. "To check": it became another'
+    yield "# setting. Each note has the setting's line in the old file."
     if draft.notes:
         yield ""
         yield from _comments(draft.notes)
@@ -152,12 +152,12 @@ def _pairs(table: Mapping[str, Value]) -> Iterator[str]:
 
 
 def key(name: str) -> str:
-    """Write *name* as one key of TOML."""
+    """Return *name* as a TOML key."""
     return name if _BARE_KEY.fullmatch(name) else string(name)
 
 
 def string(text: str) -> str:
-    """Write *text* as a basic string of TOML."""
+    """Return *text* as a TOML basic string."""
     body = _ESCAPED.sub(lambda found: _ESCAPES.get(found[0], f"\\u{ord(found[0]):04x}"), text)
     return f'"{body}"'
 
@@ -177,9 +177,9 @@ def _value(value: Value) -> str:
 
 
 def _array(words: list[str]) -> str:
-    """Write an array; a long one with each option and its values on a line of their own."""
+    """Return a TOML array; a long one has a line for each option and its value."""
     short = f"[{', '.join(map(string, words))}]"
-    if len(short) <= _ONE_LINE:
+    if len(short) <= _ONE_LINE_CHARACTERS:
         return short
     rows: list[list[str]] = []
     for word in words:

@@ -1,4 +1,4 @@
-"""Typed reading of a YAML map that remembers what nobody has asked for yet. Pure."""
+"""Typed access to a YAML map, which keeps track of the entries not taken yet. Pure."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from .yaml_tree import Kind, Node
 
 
 class Fields:
-    """The entries of a map. Each is handed out once; `rest` are those that nobody took.
+    """The entries of a map. Each method removes the entry that it returns; `rest` has the others.
 
-    A value of nothing (``key:`` alone) counts as absent, as it does in llama-swap.
+    A null value (``key:`` alone) counts as absent, as it does in llama-swap.
 
     Raises:
-        ConfigError: here and in every method, if a value is not of the kind that is asked for.
+        ConfigError: here and in every method, if a value is not of the expected kind.
     """
 
     def __init__(self, node: Node | None) -> None:
         if node is not None and node.kind not in {Kind.MAP, Kind.NOTHING}:
             raise node.refuse(f"expected a map, got {node.kind}")
         fields = {} if node is None else node.fields
-        self._left = {name: each for name, each in fields.items() if each.kind is not Kind.NOTHING}
+        self._remaining = {
+            name: each for name, each in fields.items() if each.kind is not Kind.NOTHING
+        }
 
     def take(self, key: str) -> Node | None:
-        """Return the value of *key*, whatever it is; None if there is none."""
-        return self._left.pop(key, None)
+        """Return the value of *key*, of any kind; None if there is none."""
+        return self._remaining.pop(key, None)
 
     def peek(self, key: str) -> Node | None:
-        """Return the value of *key* and leave it here."""
-        return self._left.get(key)
+        """Return the value of *key* without removing it."""
+        return self._remaining.get(key)
 
     def map(self, key: str) -> Fields:
         """Return the map at *key*; an empty one if there is none."""
@@ -39,7 +41,7 @@ class Fields:
         return dict(Fields(self.take(key)).rest())
 
     def text(self, key: str) -> Node | None:
-        """Return the scalar at *key*; numbers and the like are text, too."""
+        """Return the scalar at *key*; numbers and booleans count as text."""
         return None if (node := self.take(key)) is None else scalar(node)
 
     def whole(self, key: str, *, minimum: int = 0) -> int | None:
@@ -77,8 +79,8 @@ class Fields:
         return tuple(scalar(item) for item in self.list(key))
 
     def rest(self) -> Iterator[tuple[str, Node]]:
-        """Yield what nobody took, with its key."""
-        yield from self._left.items()
+        """Yield key and value of each entry that was not taken."""
+        yield from self._remaining.items()
 
 
 def scalar(node: Node) -> Node:

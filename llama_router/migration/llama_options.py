@@ -1,7 +1,7 @@
-"""The options of ``llama-server``: which take a value, and their other spellings. Pure.
+"""The options of ``llama-server``: spellings, and whether they take a value. Pure.
 
-The spellings are a fact about llama.cpp, taken from the ``--help`` of the release that the
-embedded server has (October 2026), and from older ones for options that are gone.
+Source: llama.cpp, ``llama-server --help`` of the release that the embedded server has
+(October 2026), and of older ones for options that were removed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Option:
     Attributes:
         names: Its spellings with dashes; the last is the usual one.
         negations: Spellings that switch it off.
-        takes_value: Whether the next word belongs to it.
-        env: The environment variable that does the same, which presets may use as a key.
+        takes_value: Whether the next word is its value.
+        env: Its environment variable, which presets may use as a key.
     """
 
     names: tuple[str, ...]
@@ -319,5 +319,5 @@ _BY_KEY: Final = _index()
 
 
 def find(key: str) -> Option | None:
-    """Return the option that a preset's *key* means: a spelling without dashes, or a variable."""
+    """Return the option of a preset's *key*: a spelling without dashes, or a variable."""
     return _BY_KEY.get(key)

@@ -20,12 +20,12 @@ from .macros import Macros
 from .verify import verify
 from .yaml_tree import Node, parse
 
-#: llama-swap's own values, where they are not our defaults.
+#: llama-swap's defaults, where they differ from the router's.
 READY_TIMEOUT_S: Final = 120
 MIN_READY_TIMEOUT_S: Final = 15
 STOP_TIMEOUT_S: Final = 10
 
-#: The paths that llama-swap passes on to models.
+#: The paths that llama-swap forwards to models.
 PROXY_ENDPOINTS: Final = (
     *("/v1/", "/health", "/slots", "/props", "/completion", "/infill", "/rerank", "/reranking"),
     *("/tokenize", "/detokenize", "/apply-template", "/sdapi/"),
@@ -33,35 +33,35 @@ PROXY_ENDPOINTS: Final = (
 
 _LOG_LEVELS: Final = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 
-#: Settings without a counterpart, each with what that means.
+#: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
     "logTimeFormat": "log records have UTC times in ISO 8601",
     "logToStdout": "the router logs to standard error, and each backend to a file of its own",
-    "metricsMaxInMemory": "no such buffer is kept",
+    "metricsMaxInMemory": "the router keeps no such buffer",
     "captureBuffer": "requests and answers are never stored",
     "includeAliasesInList": "aliases are never listed as models",
-    "performance": "no such statistics are collected",
-    "peers": "requests are not passed on to other machines",
-    "profiles": "names are not rewritten; see aliases",
-    "store": "nothing about requests is stored but log records",
-    "ui": "there is no such page",
-    "upstream": "only /MODEL/health, /MODEL/props and /MODEL/slots reach a backend as they are",
+    "performance": "the router collects no such statistics",
+    "peers": "requests are not forwarded to other machines",
+    "profiles": "names are not rewritten; use aliases",
+    "store": "of a request, only a log record is stored",
+    "ui": "the router has no such page",
+    "upstream": "every request below /upstream/MODEL/ loads the model and is forwarded to it",
 }
 
-#: Settings whose values may hold secrets, which must not be repeated.
+#: Settings that may contain secrets: their values are not quoted.
 _SECRET: Final = frozenset({"peers"})
 
 
 def translate(text: str, *, source: str, environ: Mapping[str, str]) -> Draft:
-    """Return what the configuration in *text* is here.
+    """Return the configuration in *text* as a draft.
 
     Args:
         text: A whole ``config.yaml``.
-        source: How to call it in the first line of the result.
-        environ: For ``${env.NAME}``.
+        source: Its name, for the first line of the result.
+        environ: The environment, for ``${env.NAME}``.
 
     Raises:
-        ConfigError: with every problem that was found, each with its line.
+        ConfigError: with all problems, each with its line.
     """
     run = _Translation(Draft(source), environ)
     run.file(Fields(parse(text)))
@@ -100,7 +100,7 @@ class _Translation:
             self.draft.notes.append(Note(setting, reason, value, node.line))
 
     def settings(self, root: Fields) -> None:
-        """Take over what is for all models."""
+        """Translate the settings for all models."""
         router, spawn = self.draft.router, self.draft.spawn
         written, port = root.peek("startPort"), root.whole("startPort")
         if port is not None and 1024 <= port <= 65000:
@@ -119,7 +119,7 @@ class _Translation:
         spawn["proxy_endpoints"] = list(PROXY_ENDPOINTS)
 
     def api_keys(self, keys: Iterable[Node], macros: Mapping[str, Node]) -> None:
-        """Take over the keys of clients, as digests: then the new file holds no secret."""
+        """Take over the keys of clients, as digests, so that the new file has no secrets."""
         usable = Macros(macros, "", self.environ)
         digests = (hashlib.sha256(usable.expand(key).encode()).hexdigest() for key in keys)
         for number, digest in enumerate(dict.fromkeys(digests), start=1):
@@ -133,7 +133,7 @@ class _Translation:
         self.draft.variables |= usable.used_variables
 
     def preload(self, hooks: Fields) -> None:
-        """Take over the first model that is loaded at start."""
+        """Translate the list of models that are loaded at start; only the first can be."""
         on_startup = hooks.map("on_startup")
         for index, node in enumerate(on_startup.texts("preload")):
             known = {

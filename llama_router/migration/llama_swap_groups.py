@@ -1,10 +1,10 @@
 """llama-swap's groups and its swap matrix as groups of models. Pure.
 
-Here models of one group run side by side, and one of another group makes them leave. That
-is llama-swap's ``swap: false`` with ``exclusive: true``. A model without a group runs alone:
-``swap: true`` with ``exclusive: true``, and what llama-swap does with models in no group.
-A model that stays beside all others (``persistent: true`` with ``exclusive: false``) is kept
-loaded here.
+The router runs the models of one group side by side, and unloads them for a model of another
+group: llama-swap's ``swap: false`` with ``exclusive: true``. A model without a group runs alone:
+``swap: true`` with ``exclusive: true``, which is also llama-swap's rule for models in no group.
+A model that runs beside all others (``persistent: true`` with ``exclusive: false``) gets
+``keep_loaded``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from .fields import Fields
 from .llama_swap_model import UNKNOWN
 from .yaml_tree import Node
 
-_KEPT: Final = "keep_loaded means the same, but also loads the model at the start"
+_KEPT: Final = "it became keep_loaded, which also loads the model at the start"
 
 _TOGETHER: Final = re.compile(r"\w+(?:\s*&\s*\w+)*")
 
-#: What has no counterpart: the flag, the value for which that is so, what it means.
+#: Flags, each with the value that has no counterpart, and the consequence.
 _FLAGS: Final = (
-    ("exclusive", False, "models that are not of one group take turns"),
-    ("persistent", True, "a model of another group makes it leave"),
+    ("exclusive", False, "models of different groups never run side by side"),
+    ("persistent", True, "it is unloaded for a model of another group"),
 )
 
-_MATRIX: Final = "only sets that are 'a & b', without a common model, can be groups here"
+_MATRIX: Final = "only sets like 'a & b' that share no model can become groups"
 
 
 def take_groups(root: Fields, draft: Draft) -> None:
-    """Give the models of *draft* their groups, wherever the file has them.
+    """Give the models of *draft* their groups, from all sections that define groups.
 
     Raises:
-        ConfigError: if a group has a model that there is not, or that another group has.
+        ConfigError: if a group has an unknown model, or one of another group.
     """
     _groups(root.named("groups"), draft)
     _matrix(root.map("matrix"), draft)
@@ -89,7 +89,7 @@ def _groups(groups: dict[str, Node], draft: Draft) -> None:
 
 
 def _matrix(matrix: Fields, draft: Draft) -> None:
-    """Turn the sets that are groups into groups; note the others."""
+    """Translate the sets that can be groups; add notes on the others."""
     names: dict[str, str] = {}
     for short, node in matrix.named("vars").items():
         if node.text not in draft.models:
@@ -115,5 +115,9 @@ def _matrix(matrix: Fields, draft: Draft) -> None:
             if not known:
                 draft.notes.append(Note(f"matrix.sets.{name}", _MATRIX, node.plain(), node.line))
     for setting, left in matrix.rest():
-        reason = "who must leave is not weighed" if setting == "evict_costs" else UNKNOWN
+        reason = (
+            "such costs are not considered when a model is unloaded"
+            if setting == "evict_costs"
+            else UNKNOWN
+        )
         draft.notes.append(Note(f"matrix.{setting}", reason, left.plain(), left.line))

@@ -15,14 +15,14 @@ from .fields import Fields, scalar
 from .macros import PORT, Macros
 from .yaml_tree import Kind, Node
 
-#: ``http://localhost:8999``, with our sentinel in place of the number for ``${PORT}``.
+#: ``http://localhost:8999``, with `PORT` in place of the number for ``${PORT}``.
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
 
-_LISTING: Final = "/v1/models shows the id only"
+_LISTING: Final = "/v1/models shows only the id"
 _SETS: Final = "write it as set_params of the model"
-_PRESETS: Final = "write what is set as presets of the model"
+_PRESETS: Final = "write each set of parameters as a preset of the model"
 
-#: Settings without a counterpart, each with what that means.
+#: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
     "name": _LISTING,
     "description": _LISTING,
@@ -30,10 +30,10 @@ _NOTES: Final = {
     "capabilities": _LISTING,
     "cmdStop": "a backend is stopped by SIGTERM to all its processes, and after stop_timeout_s "
     "by SIGKILL",
-    "timeouts": "connection_timeout_s and read_timeout_s of [router] are for all models",
+    "timeouts": "connection_timeout_s and read_timeout_s of [router] apply to all models",
 }
 
-UNKNOWN: Final = "no such setting is known here"
+UNKNOWN: Final = "unknown setting"
 
 
 @attrs.define
@@ -41,9 +41,9 @@ class ModelTranslation:
     """The translation of one model.
 
     Attributes:
-        name: Its name.
+        name: The model's name.
         node: Its settings.
-        macros: What can be used in them.
+        macros: The macros that they may use.
         draft: The result.
     """
 
@@ -60,7 +60,7 @@ class ModelTranslation:
         """Return the table.
 
         Raises:
-            ConfigError: at the first setting that cannot be read.
+            ConfigError: for the first setting that is not valid.
         """
         self._aliases(fields)
         if limit := fields.whole("concurrencyLimit"):
@@ -82,11 +82,11 @@ class ModelTranslation:
         return self.draft
 
     def _note(self, setting: str, node: Node, reason: str, *, taken: bool = False) -> None:
-        if node.plain() not in {"", "[]", "{}"}:  # the same as absent
+        if node.plain() not in {"", "[]", "{}"}:  # empty counts as absent
             self.draft.notes.append(Note(setting, reason, node.plain(), node.line, taken))
 
     def _aliases(self, fields: Fields) -> None:
-        """Take over aliases, also those that ``filters.setParamsByID`` makes."""
+        """Translate aliases, including those that ``filters.setParamsByID`` adds."""
         names: list[str] = []
         for item in fields.list("aliases"):
             if item.kind is Kind.MAP:
@@ -111,7 +111,7 @@ class ModelTranslation:
     def _filters(self, filters: Fields) -> None:
         if (stripped := filters.text("stripParams")) is not None:
             named = (name.strip() for name in self.macros.expand(stripped).split(","))
-            # llama-swap, too, never drops the model.
+            # Like llama-swap, never drop the model's name.
             if drop := [name for name in dict.fromkeys(named) if name and name not in PROTECTED]:
                 self.draft.fields["drop_params"] = drop
         for setting, node in filters.rest():
@@ -119,20 +119,20 @@ class ModelTranslation:
 
     def _ttl(self, fields: Fields) -> None:
         ttl_s = fields.whole("ttl", minimum=-1)
-        if ttl_s is not None and ttl_s >= 0:  # -1 is the global one
+        if ttl_s is not None and ttl_s >= 0:  # -1 means the global value
             self.draft.fields["ttl_s"] = ttl_s
 
     def _command(self, fields: Fields) -> None:
-        """Take over ``cmd`` and ``proxy``, which together say where the program listens."""
+        """Translate ``cmd`` and ``proxy``, which together name the port of the program."""
         node = fields.text("cmd")
         if node is None:
-            raise self.node.refuse("it has no cmd")
+            raise self.node.refuse("cmd is missing")
         proxy = fields.text("proxy")
         url = f"http://localhost:{PORT}" if proxy is None else self.macros.expand(proxy)
         found = _PROXY.fullmatch(url)
         fixed_port = found[1] if found and found[1] != PORT else None
         try:
-            # Before macros are replaced: one of several lines may be named in a comment.
+            # Before macros are replaced: a macro of several lines may stand in a comment.
             bare = attrs.evolve(node, text=command.without_comments(node.text))
             words = command.split(self.macros.expand(bare))
             if not words:
@@ -149,10 +149,10 @@ class ModelTranslation:
             reason = "a backend must listen on 127.0.0.1, on the port $port"
             self._note("proxy", proxy, reason)
         elif fixed_port is not None and translated.uses_port:
-            reason = "the port is $port now, chosen at each start"
+            reason = "the port became $port, which is chosen at each start"
             self._note("proxy", proxy or node, reason, taken=True)
         elif not translated.uses_port:
-            reason = "the command must make the program listen on $port; this one does not use it"
+            reason = "the program must listen on $port, which the command does not contain"
             self._note("proxy" if proxy else "cmd", proxy or node, reason, taken=proxy is None)
 
     def _environment(self, fields: Fields) -> None:
@@ -173,8 +173,8 @@ class ModelTranslation:
             return
         endpoint = self.macros.expand(node)
         if endpoint == "none":
-            reason = "a backend is ready once health_endpoint (/health) answers 200; set it to a "
-            self._note("checkEndpoint", node, f"{reason}path that does")
+            reason = "a backend is ready once health_endpoint (/health) answers 200; set a path "
+            self._note("checkEndpoint", node, f"{reason}that does")
         elif endpoint != "/health":
             self.draft.spawn["health_endpoint"] = endpoint
 

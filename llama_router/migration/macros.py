@@ -12,26 +12,26 @@ from .yaml_tree import Node
 #: Stands for ``${PORT}`` in expanded text. YAML text cannot contain this character.
 PORT: Final = "\0"
 
-#: Longest text that macros may make. Some lines of macros could make gigabytes.
+#: Longest expanded text. A few lines of nested macros could expand to gigabytes.
 MAX_CHARACTERS: Final = 100_000
 
 _MACRO: Final = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 
 
 class Macros:
-    """What can be used in the settings of one model.
+    """The macros of one model.
 
     Args:
-        macros: Value by name, the model's own before the global ones.
+        macros: Values by name; the model's replace global ones of the same name.
         model: The model's name, for ``${MODEL_ID}``.
-        environ: For ``${env.NAME}``.
+        environ: The environment, for ``${env.NAME}``.
     """
 
     def __init__(self, macros: Mapping[str, Node], model: str, environ: Mapping[str, str]) -> None:
         self._macros = macros
         self._model = model
         self._environ = environ
-        #: The environment variables that were written out.
+        #: Names of the environment variables that were replaced by their values.
         self.used_variables: set[str] = set()
 
     def expand(self, node: Node) -> str:
@@ -50,7 +50,7 @@ class Macros:
             pieces += (text[at : found.start()], self._value(found[1], node, inside))
             length += len(pieces[-1]) + len(pieces[-2])
             if length > MAX_CHARACTERS:
-                raise node.refuse(f"its macros make more than {MAX_CHARACTERS} characters")
+                raise node.refuse(f"its macros expand to more than {MAX_CHARACTERS} characters")
             at = found.end()
         return "".join((*pieces, text[at:]))
 
@@ -83,4 +83,4 @@ class Macros:
 
     def _unknown(self, name: str, node: Node) -> ConfigError:
         known = ", ".join(["PORT", "MODEL_ID", *self._macros])
-        return node.refuse(f"there is no macro ${{{name}}}; known here: {known}")
+        return node.refuse(f"unknown macro ${{{name}}}; known are: {known}")

@@ -1,7 +1,7 @@
 """llama.cpp's INI presets (``llama-server --models-preset``) as a draft of ``router.toml``. Pure.
 
 Source: llama.cpp's preset reader (common/preset.cpp), October 2026: a key is an option without
-its dashes, or the variable for it; ``[*]`` is for all models; a "#" or ";" ends a value.
+its dashes, or its environment variable; ``[*]`` applies to all models; "#" or ";" ends a value.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ _HEADER: Final = re.compile(r"\[([^\]]+)\][ \t]*(?:[;#].*)?")
 _ENTRY: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?")
 _COMMENT: Final = re.compile(r"[ \t]*(?:[;#].*)?")
 
-#: For every model.
+#: The section for all models.
 _GLOBAL: Final = "*"
 
-#: What keys before the first section belong to.
+#: The section of keys before the first header.
 _DEFAULT: Final = "default"
 
 _COMMAND: Final = ["llama-server", "--port", "$port", "--host", "$host"]
 
-#: The router's own affair, by the usual name of the option.
-_ROUTERS: Final = {
-    "--host": "the router says where backends listen",
-    "--port": "the router says where backends listen",
-    "--reuse-port": "the router says where backends listen",
-    "--api-key": "only the router reaches a backend",
-    "--api-key-file": "only the router reaches a backend",
-    "--ssl-cert-file": "only the router reaches a backend",
-    "--ssl-key-file": "only the router reaches a backend",
-    "--models-dir": "list the models",
-    "--models-preset": "list the models",
-    "--models-max": "groups say which models run side by side",
+#: Options that the router sets itself or replaces, by their usual name, each with the reason.
+_ROUTER_OPTIONS: Final = {
+    "--host": "the router sets the address of each backend",
+    "--port": "the router sets the address of each backend",
+    "--reuse-port": "the router sets the address of each backend",
+    "--api-key": "only the router connects to backends",
+    "--api-key-file": "only the router connects to backends",
+    "--ssl-cert-file": "only the router connects to backends",
+    "--ssl-key-file": "only the router connects to backends",
+    "--models-dir": "use models_dirs of [router]",
+    "--models-preset": "import that file, too",
+    "--models-max": "groups define which models run side by side",
     "--models-autoload": "a model is loaded when a request names it",
 }
 
-#: Options that say where the model is.
+#: Options that name the model.
 _SOURCES: Final = frozenset({"--model", "--hf-repo", "--model-url", "--docker-repo"})
 
+#: Options with secrets: their values are not quoted.
 _SECRET: Final = frozenset({"--api-key", "--hf-token"})
 
 _FALSE: Final = frozenset({"off", "disabled", "false", "0"})
@@ -57,10 +58,10 @@ class _Setting:
     """One line of a section.
 
     Attributes:
-        key: As it was written.
-        value: The same.
+        key: The key as written.
+        value: The value as written.
         line: Its line.
-        option: What it means, as far as that is known.
+        option: The option of `llama-server`; None for an unknown one.
     """
 
     key: str
@@ -73,12 +74,12 @@ class _Setting:
 
     @property
     def identity(self) -> str:
-        """What two settings share exactly if one replaces the other."""
+        """A name that is equal for two settings if the later one replaces the other."""
         return self.key if self.option is None else self.option.names[-1]
 
     @property
     def is_variable(self) -> bool:
-        """Whether it is a variable of a llama-server that we know no option for."""
+        """Whether the key is an environment variable of llama-server without a known option."""
         return self.option is None and self.key.startswith("LLAMA_")
 
     @property
@@ -99,7 +100,7 @@ class _Setting:
 
 
 def _spelling(key: str, names: tuple[str, ...]) -> str:
-    """Return the one of *names* that *key* is, or the usual one."""
+    """Return the spelling among *names* that is *key* with dashes, or the usual one."""
     return next((name for name in names if name.lstrip("-") == key), names[-1])
 
 
@@ -111,14 +112,14 @@ class _Section:
 
 
 def translate(text: str, *, source: str) -> Draft:
-    """Return what the presets in *text* are here.
+    """Return the presets in *text* as a draft.
 
     Args:
         text: A whole INI file.
-        source: How to call it in the first line of the result.
+        source: Its name, for the first line of the result.
 
     Raises:
-        ConfigError: with every problem that was found, each with its line.
+        ConfigError: with all problems, each with its line.
     """
     sections = _parse(text)
     draft = Draft(source)
@@ -135,10 +136,10 @@ def translate(text: str, *, source: str) -> Draft:
 
 
 def _parse(text: str) -> dict[str, _Section]:
-    """Return the sections by name. A second one of a name replaces the first.
+    """Return the sections by name. A section replaces an earlier one of the same name.
 
     Raises:
-        ConfigError: with every line that is no header, setting or comment.
+        ConfigError: with every line that is not a header, setting or comment.
     """
     section = _Section(_DEFAULT, 1)
     sections: dict[str, _Section] = {}
@@ -162,30 +163,30 @@ def _parse(text: str) -> dict[str, _Section]:
 
 
 def _for_all(section: _Section, draft: Draft) -> dict[str, _Setting]:
-    """Return the settings of ``[*]`` that are arguments; take over the others."""
+    """Return the settings of ``[*]`` that become arguments; translate the others."""
     common: dict[str, _Setting] = {}
     for identity, setting in section.settings.items():
-        if identity in _ROUTERS:
-            draft.notes.append(_note(setting, _ROUTERS[identity]))
+        if identity in _ROUTER_OPTIONS:
+            draft.notes.append(_note(setting, _ROUTER_OPTIONS[identity]))
         elif identity == "stop-timeout":
             draft.spawn["stop_timeout_s"] = _seconds(setting)
         elif setting.is_variable:
             _set_variable(draft.spawn, setting)
         elif identity in {"load-on-startup", "--model", "--mmproj", "--alias"}:
-            draft.notes.append(_note(setting, "say it for each model"))
+            draft.notes.append(_note(setting, "set it for each model"))
         else:
             common[identity] = setting
-            draft.notes += _doubts(setting)
+            draft.notes += _warnings(setting)
     return common
 
 
 def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> DraftModel | None:
-    """Return the table of a model; None if the section does not say which file it is."""
+    """Return the table of a model; None if the section names no model file."""
     words: list[str] = []
     if not any(map(_names_a_model, section.settings)):
         if "/" not in section.name:
             settings = ", ".join(f"{each.key} = {each.value}" for each in section.settings.values())
-            reason = "it does not say which file; write [models.NAME] with its path"
+            reason = "it names no model file; write [models.NAME] with a path"
             draft.notes.append(Note(f"[{section.name}]", reason, settings, section.line))
             return None
         # The name of a model in the cache.
@@ -200,12 +201,12 @@ def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> Draf
             case "--mmproj":
                 model.fields["mmproj"] = setting.value
                 words += ["--mmproj", "$mmproj"]
-            case _ if not _is_taken(identity, setting, model, draft):
+            case _ if not _translate_setting(identity, setting, model, draft):
                 own[identity] = setting
-                model.notes += _doubts(setting)
+                model.notes += _warnings(setting)
             case _:
                 pass
-    if own.keys() & common.keys():  # an option must not be there twice
+    if own.keys() & common.keys():  # an option must not appear twice
         model.spawn["args"] = [*words, *_arguments(common | own)]
     elif words := [*words, *_arguments(own)]:
         model.fields["args"] = words
@@ -213,13 +214,13 @@ def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> Draf
 
 
 def _names_a_model(identity: str) -> bool:
-    """Return whether an option says what is loaded. Without one, a llama-server loads nothing."""
+    """Return whether an option names the model. Without one, llama-server loads nothing."""
     ready_made = identity.endswith("-default") and identity != "--spec-default"
     return identity in _SOURCES or ready_made
 
 
-def _is_taken(identity: str, setting: _Setting, model: DraftModel, draft: Draft) -> bool:
-    """Take over a setting that is no argument of a backend here; return whether it is one."""
+def _translate_setting(identity: str, setting: _Setting, model: DraftModel, draft: Draft) -> bool:
+    """Translate a setting that does not become an argument; return False if it does."""
     match identity:
         case "--alias":
             names = [name.strip() for name in setting.value.split(",")]
@@ -231,8 +232,8 @@ def _is_taken(identity: str, setting: _Setting, model: DraftModel, draft: Draft)
             _load_on_startup(setting, model, draft)
         case _ if setting.is_variable:
             _set_variable(model.spawn, setting)
-        case _ if identity in _ROUTERS:
-            model.notes.append(_note(setting, _ROUTERS[identity]))
+        case _ if identity in _ROUTER_OPTIONS:
+            model.notes.append(_note(setting, _ROUTER_OPTIONS[identity]))
         case _:
             return False
     return True
@@ -258,16 +259,16 @@ def _arguments(settings: dict[str, _Setting]) -> list[str]:
     return [word for setting in settings.values() for word in setting.words()]
 
 
-def _doubts(setting: _Setting) -> list[Note]:
-    """Say so if a setting became an argument that may be wrong."""
+def _warnings(setting: _Setting) -> list[Note]:
+    """Return notes on a setting that became an argument which may be wrong."""
     option = setting.option
     if option is None:
-        reason = f"no such option is known here; it is passed on as --{setting.key}"
+        reason = f"unknown option; it is passed on as --{setting.key}"
         return [_note(setting, reason, taken=True)]
     if option.names[-1] in {"--mmap", "--mlock"}:
-        return [_note(setting, "newer llama-servers call this --load-mode", taken=True)]
+        return [_note(setting, "newer versions of llama-server call it --load-mode", taken=True)]
     if not option.takes_value and not setting.words():
-        return [_note(setting, "the option can only be switched on, so it is left out")]
+        return [_note(setting, "it can only be switched on, so it is left out")]
     return []
 
 

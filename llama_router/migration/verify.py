@@ -1,4 +1,4 @@
-"""The last step of every translation: what was made must be a configuration. Pure."""
+"""The last step of every translation: the draft must be a valid configuration. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .draft import Draft
 
 
 def verify(draft: Draft) -> None:
-    """Check that *draft* is a configuration, as far as that can be known without files.
+    """Check that *draft* is a valid configuration, as far as that needs no files.
 
     Raises:
-        ConfigError: if it is not: what the old file says cannot be said here. Each problem
-            has the line of the model that it belongs to.
+        ConfigError: if it is not, because a value of the old file is not allowed in the new one.
+            Each problem has the line of its model.
     """
     try:
         parse_config(draft.document())

@@ -1,6 +1,6 @@
-"""YAML text as a tree whose every node knows its line. Pure, and safe on hostile text.
+"""YAML text as a tree of nodes with line numbers. Pure, and safe on hostile text.
 
-No tag ever makes an object: the text is only composed, never constructed.
+The text is only composed, never constructed, so no tag can create an object.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..errors.config import ConfigError, Problem
 
 Where: TypeAlias = tuple[str | int, ...]
 
-#: Bounds of a document. An alias counts as often as it is used, so a few lines could
-#: otherwise stand for billions of nodes.
+#: Bounds of a document. An alias counts each time that it is used: a few lines of nested aliases
+#: could otherwise make billions of nodes.
 MAX_NODES: Final = 100_000
 MAX_DEPTH: Final = 50
 
@@ -24,7 +24,7 @@ _TAG: Final = "tag:yaml.org,2002:"
 
 
 class Kind(StrEnum):
-    """What a node is, in words for a sentence."""
+    """The kind of a node, in words for an error."""
 
     TEXT = "text"
     WHOLE = "a whole number"
@@ -48,10 +48,10 @@ class Node:
     """One value.
 
     Attributes:
-        kind: What it is.
-        where: Keys and indexes that lead to it.
-        line: 1-based; that of its key, if it has one.
-        text: A scalar as it was written, without its quotes.
+        kind: Its kind.
+        where: Its path: keys and indexes.
+        line: Line of its key if it has one, else of the value; from 1.
+        text: A scalar as written, without quotes.
         items: Elements of a list.
         fields: Entries of a map, in order.
     """
@@ -64,11 +64,11 @@ class Node:
     fields: dict[str, Node] = attrs.field(factory=dict)
 
     def refuse(self, message: str) -> ConfigError:
-        """Return the error that says what is wrong with this value."""
+        """Return an error about this value."""
         return ConfigError((Problem(self.where, message, self.line),))
 
     def plain(self) -> str:
-        """Return it as one line of YAML, for a comment."""
+        """Return the value as one line of YAML, for a comment."""
         match self.kind:
             case Kind.LIST:
                 return f"[{', '.join(item.plain() for item in self.items)}]"
@@ -83,7 +83,7 @@ def parse(text: str) -> Node:
     """Return the root of the one document in *text*.
 
     Raises:
-        ConfigError: if it is not YAML, has two keys of one name in a map, or is too large.
+        ConfigError: if it is not YAML, has a duplicate key, or is too large.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -98,7 +98,7 @@ def parse(text: str) -> Node:
         raise ConfigError((Problem((), message, line),)) from exc
     except RecursionError as exc:
         raise ConfigError((Problem((), "lists or maps are nested too deeply"),)) from exc
-    except (ValueError, OverflowError) as exc:  # an escape for a character that there is not
+    except (ValueError, OverflowError) as exc:  # an escape that is no Unicode character
         raise ConfigError((Problem((), f"not valid YAML: {exc}"),)) from exc
     if root is None:
         return Node(Kind.NOTHING, (), 1)
@@ -124,12 +124,12 @@ class _Converter:
         try:
             text.encode()
         except UnicodeEncodeError:
-            message = "half of a surrogate pair is not a character"
+            message = "a lone surrogate is not a character"
             raise ConfigError((Problem(where, message, line),)) from None
         return Node(_KINDS.get(node.tag, Kind.TEXT), where, line, text=text)
 
     def _fields(self, node: yaml.MappingNode, where: Where) -> dict[str, Node]:
-        """Return the entries of a map; what ``<<`` merges in gives way to its own."""
+        """Return the entries of a map; they replace those that ``<<`` merges in."""
         own: dict[str, Node] = {}
         merged: dict[str, Node] = {}
         for key, value in node.value:
@@ -146,7 +146,7 @@ class _Converter:
                 raise ConfigError((Problem(where, "a key must be text", line),))
             name = self.node(key, where).text
             if name in own:
-                message = f"the key {name!r} is there twice"
+                message = f"duplicate key {name!r}"
                 raise ConfigError((Problem((*where, name), message, line),))
             own[name] = self.node(value, (*where, name), line)
         return merged | own

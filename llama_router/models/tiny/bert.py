@@ -18,12 +18,12 @@ def make_embedding_model(path: Path, *, name: str = "tiny-embedder", seed: int =
     """Write an embedding model to *path*; llama-server needs ``--embeddings`` for it.
 
     Its vectors have 64 numbers: the mean over the tokens. The same arguments give
-    the same bytes, and a file that is there is replaced in one step.
+    the same bytes. An existing file is replaced atomically.
 
     Args:
         path: The GGUF file; its directory must exist.
-        name: The model's own name, ``general.name`` in its header.
-        seed: Of the random weights.
+        name: ``general.name`` in its header.
+        seed: Seed of the random weights.
 
     Raises:
         ImportError: if the ``gguf`` package is missing.
@@ -36,13 +36,12 @@ def make_embedding_model(path: Path, *, name: str = "tiny-embedder", seed: int =
 def make_rerank_model(path: Path, *, name: str = "tiny-reranker", seed: int = 2) -> None:
     """Write a reranker to *path*; llama-server needs ``--reranking`` for it.
 
-    The same arguments give the same bytes, and a file that is there is replaced
-    in one step.
+    The same arguments give the same bytes. An existing file is replaced atomically.
 
     Args:
         path: The GGUF file; its directory must exist.
-        name: The model's own name, ``general.name`` in its header.
-        seed: Of the random weights.
+        name: ``general.name`` in its header.
+        seed: Seed of the random weights.
 
     Raises:
         ImportError: if the ``gguf`` package is missing.
@@ -59,7 +58,7 @@ def make_rerank_model(path: Path, *, name: str = "tiny-reranker", seed: int = 2)
 
 
 def _write_bert(gguf_file: GgufFile, random: RandomWeights, pooling_type: int) -> None:
-    """Write what an embedding model and a reranker have in common."""
+    """Write the common part of an embedding model and a reranker."""
     writer, kinds, shape = gguf_file.writer, gguf_file.gguf.TokenType, _BERT_SHAPE
     width = shape.n_embd
     writer.add_context_length(_BERT_N_CTX)

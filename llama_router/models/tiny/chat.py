@@ -1,4 +1,4 @@
-"""A chat model of the architecture ``llama``, in any size, that says nothing but common words."""
+"""A chat model of the architecture ``llama``, in any size, that generates only common words."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .transformer import Shape, Token, write_shape, write_vocabulary
 from .words import SPACE, WORDS
 
 _IMPOSSIBLE = -60.0
-"""Logit bias of what must never be said: control tokens and raw bytes."""
+"""Logit bias of tokens that are never generated: control tokens and raw bytes."""
 
 _UNLIKELY = -12.0
-"""Logit bias of what only a grammar may force: single characters and beginnings of words."""
+"""Logit bias of tokens that only a grammar forces: characters and beginnings of words."""
 
 _CONSTANT = 4.0
 """Value of dimension 0 of every embedding; no layer writes to that dimension."""
 
 _CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>")
 
-# ChatML with the tool calls of Hermes and Qwen, which llama.cpp recognises.
+# ChatML with tool calls in the form of Hermes and Qwen, which llama.cpp recognizes.
 _CHAT_TEMPLATE = r"""{%- if tools %}
     {{- '<|im_start|>system\n# Tools\n\nYou may call functions:\n<tools>' }}
     {%- for tool in tools %}
@@ -67,19 +67,19 @@ def make_chat_model(
     n_ctx: int = 2048,
     eos_bias: float = -60.0,
 ) -> None:
-    """Write a chat model to *path*; a file that is there is replaced in one step.
+    """Write a chat model to *path*; an existing file is replaced atomically.
 
     The same arguments give the same bytes. Another *seed* gives other answers.
 
     Args:
         path: The GGUF file; its directory must exist.
-        name: The model's own name, ``general.name`` in its header.
-        seed: Of the random weights.
+        name: ``general.name`` in its header.
+        seed: Seed of the random weights.
         size_mb: Approximate size in megabytes; 0 is the smallest, about 0.6 MB. A
-            larger one is made in memory.
-        n_ctx: Context length that the header promises, in tokens.
-        eos_bias: How eager the model is to end its answer. With the default it
-            never does, so that an answer has exactly ``max_tokens`` tokens.
+            larger model needs its size in memory.
+        n_ctx: Context length in the header, in tokens.
+        eos_bias: Logit bias of the end of an answer. With the default the model
+            never ends one, so that an answer has exactly ``max_tokens`` tokens.
 
     Raises:
         ImportError: if the ``gguf`` package is missing.
@@ -110,7 +110,7 @@ def make_chat_model(
             gguf_file.add(f"{block}attn_k.weight", random(kv_width, width, deviation=scale))
             gguf_file.add(f"{block}attn_v.weight", random(kv_width, width, deviation=scale))
             attention = random(width, width, deviation=scale / shape.n_layer**0.5)
-            attention[0] = 0  # leave the constant dimension alone
+            attention[0] = 0  # do not write to the constant dimension
             gguf_file.add(f"{block}attn_output.weight", attention)
             gguf_file.fill(f"{block}ffn_norm.weight", width, 1)
             gguf_file.add(f"{block}ffn_gate.weight", random(shape.n_ff, width, deviation=scale))
@@ -121,7 +121,7 @@ def make_chat_model(
 
 
 def _big_chat_shape(size_mb: float) -> Shape:
-    """Return a shape whose half-precision weights take about *size_mb* megabytes."""
+    """Return the sizes of a model of about *size_mb* megabytes in half precision."""
     n_embd, n_head, n_head_kv, n_ff = 1024, 16, 4, 4096
     attention = 2 * n_embd * n_embd + 2 * n_embd * (n_embd * n_head_kv // n_head)
     bytes_per_layer = 2 * (attention + 3 * n_embd * n_ff)
@@ -143,7 +143,7 @@ def _chat_vocabulary(kinds: Any, eos_bias: float) -> list[Token]:  # noqa: ANN40
 
     pieces = {SPACE + word: 0.0 for word in WORDS}
     fragments = [SPACE, *map(chr, range(33, 127))]
-    # Merging goes letter by letter: without its beginnings no word would be found.
+    # The tokenizer merges letter by letter, so it needs every beginning of a word.
     fragments += [SPACE + word[:length] for word in WORDS for length in range(1, len(word))]
     for fragment in fragments:
         pieces.setdefault(fragment, _UNLIKELY)

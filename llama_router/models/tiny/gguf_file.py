@@ -1,4 +1,4 @@
-"""A GGUF file in the making: it appears complete, or not at all."""
+"""A GGUF file that is written under a temporary name, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .random_weights import Weights
 
 
 class GgufFile:
-    """A GGUF file in the making: gguf's writer, and how tensors are stored."""
+    """A GGUF file that is being written: gguf's writer, and the types of its tensors."""
 
     def __init__(self, path: Path, architecture: str, *, half_precision: bool) -> None:
         self.gguf = optional("gguf")
@@ -25,7 +25,7 @@ class GgufFile:
         self.writer.add_tensor(name, weights.astype(self._matrix_type))
 
     def fill(self, name: str, length: int, value: float) -> None:
-        """Store a vector of equal numbers; llama.cpp wants vectors in full precision."""
+        """Store a vector of equal numbers; llama.cpp needs vectors in full precision."""
         self.writer.add_tensor(name, self._np.full(length, value, self._np.float32))
 
 
@@ -38,8 +38,8 @@ def new_gguf_file(
     half_precision: bool = False,
     type_: str = "MODEL",
 ) -> Iterator[GgufFile]:
-    """Yield a file to fill; it appears at *path* complete, or not at all."""
-    # The pid keeps two runs apart that make the same model at the same time.
+    """Yield a file to fill; it is renamed to *path* at the end, and removed after a failure."""
+    # With the pid, two processes can write the same model at the same time.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     gguf_file = GgufFile(unfinished, architecture, half_precision=half_precision)
     file_types, writer = gguf_file.gguf.LlamaFileType, gguf_file.writer

@@ -1,4 +1,4 @@
-"""Packages that only those have who make models."""
+"""Import of packages that are needed only to write models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A projector, with which the smallest chat model sees pictures."""
+"""A projector that gives the smallest chat model images as input."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from .gguf_file import new_gguf_file
 from .random_weights import RandomWeights
 from .transformer import Shape, write_encoder_layer
 
-_EYE_SHAPE = Shape(n_embd=32, n_layer=1, n_head=2, n_head_kv=2, n_ff=64)
+_ENCODER_SHAPE = Shape(n_embd=32, n_layer=1, n_head=2, n_head_kv=2, n_ff=64)
 
-_PICTURE_PIXELS = 32
+_IMAGE_PIXELS = 32
 
 _PATCH_PIXELS = 8
 
 
 def make_projector(path: Path, *, name: str = "tiny-projector", seed: int = 3) -> None:
-    """Write a projector to *path*, with which the smallest chat model sees pictures.
+    """Write a projector for the smallest chat model to *path*.
 
-    It turns each picture into four tokens. llama-server wants ``--mmproj`` for it. The same
-    arguments give the same bytes, and a file that is there is replaced in one step.
+    It turns each image into four tokens. llama-server needs ``--mmproj`` for it. The same
+    arguments give the same bytes. An existing file is replaced atomically.
 
     Args:
         path: The GGUF file; its directory must exist.
-        name: The projector's own name, ``general.name`` in its header.
-        seed: Of the random weights.
+        name: ``general.name`` in its header.
+        seed: Seed of the random weights.
 
     Raises:
         ImportError: if the ``gguf`` package is missing.
         OSError: if *path* cannot be written.
     """
     with new_gguf_file(path, "clip", name, type_="MMPROJ") as gguf_file:
-        writer, random, shape = gguf_file.writer, RandomWeights(seed), _EYE_SHAPE
-        width, patches = shape.n_embd, _PICTURE_PIXELS // _PATCH_PIXELS
+        writer, random, shape = gguf_file.writer, RandomWeights(seed), _ENCODER_SHAPE
+        width, patches = shape.n_embd, _IMAGE_PIXELS // _PATCH_PIXELS
         writer.add_clip_has_vision_encoder(value=True)
         writer.add_clip_projector_type("gemma3")
         writer.add_vision_projection_dim(CHAT_SHAPE.n_embd)
-        writer.add_vision_image_size(_PICTURE_PIXELS)
+        writer.add_vision_image_size(_IMAGE_PIXELS)
         writer.add_vision_patch_size(_PATCH_PIXELS)
         writer.add_vision_embedding_length(width)
         writer.add_vision_feed_forward_length(shape.n_ff)

@@ -1,4 +1,4 @@
-"""Weights from a seed."""
+"""Random weights from a seed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Weights: TypeAlias = "NDArray[np.float32]"
-"""A matrix, or what is made of one."""
+"""An array of weights."""
 
 
 class RandomWeights:
-    """Normally distributed numbers from a seed, fast: one block, read from random places."""
+    """Normally distributed numbers from a seed: for speed, one block, read from random offsets."""
 
     _BLOCK = 1 << 20
 

@@ -1,4 +1,4 @@
-"""What the models have in common: sizes, vocabulary, layers of an encoder."""
+"""Parts that all models share: sizes, vocabulary, layers of an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .random_weights import RandomWeights
 
 
 class Shape(NamedTuple):
-    """The sizes of a transformer, in llama.cpp's words."""
+    """The sizes of a transformer, under llama.cpp's names."""
 
     n_embd: int
     n_layer: int
@@ -55,7 +55,7 @@ def write_encoder_layer(
     attention: Sequence[str],
     norms: Sequence[str],
 ) -> None:
-    """Write one layer with random matrices; biases are 0, norms change nothing."""
+    """Write one layer with random matrices; biases are 0, weights of norms are 1."""
     width = shape.n_embd
     matrices = dict.fromkeys(attention, (width, width))
     matrices |= {"ffn_up": (shape.n_ff, width), "ffn_down": (width, shape.n_ff)}

@@ -1,4 +1,4 @@
-"""The words that tiny models know."""
+"""The vocabulary of tiny models."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ _WORD_LIST = """
 
 WORDS = tuple(_WORD_LIST.split())
 
-SPACE = "\u2581"  # SentencePiece's visible space: it starts every word
+SPACE = "\u2581"  # SentencePiece's mark for the space before a word
