@@ -97,7 +97,7 @@ async def test_mistakes_write_nothing(tmp_path) -> None:
     (tmp_path / "old.yaml").write_text("models:\n  m: {cmd: '${nope}'}\n")
     done = await run_cli("import-llama-swap", "old.yaml", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"old.yaml:2: error: models.m.cmd: there is no macro ${nope}")
+    assert done.stderr.startswith(b"old.yaml:2: error: models.m.cmd: unknown macro ${nope}")
     assert not (tmp_path / "router.toml").exists()
 
 
