@@ -104,10 +104,10 @@ class Dispatcher:
 
     # -- requests -------------------------------------------------------------------------
 
-    def lease(self, model: ModelId, *, asker: str | None = None) -> Lease:
+    def lease(self, model: ModelId, *, caller: str | None = None) -> Lease:
         """Request *model*. Never blocks, and raises nothing; see `Lease`."""
         request, now_s = next(self._ids), trio.current_time()
-        lease = self._leases[request] = Lease(self, request, asker, now_s)
+        lease = self._leases[request] = Lease(self, request, caller, now_s)
         if self._scheduler.admit_at_once(request, model):
             lease.settle(self._backends[model], now_s)
         else:

@@ -35,7 +35,7 @@ class Lease:
         arrived_s: Clock time of the arrival, in seconds.
         granted_s: Clock time of the grant, in seconds; NaN before.
         backend: The granted backend; None while the request waits.
-        asker: Name of the API key that the request came with, if it needed one.
+        caller: Name of the API key that the request came with, if it needed one.
         cut: Ends a request in flight, with an error for its client; set by the code that
             serves the request.
         on_news: Called when the wait is over or its state changes; see `Waits.watch`.
@@ -46,8 +46,8 @@ class Lease:
         "_owner",
         "_settled",
         "arrived_s",
-        "asker",
         "backend",
+        "caller",
         "cut",
         "granted_s",
         "on_news",
@@ -55,7 +55,7 @@ class Lease:
     )
 
     def __init__(
-        self, owner: LeaseOwner, request: int, asker: str | None, arrived_s: float
+        self, owner: LeaseOwner, request: int, caller: str | None, arrived_s: float
     ) -> None:
         self._owner = owner
         self.request = request
@@ -64,7 +64,7 @@ class Lease:
         self.arrived_s = arrived_s
         self.granted_s = math.nan
         self.backend: Backend | None = None
-        self.asker = asker
+        self.caller = caller
         self.cut: Callable[[RouterError], None] | None = None
         self.on_news: Callable[[], None] | None = None
 

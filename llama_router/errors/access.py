@@ -1,4 +1,4 @@
-"""Requests of somebody who may not."""
+"""Errors for requests that lack permission."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .requests import RequestError
 
 
 class AccessError(RequestError):
-    """Whoever asks may not. Never says which secret would be right."""
+    """The request lacks permission. The message never contains the right secret."""
 
     code = "access_denied"
     status = HTTPStatus.FORBIDDEN
@@ -29,13 +29,13 @@ class ApiKeyError(AccessError):
 
 
 class ModelNotAllowedError(AccessError):
-    """The API key is good, but only for some models, and not to fetch or delete any."""
+    """The API key is valid, but only to use some models, and not to fetch or delete any."""
 
     code = "model_not_allowed"
 
 
 class HostNotAllowedError(AccessError):
-    """The request was sent to a name that is not the router's: DNS rebinding, perhaps."""
+    """``Host`` is not a name of the router; perhaps DNS rebinding."""
 
     code = "host_not_allowed"
 
@@ -47,7 +47,10 @@ class OriginNotAllowedError(AccessError):
 
 
 class MediaTypeError(AccessError):
-    """A change must be JSON and say so: a page of another site cannot."""
+    """The body of a change has not the media type of JSON.
+
+    A page of another site cannot send that without a preflight.
+    """
 
     code = "media_type_not_supported"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE

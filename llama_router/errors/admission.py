@@ -1,4 +1,4 @@
-"""Requests that no backend got to see: no such model, no room, no time."""
+"""Errors for requests that were refused before any backend got them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import RouterError
 
 
 class AdmissionError(RouterError):
-    """The request was refused before any backend saw it."""
+    """The request was refused before any backend got it."""
 
     code = "admission_refused"
     status = HTTPStatus.SERVICE_UNAVAILABLE

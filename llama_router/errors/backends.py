@@ -1,4 +1,4 @@
-"""Backends that did not start, did not last, or did not answer."""
+"""Errors of backends: at their start, at an unexpected end, in an exchange."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _QUOTED_CHARACTERS: Final = 300
 
 
 def quoted(lines: Sequence[str]) -> str:
-    """Return *lines* of output as part of a sentence; only the beginning of a very long one.
+    """Return *lines* of output as part of a sentence; long lines are cut off.
 
-    An error goes to each client and into the log. The whole line is in the model's own log.
+    An error goes to each client and into the log. The log of the model has the whole line.
     """
     return " | ".join(
         line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}…"
@@ -23,12 +23,12 @@ def quoted(lines: Sequence[str]) -> str:
 
 
 class BackendError(RouterError):
-    """A backend process failed. Contained: it never crosses into a sibling.
+    """A backend process failed; no other backend is affected.
 
     Attributes:
         retryable: Whether starting the same command again soon may help.
-        cause: Why its process ended, as one word of `core.explain.Cause`; None if it did
-            not end by itself.
+        cause: Why its process ended, as a value of `errors.causes.Cause`; None if it
+            did not end by itself.
     """
 
     code = "backend_unavailable"
@@ -58,11 +58,11 @@ class SpawnError(BackendError):
 
 
 class FileMissingError(SpawnError):
-    """A file of the model is not there (any more), or cannot be used.
+    """A file of the model is missing or cannot be used.
 
     Attributes:
         path: The file.
-        kind: What must be there: a `FileKind`.
+        kind: Its kind, a `FileKind`.
     """
 
     code = "model_file_missing"
@@ -80,7 +80,7 @@ class FileMissingError(SpawnError):
 
 
 class PortTakenError(BackendError):
-    """Somebody else answers on the port that was meant for the backend."""
+    """Another process listens on the port of the backend."""
 
     code = "backend_port_taken"
     retryable = False
@@ -115,15 +115,15 @@ class BackendExitedError(BackendError):
         reason: str = "",
         evidence: tuple[str, ...] = (),
     ) -> None:
-        """Say how it ended, and why if that is known.
+        """Describe the end of the process, and its cause if that is known.
 
         Args:
-            model: Whose backend.
+            model: The model.
             returncode: See above.
             log_tail: See above.
             cause: See `BackendError`.
-            reason: The cause as part of a sentence; empty if it is not known.
-            evidence: Lines of its output that say so; quoted instead of the last ones.
+            reason: The cause as part of a sentence; empty if unknown.
+            evidence: Lines of output that show the cause; quoted instead of the last ones.
         """
         how = (
             f"was killed by signal {-returncode}"
@@ -132,12 +132,12 @@ class BackendExitedError(BackendError):
         )
         why = f": {reason}" if reason else ""
         if evidence:
-            said = f"; its output says: {quoted(evidence)}"
+            output = f"; its output says: {quoted(evidence)}"
         elif log_tail:
-            said = f"; its last output: {quoted(log_tail)}"
+            output = f"; its last output: {quoted(log_tail)}"
         else:
-            said = "; it printed nothing" if reason else " without any output"
-        super().__init__(f"the backend of model {model!r} {how}{why}{said}")
+            output = "; it printed nothing" if reason else " without any output"
+        super().__init__(f"the backend of model {model!r} {how}{why}{output}")
         self.model = model
         self.returncode = returncode
         self.log_tail = log_tail
@@ -145,13 +145,13 @@ class BackendExitedError(BackendError):
 
 
 class BackendUnreapableError(BackendError):
-    """SIGKILL was sent and the process is still there (uninterruptible sleep)."""
+    """The process still exists after SIGKILL (uninterruptible sleep)."""
 
     code = "backend_unreapable"
 
 
 class BackendFailedError(BackendError):
-    """The model's backend failed too often; it is not tried again until a cool-down is over."""
+    """The backend failed too often; it is not started again before a cool-down ends."""
 
     code = "backend_failed"
 

@@ -1,4 +1,4 @@
-"""What every error that llama-router raises on purpose has in common."""
+"""Base class of all errors that llama-router raises on purpose."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class RouterError(Exception):
         code: Stable machine-readable identifier, part of the HTTP contract.
         status: Response status used when the error reaches an HTTP client.
         type: The OpenAI error ``type`` that clients group by.
-        param: Name of the request field at fault, if one is.
-        retry_after_s: When trying again may help, in seconds; None if it cannot be said.
+        param: Name of the request field that is wrong; None if none is.
+        retry_after_s: Time after which a retry may succeed, in seconds; None if unknown.
     """
 
     code: ClassVar[str] = "router_error"

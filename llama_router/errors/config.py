@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, or with a change of it."""
+"""Errors in a configuration, or in a change of it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Where = tuple[str | int, ...]
 
 
 class Problem:
-    """One thing that is wrong with a configuration.
+    """One error in a configuration.
 
     Attributes:
-        path: Leads to the value.
-        message: What is wrong and what would be right.
+        path: Path of the value.
+        message: What is wrong, and the right form.
         line: 1-based line in the file, or None while it is unknown.
-        missing: The file whose absence is the problem, if it is that.
+        missing: The missing file, if that is the problem.
     """
 
     __slots__ = ("line", "message", "missing", "path")
@@ -59,8 +59,8 @@ class ConfigError(RouterError):
     """``router.toml`` cannot be used; the running configuration is kept.
 
     Attributes:
-        problems: Everything that is wrong, in the order of the file.
-        warnings: What else looks wrong.
+        problems: All problems, in the order of the file.
+        warnings: Suspicious settings.
         digest: SHA-256 of the file, if it could be read.
     """
 
@@ -80,7 +80,7 @@ class SettingError(RequestError):
 
 
 class ConfigChangedError(RequestError):
-    """Somebody changed the configuration file meanwhile; nothing was written."""
+    """The configuration file was changed meanwhile; nothing was written."""
 
     code = "config_changed"
     status = HTTPStatus.CONFLICT

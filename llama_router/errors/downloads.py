@@ -1,4 +1,4 @@
-"""Models that could not be fetched from the hub, or are not in its cache."""
+"""Errors of downloads from the hub, and of its cache."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .base import RouterError
 
 
 class DownloadError(RouterError):
-    """A model could not be fetched from the hub, or its cache not be used."""
+    """A model could not be fetched, or the cache cannot be used."""
 
     code = "download_failed"
     status = HTTPStatus.BAD_GATEWAY
 
 
 class HubReferenceError(DownloadError):
-    """What was asked for does not read ``user/repo[:quant]``."""
+    """The reference has not the form ``user/repo[:quant]``."""
 
     code = "hub_reference_invalid"
     status = HTTPStatus.BAD_REQUEST
@@ -24,7 +24,7 @@ class HubReferenceError(DownloadError):
 
 
 class RepositoryMissingError(DownloadError):
-    """The hub has no such repository, or does not show it to this user."""
+    """The hub has no such repository, or hides it from this user."""
 
     code = "hub_repository_missing"
     status = HTTPStatus.NOT_FOUND
@@ -42,7 +42,7 @@ class HubFileMissingError(DownloadError):
 
 
 class HubAccessError(DownloadError):
-    """The repository is gated, and this user has not been let in."""
+    """The repository is gated, and this user has no access."""
 
     code = "hub_access_denied"
     status = HTTPStatus.FORBIDDEN
@@ -50,7 +50,7 @@ class HubAccessError(DownloadError):
 
 
 class HubTokenError(DownloadError):
-    """The hub does not accept the token that this machine has."""
+    """The hub rejects the token of this machine."""
 
     code = "hub_token_rejected"
     status = HTTPStatus.FORBIDDEN
@@ -58,20 +58,20 @@ class HubTokenError(DownloadError):
 
 
 class HubUnreachableError(DownloadError):
-    """The hub did not answer, or only with errors that may pass."""
+    """The hub did not answer, or only with temporary errors."""
 
     code = "hub_unreachable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class HubAnswerError(DownloadError):
-    """What the hub sent is not what it announced: another size, another hash, no sense."""
+    """The hub sent another size or hash than it announced, or an answer that cannot be read."""
 
     code = "hub_answer_invalid"
 
 
 class DiskFullError(DownloadError):
-    """The disk of the cache has not enough room."""
+    """The disk of the cache is full."""
 
     code = "disk_full"
     status = HTTPStatus.INSUFFICIENT_STORAGE
@@ -85,7 +85,7 @@ class CacheUnusableError(DownloadError):
 
 
 class ModelInUseError(DownloadError):
-    """The configuration uses the model, or files of it, so that they are not deleted."""
+    """The configuration uses the model or files of it, so they are not deleted."""
 
     code = "model_in_use"
     status = HTTPStatus.CONFLICT

@@ -1,4 +1,4 @@
-"""Requests that cannot be served as they are."""
+"""Errors for requests that cannot be served as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import RouterError
 
 
 class RequestError(RouterError):
-    """The request itself cannot be served, whatever the models do."""
+    """The request cannot be served in any state of the models."""
 
     code = "invalid_request"
     status = HTTPStatus.BAD_REQUEST
@@ -38,7 +38,7 @@ class BodyTooLargeError(RequestError):
 
 
 class BodiesFullError(RequestError):
-    """The bodies of other requests take up what all may have together (``max_bodies_mib``)."""
+    """The bodies of other requests use up the memory for all bodies (``max_bodies_mib``)."""
 
     code = "bodies_full"
     status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -61,7 +61,7 @@ class RequestTimeoutError(RequestError):
 
 
 class RequestCancelledError(RequestError):
-    """Somebody cancelled the request through the admin API."""
+    """The request was cancelled through the admin API."""
 
     code = "request_cancelled"
 
@@ -88,12 +88,12 @@ class ModelNotLoadedError(RequestError):
 
 
 class ModelLoadedError(RequestError):
-    """A model shall be loaded that already is, or is being loaded."""
+    """The model to load is loaded or being loaded already."""
 
     code = "model_loaded"
 
 
 class ModelExistsError(RequestError):
-    """A model shall be fetched that is already here."""
+    """The model to fetch is in the cache already."""
 
     code = "model_exists"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from ..core.apis.dialects import StreamDialect
+from ..core.apis.dialect import StreamDialect
 from ..http1 import Dechunker, Framing, ResponseHead
 
 #: Most bytes of an incomplete chunk that are held back. Events are far smaller; a
@@ -97,15 +97,15 @@ class ChunkEncoder(BodyEncoder):
 class ErrorBody(BodyEncoder):
     """A body that has no place in the event stream that has begun: it becomes an error event."""
 
-    __slots__ = ("_body", "_content_type", "_status", "_unchunk", "_voice")
+    __slots__ = ("_body", "_content_type", "_dialect", "_status", "_unchunk")
     passing = False
 
-    def __init__(self, head: ResponseHead, voice: StreamDialect) -> None:
+    def __init__(self, head: ResponseHead, dialect: StreamDialect) -> None:
         super().__init__(head, http10=False)
         self._unchunk = Dechunker() if head.framing is Framing.CHUNKED else None
         self._status = head.status
         self._content_type = (head.get(b"content-type") or b"nothing").decode("latin-1")
-        self._voice = voice
+        self._dialect = dialect
         self._body = b""
 
     def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- nothing is passed on
@@ -117,14 +117,14 @@ class ErrorBody(BodyEncoder):
 
     def finish(self) -> bytes:
         """Return the error event and the end."""
-        event = self._voice.answer_as_error(self._status, self._content_type, self._body)
+        event = self._dialect.answer_as_error(self._status, self._content_type, self._body)
         return chunk(event) + LAST_CHUNK
 
 
-def continued(head: ResponseHead, voice: StreamDialect) -> BodyEncoder:
+def continued(head: ResponseHead, dialect: StreamDialect) -> BodyEncoder:
     """Return what becomes of a body in a chunked event stream that has begun before."""
     if head.status != HTTPStatus.OK or not head.is_event_stream or head.get(b"content-encoding"):
-        return ErrorBody(head, voice)
+        return ErrorBody(head, dialect)
     if head.framing is Framing.CHUNKED:
         return BodyEncoder(head, http10=False)
     return ChunkEncoder(head, http10=False)

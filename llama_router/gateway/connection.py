@@ -17,23 +17,24 @@ from typing import Final
 import structlog
 
 from ..backends.backend import Backend
-from ..core.access.gate import ANYBODY, Scope
+from ..core.access.gate import UNRESTRICTED, Scope
 from ..core.config.config import Config
 from ..core.config.names import ModelId, ResolvedModel
-from ..core.config.overrides import RequestOverrides, bring_into_shape, with_overrides
+from ..core.config.overrides import RequestOverrides
 from ..core.config.specs import ModelSpec
-from ..core.requests.json_scan import Skim
-from ..core.requests.request_target import asked_by
+from ..core.requests.body_overrides import override_in_place, with_overrides
+from ..core.requests.json_scan import FieldScanner
+from ..core.requests.request_target import request_target
 from ..core.requests.routes import (
     ByBody,
     ByPath,
     ByQuery,
     Control,
-    Named,
+    ModelPath,
     Observe,
     allowed,
-    named_in,
     route,
+    split_model,
 )
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
@@ -46,7 +47,7 @@ from .gateway import Gateway
 from .loop.fiber import Fiber, FiberCutError, FiberTimeoutError
 from .reader import BODY_TIMEOUT_S, Reader
 from .request_log import RequestLog
-from .router_responses import refusal, with_slash
+from .router_responses import error_response, slash_redirect
 from .sockets import Client, ClientGoneError
 from .upload import StreamingUpload
 from .waiting import Waiting
@@ -84,7 +85,7 @@ class _Connection:
         self._gateway = gateway
         self._client = client
         self._fiber = client.fiber
-        self._asker = ANYBODY  # of the current request
+        self._caller = UNRESTRICTED  # of the current request
         self._cors: Sequence[tuple[bytes, bytes]] = ()  # what its answer says to a browser
         self._reader = Reader(gateway.engine, client, gateway.idle, gateway.draining)
 
@@ -127,8 +128,8 @@ class _Connection:
         exchange = Exchange(self._gateway.engine, self._client, head)
         try:
             self._cors = self._gateway.gate.cors_fields(head.fields)
-            self._asker = self._gateway.gate.check(Scope.MODELS, head.method, head.fields)
-            exchange.withheld = self._gateway.gate.withheld
+            self._caller = self._gateway.gate.check(Scope.MODELS, head.method, head.fields)
+            exchange.withheld = self._gateway.gate.strip_headers
             exchange.extra = self._cors
             router = self._gateway.dispatcher.config.router
             limit_bytes = router.max_body_mib * 1024 * 1024
@@ -198,40 +199,41 @@ class _Connection:
         dispatcher = self._gateway.dispatcher
         config = dispatcher.config
         stream: bool | None
-        in_path: Named | None = None
+        in_path: ModelPath | None = None
         if isinstance(asked_for, ByBody):
             body = exchange.body or b""
-            asked = asked_by(
+            target = request_target(
                 body,
                 head.get(b"content-type") or b"",
                 default=config.router.default_model,
-                named=asked_for.model,
-                seen=self._reader.seen,
+                query_model=asked_for.model,
+                scanner=self._reader.scanner,
             )
-            name, stream = asked.model, asked.stream
-            meant = config.meant(name)
-            if meant is not None and meant.shape is not None:
-                await self._shape(exchange, meant, meant.shape, None if asked.opaque else body)
+            name, stream = target.model, target.stream
+            resolved = config.resolve_request(name)
+            if resolved is not None and resolved.overrides is not None:
+                overridable = None if target.opaque else body
+                await self._override(exchange, resolved, resolved.overrides, overridable)
             del body  # only the exchange holds it, and not longer than it must
-            self._reader.seen = None
+            self._reader.scanner = None
         else:
             name, stream, in_path = self._named(asked_for, config)
-            meant = config.meant(name)
-        model = None if meant is None else meant.model
+            resolved = config.resolve_request(name)
+        model = None if resolved is None else resolved.model
         record.model = name if model is None else model
         if model is not None:
             spec = config.models[model]
-            self._asker.check_model(spec, name, config)
+            self._caller.check_model(spec, name, config)
             if in_path is None:
                 self._check_allowed(head.path, spec.spawn.proxy_endpoints, model)
             elif not await self._aim(in_path.path, spec, head, exchange):
                 return
-        elif self._asker.models is not None:
-            raise self._asker.unknown(name, config)
+        elif self._caller.models is not None:
+            raise self._caller.unknown(name, config)
         if isinstance(asked_for, ByBody) and not asked_for.autoload and model is not None:
             dispatcher.check_loaded(model)
         # Without a model, the scheduler refuses the name, as it does an id just removed.
-        with dispatcher.lease(model or ModelId(name), asker=self._asker.name) as lease:
+        with dispatcher.lease(model or ModelId(name), caller=self._caller.name) as lease:
             lease.cut = partial(self._gateway.engine.cut, self._fiber)
             try:
                 backend = lease.granted_nowait()
@@ -246,32 +248,39 @@ class _Connection:
             finally:
                 record.lease = lease
 
-    async def _shape(
+    async def _override(
         self,
         exchange: Exchange,
-        meant: ResolvedModel,
-        shape: RequestOverrides,
+        resolved: ResolvedModel,
+        overrides: RequestOverrides,
         body: bytes | bytearray | None,
     ) -> None:
-        """Bring request and answer into shape; *body* is None if nothing in it can be changed."""
+        """Apply *overrides* to the request, and the name of a preset to the answer.
+
+        Args:
+            exchange: The exchange.
+            resolved: The requested model.
+            overrides: Its overrides.
+            body: The body; None if nothing in it can be changed.
+        """
         if body is not None:
-            skim = self._reader.seen
-            if not isinstance(skim, Skim):
-                exchange.body = with_overrides(shape, body)
+            scanner = self._reader.scanner
+            if not isinstance(scanner, FieldScanner):
+                exchange.body = with_overrides(overrides, body)
             else:
-                assert isinstance(body, bytearray), "only what came in pieces is skimmed"
-                for _ in bring_into_shape(shape, body, skim):
+                assert isinstance(body, bytearray), "only a body that came in pieces is scanned"
+                for _ in override_in_place(overrides, body, scanner):
                     await self._reader.pass_on()
-        if meant.preset is not None:
-            exchange.bear(meant.name)
+        if resolved.preset is not None:
+            exchange.bear(resolved.name)
 
     def _named(
         self, asked_for: ByQuery | ByPath, config: Config
-    ) -> tuple[str, bool | None, Named | None]:
+    ) -> tuple[str, bool | None, ModelPath | None]:
         """Return the model's name, whether a stream is wanted, and what stands behind the name."""
         if isinstance(asked_for, ByQuery):
             return asked_for.model, False, None
-        in_path = named_in(asked_for.tail, partial(self._asker.find, config))
+        in_path = split_model(asked_for.tail, partial(self._caller.find, config))
         return in_path.model, None, in_path
 
     @staticmethod
@@ -286,8 +295,8 @@ class _Connection:
         """Note whom to ask for the rest of this stream, if its client leaves and comes back."""
         name = head.get(CONVERSATION_FIELD)
         if name:
-            said_bytes = 0 if exchange.early is None else exchange.early.said_bytes
-            owner = Owner(backend.model, backend.pid, said_bytes, exchange.bears)
+            early_bytes = 0 if exchange.early is None else exchange.early.sent_bytes
+            owner = Owner(backend.model, backend.pid, early_bytes, exchange.bears)
             self._gateway.conversations.note(name.decode("latin-1"), owner)
 
     async def _aim(
@@ -320,7 +329,7 @@ class _Connection:
         body_is_here = not isinstance(exchange, StreamingUpload)
         exchange.reusable = body_is_here and head.keep_alive and not self._gateway.draining.is_set()
         self._fiber.expire_in(BODY_TIMEOUT_S)
-        await self._client.send(with_slash(head, self._cors, close=not exchange.reusable))
+        await self._client.send(slash_redirect(head, self._cors, close=not exchange.reusable))
         self._fiber.deadline_s = math.inf
 
     async def _observe(
@@ -330,16 +339,16 @@ class _Connection:
         exchange: Exchange,
         record: RequestLog,
     ) -> None:
-        dispatcher, asker, name = self._gateway.dispatcher, self._asker, asked_for.model
+        dispatcher, caller, name = self._gateway.dispatcher, self._caller, asked_for.model
         model: ModelId | None = None
         if name is not None:
             model = dispatcher.config.resolve(name) or ModelId(name)
-            if asker.models is not None:
+            if caller.models is not None:
                 spec = dispatcher.config.models.get(model)
                 if spec is None:
-                    raise asker.unknown(name, dispatcher.config)
-                asker.check_model(spec, name, dispatcher.config)
-        backend = dispatcher.running(model, asker.may_use)
+                    raise caller.unknown(name, dispatcher.config)
+                caller.check_model(spec, name, dispatcher.config)
+        backend = dispatcher.running(model, caller.may_use)
         record.model = backend.model
         path = asked_for.path.encode()
         self._check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
@@ -363,7 +372,7 @@ class _Connection:
             client=self._client,
             head=head,
             name=name,
-            asker=self._asker,
+            caller=self._caller,
             stream=stream,
             fields=self._cors,
             close=not head.keep_alive or self._gateway.draining.is_set(),
@@ -395,5 +404,7 @@ class _Connection:
             raise ClientGoneError
         self._fiber.expire_in(BODY_TIMEOUT_S)
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
-            await self._client.send(refusal(head, error, request_id, self._cors, close=close))
+            await self._client.send(
+                error_response(head, error, request_id, self._cors, close=close)
+            )
         self._fiber.deadline_s = math.inf

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
-from ..core.apis.dialects import dialect_of_path, last_event
 from ..core.apis.model_names import ModelNameRewriter
+from ..core.apis.registry import APIS
 from ..core.apis.usage import TAIL_BYTES
 from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
@@ -320,7 +320,7 @@ class Exchange:
         self, early: EarlyStream, upstream: Upstream, head: ResponseHead, data: bytes
     ) -> bool:
         """Put the answer into the one that has begun; return as `_answer` does."""
-        shaper = continued(head, early.voice)
+        shaper = continued(head, early.dialect)
         if self.bears is not None and not isinstance(shaper, ErrorBody):
             renaming = ModelNameRewriter(self.bears, events=True)
             shaper = ModelNameEncoder(head, renaming, in_chunks=True)
@@ -408,7 +408,8 @@ class Exchange:
     async def _end_early(self, shaper: BodyEncoder, exc: Exception) -> None:
         """Tell the client that the answer ends here. Best effort: it may be the silent side."""
         self.error = error = self._in_words(exc)
-        ending = shaper.ending(last_event(dialect_of_path(self._head.path), error))
+        api = APIS.api_of_stream(self._head.path.decode("ascii", "replace"))
+        ending = shaper.ending(api.last_event(error))
         if self._client.torn:
             return
         self._fiber.expire_in(ENDING_S)

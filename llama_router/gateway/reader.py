@@ -8,9 +8,9 @@ from typing import Final
 import trio
 
 from ..core.requests.body_budget import ROOM_TIMEOUT_S, BodyShare
-from ..core.requests.json_scan import Skim
-from ..core.requests.multipart import FormSearch
-from ..core.requests.request_target import ASKED, form_search, is_skimmed, skim_of
+from ..core.requests.json_scan import FieldScanner
+from ..core.requests.multipart import FormScanner
+from ..core.requests.request_target import TARGET_FIELDS, field_scanner, form_scanner, needs_scan
 from ..core.scheduling import refusals
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from ..http1 import ChunkedBody, RequestHead, parse_request_head
@@ -58,10 +58,19 @@ class Reader:
 
     Attributes:
         buffer: Received, and not used yet: the head, then the beginning of the next request.
-        seen: What has looked into the current request's body while it arrived.
+        scanner: Has scanned the body of the current request, if that was necessary.
     """
 
-    __slots__ = ("_client", "_draining", "_engine", "_fiber", "_idle", "_share", "buffer", "seen")
+    __slots__ = (
+        "_client",
+        "_draining",
+        "_engine",
+        "_fiber",
+        "_idle",
+        "_share",
+        "buffer",
+        "scanner",
+    )
 
     def __init__(
         self, engine: Engine, client: Client, idle: set[Fiber], draining: trio.Event
@@ -80,7 +89,7 @@ class Reader:
         self._idle = idle
         self._draining = draining
         self.buffer = b""
-        self.seen: FormSearch | Skim | None = None
+        self.scanner: FormScanner | FieldScanner | None = None
         self._share: BodyShare | None = None  # what the current body holds of the budget
 
     async def receive_head(self) -> RequestHead | None:
@@ -141,7 +150,7 @@ class Reader:
 
         None is no body. Then `receive_body` need not be called.
         """
-        self.seen = None
+        self.scanner = None
         length, start = head.content_length, head.size
         end = start + (length or 0)
         buffer = self.buffer
@@ -180,7 +189,7 @@ class Reader:
                 await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.buffer = b""
             content_type = head.get(b"content-type") or b""
-            self.seen = form = form_search(content_type)
+            self.scanner = form = form_scanner(content_type)
             if length is not None:
                 body = await self._receive_length(received, length, form)
             else:
@@ -193,27 +202,27 @@ class Reader:
         finally:
             self._fiber.deadline_s = math.inf
         if form is None:
-            self.seen = await self.look_into(body, content_type, touched)
+            self.scanner = await self.scan(body, content_type, touched)
         return body
 
     def let_go(self) -> None:
         """Say that the body's memory is not needed any more; safe to call at any time."""
-        self.seen = None  # which may have the body
+        self.scanner = None  # which may have the body
         if self._share is not None:
             self._share.give_back()
             self._share = None
 
-    async def look_into(
+    async def scan(
         self, body: bytes | bytearray, content_type: bytes, touched: frozenset[str]
-    ) -> Skim | None:
-        """Return what matters in a large body; None for one that a decoder is quick with."""
-        if not is_skimmed(body, is_taken_apart=bool(touched)):
+    ) -> FieldScanner | None:
+        """Return the scanner of a large body, done; None for a body that a decoder may take."""
+        if not needs_scan(body, has_overrides=bool(touched)):
             return None
-        skim = skim_of(body, content_type, ASKED | touched)
-        if skim is not None:
-            while not skim.go_on():
+        scanner = field_scanner(body, content_type, TARGET_FIELDS | touched)
+        if scanner is not None:
+            while not scanner.step():
                 await self.pass_on()
-        return skim
+        return scanner
 
     async def pass_on(self) -> None:
         """Let others have their turns."""
@@ -249,7 +258,7 @@ class Reader:
         fiber.expire_in(BODY_TIMEOUT_S)
 
     async def _receive_length(
-        self, received: bytes, length: int, form: FormSearch | None
+        self, received: bytes, length: int, form: FormScanner | None
     ) -> bytearray:
         # As long as what was claimed for it; *at* is where that ends which has come. Room behind
         # it: what is put into a large one must not move all of it elsewhere.
@@ -292,7 +301,7 @@ class Reader:
             await self._claim(size_bytes - share.held_bytes)
 
     async def _receive_chunks(
-        self, received: bytes, limit_bytes: int, form: FormSearch | None
+        self, received: bytes, limit_bytes: int, form: FormScanner | None
     ) -> bytearray:
         share, decoder = self._share, ChunkedBody(limit_bytes)
         assert share is not None, "a body is being received"
@@ -316,9 +325,9 @@ class Reader:
         self.buffer = decoder.excess
         return body
 
-    async def _search(self, form: FormSearch, body: bytearray, size_bytes: int) -> None:
-        """Let *form* look at what is new; others have their turns where that is much."""
-        while not form.look(body, size_bytes):
+    async def _search(self, form: FormScanner, body: bytearray, size_bytes: int) -> None:
+        """Let *form* scan what is new; other connections are served where that is much."""
+        while not form.scan(body, size_bytes):
             await self.pass_on()
 
 

@@ -45,8 +45,8 @@ class RequestLog:
             "path": head.path.decode("ascii", "replace"),
         }
         lease = self.lease
-        if lease is not None and lease.asker is not None:
-            fields["key"] = lease.asker
+        if lease is not None and lease.caller is not None:
+            fields["key"] = lease.caller
         if lease is not None and lease.backend is not None:
             waited_s = lease.granted_s - lease.arrived_s
             fields["queue_s"] = round(lease.queue_s, 4) if waited_s else 0.0

@@ -1,8 +1,8 @@
-"""A request that waits for its model: what its client gets meanwhile.
+"""The wait of a request for its model, and the stream that begins before it ends.
 
 A client that asked for an event stream gets one before there is a backend: notices, or at
-least signs of life. From then on the answer is ours: status 200, chunked. What the backend
-answers later is put into it (`shaper.continued`), and so is an error.
+least keepalives. From then on the answer is the router's: status 200, chunked. The answer of
+the backend is put into it later (`body.continued`), and so is an error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import attrs
 
 from ..backends.backend import Backend
 from ..core.access.gate import Caller
-from ..core.apis.dialects import StreamDialect, dialect_of
-from ..core.apis.notices import NOTIFY_FIELD, WaitReporter, discreet, wants_notices
+from ..core.apis.dialect import StreamDialect, StreamInfo
+from ..core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
+from ..core.apis.registry import APIS
 from ..core.config.names import ModelId
 from ..core.scheduling.waits import Wait
 from ..dispatch.dispatcher import Dispatcher
@@ -36,27 +37,27 @@ _NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()
 
 
 class EarlyStream:
-    """An answer that begins before its backend does.
+    """An event stream that begins before there is a backend.
 
     Attributes:
-        voice: How it speaks.
+        dialect: The form of its events.
         begun: Its head was sent.
-        said_bytes: How long the events were that it sent.
+        sent_bytes: Length of the events that it sent.
     """
 
-    __slots__ = ("_client", "_close", "_fields", "begun", "said_bytes", "voice")
+    __slots__ = ("_client", "_close", "_fields", "begun", "dialect", "sent_bytes")
 
     def __init__(
         self,
         client: Client,
-        voice: StreamDialect,
+        dialect: StreamDialect,
         *,
         fields: Sequence[tuple[bytes, bytes]],
         close: bool,
     ) -> None:
-        self.voice = voice
+        self.dialect = dialect
         self.begun = False
-        self.said_bytes = 0
+        self.sent_bytes = 0
         self._client = client
         self._fields = fields
         self._close = close
@@ -68,7 +69,7 @@ class EarlyStream:
             ClientGoneError: if the client left, or takes nothing for *timeout_s* seconds.
         """
         head, self.begun = b"" if self.begun else self._head(), True
-        self.said_bytes += len(events)
+        self.sent_bytes += len(events)
         await self._send(head + chunk(events), timeout_s)
 
     async def end(self, error: RouterError) -> None:
@@ -79,7 +80,7 @@ class EarlyStream:
         """
         if self._client.torn:
             raise ClientGoneError
-        await self._send(chunk(self.voice.error(error)) + LAST_CHUNK, ENDING_S)
+        await self._send(chunk(self.dialect.error(error)) + LAST_CHUNK, ENDING_S)
 
     def _head(self) -> bytes:
         fields = [
@@ -109,11 +110,11 @@ class Waiting:
 
     Attributes:
         engine: Drives its connection.
-        dispatcher: Whom it waits for.
-        client: Who waits.
-        head: What it sent.
-        name: The model, by the name that is said: as it named it, or that of its preset.
-        asker: What it may know.
+        dispatcher: Grants its lease.
+        client: Its connection.
+        head: Its head.
+        name: Name of the model in notices: as the client wrote it, or that of the preset.
+        caller: Sender; decides which names of models the notices may contain.
         stream: Whether its body asks for a stream; None if its answer must not begin early.
         fields: For the head of the answer.
         close: Whether its connection ends with the answer.
@@ -125,7 +126,7 @@ class Waiting:
     client: Client
     head: RequestHead
     name: str
-    asker: Caller
+    caller: Caller
     stream: bool | None
     fields: Sequence[tuple[bytes, bytes]]
     close: bool
@@ -141,7 +142,7 @@ class Waiting:
         """
         stream = self._stream()
         if stream is not None:
-            return await self._stay_in_touch(stream, lease, model)
+            return await self._report_until_granted(stream, lease, model)
         backend = await self.engine.in_trio(
             self.client.fiber, lease.granted, unless_gone=self.client
         )
@@ -157,47 +158,52 @@ class Waiting:
         if head.method == b"HEAD" or head.upgrade:
             return None
         accept = head.get(b"accept") or b""
-        dialect = dialect_of(head.path, stream=self.stream, accept=accept)
-        if dialect is None:
+        path = head.path.decode("ascii", "replace")
+        api = APIS.api_of_requested_stream(path, stream=self.stream, accept=accept)
+        if api is None:
             return None
-        voice = StreamDialect(
-            dialect=dialect,
+        info = StreamInfo(
             id=f"chatcmpl-{secrets.token_hex(12)}",
-            created=int(time.time()),
+            created_s=time.time(),
             model=self.name,
+            path=path,
         )
-        return EarlyStream(self.client, voice, fields=self.fields, close=self.close)
+        return EarlyStream(
+            self.client, StreamDialect(api, info), fields=self.fields, close=self.close
+        )
 
     def _wants_notices(self, model: ModelId) -> bool:
         field = (self.head.get(_NOTIFY_FIELD) or b"").decode("ascii", "replace")
         return wants_notices(field, self.dispatcher.config.models.get(model))
 
-    async def _stay_in_touch(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
+    async def _report_until_granted(
+        self, stream: EarlyStream, lease: Lease, model: ModelId
+    ) -> Backend:
         engine, fiber = self.engine, self.client.fiber
         notices = self._wants_notices(model)
-        company = WaitReporter(stream.voice, notices=notices, now_s=engine.now_s)
+        reporter = WaitReporter(stream.dialect, notices=notices, now_s=engine.now_s)
         waits_for = partial(self._waits_for, lease)
         with self.dispatcher.waits.watch(lease, model, partial(engine.wake, fiber)):
             while (backend := lease.granted_nowait()) is None:
                 if self.client.gone:
                     raise ClientGoneError
-                if events := company.about(waits_for, now_s=engine.now_s):
-                    await self._tell(stream, events)
+                if events := reporter.about(waits_for, now_s=engine.now_s):
+                    await self._send(stream, events)
                 else:
-                    await self._pause(company.due_s - engine.now_s)
-        if events := company.granted(str(model)):
-            await self._tell(stream, events)
+                    await self._pause(reporter.due_s - engine.now_s)
+        if events := reporter.granted(str(model)):
+            await self._send(stream, events)
         return backend
 
     def _waits_for(self, lease: Lease) -> Wait | None:
-        return discreet(lease.waits_for(), self.asker, self.dispatcher.config.models)
+        return redact_wait(lease.waits_for(), self.caller, self.dispatcher.config.models)
 
-    async def _tell(self, stream: EarlyStream, events: bytes) -> None:
+    async def _send(self, stream: EarlyStream, events: bytes) -> None:
         self.early = stream
         await stream.send(events, timeout_s=self.dispatcher.config.router.read_timeout_s)
 
     async def _pause(self, timeout_s: float) -> None:
-        """Wait for news, the client's end, or the time for a sign of life."""
+        """Wait for a change of the wait, the end of the client, or *timeout_s* seconds."""
         client = self.client
         client.fiber.expire_in(timeout_s)
         client.want = GONE

@@ -14,9 +14,9 @@ from llama_router.control.admin import openapi
 from llama_router.control.web import app
 from llama_router.control.web.context import ControlContext
 from llama_router.core.access.gate import Gate
-from llama_router.core.apis.notices import SIGN_OF_LIFE_S
+from llama_router.core.apis.notices import KEEPALIVE_S
 from llama_router.core.config.parse import parse_config
-from llama_router.core.requests.request_target import SKIMMED_BYTES
+from llama_router.core.requests.request_target import SCANNED_BYTES
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.gateway.reader import IDLE_CONNECTION_S
 
@@ -61,11 +61,11 @@ async def test_every_route_is_described(document) -> None:
 
 def test_the_page_says_how_large_a_body_may_be_to_be_checked() -> None:
     """Above that, mistakes in JSON are the backend's affair."""
-    assert f"JSON of more than {SKIMMED_BYTES // 1024} KiB is not checked" in PAGE.read_text()
+    assert f"JSON of more than {SCANNED_BYTES // 1024} KiB is not checked" in PAGE.read_text()
 
 
 def test_the_page_says_how_long_silence_lasts() -> None:
     """Of streams that have nothing else to say, and of connections between two requests."""
     page = PAGE.read_text()
-    assert page.count(f"every {SIGN_OF_LIFE_S:g} s") == 3
+    assert page.count(f"every {KEEPALIVE_S:g} s") == 3
     assert f"| idle connection | {IDLE_CONNECTION_S:g} s |" in page

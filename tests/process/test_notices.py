@@ -416,7 +416,7 @@ class TestSignsOfLife:
 
     async def test_comments_without_notices(self, router, stage, monkeypatch) -> None:
         """The stream begins with a comment when it is due, and goes on with them."""
-        monkeypatch.setattr(notices, "SIGN_OF_LIFE_S", 0.2)
+        monkeypatch.setattr(notices, "KEEPALIVE_S", 0.2)
         client = await waiting_for(router, x_notify_model_swap="false")
         await begun(client)
         for _ in range(3):
@@ -431,6 +431,6 @@ class TestSignsOfLife:
 
     async def test_comments_between_notices(self, router, monkeypatch) -> None:
         """After the last notice the silence is broken, too."""
-        monkeypatch.setattr(notices, "SIGN_OF_LIFE_S", 0.2)
+        monkeypatch.setattr(notices, "KEEPALIVE_S", 0.2)
         client = await told_of_the_load(router)
         assert await client.chunk() == b": waiting\n\n"

@@ -294,7 +294,7 @@ class TestSignsOfLife:
 
     async def test_pieces_without_notices(self, router, stage: Stage, monkeypatch) -> None:
         """The stream begins with an empty piece when it is due, and goes on with them."""
-        monkeypatch.setattr(notices, "SIGN_OF_LIFE_S", 0.2)
+        monkeypatch.setattr(notices, "KEEPALIVE_S", 0.2)
         client = await begun(router, ask("b", x_notify_model_swap="false"))
         for _ in range(3):
             (piece,) = pieces(await client.chunk())

@@ -12,10 +12,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.control.ollama import bodies, requests
-from llama_router.control.ollama.answers import OllamaStreamDialect
 from llama_router.control.ollama.exchange import StreamWait
-from llama_router.core.access.gate import ANYBODY
-from llama_router.core.apis.notices import SIGN_OF_LIFE_S, WaitReporter, wants_notices
+from llama_router.core.access.gate import UNRESTRICTED
+from llama_router.core.apis.dialect import StreamDialect, StreamInfo
+from llama_router.core.apis.notices import KEEPALIVE_S, WaitReporter, wants_notices
+from llama_router.core.apis.ollama import OLLAMA
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.process
 A = ModelId("a")
 LOAD_S = 100.0
 #: When something is due that has nothing to say.
-DUE_S = [SIGN_OF_LIFE_S * n for n in range(1, 7)]
+DUE_S = [KEEPALIVE_S * n for n in range(1, 7)]
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 COMMENT = b": waiting\n\n"
@@ -99,7 +100,7 @@ async def test_every_dialect(
             client=client,
             head=head,
             name="a",
-            asker=ANYBODY,
+            caller=UNRESTRICTED,
             stream=True,
             fields=(),
             close=False,
@@ -127,13 +128,14 @@ def ollama_waiting(
     """Return the wait of an Ollama client that has just asked for ``a``."""
     wanted = target(bodies.ChatRequest(model="a", messages=[bodies.Message(role="user")]))
     spec = dispatcher.config.models[A]
-    company = WaitReporter(
-        OllamaStreamDialect(wanted, "2026-01-01T00:00:00Z"),
+    info = StreamInfo(id="", created_s=0.0, model=wanted.model, path="/api/chat")
+    reporter = WaitReporter(
+        StreamDialect(OLLAMA, info),
         notices=wants_notices(str(notices).lower(), spec),
         now_s=trio.current_time(),
     )
     lease = dispatcher.lease(A)
-    return StreamWait(dispatcher, lease, A, company, ANYBODY)
+    return StreamWait(dispatcher, lease, A, reporter, UNRESTRICTED)
 
 
 @pytest.mark.parametrize("notices", [True, False])

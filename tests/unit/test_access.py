@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access.gate import ANYBODY, Gate, Scope, check_says_json, host_of
+from llama_router.core.access.gate import UNRESTRICTED, Gate, Scope, check_media_type, host_of
 from llama_router.core.config.exposure import exposure, is_loopback
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
@@ -46,8 +46,8 @@ def fields(**values: str) -> list[tuple[bytes, bytes]]:
     return [(name.replace("_", "-").encode(), value.encode()) for name, value in values.items()]
 
 
-def check(g: Gate, area: Scope = Scope.MODELS, method: bytes = b"POST", **values: str):
-    return g.check(area, method, fields(**{"host": "127.0.0.1:8082", **values}))
+def check(g: Gate, scope: Scope = Scope.MODELS, method: bytes = b"POST", **values: str):
+    return g.check(scope, method, fields(**{"host": "127.0.0.1:8082", **values}))
 
 
 # -- secrets ------------------------------------------------------------------------------
@@ -173,17 +173,17 @@ def test_an_unknown_preset_is_told_those_there_are() -> None:
     chat = {"path": "m", "aliases": ["c"], "presets": {"fast": {}, "a:b": {}}}
     config = parse_config({"models": {"chat": chat, "chat:x": {"path": "m"}}})
     for name in ("c:y", "chat:x:y", "chat:fast:y"):
-        assert str(ANYBODY.unknown(name, config)) == (
+        assert str(UNRESTRICTED.unknown(name, config)) == (
             f"no model or alias is named {name!r}, and model 'chat' has no such preset; "
             "it has: 'chat:fast', 'chat:a:b'"
         )
-    assert str(ANYBODY.unknown("d:y", config)).endswith("'d:y'; there are: 'chat', 'chat:x'")
+    assert str(UNRESTRICTED.unknown("d:y", config)).endswith("'d:y'; there are: 'chat', 'chat:x'")
 
 
 def test_backends_do_not_see_the_routers_secrets() -> None:
     """With keys the client's key stays here; without, Authorization is the backend's affair."""
-    assert gate(keys=KEYS).withheld == {b"authorization", b"x-api-key", b"x-admin-token"}
-    assert gate().withheld == {b"x-admin-token"}
+    assert gate(keys=KEYS).strip_headers == {b"authorization", b"x-api-key", b"x-admin-token"}
+    assert gate().strip_headers == {b"x-admin-token"}
 
 
 def test_no_secret_is_in_the_text_of_a_configuration() -> None:
@@ -292,11 +292,11 @@ def test_programs_and_our_own_pages_are_allowed(values) -> None:
         {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"},
     ],
 )
-@pytest.mark.parametrize("area", [Scope.MODELS, Scope.ADMIN])
-def test_pages_of_others_are_not(values, area) -> None:
+@pytest.mark.parametrize("scope", [Scope.MODELS, Scope.ADMIN])
+def test_pages_of_others_are_not(values, scope) -> None:
     """Another port is another origin; and a form that a page posts is no link."""
     with pytest.raises(OriginNotAllowedError):
-        check(gate(), area, x_admin_token=TOKEN, **values)
+        check(gate(), scope, x_admin_token=TOKEN, **values)
 
 
 def test_a_link_to_an_open_page_may_be_followed() -> None:
@@ -348,13 +348,13 @@ def test_a_browser_may_ask_before() -> None:
     ),
     st.sampled_from(Scope),
 )  # fmt: skip
-def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, area) -> None:
+def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, scope) -> None:
     """Refused, or an open page; never an exception of another kind."""
     try:
-        gate(keys=KEYS, cors_origins=["*"], allowed_hosts=["*"]).check(area, b"POST", sent)
+        gate(keys=KEYS, cors_origins=["*"], allowed_hosts=["*"]).check(scope, b"POST", sent)
     except AccessError:
         return
-    assert area is Scope.OPEN
+    assert scope is Scope.OPEN
 
 
 # -- exposure -------------------------------------------------------------------------------
@@ -444,7 +444,7 @@ PAGES = [
 def says_json(body: bytes, **values: str) -> bool:
     """Say whether *body* passes as JSON."""
     try:
-        check_says_json(fields(**values), body)
+        check_media_type(fields(**values), body)
     except MediaTypeError:
         return False
     return True

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llama_router.backends.child_protocol import ChildState, parse_state
-from llama_router.core.apis.envelope import error_body, error_fields
+from llama_router.core.apis.errors import error_headers
+from llama_router.core.apis.openai import OPENAI
 from llama_router.core.apis.usage import Usage, usage_of
 from llama_router.errors.admission import QueueFullError, UnknownModelError
 from llama_router.errors.backends import BackendExitedError, SpawnError
@@ -14,7 +15,7 @@ from llama_router.errors.requests import RequestError
 
 def test_error_body_has_the_shape_of_openai() -> None:
     """Message, type, code and param, under "error"."""
-    document = json.loads(error_body(UnknownModelError("no model 'x'")))
+    document = json.loads(OPENAI.error_body(UnknownModelError("no model 'x'"), "req_1"))
     assert document == {
         "error": {
             "message": "no model 'x'",
@@ -28,21 +29,21 @@ def test_error_body_has_the_shape_of_openai() -> None:
 def test_error_body_says_why_a_backend_ended() -> None:
     """The cause is one more field, and only there where it is known that a process ended."""
     exited = BackendExitedError("m", 1, cause="port_in_use", reason="taken", evidence=("bind",))
-    assert json.loads(error_body(exited))["error"] == {
+    assert json.loads(OPENAI.error_body(exited, "req_1"))["error"] == {
         "message": "the backend of model 'm' exited with code 1: taken; its output says: bind",
         "type": "server_error",
         "code": "backend_exited",
         "param": None,
         "cause": "port_in_use",
     }
-    assert "cause" not in json.loads(error_body(SpawnError("no")))["error"]
+    assert "cause" not in json.loads(OPENAI.error_body(SpawnError("no"), "req_1"))["error"]
 
 
 def test_retry_after_is_whole_seconds() -> None:
     """Rounded up, never zero."""
     error = QueueFullError("full", retry_after_s=0.2)
-    assert (b"retry-after", b"1") in error_fields(error)
-    assert b"retry-after" not in dict(error_fields(RequestError("no")))
+    assert (b"retry-after", b"1") in error_headers(error)
+    assert b"retry-after" not in dict(error_headers(RequestError("no")))
 
 
 @pytest.mark.parametrize(

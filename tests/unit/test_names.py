@@ -38,7 +38,7 @@ def test_a_preset_of_one_is_found_too() -> None:
     meaning = conf.find(f"{HUB.lower()}:HIGH")
     assert meaning is conf.find(f"{HUB}:high") is not None
     assert (meaning.model, meaning.preset) == (HUB, "high")
-    assert meaning.shape is not None
+    assert meaning.overrides is not None
 
 
 def test_other_names_are_found_as_they_are_written_only() -> None:

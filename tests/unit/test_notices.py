@@ -5,23 +5,31 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from llama_router.core.access.gate import ANYBODY, Caller
-from llama_router.core.apis.dialects import Dialect, StreamDialect, dialect_of, last_event
-from llama_router.core.apis.notices import Notices, discreet
+from llama_router.core.access.gate import UNRESTRICTED, Caller
+from llama_router.core.apis.anthropic import ANTHROPIC
+from llama_router.core.apis.dialect import ApiDialect, StreamDialect, StreamInfo
+from llama_router.core.apis.llama_cpp import LLAMA_CPP
+from llama_router.core.apis.notices import Notices, redact_wait
+from llama_router.core.apis.openai import CHAT, OPENAI, RESPONSES
+from llama_router.core.apis.registry import APIS
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import Arrived, Changed, Finished
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
-from llama_router.core.scheduling.waits import Other, Wait
+from llama_router.core.scheduling.waits import Blocker, Wait
 from llama_router.errors.admission import QueueTimeoutError
 from llama_router.errors.backends import BackendExitedError
 
 A, B = ModelId("a"), ModelId("b")
 
 
-def voice(dialect: Dialect) -> StreamDialect:
-    return StreamDialect(dialect=dialect, id="chatcmpl-1", created=1795636813, model="b")
+EVENT_STREAMS = (CHAT, RESPONSES, OPENAI, ANTHROPIC, LLAMA_CPP)
+
+
+def stream_of(api: ApiDialect) -> StreamDialect:
+    info = StreamInfo(id="chatcmpl-1", created_s=1795636813.7, model="b", path="/v1/x")
+    return StreamDialect(api, info)
 
 
 def documents(events: bytes) -> list[dict]:
@@ -41,9 +49,9 @@ class TestNotices:
     def test_a_swap(self) -> None:
         """Unloading, loading, percent, ready."""
         notices = Notices()
-        leaving = (Other(model=A, phase=Phase.STOPPING),)
-        assert about(notices, Phase.STOPPED, others=leaving) == ["Unloading model 'a'..."]
-        assert about(notices, Phase.STOPPED, others=leaving) == []
+        leaving = (Blocker(model=A, phase=Phase.STOPPING),)
+        assert about(notices, Phase.STOPPED, blockers=leaving) == ["Unloading model 'a'..."]
+        assert about(notices, Phase.STOPPED, blockers=leaving) == []
         assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
         assert about(notices, Phase.STARTING, progress=0.42) == ["Loading model 'b': 42%"]
         assert notices.granted("b") == ["Model 'b' is ready."]
@@ -82,22 +90,22 @@ class TestNotices:
 
     def test_who_must_not_know_gets_no_name(self) -> None:
         """The name of a model that a key is not good for is left out."""
-        busy = (Other(model=None, phase=Phase.READY),)
-        assert about(Notices(), Phase.STOPPED, others=busy) == [
+        busy = (Blocker(model=None, phase=Phase.READY),)
+        assert about(Notices(), Phase.STOPPED, blockers=busy) == [
             "Waiting for another model to finish its requests."
         ]
 
     def test_a_reason_is_said_instead_of_the_models_in_the_way(self) -> None:
         """A placement policy may have more to say than that others must leave."""
-        busy = (Other(model=A, phase=Phase.READY),)
-        assert about(Notices(), Phase.STOPPED, others=busy, reason="No memory.") == ["No memory."]
+        busy = (Blocker(model=A, phase=Phase.READY),)
+        assert about(Notices(), Phase.STOPPED, blockers=busy, reason="No memory.") == ["No memory."]
 
     def test_a_key_that_may_not_use_every_model_hears_no_reason(self) -> None:
         """The sentence may name models that it must not learn of."""
         wait = Wait(model=B, phase=Phase.STOPPED, reason="Model 'a' has the memory.")
         restricted = Caller(name="app", models=("b",))
-        assert discreet(wait, restricted, {}) == Wait(model=B, phase=Phase.STOPPED)
-        assert discreet(wait, ANYBODY, {}) == wait
+        assert redact_wait(wait, restricted, {}) == Wait(model=B, phase=Phase.STOPPED)
+        assert redact_wait(wait, UNRESTRICTED, {}) == wait
 
     def test_nothing_said_before_means_nothing_at_the_end(self) -> None:
         """A request that heard nothing does not hear that the model is ready."""
@@ -107,15 +115,15 @@ class TestNotices:
     def test_every_phase_has_words(self, phase) -> None:
         """Of the model itself, and of one in its way."""
         assert about(Notices(), phase)
-        assert about(Notices(), Phase.STOPPED, others=(Other(model=A, phase=phase),))
+        assert about(Notices(), Phase.STOPPED, blockers=(Blocker(model=A, phase=phase),))
 
 
-class TestVoice:
+class TestStreamDialect:
     """The same thing in every dialect."""
 
     def test_chat_chunks_are_complete(self) -> None:
         """Every field is there that a strict client indexes, and nothing is content."""
-        (document,) = documents(voice(Dialect.CHAT).say("Loading"))
+        (document,) = documents(stream_of(CHAT).notice("Loading"))
         ChatCompletionChunk.model_validate(document, strict=True)
         assert document == {
             "id": "chatcmpl-1",
@@ -131,34 +139,34 @@ class TestVoice:
             ],
         }
 
-    @pytest.mark.parametrize("dialect", [Dialect.OTHER, Dialect.RESPONSES])
-    def test_completions_get_comments(self, dialect) -> None:
+    @pytest.mark.parametrize("api", [OPENAI, RESPONSES])
+    def test_completions_get_comments(self, api) -> None:
         """A comment is no event; line breaks in it do not end it."""
-        assert voice(dialect).say("one\ndata: two") == b": one\n: data: two\n\n"
+        assert stream_of(api).notice("one\ndata: two") == b": one\n: data: two\n\n"
 
     def test_messages_get_pings(self) -> None:
         """Anthropic's clients skip them; the comment is for people."""
-        said = voice(Dialect.MESSAGES).say("Loading")
+        said = stream_of(ANTHROPIC).notice("Loading")
         assert said == b': Loading\nevent: ping\ndata: {"type": "ping"}\n\n'
 
-    @pytest.mark.parametrize("dialect", Dialect)
-    def test_a_sign_of_life_is_no_chunk(self, dialect) -> None:
+    @pytest.mark.parametrize("api", EVENT_STREAMS)
+    def test_a_keepalive_is_no_chunk(self, api) -> None:
         """It is a comment, or a ping where the dialect has pings."""
-        sign = voice(dialect).sign_of_life()
-        assert sign.startswith(b"event: ping\n" if dialect is Dialect.MESSAGES else b": ")
-        assert sign.endswith(b"\n\n")
+        keepalive = stream_of(api).keepalive()
+        assert keepalive.startswith(b"event: ping\n" if api is ANTHROPIC else b": ")
+        assert keepalive.endswith(b"\n\n")
 
-    @pytest.mark.parametrize("dialect", [Dialect.CHAT, Dialect.OTHER])
-    def test_openai_errors(self, dialect) -> None:
+    @pytest.mark.parametrize("api", [CHAT, OPENAI])
+    def test_openai_errors(self, api) -> None:
         """The same object as in an answer of its own, its cause included."""
         error = BackendExitedError("b", 1, cause="port_in_use", reason="taken")
-        (document,) = documents(last_event(dialect, error))
+        (document,) = documents(api.last_event(error))
         assert document["error"]["code"] == "backend_exited"
         assert document["error"]["cause"] == "port_in_use"
 
     def test_anthropic_errors(self) -> None:
         """The event is named, and its type is one of Anthropic's."""
-        event = last_event(Dialect.MESSAGES, QueueTimeoutError("too long"))
+        event = ANTHROPIC.last_event(QueueTimeoutError("too long"))
         assert event.startswith(b"event: error\n")
         assert documents(event) == [
             {"type": "error", "error": {"type": "overloaded_error", "message": "too long"}}
@@ -166,7 +174,7 @@ class TestVoice:
 
     def test_responses_errors(self) -> None:
         """An event of the type "error", which also holds what a chat's would."""
-        event = last_event(Dialect.RESPONSES, QueueTimeoutError("too long"))
+        event = RESPONSES.last_event(QueueTimeoutError("too long"))
         (document,) = documents(event)
         assert (document["type"], document["code"]) == ("error", "queue_timeout")
         assert document["error"]["message"] == "too long"
@@ -175,9 +183,9 @@ class TestVoice:
         """The object that the backend answered with is the event."""
         error = {"message": "no", "type": "invalid_request_error", "code": 400}
         body = json.dumps({"error": error}).encode()
-        event = voice(Dialect.CHAT).answer_as_error(400, "application/json", body)
+        event = stream_of(CHAT).answer_as_error(400, "application/json", body)
         assert documents(event) == [{"error": error}]
-        event = voice(Dialect.MESSAGES).answer_as_error(400, "application/json", body)
+        event = stream_of(ANTHROPIC).answer_as_error(400, "application/json", body)
         assert documents(event)[0]["error"] == {"type": "invalid_request_error", "message": "no"}
 
     @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ class TestVoice:
     )
     def test_anything_else_is_described(self, status, media_type, body, said) -> None:
         """The sentence names status or type, and quotes the beginning."""
-        event = voice(Dialect.CHAT).answer_as_error(status, media_type, body)
+        event = stream_of(CHAT).answer_as_error(status, media_type, body)
         (document,) = documents(event)
         assert said in document["error"]["message"]
         assert document["error"]["code"] == "upstream_failed"
@@ -201,22 +209,22 @@ class TestVoice:
 
 
 @pytest.mark.parametrize(
-    ("path", "stream", "accept", "dialect"),
+    ("path", "stream", "accept", "api"),
     [
-        (b"/v1/chat/completions", True, b"", Dialect.CHAT),
-        (b"/v1/chat/completions", False, b"text/event-stream", None),
-        (b"/v1/completions", True, b"application/json", Dialect.OTHER),
-        (b"/v1/messages", True, b"", Dialect.MESSAGES),
-        (b"/v1/messages/count_tokens", True, b"", None),
-        (b"/v1/responses", True, b"", Dialect.RESPONSES),
-        (b"/v1/embeddings", True, b"", None),
-        (b"/v1/sse", False, b"text/event-stream; q=1", Dialect.OTHER),
-        (b"/v1/mcp", False, b"application/json, text/event-stream", None),
+        ("/v1/chat/completions", True, b"", CHAT),
+        ("/v1/chat/completions", False, b"text/event-stream", None),
+        ("/v1/completions", True, b"application/json", OPENAI),
+        ("/v1/messages", True, b"", ANTHROPIC),
+        ("/v1/messages/count_tokens", True, b"", None),
+        ("/v1/responses", True, b"", RESPONSES),
+        ("/v1/embeddings", True, b"", None),
+        ("/v1/sse", False, b"text/event-stream; q=1", OPENAI),
+        ("/v1/mcp", False, b"application/json, text/event-stream", None),
     ],
 )
-def test_who_asks_for_a_stream(path, stream, accept, dialect) -> None:
+def test_the_stream_that_a_request_asks_for(path, stream, accept, api) -> None:
     """The body says so on known paths; elsewhere only who accepts nothing else."""
-    assert dialect_of(path, stream=stream, accept=accept) is dialect
+    assert APIS.api_of_requested_stream(path, stream=stream, accept=accept) is api
 
 
 def scheduler(**models: dict) -> Scheduler:
@@ -233,11 +241,11 @@ def test_the_scheduler_says_what_a_request_waits_for() -> None:
     assert s.wait_of(1) is None
     s.handle(Arrived(2, ModelId("b")), now_s=2)
     s.handle(Arrived(3, ModelId("b")), now_s=2)
-    busy = (Other(model=A, phase=Phase.READY),)
-    assert s.wait_of(3) == Wait(model=B, phase=Phase.STOPPED, ahead=1, others=busy)
+    busy = (Blocker(model=A, phase=Phase.READY),)
+    assert s.wait_of(3) == Wait(model=B, phase=Phase.STOPPED, ahead=1, blockers=busy)
     s.handle(Finished(1), now_s=3)
-    leaving = (Other(model=A, phase=Phase.STOPPING),)
-    assert s.wait_of(2) == Wait(model=B, phase=Phase.STOPPED, others=leaving)
+    leaving = (Blocker(model=A, phase=Phase.STOPPING),)
+    assert s.wait_of(2) == Wait(model=B, phase=Phase.STOPPED, blockers=leaving)
     s.handle(Changed(A, Signal.EXITED), now_s=4)
     assert s.wait_of(2) == Wait(model=B, phase=Phase.STARTING)
 

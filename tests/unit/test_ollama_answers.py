@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.control.ollama import answers
 from llama_router.control.ollama.answers import RequestTimes, StreamTranslator, translate_answer
 from llama_router.control.ollama.requests import AnswerFormat, TranslatedRequest
 from llama_router.core.apis.backend_errors import message_in_body
+from llama_router.core.apis.ollama import timestamp
 from llama_router.errors.backends import UpstreamError
 
 TIMES = RequestTimes(arrived_s=1.0, load_s=0.5, granted_s=2.0, epoch_s=1_000_000_000.0)
@@ -209,4 +209,4 @@ def test_an_event_has_a_bound() -> None:
 
 def test_times_are_written_as_ollama_does() -> None:
     """In UTC, with a Z."""
-    assert answers.timestamp(0) == "1970-01-01T00:00:00Z"
+    assert timestamp(0) == "1970-01-01T00:00:00Z"

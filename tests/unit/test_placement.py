@@ -31,7 +31,7 @@ from llama_router.core.scheduling.placement import (
     placement_for,
 )
 from llama_router.core.scheduling.scheduler import Scheduler
-from llama_router.core.scheduling.waits import Other, Wait
+from llama_router.core.scheduling.waits import Blocker, Wait
 from tests.policies import AtMost
 
 A, B, C, D = map(ModelId, "abcd")
@@ -139,8 +139,8 @@ class TestAnotherPolicy:
         start(s, A, 1, 0)
         s.handle(Arrived(2, B), now_s=1)
         reason = "1 models run, and no more than 1 may"
-        others = (Other(model=A, phase=Phase.READY),)
-        assert s.wait_of(2) == Wait(model=B, phase=Phase.STOPPED, others=others, reason=reason)
+        others = (Blocker(model=A, phase=Phase.READY),)
+        assert s.wait_of(2) == Wait(model=B, phase=Phase.STOPPED, blockers=others, reason=reason)
         (refusal,) = s.handle(Tick(), now_s=6)
         assert f"it cannot start: {reason}" in str(refusal.error)
 

@@ -9,13 +9,13 @@ from llama_router.core.requests.routes import (
     ByPath,
     ByQuery,
     Control,
-    Named,
+    ModelPath,
     Observe,
     _route,
     allowed,
     decoded,
-    named_in,
     route,
+    split_model,
 )
 
 
@@ -134,13 +134,13 @@ def test_dots_do_not_lead_out_of_the_list() -> None:
 def test_the_model_in_a_path(tail: bytes, model: str, path: bytes) -> None:
     """The longest name that is known counts; the rest of the path stays as it was."""
     known = dict.fromkeys(["a", "owner", "owner/repo:Q4"], 1)
-    assert named_in(tail, known.get) == Named(model, path)
+    assert split_model(tail, known.get) == ModelPath(model, path)
 
 
 @given(st.binary(max_size=60) | st.text("ab/%2F", max_size=60).map(str.encode))
 def test_nothing_of_a_path_is_lost(tail: bytes) -> None:
     """Name and rest are the whole, and the rest begins at a slash or is empty."""
-    found = named_in(tail, {"a": 1, "a/b": 2, "b//a": 3}.get)
+    found = split_model(tail, {"a": 1, "a/b": 2, "b//a": 3}.get)
     assert tail.endswith(found.path)
     assert found.path[:1] in (b"", b"/")
     assert decoded(tail.removesuffix(found.path)) == found.model
@@ -150,7 +150,7 @@ def test_looking_for_a_name_is_bounded() -> None:
     """However long a path is, few beginnings of it are looked up."""
     asked: list[str] = []
 
-    named_in(b"a/" * 30_000, asked.append)
-    named_in(b"a" * 60_000, asked.append)
+    split_model(b"a/" * 30_000, asked.append)
+    split_model(b"a" * 60_000, asked.append)
     assert len(asked) <= 40
     assert max(map(len, asked)) <= 5000

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from llama_router.core.config.config import Config
 from llama_router.core.config.diff import plan_reload
-from llama_router.core.config.overrides import RequestOverrides, with_overrides
+from llama_router.core.config.overrides import RequestOverrides
 from llama_router.core.config.parse import parse_config
+from llama_router.core.requests.body_overrides import with_overrides
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
 
@@ -34,7 +35,7 @@ def sent(shape: RequestOverrides | None, **fields: object) -> dict:
 def shape_of(conf: Config, name: str) -> RequestOverrides | None:
     meaning = conf.find(name)
     assert meaning is not None
-    return meaning.shape
+    return meaning.overrides
 
 
 def test_drop_default_set_and_rename() -> None:
@@ -134,10 +135,10 @@ def test_the_default_model_stands_in_for_unknown_names_only_if_it_may() -> None:
     """A known name is never replaced."""
     default = {"default_model": "a:fast"}
     models: dict[str, Any] = {"a": {"presets": {"fast": {}}}, "b": {}}
-    assert config(default, **models).meant("gpt") is None
+    assert config(default, **models).resolve_request("gpt") is None
     conf = config({**default, "default_for_unknown": True}, **models)
-    assert conf.meant("gpt") is conf.find("a:fast") is not None
-    assert conf.meant("b") is conf.find("b") is not None
+    assert conf.resolve_request("gpt") is conf.find("a:fast") is not None
+    assert conf.resolve_request("b") is conf.find("b") is not None
     assert conf.find("gpt") is None
 
 

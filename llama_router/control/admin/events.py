@@ -13,7 +13,7 @@ import msgspec
 import trio
 from quart import Blueprint, Response, request
 
-from ...core.apis.notices import SIGN_OF_LIFE_S
+from ...core.apis.notices import KEEPALIVE_S
 from ...event_feed import RouterDraining
 from ..web.context import ControlContext
 from ..web.server import without_deadline
@@ -75,7 +75,7 @@ class EventStream:
                 if isinstance(item.event, RouterDraining):
                     return  # the client reconnects once another router runs
             if not items:
-                with trio.move_on_after(SIGN_OF_LIFE_S) as quiet:
+                with trio.move_on_after(KEEPALIVE_S) as quiet:
                     await feed.wait_after(number)
                 if quiet.cancelled_caught:
                     yield b": still here\n\n"

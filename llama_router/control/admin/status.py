@@ -94,7 +94,7 @@ class StatusPage:
 
         def key_of(request: int) -> str | None:
             lease = dispatcher.find_lease(request)
-            return None if lease is None else lease.asker
+            return None if lease is None else lease.caller
 
         def age_s(request: int) -> float:
             lease = dispatcher.find_lease(request)

@@ -10,7 +10,7 @@ import trio
 
 from ...config.reload_report import Verdict
 from ...core.access.gate import Caller
-from ...core.apis.notices import SIGN_OF_LIFE_S
+from ...core.apis.notices import KEEPALIVE_S
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.scheduling.lifecycle import Phase
@@ -53,7 +53,7 @@ class ModelEventStream:
         number, statuses = feed.last, self._statuses()
         yield b": models\n\n"
         while True:
-            with trio.move_on_after(SIGN_OF_LIFE_S) as quiet:
+            with trio.move_on_after(KEEPALIVE_S) as quiet:
                 await feed.wait_after(number)
             if quiet.cancelled_caught:
                 yield b": still here\n\n"

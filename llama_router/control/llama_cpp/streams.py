@@ -18,8 +18,8 @@ from quart import Blueprint, Response, request
 from ...backends.backend import Backend
 from ...backends.client import BackendExchange, Timeouts, fetch
 from ...core.access.gate import Scope
-from ...core.apis.dialects import Dialect, last_event
 from ...core.apis.model_names import ModelNameRewriter
+from ...core.apis.registry import APIS
 from ...core.config.names import ModelId
 from ...core.requests.routes import allowed
 from ...core.scheduling.lifecycle import Phase
@@ -34,6 +34,9 @@ from ..web.server import without_deadline
 #: Paths of the router and of the backend.
 _STREAM: Final = "/v1/stream"
 _LOOKUP: Final = "/v1/streams/lookup"
+
+#: llama-server keeps streams of chat completions only.
+_API: Final = APIS.api_of_stream("/v1/chat/completions")
 
 #: Time limit for the list of conversations that a backend keeps, in seconds.
 LOOKUP_TIMEOUT_S: Final = 2.0
@@ -146,7 +149,7 @@ async def _stream(upstream: BackendExchange, replay: Replay) -> AsyncIterator[by
             if piece := replay.feed(data):
                 yield piece
     except RouterError as exc:
-        yield b"\n\n" + last_event(Dialect.CHAT, exc)
+        yield b"\n\n" + _API.last_event(exc)
 
 
 class _Finder:
@@ -181,7 +184,7 @@ class _Finder:
         if self._dispatcher.phase(model) is not Phase.READY:
             return upstream
         with ExitStack() as holding, suppress(RouterError):
-            lease = holding.enter_context(self._dispatcher.lease(model, asker=caller().name))
+            lease = holding.enter_context(self._dispatcher.lease(model, caller=caller().name))
             if lease.granted_nowait() is backend:
                 lease.cut = upstream.cancel
                 stack.push(holding.pop_all())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
 import msgspec
 
 from ...core.apis.backend_errors import message_in
+from ...core.apis.ollama import timestamp
 from ...core.apis.usage import Usage
 from ...errors.backends import UpstreamError
-from ...errors.base import RouterError
 from .backend_answers import (
     BackendAnswer,
     Choice,
@@ -50,16 +49,6 @@ class RequestTimes:
         return timestamp(self.epoch_s + now_s)
 
 
-def timestamp(epoch_s: float) -> str:
-    """Return seconds since the epoch in the form of RFC 3339."""
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat().replace("+00:00", "Z")
-
-
-def ollama_error(error: RouterError) -> bytes:
-    """Return *error* as Ollama reports it: in a body, or as the last line of a stream."""
-    return msgspec.json.encode({"error": str(error)}) + b"\n"
-
-
 def json_line(fields: dict[str, Any]) -> bytes:
     """Return one line of a stream."""
     return msgspec.json.encode(fields) + b"\n"
@@ -94,30 +83,6 @@ def translate_answer(
     delta = collected.add(answer.choices[0])
     piece = _piece(request, times.stamp(now_s), delta, collected.tool_calls())
     return piece | _figures(collected.finish_reason, answer, now_s=now_s, first_s=None, times=times)
-
-
-class OllamaStreamDialect:
-    """Says, in the stream of one request, what the router itself has to say.
-
-    Every line is a piece of an answer: the official clients decode each of them as one, so
-    there is nothing like a comment, and no empty line. What the client waits for is thought,
-    not said: programs show thoughts apart from the answer and keep them out of the history.
-
-    Source: https://github.com/ollama/ollama-python, ``Client._request`` and ``ChatResponse``.
-    """
-
-    def __init__(self, wanted: TranslatedRequest, created_at: str) -> None:
-        self._wanted = wanted
-        self._created_at = created_at
-
-    def say(self, text: str) -> bytes:
-        """Return *text* as a thought; nobody hears it who wants to see no thoughts."""
-        thinking = "" if self._wanted.hide_thinking else text + "\n"
-        return json_line(_piece(self._wanted, self._created_at, _Delta(thinking=thinking)))
-
-    def sign_of_life(self) -> bytes:
-        """Return a piece of an answer in which nothing is said."""
-        return json_line(_piece(self._wanted, self._created_at))
 
 
 class StreamTranslator:

@@ -14,7 +14,9 @@ from quart import Response, request
 from ...backends.backend import Backend
 from ...backends.client import BackendExchange, Timeouts
 from ...core.access.gate import Caller, Gate
-from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, discreet, wants_notices
+from ...core.apis.dialect import StreamDialect, StreamInfo
+from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
+from ...core.apis.ollama import OLLAMA
 from ...core.apis.usage import TAIL_BYTES, Usage, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
@@ -30,13 +32,10 @@ from ...threads import in_thread
 from ..web.connection import request_stack
 from ..web.context import ControlContext
 from .answers import (
-    OllamaStreamDialect,
     RequestTimes,
     StreamTranslator,
     empty_answer,
     json_line,
-    ollama_error,
-    timestamp,
     translate_answer,
 )
 from .listing import find_model
@@ -99,7 +98,7 @@ class StreamWait:
         return self._reporter.granted(str(self._model))
 
     def _waits_for(self) -> Wait | None:
-        return discreet(self._lease.waits_for(), self._caller, self._dispatcher.config.models)
+        return redact_wait(self._lease.waits_for(), self._caller, self._dispatcher.config.models)
 
 
 class OllamaExchange:
@@ -156,7 +155,7 @@ class OllamaExchange:
         elif translated.unloads:
             dispatcher.keep(spec.id, translated.keep_s)
             return self._complete(self._empty_answer(load_s=0.0))
-        lease = dispatcher.lease(spec.id, asker=self._caller.name)
+        lease = dispatcher.lease(spec.id, caller=self._caller.name)
         self._lease = self._holding.enter_context(lease)
         if translated.stream and lease.granted_nowait() is None:
             wait = self._stream_wait(lease, spec)
@@ -174,8 +173,15 @@ class OllamaExchange:
 
     def _stream_wait(self, lease: Lease, spec: ModelSpec) -> StreamWait:
         now_s = trio.current_time()
-        dialect = OllamaStreamDialect(self._request, timestamp(time.time()))
-        reporter = WaitReporter(dialect, notices=wants_notices(self._notify, spec), now_s=now_s)
+        info = StreamInfo(
+            id="",
+            created_s=time.time(),
+            model=self._request.model,
+            path=self._path,
+            hides_thinking=self._request.hide_thinking,
+        )
+        stream, notices = StreamDialect(OLLAMA, info), wants_notices(self._notify, spec)
+        reporter = WaitReporter(stream, notices=notices, now_s=now_s)
         return StreamWait(self._context.dispatcher, lease, spec.id, reporter, self._caller)
 
     async def _send(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
@@ -262,7 +268,7 @@ class OllamaExchange:
                 raise error if data else await upstream.explain(str(error))
         except RouterError as exc:
             self._error, self._outcome = exc, failed
-            yield ollama_error(exc)
+            yield OLLAMA.last_event(exc)
         else:
             self._outcome = "ok"
 
@@ -294,8 +300,8 @@ class OllamaExchange:
             "path": self._path,
         }
         lease, upstream = self._lease, self._upstream
-        if lease is not None and lease.asker is not None:
-            fields["key"] = lease.asker
+        if lease is not None and lease.caller is not None:
+            fields["key"] = lease.caller
         if lease is not None and lease.backend is not None:
             fields["queue_s"] = round(lease.queue_s, 4)
             fields["load_s"] = round(lease.load_s, 4)
@@ -319,7 +325,7 @@ class OllamaExchange:
 def _authorization(gate: Gate) -> list[tuple[bytes, bytes]]:
     """Return the current request's key for the backend, unless it is one for the router."""
     given = request.headers.get("authorization")
-    if given is None or b"authorization" in gate.withheld:
+    if given is None or b"authorization" in gate.strip_headers:
         return []
     return [(b"authorization", given.encode("latin-1"))]
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 import attrs
 
 from ...core.access.gate import Caller
+from ...core.apis.ollama import timestamp
 from ...core.config.config import Config
 from ...core.config.names import ResolvedModel
 from ...core.config.specs import ModelSpec
@@ -17,7 +18,6 @@ from ...hub.names import without_host
 from ...models.discovery.header import Header
 from ...models.discovery.kinds import Kind, kind_of
 from ...models.discovery.naming import quant_of
-from .answers import timestamp
 
 #: The version of Ollama's API that is served. Clients refuse servers that are too old.
 API_VERSION: Final = "0.12.6"
@@ -73,7 +73,7 @@ def lookup(config: Config, name: str) -> ResolvedModel | None:
 
 def resolve_request(config: Config, name: str) -> ResolvedModel | None:
     """Return the model for a request that names *name*: that one, or the default model."""
-    return lookup(config, name) or config.meant(name)
+    return lookup(config, name) or config.resolve_request(name)
 
 
 def find_model(config: Config, name: str, caller: Caller, *, or_default: bool = False) -> ModelSpec:

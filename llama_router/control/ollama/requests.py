@@ -70,7 +70,9 @@ class TranslatedRequest:
 
     def body(self, overrides: RequestOverrides | None = None) -> bytes:
         """Return the body for the backend, with the *overrides* of its model applied."""
-        return msgspec.json.encode(self.fields if overrides is None else overrides.of(self.fields))
+        return msgspec.json.encode(
+            self.fields if overrides is None else overrides.applied_to(self.fields)
+        )
 
     @property
     def unloads(self) -> bool:

@@ -136,7 +136,7 @@ async def _translate(
         body = bodies.decode(data, type_, default_model=config.router.default_model)
         translated = translate(body)
         resolved = listing.resolve_request(config, translated.model)
-        return translated, translated.body(None if resolved is None else resolved.shape)
+        return translated, translated.body(None if resolved is None else resolved.overrides)
 
     if len(data) < _LARGE_BYTES:
         return parse()

@@ -16,6 +16,7 @@ import trio
 from quart import Blueprint, Response
 
 from ...core.access.gate import Scope
+from ...core.apis.ollama import OLLAMA
 from ...core.config.config import Config
 from ...core.config.names import ModelId
 from ...errors.base import RouterError
@@ -28,7 +29,7 @@ from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, open_to, raw_body
 from ..web.server import without_deadline
-from .answers import json_line, ollama_error
+from .answers import json_line
 from .bodies import DeleteRequest, PullRequest, decode
 from .listing import find_model, lookup
 
@@ -159,7 +160,7 @@ async def _progress_lines(context: ControlContext, id_: str) -> AsyncIterator[by
             await trio.sleep(PROGRESS_EVERY_S)
         _check(status)
     except RouterError as exc:
-        yield ollama_error(exc)
+        yield OLLAMA.last_event(exc)
     else:
         yield json_line(_SUCCESS)
 

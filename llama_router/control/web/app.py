@@ -13,10 +13,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter
 
-from ...core.apis.dialects import error_answer, request_id_field
-from ...core.apis.endpoints import methods_of
-from ...core.apis.envelope import error_fields
-from ...core.requests.routes import is_ollama
+from ...core.apis.errors import error_headers
+from ...core.apis.registry import APIS
 from ...errors.access import AccessError
 from ...errors.base import RouterError
 from ...errors.requests import BodyTooLargeError, RequestError
@@ -27,7 +25,6 @@ from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
 from ..ollama import routes as ollama
 from ..ollama import store
-from ..ollama.answers import ollama_error
 from . import guard
 from .connection import connection_class
 from .context import ControlContext
@@ -122,11 +119,11 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
-        if error.code == HTTPStatus.NOT_FOUND and (methods := methods_of(request.path)):
+        if error.code == HTTPStatus.NOT_FOUND and (methods := APIS.methods_of(request.path)):
             return _wrong_method(methods)
         if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
             valid = error.valid_methods if isinstance(error, MethodNotAllowed) else None
-            return _wrong_method(methods_of(request.path) or valid or ())
+            return _wrong_method(APIS.methods_of(request.path) or valid or ())
         return _error_response(_translated(error))
 
     @app.errorhandler(Exception)
@@ -172,7 +169,7 @@ def _translated(error: HTTPException) -> RouterError:
             )
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             limit_mib = (request.max_content_length or 0) // 2**20
-            setting = " (max_body_mib)" if is_ollama(request.path) else ""
+            setting = " (max_body_mib)" if APIS.is_served_by_router(request.path) else ""
             return BodyTooLargeError(f"the request body is over {limit_mib} MiB{setting}")
         case _:
             status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -180,14 +177,10 @@ def _translated(error: HTTPException) -> RouterError:
 
 
 def _error_response(error: RouterError) -> Response:
-    path, fields = request.path, error_fields(error)
-    if is_ollama(path):  # Ollama's API has no request ids
-        body = ollama_error(error)
-    else:
-        g.request_id = new_request_id()
-        body = error_answer(path, error, g.request_id)
-        fields.append(request_id_field(path, g.request_id))
-    response = Response(body, error.status)
-    for name, value in fields:
+    api, request_id = APIS.api_of(request.path), new_request_id()
+    if api.request_id_header is not None:
+        g.request_id = request_id
+    response = Response(api.error_body(error, request_id), error.status)
+    for name, value in (*error_headers(error), *api.request_id_fields(request_id)):
         response.headers[name.decode()] = value.decode()
     return response

@@ -15,8 +15,8 @@ from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
-from ...core.access.gate import Caller, Gate, Scope, check_says_json
-from ...core.requests.routes import is_ollama
+from ...core.access.gate import Caller, Gate, Scope, check_media_type
+from ...core.apis.registry import APIS
 from ...errors.access import ModelNotAllowedError
 from ...errors.requests import RequestError
 from .connection import BudgetedBody, FailableBody
@@ -71,7 +71,7 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
         body_class: type[TrioBody] = FailableBody
 
         def __init__(self, method: str, scheme: str, path: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- Quart passes them
-            if is_ollama(path):
+            if APIS.is_served_by_router(path):
                 kwargs["max_content_length"] = max_body_bytes()
             super().__init__(method, scheme, path, *args, **kwargs)
 
@@ -151,7 +151,7 @@ async def json_body(schema: type[T]) -> T:
     """
     data = await raw_body()
     if data:
-        check_says_json(_fields(), data)
+        check_media_type(_fields(), data)
     try:
         return msgspec.json.decode(data or b"{}", type=schema)
     except (msgspec.DecodeError, RecursionError) as exc:

@@ -1,1 +1,1 @@
-"""Who may ask for what, and where a router may listen. Pure."""
+"""Access control: tokens, API keys, hosts and origins. Pure."""

@@ -1,13 +1,13 @@
-"""Who may ask for what: tokens, API keys, hosts and origins. Pure.
+"""Access control: tokens, API keys, hosts and origins. Pure.
 
-One `Gate` decides for both planes. It is asked before a body is read, with the head's
-fields as they came. Everything is forbidden that no rule allows.
+One `Gate` decides for both planes, before a body is read, from the header fields as they were
+received. What no rule allows is forbidden.
 
-A page in a browser is the attacker that matters for a router on a desk: the browser runs
-on the inside. Two checks keep it out, whether or not keys are set. ``Host`` must be a
-name that this router has, or an address: a page whose own name was rebound to our address
-still sends its own name. And a request that a browser sends for another origin must come
-from an origin that ``cors_origins`` lists.
+The attacker that matters for a router on a desk is a page in a browser, because the browser
+runs inside the network. Two checks keep it out, with or without API keys. ``Host`` must be a
+name of this router, or an address: a page with a name that was rebound to the router's address
+still sends that name. And a request that a browser sends for a page of another origin passes
+only if ``cors_origins`` lists the origin.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 
 class Scope(StrEnum):
-    """What a route gives access to."""
+    """The kind of access that a route needs."""
 
-    OPEN = "open"  # a page without data, for anybody
-    MODELS = "models"  # models and their list: an API key, if any is configured
-    CHANGES = "changes"  # load, unload, fetch, delete as llama.cpp's API has it: see models_api
-    ADMIN = "admin"  # everything else: the admin token, always
+    OPEN = "open"  # none: a page without data
+    MODELS = "models"  # to use and list models: an API key, if any is configured
+    CHANGES = "changes"  # to load, unload, fetch, delete models in llama.cpp's API: see models_api
+    ADMIN = "admin"  # to do anything else: always the admin token
 
 
 @attrs.frozen
 class Caller:
-    """Whoever sent a request.
+    """The sender of a request.
 
     Attributes:
-        name: Of the API key; None if none was needed.
+        name: Name of its API key; None if it needed none.
         models: Names and patterns of the models that it may use; None for all.
     """
 
@@ -63,37 +63,37 @@ class Caller:
     models: tuple[str, ...] | None = None
 
     def may_use(self, spec: ModelSpec) -> bool:
-        """Say whether it may use the model, under its id or any alias."""
+        """Return whether it may use the model, by its id or any alias."""
         if self.models is None:
             return True
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
 
     def find(self, config: Config, name: str) -> ResolvedModel | None:
-        """Return what *name* means to this asker; None if nothing."""
-        meaning = config.find(name)
-        if meaning is None or self.may_use(config.models[meaning.model]):
-            return meaning
+        """Return the model of that *name*; None if there is none that this caller may use."""
+        resolved = config.find(name)
+        if resolved is None or self.may_use(config.models[resolved.model]):
+            return resolved
         return None
 
     def check_model(self, spec: ModelSpec, name: str, config: Config) -> None:
-        """Refuse a model that it may not use, as if there were none of that name.
+        """Refuse a model that this caller may not use, as if no model had that name.
 
         Args:
             spec: The model.
-            name: What the request called it.
+            name: Its name in the request.
             config: The configuration in force.
 
         Raises:
-            UnknownModelError: if it may not.
+            UnknownModelError: if the caller may not use it.
         """
         if not self.may_use(spec):
             raise self.unknown(name, config)
 
     def unknown(self, name: str, config: Config) -> UnknownModelError:
-        """Return the answer to *name*, which is that of no model, or of none for this asker.
+        """Return the error for *name*, which stands for no model that this caller may use.
 
-        It is the same in both cases: a key does not tell what else there is.
+        It does not depend on whether such a model exists, so that a key reveals no others.
         """
         if self.models is None:
             return refusals.unknown(name, config)
@@ -101,33 +101,34 @@ class Caller:
         return refusals.unknown_to_key(name, config, usable)
 
 
-ANYBODY: Final = Caller()
+UNRESTRICTED: Final = Caller()
 
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
-_LOOKED_AT: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
+_CHECKED_FIELDS: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
-#: What browsers say of themselves, and programs do not.
-_OF_BROWSERS: Final = frozenset((b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode"))
+#: Header fields that browsers send, and programs do not.
+_BROWSER_FIELDS: Final = frozenset((b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode"))
 
-#: What curl says of everything that it is given with ``-d``, and who says nothing.
-_NOT_SAID: Final = frozenset((b"application/x-www-form-urlencoded", b""))
+#: Media types of JSON from programs that name none: that of curl for everything that it sends
+#: with ``-d``, and no type.
+_UNNAMED_TYPES: Final = frozenset((b"application/x-www-form-urlencoded", b""))
 
-#: A list of field names.
-_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
+#: A list of names of header fields.
+_FIELD_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
 
-#: Values of ``Host`` that are remembered as good, so that they are parsed once.
-_MAX_REMEMBERED: Final = 64
+#: Most values of ``Host`` in the cache of good ones, each of which is parsed once.
+_MAX_CACHED: Final = 64
 
 
 class Gate:
-    """Applies the rules of the configuration in force.
+    """Applies the access rules of the configuration in force.
 
     Args:
-        config: Whose rules.
+        config: The configuration.
         own_hosts: Further names of this machine.
-        admin_token: What is valid unless the configuration sets another one.
+        admin_token: The admin token, unless the configuration sets another one.
     """
 
     def __init__(self, config: Config, *, own_hosts: Iterable[str], admin_token: str) -> None:
@@ -152,51 +153,54 @@ class Gate:
         self._local = all(map(is_loopback, self._listening or (router.host,)))
 
     def listens_on(self, hosts: Iterable[str]) -> None:
-        """Note the addresses at which others find this router."""
+        """Store the addresses on which this router listens."""
         self._listening = tuple(hosts)
         self._local = all(map(is_loopback, self._listening))
 
     @property
     def has_keys(self) -> bool:
-        """Whether models need an API key."""
+        """Return whether models need an API key."""
         return bool(self._keys)
 
-    def check(self, area: Scope, method: bytes, fields: Fields) -> Caller:
-        """Let a request pass, or refuse it.
+    def check(self, scope: Scope, method: bytes, fields: Fields) -> Caller:
+        """Return the sender of a request that may pass.
 
         Args:
-            area: What it asks for.
+            scope: Access that its route needs.
             method: As received.
             fields: Its header fields.
 
         Raises:
-            HostNotAllowedError: if it was sent to a name that this router does not have.
+            HostNotAllowedError: if ``Host`` is not a name of this router.
             OriginNotAllowedError: if a page of another origin sent it.
-            AdminTokenError: if it needs the admin token and has not got it.
-            ApiKeyError: if it needs an API key and has not got a valid one.
+            AdminTokenError: if it lacks the admin token that it needs.
+            ApiKeyError: if it lacks a valid API key that it needs.
         """
-        seen = {name: value for name, value in fields if name in _LOOKED_AT}
+        seen = {name: value for name, value in fields if name in _CHECKED_FIELDS}
         host = seen.get(b"host")
         if host is not None and host not in self._good_hosts:
             self._check_host(host)
         if b"origin" in seen or b"sec-fetch-site" in seen:
-            self._check_origin(area, method, seen)
-        if area is Scope.OPEN:
-            return ANYBODY
-        if area is Scope.ADMIN or (area is Scope.CHANGES and not self.changes_are_open):
-            return self._check_token(area, seen)
-        return self._check_key(seen) if self._keys else ANYBODY
+            self._check_origin(scope, method, seen)
+        if scope is Scope.OPEN:
+            return UNRESTRICTED
+        if scope is Scope.ADMIN or (scope is Scope.CHANGES and not self.changes_are_open):
+            return self._check_token(scope, seen)
+        return self._check_key(seen) if self._keys else UNRESTRICTED
 
     @property
-    def withheld(self) -> frozenset[bytes]:
-        """Names of the fields that no backend may see: the router's own secrets.
+    def strip_headers(self) -> frozenset[bytes]:
+        """Return the names of the fields with secrets of the router, which no backend gets.
 
-        Without API keys ``Authorization`` is none of the router's business, and passes.
+        Without API keys ``Authorization`` is not one of them.
         """
         return _CREDENTIALS if self._keys else _ADMIN_CREDENTIALS
 
     def cors_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]]:
-        """Return what lets the page that sent *fields* read the answer, if it is listed."""
+        """Return the header fields of CORS for an answer to a request with *fields*.
+
+        They let the page that sent it read the answer, if its origin is listed.
+        """
         if not self._origins:
             return ()
         origin = next((value for name, value in fields if name == b"origin"), None)
@@ -206,14 +210,11 @@ class Gate:
         return ((b"access-control-allow-origin", origin), (b"vary", b"origin"), exposed)
 
     def preflight_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]] | None:
-        """Return the answer to a browser that asks before it lets a page send a request.
-
-        Returns:
-            None if this is no such question.
+        """Return the header fields of the answer to a CORS preflight; None if it is not one.
 
         Raises:
-            HostNotAllowedError: if it was sent to a name that this router does not have.
-            OriginNotAllowedError: if the page's origin is not listed.
+            HostNotAllowedError: if ``Host`` is not a name of this router.
+            OriginNotAllowedError: if the origin of the page is not listed.
         """
         seen = dict(fields)
         if b"origin" not in seen or b"access-control-request-method" not in seen:
@@ -221,12 +222,12 @@ class Gate:
         if (host := seen.get(b"host")) is not None:
             self._check_host(host)
         if not self._is_listed(seen[b"origin"]):
-            raise _strange_origin(seen[b"origin"])
+            raise _origin_error(seen[b"origin"])
         wanted = seen.get(b"access-control-request-headers", b"")
         return (
             *self.cors_fields(fields),
             (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
-            (b"access-control-allow-headers", wanted if _NAMES.fullmatch(wanted) else b""),
+            (b"access-control-allow-headers", wanted if _FIELD_NAMES.fullmatch(wanted) else b""),
             (b"access-control-max-age", b"600"),
         )
 
@@ -239,17 +240,17 @@ class Gate:
                 "the request does not say in 'Host' to which name or address it was sent"
             )
         host = host_of(value.decode("latin-1"))
-        if host is None or not self._is_ours(host):
+        if host is None or not self._is_own_host(host):
             raise HostNotAllowedError(
-                f"this router is not called {_shown(value)}; if it should be, add the name "
+                f"this router is not called {_quoted(value)}; if it should be, add the name "
                 "to router.allowed_hosts"
             )
-        if len(self._good_hosts) < _MAX_REMEMBERED:
+        if len(self._good_hosts) < _MAX_CACHED:
             self._good_hosts.add(value)
 
-    def _is_ours(self, host: str) -> bool:
-        # A name without a dot is one of this network (of a container, often): nobody on the
-        # internet can own one, and so none can be rebound.
+    def _is_own_host(self, host: str) -> bool:
+        # A name without a dot is one of this network (of a container, often). It cannot be
+        # owned on the internet, so it cannot be rebound.
         return (
             "." not in host
             or host in self._hosts
@@ -258,36 +259,38 @@ class Gate:
             or _is_address(host)
         )
 
-    def _check_origin(self, area: Scope, method: bytes, seen: dict[bytes, bytes]) -> None:
+    def _check_origin(self, scope: Scope, method: bytes, seen: dict[bytes, bytes]) -> None:
         origin = seen.get(b"origin")
         site = seen.get(b"sec-fetch-site", b"")
         if origin is not None:
             if self._is_listed(origin) or _is_same_origin(origin, seen.get(b"host", b"")):
                 return
         elif site in (b"", b"none", b"same-origin"):
-            return  # typed by a person, or sent by our own page
-        elif area is Scope.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate":
-            return  # a link on somebody's page
-        raise _strange_origin(origin)
+            return  # typed into the address bar, or sent by a page of the router
+        elif (
+            scope is Scope.OPEN and method in _READS and seen.get(b"sec-fetch-mode") == b"navigate"
+        ):
+            return  # a link on another page
+        raise _origin_error(origin)
 
     @property
     def changes_are_open(self) -> bool:
-        """Whether everybody who may use models may change them, too."""
+        """Return whether every caller that may use models may change them, too."""
         if self._models_api is ModelsApi.AUTO:
             return self._local
         return self._models_api is ModelsApi.OPEN
 
-    def _check_token(self, area: Scope, seen: dict[bytes, bytes]) -> Caller:
+    def _check_token(self, scope: Scope, seen: dict[bytes, bytes]) -> Caller:
         given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
         if given is None:
             raise AdminTokenError(
                 "this needs the admin token, as 'Authorization: Bearer TOKEN' or 'X-Admin-Token'"
             )
         if hmac.compare_digest(_digest(given), self._token):
-            return ANYBODY
-        if self._owner_of(given) is None:
+            return UNRESTRICTED
+        if self._caller_with_key(given) is None:
             raise AdminTokenError("this is not the admin token")
-        if area is Scope.ADMIN:
+        if scope is Scope.ADMIN:
             raise AdminTokenError("this needs the admin token; an API key does not do")
         raise AdminTokenError(
             "an API key does not do here: to load, unload, fetch or delete models, and to use "
@@ -299,47 +302,49 @@ class Gate:
         given = _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
         if given is None:
             raise ApiKeyError("this router needs an API key, as 'Authorization: Bearer KEY'")
-        asker = self._owner_of(given)
-        if asker is None:
+        caller = self._caller_with_key(given)
+        if caller is None:
             raise ApiKeyError("the API key is not known here")
-        return asker
+        return caller
 
-    def _owner_of(self, key: bytes) -> Caller | None:
+    def _caller_with_key(self, key: bytes) -> Caller | None:
         digest = _digest(key)
-        asker = None
-        for known, owner in self._keys.items():  # all of them: how long it takes says nothing
+        caller = None
+        # All of them are compared, so that the time does not depend on the key.
+        for known, its_caller in self._keys.items():
             if hmac.compare_digest(digest, known):
-                asker = owner
-        return asker
+                caller = its_caller
+        return caller
 
 
-def check_says_json(fields: Fields, body: bytes) -> None:
-    """Let a body pass that is said to be JSON; also one of which nobody thought to say it.
+def check_media_type(fields: Fields, body: bytes) -> None:
+    """Refuse a body with another media type than JSON, unless a program left it out.
 
-    Without asking before, a page of another site can send any bytes, but not say that they
-    are JSON. `Gate.check` refuses such a page as it is; this is a second wall behind that. So
-    only what bears no sign of a browser, not even of an old one, need not say it.
+    Without a preflight, a page of another site can send any bytes, but not with the media type
+    of JSON. `Gate.check` refuses such a page already; this is a second wall behind that. So the
+    type may be missing only in a request without any sign of a browser, even of an old one.
 
     Args:
         fields: The header fields of the request.
         body: The body, which is not empty.
 
     Raises:
-        MediaTypeError: if it does not pass.
+        MediaTypeError: if the media type is wrong.
     """
     seen = dict(fields)
     kind = seen.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"application/json":
         return
     browser = seen.get(b"user-agent", b"").lower().startswith(b"mozilla/")
-    if browser or seen.keys() & _OF_BROWSERS or kind not in _NOT_SAID or body.lstrip()[:1] != b"{":
+    is_unnamed = kind in _UNNAMED_TYPES and body.lstrip()[:1] == b"{"
+    if browser or seen.keys() & _BROWSER_FIELDS or not is_unnamed:
         raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
 
 
-def _strange_origin(origin: bytes | None) -> OriginNotAllowedError:
-    whose = "another site" if origin is None else f"the origin {_shown(origin)}"
+def _origin_error(origin: bytes | None) -> OriginNotAllowedError:
+    owner = "another site" if origin is None else f"the origin {_quoted(origin)}"
     return OriginNotAllowedError(
-        f"a page of {whose} may not use this router; if it should, add its origin to "
+        f"a page of {owner} may not use this router; if it should, add its origin to "
         "router.cors_origins"
     )
 
@@ -355,8 +360,8 @@ def _bearer(value: bytes | None) -> bytes | None:
     return value[7:].strip(b" ") or None
 
 
-def _shown(value: bytes) -> str:
-    """Return what a client sent, for a sentence: bounded, without anything unprintable."""
+def _quoted(value: bytes) -> str:
+    """Return *value*, sent by a client, for a sentence: bounded and printable."""
     return repr(value[:100].decode("ascii", "replace"))
 
 
@@ -379,7 +384,7 @@ def host_of(value: str) -> str | None:
 
 
 def _is_address(host: str) -> bool:
-    """Say whether *host* is an IP address: no page can have one as its rebound name."""
+    """Return whether *host* is an IP address, which cannot be a rebound name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -388,7 +393,7 @@ def _is_address(host: str) -> bool:
 
 
 def _is_same_origin(origin: bytes, host: bytes) -> bool:
-    """Say whether a page of *origin* was served under this very host and port."""
+    """Return whether *origin* has the host and port of *host*."""
     scheme, separator, authority = origin.decode("latin-1").lower().partition("://")
     if not separator or scheme not in ("http", "https"):
         return False

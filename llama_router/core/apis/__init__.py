@@ -1,1 +1,1 @@
-"""API dialects of clients: errors, notices, model names, token figures. Pure."""
+"""API dialects: one `ApiDialect` per API, and what all of them share. Pure."""

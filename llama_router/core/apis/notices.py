@@ -1,13 +1,14 @@
-"""What a client is told while its request waits for a model. Pure.
+"""Notices: what a request waits for, as sentences for its client. Pure.
 
-The scheduler says what the request waits for (`Wait`); `Notices` says it in words, each
-thing once; `WaitReporter` decides what is sent when, and a `NoticeDialect` what that looks like.
+The scheduler reports the wait of a request (`Wait`). `Notices` turns each change of it into
+sentences, `WaitReporter` decides when bytes are sent, and a `StreamDialect` gives them the
+form of the client's API.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -15,39 +16,40 @@ from ..access.gate import Caller
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase
-from ..scheduling.waits import Other, Wait
+from ..scheduling.waits import Blocker, Wait
+from .dialect import StreamDialect
 
-#: Between two signs of life on any stream that has nothing else to say, in seconds: proxies
-#: close connections that are silent for 60.
-SIGN_OF_LIFE_S: Final = 15.0
+#: Time between two keepalives on a stream without other bytes, in seconds. Proxies close
+#: connections that are silent for 60.
+KEEPALIVE_S: Final = 15.0
 
-#: By this field of a request its client says whether it wants notices.
+#: Header field of a request that turns notices on or off for it.
 NOTIFY_FIELD: Final = "x-notify-model-swap"
 
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False}
 
-#: The progress of a load is said when it is this much more than what was said last.
+#: Step in which the progress of a load is reported, as a fraction.
 PROGRESS_STEP: Final = 0.1
 
-#: A place in the queue that changes is said so often at most, in seconds.
+#: Least time between two reports of a place in the queue, in seconds.
 QUEUE_EVERY_S: Final = 1.0
 
 
 class Notices:
-    """Remembers what one request was told."""
+    """The notices of one request, each of which is made once."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._last_sentence = ""
         self._ahead = 0
         self._ahead_s = 0.0
         self._progress = 0.0
 
     def about(self, wait: Wait, *, now_s: float) -> list[str]:
-        """Return what is new about *wait*, as sentences; empty if nothing is."""
+        """Return the sentences about what changed in *wait*; empty if nothing did."""
         new: list[str] = []
         sentence = _sentence(wait)
-        if sentence != self._said:
-            self._said = sentence
+        if sentence != self._last_sentence:
+            self._last_sentence = sentence
             self._progress = 0.0
             new.append(sentence)
         elif wait.phase is Phase.STARTING and wait.progress is not None:
@@ -62,84 +64,76 @@ class Notices:
         return new
 
     def granted(self, model: str) -> list[str]:
-        """Return what is said when the wait is over; empty if nothing was said before."""
-        return [f"Model '{model}' is ready."] if self._said else []
-
-
-class NoticeDialect(Protocol):
-    """Says things in the stream of one request."""
-
-    def say(self, text: str) -> bytes:
-        """Return *text* in a form that no strict client stumbles over."""
-
-    def sign_of_life(self) -> bytes:
-        """Return what keeps proxies and clients from giving up, and says nothing."""
+        """Return the sentence for the end of the wait; empty if there was none before it."""
+        return [f"Model '{model}' is ready."] if self._last_sentence else []
 
 
 class WaitReporter:
-    """Keeps one client company while its stream waits.
+    """Decides which bytes a stream gets while its request waits.
 
     Args:
-        voice: How the client is spoken to.
-        notices: Whether it is told what it waits for.
+        stream: Gives notices and keepalives their form.
+        notices: The client gets notices, not only keepalives.
         now_s: Clock time, in seconds.
 
     Attributes:
-        due_s: Clock time of the next sign of life, in seconds.
+        due_s: Clock time of the next keepalive, in seconds.
     """
 
-    def __init__(self, voice: NoticeDialect, *, notices: bool, now_s: float) -> None:
-        self._voice = voice
+    def __init__(self, stream: StreamDialect, *, notices: bool, now_s: float) -> None:
+        self._stream = stream
         self._notices = Notices() if notices else None
-        self.due_s = now_s + SIGN_OF_LIFE_S
+        self.due_s = now_s + KEEPALIVE_S
 
     def about(self, wait: Callable[[], Wait | None], *, now_s: float) -> bytes:
-        """Return what is to be sent now; empty if it is nothing.
+        """Return the bytes to send now; empty for none.
 
         Args:
-            wait: Tells what the request waits for; asked only if that is to be said.
+            wait: Returns what the request waits for; called only if notices are on.
             now_s: Clock time, in seconds.
         """
-        said = b""
+        events = b""
         if self._notices is not None and (now := wait()) is not None:
-            said = self._in_words(self._notices.about(now, now_s=now_s))
-        if not said and now_s >= self.due_s:
-            said = self._voice.sign_of_life()
-        if said:
-            self.due_s = now_s + SIGN_OF_LIFE_S
-        return said
+            events = self._encode(self._notices.about(now, now_s=now_s))
+        if not events and now_s >= self.due_s:
+            events = self._stream.keepalive()
+        if events:
+            self.due_s = now_s + KEEPALIVE_S
+        return events
 
     def granted(self, model: str) -> bytes:
-        """Return what is to be sent when the wait is over; empty if it is nothing."""
-        return b"" if self._notices is None else self._in_words(self._notices.granted(model))
+        """Return the bytes to send at the end of the wait; empty for none."""
+        return b"" if self._notices is None else self._encode(self._notices.granted(model))
 
-    def _in_words(self, sentences: list[str]) -> bytes:
-        return b"".join(map(self._voice.say, sentences))
+    def _encode(self, sentences: list[str]) -> bytes:
+        return b"".join(map(self._stream.notice, sentences))
 
 
 def wants_notices(field: str, spec: ModelSpec | None) -> bool:
-    """Say whether a client is to be told what it waits for.
+    """Return whether a request gets notices.
 
     Args:
-        field: Value of `NOTIFY_FIELD` in its request; empty if there is none.
-        spec: The model, if it still is there.
+        field: Value of `NOTIFY_FIELD` in the request; empty if there is none.
+        spec: The model; None if it was removed meanwhile.
     """
     wish = _SWITCH.get(field.lower())
     return (spec is not None and spec.notify_model_swap) if wish is None else wish
 
 
-def discreet(wait: Wait | None, asker: Caller, models: Mapping[ModelId, ModelSpec]) -> Wait | None:
-    """Return *wait* without the names of models that the *asker* may not use."""
-    if wait is None or asker.models is None:
+def redact_wait(
+    wait: Wait | None, caller: Caller, models: Mapping[ModelId, ModelSpec]
+) -> Wait | None:
+    """Return *wait* without the names of models that *caller* may not use."""
+    if wait is None or caller.models is None:
         return wait
 
-    def seen(other: Other) -> Other:
-        spec = None if other.model is None else models.get(other.model)
-        known = spec is not None and asker.may_use(spec)
-        return other if known else attrs.evolve(other, model=None)
+    def redacted(blocker: Blocker) -> Blocker:
+        spec = None if blocker.model is None else models.get(blocker.model)
+        is_usable = spec is not None and caller.may_use(spec)
+        return blocker if is_usable else attrs.evolve(blocker, model=None)
 
     # The reason may name models, too.
-    return attrs.evolve(wait, others=tuple(map(seen, wait.others)), reason="")
+    return attrs.evolve(wait, blockers=tuple(map(redacted, wait.blockers)), reason="")
 
 
 def _sentence(wait: Wait) -> str:
@@ -154,15 +148,15 @@ def _sentence(wait: Wait) -> str:
         case Phase.BACKOFF | Phase.FAILED:
             return f"The backend of {model} failed; it is started again."
         case Phase.STOPPED:
-            said = wait.reason or " ".join(map(_about_other, wait.others))
-            return said or f"Preparing to load {model}..."
+            reason = wait.reason or " ".join(map(_about_blocker, wait.blockers))
+            return reason or f"Preparing to load {model}..."
         case _:
             assert_never(wait.phase)
 
 
-def _about_other(other: Other) -> str:
-    name = "another model" if other.model is None else f"model '{other.model}'"
-    match other.phase:
+def _about_blocker(blocker: Blocker) -> str:
+    name = "another model" if blocker.model is None else f"model '{blocker.model}'"
+    match blocker.phase:
         case Phase.STARTING:
             return f"Waiting for {name}, which is being loaded."
         case Phase.READY | Phase.DRAINING:

@@ -1,56 +1,85 @@
 """Token figures from the end of an answer, without parsing it. Pure.
 
-The last SSE event, or the tail of a JSON body, carries ``usage`` (OpenAI) and
-often ``timings`` (llama.cpp). Both lie within the last few KiB.
+The last event of a stream, or the tail of a JSON body, has an object with the figures:
+``usage``, or llama.cpp's ``timings``. Both lie within the last few KiB.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-#: How much of the end of an answer is kept for this, in bytes.
+from .dialect import UsageFields
+from .registry import APIS
+
+#: Length of the end of an answer that is kept for this, in bytes.
 TAIL_BYTES: Final = 4096
 
-_FIGURES = re.compile(
-    rb'"(prompt_tokens|completion_tokens|input_tokens|output_tokens|cache_n|prompt_n|predicted_n)"'
-    rb"\s*:\s*(\d{1,15})"
-)
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,15})')
-_COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,15})')
+_FIGURE: Final = rb'"(?:%b)"\s*:\s*(\d{1,15})'
 
 
 class Usage(NamedTuple):
-    """Tokens of one exchange; None where the backend did not say."""
+    """Tokens of one exchange; None where the backend did not report them."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-def usage_of(tail: bytes) -> Usage:
-    """Return the figures in *tail*, the last `TAIL_BYTES` of an answer.
+class UsageReader:
+    """Finds token figures in the end of an answer of any API.
 
-    ``usage`` counts before llama.cpp's ``timings``, in which the prompt is
-    ``cache_n`` tokens from the cache and ``prompt_n`` new ones. The last ``usage`` counts.
+    Which API an answer has is not asked: a backend may report llama.cpp's figures in an
+    answer of any other.
+
+    Args:
+        places: Places of the figures; an earlier one is preferred.
     """
-    # What precedes the figures is text of the model: most of the tail, and not looked at.
-    # A quotation mark inside of a JSON text is escaped, so this finds no mention in one.
-    at = tail.rfind(b'"usage"')
-    if at >= 0:
-        # Nearly always both are there, and two searches cost a third of what the rest does.
-        prompt, completion = _PROMPT.search(tail, at), _COMPLETION.search(tail, at)
-        if prompt is not None and completion is not None:
-            return Usage(int(prompt[1]), int(completion[1]))
-    else:
-        at = tail.rfind(b'"timings"')
-    found = {name: int(figure) for name, figure in _FIGURES.findall(tail, max(at, 0))}
-    prompt_tokens = found.get(b"prompt_tokens", found.get(b"input_tokens"))
-    if prompt_tokens is None and b"prompt_n" in found:
-        prompt_tokens = found.get(b"cache_n", 0) + found[b"prompt_n"]
-    completion_tokens = found.get(b"completion_tokens", found.get(b"output_tokens"))
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=found.get(b"predicted_n")
-        if completion_tokens is None
-        else completion_tokens,
-    )
+
+    __slots__ = ("_completion", "_figures", "_objects", "_places", "_prompt")
+
+    def __init__(self, places: Sequence[UsageFields]) -> None:
+        self._places = places
+        first, *others = dict.fromkeys(place.object for place in places)
+        self._objects = tuple(b'"%b"' % name for name in (first, *others))
+        best = [place for place in places if place.object == first]
+        self._prompt = re.compile(_FIGURE % _any_of(place.prompt for place in best))
+        self._completion = re.compile(_FIGURE % _any_of(place.completion for place in best))
+        names = {n for p in places for n in (p.prompt, p.completion, p.prompt_cached) if n}
+        self._figures = re.compile(rb'"(%b)"\s*:\s*(\d{1,15})' % _any_of(sorted(names)))
+
+    def read(self, tail: bytes) -> Usage:
+        """Return the figures in *tail*, the last `TAIL_BYTES` of an answer.
+
+        The last object counts, and ``usage`` before ``timings``.
+        """
+        # The text of the model precedes the figures: most of the tail, and not searched.
+        # A quotation mark inside a JSON string is escaped, so no text of the model is found.
+        at = tail.rfind(self._objects[0])
+        if at >= 0:
+            # Nearly always both are found, and two searches cost a third of the rest.
+            prompt, completion = self._prompt.search(tail, at), self._completion.search(tail, at)
+            if prompt is not None and completion is not None:
+                return Usage(int(prompt[1]), int(completion[1]))
+        else:
+            at = max((0, *map(tail.rfind, self._objects[1:])))
+        found = {name: int(figure) for name, figure in self._figures.findall(tail, at)}
+        prompts = (_prompt_tokens(place, found) for place in self._places)
+        completions = (found.get(place.completion) for place in self._places)
+        return Usage(
+            next((tokens for tokens in prompts if tokens is not None), None),
+            next((tokens for tokens in completions if tokens is not None), None),
+        )
+
+
+def _prompt_tokens(place: UsageFields, found: dict[bytes, int]) -> int | None:
+    if place.prompt not in found:
+        return None
+    return found[place.prompt] + found.get(place.prompt_cached, 0)
+
+
+def _any_of(names: Iterable[bytes]) -> bytes:
+    return b"|".join(map(re.escape, names))
+
+
+usage_of: Final = UsageReader(APIS.usage_fields).read

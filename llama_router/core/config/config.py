@@ -38,11 +38,11 @@ class Config:
 
     @_names.default
     def _index_names(self) -> Names:
-        return Names(named for spec in self.models.values() for named in spec.meanings())
+        return Names(named for spec in self.models.values() for named in spec.resolved_names())
 
     @property
     def touched(self) -> frozenset[str]:
-        """Names of the fields of requests that the shape of some model looks at."""
+        """Names of the fields of requests on which the overrides of some model depend."""
         return self._names.touched
 
     def find(self, name: str) -> ResolvedModel | None:
@@ -50,20 +50,20 @@ class Config:
 
         In constant time. Names of the hub are found in any case; see `Names`.
         """
-        return self._names.exactly(name) or self._names.find(name)
+        return self._names.lookup(name) or self._names.find(name)
 
-    def meant(self, name: str) -> ResolvedModel | None:
-        """Return what a request that names *name* means: the default model, if it may stand in."""
-        meaning = self._names.exactly(name) or self._names.find(name)
-        if meaning is None and self.router.default_for_unknown:
+    def resolve_request(self, name: str) -> ResolvedModel | None:
+        """Return what *name* stands for in a request; the default model replaces unknown ones."""
+        resolved = self._names.lookup(name) or self._names.find(name)
+        if resolved is None and self.router.default_for_unknown:
             default = self.router.default_model
             return None if default is None else self._names.find(default)
-        return meaning
+        return resolved
 
     def resolve(self, name: str) -> ModelId | None:
         """Return the model that `find` finds."""
-        meaning = self._names.exactly(name) or self._names.find(name)
-        return None if meaning is None else meaning.model
+        resolved = self._names.lookup(name) or self._names.find(name)
+        return None if resolved is None else resolved.model
 
     def of_preset(self, name: str, models: Collection[ModelId]) -> ModelId | None:
         """Return which of the *models* has presets *name* could be one of; None if none has.
@@ -72,9 +72,9 @@ class Config:
         """
         while (colon := name.rfind(":")) >= 0:
             name = name[:colon]
-            meaning = self.find(name)
-            if meaning is None or meaning.preset is not None or meaning.model not in models:
+            resolved = self.find(name)
+            if resolved is None or resolved.preset is not None or resolved.model not in models:
                 continue
-            if self.models[meaning.model].presets:
-                return meaning.model
+            if self.models[resolved.model].presets:
+                return resolved.model
         return None

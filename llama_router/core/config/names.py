@@ -20,12 +20,12 @@ class ResolvedModel:
     Attributes:
         model: The model.
         preset: The preset of it that the name ends with; None for a plain name.
-        shape: What becomes of requests; None if nothing does, which no preset says.
+        overrides: Changes of requests; None for a plain name without any.
     """
 
     model: ModelId
     preset: str | None = None
-    shape: RequestOverrides | None = None
+    overrides: RequestOverrides | None = None
 
     @property
     def name(self) -> str:
@@ -44,15 +44,15 @@ class Names:
         named: Each name and what it stands for.
 
     Attributes:
-        touched: Names of the fields that some shape among them looks at.
+        touched: Names of the fields on which the overrides of some name depend.
     """
 
     def __init__(self, named: Iterable[tuple[str, ResolvedModel]]) -> None:
         self._exact = dict(named)
-        self.exactly = self._exact.get  # for every request: one look-up, and no call of ours
+        self.lookup = self._exact.get  # for every request: one look-up, and no call of ours
         self._folded: dict[str, ResolvedModel | None] | None = None
-        shapes = (m.shape for m in self._exact.values() if m.shape is not None)
-        self.touched = frozenset[str]().union(*(shape.touched for shape in shapes))
+        overrides = (m.overrides for m in self._exact.values() if m.overrides is not None)
+        self.touched = frozenset[str]().union(*(each.touched for each in overrides))
 
     def find(self, name: str) -> ResolvedModel | None:
         """Return what *name* stands for; None if nobody has it."""
@@ -65,7 +65,7 @@ class Names:
 
     def _fold(self) -> dict[str, ResolvedModel | None]:
         folded: dict[str, ResolvedModel | None] = {}
-        for name, meaning in self._exact.items():
-            if "/" in name and folded.setdefault(name.casefold(), meaning) is not meaning:
+        for name, resolved in self._exact.items():
+            if "/" in name and folded.setdefault(name.casefold(), resolved) is not resolved:
                 folded[name.casefold()] = None
         return folded

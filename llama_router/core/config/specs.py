@@ -226,24 +226,24 @@ class ModelSpec:
         named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
         return named
 
-    def meanings(self) -> Iterator[tuple[str, ResolvedModel]]:
+    def resolved_names(self) -> Iterator[tuple[str, ResolvedModel]]:
         """Yield every name with what it stands for; names for the same have the same object."""
         known = {
-            preset: ResolvedModel(model=self.id, preset=preset, shape=self.shape(preset))
+            preset: ResolvedModel(model=self.id, preset=preset, overrides=self.overrides(preset))
             for preset in (None, *self.presets)
         }
         for name, preset in self.names().items():
             yield name, known[preset]
 
-    def shape(self, preset: str | None) -> RequestOverrides | None:
-        """Return what becomes of requests; None if nothing does, not even to their answers."""
-        shape = RequestOverrides(
+    def overrides(self, preset: str | None) -> RequestOverrides | None:
+        """Return the changes of requests; None if neither they nor their answers change."""
+        overrides = RequestOverrides(
             drop=frozenset(self.drop_params),
             defaults=self.default_params,
             sets={**self.set_params, **({} if preset is None else self.presets[preset])},
             model=self.upstream_model,
         )
-        return None if preset is None and shape == RequestOverrides() else shape
+        return None if preset is None and overrides == RequestOverrides() else overrides
 
     @property
     def group_key(self) -> str:

@@ -1,1 +1,1 @@
-"""What a request asks for: its route, its model, its parameters. Pure."""
+"""Requests: their routes, models, parameters and bodies. Pure."""

@@ -1,9 +1,9 @@
-"""The memory that the bodies of all requests may take together. Pure.
+"""A budget of memory for the bodies of all requests together. Pure.
 
-A body takes memory as it arrives, in steps, never for what its head announces. Where the
-budget is used up, bodies wait for room, the oldest first. The oldest one that waits may go
-beyond the budget if no other does: otherwise bodies that are all half here would wait for each
-other. So at most the budget and one whole body are held.
+A body claims memory in steps while it arrives, never for the length that its head announces.
+When the budget is used up, bodies wait for room, the oldest first. The oldest waiting one may
+exceed the budget if no other does; otherwise bodies that have arrived in part would wait for
+each other. So at most the budget and one whole body are in memory.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
-#: How long a body waits for room, in seconds.
+#: Longest wait of a body for room, in seconds.
 ROOM_TIMEOUT_S: Final = 30.0
 
-#: The budget until a configuration says another one, in bytes.
+#: The budget before a configuration sets another one, in bytes.
 DEFAULT_BYTES: Final = 512 * 1024 * 1024
 
 
 class BodyBudget:
-    """What is held of it, and which bodies wait for room.
+    """The budget, and the bodies that wait for room.
 
     Attributes:
-        limit_bytes: How much all bodies may take together.
-        held_bytes: How much they take now.
+        limit_bytes: Memory that all bodies may take together.
+        held_bytes: Memory that they take now.
     """
 
     def __init__(self, limit_bytes: int = DEFAULT_BYTES) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
         self._numbers = count()
-        self._waiting: list[tuple[int, BodyShare]] = []  # a heap; may have some that do not wait
-        self._beyond: BodyShare | None = None  # the one that went beyond the limit
+        self._waiting: list[tuple[int, BodyShare]] = []  # a heap, also with some that wait no more
+        self._beyond: BodyShare | None = None  # the one that exceeds the limit
 
     def share(self, wake: Callable[[], None]) -> BodyShare:
-        """Return the share of one more body, which holds nothing yet.
+        """Return the share of a new body, which holds nothing yet.
 
         Args:
-            wake: Called when a share that waits should try again; may be without a reason.
+            wake: Called when a waiting share should try again, perhaps in vain.
         """
         return BodyShare(self, next(self._numbers), wake)
 
     def take(self, share: BodyShare, size_bytes: int) -> bool:
-        """Let *share* hold *size_bytes* more, or wait; return whether it got them."""
+        """Add *size_bytes* to *share*, or let it wait; return whether they were granted."""
         if not self._may_take(share):
             if not share.is_waiting:
                 share.is_waiting = True
@@ -60,7 +60,7 @@ class BodyBudget:
         return True
 
     def give_back(self, share: BodyShare) -> None:
-        """Take everything back from *share*, which waits no more."""
+        """Release everything that *share* holds; it waits no more."""
         self.held_bytes -= share.held_bytes
         share.held_bytes = 0
         share.is_waiting = False
@@ -69,14 +69,14 @@ class BodyBudget:
         self._wake_next()
 
     def _may_take(self, share: BodyShare) -> bool:
-        """Say whether *share* may grow: within the limit, or as the one that goes beyond it."""
+        """Return whether *share* may grow: within the limit, or as the one that exceeds it."""
         if self._beyond is not None:
             return self._beyond is share
         oldest = self._oldest()
         return oldest is None or share.number <= oldest.number
 
     def _oldest(self) -> BodyShare | None:
-        """Return the oldest share that waits; None without one."""
+        """Return the oldest waiting share; None if none waits."""
         waiting = self._waiting
         while waiting and not waiting[0][1].is_waiting:
             heapq.heappop(waiting)
@@ -89,13 +89,13 @@ class BodyBudget:
 
 
 class BodyShare:
-    """What one body holds of a budget.
+    """The share of one body in a budget.
 
     Attributes:
-        number: Its place in the order of age; lower is older.
+        number: Its rank by age; lower is older.
         wake: See `BodyBudget.share`.
-        held_bytes: How much it holds.
-        is_waiting: Whether it was refused, and waits for room.
+        held_bytes: Memory that it holds.
+        is_waiting: It was refused, and waits for room.
     """
 
     __slots__ = ("_budget", "held_bytes", "is_waiting", "number", "wake")
@@ -108,9 +108,9 @@ class BodyShare:
         self.is_waiting = False
 
     def take(self, size_bytes: int) -> bool:
-        """Hold *size_bytes* more, or wait; return whether they were granted."""
+        """Claim *size_bytes* more, or wait; return whether they were granted."""
         return self._budget.take(self, size_bytes)
 
     def give_back(self) -> None:
-        """Hold nothing, and wait no more; safe to call twice."""
+        """Release everything, and wait no more; safe to call twice."""
         self._budget.give_back(self)

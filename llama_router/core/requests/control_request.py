@@ -1,4 +1,4 @@
-"""A request to the router itself, as the data plane hands it to the control plane."""
+"""A request that the data plane hands to the control plane, as a value."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class BodyReader(Protocol):
     done: bool
 
     def feed(self, data: bytes) -> bytes:
-        """Return the payload in *data*; what is behind the body is no part of it.
+        """Return the payload in *data*, without bytes behind the body.
 
         Raises:
-            RequestError: The framing is broken.
+            RequestError: if the framing is malformed.
         """
 
 
 @attrs.frozen(kw_only=True)
 class ControlRequest:
-    """The checked head of one request, and how its body ends.
+    """The checked head of one request, and the reader of its body.
 
     Attributes:
         method: As sent.
@@ -35,8 +35,8 @@ class ControlRequest:
         version: ``1.0`` or ``1.1``.
         fields: All fields, names in lower case; ``host`` is that of the target if it has one.
         expects_continue: The client waits for ``100 Continue`` before it sends the body.
-        body: Takes in what follows the head.
-        received: What was received behind the head already.
+        body: Reader of the bytes behind the head.
+        received: Bytes behind the head that were received already.
     """
 
     method: bytes

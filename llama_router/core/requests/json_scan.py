@@ -1,10 +1,10 @@
-"""Top-level fields of a large JSON object: found and changed without decoding it. Pure.
+"""Scan of a large JSON object: its top-level fields, found and changed without decoding. Pure.
 
 A request with pictures in it has megabytes of base64 in a few strings. A decoder takes
-milliseconds for it, in which every other connection waits, and no thread would help: it
-never lets go of the interpreter. Stepping from quotation mark to quotation mark takes a
-tenth of that; and it can stop anywhere, so that a body of a million little parts takes long,
-but holds nobody up.
+milliseconds for it, in which no other connection is served, and a thread would not help: the
+decoder does not release the interpreter. Stepping from quotation mark to quotation mark takes
+a tenth of that. It can also stop anywhere, so that a body of a million small parts takes
+long, but delays no other connection.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import msgspec
 
 from ...errors.requests import RequestError
 
-#: What one call of `Skim.go_on` may cost: a token costs 1. That is a millisecond or two.
-STEP: Final = 1000
+#: Cost of one call of `FieldScanner.step`, where a token costs 1: a millisecond or two.
+STEP_COST: Final = 1000
 
-#: Bytes that one search may look at.
+#: Length of one search, in bytes.
 WINDOW_BYTES: Final = 16 * 1024
 
-#: Bytes that cost as much as a token, where each of them is looked at.
+#: Bytes that cost as much as a token, where the pattern reads each of them.
 _BYTES_PER_TOKEN: Final = 32
 
-#: Bytes in which a quotation mark is looked for at once, and that are blanked at once: either
-#: is a fraction of a millisecond.
-FAR_BYTES: Final = 1024 * 1024
+#: Bytes in which one call searches a quotation mark, and bytes that one step blanks: either
+#: takes a fraction of a millisecond.
+SEARCHED_BYTES: Final = 1024 * 1024
 BLANKED_BYTES: Final = 256 * 1024
 
-#: Fields, and levels of nesting, beyond which a body is refused: no request has so many.
+#: Most fields, and levels of nesting, of a body. No request has so many.
 MAX_FIELDS: Final = 1024
 MAX_DEPTH: Final = 500
 
-#: Longest key in which escapes are looked into, in bytes.
+#: Longest key that is decoded, in bytes.
 _MAX_KEY_BYTES: Final = 1024
 
-#: What a string has before its end, by whole escapes.
+#: Content of a string up to its end, by whole escapes.
 _INSIDE: Final = rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)'
 _STRING_INSIDE: Final = re.compile(_INSIDE, re.DOTALL)
 
 
 def _flat(levels: int) -> bytes:
-    """Return a pattern for what has at most so many levels of brackets inside."""
+    """Return a pattern for JSON text with at most so many *levels* of brackets inside."""
     inner = rb'[^"{}\[\]]++|"' + _INSIDE + rb'"'
     for _ in range(levels):
         inner = rb"%b|\{(?>(?:%b)*)\}|\[(?>(?:%b)*)\]" % (inner, inner, inner)
     return rb"(?>(?:%b)*)" % inner
 
 
-#: Below the top level: anything up to a bracket that has more levels inside.
+#: Below the top level: text up to a bracket with more levels inside.
 _FLAT: Final = re.compile(_flat(3), re.DOTALL)
 _TOKEN: Final = re.compile(rb'[",{}\[\]]')
 _OPENING: Final = re.compile(rb"[ \t\r\n]*+\{")
@@ -67,7 +67,7 @@ class Field:
 
     Attributes:
         name: Its name, decoded.
-        index: How many fields precede it.
+        index: Number of fields before it.
         start: Offset of its key's quotation mark.
         colon: Offset behind its key.
         end: Offset behind its value: of the comma, or of the brace that ends the object.
@@ -82,62 +82,62 @@ class Field:
     comma: int
 
 
-class Skim:
-    """Finds some of the top-level fields of a JSON object.
+class FieldScanner:
+    """Finds top-level fields of a JSON object by name.
 
-    Whether the rest is valid JSON is not looked at.
+    It does not check that the rest is valid JSON.
 
     Args:
         body: The object.
-        names: Names of the fields to note.
+        names: Names of the fields to find.
 
     Attributes:
-        fields: Those that were found, in order; a name may be there twice.
-        count: How many fields there are in all.
+        fields: The fields found, in order; a name may occur twice.
+        count: Number of all fields.
         closing: Offset of the brace that ends the object; -1 until that is found.
-        broken: It is no object, or has no end.
-        lost: It has too many fields or levels; see `too_many_parts`.
+        is_malformed: The body is not an object, or the object has no end.
+        is_too_complex: It has too many fields or levels; see `too_complex_error`.
     """
 
     def __init__(self, body: bytes | bytearray, names: Collection[str]) -> None:
         self._body = body
         self._names = names
         opening = _OPENING.match(body, 0, WINDOW_BYTES)
-        self.broken = opening is None
-        self.lost = False
+        self.is_malformed = opening is None
+        self.is_too_complex = False
         self._at = 0 if opening is None else opening.end()
         self._depth = 1
         self._in_string = False
-        self._quote = self._backslash = -1  # the next ones, as far as they are known
-        self._unquoted = self._unescaped = 0  # up to there was found none
-        self._key_at: int | None = None  # where the key begins that is read now
+        self._quote = self._backslash = -1  # offsets of the next ones, once they are found
+        self._unquoted = self._unescaped = 0  # there is none before these offsets
+        self._key_at: int | None = None  # offset of the key that is being read
         self._key_follows = True
-        self._noting: tuple[str, int, int] | None = None  # name, start, colon
+        self._open_field: tuple[str, int, int] | None = None  # name, start, colon
         self._comma = -1
         self.fields: list[Field] = []
         self.count = 0
         self.closing = -1
 
-    def go_on(self) -> bool:
-        """Go on, at a cost of about `STEP`; return whether all is said."""
-        budget = STEP
+    def step(self) -> bool:
+        """Scan on at a cost of about `STEP_COST`; return whether the scan is complete."""
+        budget = STEP_COST
         while budget > 0:
-            if self.closing >= 0 or self.broken or self.lost:
+            if self.closing >= 0 or self.is_malformed or self.is_too_complex:
                 return True
             before = self._at
             if self._in_string:
-                looked_at = self._skip_string()
+                read_bytes = self._skip_string()
             elif self._depth > 1:
                 self._skip_nested()
-                looked_at = self._at - before
+                read_bytes = self._at - before
             else:
                 self._take_token()
-                looked_at = self._at - before
-            budget -= 1 + looked_at // _BYTES_PER_TOKEN
+                read_bytes = self._at - before
+            budget -= 1 + read_bytes // _BYTES_PER_TOKEN
         return False
 
     def text_of(self, name: str) -> bytes | None:
-        """Return the JSON text of the last field *name*, as every decoder would; None without one.
+        """Return the JSON text of the last field *name*, which decoders use; None if there is none.
 
         Text that is longer than any sensible value is cut off.
         """
@@ -176,69 +176,70 @@ class Skim:
                 self._in_string = True
             case b"{" | b"[":
                 self._depth += 1
-                self.lost = self._depth > MAX_DEPTH
+                self.is_too_complex = self._depth > MAX_DEPTH
             case b"}" | b"]":
                 self._depth -= 1
             case _:
                 pass  # a comma, or nothing in this window
 
     def _search(self) -> bytes | None:
-        """Go behind the next token; return it, or None if there is none in this window."""
+        """Go behind the next token and return it; None if there is none in this window."""
         token = _TOKEN.search(self._body, self._at, self._at + WINDOW_BYTES)
         if token is not None:
             self._at = token.end()
             return token[0]
         self._at += WINDOW_BYTES
-        self.broken = self._at >= len(self._body)
+        self.is_malformed = self._at >= len(self._body)
         return None
 
     def _skip_string(self) -> int:
-        """Go on in a string, to its end if that is near; return how many bytes that took to see."""
+        """Go on in a string, to its end if that is near; return the bytes read one by one."""
         at, body = self._at, self._body
         if self._quote < at:
-            far = max(at, self._unquoted) + FAR_BYTES
+            far = max(at, self._unquoted) + SEARCHED_BYTES
             self._quote = body.find(b'"', max(at, self._unquoted), far)
             if self._quote < 0:
                 self._unquoted = far
-                self.broken = far >= len(body)
-                return 0 if self.broken else STEP * _BYTES_PER_TOKEN  # enough for this step
+                self.is_malformed = far >= len(body)
+                # A search of that length is enough for one step.
+                return 0 if self.is_malformed else STEP_COST * _BYTES_PER_TOKEN
         if self._backslash < at:
-            far = min(self._quote, max(at, self._unescaped) + FAR_BYTES)
+            far = min(self._quote, max(at, self._unescaped) + SEARCHED_BYTES)
             found = body.find(b"\\", max(at, self._unescaped), far)
             if found < 0 and far < self._quote:
                 self._unescaped = far
-                return STEP * _BYTES_PER_TOKEN
+                return STEP_COST * _BYTES_PER_TOKEN
             self._backslash = self._quote if found < 0 else found
         if self._backslash >= self._quote:
             self._end_string(self._quote + 1)
-            return 0  # finding takes next to nothing
+            return 0  # a search costs next to nothing
         at = self._backslash
         inside = _STRING_INSIDE.match(body, at, at + WINDOW_BYTES)
         end = at if inside is None else inside.end()
         if end == at:
-            self.broken = True  # it ends with half an escape
+            self.is_malformed = True  # the body ends with half an escape
         elif end < len(body) and body[end] == _QUOTE:
             self._end_string(end + 1)
         else:
-            self._at = end  # there is more of it behind this window
+            self._at = end  # the string goes on behind this window
         return end - at
 
     def _end_string(self, at: int) -> None:
         self._at, self._in_string = at, False
         if self._key_at is not None:
-            self._note(self._key_at, at)
+            self._begin_field(self._key_at, at)
             self._key_at = None
 
     # -- fields -------------------------------------------------------------------------------
 
-    def _note(self, start: int, colon: int) -> None:
+    def _begin_field(self, start: int, colon: int) -> None:
         self.count += 1
-        self.lost = self.count > MAX_FIELDS
-        name = self._decoded(start, colon)
+        self.is_too_complex = self.count > MAX_FIELDS
+        name = self._decoded_key(start, colon)
         if name in self._names:
-            self._noting = (name, start, colon)
+            self._open_field = (name, start, colon)
 
-    def _decoded(self, start: int, colon: int) -> str:
+    def _decoded_key(self, start: int, colon: int) -> str:
         if colon - start > _MAX_KEY_BYTES:
             return ""
         try:
@@ -247,45 +248,45 @@ class Skim:
             return ""
 
     def _end_field(self, end: int) -> None:
-        if self._noting is not None:
-            name, start, colon = self._noting
+        if self._open_field is not None:
+            name, start, colon = self._open_field
             self.fields.append(Field(name, self.count - 1, start, colon, end, self._comma))
-            self._noting = None
+            self._open_field = None
 
 
 def change(
-    body: bytearray, skim: Skim, taken_out: Collection[str], put_in: Mapping[str, Any]
+    body: bytearray, scanner: FieldScanner, removed: Collection[str], added: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Change the top-level fields of *body*, in place and without moving the rest of it.
+    """Change the top-level fields of *body* in place, without moving the rest of it.
 
-    What is taken out becomes blanks, and what is put in goes to the end. Each step of the
-    iterator takes a fraction of a millisecond; after the last one all is done.
+    Removed fields become blanks, and added ones go to the end. Each step of the iterator
+    takes a fraction of a millisecond; after the last one the body is complete.
 
     Args:
         body: A JSON object.
-        skim: What was found in it; whatever is taken out must have been noted.
-        taken_out: Names of fields that go; all of that name.
-        put_in: Names and values of those that come.
+        scanner: Has scanned it, for all of the fields that are *removed*.
+        removed: Names of fields; all fields of that name go.
+        added: Names and values of new fields.
 
     Raises:
-        RequestError: if something stands behind the object.
+        RequestError: if the object is followed by anything else.
     """
-    gone = [field for field in skim.fields if field.name in taken_out]
+    gone = [field for field in scanner.fields if field.name in removed]
     for number, field in enumerate(gone):
         yield from _blank(body, field.start, field.end)
-        if field.index > number:  # one before it stays: it leaves with the comma behind that
+        if field.index > number:  # a field before it stays, so the comma between them goes
             body[field.comma] = _BLANK
-        elif field.end < skim.closing:
+        elif field.end < scanner.closing:
             body[field.end] = _BLANK
-    if put_in:
-        separator = b"," if skim.count > len(gone) else b""
-        _put(body, skim.closing, separator + msgspec.json.encode(put_in)[1:-1] + b"}")
+    if added:
+        separator = b"," if scanner.count > len(gone) else b""
+        _append(body, scanner.closing, separator + msgspec.json.encode(added)[1:-1] + b"}")
 
 
-def _put(body: bytearray, closing: int, end: bytes) -> None:
-    """Let the object whose brace is at *closing* end with *end*.
+def _append(body: bytearray, closing: int, end: bytes) -> None:
+    """Replace the brace at *closing* by *end*.
 
-    Blanks behind it make room: to move millions of them would take long.
+    It overwrites blanks behind the object: to move millions of them would take long.
     """
     behind = body[closing + 1 : closing + len(end)]
     if behind.strip(b" \t\r\n"):
@@ -301,8 +302,8 @@ def _blank(body: bytearray, start: int, end: int) -> Iterator[None]:
             yield
 
 
-def too_many_parts() -> RequestError:
-    """Return why a body is refused that would take too long to take apart."""
+def too_complex_error() -> RequestError:
+    """Return the error for a body that would take too long to process."""
     return RequestError(
         f"the body has more than {MAX_FIELDS} fields, or is nested over {MAX_DEPTH} levels deep"
     )

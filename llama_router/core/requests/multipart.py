@@ -1,4 +1,4 @@
-"""Small fields of a multipart form, found while it arrives; files are stepped over. Pure.
+"""Scan of a multipart form while it arrives: small fields are found, files skipped. Pure.
 
 Sources: RFC 7578; RFC 2046, section 5.1.1.
 """
@@ -25,13 +25,13 @@ MAX_PARTS: Final = 1024
 #: Most parameters of a part's disposition: it has a name, and maybe one or two for a file.
 MAX_PARAMETERS: Final = 16
 
-#: Most places in the content that only begin like a delimiter. Real content has none.
+#: Most places in the content that only resemble a delimiter. Real content has none.
 MAX_NEAR_DELIMITERS: Final = 1024
 
-#: Longest media type in which a boundary is looked for, in bytes.
+#: Longest media type that is searched for a boundary, in bytes.
 MAX_MEDIA_TYPE_BYTES: Final = 4096
 
-#: Delimiters and heads that one look steps over: that takes a millisecond or two at most.
+#: Delimiters and heads in one call of `FormScanner.scan`: a millisecond or two at most.
 STEPS: Final = 128
 
 _BOUNDARY = re.compile(
@@ -44,50 +44,50 @@ _PARAMETER = re.compile(rb';[ \t]*+([^\s=;"]++)=(?:"((?>(?:[^"\\]|\\.)*))"|([^\s
 
 
 class _Place(Enum):
-    """Where in the form the search stands."""
+    """Position of the scan in the form."""
 
-    CONTENT = auto()  # looking for the next delimiter; before the first one, too
-    HEAD = auto()  # behind a delimiter, the part's head is not complete yet
+    CONTENT = auto()  # before the next delimiter, also the first one
+    HEAD = auto()  # behind a delimiter; the part's head is not complete yet
     END = auto()  # behind the last delimiter
 
 
 def boundary_of(content_type: bytes) -> bytes | None:
-    """Return the boundary if *content_type* is that of a multipart form; else None."""
+    """Return the boundary in *content_type*; None if that is not of a multipart form."""
     found = _BOUNDARY.match(content_type, 0, MAX_MEDIA_TYPE_BYTES)
     return None if found is None else found[1] or found[2]
 
 
-class FormSearch:
-    """Looks for fields in a form that may still be arriving.
+class FormScanner:
+    """Finds fields in a form that may still be arriving.
 
-    Keeps offsets, not bytes: each byte is looked at once, whatever pieces it came in.
+    It keeps offsets, not bytes: each byte is read once, whatever pieces the form arrives in.
 
     Args:
-        boundary: What stands between the parts.
-        names: The fields that are looked for.
+        boundary: The boundary between the parts.
+        names: Names of the fields to find.
 
     Attributes:
-        values: What was found of them, by name. What is too long is there as None.
+        values: Values by name; None for a value that is too long.
     """
 
     def __init__(self, boundary: bytes, names: Collection[bytes]) -> None:
         self._delimiter = b"\r\n--" + boundary
         self._names = names
         self._place = _Place.CONTENT
-        self._at = 0  # everything before it was looked at
+        self._at = 0  # everything before this offset was scanned
         self._parts = 0
         self._near_delimiters = 0
-        self._field: bytes | None = None  # one of the names, if its value is being read
+        self._field: bytes | None = None  # name of the field with a value that is being read
         self._value_at = 0
         self.values: dict[bytes, bytes | None] = {}
 
-    def look(self, body: bytes | bytearray | memoryview, size_bytes: int) -> bool:
-        """Look at what is new in the first *size_bytes* of *body*; return whether that was all.
+    def scan(self, body: bytes | bytearray | memoryview, size_bytes: int) -> bool:
+        """Scan what is new in the first *size_bytes* of *body*; return whether that is complete.
 
-        If it was not, others may have their turns before the next look.
+        If it is not, other connections may be served before the next call.
 
         Raises:
-            RequestError: if it is no form, has too many parts, or gives one of the fields
+            RequestError: if it is not a form, has too many parts, or gives one of the fields
                 two values.
         """
         if isinstance(body, memoryview):
@@ -101,7 +101,7 @@ class FormSearch:
         return False
 
     def finish(self) -> None:
-        """Say that this was all.
+        """Check that the form is complete.
 
         Raises:
             RequestError: if the last delimiter is missing.
@@ -110,10 +110,10 @@ class FormSearch:
             raise RequestError("the multipart form is cut off: its last boundary is missing")
 
     def _find_delimiter(self, body: bytes | bytearray, size: int) -> bool:
-        """Step over content up to the next delimiter; return whether it is here."""
+        """Skip content up to the next delimiter; return whether that has arrived."""
         delimiter = self._delimiter
         if not self._at:
-            # The first one may do without a line end before it.
+            # The first one may have no line end before it.
             if size < len(delimiter):
                 return False
             found = -2 if body.startswith(delimiter[2:]) else body.find(delimiter, 0, size)
@@ -138,14 +138,14 @@ class FormSearch:
             self._near_delimiters += 1
             if self._near_delimiters > MAX_NEAR_DELIMITERS:
                 raise RequestError("the multipart form is malformed behind its boundaries")
-            self._at = max(found, 0) + 1  # content that only begins like it
+            self._at = max(found, 0) + 1  # content that only resembles a delimiter
             return True
-        self._keep(body, found)
+        self._end_field(body, found)
         self._at = line_end
         return True
 
-    def _keep(self, body: bytes | bytearray, end: int) -> None:
-        """Note the value that ends at *end*, if a field is being read."""
+    def _end_field(self, body: bytes | bytearray, end: int) -> None:
+        """Store the value that ends at *end*, if a field is being read."""
         field, self._field = self._field, None
         if field is None:
             return
@@ -172,13 +172,13 @@ class FormSearch:
         name = _name_in(body, self._at, end)
         self._field = name if name in self._names else None
         self._value_at = end + 4
-        self._at = end + 2  # an empty part may do without a line of its own
+        self._at = end + 2  # an empty part may have no line of its own
         self._place = _Place.CONTENT
         return True
 
 
 def _name_in(body: bytes | bytearray, start: int, end: int) -> bytes | None:
-    """Return the name of the field whose head is given; None if it is a file, or has none."""
+    """Return the name in the head of a part; None for a file, or without a name."""
     disposition = _DISPOSITION.search(body, start, end)
     if disposition is None:
         return None

@@ -1,4 +1,4 @@
-"""The model that a body asks for, without changing or keeping the body. Pure."""
+"""The model that a body requests, found without changing or keeping the body. Pure."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ import attrs
 import msgspec
 
 from ...errors.requests import RequestError
-from .json_scan import Skim, too_many_parts
-from .multipart import FormSearch, boundary_of
+from .json_scan import FieldScanner, too_complex_error
+from .multipart import FormScanner, boundary_of
 
-#: Longest model name looked at, in bytes; no identifier on any hub comes near it.
+#: Longest name of a model, in bytes; no name on any hub comes near it.
 MAX_NAME_BYTES: Final = 1024
 
-#: Bodies above this are not decoded, but skimmed.
-SKIMMED_BYTES: Final = 256 * 1024
+#: Bodies above this are scanned instead of decoded.
+SCANNED_BYTES: Final = 256 * 1024
 
-#: Bodies above this, and with more colons than that, are skimmed as well where requests are
-#: taken apart: a decoder that returns their fields would need several milliseconds.
+#: Bodies above this, and with more colons than that, are scanned as well where overrides may
+#: apply: a decoder that returns their fields would need several milliseconds.
 DENSE_BYTES: Final = 64 * 1024
 DENSE_COLONS: Final = 8192
 
-#: Fields that say what is asked for.
-ASKED: Final = frozenset(("model", "stream"))
+#: Fields of a JSON object that a `RequestTarget` is made of.
+TARGET_FIELDS: Final = frozenset(("model", "stream"))
 
-_IN_FORMS: Final = frozenset((b"model", b"stream"))
+_FORM_FIELDS: Final = frozenset((b"model", b"stream"))
 
 
 @attrs.frozen
-class Asked:
-    """What a body asks for.
+class RequestTarget:
+    """The model and the kind of answer that a body requests.
 
     Attributes:
         model: The name as the client wrote it.
-        stream: Whether it wants an event stream.
-        opaque: Whether it is anything but a JSON object, so that nothing in it can be changed.
+        stream: The client wants an event stream.
+        opaque: The body is not a JSON object, so nothing in it can be changed.
     """
 
     model: str
@@ -44,8 +44,8 @@ class Asked:
     opaque: bool = False
 
 
-#: What curl says of everything that it is given with ``-d``, JSON above all.
-_SAID_BY_CURL: Final = b"application/x-www-form-urlencoded"
+#: Media type that curl gives everything that it sends with ``-d``, JSON above all.
+_CURL_TYPE: Final = b"application/x-www-form-urlencoded"
 
 
 class _Body(msgspec.Struct):
@@ -56,136 +56,138 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
-#: How data begin that gzip or Zstandard has compressed (RFC 1952 and RFC 8878).
-_PACKED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
+#: First bytes of data that gzip or Zstandard has compressed (RFC 1952 and RFC 8878).
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 
 
-def form_search(content_type: bytes) -> FormSearch | None:
-    """Return what looks into a body while it arrives; None if it is no multipart form.
+def form_scanner(content_type: bytes) -> FormScanner | None:
+    """Return a scanner for a body that is still arriving; None if it is not a multipart form.
 
     Args:
-        content_type: Value of its Content-Type field; empty if it had none.
+        content_type: Value of its Content-Type field; empty if it has none.
     """
     boundary = boundary_of(content_type)
-    return None if boundary is None else FormSearch(boundary, _IN_FORMS)
+    return None if boundary is None else FormScanner(boundary, _FORM_FIELDS)
 
 
-def asked_by(
+def request_target(
     body: bytes | bytearray | memoryview,
     content_type: bytes,
     *,
     default: str | None = None,
-    named: str | None = None,
-    seen: FormSearch | Skim | None = None,
-) -> Asked:
-    """Return the model that *body* names.
+    query_model: str | None = None,
+    scanner: FormScanner | FieldScanner | None = None,
+) -> RequestTarget:
+    """Return what *body* requests.
 
     Args:
         body: The whole request body.
-        content_type: Value of its Content-Type field; empty if it had none.
-        default: The model that is meant where none is named.
-        named: The model that the request names otherwise; counts where the body names
-            none, which then need not be one that could.
-        seen: What has looked into the body already, see `form_search` and `skim_of`.
+        content_type: Value of its Content-Type field; empty if it has none.
+        default: The model of a request that names none.
+        query_model: The model that the query names. It counts where the body names none, and
+            then the body need not be of a kind that can name one.
+        scanner: Has scanned the body already, see `form_scanner` and `field_scanner`.
 
     Raises:
         RequestError: if the body is neither a JSON object nor a multipart form,
             or no model is named.
     """
-    form = form_search(content_type) if seen is None else seen
-    if isinstance(form, FormSearch):
-        return _asked_by_form(body, form, named or default)
-    if named is not None and not _names_models(body, content_type):
-        return Asked(_checked(named), stream=False, opaque=True)
+    form = form_scanner(content_type) if scanner is None else scanner
+    if isinstance(form, FormScanner):
+        return _target_of_form(body, form, query_model or default)
+    if query_model is not None and not _can_name_model(body, content_type):
+        return RequestTarget(_checked(query_model), stream=False, opaque=True)
     if form is not None:
-        return _asked_by_json(_skeleton(form, body), named or default)
-    return _asked_by_json(body, named or default)
+        return _target_of_json(_skeleton(form, body), query_model or default)
+    return _target_of_json(body, query_model or default)
 
 
-def is_skimmed(body: bytes | bytearray, *, is_taken_apart: bool) -> bool:
-    """Say whether a decoder would take so long for *body* that it is to be skimmed.
+def needs_scan(body: bytes | bytearray, *, has_overrides: bool) -> bool:
+    """Return whether a decoder would take too long for *body*, so that it must be scanned.
 
     Args:
         body: The whole request body.
-        is_taken_apart: Whether requests may be decoded field by field, to be shaped.
+        has_overrides: Overrides may apply, for which bodies are decoded field by field.
     """
     size = len(body)
-    if size > SKIMMED_BYTES:
+    if size > SCANNED_BYTES:
         return True
-    return is_taken_apart and size > DENSE_BYTES and body.count(b":") > DENSE_COLONS
+    return has_overrides and size > DENSE_BYTES and body.count(b":") > DENSE_COLONS
 
 
-def skim_of(body: bytes | bytearray, content_type: bytes, names: frozenset[str]) -> Skim | None:
-    """Return what is to look into a large body, step by step; None if it is a form.
+def field_scanner(
+    body: bytes | bytearray, content_type: bytes, names: frozenset[str]
+) -> FieldScanner | None:
+    """Return a scanner for a large body; None if it is a multipart form.
 
     Args:
         body: The whole request body.
-        content_type: Value of its Content-Type field; empty if it had none.
-        names: Names of the fields that matter, `ASKED` among them.
+        content_type: Value of its Content-Type field; empty if it has none.
+        names: Names of the fields to find, `TARGET_FIELDS` among them.
     """
-    return None if boundary_of(content_type) is not None else Skim(body, names)
+    return None if boundary_of(content_type) is not None else FieldScanner(body, names)
 
 
-def _skeleton(skim: Skim, body: bytes | bytearray | memoryview) -> bytes:
-    """Return a small object that asks for the same.
+def _skeleton(scanner: FieldScanner, body: bytes | bytearray | memoryview) -> bytes:
+    """Return a small object with the same target.
 
     Raises:
-        RequestError: if it is none, or has too many parts.
+        RequestError: if *body* is not an object, or has too many parts.
     """
-    if skim.lost:
-        raise too_many_parts()
-    if skim.broken:
-        raise _packed_error(body) or RequestError(
+    if scanner.is_too_complex:
+        raise too_complex_error()
+    if scanner.is_malformed:
+        raise _compressed_error(body) or RequestError(
             "the body is not valid JSON: it is no object, or is cut off"
         )
-    fields = ((name, skim.text_of(name)) for name in sorted(ASKED))
+    fields = ((name, scanner.text_of(name)) for name in sorted(TARGET_FIELDS))
     return b"{%b}" % b",".join(b'"%b":%b' % (n.encode(), t) for n, t in fields if t is not None)
 
 
-def _packed_error(body: bytes | bytearray | memoryview) -> RequestError | None:
-    """Return what to raise if *body* is compressed."""
-    if not bytes(body[:4]).startswith(_PACKED):
+def _compressed_error(body: bytes | bytearray | memoryview) -> RequestError | None:
+    """Return the error for a compressed *body*; None if it is not compressed."""
+    if not bytes(body[:4]).startswith(_COMPRESSED):
         return None
     return RequestError(
         "the body is compressed, so the model that it names cannot be seen: send it uncompressed"
     )
 
 
-def _names_models(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
-    """Say whether *body* could name a model: a JSON object, even a broken one."""
+def _can_name_model(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
+    """Return whether *body* could name a model: it is a JSON object, perhaps a malformed one."""
     first, kind = bytes(body[:64]).lstrip()[:1], content_type.lower()
-    if kind.startswith(_SAID_BY_CURL):
+    if kind.startswith(_CURL_TYPE):
         return first == b"{"
     if kind and b"json" not in kind:
         return False
     return first not in (b"", b"[")
 
 
-def _asked_by_json(body: bytes | bytearray | memoryview, default: str | None) -> Asked:
+def _target_of_json(body: bytes | bytearray | memoryview, default: str | None) -> RequestTarget:
     if not len(body):
         raise RequestError('the body is empty; a JSON object that names a "model" is needed')
     try:
-        asked = _decode(body)
+        target = _decode(body)
     except msgspec.ValidationError as exc:
         raise RequestError(f"the body is not as expected: {exc}", param=_field_of(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise _packed_error(body) or RequestError(f"the body is not valid JSON: {exc}") from exc
+        raise _compressed_error(body) or RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
-    return Asked(_checked(asked.model or default), bool(asked.stream))
+    return RequestTarget(_checked(target.model or default), bool(target.stream))
 
 
 def _field_of(exc: msgspec.ValidationError) -> str | None:
-    """Return the field that msgspec complains about, e.g. for ``... - at `$.model` ``."""
+    """Return the field that msgspec names in *exc*, e.g. of ``... - at `$.model` ``."""
     found = re.search(r"`\$\.(\w+)", str(exc))
     return found[1] if found else None
 
 
-def _asked_by_form(
-    body: bytes | bytearray | memoryview, form: FormSearch, default: str | None
-) -> Asked:
-    while not form.look(body, len(body)):
-        pass  # what is here already is little
+def _target_of_form(
+    body: bytes | bytearray | memoryview, form: FormScanner, default: str | None
+) -> RequestTarget:
+    while not form.scan(body, len(body)):
+        pass  # the rest is little: large forms were scanned while they arrived
     form.finish()
     model = form.values.get(b"model", b"")
     if model is None:
@@ -195,7 +197,7 @@ def _asked_by_form(
     except UnicodeDecodeError:
         raise RequestError('the form field "model" is not UTF-8', param="model") from None
     stream = (form.values.get(b"stream") or b"").strip().lower() in (b"true", b"1")
-    return Asked(_checked(name or default), stream, opaque=True)
+    return RequestTarget(_checked(name or default), stream, opaque=True)
 
 
 def _checked(model: str | None) -> str:

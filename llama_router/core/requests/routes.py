@@ -1,6 +1,6 @@
-"""What a method and a path ask for. Pure.
+"""Routing: the kind of answer that a method and a path get, and from which model. Pure.
 
-The data plane asks here before it reads a body; what is not its own goes to the
+The data plane asks before it reads a body. It hands requests that are not its own to the
 control plane.
 """
 
@@ -14,52 +14,42 @@ from urllib.parse import parse_qs, unquote
 
 import attrs
 
-from ..apis.endpoints import methods_of
+from ..apis.registry import APIS, UPSTREAM_PREFIX
 
-#: What a monitoring system looks at. Watching never loads a model.
+#: Paths that monitoring systems read. Read-only requests never load a model.
 OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters")
 
-#: Paths that the control plane answers itself, whatever backends may serve there.
-OLLAMA_PATHS: Final = frozenset(
-    f"/api/{name}"
-    for name in (
-        *("chat", "generate", "embed", "embeddings", "tags", "ps", "show", "version", "pull"),
-        *("create", "copy", "delete", "push"),
-    )
-)
-"""Ollama's own paths; another one below ``/api/`` may be a backend's."""
-
-#: Parts of models that ``/api/create`` would be made of.
-_OLLAMA_PREFIX: Final = "/api/blobs/"
-
-_CONTROL_EXACT: Final = OLLAMA_PATHS | {
+#: Paths that the control plane answers, whatever backends may serve there; those of APIs that
+#: the router itself serves come in addition.
+_CONTROL_EXACT: Final = {
     *("/", "/v1/models", "/models"),
-    *("/v1/stream", "/v1/streams/lookup"),  # to whoever keeps the conversation
+    *("/v1/stream", "/v1/streams/lookup"),  # passed to the backend that keeps the conversation
 }
-_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/", _OLLAMA_PREFIX)
+_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
 
-#: Decisions that are remembered: clients ask for the same few paths again and again.
-_REMEMBERED: Final = 1024
+#: Decisions in the cache: clients send the same few paths again and again.
+_CACHE_SIZE: Final = 1024
 
-#: Longest path that is remembered, in bytes, so that nobody can fill the memory with them.
-_REMEMBERED_BYTES: Final = 256
+#: Longest path in the cache, in bytes, so that no client can fill the memory with paths.
+_CACHED_BYTES: Final = 256
 
-#: What llama.cpp's UI asks the server itself, with a body that names no model: the default
-#: model must not be loaded for it.
+#: Path on which llama.cpp's UI asks the server itself, with a body that names no model: the
+#: default model must not be loaded for it.
 _TOOLS: Final = "/tools"
 
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
-#: What ``autoload`` says if a model may be loaded; anything else means that it may not.
+
+#: Values of ``autoload`` that allow a load; any other value forbids it.
 #: Source: llama.cpp, tools/server (router mode).
-_YES: Final = ("true", "1")
+_TRUE: Final = ("true", "1")
 
 _PROXIED: Final = _WITH_BODY | {b"GET", b"HEAD", b"DELETE"}
 
-#: What follows it begins with the name of a model, whose backend sees the rest of the path.
-UPSTREAM: Final = b"/upstream/"
+#: Below this, a path begins with the name of a model, and its backend gets the rest.
+UPSTREAM: Final = UPSTREAM_PREFIX.encode()
 
-#: Most parts of a path, and bytes of it, that are tried as the name of a model.
-_NAME_PARTS: Final = 32
+#: Most segments of a path, and bytes of it, that are tried as the name of a model.
+_NAME_SEGMENTS: Final = 32
 _NAME_BYTES: Final = 4096
 
 
@@ -68,8 +58,8 @@ class ByBody:
     """Proxied to the model that the body names.
 
     Attributes:
-        autoload: Whether it is loaded if need be; else it must be running.
-        model: Of ``?model=``: who is meant where the body names none.
+        autoload: The model may be loaded; else it must be running.
+        model: Value of ``?model=``, which counts where the body names no model.
     """
 
     autoload: bool = True
@@ -78,17 +68,17 @@ class ByBody:
 
 @attrs.frozen
 class ByQuery:
-    """Proxied to the model of ``?model=``, which is loaded if need be."""
+    """Proxied to the model of ``?model=``, which may be loaded."""
 
     model: str
 
 
 @attrs.frozen
 class ByPath:
-    """Proxied to the model that the path names below `UPSTREAM`, loaded if need be.
+    """Proxied to the model that the path names below `UPSTREAM`, which may be loaded.
 
     Attributes:
-        tail: What follows, still percent-encoded; see `named_in`.
+        tail: The path below it, still percent-encoded; see `split_model`.
     """
 
     tail: bytes
@@ -96,11 +86,11 @@ class ByPath:
 
 @attrs.frozen
 class Observe:
-    """Proxied to a running model as it is; never loads one.
+    """Proxied to a running model; never loads one.
 
     Attributes:
-        model: Which one; None for the last spawned one.
-        path: The path that its backend sees.
+        model: The model; None for the one that was started last.
+        path: Path for its backend.
     """
 
     model: str | None
@@ -112,30 +102,30 @@ class Control:
     """Answered by the control plane.
 
     Attributes:
-        only_preflight: Who answers instead, unless this is a browser that asks whether a
-            page may send a request (CORS preflight); None if nobody does.
+        only_preflight: Route of the request unless it is a CORS preflight; None if the
+            control plane answers in any case.
     """
 
     only_preflight: ByPath | None = None
 
 
-#: What a query has in it that `_route` looks at, perhaps percent-encoded.
-_MATTERS: Final = re.compile(rb"model|autoload|%")
+#: Parts of a query that `_route` reads; any of it may be percent-encoded.
+_RELEVANT_QUERY: Final = re.compile(rb"model|autoload|%")
 
 Route: TypeAlias = ByBody | ByQuery | ByPath | Observe | Control
 
 
 def route(method: bytes, path: bytes, query: bytes) -> Route:
-    """Decide who answers.
+    """Return the route of a request.
 
     Args:
         method: As received, e.g. ``b"POST"``.
         path: Path of the request target, still percent-encoded.
         query: Its query without the question mark.
     """
-    # Few queries matter here: Anthropic's SDK sends ?beta=true, for instance.
-    if len(path) <= _REMEMBERED_BYTES and not (query and _MATTERS.search(query)):
-        return _remembered_route(method, path)
+    # Few queries are relevant here: Anthropic's SDK sends ?beta=true, for instance.
+    if len(path) <= _CACHED_BYTES and not (query and _RELEVANT_QUERY.search(query)):
+        return _cached_route(method, path)
     return _route(method, path, query)
 
 
@@ -147,9 +137,9 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
     if _is_control(plain) or method not in _PROXIED:
         return Control()
     values = parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
-    autoload = values.get("autoload", ["true"])[0] in _YES
+    autoload = values.get("autoload", ["true"])[0] in _TRUE
     model = values.get("model", [None])[0]
-    if model is None and (plain == _TOOLS or _is_wrong(method, plain)):
+    if model is None and (plain == _TOOLS or _is_wrong_method(method, plain)):
         return Control()
     if method in _WITH_BODY:
         return ByBody(autoload, model)
@@ -168,74 +158,71 @@ def _observed(path: str) -> Route:
     return Control()
 
 
-def _is_wrong(method: bytes, path: str) -> bool:
-    known = methods_of(path)
-    return known is not None and method.decode("ascii", "replace") not in known
+def _is_wrong_method(method: bytes, path: str) -> bool:
+    methods = APIS.methods_of(path)
+    return methods is not None and method.decode("ascii", "replace") not in methods
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _remembered_route(method: bytes, path: bytes) -> Route:
+@lru_cache(maxsize=_CACHE_SIZE)
+def _cached_route(method: bytes, path: bytes) -> Route:
     return _route(method, path, b"")
 
 
 @attrs.frozen
-class Named:
-    """A model in a path.
+class ModelPath:
+    """A path that begins with the name of a model.
 
     Attributes:
-        model: Its name, decoded; perhaps nobody's.
-        path: What follows it, still percent-encoded: empty, or it begins with ``/``.
+        model: The name, decoded; perhaps that of no model.
+        path: The rest, still percent-encoded: empty, or it begins with ``/``.
     """
 
     model: str
     path: bytes
 
 
-def named_in(tail: bytes, find: Callable[[str], object]) -> Named:
-    """Return the model that *tail* begins with: the longest name that is known.
+def split_model(tail: bytes, find: Callable[[str], object]) -> ModelPath:
+    """Return *tail*, split behind the longest beginning that names a model.
 
-    A slash in a name may stand as it is or as ``%2F``. If no beginning is known, what
-    stands before the first slash is the name.
+    A slash in a name may be written as it is or as ``%2F``. If no beginning names a model,
+    *tail* is split at its first slash.
 
     Args:
-        tail: What follows `UPSTREAM`, still percent-encoded.
-        find: Returns what has a name; None if nothing has it.
+        tail: The path below `UPSTREAM`, still percent-encoded.
+        find: Returns the model of a name; None if there is none.
     """
     ends: list[int] = []
     end = -1
-    while len(ends) < _NAME_PARTS and 0 <= (end := tail.find(b"/", end + 1)) <= _NAME_BYTES:
+    while len(ends) < _NAME_SEGMENTS and 0 <= (end := tail.find(b"/", end + 1)) <= _NAME_BYTES:
         ends.append(end)
     if end < 0 and len(tail) <= _NAME_BYTES:
         ends.append(len(tail))
     for end in reversed(ends):
         name = decoded(tail[:end])
         if find(name) is not None:
-            return Named(name, tail[end:])
+            return ModelPath(name, tail[end:])
     end = ends[0] if ends else _NAME_BYTES
-    return Named(decoded(tail[:end]), tail[end:])
+    return ModelPath(decoded(tail[:end]), tail[end:])
 
 
 def decoded(path: bytes) -> str:
-    """Return *path* without percent-encoding; what is no text becomes U+FFFD."""
+    """Return *path* without percent-encoding; bytes that are not UTF-8 become U+FFFD."""
     return unquote(path.decode("ascii", "replace"), errors="replace")
 
 
 def _is_control(path: str) -> bool:
-    # "//admin/x" is looked up as "/admin/x" by the control plane: never let it pass as ours.
+    # The control plane looks "//admin/x" up as "/admin/x": such a path is never proxied.
     path = "/" + path.lstrip("/")
-    return path in _CONTROL_EXACT or path.startswith(_CONTROL_PREFIX)
-
-
-def is_ollama(path: str) -> bool:
-    """Say whether *path* belongs to Ollama's API, so that its errors have Ollama's form."""
-    return path in OLLAMA_PATHS or path.startswith(_OLLAMA_PREFIX)
+    if path in _CONTROL_EXACT or path.startswith(_CONTROL_PREFIX):
+        return True
+    return APIS.is_served_by_router(path)
 
 
 def allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
-    """Say whether *path* begins with one of *proxy_endpoints*; an empty list allows all.
+    """Return whether *path* begins with one of *proxy_endpoints*; an empty list allows all.
 
-    A path with a ``..`` in it is never allowed where a list is given: a backend that
-    resolves it would serve what the list keeps out.
+    A path with a segment ``..`` is never allowed by a list that is not empty: a backend that
+    resolves it would serve what the list excludes.
 
     Args:
         path: Path of the request target, still percent-encoded.
@@ -243,13 +230,13 @@ def allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
     """
     if not proxy_endpoints:
         return True
-    if len(path) <= _REMEMBERED_BYTES:
-        return _remembered_allowed(path, proxy_endpoints)
+    if len(path) <= _CACHED_BYTES:
+        return _cached_allowed(path, proxy_endpoints)
     return _allowed(path, proxy_endpoints)
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def _remembered_allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
+@lru_cache(maxsize=_CACHE_SIZE)
+def _cached_allowed(path: bytes, proxy_endpoints: tuple[str, ...]) -> bool:
     return _allowed(path, proxy_endpoints)
 
 

@@ -47,7 +47,7 @@ from .lifecycle import Cue, Intent, Phase, Signal
 from .placement import Occupancy, Placement
 from .restart import CLOSED, after_failure
 from .state import ModelEntry, ModelStatistics, SchedulerState
-from .waits import Other, Wait
+from .waits import Blocker, Wait
 
 #: Why a backend is stopped if its settings are no longer those of the file.
 OUTDATED: Final = "its configuration changed"
@@ -214,12 +214,12 @@ class Scheduler:
         if self._occupancy is None:
             self._occupancy = state.occupancy(self._now_s)
         verdict = state.placement.may_start(entry.spec, self._occupancy)
-        others = (Other(model=each, phase=self.phase(each)) for each in verdict.blockers)
+        blockers = (Blocker(model=each, phase=self.phase(each)) for each in verdict.blockers)
         return Wait(
             model=model,
             phase=entry.phase,
             ahead=ahead,
-            others=tuple(others),
+            blockers=tuple(blockers),
             reason=verdict.reason,
         )
 

@@ -9,7 +9,7 @@ from .lifecycle import Phase
 
 
 @attrs.frozen(kw_only=True)
-class Other:
+class Blocker:
     """A model that has to leave first.
 
     Attributes:
@@ -29,8 +29,8 @@ class Wait:
         model: The requested model.
         phase: Phase of that model's backend.
         ahead: Earlier requests for the model that still wait.
-        others: Models that have to leave before it can start.
-        reason: Why it cannot start, as a sentence of the placement policy; empty if *others*
+        blockers: Models that have to leave before it can start.
+        reason: Why it cannot start, as a sentence of the placement policy; empty if *blockers*
             are the whole reason. It may name other models.
         progress: Loaded part of the model, 0 to 1; None if unknown.
     """
@@ -38,6 +38,6 @@ class Wait:
     model: ModelId
     phase: Phase
     ahead: int = 0
-    others: tuple[Other, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
     reason: str = ""
     progress: float | None = None

@@ -18,7 +18,7 @@ from llama_router.core.requests.multipart import (
     MAX_PARTS,
     MAX_VALUE_BYTES,
     STEPS,
-    FormSearch,
+    FormScanner,
     boundary_of,
 )
 from llama_router.errors.requests import RequestError
@@ -41,17 +41,17 @@ def form(*parts: bytes, boundary: bytes = b"XX", preamble: bytes = b"") -> bytes
     return body + b"--" + boundary + b"--\r\n"
 
 
-def look(search: FormSearch, body: bytes | bytearray, size_bytes: int) -> int:
+def look(search: FormScanner, body: bytes | bytearray, size_bytes: int) -> int:
     """Look at all that is new, in as many steps as it takes; return how many that were."""
     steps = 1
-    while not search.look(body, size_bytes):
+    while not search.scan(body, size_bytes):
         steps += 1
     return steps
 
 
 def fields(body: bytes, *pieces: int, boundary: bytes = b"XX") -> dict[bytes, bytes | None]:
     """Return what is found in *body* when it arrives in pieces that end at these offsets."""
-    search = FormSearch(boundary, NAMES)
+    search = FormScanner(boundary, NAMES)
     for end in sorted(pieces):
         look(search, bytearray(body), min(end, len(body)))
     look(search, body, len(body))
@@ -189,7 +189,7 @@ def test_what_is_refused(body: bytes, said: str) -> None:
 def test_a_large_file_is_neither_copied_nor_looked_at_twice() -> None:
     """Memory stays flat while a file of some megabytes arrives in small pieces."""
     body = bytearray(form(part("file", b"\r\n-" * 2_000_000, file="f"), part("model", b"m")))
-    search = FormSearch(b"XX", NAMES)
+    search = FormScanner(b"XX", NAMES)
     tracemalloc.start()
     try:
         for end in range(0, len(body), 4096):
@@ -221,7 +221,7 @@ def test_the_boundary(content_type: bytes, boundary: bytes | None) -> None:
 def test_no_step_takes_long() -> None:
     """A form of many parts that arrives at once takes many steps, of a bounded number of parts."""
     body = form(*[part("x", b"1")] * MAX_PARTS)
-    assert look(FormSearch(b"XX", NAMES), body, len(body)) >= 2 * MAX_PARTS // STEPS
+    assert look(FormScanner(b"XX", NAMES), body, len(body)) >= 2 * MAX_PARTS // STEPS
 
 
 def test_a_boundary_far_behind_is_none() -> None:

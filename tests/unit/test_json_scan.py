@@ -10,21 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.config.overrides import (
-    RequestOverrides,
-    bring_into_shape,
-    with_overrides,
-)
-from llama_router.core.requests import json_scan as skim_module
+from llama_router.core.config.overrides import RequestOverrides
+from llama_router.core.requests import json_scan
+from llama_router.core.requests.body_overrides import override_in_place, with_overrides
 from llama_router.core.requests.json_scan import (
     BLANKED_BYTES,
-    FAR_BYTES,
     MAX_DEPTH,
     MAX_FIELDS,
-    Skim,
+    SEARCHED_BYTES,
+    FieldScanner,
     change,
 )
-from llama_router.core.requests.request_target import ASKED, asked_by, is_skimmed, skim_of
+from llama_router.core.requests.request_target import (
+    TARGET_FIELDS,
+    field_scanner,
+    needs_scan,
+    request_target,
+)
 from llama_router.errors.requests import RequestError
 
 NAMES = frozenset(("model", "stream"))
@@ -41,37 +43,37 @@ JSON = st.recursive(
 )
 DOCUMENTS = st.dictionaries(KEYS, JSON, max_size=6)
 WINDOWS = st.sampled_from([2, 3, 7, 16 * 1024])
-FAR = st.sampled_from([1, 2, 5, FAR_BYTES])
+FAR = st.sampled_from([1, 2, 5, SEARCHED_BYTES])
 
 
-def skimmed(body: bytes | bytearray, names: frozenset[str] = NAMES) -> Skim:
+def scanned(body: bytes | bytearray, names: frozenset[str] = NAMES) -> FieldScanner:
     """Return what is found in *body*, in as many steps as it takes."""
-    skim = Skim(body, names)
-    while not skim.go_on():
+    scanner = FieldScanner(body, names)
+    while not scanner.step():
         pass
-    return skim
+    return scanner
 
 
 @pytest.fixture(autouse=True)
 def _restore_window(monkeypatch) -> None:
     """Leave the size of windows as it was."""
-    monkeypatch.setattr(skim_module, "WINDOW_BYTES", skim_module.WINDOW_BYTES)
-    monkeypatch.setattr(skim_module, "FAR_BYTES", skim_module.FAR_BYTES)
+    monkeypatch.setattr(json_scan, "WINDOW_BYTES", json_scan.WINDOW_BYTES)
+    monkeypatch.setattr(json_scan, "SEARCHED_BYTES", json_scan.SEARCHED_BYTES)
 
 
 def found(body: bytes) -> dict[str, bytes] | None:
-    skim = skimmed(body)
-    if skim.broken or skim.lost:
+    scanner = scanned(body)
+    if scanner.is_malformed or scanner.is_too_complex:
         return None
-    texts = ((name, skim.text_of(name)) for name in sorted(NAMES))
+    texts = ((name, scanner.text_of(name)) for name in sorted(NAMES))
     return {name: text for name, text in texts if text is not None}
 
 
 @given(DOCUMENTS, st.booleans(), st.sampled_from([None, 1]), WINDOWS, FAR)
 def test_it_finds_what_a_decoder_finds(document, ascii_only, indent, window_bytes, far) -> None:
     """Whatever is around it, wherever its windows end."""
-    skim_module.FAR_BYTES = far  # type: ignore[misc]  # restored by the fixture
-    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
+    json_scan.SEARCHED_BYTES = far  # type: ignore[misc]  # restored by the fixture
+    json_scan.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
     text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
     texts = found(text.encode("utf-8", "surrogatepass"))
     assert texts is not None
@@ -92,10 +94,10 @@ def test_a_change_is_that_of_the_decoded_object(
     document, taken_out, put_in, indent, window_bytes
 ) -> None:
     """Fields go and come; the others stay as they are, and nothing between them is left over."""
-    skim_module.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
+    json_scan.WINDOW_BYTES = window_bytes  # type: ignore[misc]  # restored by the fixture
     taken_out |= put_in.keys() & document.keys()
     body = bytearray(json.dumps(document, indent=indent).encode())
-    deque(change(body, skimmed(body, frozenset(taken_out)), taken_out, put_in))
+    deque(change(body, scanned(body, frozenset(taken_out)), taken_out, put_in))
     expected = {n: v for n, v in document.items() if n not in taken_out} | put_in
     assert json.loads(body) == expected
 
@@ -112,14 +114,14 @@ def test_a_large_body_gets_the_shape_of_a_small_one(document, drop, defaults, se
     shape = RequestOverrides(drop=drop, defaults=defaults, sets=sets, model=model)
     body = json.dumps(document).encode()
     large = bytearray(body)
-    deque(bring_into_shape(shape, large, skimmed(body, shape.touched)))
+    deque(override_in_place(shape, large, scanned(body, shape.touched)))
     assert json.loads(large) == json.loads(with_overrides(shape, body))
 
 
 @given(st.binary(max_size=200) | st.text('{}[]",:\\ml ').map(str.encode))
 def test_any_bytes_are_survived(data: bytes) -> None:
     """Garbage gives an answer or none, never an exception, and not an endless search."""
-    skimmed(data)
+    scanned(data)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +161,9 @@ def test_cases(body: bytes, texts) -> None:
 def test_what_goes_leaves_blanks(body: bytes, left: bytes) -> None:
     """And takes one comma along, so that nothing else has to move."""
     changed = bytearray(body)
-    deque(change(changed, skimmed(body), NAMES, {}))
+    deque(change(changed, scanned(body), NAMES, {}))
     assert changed == left
-    deque(change(changed, skimmed(changed), (), {"y": [1]}))
+    deque(change(changed, scanned(changed), (), {"y": [1]}))
     assert json.loads(changed) == {**json.loads(left), "y": [1]}
 
 
@@ -171,34 +173,34 @@ def test_what_goes_leaves_blanks(body: bytes, left: bytes) -> None:
 def test_no_step_takes_long(part: bytes) -> None:
     """A body of many little parts takes many steps, each of which looks at a bounded piece."""
     body = b'{"x":[' + part * (2_000_000 // len(part)) + b'1],"model":"a"}'
-    skim, steps = Skim(body, NAMES), 1
-    while not skim.go_on():
+    scanner, steps = FieldScanner(body, NAMES), 1
+    while not scanner.step():
         steps += 1
-    assert skim.text_of("model") == b'"a"'
+    assert scanner.text_of("model") == b'"a"'
     assert len(body) / steps < 64 * 1024
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"model":"a","x":"' + b"A" * (20 * FAR_BYTES) + b'"}',
-        b'{"model":"a","x":"' + b"A" * (20 * FAR_BYTES) + b'\\n"}',
+        b'{"model":"a","x":"' + b"A" * (20 * SEARCHED_BYTES) + b'"}',
+        b'{"model":"a","x":"' + b"A" * (20 * SEARCHED_BYTES) + b'\\n"}',
     ],
     ids=["plain", "escape"],
 )
 def test_a_long_string_takes_several_steps(body: bytes) -> None:
     """Its end is not looked for in all of it at once."""
-    skim, steps = Skim(body, NAMES), 1
-    while not skim.go_on():
+    scanner, steps = FieldScanner(body, NAMES), 1
+    while not scanner.step():
         steps += 1
-    assert skim.text_of("model") == b'"a"'
+    assert scanner.text_of("model") == b'"a"'
     assert steps >= 20
 
 
 def test_a_large_field_goes_in_several_steps() -> None:
     """Sixty megabytes are not blanked at once."""
     body = bytearray(b'{"model":"a","x":"' + b"A" * (10 * BLANKED_BYTES) + b'"}')
-    steps = list(change(body, skimmed(body, frozenset("x")), {"x"}, {"y": 1}))
+    steps = list(change(body, scanned(body, frozenset("x")), {"x"}, {"y": 1}))
     assert len(steps) == 10
     assert json.loads(body) == {"model": "a", "y": 1}
 
@@ -206,7 +208,7 @@ def test_a_large_field_goes_in_several_steps() -> None:
 def test_blanks_behind_the_object_make_room() -> None:
     """What is put in does not move megabytes of them."""
     body = bytearray(b'{"model":"a"}' + b" " * 100)
-    deque(change(body, skimmed(body), (), {"y": 1}))
+    deque(change(body, scanned(body), (), {"y": 1}))
     assert body == b'{"model":"a","y":1}' + b" " * 94
 
 
@@ -214,7 +216,7 @@ def test_something_behind_the_object_is_refused() -> None:
     """It would have to be moved, and no backend takes it."""
     body = bytearray(b'{"model":"a"} x')
     with pytest.raises(RequestError, match="behind the object"):
-        deque(change(body, skimmed(body), (), {"y": 1}))
+        deque(change(body, scanned(body), (), {"y": 1}))
 
 
 @pytest.mark.parametrize("kind", [b"", b"application/json", b"text/plain"])
@@ -228,12 +230,12 @@ def test_something_behind_the_object_is_refused() -> None:
 )
 def test_too_many_parts_are_refused(kind: bytes, body: bytes) -> None:
     """No decoder sees them, whatever the client says that they are."""
-    skim = skim_of(body, kind, ASKED)
-    assert skim is not None
-    while not skim.go_on():
+    scanner = field_scanner(body, kind, TARGET_FIELDS)
+    assert scanner is not None
+    while not scanner.step():
         pass
     with pytest.raises(RequestError, match="more than 1024 fields"):
-        asked_by(body, kind, seen=skim)
+        request_target(body, kind, scanner=scanner)
 
 
 def test_too_many_fields_of_a_small_body_are_refused_as_well() -> None:
@@ -243,30 +245,30 @@ def test_too_many_fields_of_a_small_body_are_refused_as_well() -> None:
         with_overrides(RequestOverrides(sets={"a": 1}), body)
 
 
-def test_a_dense_body_is_skimmed_where_requests_are_taken_apart() -> None:
+def test_a_dense_body_is_scanned_where_overrides_may_apply() -> None:
     """A decoder that returns all fields takes ten times as long as one that skips them."""
     dense, plain = b'"a":0,' * 20_000, b'"aaaaaa",' * 20_000
-    assert is_skimmed(dense, is_taken_apart=True)
-    assert not is_skimmed(dense, is_taken_apart=False)
-    assert not is_skimmed(plain, is_taken_apart=True)
+    assert needs_scan(dense, has_overrides=True)
+    assert not needs_scan(dense, has_overrides=False)
+    assert not needs_scan(plain, has_overrides=True)
 
 
 def test_a_large_body_that_is_no_object_goes_to_the_model_that_is_named_otherwise() -> None:
     """Nothing in it is looked at."""
     body = b"RIFF" + bytes(300_000)
-    skim = skim_of(body, b"audio/wav", ASKED)
-    assert asked_by(body, b"audio/wav", named="a", seen=skim).model == "a"
+    scanner = field_scanner(body, b"audio/wav", TARGET_FIELDS)
+    assert request_target(body, b"audio/wav", query_model="a", scanner=scanner).model == "a"
     with pytest.raises(RequestError, match="no object"):
-        asked_by(body, b"audio/wav", seen=skim)
+        request_target(body, b"audio/wav", scanner=scanner)
 
 
 def ask(document: Any) -> str:
     body = bytearray(json.dumps(document).encode())
-    skim = skim_of(body, b"application/json", ASKED)
-    assert skim is not None
-    while not skim.go_on():
+    scanner = field_scanner(body, b"application/json", TARGET_FIELDS)
+    assert scanner is not None
+    while not scanner.step():
         pass
-    return asked_by(body, b"", seen=skim).model
+    return request_target(body, b"", scanner=scanner).model
 
 
 def test_a_large_body_is_asked_like_a_small_one() -> None:
@@ -284,8 +286,8 @@ def test_a_large_body_is_asked_like_a_small_one() -> None:
 def test_a_large_body_that_is_cut_off_is_refused() -> None:
     """The client is told so, without a look at the rest of it by a decoder."""
     body = bytearray(b'{"model":"a","x":"' + b"A" * 1_000_000)
-    skim = skim_of(body, b"", ASKED)
-    assert skim is not None
-    assert skim.go_on()
+    scanner = field_scanner(body, b"", TARGET_FIELDS)
+    assert scanner is not None
+    assert scanner.step()
     with pytest.raises(RequestError, match="cut off"):
-        asked_by(body, b"", seen=skim)
+        request_target(body, b"", scanner=scanner)
