@@ -36,11 +36,11 @@ import trio
 from bench import arguments, versions
 from llama_router.backends.backend import Backend
 from llama_router.config.catalog import Catalog
-from llama_router.config.scan_worker.parent import scan_beside
+from llama_router.config.scan_worker.parent import scan_in_process
 from llama_router.config.watcher import Watcher
 from llama_router.core.config.config import Config
-from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
+from llama_router.core.config.reload import ReloadPlan
 from llama_router.core.config.specs import ModelSpec
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.models.gguf import read_header
@@ -295,7 +295,7 @@ async def measure_loop(folder: Path) -> float:
         nursery.start_soon(ticks.run)
         nursery.start_soon(watcher.run)
         for _ in range(2):  # all of them are new, then none
-            await scan_beside(catalog, dispatcher.config.router)
+            await scan_in_process(catalog, dispatcher.config.router)
             await watcher.reload()
         nursery.cancel_scope.cancel()
     (folder / "state" / "models.toml").unlink()

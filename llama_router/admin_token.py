@@ -1,8 +1,7 @@
-"""Where the admin token comes from when the configuration does not set one."""
+"""The admin token of a router without one in its configuration: a credential or a file."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import stat
@@ -13,7 +12,7 @@ from typing import Final
 import attrs
 
 from .errors.base import RouterError
-from .files import Unseen, is_missing, look, make_folder, reason_of
+from .files import Unseen, create_atomically, is_missing, look, make_folder, reason_of
 
 #: Name of the credential, as in ``LoadCredential=admin_token:/etc/...``.
 CREDENTIAL: Final = "admin_token"
@@ -36,22 +35,22 @@ class AdminToken:
 
     Attributes:
         value: The secret.
-        path: Where it was read from; programs of the same user may read it there, too.
-        doubt: Why it may not be a secret, if there is a reason to think so.
+        path: The file; programs of the same user can read it, too.
+        warning: Why other users may have read or changed it; None if they cannot.
     """
 
     value: str = attrs.field(repr=False)
     path: Path
-    doubt: str | None = None
+    warning: str | None = None
 
 
 def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
-    """Return the service manager's credential, or the token in *state_dir*, made if need be.
+    """Return the service manager's credential, or else the token file in *state_dir*.
 
-    Blocks on files. The generated file can be read by its owner only.
+    Blocks on files. A missing file is created; only its owner can read it.
 
     Raises:
-        AdminTokenFileError: if a file is there but holds no token, or cannot be read or made.
+        AdminTokenFileError: if a file holds no token, or cannot be read or created.
     """
     if folder := environ.get("CREDENTIALS_DIRECTORY"):
         path = Path(folder) / CREDENTIAL
@@ -61,7 +60,7 @@ def admin_token(state_dir: Path, environ: Mapping[str, str]) -> AdminToken:
     try:
         return AdminToken(_make(path), path)
     except FileExistsError:
-        return AdminToken(read_token(path), path, _exposure(path))
+        return AdminToken(read_token(path), path, _exposure_warning(path))
     except OSError as exc:
         raise AdminTokenFileError(
             f"cannot write the admin token to {path}: {reason_of(exc)}"
@@ -72,8 +71,9 @@ def read_token(path: Path, *, any_kind: bool = False) -> str:
     """Return the token in *path*.
 
     Args:
-        path: A regular file: whatever else it is could keep a start waiting, for ever perhaps.
-        any_kind: Also read it if it is a pipe, say: whoever named it waits, and knows.
+        path: A regular file: reading anything else could block the start for ever.
+        any_kind: Also read a pipe or a device. For a file that the user named on the command
+            line: the command may block then.
 
     Raises:
         AdminTokenFileError: if it cannot be read, or is too short to be safe.
@@ -92,10 +92,10 @@ def read_token(path: Path, *, any_kind: bool = False) -> str:
 
 
 def _text_of_file(path: Path) -> str:
-    """Return what is in a regular file; never waits for a pipe.
+    """Return the text of a regular file; never blocks on a pipe.
 
     Raises:
-        AdminTokenFileError: if it is something else.
+        AdminTokenFileError: if it is no regular file.
         OSError: if it cannot be read.
         UnicodeDecodeError: if it is not ASCII.
     """
@@ -112,10 +112,10 @@ def _text_of_file(path: Path) -> str:
         return file.read().decode("ascii")
 
 
-def _exposure(path: Path) -> str | None:
-    """Say so if others than the owner and group of *path* may read it, or than the owner write.
+def _exposure_warning(path: Path) -> str | None:
+    """Return a warning if others than owner and group may read *path*, or than the owner write.
 
-    That a group may read it may be meant: its members then operate the router.
+    Read access for the group may be intended: its members can then operate the router.
     """
     found = look(path)
     mode = 0 if isinstance(found, Unseen) else stat.S_IMODE(found.st_mode)
@@ -124,28 +124,20 @@ def _exposure(path: Path) -> str | None:
     does = "read" if mode & stat.S_IROTH else "change"
     return (
         f"other users may {does} it, because its mode is {mode:04o}: remove it and restart the "
-        "router, which then makes a new one, or, if nobody has read it, run chmod 600"
+        "router, which then makes a new one, or, if it is still secret, run chmod 600"
     )
 
 
 def _make(path: Path) -> str:
-    """Write a new token to *path*, all of it or nothing.
+    """Create *path* with a new token, in one step; return the token.
 
     Raises:
-        FileExistsError: if there is one.
+        FileExistsError: if the file exists.
         OSError: if it cannot be written.
     """
     token = secrets.token_urlsafe(32)
     make_folder(path.parent)
     if not is_missing(path):
         raise FileExistsError
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, token.encode() + b"\n")
-        os.link(temporary, path)  # unlike a rename, never over the token of another router
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    create_atomically(path, f"{token}\n".encode())
     return token

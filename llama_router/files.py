@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -238,33 +239,99 @@ def make_folder(path: Path, *, mode: int = 0o700) -> None:
         raise OSError(errno.ENOENT, reason_of(exc)) from exc
 
 
-def replace_file(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
-    """Let *path* hold *data*, at one moment.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield an unused name beside *path*; what the body makes there replaces *path* in one step.
+
+    If the body raises, *path* is as before, and the temporary file is removed. Concurrent
+    writers have different names, so the last one to finish wins. A link at *path* is replaced,
+    not the file that it points to.
+
+    Raises:
+        OSError: if *path* cannot be replaced.
+    """
+    temporary = _unused_name_beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unused_name_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def replace_atomically(
+    path: Path, data: bytes, *, mode: int = 0o600, like: Path | None = None, sync: bool = False
+) -> None:
+    """Replace the content of *path* in one step: readers see the old or the new content.
 
     Args:
-        path: The file. A link there is replaced, not what it leads to.
-        data: All of it.
-        mode: What the umask may take rights from.
-        sync: Wait until the disk has it.
+        path: The file. A link there is replaced, not the file that it points to.
+        data: The complete content.
+        mode: Permissions of the new file; the umask may remove some of them.
+        like: See `write_new`.
+        sync: See `write_new`.
 
     Raises:
         OSError: if that is not possible; the file is as before then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with look_at(path), replacing(path) as temporary:
+        write_new(temporary, data, mode=mode, like=like, sync=sync)
+
+
+def create_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Create *path* with *data* in one step, unless it exists.
+
+    Raises:
+        FileExistsError: if it exists; it is not changed then.
+        OSError: if it cannot be written.
+    """
+    temporary = _unused_name_beside(path)
+    try:
+        write_new(temporary, data, mode=mode)
+        os.link(temporary, path)  # unlike a rename, it never replaces an existing file
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_new(
+    path: Path, data: bytes, *, mode: int = 0o600, like: Path | None = None, sync: bool = False
+) -> None:
+    """Create the file *path* with *data* in it.
+
+    Args:
+        path: Must not exist. What is left there after an error is incomplete.
+        data: The complete content.
+        mode: Its permissions; the umask may remove some of them.
+        like: A file with the owner and the permissions to set, as far as this process may set
+            them. Until then only the owner can read the new file: it may hold secrets. Ignored
+            if it is missing.
+        sync: Return only when the disk has the content.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with look_at(path):
-        temporary.unlink(missing_ok=True)  # of an earlier process with this number
-        try:
-            with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
-                file.write(data)
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    with os.fdopen(os.open(path, flags, mode if like is None else 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        if like is not None:
+            _copy_permissions(like, file.fileno())
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _copy_permissions(source: Path, descriptor: int) -> None:
+    with suppress(FileNotFoundError):
+        found = source.stat()
+        with suppress(PermissionError):
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
 
 
 def is_open_to_all(path: Path) -> bool:

@@ -1,9 +1,9 @@
-"""The file by which commands find the running router. Holds no secret.
+"""The file by which commands find the running router. It contains no secret.
 
 It is ``router.json`` in ``$RUNTIME_DIRECTORY`` (set by systemd), else in the state
-directory; written when connections are accepted, removed at the end. Beside it is
-``router.token``, if the configuration in force sets the admin token: the file itself may have
-another one by then, or a mistake.
+directory. It is written when the router accepts connections and removed when it stops. If the
+configuration in force sets the admin token, ``router.token`` beside it contains that token:
+``router.toml`` may have another token, or a mistake, by the time it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from .files import make_folder, read_up_to, replace_file
+from .files import make_folder, read_up_to, replace_atomically
 
 FILE: Final = "router.json"
 
@@ -26,13 +26,13 @@ _MAX_BYTES: Final = 2**20
 
 @attrs.frozen(kw_only=True)
 class RuntimeFile:
-    """What a running router says about itself.
+    """The process and the addresses of a running router.
 
     Attributes:
-        pid: Its process.
+        pid: Its process id.
         urls: Its base URLs; the first one is for commands on the same machine.
         config: Its configuration file.
-        token_file: Where the admin token is that counts.
+        token_file: The file with the admin token in force.
     """
 
     pid: int
@@ -42,42 +42,42 @@ class RuntimeFile:
 
 
 def runtime_path(state_dir: Path, environ: Mapping[str, str]) -> Path:
-    """Return where a router with this state directory writes the file."""
+    """Return the path of the file for a router with this state directory."""
     if folder := environ.get("RUNTIME_DIRECTORY"):
         return Path(folder.split(":")[0]) / FILE
     return state_dir / FILE
 
 
 def token_path(path: Path) -> Path:
-    """Return where a token of the configuration is kept, beside the runtime file *path*."""
+    """Return the path of the token file beside the runtime file *path*."""
     return path.with_suffix(".token")
 
 
 def write(path: Path, content: RuntimeFile, token: str | None = None) -> None:
-    """Write the file, all of it or nothing. Blocks on files.
+    """Write the file in one step. Blocks on files.
 
     Args:
         path: The file.
-        content: What it says.
+        content: Its content.
         token: The admin token, if the configuration sets it.
 
     Raises:
-        OSError: if it cannot be written, or is that of another router that runs.
+        OSError: if it cannot be written, or belongs to another running router.
     """
     found = read(path)
     if found is not None and found.pid != content.pid and _is_router(found.pid):
         raise OSError(errno.EEXIST, f"another router, pid {found.pid}, has the file")
     make_folder(path.parent)
     if token is not None:
-        replace_file(token_path(path), f"{token}\n".encode())
+        replace_atomically(token_path(path), f"{token}\n".encode())
     text = json.dumps(attrs.asdict(content), indent=2) + "\n"
-    replace_file(path, text.encode(), mode=0o644)
+    replace_atomically(path, text.encode(), mode=0o644)
     if token is None:
         token_path(path).unlink(missing_ok=True)
 
 
 def read(path: Path) -> RuntimeFile | None:
-    """Return what the file says, or None if it is not there, or its router is not."""
+    """Return the content of the file; None if it is missing or its router does not run."""
     try:
         document = json.loads(read_up_to(path, _MAX_BYTES))
         found = RuntimeFile(
@@ -110,7 +110,7 @@ def _runs(pid: int) -> bool:
 
 
 def _is_router(pid: int) -> bool:
-    """Return whether a process looks like a router: its number may be that of an ended one."""
+    """Return whether a process looks like a router: a pid may have been reused."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

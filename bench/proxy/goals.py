@@ -17,7 +17,7 @@ SUBJECT = "llama-router"
 DIRECT = "direct"
 
 
-class Verdict(StrEnum):
+class ReloadOutcome(StrEnum):
     """The verdict on a goal."""
 
     MET = "met"
@@ -103,7 +103,7 @@ class Outcome:
     """
 
     goal: Goal
-    verdict: Verdict
+    verdict: ReloadOutcome
     value: Spread | None
     reason: str = ""
 
@@ -125,8 +125,10 @@ def _judged(goal: Goal, results: Results) -> Outcome:
         if (reason := results.unusable(goal.workload, name)) is not None
     )
     if value is None or reason:
-        return Outcome(goal, Verdict.NOT_MEASURED, value, reason or "there is nothing to compare")
-    verdict = Verdict.MISSED if value.median > goal.limit else Verdict.MET
+        return Outcome(
+            goal, ReloadOutcome.NOT_MEASURED, value, reason or "there is nothing to compare"
+        )
+    verdict = ReloadOutcome.MISSED if value.median > goal.limit else ReloadOutcome.MET
     return Outcome(goal, verdict, value)
 
 

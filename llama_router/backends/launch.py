@@ -16,7 +16,7 @@ import trio
 
 from ..core.config.command import command_line, environment
 from ..core.config.names import ModelId
-from ..core.config.redaction import masked_command
+from ..core.config.redaction import redacted_command
 from ..core.config.specs import ModelSpec
 from ..errors.backends import (
     BackendError,
@@ -250,7 +250,7 @@ class Launcher:
                     )
                 )
                 self.lifeline.register(process.pid, process.start_time, marker)
-                argv = masked_command(program.argv)
+                argv = redacted_command(program.argv)
                 log.info("backend.spawned", model=spec.id, pid=process.pid, port=port, argv=argv)
                 model_log.mark(f"pid {process.pid} started: {shlex.join(argv)}")
                 task_status.started(process)

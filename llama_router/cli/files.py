@@ -10,11 +10,11 @@ from pathlib import Path
 
 import attrs
 
-from ..config.catalog import Catalog, Scanned
+from ..config.catalog import Catalog, ScanReport
 from ..config.load import LoadedConfig, load_config
 from ..config.locations import default_config_path, state_dir_for
 from ..core.config import placeholders
-from ..core.config.merge import Found
+from ..core.config.merge import FoundModels
 from ..core.config.specs import ModelSpec, RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..files import Unseen, look, reason_of
@@ -64,7 +64,7 @@ class Prepared:
 
     loaded: LoadedConfig
     catalog: Catalog
-    scans: tuple[Scanned, ...]
+    scans: tuple[ScanReport, ...]
 
 
 def prepare_or_explain(
@@ -94,12 +94,12 @@ def prepare_or_explain(
         if not (exists or may_be_missing):
             raise _no_config()
         catalog, router = _open_catalog(path, optional=not exists)
-        scans: list[Scanned] = []
+        scans: list[ScanReport] = []
         if import_dir is not None:
             scans.append(catalog.import_folder(import_dir.absolute()))
         scans.append(catalog.scan(router, keep=keep))
         if first is not None:
-            _start_with(catalog, first, router, scans[-1])
+            _set_startup_model(catalog, first, router, scans[-1])
         loaded = catalog.load(path)
         if not exists and not loaded.config.models:
             raise _no_config()
@@ -119,19 +119,21 @@ def prepare_or_explain(
     return prepared
 
 
-def _start_with(catalog: Catalog, file: Path, router: RouterSpec, scanned: Scanned) -> None:
+def _set_startup_model(
+    catalog: Catalog, file: Path, router: RouterSpec, scanned: ScanReport
+) -> None:
     """Let the model of *file* be the one to load at start, if there is none yet.
 
     Raises:
         ConfigError: if that is not possible.
     """
     try:
-        found = catalog.start_with(file)
+        found = catalog.set_startup_model(file)
     except OSError as exc:
         message = f"the state directory cannot be used: {reason_of(exc)}: {exc.filename}"
         raise ConfigError((Problem((), message),)) from exc
     if found is None:
-        reasons = [doubt.reason for doubt in scanned.doubts if doubt.path == str(file)]
+        reasons = [warning.reason for warning in scanned.warnings if warning.path == str(file)]
         reason = reasons[0] if reasons else "llama.cpp cannot serve it alone"
         if not router.scan_caches:
             reason = "router.scan_caches is off"
@@ -156,7 +158,7 @@ def _open_catalog(path: Path, *, optional: bool) -> tuple[Catalog, RouterSpec]:
     Raises:
         ConfigError: if the file has a mistake.
     """
-    router = load_config(path, found=Found(), running=True, optional=optional).config.router
+    router = load_config(path, found=FoundModels(), running=True, optional=optional).config.router
     state_dir = state_dir_for(router.state_dir, os.environ)
     return Catalog(state_dir, os.environ, optional=optional), router
 
@@ -180,14 +182,14 @@ def check(file: Path | None, *, commands: bool = False) -> int:
         return 1
     loaded = prepared.loaded
     for scanned in prepared.scans:
-        for doubt in scanned.doubts:
-            print(escape_controls(f"{doubt.path}: warning: {doubt.reason}"), file=sys.stderr)  # noqa: T201 -- same
+        for warning in scanned.warnings:
+            print(escape_controls(f"{warning.path}: warning: {warning.reason}"), file=sys.stderr)  # noqa: T201 -- same
     if commands:
         for model, spec in loaded.config.models.items():
             print(escape_controls(f"{model}: {_command_line(spec)}"))  # noqa: T201 -- same
     models = len(loaded.config.models)
     if loaded.unavailable:
-        lost = len(loaded.config.faults)
+        lost = len(loaded.config.file_faults)
         print(f"{loaded.path}: {lost} of {models} models cannot be used now", file=sys.stderr)  # noqa: T201 -- same
         return 1
     print(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")  # noqa: T201 -- same

@@ -17,10 +17,10 @@ from ..config.removal import Deletion, check_unused
 from ..errors.base import RouterError
 from ..errors.downloads import ModelNotCachedError
 from ..files import reason_of
-from ..hub.cache import CachedModel, RepoCache, cache_root, named, repositories
+from ..hub.cache import CachedModel, RepoCache, cache_root, find_repository, repositories
 from ..hub.downloads import Downloads, DownloadState, DownloadStatus
-from ..hub.names import Reference, parse_reference
-from ..hub.units import size
+from ..hub.references import Reference, parse_reference
+from ..hub.units import format_size
 from ..logs.lines import escape_controls
 from ..models import found_file
 from .client import Where, find, state_dirs
@@ -69,7 +69,7 @@ def fetch(model: str, *, file: str | None) -> DownloadStatus | int:
     elif status.result.fetched_bytes == 0:
         _say(f"{status.model} is here already")
     else:
-        _say(f"{status.model} is here now: fetched {size(status.result.fetched_bytes)}")
+        _say(f"{status.model} is here now: fetched {format_size(status.result.fetched_bytes)}")
     return status
 
 
@@ -123,7 +123,7 @@ def list_models(*, as_json: bool) -> int:
     width = max((len(model.id) for model in models), default=0)
     for model in models:
         also = "  +mmproj" if model.mmproj is not None else ""
-        _print(f"{model.id:{width}}  {size(model.size_bytes):>9}{also}")
+        _print(f"{model.id:{width}}  {format_size(model.size_bytes):>9}{also}")
     return 0
 
 
@@ -146,9 +146,9 @@ def remove(model: str, config: Path | None) -> int:
     """
     try:
         wanted = parse_reference(model)
-        cache = named(cache_root(os.environ), wanted.repo)
+        cache = find_repository(cache_root(os.environ), wanted.repo)
         try:
-            found = cache.pick(wanted.tag)
+            found = cache.model_by_tag(wanted.tag)
             _check_unused(cache, found, config)
             freed_bytes, name = cache.remove(found), found.id
         except ModelNotCachedError:
@@ -162,7 +162,7 @@ def remove(model: str, config: Path | None) -> int:
         return _fail(str(exc))
     except OSError as exc:
         return _fail(f"cannot delete {exc.filename}: {reason_of(exc)}")
-    _say(f"removed {name}: {size(freed_bytes)} freed")
+    _say(f"removed {name}: {format_size(freed_bytes)} freed")
     return 0
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ..files import Unseen, look, read_up_to, resolved
+from ..files import Unseen, look, read_up_to, replace_atomically, resolved
 from ..systemd.unit import UnitOptions, is_ours, units
 
 #: Where an administrator's units are. Source: systemd.unit(5).
@@ -42,8 +42,8 @@ def install_unit(
     for name, text in texts.items():
         if fault := _write(folder / name, text, force=force):
             return _fail(fault)
-    if not user and (doubt := _doubt(Path(program[0]))):
-        print(f"warning: {doubt}", file=sys.stderr)  # noqa: T201 -- the command's output
+    if not user and (warning := _access_warning(Path(program[0]))):
+        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 -- the command's output
     _say("\n".join(_next_steps(list(texts), config, user=user)))
     return 0
 
@@ -78,9 +78,7 @@ def _write(path: Path, text: str, *, force: bool) -> str | None:
                 "(changes belong into 'systemctl edit', where they stay)"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        replace_atomically(path, text.encode(), mode=0o666)
     except PermissionError:
         return f"{path} cannot be written: run this as root, or with --user for a unit of your own"
     except (OSError, UnicodeDecodeError) as exc:
@@ -102,8 +100,8 @@ def _text_of(path: Path) -> str | None:
         return None
 
 
-def _doubt(program: Path) -> str | None:
-    """Say why the service's own user would not be able to run *program*."""
+def _access_warning(program: Path) -> str | None:
+    """Return the reason why the service's own user could not run *program*; None without one."""
     real = resolved(program)
     for folder in (*program.parents, *(() if isinstance(real, Unseen) else real.parents)):
         if folder in _HIDDEN:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import NOT_A_FOLDER, folder_fault, is_missing
 from ..logs.lines import escape_controls
 from ..models.discovery import naming
-from ..models.discovery.kinds import args_for, kind_of
+from ..models.discovery.found import args_for, kind_of
 from ..models.gguf import GgufError, read_header
 from ..stalls import despite_stalls
 from .files import catalog_or_explain
@@ -23,14 +23,14 @@ def import_folder(folder: Path, config: Path | None) -> int:
     if catalog is None:
         return 1
     scanned = catalog.import_folder(folder.absolute())
-    for doubt in scanned.doubts:
-        _print(f"{doubt.path}: warning: {doubt.reason}", error=True)
+    for warning in scanned.warnings:
+        _print(f"{warning.path}: warning: {warning.reason}", error=True)
     for model in scanned.models:
         _print(f"{'imported' if model in scanned.new else 'known already'}: {model}")
     if not scanned.models:
         _print(f"{folder}: no model was found", error=True)
         return 1
-    return 0 if scanned.kept else 1
+    return 0 if scanned.is_stored else 1
 
 
 def _fault_of(folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from ..hub.downloads import DownloadStatus
-from ..hub.units import duration, size
+from ..hub.units import format_duration, format_size
 from ..logs.lines import escape_controls
 
 #: Seconds between two lines where there is no terminal.
@@ -42,12 +42,12 @@ def figures(status: DownloadStatus) -> str:
     """Return how much is here, how fast it comes and how long it will take."""
     if status.total_bytes is None:
         return status.note or "asking the hub"
-    text = f"{size(status.done_bytes)} of {size(status.total_bytes)}"
+    text = f"{format_size(status.done_bytes)} of {format_size(status.total_bytes)}"
     if status.note:
         return f"{text}, {status.note}"
     if status.bytes_per_s:
-        text += f", {size(status.bytes_per_s)}/s"
-    return text if status.left_s is None else f"{text}, {duration(status.left_s)} left"
+        text += f", {format_size(status.bytes_per_s)}/s"
+    return text if status.left_s is None else f"{text}, {format_duration(status.left_s)} left"
 
 
 class Lines:

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from .. import __version__
-from ..config.catalog import Catalog, Scanned
+from ..config.catalog import Catalog, ScanReport
 from ..config.load import LoadedConfig
 from ..config.locations import state_dir_for
 from ..errors.base import RouterError
@@ -63,7 +63,7 @@ def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> Loa
 
 
 def serve_config(
-    loaded: LoadedConfig, catalog: Catalog | None = None, scans: Iterable[Scanned] = ()
+    loaded: LoadedConfig, catalog: Catalog | None = None, scans: Iterable[ScanReport] = ()
 ) -> int:
     """Serve *loaded* until a signal; return the exit status.
 

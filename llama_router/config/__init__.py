@@ -1,1 +1,1 @@
-"""From ``router.toml`` and the models that were found to the configuration in force."""
+"""The configuration in force: loaded from ``router.toml`` and the found models, and reloaded."""

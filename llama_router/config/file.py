@@ -1,4 +1,4 @@
-"""A configuration file, read once and handed on; what cannot be read is said with its line."""
+"""A configuration file: read once, parsed as TOML with line numbers, replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import Any, Final
 import attrs
 
 from ..core.config.kinds import MAX_DEPTH
-from ..errors.config import ConfigError, Problem, Where
-from ..files import Unseen, look, read_with_stat, reason_of
+from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError, Where
+from ..files import Unseen, look, read_with_stat, reason_of, replacing, write_new
 from .toml_lines import LineFinder, in_file_order
 
-#: No configuration is larger; something else that was named by mistake may be.
+#: Limit against reading a large file that was named by mistake.
 MAX_BYTES: Final = 16 * 1024 * 1024
 
 _NOTHING_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
-# Only what tomllib itself puts at the end of its sentences.
+# The position that tomllib appends to its messages.
 _TOML_POSITION: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 _PART: Final = r"""(?:"(?>(?:[^"\\\n]|\\.)*)"|'[^'\n]*+'|[A-Za-z0-9_-]++)"""
 
-# What dots can stand in: a text of several lines, a comment, or a key. Each is taken whole.
+# Tokens that can contain dots: a multi-line string, a comment, or a key.
 _DOTTED: Final = re.compile(
     r'''"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|#[^\n]*+'''
     rf"|(?P<key>{_PART}(?>(?:[ \t]*+\.[ \t]*+{_PART})*))",
@@ -39,14 +39,14 @@ _DOTTED: Final = re.compile(
 
 @attrs.frozen(eq=False)
 class ConfigFile:
-    """A configuration file as it was read: once, for everything that is made of it.
+    """The content of a configuration file, read once for all uses.
 
     Attributes:
-        path: Its name, absolute.
-        data: Its bytes; none if there is no file.
+        path: Its path, absolute.
+        data: Its bytes; empty if the file is missing.
         mode: Its permissions.
-        absence: Why there is none, in the words of the system; None if there is one.
-        unseen: Why its folder cannot be looked into, if that is the reason; else None.
+        absence: The system's reason why the file is missing; None if it exists.
+        unseen: The reason why its folder cannot be read, if that is why; else None.
         sha256: The digest of its bytes.
     """
 
@@ -69,7 +69,7 @@ class ConfigFile:
             ConfigError: if it is not UTF-8.
         """
         try:
-            # Some editors begin a UTF-8 file with a byte order mark; it means nothing.
+            # Some editors write a byte order mark in front, which has no meaning in UTF-8.
             return self.data.decode("utf-8-sig")
         except UnicodeDecodeError as exc:
             line = self.data.count(b"\n", 0, exc.start) + 1
@@ -77,7 +77,7 @@ class ConfigFile:
 
     @cached_property
     def document(self) -> Mapping[str, Any]:
-        """What it says, as it is written.
+        """The parsed TOML document.
 
         Raises:
             ConfigError: if it is not TOML, or nested more than `MAX_DEPTH` deep.
@@ -92,21 +92,21 @@ class ConfigFile:
     def in_order(self, problems: Iterable[Problem]) -> tuple[Problem, ...]:
         """Return *problems* in the order of the file, each with its line where it has one."""
         problems = tuple(problems)
-        # Finding the lines takes as long as everything else.
+        # Finding the lines takes as long as all other work, so only if needed.
         return in_file_order(self.lines, problems) if problems else ()
 
-    def holding(self, data: bytes) -> ConfigFile:
-        """Return the file as it would be read if it held *data*."""
+    def with_data(self, data: bytes) -> ConfigFile:
+        """Return the file with *data* as its content."""
         return attrs.evolve(self, data=data, absence=None, unseen=None)
 
 
 def read_file(path: Path, *, optional: bool = False) -> ConfigFile:
-    """Return the file *path*, also if there is none.
+    """Return the file *path*, also if it is missing.
 
     Args:
-        path: Its name.
-        optional: A file in a folder that cannot be looked into is returned as one that is
-            absent, with the reason as `ConfigFile.unseen`.
+        path: Its path.
+        optional: Return a file in a folder that cannot be read as a missing one, with the
+            reason as `ConfigFile.unseen`.
 
     Raises:
         ConfigError: if it cannot be read.
@@ -127,8 +127,43 @@ def read_file(path: Path, *, optional: bool = False) -> ConfigFile:
     return ConfigFile(path, data, mode=stat.S_IMODE(found.st_mode))
 
 
+def read_config(path: Path) -> ConfigFile:
+    """Return the file *path* for an edit, also if it is missing.
+
+    Raises:
+        SettingError: if it cannot be read.
+    """
+    try:
+        return read_file(path)
+    except ConfigError as exc:
+        raise SettingError(str(exc)) from exc
+
+
+def replace_config(file: ConfigFile, data: bytes) -> None:
+    """Replace the content of *file* by *data*, in one step.
+
+    A link stays a link: the file that it points to is replaced. Owner and permissions stay,
+    as far as this process may set them.
+
+    Raises:
+        ConfigChangedError: if the content is not the one of *file* any more.
+        SettingError: if it cannot be written.
+    """
+    try:
+        target = file.path.resolve()
+        with replacing(target) as temporary:
+            write_new(temporary, data, like=target, sync=True)
+            if read_config(file.path).data != file.data:
+                raise ConfigChangedError(
+                    "the configuration file was changed meanwhile, so nothing was written; "
+                    "try again"
+                )
+    except OSError as exc:
+        raise SettingError(f"cannot write {file.path}: {exc.strerror}") from exc
+
+
 def copied(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of *document*, down to every table and array in it."""
+    """Return a deep copy of *document*."""
     return {key: _copied(member) for key, member in document.items()}
 
 
@@ -156,7 +191,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _refuse_long_keys(text: str) -> None:
-    """Refuse keys of many parts: with their number, time and memory grow by its square.
+    """Refuse keys of many parts: time and memory would grow with the square of their number.
 
     Raises:
         ConfigError: with the line of the first one.
@@ -172,10 +207,10 @@ def _refuse_long_keys(text: str) -> None:
 
 
 def _refuse_depth(document: dict[str, Any]) -> None:
-    """Refuse what is nested so deeply that a function which descends into it could fail.
+    """Refuse a deeply nested document, on which recursive functions could fail.
 
     Raises:
-        ConfigError: if it is.
+        ConfigError: if it is nested more than `MAX_DEPTH` deep.
     """
     level: list[Any] = [document]
     for _ in range(MAX_DEPTH + 1):
@@ -195,7 +230,7 @@ def _too_deep() -> ConfigError:
 
 
 def tables(document: Mapping[str, Any], section: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables of *section* with their names; what is not one is left out."""
+    """Return the tables of *section* with their names; other values are left out."""
     found = document.get(section)
     items = found.items() if isinstance(found, dict) else ()
     return [(name, table) for name, table in items if isinstance(table, dict)]

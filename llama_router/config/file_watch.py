@@ -1,4 +1,4 @@
-"""When a watched file has changed and come to rest. Pure: stamps go in, advice comes out."""
+"""Detects when a polled file has changed and is stable. Pure: no file is read here."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from enum import StrEnum
 from typing import TypeAlias
 
 Stamp: TypeAlias = tuple[int, ...] | None
-"""Identity, size and times of a file; None while it cannot be seen."""
+"""Identity, size and times of a file; None if it cannot be read."""
 
 
-class Advice(StrEnum):
-    """What to do after a look at the file."""
+class NextStep(StrEnum):
+    """The next action after a poll."""
 
-    REST = "rest"  # nothing new; look again after the usual time
-    SETTLE = "settle"  # it is changing; look again soon
-    READ = "read"  # it has changed and come to rest
+    WAIT = "wait"  # no change: poll again after the usual pause
+    RECHECK = "recheck"  # the file is changing: poll again soon
+    READ = "read"  # the file has changed and is stable
 
 
 class FileWatch:
-    """Turns looks at a file into the advice to read it.
+    """Decides after each poll of a file whether to read it.
 
-    A change counts once two looks in a row see the same: an editor may truncate, write and
-    rename in several steps. A file that has vanished has not changed; it counts when it
-    is back. What is seen follows links, so that a swapped link is a change like any other.
+    A change counts once two polls in a row return the same stamp: an editor may truncate, write
+    and rename in several steps. A missing file is no change; it counts when it exists again.
+    Stamps are of the file behind all links, so a replaced link is a change like any other.
     """
 
     def __init__(self) -> None:
-        self._settled: Stamp = None
+        self._read: Stamp = None
         self._changing: Stamp = None
 
-    def is_read(self, stamp: Stamp) -> None:
-        """Take in that the file is being read without advice; *stamp* is of just before."""
+    def mark_read(self, stamp: Stamp) -> None:
+        """Record that the file is read for another reason; *stamp* is of just before."""
         if stamp is not None:
-            self._settled, self._changing = stamp, None
+            self._read, self._changing = stamp, None
 
-    def see(self, stamp: Stamp) -> Advice:
-        """Take in one look."""
-        if stamp is None or stamp == self._settled:
+    def observe(self, stamp: Stamp) -> NextStep:
+        """Return the next step after a poll that returned *stamp*."""
+        if stamp is None or stamp == self._read:
             self._changing = None
-            return Advice.REST
+            return NextStep.WAIT
         if stamp != self._changing:
             self._changing = stamp
-            return Advice.SETTLE
-        self._settled, self._changing = stamp, None
-        return Advice.READ
+            return NextStep.RECHECK
+        self._read, self._changing = stamp, None
+        return NextStep.READ

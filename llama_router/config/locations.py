@@ -1,4 +1,4 @@
-"""Where the configuration file and the state directory are if nobody says so."""
+"""Default locations of the configuration file and the state directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def default_config_path(environ: Mapping[str, str]) -> list[Path]:
-    """Return where ``router.toml`` is looked for, in this order.
+    """Return the paths of ``router.toml`` that are tried, in this order.
 
     The working folder is first, then ``$XDG_CONFIG_HOME/llama-router``, or
     ``~/.config/llama-router`` where that variable is not an absolute path.
@@ -19,7 +19,7 @@ def default_config_path(environ: Mapping[str, str]) -> list[Path]:
 
 
 def state_dir_for(config_dir: str | None, environ: Mapping[str, str]) -> Path:
-    """Return where this router keeps its state.
+    """Return the state directory of this router.
 
     Args:
         config_dir: ``router.state_dir``, if it is set.

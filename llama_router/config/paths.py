@@ -1,4 +1,4 @@
-"""The files that a configuration names: made absolute, told apart, and what is wrong with them."""
+"""The paths in a configuration: made absolute, identified, and checked."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from ..stalls import look_at
 from .file import tables
 
 
-class NamedFiles:
-    """Makes the file names in a document absolute, and says which of them are unusable.
+class ConfigPaths:
+    """Makes the paths in a document absolute, and collects those that are unusable.
 
-    Works on the document as it was written, so that each problem belongs to the
-    key that has the name; what has a wrong type is left for `parse_config`.
+    It works on the document as it was written, so that each problem belongs to the key with
+    the path; values of a wrong type are left for `parse_config`.
+
+    Args:
+        folder: Relative paths are relative to it.
 
     Attributes:
         problems: Make the whole document unusable.
-        unusable: Files without which single models cannot be started.
-        warnings: The rest.
+        unusable: Prevent the start of single models.
+        warnings: All others.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,27 +40,27 @@ class NamedFiles:
         self.unusable: list[Problem] = []
         self.warnings: list[Problem] = []
 
-    def resolve(self, document: dict[str, Any]) -> None:
-        """Change *document* in place."""
+    def make_absolute(self, document: dict[str, Any]) -> None:
+        """Make every path in *document* absolute, in place."""
         if isinstance(router := document.get("router"), dict):
-            self._make_absolute(
+            self._make_key_absolute(
                 router, "state_dir", ("router",), _future_folder_fault, self.problems
             )
-            self._resolve_folders(router)
+            self._make_folders_absolute(router)
         spawns: list[tuple[Where, object]] = [(("default_spawn",), document.get("default_spawn"))]
         spawns += [(("templates", name), table) for name, table in tables(document, "templates")]
         for name, model in tables(document, "models"):
-            where: Where = ("models", name)
-            self._make_absolute(model, "path", where, _model_fault, self.unusable)
-            self._make_absolute(model, "mmproj", where, _readable_fault, self.unusable)
-            spawns.append(((*where, "spawn"), model.get("spawn")))
-        for place, spawn in spawns:
+            model_where: Where = ("models", name)
+            self._make_key_absolute(model, "path", model_where, _model_fault, self.unusable)
+            self._make_key_absolute(model, "mmproj", model_where, _readable_fault, self.unusable)
+            spawns.append(((*model_where, "spawn"), model.get("spawn")))
+        for where, spawn in spawns:
             if isinstance(spawn, dict):
-                self._make_absolute(spawn, "cwd", place, _folder_fault, self.unusable)
-                self._resolve_program(spawn.get("command"), (*place, "command", 0))
+                self._make_key_absolute(spawn, "cwd", where, _folder_fault, self.unusable)
+                self._make_program_absolute(spawn.get("command"), (*where, "command", 0))
 
-    def _resolve_folders(self, router: dict[str, Any]) -> None:
-        """Make ``models_dirs`` absolute; one that is not there, like a disk, may come back."""
+    def _make_folders_absolute(self, router: dict[str, Any]) -> None:
+        """Make ``models_dirs`` absolute; a missing folder is only a warning."""
         written = router.get("models_dirs")
         if not isinstance(written, list):
             return
@@ -71,7 +74,7 @@ class NamedFiles:
         self.warnings += self.problems[first_problem:]
         del self.problems[first_problem:]
 
-    def _make_absolute(
+    def _make_key_absolute(
         self,
         table: dict[str, Any],
         key: str,
@@ -83,12 +86,12 @@ class NamedFiles:
         if isinstance(written, str) and written and "\0" not in written:
             table[key] = self._checked(written, (*where, key), fault_of, faults)
 
-    def _resolve_program(self, command: object, where: Where) -> None:
+    def _make_program_absolute(self, command: object, where: Where) -> None:
         if not isinstance(command, list) or not command or not isinstance(command[0], str):
             return
         try:
             if placeholders.names_in(command[0]):
-                return  # known only when a model is started
+                return  # its value is only known when a model is started
         except ValueError:
             return
         program = placeholders.expand(command[0], {})
@@ -98,8 +101,8 @@ class NamedFiles:
             command[0] = placeholders.escape(
                 self._checked(program, where, _program_fault, self.unusable)
             )
-        elif doubt := missing_on_path(program):
-            self.warnings.append(Problem(where, doubt))
+        elif warning := missing_on_path(program):
+            self.warnings.append(Problem(where, warning))
 
     def _checked(
         self,
@@ -108,7 +111,7 @@ class NamedFiles:
         fault_of: Callable[[Path], str | None],
         faults: list[Problem],
     ) -> str:
-        """Return *written* as an absolute path; add what is wrong with the file to *faults*."""
+        """Return *written* as an absolute path; append a fault of the file to *faults*."""
         path = self._folder / written
         missing = None
         try:
@@ -126,7 +129,7 @@ class NamedFiles:
 
 
 def identity_of(path: object) -> object:
-    """Return what two names of one file have in common; None if there is no such file."""
+    """Return a value that is equal for all names of one file; None if there is no such file."""
     if not isinstance(path, str):
         return None
     found = look(path)
@@ -134,7 +137,7 @@ def identity_of(path: object) -> object:
 
 
 def missing_on_path(program: str) -> str | None:
-    """Say so if a bare *program* name leads to nothing that could be run now."""
+    """Return a warning if *program*, a bare name, is not found on PATH."""
     if shutil.which(program) is not None:
         return None
     if program != "llama-server":
@@ -148,7 +151,7 @@ def missing_on_path(program: str) -> str | None:
     )
 
 
-# Each says what prevents the use of a path, or raises OSError to the same effect.
+# Each function returns the reason why a path cannot be used, or raises OSError with it.
 
 
 def _readable_fault(path: Path) -> str | None:
@@ -158,7 +161,7 @@ def _readable_fault(path: Path) -> str | None:
 
 
 def _model_fault(path: Path) -> str | None:
-    """Allow a folder, too: that is what a model is for vLLM and its like."""
+    """Allow a folder, too: models for vLLM and similar servers are folders."""
     if stat.S_ISDIR(path.stat().st_mode):
         return None if os.access(path, os.R_OK | os.X_OK) else "not readable for this user"
     return _readable_fault(path)
@@ -175,7 +178,7 @@ def _folder_fault(path: Path) -> str | None:
 
 
 def _future_folder_fault(path: Path) -> str | None:
-    """Allow a folder that is not there yet: the router makes it."""
+    """Allow a missing folder: the router creates it."""
     try:
         return _folder_fault(path)
     except FileNotFoundError:

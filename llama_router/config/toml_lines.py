@@ -1,4 +1,4 @@
-"""On which line of a TOML text each key is, and problems in the order of the text."""
+"""Line numbers of the keys of a TOML text, and problems sorted by line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..errors.config import Problem, Where
 
 
 def in_file_order(lines: Mapping[Where, int], problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Return *problems* in the order of the text with these *lines*, each with its own if any."""
+    """Return *problems* in the order of the text with these *lines*, each with its line if any."""
     problems = tuple(problems)
     for problem in problems:
-        # A key that is not in the file is looked for where it would have to be.
-        places = (problem.path[:depth] for depth in range(len(problem.path), 0, -1))
-        problem.line = next((lines[place] for place in places if place in lines), None)
+        # The line of a missing key is that of the innermost table around it.
+        paths = (problem.path[:depth] for depth in range(len(problem.path), 0, -1))
+        problem.line = next((lines[path] for path in paths if path in lines), None)
     return tuple(sorted(problems, key=lambda problem: problem.line or 0))
 
 
@@ -75,7 +75,7 @@ class LineFinder:
         return keys
 
     def _mention(self, path: Where, *, since: int, line: int) -> None:
-        """Give *path* its line, and those of its parents after *since* that have none."""
+        """Set the line of *path*, and of its parents after *since* that have none."""
         for depth in range(since + 1, len(path)):
             self.lines.setdefault(path[:depth], line)
         self.lines[path] = line

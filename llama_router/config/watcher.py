@@ -1,4 +1,4 @@
-"""Notices that ``router.toml`` changed, and applies it to the running router."""
+"""Watches ``router.toml`` and applies its changes to the running router."""
 
 from __future__ import annotations
 
@@ -14,57 +14,61 @@ import structlog
 import trio
 
 from ..core.config.config import Config
-from ..core.config.diff import ReloadPlan, plan_reload, router_fields_to_restart_for
 from ..core.config.names import ModelId
+from ..core.config.reload import (
+    ReloadOutcome,
+    ReloadPlan,
+    ReloadReport,
+    plan_reload,
+    router_fields_to_restart_for,
+)
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
 from ..interpreter_settings import loop_goes_first
 from ..threads import ThreadRefusedError, in_thread
-from .file import ConfigFile, read_file
-from .file_watch import Advice, FileWatch, Stamp
+from .file import ConfigFile, read_config, read_file, replace_config
+from .file_watch import FileWatch, NextStep, Stamp
 from .load import LoadedConfig, load_file
-from .reload_report import ReloadReport, Verdict
-from .replace import read_config, replace_config
 
 log = structlog.get_logger()
 
-#: Between two looks at the file, in seconds. A notification of the kernel would be lost
-#: with the first atomic rename, and would miss what a link leads to.
+#: Pause between two polls of the file, in seconds. inotify would lose the file at the first
+#: atomic rename, and would not report changes behind a link.
 POLL_S: Final = 1.0
 
-#: How long a changed file must stay the same, in seconds.
+#: Time for which a changed file must stay the same, in seconds.
 SETTLE_S: Final = 0.2
 
-#: The digest of a file with nothing in it, and of none where none is needed.
-_NOTHING: Final = hashlib.sha256().digest()
+#: The digest of an empty file, and of a missing one that is optional.
+_EMPTY_SHA256: Final = hashlib.sha256().digest()
 
 Apply = Callable[[Config, ReloadPlan], Awaitable[frozenset[ModelId]]]
-"""Makes a checked configuration the one in force, or raises `ConfigError`. It is told how that
-differs from the former one. Returns the models whose process is replaced."""
+"""Puts a checked configuration in force by a plan, or raises `ConfigError`. Returns the models
+that get a new process."""
 
 
 Load = Callable[[ConfigFile, Config], LoadedConfig]
-"""Checks a file that was read, given the configuration in force; blocks on the files that it
-names, raises `ConfigError`."""
+"""Returns the configuration of a file, given the one in force; blocks on the files that it names,
+raises `ConfigError`."""
 
 
-def load_alone(file: ConfigFile, _: Config) -> LoadedConfig:
-    """Check a configuration that is all in one file."""
+def load_without_scans(file: ConfigFile, _: Config) -> LoadedConfig:
+    """Return the configuration of *file*, without models that a scan found."""
     return load_file(file)
 
 
 class Watcher:
-    """Keeps the configuration in force the one in the file.
+    """Keeps the configuration in force equal to the file.
 
     Args:
-        loaded: What the router started with.
+        loaded: The configuration at the start.
         current: Returns the configuration in force.
         apply: Replaces it.
-        load: Checks the file, which was read.
-        on_report: Hears what each look led to.
+        load: Returns the configuration of a file.
+        on_report: Called with the report of each reload.
 
     Attributes:
-        report: What the latest look led to.
+        report: The report of the latest reload.
     """
 
     def __init__(
@@ -73,27 +77,27 @@ class Watcher:
         *,
         current: Callable[[], Config],
         apply: Apply,
-        load: Load = load_alone,
+        load: Load = load_without_scans,
         on_report: Callable[[ReloadReport], None] = lambda _: None,
     ) -> None:
         self._path = loaded.path
-        self._started = loaded.as_written
-        self._note(loaded)
-        self._had_text = loaded.digest != _NOTHING
+        self._router_at_start = loaded.as_written
+        self._remember(loaded)
+        self._had_content = loaded.digest != _EMPTY_SHA256
         self._current = current
         self._apply = apply
         self._load = load
         self._on_report = on_report
         self._missing: tuple[Path, ...] = ()
-        self._unread = False  # though it should be: the system refused a thread
-        self._fault: str | None = None  # why the file cannot even be looked at
+        self._retry = False  # a reload failed because the system refused a thread
+        self._fault: str | None = None  # the reason why the file cannot be read
         self._editing = trio.Lock()
-        self._asked = trio.Event()
-        self._begun = 0  # reloads, to tell an asker which of them saw its file
+        self._requested = trio.Event()
+        self._begun = 0  # number of reloads, so that `reload` waits for one that began after it
         self._finished = 0
-        self._news = trio.Event()
+        self._reloaded = trio.Event()
         self.report = ReloadReport(
-            verdict=Verdict.STARTED, at_s=time.time(), warnings=loaded.warnings
+            outcome=ReloadOutcome.STARTED, at_s=time.time(), warnings=loaded.warnings
         )
 
     @property
@@ -101,43 +105,43 @@ class Watcher:
         """The file."""
         return self._path
 
-    def look_now(self) -> None:
-        """Read the file now, whether or not it seems to have changed."""
-        self._asked.set()
+    def request_reload(self) -> None:
+        """Make `run` read the file now, even if it has not changed."""
+        self._requested.set()
 
     async def reload(self) -> ReloadReport:
-        """Read the file now; return what became of it, or of what it was replaced by."""
+        """Read the file now; return the report. A newer file may have been read instead."""
         number = self._begun + 1
-        self.look_now()
+        self.request_reload()
         while self._finished < number:
-            await self._news.wait()
+            await self._reloaded.wait()
         return self.report
 
     async def edit(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
         """Change the file, and apply it.
 
-        It is checked first, and replaced as a whole: no half a file is ever there, and none
-        with a mistake.
+        The new content is checked before the file is replaced in one step, so the file is
+        never incomplete or invalid.
 
         Args:
             change: Returns the new text for the old one. Runs on a thread.
             expected: Digest, in hexadecimal, that the file must have; None for any.
 
         Returns:
-            What became of it: rejected with all problems, or applied.
+            The report: rejected with all problems, or applied.
 
         Raises:
             ConfigChangedError: if the file is not the expected one, or changes meanwhile.
-            SettingError: if it is gone, cannot be changed like that, or not be written.
+            SettingError: if it is missing, or the change or writing it is impossible.
         """
         try:
-            async with self._editing:  # two at the same time are two edits, one after the other
+            async with self._editing:  # concurrent edits are made one after the other
                 await in_thread(
                     self._edit, self._current(), change, expected, abandon_on_cancel=True
                 )
         except ConfigError as exc:
             return ReloadReport(
-                verdict=Verdict.REJECTED,
+                outcome=ReloadOutcome.REJECTED,
                 at_s=time.time(),
                 problems=exc.problems,
                 warnings=exc.warnings,
@@ -152,8 +156,8 @@ class Watcher:
                 "the configuration file was changed since it was read, so nothing was written; "
                 "read it again"
             )
-        if not before and self._had_text:
-            raise SettingError(  # a new one would take away all that the old one says
+        if not before and self._had_content:
+            raise SettingError(  # a new file would lose all settings of the old one
                 f"the configuration file {self._path} is gone, or there is nothing left in it, "
                 "so nothing was written; put it back first"
             )
@@ -163,140 +167,140 @@ class Watcher:
         data = mark + change(text).encode()
         if data != before:
             with loop_goes_first():
-                self._load(file.holding(data), current)
+                self._load(file.with_data(data), current)
             replace_config(file, data)
 
     async def run(self) -> NoReturn:
-        """Watch until cancelled. Whatever changes during a reload is seen after it."""
+        """Watch until cancelled. Changes during a reload are detected after it."""
         watch = FileWatch()
         pause_s = POLL_S
         while True:
             stamp: Stamp = None
             with trio.move_on_after(pause_s):
-                await self._asked.wait()
+                await self._requested.wait()
             pause_s = POLL_S
-            if not self._asked.is_set():
-                # On a thread: a file system may hang. It is abandoned at the end then.
+            if not self._requested.is_set():
+                # On a thread, which is abandoned if the file system hangs when the router stops.
                 try:
                     stamp, is_back, fault = await in_thread(
                         lambda: (
-                            _stamp(self._path),
+                            _stamp_of(self._path),
                             _any_exists(self._missing),
-                            _fault(self._path),
+                            _fault_of(self._path),
                         ),
                         abandon_on_cancel=True,
                     )
                 except ThreadRefusedError:
                     continue
-                self._note_fault(fault)
-                advice = watch.see(stamp)
-                is_back = is_back or self._unread
+                self._log_fault(fault)
+                step = watch.observe(stamp)
+                is_back = is_back or self._retry
                 if is_back:
                     self._digest = b""  # the same text may be usable now
-                match Advice.READ if is_back and advice is Advice.REST else advice:
-                    case Advice.REST:
+                match NextStep.READ if is_back and step is NextStep.WAIT else step:
+                    case NextStep.WAIT:
                         continue
-                    case Advice.SETTLE:
+                    case NextStep.RECHECK:
                         pause_s = SETTLE_S
                         continue
-                    case Advice.READ:
+                    case NextStep.READ:
                         pass
-            if self._asked.is_set():  # perhaps while the file was looked at
+            if self._requested.is_set():  # perhaps during the poll
                 with suppress(ThreadRefusedError):  # then it is read once more than needed
-                    watch.is_read(await in_thread(_stamp, self._path, abandon_on_cancel=True))
+                    watch.mark_read(await in_thread(_stamp_of, self._path, abandon_on_cancel=True))
                 stamp = None
-            self._asked = trio.Event()
+            self._requested = trio.Event()
             self._begun += 1
-            await self._look(stamp)
+            await self._reload(stamp)
             self._finished = self._begun
-            self._news.set()
-            self._news = trio.Event()
+            self._reloaded.set()
+            self._reloaded = trio.Event()
 
-    def _note_fault(self, fault: str | None) -> None:
-        """Log once why the file cannot be looked at, if it cannot."""
+    def _log_fault(self, fault: str | None) -> None:
+        """Log a new reason why the file cannot be read."""
         if fault is not None and fault != self._fault:
             log.warning("config.unseen", path=str(self._path), reason=fault)
         self._fault = fault
 
-    async def _look(self, settled: Stamp) -> None:
-        """Read the file and use it: the one with the stamp *settled*, or anyhow if that is None."""
+    async def _reload(self, expected: Stamp) -> None:
+        """Read and apply the file, if it has the stamp *expected* or that is None."""
         try:
-            self._unread = False
+            self._retry = False
             read = await in_thread(
                 self._read,
                 self._current(),
-                settled,
+                expected,
                 abandon_on_cancel=True,
             )
             if read is None:
                 return
             loaded, plan = read
-            self._note(loaded)
-            self._had_text = loaded.digest != _NOTHING
-            await self._use(loaded, plan)
+            self._remember(loaded)
+            self._had_content = loaded.digest != _EMPTY_SHA256
+            await self._apply_loaded(loaded, plan)
         except ConfigError as exc:
-            # Whatever happens to the file next may mend it: rights that it gets back, too.
+            # Any next change is read, even with equal content: new permissions may fix it, too.
             self._digest = b""
             self._missing = _missing_in(exc.problems)
             self._reject(exc)
         except ThreadRefusedError as exc:
-            self._digest, self._unread = b"", True
+            self._digest, self._retry = b"", True
             self._reject(ConfigError((Problem((), f"it could not be applied: {exc}"),)))
 
-    def _note(self, loaded: LoadedConfig) -> None:
-        """Remember what was read, and which files are to be waited for: it is read again then."""
+    def _remember(self, loaded: LoadedConfig) -> None:
+        """Remember the digest of the file, and missing files: once one exists, it is read again."""
         self._missing = _missing_in(loaded.unavailable)
         self._digest = loaded.digest
 
-    def _read(self, current: Config, settled: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
-        """Return what is in the file, and how it differs from *current*. Blocks on files.
+    def _read(self, current: Config, expected: Stamp) -> tuple[LoadedConfig, ReloadPlan] | None:
+        """Return the file's configuration and the plan to apply it. Blocks on files.
 
-        With a stamp *settled*, return None if it was written again with what it had, or if it
-        changes again while it is read: half a file may well be valid. It will be seen again.
+        With a stamp *expected*, return None if the content is the same as before, or if the file
+        changes while it is read: half a file may be valid. The next poll detects that change.
 
         Raises:
             ConfigError: if it cannot be used.
         """
         try:
             file = read_file(self._path)
-            if settled is not None and file.sha256 == self._digest and file.absence is None:
+            if expected is not None and file.sha256 == self._digest and file.absence is None:
                 return None
             self._refuse_emptied(file)
             with loop_goes_first():
                 loaded = self._load(file, current)
                 plan = plan_reload(current, loaded.config)
         except ConfigError:
-            if settled in (None, _stamp(self._path)):
+            if expected in (None, _stamp_of(self._path)):
                 raise
             return None
-        return (loaded, plan) if settled in (None, _stamp(self._path)) else None
+        return (loaded, plan) if expected in (None, _stamp_of(self._path)) else None
 
     def _refuse_emptied(self, file: ConfigFile) -> None:
-        """Let no disk that is full, and no machine that fails, take away every model.
+        """Refuse an empty file after one with content: a full disk must not remove every model.
 
         Raises:
-            ConfigError: if there is nothing left of a file in which there was something.
+            ConfigError: if the file is empty and was not before.
         """
-        if self._had_text and file.absence is None and not file.data:
+        if self._had_content and file.absence is None and not file.data:
             message = (
                 "the file is empty, as if saving it failed; if you mean it, leave a comment there"
             )
             raise ConfigError((Problem((), message),))
 
-    async def _use(self, loaded: LoadedConfig, plan: ReloadPlan) -> None:
-        """Apply a file without mistakes.
+    async def _apply_loaded(self, loaded: LoadedConfig, plan: ReloadPlan) -> None:
+        """Apply a valid file, log it and publish the report.
 
         Raises:
-            ConfigError: if the system refuses what it asks for, an address for instance.
+            ConfigError: if the system refuses a setting, for example an address.
         """
         replaced = await self._apply(loaded.config, plan)
         changed = plan.restart | plan.retune
         for warning in loaded.warnings:
             log.warning("config.doubted", path=str(self._path), problem=str(warning))
-        needs_restart = router_fields_to_restart_for(self._started, loaded.config.router)
-        self._tell(
+        needs_restart = router_fields_to_restart_for(self._router_at_start, loaded.config.router)
+        self._publish(
             ReloadReport(
-                verdict=Verdict.APPLIED,
+                outcome=ReloadOutcome.APPLIED,
                 at_s=time.time(),
                 warnings=loaded.warnings,
                 added=tuple(sorted(plan.add)),
@@ -316,14 +320,14 @@ class Watcher:
             needs_router_restart=needs_restart,
         )
 
-    def _tell(self, report: ReloadReport) -> None:
+    def _publish(self, report: ReloadReport) -> None:
         self.report = report
         self._on_report(report)
 
     def _reject(self, error: ConfigError) -> None:
-        self._tell(
+        self._publish(
             ReloadReport(
-                verdict=Verdict.REJECTED,
+                outcome=ReloadOutcome.REJECTED,
                 at_s=time.time(),
                 problems=error.problems,
                 warnings=error.warnings,
@@ -341,13 +345,13 @@ def _any_exists(paths: tuple[Path, ...]) -> bool:
     return not all(is_missing(path) for path in paths)
 
 
-def _stamp(path: Path) -> Stamp:
-    found = look(path)  # it follows links: what counts is the file at their end
+def _stamp_of(path: Path) -> Stamp:
+    found = look(path)  # follows links
     if isinstance(found, Unseen):
         return None
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _fault(path: Path) -> str | None:
+def _fault_of(path: Path) -> str | None:
     found = look(path)
     return found.reason if isinstance(found, Unseen) and not found.is_missing else None

@@ -17,8 +17,8 @@ import trio
 
 from ..backends.backend import Backend
 from ..core.config.config import Config
-from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
+from ..core.config.reload import ReloadPlan
 from ..core.config.specs import ModelSpec
 from ..core.scheduling import placement, refusals
 from ..core.scheduling.events import (

@@ -1,1 +1,1 @@
-"""Names, answers and downloads of the hub. Pure."""
+"""Models of the Hugging Face hub: references, downloads and the cache."""

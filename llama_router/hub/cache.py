@@ -3,7 +3,7 @@
     models--USER--REPO/
         blobs/HASH                  contents
         snapshots/COMMIT/PATH       links to them, under their names
-        refs/main                   the commit that "main" was
+        refs/main                   the commit of "main" at the last download
     .locks/models--USER--REPO/HASH.lock
 
 Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
@@ -23,9 +23,17 @@ from typing import Final
 import attrs
 
 from ..errors.downloads import HubFileMissingError, ModelNotCachedError
-from ..files import Unseen, is_missing, look, may_be_folder, read_up_to
+from ..files import (
+    Unseen,
+    is_missing,
+    look,
+    may_be_folder,
+    read_up_to,
+    replace_atomically,
+    replacing,
+)
 from ..models.caches import find_caches
-from .names import (
+from .references import (
     Model,
     Reference,
     RepoFile,
@@ -43,14 +51,14 @@ _PREFIX: Final = "models--"
 
 _MAX_REF_BYTES: Final = 1024
 
-#: Blobs that may be leftovers: complete ones without a name, and our own unfinished ones.
+#: Blobs that may be leftovers: complete ones without a link, and partial ones of this program.
 _LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.incomplete)?")
 
-#: How an unfinished blob is called. The ending is one that ``hf cache`` knows how to clean up.
-PART_SUFFIX: Final = ".llama-router.incomplete"
+#: Suffix of a partial blob; ``hf cache`` cleans up files with this ending.
+PARTIAL_SUFFIX: Final = ".llama-router.incomplete"
 
-#: How a name ends that is about to be deleted.
-_DOOMED: Final = ".llama-router.removed"
+#: Suffix of a link that is being deleted.
+_DELETED_SUFFIX: Final = ".llama-router.removed"
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
@@ -66,7 +74,7 @@ class CachedModel:
         id: ``user/repo:LABEL``.
         repo: ``user/repo``.
         model: Its parts; their paths are relative to *snapshot*.
-        mmproj: The projector that goes with it, likewise.
+        mmproj: Its projector, likewise.
         snapshot: The folder of its commit.
         size_bytes: Of model and projector.
     """
@@ -80,7 +88,7 @@ class CachedModel:
 
     @property
     def path(self) -> Path:
-        """Return the file to give to a backend."""
+        """Return the file for a backend."""
         return self.snapshot / self.model.parts[0].path
 
 
@@ -102,25 +110,25 @@ class RepoCache:
         return self.root / (_PREFIX + self.repo.replace("/", "--"))
 
     def blob(self, file: RepoFile) -> Path:
-        """Return where the content of *file* is."""
+        """Return the path of the content of *file*."""
         return self.folder / "blobs" / file.blob
 
-    def part(self, file: RepoFile) -> Path:
-        """Return where the content of *file* is while it is incomplete."""
-        return self.folder / "blobs" / (file.blob + PART_SUFFIX)
+    def partial_blob(self, file: RepoFile) -> Path:
+        """Return the path of the content of *file* while it is incomplete."""
+        return self.folder / "blobs" / (file.blob + PARTIAL_SUFFIX)
 
     def missing_bytes(self, commit: str, file: RepoFile) -> int:
-        """Return how many bytes of *file*, as it is at *commit*, are still to come."""
+        """Return the number of missing bytes of *file* at *commit*."""
         name = self.folder / "snapshots" / commit / file.path  # on disks without links
         if file.size_bytes in (_size(self.blob(file)), _size(name)):
             return 0
-        return max(file.size_bytes - _size(self.part(file)), 0)
+        return max(file.size_bytes - _size(self.partial_blob(file)), 0)
 
     @contextlib.contextmanager
     def lock(self, file: RepoFile, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Hold the lock of a blob, the one that huggingface_hub takes for it, too.
+        """Hold the lock of a blob; huggingface_hub uses the same one.
 
-        Blocks as long as somebody else has it; *on_wait* is called once before that.
+        Blocks while another process holds it; *on_wait* is called once before that.
         """
         path = self.root / ".locks" / self.folder.name / f"{file.blob}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +147,7 @@ class RepoCache:
                 os.close(descriptor)
 
     def publish(self, commit: str, files: Iterable[RepoFile]) -> Path:
-        """Give complete blobs their names, then let "main" be *commit*.
+        """Link complete blobs into the snapshot of *commit*, then point "main" to it.
 
         Returns:
             The folder of the snapshot.
@@ -158,17 +166,15 @@ class RepoCache:
                 raise FileNotFoundError(missing, os.strerror(missing), str(blob))
         ref = self.folder / "refs" / "main"
         ref.parent.mkdir(parents=True, exist_ok=True)
-        fresh = ref.with_name(f"main.{os.getpid()}.tmp")
-        fresh.write_text(commit)
-        fresh.replace(ref)
+        replace_atomically(ref, commit.encode(), mode=0o666)
         return snapshot
 
     def find(self, wanted: Reference) -> tuple[Selection, Path]:
-        """Return the *wanted* model out of the newest snapshot that has it, and that snapshot.
+        """Return the *wanted* model from the newest snapshot with it, and that snapshot.
 
         Raises:
             ModelNotCachedError: if there is no snapshot at all.
-            HubFileMissingError: if the snapshots do not have it.
+            HubFileMissingError: if no snapshot has it.
         """
         missing: HubFileMissingError | None = None
         for snapshot in self.snapshots():
@@ -179,7 +185,7 @@ class RepoCache:
         raise missing or ModelNotCachedError(f"no model of {self.repo} is in {self.root}")
 
     def snapshots(self) -> list[Path]:
-        """Return the folders of its commits: the one that is "main", then newer ones first.
+        """Return the folders of its commits: that of "main", then newer ones first.
 
         Raises:
             OSError: if they cannot be listed.
@@ -198,10 +204,10 @@ class RepoCache:
         return sorted(folders, key=lambda f: (f.name != main, -_modified_s(f), f.name))
 
     def models(self, on_fault: Callable[[OSError], object] = lambda _: None) -> list[CachedModel]:
-        """Return its complete models, each from the first snapshot that has it.
+        """Return its complete models, each from the first snapshot with it.
 
         Args:
-            on_fault: Hears of each folder of a snapshot that cannot be read.
+            on_fault: Called for each folder of a snapshot that cannot be read.
 
         Raises:
             OSError: if the snapshots cannot be listed.
@@ -219,14 +225,14 @@ class RepoCache:
         return list(found.values())
 
     def remove(self, model: CachedModel) -> int:
-        """Delete a model from every snapshot; return how many bytes that frees.
+        """Delete a model from every snapshot; return the number of freed bytes.
 
-        Its projector goes with the last model of the repository, unless another one is being
-        fetched, and so does the folder, unless it holds files that no model of ours is made of.
+        With the last model of the repository, its projector is deleted, too, unless a download
+        is running, and the folder, unless it has files that belong to no model.
 
         Raises:
-            OSError: if a file cannot be deleted. If it is one of the names, all of them are
-                as before; if it is a content, the model is gone, and the content is a leftover.
+            OSError: if a file cannot be deleted. If it is a link, all links are restored; if it
+                is a blob, the model is deleted and the blob remains as a leftover.
         """
         names = self._names_of(model)
         contents = {name.resolve(): _size(name) for name in names if not is_missing(name)}
@@ -240,7 +246,7 @@ class RepoCache:
             _prune(self.folder)
         return freed_bytes
 
-    def doomed(self, model: CachedModel | None) -> list[Path]:
+    def deleted_paths(self, model: CachedModel | None) -> list[Path]:
         """Return every path that `remove` deletes, or `remove_leftovers` if *model* is None."""
         names = [] if model is None else self._names_of(model)
         contents = [name.resolve() for name in names if not is_missing(name)]
@@ -248,7 +254,7 @@ class RepoCache:
         return [*names, *contents, *(b for b in self._leftovers() if b.resolve() not in named)]
 
     def _names_of(self, model: CachedModel) -> list[Path]:
-        """Return the names in all snapshots that go with *model*."""
+        """Return the links in all snapshots that `remove` deletes with *model*."""
         paths = {part.path for part in model.model.parts}
         if len(self.models()) == 1 and not self._is_fetching():
             paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
@@ -260,18 +266,18 @@ class RepoCache:
         return (link for link in links if link.is_symlink())
 
     def _leftovers(self) -> list[Path]:
-        """Return the contents that may be leftovers, if they have no name."""
+        """Return the blobs that are leftovers if no snapshot links to them."""
         return [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep contents that have no name yet from being taken for leftovers."""
+        """Prevent that `remove_leftovers` deletes blobs that are not linked yet."""
         with self._users().open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             yield
 
     def _is_fetching(self) -> bool:
-        """Say whether a download is under way, which may need the side files that are here."""
+        """Return whether a download is running: it may need the side files in the cache."""
         if not self.folder.is_dir():
             return False
         with self._users().open("a") as users:
@@ -282,7 +288,7 @@ class RepoCache:
         return False
 
     def remove_leftovers(self) -> int:
-        """Delete what downloads left that did not end; return the bytes. None may be running."""
+        """Delete the files of unfinished downloads, unless one is running; return the bytes."""
         if not self.folder.is_dir():
             return 0
         with self._users().open("a") as users:
@@ -290,8 +296,8 @@ class RepoCache:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0
-            for name in (self.folder / "snapshots").rglob(f"*{_DOOMED}"):
-                name.unlink(missing_ok=True)  # of a removal that was cut
+            for name in (self.folder / "snapshots").rglob(f"*{_DELETED_SUFFIX}"):
+                name.unlink(missing_ok=True)  # of an interrupted deletion
             return self._delete_blobs({b.resolve(): _size(b) for b in self._leftovers()})
 
     def _users(self) -> Path:
@@ -300,7 +306,7 @@ class RepoCache:
         return path
 
     def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
-        """Delete those *contents* that no snapshot names; return their bytes."""
+        """Delete those *contents* that no snapshot links to; return their bytes."""
         named = {link.resolve() for link in self._links()}
         gone = {content: size for content, size in contents.items() if content not in named}
         for content in gone:
@@ -308,8 +314,8 @@ class RepoCache:
                 content.unlink(missing_ok=True)
         return sum(gone.values())
 
-    def pick(self, tag: str | None) -> CachedModel:
-        """Return the model that *tag* means; without one, the only model there is.
+    def model_by_tag(self, tag: str | None) -> CachedModel:
+        """Return the model with the quantization *tag*; without a tag, the only model.
 
         Raises:
             ModelNotCachedError: if there is none, or several.
@@ -332,7 +338,7 @@ def repositories(root: Path) -> list[RepoCache]:
     """Return the repositories of models in the cache at *root*, by name.
 
     Raises:
-        OSError: if *root* is there and cannot be listed.
+        OSError: if *root* exists but cannot be listed.
     """
     try:
         found = [f for f in root.iterdir() if f.name.startswith(_PREFIX)]
@@ -343,8 +349,8 @@ def repositories(root: Path) -> list[RepoCache]:
     return [RepoCache(root, name) for name in names if is_repo(name)]
 
 
-def named(root: Path, repo: str) -> RepoCache:
-    """Return *repo* in the cache at *root*, as it is spelled there if it is there."""
+def find_repository(root: Path, repo: str) -> RepoCache:
+    """Return *repo* in the cache at *root*, in the spelling of its folder if there is one."""
     spelled = [cache for cache in repositories(root) if cache.repo.lower() == repo.lower()]
     exact = RepoCache(root, repo)
     return exact if exact in spelled or not spelled else spelled[0]
@@ -353,7 +359,7 @@ def named(root: Path, repo: str) -> RepoCache:
 def _files(
     snapshot: Path, on_fault: Callable[[OSError], object] = lambda _: None
 ) -> list[RepoFile]:
-    """Return the files of a snapshot that really are there, by path."""
+    """Return the existing files of a snapshot, by path."""
     found = []
     for folder, _, names in os.walk(snapshot, onerror=on_fault):
         for name in names:
@@ -381,14 +387,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _link(blob: Path, name: Path) -> None:
-    """Let *name* be *blob*: a relative link, or the file itself where there are no links."""
-    fresh = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    """Make *name* a relative link to *blob*; without support for links, move the blob there."""
     try:
-        fresh.symlink_to(os.path.relpath(blob, name.parent))
+        with replacing(name) as link:
+            link.symlink_to(os.path.relpath(blob, name.parent))
     except (OSError, NotImplementedError):
         blob.replace(name)
-        return
-    fresh.replace(name)
 
 
 def _unlink_all(names: Iterable[Path]) -> None:
@@ -400,20 +404,20 @@ def _unlink_all(names: Iterable[Path]) -> None:
     moved: list[tuple[Path, Path]] = []
     try:
         for name in names:
-            doomed = name.with_name(f".{name.name}{_DOOMED}")
-            name.rename(doomed)  # what can be renamed can be deleted
-            moved.append((name, doomed))
+            renamed = name.with_name(f".{name.name}{_DELETED_SUFFIX}")
+            name.rename(renamed)  # a file that can be renamed can be deleted
+            moved.append((name, renamed))
     except OSError:
-        for name, doomed in moved:
+        for name, renamed in moved:
             with contextlib.suppress(OSError):
-                doomed.rename(name)
+                renamed.rename(name)
         raise
-    for _, doomed in moved:
-        doomed.unlink(missing_ok=True)
+    for _, renamed in moved:
+        renamed.unlink(missing_ok=True)
 
 
 def _prune(folder: Path) -> None:
-    """Remove the empty folders below *folder*, and then itself if it is empty."""
+    """Remove the empty folders below *folder*, then *folder* itself if it is empty."""
     for path, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
             Path(path).rmdir()

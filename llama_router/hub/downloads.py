@@ -1,6 +1,6 @@
-"""The downloads of this process: each a child process, begun, watched and cancelled here.
+"""The downloads of this process: each is a child process, started and cancelled here.
 
-The router and the command line share it. It logs nothing: *on_end* says what became of each.
+The router and the command line use it. It logs nothing: *on_end* is called with each result.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..errors.downloads import DownloadError
 from ..files import reason_of
 from ..logs.lines import escape_controls
 from ..workers.parent import end_worker, start_worker
-from .names import Reference
+from .messages import Checking, Done, Failed, Message, Progressed, Resolved, Waiting, decode
 from .rate import Rate
-from .reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, decode
+from .references import Reference
 
 #: Ended downloads that are remembered.
 HISTORY: Final = 50
 
-#: Longest line of a child that is kept, in bytes, and the most lines of its last words.
+#: Longest line of a child that is kept, in bytes, and the most lines that an error quotes.
 _MAX_LINE_BYTES: Final = 2**20
-_LAST_WORDS: Final = 5
+_MAX_QUOTED_LINES: Final = 5
 
 
 class DownloadState(StrEnum):
-    """How far a download is."""
+    """State of a download."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,27 +42,27 @@ class DownloadState(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Return whether the state is final."""
         return self in {DownloadState.DONE, DownloadState.FAILED, DownloadState.CANCELLED}
 
 
 @attrs.frozen(kw_only=True)
 class DownloadStatus:
-    """One download, as it is now.
+    """A snapshot of one download.
 
     Attributes:
-        id: What `Downloads.cancel` wants.
-        reference: What was asked for.
-        state: How far it is.
+        id: Its id, for `Downloads.cancel`.
+        reference: The requested model.
+        state: Its state.
         model: ``user/repo:LABEL``, once it is known.
-        files: What is fetched, once that is known; paths in the repository.
-        done_bytes: What is here.
-        total_bytes: What it will be; None until that is known.
-        bytes_per_s: The rate of late; None if it cannot be said.
+        files: The files to fetch, once they are known; paths in the repository.
+        done_bytes: Bytes that have arrived.
+        total_bytes: Size of all files; None until it is known.
+        bytes_per_s: The current rate; None if it is unknown.
         left_s: Seconds left at this rate.
-        note: Why nothing moves at the moment, if that is so.
-        result: Where the model is, once it is done.
-        error: Why it failed.
+        note: The reason of a pause.
+        result: The downloaded model, once it is done.
+        error: The reason of a failure.
     """
 
     id: str
@@ -80,22 +80,22 @@ class DownloadStatus:
 
 
 class _Download:
-    """A download and what it needs to go on."""
+    """A download with its status, cancel scope and rate."""
 
     def __init__(self, status: DownloadStatus) -> None:
         self.status = status
         self.scope = trio.CancelScope()
         self.over = trio.Event()
         self.rate = Rate()
-        self.last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self.output_tail: deque[str] = deque(maxlen=_MAX_QUOTED_LINES)
         self.failed: Failed | None = None
 
     def change(self, **fields: object) -> None:
         self.status = attrs.evolve(self.status, **fields)  # type: ignore[arg-type]  # by name
 
-    def hear(self, report: Report) -> None:
-        """Take in what the child says."""
-        match report:
+    def handle(self, message: Message) -> None:
+        """Update the status by a message of the child."""
+        match message:
             case Resolved(model, files, total_bytes, done_bytes):
                 self.change(model=model, files=tuple(files), total_bytes=total_bytes)
                 self.advance(done_bytes)
@@ -107,16 +107,16 @@ class _Download:
             case Checking(file):
                 self.change(note=f"checking {file}")
             case Done():
-                self.change(result=report, model=report.model)
+                self.change(result=message, model=message.model)
             case Failed():
-                self.failed = report
+                self.failed = message
 
     def advance(self, done_bytes: int) -> None:
-        self.rate.note(trio.current_time(), done_bytes)
+        self.rate.add(trio.current_time(), done_bytes)
         self.change(done_bytes=done_bytes, note=None)
 
     def now(self) -> DownloadStatus:
-        """Return the status with the figures of this moment."""
+        """Return the status with the current rate."""
         status = self.status
         if status.state is not DownloadState.RUNNING:
             return status
@@ -128,42 +128,42 @@ class _Download:
 
 
 class Downloads:
-    """Runs downloads while `run` does."""
+    """A set of downloads, which run while `run` does."""
 
     def __init__(
         self,
         environ: Mapping[str, str],
         *,
         at_once: int = 2,
-        adopt: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+        on_fetched: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
         on_end: Callable[[DownloadStatus], None] = lambda _status: None,
     ) -> None:
-        """Prepare; nothing happens yet.
+        """Create an empty set.
 
         Args:
-            environ: The environment of the children: cache, token and endpoint are there.
-            at_once: Downloads that run at the same time; others wait for their turn.
-            adopt: Awaited when a model is in the cache; the download is done after that, or has
-                failed if this raises `RouterError`.
-            on_end: Called with each download that is over; must not block or raise.
+            environ: The environment of the children, with the cache, token and endpoint.
+            at_once: Most downloads that run at the same time; others are queued.
+            on_fetched: Awaited when a model is in the cache. The download is done after that,
+                or has failed if this raises `RouterError`.
+            on_end: Called with each download that has ended; must not block or raise.
         """
         self._environ = dict(environ)
         self._turns = trio.CapacityLimiter(at_once)
-        self._adopt = adopt
+        self._on_fetched = on_fetched
         self._on_end = on_end
         self._ids = count(1)
         self._downloads: dict[str, _Download] = {}
-        self._news = trio.Event()
+        self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run downloads until cancelled; then none of their processes is left."""
+        """Run downloads until cancelled; all their processes have ended then."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
 
     def start(self, reference: Reference) -> DownloadStatus:
-        """Begin a download, or join the same one that is under way."""
+        """Start a download, or return the running one of the same reference."""
         assert self._nursery is not None, "run() comes first"
         for download in self._downloads.values():
             if download.status.reference == reference and not download.status.state.is_over:
@@ -171,14 +171,14 @@ class Downloads:
         download = _Download(DownloadStatus(id=str(next(self._ids)), reference=reference))
         self._downloads[download.status.id] = download
         self._forget_old()
-        self._nursery.start_soon(self._carry_out, download)
+        self._nursery.start_soon(self._run_download, download)
         return download.now()
 
     def cancel(self, id_: str) -> bool:
-        """End a download; what is here stays for the next time. False if it was over.
+        """Cancel a download; bytes that have arrived are kept. False if it had ended before.
 
         Raises:
-            KeyError: if there is none with that id, or not any more.
+            KeyError: if there is none with that id (any more).
         """
         download = self._downloads[id_]
         if download.status.state.is_over:
@@ -187,38 +187,38 @@ class Downloads:
         return True
 
     def status(self, id_: str) -> DownloadStatus:
-        """Return one download.
+        """Return the status of one download.
 
         Raises:
-            KeyError: if there is none with that id, or not any more.
+            KeyError: if there is none with that id (any more).
         """
         return self._downloads[id_].now()
 
     def statuses(self) -> list[DownloadStatus]:
-        """Return all downloads that are remembered, oldest first."""
+        """Return the status of all remembered downloads, oldest first."""
         return [download.now() for download in self._downloads.values()]
 
     async def changed(self) -> None:
         """Wait until the status of any download changes."""
-        await self._news.wait()
+        await self._changed.wait()
 
     async def finished(self, id_: str) -> DownloadStatus:
-        """Wait until a download is over, and return it."""
+        """Return the status of a download once it has ended."""
         download = self._downloads[id_]
         await download.over.wait()
         return download.now()
 
-    async def _carry_out(self, download: _Download) -> None:
+    async def _run_download(self, download: _Download) -> None:
         state = DownloadState.CANCELLED
         try:
             with download.scope:
                 async with self._turns:
                     download.change(state=DownloadState.RUNNING)
-                    self._tell()
+                    self._notify()
                     returncode = await self._run_child(download)
                 if download.status.result is None:
                     raise _error(download, returncode)
-                await self._adopt()
+                await self._on_fetched()
                 state = DownloadState.DONE
         except RouterError as exc:
             state = DownloadState.FAILED
@@ -226,11 +226,11 @@ class Downloads:
         finally:
             download.change(state=state, note=None)
             download.over.set()
-            self._tell()
+            self._notify()
             self._on_end(download.now())
 
     async def _run_child(self, download: _Download) -> int:
-        """Run the child of *download*; return its exit status once it is gone.
+        """Run the child of *download*; return its exit status.
 
         Raises:
             DownloadError: if it cannot be started.
@@ -250,7 +250,7 @@ class Downloads:
             await end_worker(process)
 
     async def _listen(self, process: trio.Process, download: _Download) -> None:
-        """Take in what the child says until it closes its output."""
+        """Handle the messages of the child until it closes its output."""
         assert process.stdout is not None
         rest = b""
         async for data in process.stdout:
@@ -258,15 +258,15 @@ class Downloads:
             if len(rest) > _MAX_LINE_BYTES:
                 rest = b""
             for line in lines:
-                if report := decode(line):
-                    download.hear(report)
-                elif said := escape_controls(line.decode("utf-8", "replace").strip()):
-                    download.last_words.append(said)
-            self._tell()
+                if message := decode(line):
+                    download.handle(message)
+                elif text := escape_controls(line.decode("utf-8", "replace").strip()):
+                    download.output_tail.append(text)
+            self._notify()
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     def _forget_old(self) -> None:
         over = [i for i, download in self._downloads.items() if download.status.state.is_over]
@@ -275,13 +275,13 @@ class Downloads:
 
 
 def _error(download: _Download, returncode: int) -> DownloadError:
-    """Return why a child ended without a result."""
+    """Return the error of a child that ended without a result."""
     if download.failed is not None:
         kinds: list[type[DownloadError]] = [DownloadError, *DownloadError.__subclasses__()]
         by_code = {kind.code: kind for kind in kinds}
         return by_code.get(download.failed.code, DownloadError)(download.failed.message)
-    how = f"was killed by signal {-returncode}" if returncode < 0 else f"ended ({returncode})"
-    said = " | ".join(download.last_words)
+    exit_ = f"was killed by signal {-returncode}" if returncode < 0 else f"ended ({returncode})"
+    quote = " | ".join(download.output_tail)
     return DownloadError(
-        f"the process of the download {how}" + (f"; its last words: {said}" if said else "")
+        f"the process of the download {exit_}" + (f"; its last words: {quote}" if quote else "")
     )

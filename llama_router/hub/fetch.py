@@ -1,7 +1,7 @@
-"""A download as a process of its own: ``python -m llama_router.hub.fetch REFERENCE [FILE]``.
+"""The program of a download: ``python -m llama_router.hub.fetch REFERENCE [FILE]``.
 
-It says what it does on its standard output (hub/reports.py), and ends when its
-standard input does: when whoever started it is gone. It may be killed at any time.
+It writes messages to its standard output (messages.py), and ends at the end of its standard
+input: when its parent has ended. It may be killed at any time.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ import attrs
 from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
 from ..workers.child import end_with_router
-from .answers import Repository
-from .cache import RepoCache, cache_root, named
-from .names import Reference, Selection, choose, parse_reference
-from .reports import Checking, Done, Failed, Progressed, Report, Resolved, Waiting, encode
-from .transfer import Hub, check_room, disk_errors
+from .cache import RepoCache, cache_root, find_repository
+from .messages import Checking, Done, Failed, Message, Progressed, Resolved, Waiting, encode
+from .references import Reference, Selection, choose, parse_reference
+from .responses import Repository
+from .transfer import HubClient, check_room, disk_errors
 
-#: Pause between two reports of progress, in seconds.
-REPORT_EVERY_S: Final = 0.1
+#: Pause between two messages about progress, in seconds.
+PROGRESS_EVERY_S: Final = 0.1
 
 
 def main() -> int:
-    """Fetch what the arguments name; return the exit status."""
+    """Fetch the model of the arguments; return the exit status."""
     end_with_router()
     try:
         wanted = parse_reference(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
         root = cache_root(os.environ)
         with disk_errors(RepoCache(root, wanted.repo)):
-            _say(fetch(wanted, named(root, wanted.repo)))
+            _send(fetch(wanted, find_repository(root, wanted.repo)))
     except RouterError as exc:
-        _say(Failed(exc.code, str(exc)))
+        _send(Failed(exc.code, str(exc)))
         return 1
     return 0
 
 
 def fetch(wanted: Reference, cache: RepoCache) -> Done:
-    """Bring *wanted* into *cache*. If the hub cannot be asked, what is there will do.
+    """Fetch *wanted* into *cache*. If the hub cannot be reached, a cached model is returned.
 
     Raises:
-        DownloadError: if it cannot be had.
+        DownloadError: if neither is possible.
     """
-    # A quarter of a second of imports, so here. It knows where people keep their tokens.
+    # Imported late: it takes a quarter of a second. It finds the token of the user.
     from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
 
     token = None
-    with suppress(OSError, ValueError):  # without one, most of the hub can be read
+    with suppress(OSError, ValueError):  # most of the hub needs no token
         token = get_token()
     reporter = _Reporter()
     offline = constants.HF_HUB_OFFLINE
-    with Hub(constants.ENDPOINT, token, reporter, offline=offline) as hub:
+    with HubClient(constants.ENDPOINT, token, reporter, offline=offline) as hub:
         try:
             repository = hub.repository(wanted.repo)
         except HubUnreachableError as exc:
@@ -65,9 +65,9 @@ def fetch(wanted: Reference, cache: RepoCache) -> Done:
 
 
 def _fetch_all(
-    wanted: Reference, cache: RepoCache, hub: Hub, repository: Repository, reporter: _Reporter
+    wanted: Reference, cache: RepoCache, hub: HubClient, repository: Repository, reporter: _Reporter
 ) -> Done:
-    # The hub does not mind how a name is spelled; folders and ids do.
+    # The hub ignores the case of a name; folders and ids do not.
     cache = attrs.evolve(cache, repo=repository.name)
     commit = repository.commit
     selection = choose(repository.files, wanted)
@@ -76,7 +76,7 @@ def _fetch_all(
     total_bytes = sum(file.size_bytes for file in files)
     missing_bytes = sum(cache.missing_bytes(commit, file) for file in files)
     names = [file.path for file in files]
-    _say(Resolved(model, names, total_bytes, total_bytes - missing_bytes))
+    _send(Resolved(model, names, total_bytes, total_bytes - missing_bytes))
     check_room(cache, commit, files)
     with disk_errors(cache), cache.in_use():
         for file in files:
@@ -88,18 +88,18 @@ def _fetch_all(
     return _done(model, selection, snapshot, fetched_bytes=missing_bytes)
 
 
-def _from_cache(wanted: Reference, cache: RepoCache, why: HubUnreachableError) -> Done:
+def _from_cache(wanted: Reference, cache: RepoCache, error: HubUnreachableError) -> Done:
     """Return the *wanted* model if it is complete in the cache.
 
     Raises:
-        HubUnreachableError: if it is not: *why*.
+        HubUnreachableError: if it is not: *error*.
     """
     try:
         selection, snapshot = cache.find(wanted)
     except (ModelNotCachedError, HubFileMissingError):
-        raise why from None
+        raise error from None
     model = f"{cache.repo}:{selection.model.label}"
-    return _done(model, selection, snapshot, stale_reason=str(why))
+    return _done(model, selection, snapshot, stale_reason=str(error))
 
 
 def _done(
@@ -116,7 +116,7 @@ def _done(
 
 
 class _Reporter:
-    """Says how the transfer goes on, but not more often than anybody wants to hear."""
+    """Writes messages about the progress, at a limited rate."""
 
     def __init__(self) -> None:
         self._before_bytes = 0
@@ -127,28 +127,28 @@ class _Reporter:
         self._done_bytes = self._before_bytes + size_bytes
         now_s = time.monotonic()
         if now_s >= self._next_s:
-            self._next_s = now_s + REPORT_EVERY_S
-            _say(Progressed(self._done_bytes))
+            self._next_s = now_s + PROGRESS_EVERY_S
+            _send(Progressed(self._done_bytes))
 
     def finished(self, size_bytes: int) -> None:
-        """Count a whole file."""
+        """Count a complete file."""
         self._before_bytes += size_bytes
-        _say(Progressed(self._before_bytes))
+        _send(Progressed(self._before_bytes))
 
     def waiting(self, reason: str, pause_s: float | None) -> None:
-        _say(Waiting(reason, pause_s))
+        _send(Waiting(reason, pause_s))
 
     def locked(self) -> None:
-        """Say that another process fetches the same file."""
-        _say(Waiting("another process is fetching the same file"))
+        """Report that another process fetches the same file."""
+        _send(Waiting("another process is fetching the same file"))
 
     def checking(self, path: str) -> None:
-        _say(Progressed(self._done_bytes))
-        _say(Checking(path))
+        _send(Progressed(self._done_bytes))
+        _send(Checking(path))
 
 
-def _say(report: Report) -> None:
-    sys.stdout.buffer.write(encode(report))
+def _send(message: Message) -> None:
+    sys.stdout.buffer.write(encode(message))
     sys.stdout.buffer.flush()
 
 

@@ -1,6 +1,6 @@
-"""Fetching one file of a repository: resumed at any byte, checked, and retried. Blocks.
+"""The client of the hub: fetches files with resumption, verification and retries. Blocks.
 
-Runs in a process of its own (fetch.py), so that it may block, and be killed at any time.
+It runs in a separate process (fetch.py), so it may block, and be killed at any time.
 """
 
 from __future__ import annotations
@@ -26,31 +26,37 @@ from ..errors.downloads import (
     HubAnswerError,
     HubUnreachableError,
 )
-from .answers import Answer, Repository, Retries, failure, is_passing, parse_repository
 from .cache import RepoCache
 from .large_reads import large_read_transport
-from .names import RepoFile
-from .part_file import PartFile
-from .units import size
+from .partial_file import PartialFile
+from .references import RepoFile
+from .responses import (
+    HubResponse,
+    Repository,
+    RetryPolicy,
+    error_for,
+    is_transient,
+    parse_repository,
+)
+from .units import format_size
 
-#: Seconds to wait for a connection, and for the next byte. A hub that is silent for so long
-#: is asked again.
+#: Timeouts of a connection attempt and of the next byte, in seconds; a retry follows.
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 
 #: Largest description of a repository that is read, in bytes.
 MAX_DOCUMENT_BYTES: Final = 64 * 2**20
 
-#: Failures after which the first question is given up: nothing is lost yet, and a user who is
-#: offline should not wait for a model that is here.
+#: Failures after which the request for the repository is given up: an offline user should get
+#: a cached model soon.
 QUICK_LIMIT: Final = 3
 
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 
-class _PassingError(Exception):
-    """An attempt failed in a way that may pass."""
+class _TransientError(Exception):
+    """An attempt failed; a retry may succeed."""
 
     def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
@@ -58,37 +64,37 @@ class _PassingError(Exception):
 
 
 class Observer(Protocol):
-    """Whoever wants to know how a transfer goes on."""
+    """Callbacks for the progress of a transfer."""
 
     def arrived(self, size_bytes: int) -> None:
-        """Hear that so much of the current file is here."""
+        """Handle that *size_bytes* of the current file have arrived."""
 
     def waiting(self, reason: str, pause_s: float | None) -> None:
-        """Hear that nothing moves, and why."""
+        """Handle a pause of the transfer and its reason."""
 
     def checking(self, path: str) -> None:
-        """Hear that all of a file is here and its hash is being computed."""
+        """Handle that all of a file has arrived and its hash is being verified."""
 
 
 @attrs.define(eq=False)
-class Hub:
-    """One hub, and how to talk to it. A context manager: at its end the connections are closed.
+class HubClient:
+    """A client of one hub. As a context manager, it closes its connections at the end.
 
     Attributes:
         endpoint: Its base URL, without a slash at the end.
         token: Sent to the hub itself, never to a host that it redirects to.
-        observer: Told how it goes on.
-        offline: Whether the user wants it not to be asked.
-        retries: How patient to be.
-        sleep: Waits for that pause.
-        read_timeout_s: Longest silence of the hub.
+        observer: Receives the progress.
+        offline: The user has disabled requests to the hub.
+        retries: Number and pauses of retries.
+        sleep: Waits for a pause.
+        read_timeout_s: Timeout of the next byte.
     """
 
     endpoint: str
     token: str | None
     observer: Observer
     offline: bool = False
-    retries: Retries = attrs.field(factory=Retries)
+    retries: RetryPolicy = attrs.field(factory=RetryPolicy)
     sleep: Callable[[float], None] = time.sleep
     read_timeout_s: float = READ_TIMEOUT_S
     _http: httpx.Client = attrs.field(init=False)
@@ -100,7 +106,7 @@ class Hub:
             fields["authorization"] = f"Bearer {self.token}"
         return httpx.Client(
             headers=fields,
-            follow_redirects=True,  # httpx takes the token off when the host changes
+            follow_redirects=True,  # httpx drops the token if the host changes
             timeout=httpx.Timeout(self.read_timeout_s, connect=CONNECT_TIMEOUT_S),
             transport=large_read_transport(),
         )
@@ -112,14 +118,14 @@ class Hub:
         self._http.close()
 
     def page(self, repo: str) -> str:
-        """Return the web page of a repository."""
+        """Return the URL of a repository's page."""
         return f"{self.endpoint}/{repo}"
 
     def repository(self, repo: str, revision: str = "main") -> Repository:
-        """Ask what *repo* holds.
+        """Return the description of *repo*, requested from the hub.
 
         Raises:
-            DownloadError: if the hub does not say.
+            DownloadError: if the request fails.
         """
         if self.offline:
             raise HubUnreachableError("HF_HUB_OFFLINE is set, so the hub was not asked")
@@ -131,46 +137,46 @@ class Hub:
         url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         body = bytearray()
 
-        def ask() -> None:
+        def attempt() -> None:
             body.clear()
-            with self._answer(url, {}, repo) as response:
+            with self._response(url, {}, repo) as response:
                 for piece in response.iter_bytes():
                     body.extend(piece)
                     if len(body) > MAX_DOCUMENT_BYTES:
                         raise HubAnswerError(f"the hub's description of {repo} has no end")
 
-        self._patiently(ask, lambda: 0, attrs.evolve(self.retries, limit=QUICK_LIMIT))
+        self._retrying(attempt, lambda: 0, attrs.evolve(self.retries, limit=QUICK_LIMIT))
         return parse_repository(bytes(body), repo)
 
     def fetch(self, cache: RepoCache, commit: str, file: RepoFile) -> None:
-        """Make sure that the content of *file* is complete in *cache* and right.
+        """Download the missing part of *file* into *cache* and verify its hash.
 
         Args:
-            cache: Where to.
-            commit: Which version of the repository.
-            file: What.
+            cache: The destination.
+            commit: The commit of the repository.
+            file: The file.
 
         Raises:
-            DownloadError: if it cannot be fetched; what is here stays, for the next time.
+            DownloadError: if it cannot be fetched; the part that has arrived is kept.
         """
-        blob, part = cache.blob(file), cache.part(file)
+        blob, part = cache.blob(file), cache.partial_blob(file)
         with disk_errors(cache):
             blob.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(2):
-                with PartFile(part, file) as incoming:
+                with PartialFile(part, file) as incoming:
                     self._fill(incoming, cache.repo, commit, file)
                     self.observer.checking(file.path)
-                    if incoming.is_right():
+                    if incoming.is_valid():
                         part.replace(blob)
                         return
-                # Perhaps an earlier piece of it was broken: once more, from the beginning.
+                # Perhaps the part of an earlier process was damaged: retry once from the beginning.
                 part.unlink()
         raise HubAnswerError(
             f"{file.path} of {cache.repo} arrived complete, but is not what the hub announced: "
             "its hash is wrong; the file was deleted, try again later"
         )
 
-    def _fill(self, incoming: PartFile, repo: str, commit: str, file: RepoFile) -> None:
+    def _fill(self, incoming: PartialFile, repo: str, commit: str, file: RepoFile) -> None:
         url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
 
         def attempt() -> None:
@@ -178,41 +184,41 @@ class Hub:
                 return
             start = incoming.size_bytes
             fields = {"range": f"bytes={start}-"} if start else {}
-            with self._answer(url, fields, repo) as response:
+            with self._response(url, fields, repo) as response:
                 incoming.start_at(_offset(response, start, file))
                 for piece in response.iter_raw():
                     incoming.write(piece)
                     self.observer.arrived(incoming.size_bytes)
             if incoming.size_bytes < file.size_bytes:
-                raise _PassingError("the connection ended early")
+                raise _TransientError("the connection ended early")
 
-        self._patiently(attempt, lambda: incoming.size_bytes, self.retries)
+        self._retrying(attempt, lambda: incoming.size_bytes, self.retries)
 
     @contextlib.contextmanager
-    def _answer(self, url: str, fields: dict[str, str], repo: str) -> Iterator[httpx.Response]:
-        """Yield a successful answer with its body still to come.
+    def _response(self, url: str, fields: dict[str, str], repo: str) -> Iterator[httpx.Response]:
+        """Yield a successful response before its body is read.
 
         Raises:
-            DownloadError: if it is an error that stays.
-            _PassingError: if it is one that may pass.
+            DownloadError: for a permanent error.
+            _TransientError: for a transient one.
         """
         with self._http.stream("GET", url, headers=fields) as response:
             if response.is_success:
                 yield response
                 return
-            answer = Answer(
+            head = HubResponse(
                 response.status_code,
                 dict(response.headers),
                 from_hub=response.url.host == httpx.URL(self.endpoint).host,
             )
-            error = failure(answer, repo=repo, page=self.page(repo), has_token=bool(self.token))
-            if is_passing(answer):
+            error = error_for(head, repo=repo, page=self.page(repo), has_token=bool(self.token))
+            if is_transient(head):
                 retry_after_s = _retry_after_s(response.headers.get("retry-after"))
-                raise _PassingError(str(error), retry_after_s=retry_after_s)
+                raise _TransientError(str(error), retry_after_s=retry_after_s)
             raise error
 
-    def _patiently(
-        self, attempt: Callable[[], None], progress: Callable[[], int], retries: Retries
+    def _retrying(
+        self, attempt: Callable[[], None], progress: Callable[[], int], retries: RetryPolicy
     ) -> None:
         """Repeat *attempt* until it succeeds, or fails too often without *progress*.
 
@@ -223,7 +229,7 @@ class Hub:
         while True:
             try:
                 return attempt()
-            except _PassingError as exc:
+            except _TransientError as exc:
                 reason, retry_after_s = str(exc), exc.retry_after_s
             except (httpx.TransportError, httpx.TooManyRedirects) as exc:
                 reason, retry_after_s = self._explain(exc), None
@@ -241,7 +247,7 @@ class Hub:
             self.sleep(pause_s)
 
     def _explain(self, exc: httpx.HTTPError) -> str:
-        """Return what went wrong on the way, as a sentence."""
+        """Return a message about a failed connection."""
         host = httpx.URL(self.endpoint).netloc.decode()
         match exc:
             case httpx.ConnectError() | httpx.ConnectTimeout() | httpx.ProxyError():
@@ -253,10 +259,10 @@ class Hub:
 
 
 def check_room(cache: RepoCache, commit: str, files: Iterable[RepoFile]) -> None:
-    """Make sure that what is missing of *files* fits on the disk, before anything is fetched.
+    """Check that the missing bytes of *files* fit on the disk.
 
     Raises:
-        DiskFullError: if it does not; the message has both figures.
+        DiskFullError: if they do not; the message has both sizes.
         CacheUnusableError: if the cache cannot be used at all.
     """
     missing_bytes = sum(cache.missing_bytes(commit, file) for file in files)
@@ -265,14 +271,15 @@ def check_room(cache: RepoCache, commit: str, files: Iterable[RepoFile]) -> None
         free_bytes = shutil.disk_usage(cache.folder).free
     if missing_bytes > free_bytes:
         raise DiskFullError(
-            f"{size(missing_bytes)} are still to be fetched, but the disk of {cache.root} has "
-            f"only {size(free_bytes)} free; make room, or set HF_HUB_CACHE to another disk"
+            f"{format_size(missing_bytes)} are still to be fetched, but the disk of {cache.root} "
+            f"has only {format_size(free_bytes)} free; make room, or set HF_HUB_CACHE to "
+            "another disk"
         )
 
 
 @contextlib.contextmanager
 def disk_errors(cache: RepoCache) -> Iterator[None]:
-    """Turn errors of the file system into sentences.
+    """Convert errors of the file system to those of a download.
 
     Raises:
         DiskFullError: if the disk is full.
@@ -293,10 +300,10 @@ def disk_errors(cache: RepoCache) -> Iterator[None]:
 
 
 def _offset(response: httpx.Response, start: int, file: RepoFile) -> int:
-    """Return where in *file* the body of *response* begins.
+    """Return the offset in *file* at which the body of *response* begins.
 
     Raises:
-        HubAnswerError: if the file has not the size that the hub announced.
+        HubAnswerError: if the size of the file is not the announced one.
     """
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         found = _RANGE.fullmatch(response.headers.get("content-range", ""))
@@ -316,7 +323,7 @@ def _checked(offset: int, size_bytes: int, file: RepoFile) -> int:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Read a ``Retry-After``: seconds or a date. Source: RFC 9110, section 10.2.3."""
+    """Return a ``Retry-After``, seconds or a date, in seconds. Source: RFC 9110, section 10.2.3."""
     if value is None:
         return None
     if value.strip().isdecimal():

@@ -1,9 +1,9 @@
-"""Sizes and durations for people. Pure."""
+"""Human-readable sizes and durations. Pure."""
 
 from __future__ import annotations
 
 
-def size(size_bytes: float) -> str:
+def format_size(size_bytes: float) -> str:
     """Return a size in the decimal units in which disks and networks are sold."""
     value = float(size_bytes)
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -13,7 +13,7 @@ def size(size_bytes: float) -> str:
     return f"{value:.1f} TB"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration: ``8 s``, ``3:05``, ``2:00:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

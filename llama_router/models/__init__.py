@@ -1,1 +1,1 @@
-"""What is on disk: model files and, for the demo and the tests, tiny ones made here."""
+"""Model files on this machine; also tiny ones, made for the demo and the tests."""

@@ -1,4 +1,4 @@
-"""Where models are kept on this machine, and which files of a cache belong together.
+"""Locations of model caches on this machine, and the files in them that belong together.
 
 Sources: llama.cpp, common/common.cpp (fs_get_cache_directory), common/download.cpp and
 common/hf-cache.cpp; https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
@@ -19,9 +19,9 @@ import msgspec
 
 from ..files import Unseen, list_folder, look, read_up_to, reason_of
 from ..stalls import look_at
-from .discovery.found import Doubt
+from .discovery.found import ScanWarning
 
-#: As on the hub; also where a path is made of it, so no dots alone and no separators.
+#: A repository on the hub. It becomes part of a path, so no dots alone and no separators.
 _REPO: Final = re.compile(
     r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?(?:/[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?)?"
 )
@@ -32,11 +32,11 @@ _MAX_REF_BYTES: Final = 1024
 
 @attrs.frozen
 class Caches:
-    """The folders where programs keep the models that they fetched.
+    """The folders in which llama.cpp and huggingface_hub store downloaded models.
 
     Attributes:
-        flat: Of older versions of llama.cpp, all files in one folder.
-        hubs: In the layout of huggingface_hub, the first is llama.cpp's.
+        flat: Cache of older versions of llama.cpp, with all files in one folder.
+        hubs: Caches in the layout of huggingface_hub; llama.cpp's first.
     """
 
     flat: Path
@@ -46,7 +46,7 @@ class Caches:
 def find_caches(environ: Mapping[str, str], *, platform: str = sys.platform) -> Caches:
     """Return the caches that llama.cpp and huggingface_hub would use with that environment.
 
-    They agree, except that huggingface_hub does not know ``LLAMA_CACHE``.
+    Both use the same variables, except that huggingface_hub ignores ``LLAMA_CACHE``.
     """
     home = Path(environ.get("HOME") or Path("~").expanduser())
     base = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
@@ -77,49 +77,49 @@ def _expanded(path: Path, home: Path) -> Path:
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """What an older llama.cpp noted about one model that it fetched.
+    """The record of an older llama.cpp about one model that it downloaded.
 
     Attributes:
         repo: ``owner/repo``.
-        tag: The quantization that was asked for; None where the hub chose one.
+        tag: The requested quantization; None if the hub chose one.
         gguf: Name of the file in the cache, of the first part for a split model.
         mmproj: Name of its projector in the cache.
-        gguf_inside: Path of *gguf* in the repository.
-        mmproj_inside: Path of *mmproj* there.
+        gguf_repo_path: Path of *gguf* in the repository.
+        mmproj_repo_path: Path of *mmproj* there.
     """
 
     repo: str
     tag: str | None
     gguf: str
-    gguf_inside: str
+    gguf_repo_path: str
     mmproj: str | None = None
-    mmproj_inside: str | None = None
+    mmproj_repo_path: str | None = None
 
 
-class Doubts(list[Doubt]):
-    """What a scan has to say.
+class ScanWarnings(list[ScanWarning]):
+    """The warnings of one scan.
 
     Attributes:
-        unseen: The folders, and files, that could not be looked at: more may be there.
+        unreadable: Folders and files that could not be read: they may contain more models.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.unseen: list[str] = []
+        self.unreadable: list[str] = []
 
-    def note(self, path: Path | str, reason: str) -> None:
-        """Say something about *path*."""
-        self.append(doubt(path, reason))
+    def add(self, path: Path | str, reason: str) -> None:
+        """Append a warning about *path*."""
+        self.append(ScanWarning.about(path, reason))
 
-    def note_unseen(self, path: Path | str, found: Unseen) -> None:
-        """Say why *path* cannot be looked at, unless nothing is there."""
+    def add_unreadable(self, path: Path | str, found: Unseen) -> None:
+        """Append the reason why *path* cannot be read, unless it is missing."""
         if not found.is_missing:
-            self.note(path, f"it cannot be read: {found.reason}")
-            self.unseen.append(str(path))
+            self.add(path, f"it cannot be read: {found.reason}")
+            self.unreadable.append(str(path))
 
 
-def read_manifests(flat: Path, names: Iterable[str], doubts: Doubts) -> list[Manifest]:
-    """Return the usable manifests among *names* in the flat cache; say of others why not."""
+def read_manifests(flat: Path, names: Iterable[str], warnings: ScanWarnings) -> list[Manifest]:
+    """Return the usable manifests among *names* in the flat cache; warn about the others."""
     manifests: list[Manifest] = []
     for name in names:
         if not (name.startswith("manifest=") and name.endswith(".json")):
@@ -127,14 +127,14 @@ def read_manifests(flat: Path, names: Iterable[str], doubts: Doubts) -> list[Man
         try:
             manifests.append(_read_manifest(flat / name))
         except OSError as exc:
-            doubts.note(flat / name, f"it cannot be read: {reason_of(exc)}")
+            warnings.add(flat / name, f"it cannot be read: {reason_of(exc)}")
         except (ManifestError, msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
-            doubts.note(flat / name, f"it is not a manifest of llama.cpp: {exc}")
+            warnings.add(flat / name, f"it is not a manifest of llama.cpp: {exc}")
     return manifests
 
 
 class ManifestError(Exception):
-    """A manifest says something that cannot be followed."""
+    """The content of a manifest cannot be used."""
 
 
 class _File(msgspec.Struct):
@@ -157,9 +157,9 @@ def _read_manifest(path: Path) -> Manifest:
         repo=repo,
         tag=None if found[3] == "latest" else found[3],
         gguf=_flat_name(repo, gguf),
-        gguf_inside=gguf,
+        gguf_repo_path=gguf,
         mmproj=None if mmproj is None else _flat_name(repo, mmproj),
-        mmproj_inside=mmproj,
+        mmproj_repo_path=mmproj,
     )
 
 
@@ -168,16 +168,16 @@ def is_repo(name: str) -> bool:
     return ".." not in name and len(name) <= 256 and _REPO.fullmatch(name) is not None
 
 
-def _flat_name(repo: str, inside: str) -> str:
-    """Return the name in the flat cache of the file *inside* a repository.
+def _flat_name(repo: str, repo_path: str) -> str:
+    """Return the name in the flat cache of the file at *repo_path* in a repository.
 
     Raises:
-        ManifestError: if it is not a path inside.
+        ManifestError: if the path leads out of the repository.
     """
-    parts = inside.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or not inside.isprintable():
-        raise ManifestError(f"{inside!r} is not the path of a file in a repository")
-    return f"{repo}/{inside}".replace("/", "_")
+    parts = repo_path.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or not repo_path.isprintable():
+        raise ManifestError(f"{repo_path!r} is not the path of a file in a repository")
+    return f"{repo}/{repo_path}".replace("/", "_")
 
 
 @attrs.frozen
@@ -186,32 +186,32 @@ class Repository:
 
     Attributes:
         repo: ``owner/repo``; very old ones have no owner.
-        snapshots: Its folders of files; those that a branch or tag names first, then by age.
+        snapshots: Its folders of files; those of a branch or tag first, then newer ones first.
     """
 
     repo: str
     snapshots: tuple[Path, ...]
 
 
-def find_repositories(hub: Path, doubts: Doubts) -> Iterator[Repository]:
-    """Yield the repositories of models in *hub*; a cache that is not there has none."""
-    for name in names_in(hub, doubts):
+def find_repositories(hub: Path, warnings: ScanWarnings) -> Iterator[Repository]:
+    """Yield the repositories of models in *hub*; a missing cache has none."""
+    for name in names_in(hub, warnings):
         if not name.startswith("models--"):
             continue
         repo = name.removeprefix("models--").replace("--", "/")
         if not is_repo(repo):
-            doubts.note(hub / name, "its name is not that of a repository")
+            warnings.add(hub / name, "its name is not that of a repository")
             continue
         folder = hub / name / "snapshots"
-        snapshots = [folder / revision for revision in names_in(folder, doubts)]
-        if len(snapshots) > 1:  # when a branch moved on, files of before are only in the old one
+        snapshots = [folder / revision for revision in names_in(folder, warnings)]
+        if len(snapshots) > 1:  # files that a newer commit removed are only in an old snapshot
             named = _revisions(hub / name / "refs")
             snapshots.sort(key=lambda path: (named.get(path.name, len(named)), -_modified_ns(path)))
         yield Repository(repo, tuple(snapshots))
 
 
 def _revisions(refs: Path) -> dict[str, int]:
-    """Return the revisions that refs name, with their rank: main first."""
+    """Return the revisions in *refs* with their rank: main first."""
     found: list[tuple[bool, str, str]] = []
     paths: list[Path] = []
     with suppress(OSError), look_at(refs):
@@ -221,7 +221,7 @@ def _revisions(refs: Path) -> dict[str, int]:
             revision = read_up_to(path, _MAX_REF_BYTES).decode().strip()
             found.append((path.name != "main", str(path), revision))
         except (OSError, UnicodeError):
-            continue  # the snapshot it names is found nevertheless
+            continue  # its snapshot is found nevertheless, by age
     return {revision: rank for rank, (_, _, revision) in reversed([*enumerate(sorted(found))])}
 
 
@@ -230,15 +230,10 @@ def _modified_ns(path: Path) -> int:
     return 0 if isinstance(found, Unseen) else found.st_mtime_ns
 
 
-def names_in(folder: Path, doubts: Doubts) -> list[str]:
-    """Return the names in *folder*, in order; none if it is not there or cannot be read."""
+def names_in(folder: Path, warnings: ScanWarnings) -> list[str]:
+    """Return the names in *folder*, in order; none if it is missing or cannot be read."""
     found = list_folder(folder)
     if isinstance(found, Unseen):
-        doubts.note_unseen(folder, found)
+        warnings.add_unreadable(folder, found)
         return []
     return found
-
-
-def doubt(path: Path | str, reason: str) -> Doubt:
-    """Return a doubt about *path*, whose name need not be text."""
-    return Doubt(str(path).encode("utf-8", "backslashreplace").decode(), reason)

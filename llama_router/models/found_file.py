@@ -1,4 +1,4 @@
-"""The machine-written file of discovered and imported models, in the state directory."""
+"""``models.toml`` in the state directory: the machine-written file of found models."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import tomli_w
 
 from ..core.config.parse import parse_config
 from ..errors.config import ConfigError
-from ..files import Unseen, look, make_folder, read_up_to, reason_of, replace_file
+from ..files import Unseen, look, make_folder, read_up_to, reason_of, replace_atomically
 from ..stalls import undone_if_given_up
-from .caches import doubt
-from .discovery.found import Doubt, FoundModel
+from .discovery.found import FoundModel, ScanWarning
 
-#: Its name.
+#: Name of the file.
 NAME: Final = "models.toml"
 
 _HEADER: Final = """\
@@ -30,7 +29,7 @@ _HEADER: Final = """\
 
 """
 
-#: Keys of a table in it that are for people and for `llama-router list`, not for router.toml.
+#: Key of a table with facts to display, e.g. by `llama-router list`; it is no key of router.toml.
 _INFO: Final = "info"
 _KEYS: Final = frozenset(("state", "path", "mmproj", "found_args", "aliases", _INFO))
 _MAX_BYTES: Final = 64 * 2**20
@@ -40,12 +39,12 @@ Table = dict[str, Any]
 
 @attrs.frozen(kw_only=True)
 class FoundFileContent:
-    """What the file holds.
+    """The content of the file.
 
     Attributes:
-        models: Table by id, each of which `parse_config` accepts but for its ``info``.
-        startup_model: The model to load where ``router.toml`` names none.
-        damaged: It could not be read, and is put aside before another one is written.
+        models: Table by id; `parse_config` accepts each one without its ``info``.
+        startup_model: The model to load if ``router.toml`` names none.
+        damaged: The file is no TOML; it is renamed before another one is written.
     """
 
     models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
@@ -54,7 +53,7 @@ class FoundFileContent:
 
 
 def table_of(model: FoundModel, state: str) -> Table:
-    """Return how *model* stands in the file."""
+    """Return the table of *model* in the file."""
     table: Table = {"state": state, "path": model.path}
     if model.mmproj is not None:
         table["mmproj"] = model.mmproj
@@ -76,32 +75,32 @@ def table_of(model: FoundModel, state: str) -> Table:
 
 
 def without_info(table: Mapping[str, Any]) -> Table:
-    """Return the part of *table* that could stand in ``router.toml``."""
+    """Return the keys of *table* that ``router.toml`` accepts."""
     return {key: value for key, value in table.items() if key != _INFO}
 
 
-def read(state_dir: Path, doubts: list[Doubt]) -> FoundFileContent:
-    """Return what the file in *state_dir* holds; what is unusable is left out, with a doubt."""
+def read(state_dir: Path, warnings: list[ScanWarning]) -> FoundFileContent:
+    """Return the content of the file in *state_dir*; unusable parts become *warnings*."""
     path = state_dir / NAME
     try:
         document = tomllib.loads(read_up_to(path, _MAX_BYTES).decode())
     except FileNotFoundError:
         return FoundFileContent()
     except OSError as exc:
-        doubts.append(doubt(path, f"it cannot be read: {reason_of(exc)}"))
+        warnings.append(ScanWarning.about(path, f"it cannot be read: {reason_of(exc)}"))
         return FoundFileContent()
     except (ValueError, RecursionError) as exc:
-        doubts.append(doubt(path, f"it is damaged, so a new one is begun: {exc}"))
+        warnings.append(ScanWarning.about(path, f"it is damaged, so a new one is begun: {exc}"))
         return FoundFileContent(damaged=True)
     models = document.get("models")
     startup = document.get("startup_model")
     return FoundFileContent(
-        models=_usable(path, models if isinstance(models, dict) else {}, doubts),
+        models=_usable(path, models if isinstance(models, dict) else {}, warnings),
         startup_model=startup if isinstance(startup, str) else None,
     )
 
 
-def _usable(path: Path, models: Mapping[str, Any], doubts: list[Doubt]) -> dict[str, Table]:
+def _usable(path: Path, models: Mapping[str, Any], warnings: list[ScanWarning]) -> dict[str, Table]:
     usable = {name: t for name, t in models.items() if isinstance(t, dict) and t.keys() <= _KEYS}
     faults = dict.fromkeys(models.keys() - usable.keys(), "has keys that are not known here")
     try:
@@ -109,12 +108,12 @@ def _usable(path: Path, models: Mapping[str, Any], doubts: list[Doubt]) -> dict[
     except ConfigError as exc:
         faults |= {str(p.path[1]): str(p) for p in exc.problems if len(p.path) > 1}
     for name, reason in faults.items():
-        doubts.append(doubt(path, f"its model {name!r} is left out: {reason}"))
+        warnings.append(ScanWarning.about(path, f"its model {name!r} is left out: {reason}"))
     return {name: table for name, table in usable.items() if name not in faults}
 
 
-def stamp(state_dir: Path) -> object:
-    """Return what changes when the file does; None if there is none."""
+def version(state_dir: Path) -> object:
+    """Return a value that changes when the file does; None if it is missing."""
     info = look(state_dir / NAME)
     if isinstance(info, Unseen):
         return None
@@ -123,7 +122,7 @@ def stamp(state_dir: Path) -> object:
 
 @contextmanager
 def locked(state_dir: Path) -> Iterator[None]:
-    """Keep other processes from changing the file meanwhile.
+    """Hold the lock of the file, so that no other process changes it meanwhile.
 
     Raises:
         OSError: if *state_dir* cannot be written.
@@ -132,7 +131,7 @@ def locked(state_dir: Path) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     descriptor = os.open(state_dir / f"{NAME}.lock", flags, 0o600)
     try:
-        # Another attempt at the same work would wait for this one for ever.
+        # If this attempt is given up, the lock is released: the next attempt would wait for ever.
         with undone_if_given_up(lambda: fcntl.flock(descriptor, fcntl.LOCK_UN)):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -141,7 +140,7 @@ def locked(state_dir: Path) -> Iterator[None]:
 
 
 def write(state_dir: Path, content: FoundFileContent) -> None:
-    """Replace the file in one step; one that would stay the same is not touched.
+    """Replace the file in one step, unless its content is the same.
 
     Raises:
         OSError: if it cannot be written; it is as before then.
@@ -157,4 +156,4 @@ def write(state_dir: Path, content: FoundFileContent) -> None:
             return
     if content.damaged:
         path.replace(state_dir / f"{NAME}.damaged")
-    replace_file(path, data, sync=True)
+    replace_atomically(path, data, sync=True)

@@ -1,7 +1,7 @@
-"""Reads the header of a GGUF file: in microseconds, and within bounds whatever the file holds.
+"""Reads the header of a GGUF file in microseconds, with limits for any content.
 
 A header is a list of keys with values, and a vocabulary of a quarter of a million strings is
-one of the values. Converters write what matters before it, so a quick look stops there.
+one of the values. Converters write the needed keys before it, so reading stops there by default.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -15,9 +15,9 @@ from typing import Final
 
 from ..core.config.kinds import CONTROL
 from ..files import opened, reason_of
-from .discovery.header import Header
+from .discovery.found import Header
 
-#: Bounds of one file. The largest vocabularies have a quarter of a million tokens and half a
+#: Limits for one file. The largest vocabularies have a quarter of a million tokens and half a
 #: million merges, in headers of about 20 MB.
 MAX_KEYS: Final = 10_000
 MAX_KEY_BYTES: Final = 65_535  # by the specification
@@ -60,15 +60,15 @@ class GgufError(Exception):
 
 
 def read_header(path: str, *, whole: bool = False) -> Header:
-    """Return what the header of *path* says. Blocks on the file, within bounds.
+    """Return the header of *path*. Blocks on the file, within limits.
 
     Args:
-        path: The file; anything else than a regular file is refused without reading it.
-        whole: Read on behind the vocabulary, which takes some ten milliseconds: for the
-            chat template and the file type.
+        path: A regular file; anything else is refused without reading it.
+        whole: Read the keys after the vocabulary, too: the chat template and the file type.
+            That takes about ten milliseconds.
 
     Raises:
-        GgufError: if it cannot be read or is no such file.
+        GgufError: if it cannot be read or is no GGUF file.
     """
     try:
         with opened(path) as (descriptor, size_bytes):
@@ -100,7 +100,7 @@ def _parse(reader: _Reader, *, whole: bool) -> Header:
 
 
 def _counts(reader: _Reader) -> tuple[int, int]:
-    """Read the very beginning; return how many tensors and how many keys there are."""
+    """Read the fixed part; return the number of tensors and the number of keys."""
     if reader.take(4) != b"GGUF":
         raise GgufError("it does not begin like a GGUF file")
     version, tensor_count, key_count = _HEAD.unpack(reader.take(_HEAD.size))
@@ -114,7 +114,7 @@ def _counts(reader: _Reader) -> tuple[int, int]:
 
 
 def _numbers(reader: _Reader, kind: int) -> tuple[int, ...]:
-    """Read past a value that is no string; return its integers, if they are a few."""
+    """Skip a value that is no string; return its integers, unless there are many."""
     if kind in _INTEGERS:
         return _INTEGERS[kind].unpack(reader.take(_SIZES[kind]))
     if kind == _ARRAY:
@@ -173,7 +173,7 @@ def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: i
 
 
 class _Reader:
-    """Walks a file forward with few reads; never past its end, never over the bounds."""
+    """A forward reader with a buffer and few reads; checks the end of the file and the limits."""
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
         self._descriptor = descriptor
@@ -189,7 +189,7 @@ class _Reader:
         """Return the next *count* bytes.
 
         Raises:
-            GgufError: if there are fewer, or a bound is reached.
+            GgufError: if there are fewer, or a limit is reached.
         """
         end = self._at + count
         if end > len(self._buffer):
@@ -200,7 +200,7 @@ class _Reader:
         return data
 
     def skip(self, count: int) -> None:
-        """Go past the next *count* bytes, which are not read if there are many.
+        """Skip the next *count* bytes; most of them are not even read.
 
         Raises:
             GgufError: if there are fewer.
@@ -214,7 +214,7 @@ class _Reader:
         self._begin, self._buffer, self._at = position, b"", 0
 
     def text(self, max_bytes: int) -> bytes | None:
-        """Return the next string; go past it and return None if it is over *max_bytes*."""
+        """Return the next string; skip it and return None if it is longer than *max_bytes*."""
         (length,) = _U64.unpack(self.take(8))
         if length > max_bytes:
             self.skip(length)
@@ -222,10 +222,10 @@ class _Reader:
         return self.take(length)
 
     def skip_strings(self, count: int) -> None:
-        """Go past *count* strings.
+        """Skip *count* strings.
 
         Raises:
-            GgufError: if there are fewer, or a bound is reached.
+            GgufError: if there are fewer, or a limit is reached.
         """
         if count * 8 > self._size_bytes:
             raise GgufError("it ends in the middle of its header")
@@ -245,7 +245,7 @@ class _Reader:
                 self.skip(length)
 
     def _fill(self, count: int) -> None:
-        """Let the buffer begin here and hold at least *count* bytes."""
+        """Refill the buffer from the current position with at least *count* bytes."""
         begin = self._begin + self._at
         if begin + count > self._size_bytes:
             raise GgufError("it ends in the middle of its header")
@@ -256,5 +256,5 @@ class _Reader:
         self._next_read_bytes = min(2 * self._next_read_bytes, _MAX_READ_AT_ONCE_BYTES)
         self._buffer = os.pread(self._descriptor, wanted, begin)
         self._begin, self._at = begin, 0
-        if len(self._buffer) < count:  # somebody has cut it meanwhile
+        if len(self._buffer) < count:  # the file was truncated meanwhile
             raise GgufError("it ends in the middle of its header")

@@ -11,9 +11,9 @@ import attrs
 import structlog
 import trio
 
-from ..config.catalog import Catalog, sources
+from ..config.catalog import Catalog, scan_sources
 from ..config.load import LoadedConfig
-from ..config.watcher import Watcher, load_alone
+from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.downloads import log_end, publish_downloads
 from ..control.admin.loads import Loads
 from ..control.llama_cpp.model_info import ModelInfo
@@ -21,8 +21,8 @@ from ..control.web.app import build_app
 from ..control.web.context import ControlContext
 from ..control.web.server import ControlServer
 from ..core.config.config import Config
-from ..core.config.diff import ReloadPlan
 from ..core.config.names import ModelId
+from ..core.config.reload import ReloadPlan
 from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
@@ -125,7 +125,7 @@ class Frontend:
             edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=scans.scan,
-            downloads=Downloads(self.environ, adopt=scans.scan, on_end=log_end),
+            downloads=Downloads(self.environ, on_fetched=scans.scan, on_end=log_end),
             hub_caches=find_caches(self.environ).hubs,
             model_info=ModelInfo(dispatcher),
             loads=Loads(dispatcher),
@@ -139,9 +139,9 @@ class Frontend:
             self.loaded,
             current=lambda: self.dispatcher.config,
             apply=self._reconfigure,
-            load=load_alone if self.catalog is None else self.catalog.reload,
+            load=load_without_scans if self.catalog is None else self.catalog.reload,
             on_report=lambda report: feed.publish(
-                ConfigReloaded(report.verdict.value, len(report.problems))
+                ConfigReloaded(report.outcome.value, len(report.problems))
             ),
         )
 
@@ -177,7 +177,7 @@ class Frontend:
         with self.manager.reloading():
             await self.address.follow(config)
             former = self.dispatcher.config.router
-            if sources(config.router) != sources(former):
+            if scan_sources(config.router) != scan_sources(former):
                 self.signals.rescan()
             replaced = self.dispatcher.reconfigure(config, plan)
             self.address.gate.reconfigure(config)

@@ -10,7 +10,7 @@ import attrs
 import structlog
 
 from ..core.config.config import Config
-from ..core.config.exposure import exposure
+from ..core.config.exposure import host_fault
 from ..errors.base import RouterError
 from ..gateway.server import listen
 from ..systemd.activation import take_listeners
@@ -61,7 +61,7 @@ def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
 
 def exposure_fault(host: str, config: Config) -> str | None:
     """Return why a router must not listen on *host*, or None if it may."""
-    return exposure(
+    return host_fault(
         host,
         has_keys=bool(config.api_keys),
         public_without_keys=config.router.public_without_keys,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
-from ..config.reload_report import ReloadReport
+from ..core.config.reload import ReloadReport
 from ..dispatch.dispatcher import Dispatcher
 
 

@@ -8,9 +8,9 @@ from typing import NoReturn
 import structlog
 import trio
 
-from ..config.catalog import Catalog, Scanned
-from ..config.reload_report import ReloadReport
-from ..config.scan_worker.parent import ScanError, scan_beside
+from ..config.catalog import Catalog, ScanReport
+from ..config.scan_worker.parent import ScanError, scan_in_process
+from ..core.config.reload import ReloadReport
 from ..core.config.specs import RouterSpec
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class Scans:
         self._reload = reload
         self._turn = trio.Lock()
 
-    async def scan(self) -> Scanned:
+    async def scan(self) -> ScanReport:
         """Scan for models; those found are in force when this returns.
 
         Raises:
@@ -45,8 +45,8 @@ class Scans:
         """
         async with self._turn:
             if self._catalog is None:
-                return Scanned()
-            scanned = await scan_beside(self._catalog, self._router())
+                return ScanReport()
+            scanned = await scan_in_process(self._catalog, self._router())
             report = await self._reload()
         if report.problems:
             problems = "; ".join(map(str, report.problems))

@@ -54,8 +54,8 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
         with suppress(OSError):
             record.close()
         raise
-    if token.doubt is not None:
-        log.warning("admin_token.exposed", path=str(token.path), reason=token.doubt)
+    if token.warning is not None:
+        log.warning("admin_token.exposed", path=str(token.path), reason=token.warning)
     return Prepared(record, token)
 
 

@@ -14,9 +14,9 @@ import trio
 
 from llama_router.errors.config import ConfigError, Problem
 from llama_router.errors.downloads import HubFileMissingError, HubUnreachableError
-from llama_router.hub.cache import PART_SUFFIX, RepoCache
+from llama_router.hub.cache import PARTIAL_SUFFIX, RepoCache
 from llama_router.hub.downloads import Downloads, DownloadState, DownloadStatus
-from llama_router.hub.names import Reference
+from llama_router.hub.references import Reference
 from llama_router.process import procfs
 from tests.hub_server import HubServer
 from tests.limits import LIMIT_S
@@ -120,7 +120,7 @@ async def test_a_download_is_done_when_its_model_was_adopted(environ, server) ->
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            downloads = Downloads(environ, adopt=adopt)
+            downloads = Downloads(environ, on_fetched=adopt)
             await nursery.start(downloads.run)
             id_ = downloads.start(Reference(REPO)).id
             await reached.wait()
@@ -139,7 +139,7 @@ async def test_a_model_that_cannot_be_adopted_is_a_failed_download(environ, cach
 
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            downloads = Downloads(environ, adopt=adopt)
+            downloads = Downloads(environ, on_fetched=adopt)
             await nursery.start(downloads.run)
             status = await downloads.finished(downloads.start(Reference(REPO)).id)
             nursery.cancel_scope.cancel()
@@ -204,7 +204,7 @@ async def test_a_cancelled_download_goes_on_later(downloads, server, cache) -> N
     await until(downloads, id_, 1)
     downloads.cancel(id_)
     await downloads.finished(id_)
-    (part,) = cache.folder.rglob(f"*{PART_SUFFIX}")
+    (part,) = cache.folder.rglob(f"*{PARTIAL_SUFFIX}")
     have_bytes = part.stat().st_size
     assert 0 < have_bytes <= 1_000_000
     server.stall_after = None
@@ -259,7 +259,7 @@ async def test_a_hub_that_is_down_is_no_reason_to_fail(downloads, server, cache)
     assert status.state is DownloadState.DONE
     assert status.result is not None
     assert "status 503" in (status.result.stale_reason or "")
-    cache.remove(cache.pick(None))
+    cache.remove(cache.model_by_tag(None))
     status = await downloads.finished(downloads.start(reference).id)
     assert isinstance(status.error, HubUnreachableError)
 
@@ -279,7 +279,7 @@ async def test_a_download_ends_with_its_parent(server, environ) -> None:
     server.stall_api = True
     parent = f"""
 import os, trio
-from llama_router.hub.names import Reference
+from llama_router.hub.references import Reference
 from llama_router.hub.downloads import Downloads
 async def main():
     async with trio.open_nursery() as nursery:

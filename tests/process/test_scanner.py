@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from llama_router.config.catalog import Catalog
-from llama_router.config.scan_worker.parent import ScanError, scan_beside
+from llama_router.config.scan_worker.parent import ScanError, scan_in_process
 from llama_router.core.config.specs import RouterSpec
 from llama_router.process import procfs
 from tests.gguf_bytes import write
@@ -32,15 +32,15 @@ def router(tmp_path: Path) -> RouterSpec:
 
 
 async def test_a_scan_in_another_process_is_the_same_scan(tmp_path, catalog) -> None:
-    """Folders, caches and doubts; and this process knows the models afterwards."""
+    """Folders, caches and warnings; and this process knows the models afterwards."""
     write(tmp_path / "models" / "a.gguf")
     write(tmp_path / ".cache" / "llama.cpp" / "b.gguf")
     (tmp_path / "models" / "empty.gguf").touch()
     (tmp_path / "router.toml").touch()
     with trio.fail_after(LIMIT_S):
-        scanned = await scan_beside(catalog, router(tmp_path))
+        scanned = await scan_in_process(catalog, router(tmp_path))
     assert (scanned.models, scanned.new, scanned.removed) == (("a", "b"), ("a", "b"), ())
-    assert [Path(doubt.path).name for doubt in scanned.doubts] == ["empty.gguf"]
+    assert [Path(warning.path).name for warning in scanned.warnings] == ["empty.gguf"]
     assert list(catalog.load(tmp_path / "router.toml").config.models) == ["a", "b"]
 
 
@@ -50,8 +50,8 @@ async def test_what_cannot_be_kept_is_known_here_nevertheless(tmp_path, catalog)
     (tmp_path / "state").touch()
     (tmp_path / "router.toml").touch()
     with trio.fail_after(LIMIT_S):
-        scanned = await scan_beside(catalog, router(tmp_path))
-    assert not scanned.kept
+        scanned = await scan_in_process(catalog, router(tmp_path))
+    assert not scanned.is_stored
     assert list(catalog.load(tmp_path / "router.toml").config.models) == ["a"]
 
 
@@ -59,14 +59,14 @@ async def test_a_process_that_fails_is_reported_with_its_last_words(tmp_path, ca
     """Here Python itself cannot begin."""
     catalog.environ = {"PYTHONHOME": str(tmp_path)}
     with trio.fail_after(LIMIT_S), pytest.raises(ScanError, match="without a result; its last"):
-        await scan_beside(catalog, router(tmp_path))
+        await scan_in_process(catalog, router(tmp_path))
 
 
 async def test_a_process_that_cannot_begin_is_reported(tmp_path, catalog, monkeypatch) -> None:
     """With the reason of the system."""
     monkeypatch.setattr("llama_router.workers.parent.sys.executable", str(tmp_path / "none"))
     with trio.fail_after(LIMIT_S), pytest.raises(ScanError, match="cannot be started: No such"):
-        await scan_beside(catalog, router(tmp_path))
+        await scan_in_process(catalog, router(tmp_path))
 
 
 async def test_a_cancelled_scan_leaves_no_process(tmp_path, catalog) -> None:
@@ -82,7 +82,7 @@ async def test_a_cancelled_scan_leaves_no_process(tmp_path, catalog) -> None:
     catalog.environ = {**catalog.environ, "PYTHONPATH": str(tmp_path)}
     with trio.fail_after(LIMIT_S):
         async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(scan_beside, catalog, router(tmp_path))
+            nursery.start_soon(scan_in_process, catalog, router(tmp_path))
             async with await listener.accept() as child:
                 nursery.cancel_scope.cancel()
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + LIMIT_S):

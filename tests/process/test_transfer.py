@@ -30,11 +30,11 @@ from llama_router.errors.downloads import (
     RepositoryMissingError,
 )
 from llama_router.hub import cache as hub_cache
-from llama_router.hub.answers import Repository, Retries
 from llama_router.hub.cache import RepoCache, repositories
-from llama_router.hub.names import Reference, RepoFile, choose
-from llama_router.hub.part_file import PartFile
-from llama_router.hub.transfer import Hub, _offset, check_room
+from llama_router.hub.partial_file import PartialFile
+from llama_router.hub.references import Reference, RepoFile, choose
+from llama_router.hub.responses import Repository, RetryPolicy
+from llama_router.hub.transfer import HubClient, _offset, check_room
 from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.process
@@ -90,24 +90,24 @@ def write(path: Path, size_bytes: int) -> None:
 
 
 @pytest.fixture
-def connect(server, heard) -> Iterator[Callable[..., Hub]]:
+def connect(server, heard) -> Iterator[Callable[..., HubClient]]:
     """Return a function that makes a client of the hub."""
     with ExitStack() as stack:
 
-        def connect(token: str | None = None, *, url: str = server.url, **changes) -> Hub:
-            retries, sleep = Retries(limit=3, first_pause_s=0.5), heard.pauses_s.append
-            hub = Hub(url, token, heard, retries=retries, sleep=sleep, **changes)
+        def connect(token: str | None = None, *, url: str = server.url, **changes) -> HubClient:
+            retries, sleep = RetryPolicy(limit=3, first_pause_s=0.5), heard.pauses_s.append
+            hub = HubClient(url, token, heard, retries=retries, sleep=sleep, **changes)
             return stack.enter_context(hub)
 
         yield connect
 
 
-def ask(hub: Hub) -> tuple[Repository, RepoFile]:
+def ask(hub: HubClient) -> tuple[Repository, RepoFile]:
     repository = hub.repository(REPO)
     return repository, choose(repository.files, Reference(REPO)).model.parts[0]
 
 
-def fetch(hub: Hub, cache: RepoCache) -> tuple[Repository, RepoFile]:
+def fetch(hub: HubClient, cache: RepoCache) -> tuple[Repository, RepoFile]:
     repository, file = ask(hub)
     hub.fetch(cache, repository.commit, file)
     return repository, file
@@ -183,9 +183,9 @@ def test_it_goes_on_where_it_ended(connect, server, cache, have_bytes) -> None:
     """Only what is missing is sent again, and the whole is checked."""
     hub = connect()
     repository, file = ask(hub)
-    cache.part(file).parent.mkdir(parents=True)
+    cache.partial_blob(file).parent.mkdir(parents=True)
     content = (server.root / REPO / NAME).read_bytes()
-    cache.part(file).write_bytes(content[:have_bytes])
+    cache.partial_blob(file).write_bytes(content[:have_bytes])
     assert cache.missing_bytes(repository.commit, file) == SIZE - have_bytes
     hub.fetch(cache, repository.commit, file)
     assert is_fetched(server, cache, file)
@@ -198,8 +198,8 @@ def test_a_server_without_ranges_begins_anew(connect, server, cache) -> None:
     server.ignore_range = True
     hub = connect()
     repository, file = ask(hub)
-    cache.part(file).parent.mkdir(parents=True)
-    cache.part(file).write_bytes(b"x" * 1000)
+    cache.partial_blob(file).parent.mkdir(parents=True)
+    cache.partial_blob(file).write_bytes(b"x" * 1000)
     hub.fetch(cache, repository.commit, file)
     assert is_fetched(server, cache, file)
 
@@ -209,8 +209,8 @@ def test_a_broken_beginning_is_fetched_again(connect, server, cache, have) -> No
     """What an earlier process left may be anything; the hash covers it."""
     hub = connect()
     repository, file = ask(hub)
-    cache.part(file).parent.mkdir(parents=True)
-    cache.part(file).write_bytes(have)
+    cache.partial_blob(file).parent.mkdir(parents=True)
+    cache.partial_blob(file).write_bytes(have)
     hub.fetch(cache, repository.commit, file)
     assert is_fetched(server, cache, file)
 
@@ -349,8 +349,8 @@ def test_a_lie_about_the_size_is_found(connect, server, cache, lie, have_bytes) 
     server.lie_size = lie
     hub = connect()
     repository, file = ask(hub)
-    cache.part(file).parent.mkdir(parents=True)
-    cache.part(file).write_bytes((server.root / REPO / NAME).read_bytes()[:have_bytes])
+    cache.partial_blob(file).parent.mkdir(parents=True)
+    cache.partial_blob(file).write_bytes((server.root / REPO / NAME).read_bytes()[:have_bytes])
     with pytest.raises(HubAnswerError):
         hub.fetch(cache, repository.commit, file)
     assert not cache.blob(file).exists()
@@ -359,7 +359,7 @@ def test_a_lie_about_the_size_is_found(connect, server, cache, lie, have_bytes) 
 def test_a_body_without_end_is_cut(tmp_path) -> None:
     """Not a byte more than announced is written."""
     file = RepoFile("m.gguf", 10, "0" * 64)
-    with PartFile(tmp_path / "part", file) as part:
+    with PartialFile(tmp_path / "part", file) as part:
         part.write(b"x" * 9)
         with pytest.raises(HubAnswerError, match="sends more"):
             part.write(b"xx")
@@ -400,7 +400,7 @@ def test_the_disk_is_looked_at_first(connect, cache, monkeypatch) -> None:
     with pytest.raises(DiskFullError, match=r"700.0 kB are still.* only 600.0 kB free"):
         check_room(cache, repository.commit, [file])
     (cache.folder / "blobs").mkdir()
-    cache.part(file).write_bytes(b"x" * 100_001)
+    cache.partial_blob(file).write_bytes(b"x" * 100_001)
     check_room(cache, repository.commit, [file])
 
 
@@ -418,7 +418,7 @@ def test_a_disk_that_becomes_full_is_a_sentence(connect, cache, monkeypatch) -> 
     repository, file = ask(hub)
     with pytest.raises(DiskFullError, match="became full"):
         hub.fetch(cache, repository.commit, file)
-    assert cache.part(file).stat().st_size == 100_000
+    assert cache.partial_blob(file).stat().st_size == 100_000
 
 
 def test_a_cache_that_is_no_folder_is_a_sentence(connect, tmp_path) -> None:
@@ -431,7 +431,7 @@ def test_a_cache_that_is_no_folder_is_a_sentence(connect, tmp_path) -> None:
 # -- the layout of the cache ----------------------------------------------------------
 
 
-def publish(connect: Callable[..., Hub], cache: RepoCache) -> Path:
+def publish(connect: Callable[..., HubClient], cache: RepoCache) -> Path:
     hub = connect()
     repository = hub.repository(cache.repo)
     for file in repository.files:
@@ -482,8 +482,8 @@ def test_removing_leaves_nothing(connect, server, cache) -> None:
     publish(connect, cache)
     write(server.root / REPO / NAME, 1000)
     publish(connect, cache)
-    (cache.folder / "blobs" / ("d" * 64 + hub_cache.PART_SUFFIX)).write_bytes(b"x" * 10)
-    assert cache.remove(cache.pick(None)) == SIZE + 1000 + 10
+    (cache.folder / "blobs" / ("d" * 64 + hub_cache.PARTIAL_SUFFIX)).write_bytes(b"x" * 10)
+    assert cache.remove(cache.model_by_tag(None)) == SIZE + 1000 + 10
     assert not cache.folder.exists()
     assert repositories(cache.root) == []
 
@@ -493,10 +493,10 @@ def test_removing_one_keeps_the_others(connect, server, cache) -> None:
     for name in ("model-Q8_0.gguf", "mmproj-F16.gguf", "config.json"):
         write(server.root / REPO / name, 1000)
     snapshot = publish(connect, cache)
-    assert cache.remove(cache.pick("q4_k_m")) == SIZE
+    assert cache.remove(cache.model_by_tag("q4_k_m")) == SIZE
     left = {path.name for path in snapshot.iterdir()}
     assert left == {"model-Q8_0.gguf", "mmproj-F16.gguf", "config.json"}
-    assert cache.remove(cache.pick("q8_0")) == 2000
+    assert cache.remove(cache.model_by_tag("q8_0")) == 2000
     assert {path.name for path in snapshot.iterdir()} == {"config.json"}
 
 
@@ -509,8 +509,8 @@ def test_what_is_under_way_is_not_removed(connect, server, cache) -> None:
     other = next(file for file in repository.files if file.path == "model-Q8_0.gguf")
     with cache.in_use():
         hub.fetch(cache, repository.commit, other)
-        cache.part(RepoFile("second", 10, "e" * 64)).write_bytes(b"x")
-        assert cache.remove(cache.pick(None)) == SIZE
+        cache.partial_blob(RepoFile("second", 10, "e" * 64)).write_bytes(b"x")
+        assert cache.remove(cache.model_by_tag(None)) == SIZE
     assert cache.remove_leftovers() == 1001
     assert list((cache.folder / "blobs").iterdir()) == []
 

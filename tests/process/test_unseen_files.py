@@ -109,8 +109,8 @@ async def test_a_folder_that_may_not_be_entered_costs_its_models_only(tmp_path, 
     config = config_with(tmp_path, closed)
     async with serving(config, launcher=WITHOUT_RIGHTS) as router:
         assert await listed(router) == {"by-hand", "b"}
-        doubt = await router.event("models.doubted", path=str(closed))
-        assert doubt["reason"] == "it cannot be read: Permission denied"
+        warning = await router.event("models.doubted", path=str(closed))
+        assert warning["reason"] == "it cannot be read: Permission denied"
         assert f"warning: line 3: router.models_dirs[0]: {closed}: Permission denied" in (
             await status(tmp_path, config)
         )
@@ -187,8 +187,8 @@ async def test_a_dead_file_system_costs_its_models_only(tmp_path, fuse) -> None:
     config = config_with(tmp_path, tmp_path / "mount")
     async with serving(config, launcher=[*fuse, "dead"]) as router:
         assert await listed(router) == {"by-hand", "b"}
-        doubt = await router.event("models.doubted", path=str(tmp_path / "mount"))
-        assert doubt["reason"] == "it cannot be read: Transport endpoint is not connected"
+        warning = await router.event("models.doubted", path=str(tmp_path / "mount"))
+        assert warning["reason"] == "it cannot be read: Transport endpoint is not connected"
 
 
 async def test_a_file_system_that_hangs_costs_its_models_only(tmp_path, fuse) -> None:
@@ -196,8 +196,8 @@ async def test_a_file_system_that_hangs_costs_its_models_only(tmp_path, fuse) ->
     config = config_with(tmp_path, tmp_path / "mount", tmp_path / "mount" / "deeper")
     async with serving(config, launcher=[*fuse, "hanging"]) as router:
         assert await listed(router) == {"by-hand", "b"}
-        doubt = await router.event("models.doubted", path=str(tmp_path / "mount"))
-        assert doubt["reason"] == "it cannot be read: its file system does not answer"
+        warning = await router.event("models.doubted", path=str(tmp_path / "mount"))
+        assert warning["reason"] == "it cannot be read: its file system does not answer"
         assert "its file system does not answer" in await status(tmp_path, config)
         done = await run_cli("reload", "--config", str(config), folder=tmp_path)
         assert done.returncode == 0, done.stdout

@@ -19,10 +19,9 @@ import trio
 from llama_router.config import watcher
 from llama_router.config.file import ConfigFile, read_file
 from llama_router.config.load import LoadedConfig, load_config, load_file
-from llama_router.config.reload_report import ReloadReport
 from llama_router.core.config.config import Config
-from llama_router.core.config.diff import ReloadPlan
 from llama_router.core.config.names import ModelId
+from llama_router.core.config.reload import ReloadPlan, ReloadReport
 from llama_router.dispatch import missing_files
 from tests.limits import LIMIT_S
 from tests.opens import count_opens
@@ -193,13 +192,13 @@ async def test_an_unchanged_file_is_not_applied_again_because_a_model_is_missing
     text = tomlkit.dumps(router.document)
     router.path.write_text(text)
     await router.events.wait("config.applied", added=["b"])
-    looked, look = trio.Event(), watcher.Watcher._look
+    looked, look = trio.Event(), watcher.Watcher._reload
 
     async def look_once(self: watcher.Watcher, *args: Any) -> None:
         await look(self, *args)
         looked.set()
 
-    monkeypatch.setattr(watcher.Watcher, "_look", look_once)
+    monkeypatch.setattr(watcher.Watcher, "_reload", look_once)
     replace(router.path, text)  # it looks changed
     await looked.wait()
     router.document["models"]["a"]["ttl_s"] = 100.0
@@ -268,7 +267,7 @@ async def test_half_a_file_is_never_used(tmp_path) -> None:
             await news.wait()
             nursery.cancel_scope.cancel()
     assert applied == [["a"]]
-    assert [report.verdict for report in heard] == ["applied"]
+    assert [report.outcome for report in heard] == ["applied"]
 
 
 async def test_a_reload_opens_the_file_once(start, stage, monkeypatch) -> None:
@@ -280,14 +279,14 @@ async def test_a_reload_opens_the_file_once(start, stage, monkeypatch) -> None:
     assert len(opened) == 1
     opened.clear()
     monkeypatch.setattr(watcher, "POLL_S", 60.0)  # then the watch has no part in what follows
-    assert (await router.running.reload()).verdict == "applied"
+    assert (await router.running.reload()).outcome == "applied"
     await router.running.reload()  # the watch has gone to rest by its end
     opened.clear()
-    assert (await router.running.reload()).verdict == "applied"
+    assert (await router.running.reload()).outcome == "applied"
     assert len(opened) == 1
     opened.clear()
     replace(router.path, "[router]\nprot = 1\n")
-    assert (await router.running.reload()).verdict == "rejected"
+    assert (await router.running.reload()).outcome == "rejected"
     assert len(opened) == 1
 
 
@@ -308,7 +307,7 @@ async def test_a_reload_that_is_asked_for_sees_the_file_as_it_is_then(start, sta
     for number in range(1, 20):
         replace(router.path, text(router, drain_s=float(number)))
         report = await router.running.reload()
-        assert report.verdict == "applied"
+        assert report.outcome == "applied"
         assert router.running.dispatcher.config.router.drain_s == number
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.access.gate import UNRESTRICTED, Gate, Scope, check_media_type, host_of
-from llama_router.core.config.exposure import exposure, is_loopback
+from llama_router.core.config.exposure import host_fault, is_loopback
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.access import (
@@ -373,8 +373,8 @@ def test_only_loopback_is_private(host, loopback) -> None:
 
 def test_a_public_address_needs_keys_or_a_word() -> None:
     """The mistake says which settings would allow it."""
-    assert exposure("0.0.0.0", has_keys=True, public_without_keys=False) is None
-    assert exposure("0.0.0.0", has_keys=False, public_without_keys=True) is None
+    assert host_fault("0.0.0.0", has_keys=True, public_without_keys=False) is None
+    assert host_fault("0.0.0.0", has_keys=False, public_without_keys=True) is None
     with pytest.raises(ConfigError, match="public_without_keys"):
         parse_config({"router": {"host": "0.0.0.0"}})
     parse_config({"router": {"host": "0.0.0.0"}, "api_keys": KEYS})

@@ -73,7 +73,7 @@ def test_a_command_takes_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "doubt"),
+    ("mode", "warning"),
     [
         (0o600, None),
         (0o400, None),
@@ -85,14 +85,14 @@ def test_a_command_takes_a_pipe(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_others_may_read_is_doubted(
-    tmp_path: Path, mode: int, doubt: str | None
+    tmp_path: Path, mode: int, warning: str | None
 ) -> None:
     """It is used all the same: a router that does not start helps nobody."""
     made = admin_token(tmp_path, {})
     made.path.chmod(mode)
     again = admin_token(tmp_path, {})
     assert again.value == made.value
-    assert doubt in (again.doubt or "") if doubt else again.doubt is None
+    assert warning in (again.warning or "") if warning else again.warning is None
 
 
 def test_a_token_does_not_show(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llama_router.models.caches import Caches, find_caches
+from llama_router.models.discovery.discover import discover
 from llama_router.models.discovery.found import Discovery
-from llama_router.models.discovery.models import discover
 from llama_router.models.scan import scan
 from tests.gguf_bytes import model_keys, projector_keys, write
 from tests.privileges import like_anybody
@@ -34,11 +34,11 @@ def look(flat: Path | None = None, *hubs: Path, folders: tuple[Path, ...] = ()) 
     caches = None if flat is None else Caches(flat, hubs)
     found = scan(caches, folders)
     discovery = discover(found.collections)
-    return Discovery(discovery.models, (*found.doubts, *discovery.doubts))
+    return Discovery(discovery.models, (*found.warnings, *discovery.warnings))
 
 
 def reasons(discovery: Discovery) -> list[str]:
-    return [f"{Path(doubt.path).name}: {doubt.reason}" for doubt in discovery.doubts]
+    return [f"{Path(warning.path).name}: {warning.reason}" for warning in discovery.warnings]
 
 
 def manifest(flat: Path, name: str, document: object) -> Path:
@@ -96,7 +96,7 @@ def test_on_a_mac_the_old_cache_is_in_the_library() -> None:
 def test_caches_that_are_not_there_are_empty(tmp_path) -> None:
     """Most machines have only one of them; nothing is to be said."""
     found = look(tmp_path / "none", tmp_path / "neither")
-    assert (found.models, found.doubts) == ((), ())
+    assert (found.models, found.warnings) == ((), ())
 
 
 # --- The flat cache ------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_the_latest_is_called_by_what_it_is(flat) -> None:
     manifest(flat, "o=r=Q4_K_M", {"ggufFile": {"rfilename": "x-Q4_K_M.gguf"}})
     found = look(flat)
     assert [model.id for model in found.models] == ["o/r:Q4_K_M"]
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 def test_a_manifest_of_a_split_model_means_all_parts(flat) -> None:
@@ -139,7 +139,7 @@ def test_a_manifest_of_a_split_model_means_all_parts(flat) -> None:
     manifest(flat, "o=r=Q8_0", {"ggufFile": {"rfilename": "big-Q8_0-00001-of-00002.gguf"}})
     found = look(flat)
     assert [model.id for model in found.models] == ["o/r:Q8_0"]
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 def test_files_without_a_manifest_are_local_models(flat) -> None:
@@ -187,7 +187,7 @@ def test_a_manifest_that_is_no_file_is_not_waited_for(flat) -> None:
     (flat / "manifest=o=r=C.json").symlink_to("nowhere")
     found = look(flat)
     assert found.models == ()
-    assert len(found.doubts) == 3
+    assert len(found.warnings) == 3
 
 
 # --- The cache of the hub ------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_circles_of_links_are_survived(tmp_path) -> None:
     (folder / "loop.gguf").symlink_to("loop.gguf")
     found = look(folders=(folder,))
     assert [model.id for model in found.models] == ["one"]
-    assert len(found.doubts) == 1
+    assert len(found.warnings) == 1
 
 
 def test_a_file_is_called_by_its_own_name(tmp_path) -> None:
@@ -331,7 +331,7 @@ def test_a_name_that_is_no_text_is_survived(tmp_path) -> None:
     os.link(folder + b"/fine.gguf", folder + b"/\xff\xfe.gguf")
     found = look(folders=(tmp_path / "m",))
     assert [model.id for model in found.models] == ["fine"]
-    assert len(found.doubts) == 1
+    assert len(found.warnings) == 1
 
 
 def test_a_folder_that_is_not_there_is_mentioned(tmp_path) -> None:
@@ -356,4 +356,4 @@ def test_what_may_not_be_read_is_mentioned(tmp_path) -> None:
     with like_anybody():
         found = look(folders=(tmp_path,))
     assert [model.id for model in found.models] == ["fine"]
-    assert len(found.doubts) == 2
+    assert len(found.warnings) == 2

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from llama_router.config.catalog import Catalog, Scanned
+from llama_router.config.catalog import Catalog, ScanReport
 from llama_router.config.file import read_file
 from llama_router.config.load import LoadedConfig
-from llama_router.core.config.diff import ReloadPlan, plan_reload
 from llama_router.core.config.names import ModelId
+from llama_router.core.config.reload import ReloadPlan, plan_reload
 from llama_router.core.config.specs import RouterSpec
 from llama_router.errors.config import ConfigError
 from llama_router.models import found_file
@@ -38,7 +38,7 @@ class Home:
         self.catalog = Catalog(self.state, {"HOME": str(self.folder)})
         return self.catalog
 
-    def scan(self, **options: Any) -> Scanned:
+    def scan(self, **options: Any) -> ScanReport:
         router = RouterSpec(models_dirs=(str(self.models),))
         return self.catalog.scan(router, **options)
 
@@ -62,8 +62,8 @@ def home(tmp_path) -> Home:
     return home
 
 
-def reasons(scanned: Scanned) -> list[str]:
-    return [doubt.reason for doubt in scanned.doubts]
+def reasons(scanned: ScanReport) -> list[str]:
+    return [warning.reason for warning in scanned.warnings]
 
 
 # --- auto ----------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_models_are_known_although_they_cannot_be_kept(home) -> None:
     """A state directory that is a file, for instance."""
     home.state.touch()
     scanned = home.scan()
-    assert not scanned.kept
+    assert not scanned.is_stored
     assert "what was found cannot be kept" in reasons(scanned)[0]
     assert home.ids() == ["a", "b"]
 

@@ -6,10 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.models.discovery.found import Collection, Discovery, FoundFile, FoundModel
-from llama_router.models.discovery.header import Header
-from llama_router.models.discovery.kinds import Kind, args_for, kind_of
-from llama_router.models.discovery.models import discover
+from llama_router.models.discovery.discover import discover
+from llama_router.models.discovery.found import (
+    Collection,
+    Discovery,
+    FoundFile,
+    FoundModel,
+    Header,
+    Kind,
+    args_for,
+    kind_of,
+)
 
 CHAT = Header(architecture="llama", embedding_length=64, context_length=4096)
 
@@ -18,9 +25,11 @@ def projector(dim: int | None = 64, *, type_: str = "mmproj") -> Header:
     return Header(architecture="clip", type=type_, projection_dim=dim)
 
 
-def file(inside: str, header: Header | None = CHAT, *, root: str = "/m", **more) -> FoundFile:
-    path = f"{root}/{inside}"
-    return FoundFile(path=path, inside=inside, header=header, size_bytes=10, **more)
+def file(
+    relative_path: str, header: Header | None = CHAT, *, root: str = "/m", **more
+) -> FoundFile:
+    path = f"{root}/{relative_path}"
+    return FoundFile(path=path, relative_path=relative_path, header=header, size_bytes=10, **more)
 
 
 def local(*files: FoundFile | str, **options) -> Discovery:
@@ -40,7 +49,7 @@ def ids(discovery: Discovery) -> list[str]:
 
 
 def reasons(discovery: Discovery) -> list[str]:
-    return [doubt.reason for doubt in discovery.doubts]
+    return [warning.reason for warning in discovery.warnings]
 
 
 def by_path(discovery: Discovery) -> dict[str, FoundModel]:
@@ -117,7 +126,7 @@ def test_side_files_are_not_models() -> None:
         "chat.imatrix.gguf",
     )
     assert ids(found) == ["chat"]
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 def test_what_llama_cpp_cannot_serve_is_left_out_with_a_word() -> None:
@@ -139,7 +148,7 @@ def test_names_that_cannot_be_shown_are_left_out(name) -> None:
     found = local(file(name))
     assert ids(found) == []
     assert "cannot be shown" in reasons(found)[0]
-    found.doubts[0].path.encode()
+    found.warnings[0].path.encode()
 
 
 # --- Split models --------------------------------------------------------------------
@@ -157,7 +166,7 @@ def test_a_split_model_is_one_model() -> None:
     assert (model.id, model.path) == ("big-Q4_0", "/m/big-Q4_0-00001-of-00003.gguf")
     assert model.size_bytes == 30
     assert model.aliases == ("big-Q4_0-00001-of-00003.gguf",)
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 @pytest.mark.parametrize("there", [(1,), (1, 2), (2, 3), (3,), (1, 3)])
@@ -172,7 +181,7 @@ def test_impossible_counts_of_parts_are_left_out() -> None:
     """A part 9 of 3, or 1 of 0."""
     found = local(part(9), part(1, count=0))
     assert ids(found) == []
-    assert len(found.doubts) == 2
+    assert len(found.warnings) == 2
 
 
 def test_parts_in_different_folders_are_of_different_models() -> None:
@@ -189,7 +198,7 @@ def test_a_split_model_is_whole_in_an_older_snapshot() -> None:
     assert [(model.id, model.path) for model in found.models] == [
         ("o/r:Q4_0", "/old/big-Q4_0-00001-of-00003.gguf")
     ]
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 # --- Projectors ----------------------------------------------------------------------

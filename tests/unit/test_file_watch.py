@@ -3,40 +3,40 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.config.file_watch import Advice, FileWatch
+from llama_router.config.file_watch import FileWatch, NextStep
 
-REST, SETTLE, READ = Advice.REST, Advice.SETTLE, Advice.READ
+WAIT, RECHECK, READ = NextStep.WAIT, NextStep.RECHECK, NextStep.READ
 
 
-def advice(*stamps: int | None) -> list[Advice]:
-    """Return the advice after each look; a number stands for a stamp."""
+def steps(*stamps: int | None) -> list[NextStep]:
+    """Return the step after each poll; a number stands for a stamp."""
     watch = FileWatch()
-    return [watch.see(None if stamp is None else (stamp,)) for stamp in stamps]
+    return [watch.observe(None if stamp is None else (stamp,)) for stamp in stamps]
 
 
 def test_a_change_counts_once_it_has_settled() -> None:
     """Two looks in a row see the same."""
-    assert advice(1, 1, 1, 2, 3, 3, 3) == [SETTLE, READ, REST, SETTLE, SETTLE, READ, REST]
+    assert steps(1, 1, 1, 2, 3, 3, 3) == [RECHECK, READ, WAIT, RECHECK, RECHECK, READ, WAIT]
 
 
 def test_a_file_that_vanished_has_not_changed() -> None:
     """When it is back as it was, nothing happened; as another one, it changed."""
-    assert advice(1, 1, None, 1, None, 2, None, 2, 2)[2:] == [
-        REST, REST, REST, SETTLE, REST, SETTLE, READ,
+    assert steps(1, 1, None, 1, None, 2, None, 2, 2)[2:] == [
+        WAIT, WAIT, WAIT, RECHECK, WAIT, RECHECK, READ,
     ]  # fmt: skip
 
 
 def test_what_was_read_anyhow_is_not_read_again() -> None:
     """What changed during that is."""
     watch = FileWatch()
-    watch.is_read((1,))
-    watch.is_read(None)
-    assert [watch.see((stamp,)) for stamp in (1, 1, 2, 2)] == [REST, REST, SETTLE, READ]
+    watch.mark_read((1,))
+    watch.mark_read(None)
+    assert [watch.observe((stamp,)) for stamp in (1, 1, 2, 2)] == [WAIT, WAIT, RECHECK, READ]
 
 
 def test_a_change_that_is_taken_back_is_none() -> None:
     """The file is the one that was read."""
-    assert advice(1, 1, 2, 1, 1) == [SETTLE, READ, SETTLE, REST, REST]
+    assert steps(1, 1, 2, 1, 1) == [RECHECK, READ, RECHECK, WAIT, WAIT]
 
 
 @given(st.lists(st.integers(0, 3) | st.none(), max_size=30), st.integers(0, 3))
@@ -46,7 +46,7 @@ def test_the_last_version_is_always_read(stamps: list[int | None], last: int) ->
     read = None
     for stamp in [*stamps, last, last, last]:
         now = None if stamp is None else (stamp,)
-        if watch.see(now) is READ:
+        if watch.observe(now) is READ:
             read = now
     assert read == (last,)
-    assert watch.see((last,)) is REST
+    assert watch.observe((last,)) is WAIT

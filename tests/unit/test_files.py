@@ -10,6 +10,7 @@ import pytest
 
 from llama_router.files import (
     Unseen,
+    create_atomically,
     folder_fault,
     is_folder,
     is_missing,
@@ -20,7 +21,8 @@ from llama_router.files import (
     may_be_folder,
     open_file,
     read_up_to,
-    replace_file,
+    replace_atomically,
+    replacing,
     resolved,
 )
 from tests.broken_files import ERRNOS, break_with
@@ -123,7 +125,7 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_fifo_is_replaced_by_a_file(tmp_path: Path) -> None:
     """No reader is waited for."""
     os.mkfifo(tmp_path / "a")
-    replace_file(tmp_path / "a", b"text")
+    replace_atomically(tmp_path / "a", b"text")
     assert (tmp_path / "a").read_bytes() == b"text"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
@@ -137,6 +139,32 @@ def test_a_file_that_cannot_be_replaced_stays(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="Input/output"):
-        replace_file(tmp_path / "a", b"new", sync=True)
+        replace_atomically(tmp_path / "a", b"new", sync=True)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_a_replaced_file_has_the_permissions_of_another_one(tmp_path: Path) -> None:
+    """Those of *like* count, whatever the umask."""
+    (tmp_path / "like").touch()
+    (tmp_path / "like").chmod(0o664)
+    replace_atomically(tmp_path / "a", b"new", like=tmp_path / "like")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o664
+
+
+def test_concurrent_replacements_have_different_temporary_names(tmp_path: Path) -> None:
+    """The last one to finish wins, and nothing is left of the other."""
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_an_existing_file_is_not_created_again(tmp_path: Path) -> None:
+    """Its content stays, and nothing is left beside it."""
+    create_atomically(tmp_path / "a", b"old")
+    with pytest.raises(FileExistsError):
+        create_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_router.models import gguf
-from llama_router.models.discovery.header import Header
+from llama_router.models.discovery.found import Header
 from llama_router.models.gguf import GgufError, read_header
 from llama_router.models.tiny.bert import make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model

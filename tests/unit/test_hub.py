@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.errors.downloads import HubFileMissingError, HubReferenceError
-from llama_router.hub.names import (
+from llama_router.hub.references import (
     Reference,
     RepoFile,
     best_projector,

@@ -415,7 +415,7 @@ def test_exactly_the_models_that_need_a_missing_file_are_unavailable(folder: Pat
         models.c = { path = "m.gguf", mmproj = "no.gguf", spawn.command = ["bin/serve"] }
         """,
     ).config
-    assert {str(model): fault.need.path for model, fault in config.faults.items()} == {
+    assert {str(model): fault.need.path for model, fault in config.file_faults.items()} == {
         "a": f"{folder}/bin/no",
         "c": f"{folder}/no.gguf",
     }
@@ -561,8 +561,8 @@ def test_a_secret_that_everybody_may_read_is_doubted(tmp_path, text, place) -> N
     path = tmp_path / "router.toml"
     path.write_text(text + '[models.a]\nspawn.command = ["true"]\n')
     path.chmod(0o644)
-    doubts = [problem for problem in load_config(path).warnings if "0644" in problem.message]
-    assert [(problem.location, problem.line) for problem in doubts] == ([(place, 2)] * bool(place))
+    modes = [problem for problem in load_config(path).warnings if "0644" in problem.message]
+    assert [(problem.location, problem.line) for problem in modes] == ([(place, 2)] * bool(place))
     path.chmod(0o640)
     assert load_config(path).warnings == ()
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llama_router.core.config.config import Config
-from llama_router.core.config.merge import Found, Overlaid, overlay
+from llama_router.core.config.merge import FoundModels, MergedDocument, merge
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelState
 
@@ -19,31 +19,35 @@ EYES = {
     "aliases": ["eyes.gguf", "eyes"],
 }
 EMBEDDER = {"state": "auto", "path": "/hub/e.gguf", "found_args": ["--embeddings"]}
-FOUND = Found(
+FOUND = FoundModels(
     models={"o/r:Q4_0": EYES, "embedder": EMBEDDER},
     files={"o/r:Q4_0": (1, 1), "embedder": (1, 2)},
 )
 
 
 def laid(
-    document: dict[str, Any], *, running: bool = False, found: Found = FOUND, **file_of: object
-) -> Overlaid:
-    return overlay(document, found, file_of=file_of, running=running)
+    document: dict[str, Any],
+    *,
+    running: bool = False,
+    found: FoundModels = FOUND,
+    **file_of: object,
+) -> MergedDocument:
+    return merge(document, found, file_of=file_of, running=running)
 
 
 def parsed(document: dict[str, Any], **options: Any) -> Config:
     return parse_config(laid(document, **options).document)
 
 
-def doubts(overlaid: Overlaid) -> list[str]:
-    return [str(doubt) for doubt in overlaid.doubts]
+def warnings_of(merged: MergedDocument) -> list[str]:
+    return [str(warning) for warning in merged.warnings]
 
 
 def test_an_empty_document_has_what_was_found() -> None:
     """In order, complete, and without a word from the user."""
-    overlaid = laid({})
-    assert overlaid.found_only == {"o/r:Q4_0", "embedder"}
-    config = parse_config(overlaid.document)
+    merged = laid({})
+    assert merged.found_only == {"o/r:Q4_0", "embedder"}
+    config = parse_config(merged.document)
     assert list(config.models) == ["o/r:Q4_0", "embedder"]
     eyes, embedder = config.models.values()
     assert eyes.state is ModelState.AUTO
@@ -128,9 +132,9 @@ def test_another_file_under_a_found_name_is_another_model() -> None:
 
 def test_settings_for_a_model_that_is_gone_wait_for_it() -> None:
     """A file that was removed must not keep the router from starting."""
-    overlaid = laid({"models": {"embeder": {"group": "g"}}})
-    assert "embeder" not in overlaid.document["models"]
-    (said,) = doubts(overlaid)
+    merged = laid({"models": {"embeder": {"group": "g"}}})
+    assert "embeder" not in merged.document["models"]
+    (said,) = warnings_of(merged)
     assert said.startswith("models.embeder: no scan finds a model of this name")
     assert said.endswith("did you mean 'embedder'?")
 
@@ -138,27 +142,27 @@ def test_settings_for_a_model_that_is_gone_wait_for_it() -> None:
 def test_a_model_that_needs_no_path_is_no_overlay() -> None:
     """A backend with a command of its own is complete without a file."""
     document = {"models": {"api": {"spawn": {"command": ["serve", "$port"]}}}}
-    assert "api" in parsed(document, found=Found()).models
+    assert "api" in parsed(document, found=FoundModels()).models
 
 
 def test_a_startup_model_that_is_gone_matters_only_at_the_start() -> None:
     """A running router has had its start; a home model may always be away."""
     document = {"router": {"startup_model": "gone", "home_model": "gone"}}
-    overlaid = laid(document)
-    assert overlaid.document["router"] == {"startup_model": "gone"}
-    overlaid = laid(document, running=True)
-    assert overlaid.document["router"] == {}
-    assert len(overlaid.doubts) == 2
+    merged = laid(document)
+    assert merged.document["router"] == {"startup_model": "gone"}
+    merged = laid(document, running=True)
+    assert merged.document["router"] == {}
+    assert len(merged.warnings) == 2
     assert document["router"] == {"startup_model": "gone", "home_model": "gone"}
 
 
 def test_the_machine_may_know_a_startup_model() -> None:
     """It counts where the user names none, and the model is there."""
-    found = Found(models=FOUND.models, files=FOUND.files, startup_model="eyes")
+    found = FoundModels(models=FOUND.models, files=FOUND.files, startup_model="eyes")
     assert parsed({}, found=found).router.startup_model == "eyes"
     document = {"router": {"startup_model": "embedder"}}
     assert parsed(document, found=found).router.startup_model == "embedder"
-    gone = Found(startup_model="eyes")
+    gone = FoundModels(startup_model="eyes")
     assert parsed({}, found=gone).router.startup_model is None
 
 
@@ -189,7 +193,7 @@ def test_a_default_model_that_is_gone_is_ignored() -> None:
     """The router goes on, and refuses who names no model; one with a preset is there."""
     router = {"default_model": "gone", "default_for_unknown": True}
     result = laid({"router": router})
-    assert [doubt.path for doubt in result.doubts] == [("router", "default_model")]
+    assert [warning.path for warning in result.warnings] == [("router", "default_model")]
     assert parse_config(result.document).router.default_model is None
     document = {
         "router": {"default_model": "embedder:small"},

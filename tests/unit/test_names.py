@@ -35,8 +35,8 @@ def test_names_of_the_hub_are_found_in_any_case(name) -> None:
 def test_a_preset_of_one_is_found_too() -> None:
     """With its own shape, whatever the spelling."""
     conf = config(**{HUB: {"presets": {"high": {"n": 1}}}})
-    meaning = conf.find(f"{HUB.lower()}:HIGH")
-    assert meaning is conf.find(f"{HUB}:high") is not None
+    meaning = conf.lookup(f"{HUB.lower()}:HIGH")
+    assert meaning is conf.lookup(f"{HUB}:high") is not None
     assert (meaning.model, meaning.preset) == (HUB, "high")
     assert meaning.overrides is not None
 
@@ -68,7 +68,7 @@ _TEXT = st.text("aAbB/:", max_size=6)
 def test_what_is_found_is_never_a_guess(named: dict[str, str], asked: str) -> None:
     """An exact name gives its own meaning; another one only what all its spellings share."""
     meanings = {model: ResolvedModel(model=ModelId(model)) for model in named.values()}
-    found = Names((name, meanings[model]) for name, model in named.items()).find(asked)
+    found = Names((name, meanings[model]) for name, model in named.items()).lookup(asked)
     alike = {model for name, model in named.items() if name.casefold() == asked.casefold()}
     if asked in named:
         assert found is meanings[named[asked]]

@@ -5,9 +5,9 @@ import pytest
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.redaction import (
     is_secret,
-    masked_command,
-    masked_config,
-    masked_env,
+    redacted_command,
+    redacted_config,
+    redacted_env,
 )
 
 
@@ -34,20 +34,20 @@ def test_names_of_other_things(name: str) -> None:
 def test_values_in_a_command_are_masked() -> None:
     """Behind the option or joined to it; the rest is as it was."""
     words = ["server", "--api-key", "s3cret", "--hf-token=s3cret", "--port", "1", "-m", "key.gguf"]
-    assert masked_command(words) == [
+    assert redacted_command(words) == [
         "server", "--api-key", "********", "--hf-token=********", "--port", "1", "-m", "key.gguf",
     ]  # fmt: skip
 
 
 def test_an_option_without_a_value_hides_nothing_else() -> None:
     """What follows is the next option."""
-    assert masked_command(["s", "--api-key", "--port", "1"]) == ["s", "--api-key", "--port", "1"]
-    assert masked_command(["s", "--api-key"]) == ["s", "--api-key"]
+    assert redacted_command(["s", "--api-key", "--port", "1"]) == ["s", "--api-key", "--port", "1"]
+    assert redacted_command(["s", "--api-key"]) == ["s", "--api-key"]
 
 
 def test_variables_are_masked() -> None:
     """An empty one shows that it is empty."""
-    assert masked_env({"HF_TOKEN": "x", "API_KEY": "", "CUDA_VISIBLE_DEVICES": "0"}) == {
+    assert redacted_env({"HF_TOKEN": "x", "API_KEY": "", "CUDA_VISIBLE_DEVICES": "0"}) == {
         "HF_TOKEN": "********", "API_KEY": "", "CUDA_VISIBLE_DEVICES": "0",
     }  # fmt: skip
 
@@ -66,7 +66,7 @@ def test_a_whole_configuration_is_masked() -> None:
             },
         }
     )
-    masked = masked_config(config)
+    masked = redacted_config(config)
     assert "s3cret" not in repr(masked)
     assert masked["models"]["m"]["spawn"]["args"] == ["********", "--token", "********"]
     assert masked["router"]["port"] == 8082

@@ -10,8 +10,8 @@ import tomlkit
 
 from llama_router.config.load import load_config
 from llama_router.config.removal import Deletion, check_unused
-from llama_router.config.uses import Mention, mentions, uses_of
-from llama_router.core.config.merge import Found
+from llama_router.config.usages import PathReference, find_usages, path_references
+from llama_router.core.config.merge import FoundModels
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.downloads import ModelInUseError
@@ -57,7 +57,7 @@ def refusal(
     """Return why the model is not deleted; empty if it may be."""
     config = folder / "router.toml"
     config.write_text(text)
-    deletion = Deletion.of(cache, cache.pick(tag))
+    deletion = Deletion.of(cache, cache.model_by_tag(tag))
     try:
         check_unused(deletion, config, **more)  # type: ignore[arg-type] # by name
     except ModelInUseError as exc:
@@ -146,14 +146,14 @@ def test_a_shared_projector_may_be_used_as_long_as_it_stays(
     add(cache, Q8)
     text = f"[models.a]\npath = 'own.gguf'\nmmproj = '{file.parent / MMPROJ}'\n"
     assert refusal(tmp_path, cache, text, "Q8_0") == ""
-    cache.remove(cache.pick("Q8_0"))
+    cache.remove(cache.model_by_tag("Q8_0"))
     assert "line 3: models.a.mmproj" in refusal(tmp_path, cache, text)
 
 
 def test_a_projector_stays_for_a_model_that_is_being_fetched(cache: RepoCache, file: Path) -> None:
     """A download of another quantization has found it here."""
     with cache.in_use():
-        cache.remove(cache.pick(None))
+        cache.remove(cache.model_by_tag(None))
         assert (file.exists(), (file.parent / MMPROJ).exists()) == (False, True)
 
 
@@ -229,10 +229,10 @@ def test_the_decision_needs_no_files() -> None:
     """It is made from names and what identifies the files."""
     document = {"models": {"a": {"path": "/x"}, "b": {"path": "/y"}}}
     seen = [
-        (Mention(("models", "a", "path"), "/x"), 1),
-        (Mention(("models", "b", "path"), "/y"), 2),
+        (PathReference(("models", "a", "path"), "/x"), 1),
+        (PathReference(("models", "b", "path"), "/y"), 2),
     ]
-    (use,) = uses_of(document, seen, names=["z"], lost={2})
+    (use,) = find_usages(document, seen, names=["z"], deleted={2})
     assert use.where == ("models", "b", "path")
 
 
@@ -243,7 +243,7 @@ def test_a_malformed_document_mentions_what_it_can() -> None:
         "templates": [],
         "models": {"a": 1, "b": {"spawn": 2, "args": [1, "/x"], "path": 3}},
     }
-    assert [mention.path for mention in mentions(document)] == ["/x"]
+    assert [each.path for each in path_references(document)] == ["/x"]
 
 
 # -- The list of models ---------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_the_list_does_not_offer_what_is_in_use(
 ) -> None:
     """A found model whose file another one needs, or for which there are settings."""
     files = {"free": file.parent / MMPROJ, "used": file, "set": add(cache, Q8)}
-    found = Found(
+    found = FoundModels(
         models={name: {"path": str(path), "state": "auto"} for name, path in files.items()},
         files={name: name for name in files},
     )
@@ -288,7 +288,7 @@ def test_names_are_deleted_all_or_not_at_all(
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError, match=PARTS[1]):
-        cache.remove(cache.pick(None))
+        cache.remove(cache.model_by_tag(None))
     assert [file.exists() for file in files] == [True, True]
     assert len(cache.models()) == 1
 
@@ -307,7 +307,7 @@ def test_a_content_that_stays_is_a_leftover(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
         with pytest.raises(PermissionError):
-            cache.remove(cache.pick(None))
+            cache.remove(cache.model_by_tag(None))
     assert (cache.models(), content.exists()) == ([], True)
     assert cache.remove_leftovers() > 0
     assert not content.exists()
@@ -316,7 +316,7 @@ def test_a_content_that_stays_is_a_leftover(
 def test_a_removal_that_was_cut_is_finished_by_the_next(cache: RepoCache, file: Path) -> None:
     """Names on their way keep no content alive."""
     content = file.resolve()
-    file.rename(file.with_name(f".{file.name}{hub_cache._DOOMED}"))
+    file.rename(file.with_name(f".{file.name}{hub_cache._DELETED_SUFFIX}"))
     assert cache.models() == []
     cache.remove_leftovers()
     assert not content.exists()
@@ -327,7 +327,7 @@ def test_what_is_deleted_was_announced(tmp_path: Path, cache: RepoCache) -> None
     add(cache, Q4, OLD)
     (cache.folder / "blobs" / ("c" * 64)).touch()
     before = {path for path in cache.folder.rglob("*") if not path.is_dir()}
-    announced = set(cache.doomed(cache.pick(None)))
-    cache.remove(cache.pick(None))
+    announced = set(cache.deleted_paths(cache.model_by_tag(None)))
+    cache.remove(cache.model_by_tag(None))
     refs = {path for path in before if "refs" in path.parts}
     assert before - set(cache.folder.rglob("*")) - refs == announced

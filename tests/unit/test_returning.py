@@ -274,7 +274,7 @@ def lacking(conf: Config, *models: str) -> Config:
     faults = {
         ModelId(m): FileFault(FileNeed(f"{m}.gguf", FileKind.MODEL), "is not there") for m in models
     }
-    return attrs.evolve(conf, faults=faults)
+    return attrs.evolve(conf, file_faults=faults)
 
 
 def test_a_model_without_its_file_is_failed_from_the_beginning() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config.config import Config
-from llama_router.core.config.diff import plan_reload
 from llama_router.core.config.overrides import RequestOverrides
 from llama_router.core.config.parse import parse_config
+from llama_router.core.config.reload import plan_reload
 from llama_router.core.requests.body_overrides import with_overrides
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
@@ -33,7 +33,7 @@ def sent(shape: RequestOverrides | None, **fields: object) -> dict:
 
 
 def shape_of(conf: Config, name: str) -> RequestOverrides | None:
-    meaning = conf.find(name)
+    meaning = conf.lookup(name)
     assert meaning is not None
     return meaning.overrides
 
@@ -137,9 +137,9 @@ def test_the_default_model_stands_in_for_unknown_names_only_if_it_may() -> None:
     models: dict[str, Any] = {"a": {"presets": {"fast": {}}}, "b": {}}
     assert config(default, **models).resolve_request("gpt") is None
     conf = config({**default, "default_for_unknown": True}, **models)
-    assert conf.resolve_request("gpt") is conf.find("a:fast") is not None
-    assert conf.resolve_request("b") is conf.find("b") is not None
-    assert conf.find("gpt") is None
+    assert conf.resolve_request("gpt") is conf.lookup("a:fast") is not None
+    assert conf.resolve_request("b") is conf.lookup("b") is not None
+    assert conf.lookup("gpt") is None
 
 
 def test_the_default_model_must_be_there() -> None:

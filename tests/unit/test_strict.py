@@ -9,7 +9,7 @@ import pytest
 
 from llama_router.core.config.kinds import Env, Positive, Seconds, Text, between
 from llama_router.core.config.specs import ApiKey, ModelSpec, RouterSpec, SpawnSpec
-from llama_router.core.config.strict import REFUSALS, UnusableError, problems_in, reader
+from llama_router.core.config.strict import INVALID, InvalidValueError, problems_in, reader
 
 FIELDS = [
     (f"{spec.__name__}.{field.name}", get_type_hints(spec, include_extras=True)[field.name])
@@ -35,7 +35,7 @@ def base(kind: Any) -> Any:
 
 def problems(kind: Any, value: object) -> list[str]:
     """Return what is wrong with *value*."""
-    with pytest.raises(REFUSALS) as refused:
+    with pytest.raises(INVALID) as refused:
         reader(kind)(value)
     return [str(problem) for problem in problems_in(refused.value, ())]
 
@@ -48,7 +48,7 @@ def test_no_field_coerces(name: str, kind: Any) -> None:
     for probe in PROBES:
         try:
             value = reader(kind)(probe)
-        except REFUSALS:
+        except INVALID:
             continue
         accepted += 1
         plain = base(kind)
@@ -107,5 +107,5 @@ def test_limits_are_judged_in_their_order() -> None:
     """The first one that a value breaks is said."""
     assert reader(Annotated[int, between(1, 3)])(3) == 3
     assert problems(Annotated[int, between(1, 3)], 4) == ["must be from 1 to 3"]
-    with pytest.raises(UnusableError, match="must not be empty"):
+    with pytest.raises(InvalidValueError, match="must not be empty"):
         reader(Text)("")

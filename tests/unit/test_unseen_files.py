@@ -144,7 +144,7 @@ def test_a_state_directory_that_cannot_be_read_keeps_nothing_from_being_found(
     prepared = prepare_or_explain(home / "router.toml")
     assert prepared is not None
     assert {"by-hand", "a", "b"} <= set(map(str, prepared.loaded.config.models))
-    assert not prepared.scans[0].kept
+    assert not prepared.scans[0].is_stored
 
 
 @pytest.mark.parametrize("number", ERRNOS)

@@ -1,1 +1,1 @@
-"""A scan for models in a process of its own."""
+"""Scans for models in a separate process."""

@@ -1,6 +1,6 @@
 """The process that scans for a router: ``python -m llama_router.config.scan_worker.child REQUEST``.
 
-It begins quickly, because it imports neither Trio nor anything else of a server.
+It starts quickly, because it imports neither Trio nor other parts of a server.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import msgspec
 
 from ...logs import quick_structlog  # noqa: F401 -- first, as its own first line says
 from ...workers.child import end_with_router
-from ..catalog import Catalog, Request
+from ..catalog import Catalog, ScanRequest
 
 
 def main() -> int:
-    """Scan as the argument says; write the answer to standard output."""
+    """Run the scan that the argument requests; write the result to standard output."""
     end_with_router()
-    request = msgspec.json.decode(sys.argv[1], type=Request)
-    sys.stdout.buffer.write(msgspec.json.encode(Catalog.answer(request, os.environ)))
+    request = msgspec.json.decode(sys.argv[1], type=ScanRequest)
+    sys.stdout.buffer.write(msgspec.json.encode(Catalog.serve(request, os.environ)))
     return 0
 
 

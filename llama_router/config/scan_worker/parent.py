@@ -1,4 +1,4 @@
-"""Scans beside the event loop: in a process of their own, which shares no interpreter lock."""
+"""Starts scans in a separate process, which does not share the interpreter lock."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from ...core.config.specs import RouterSpec
 from ...errors.base import RouterError
 from ...logs.lines import escape_controls
 from ...workers.parent import end_worker, start_worker
-from ..catalog import Answer, Catalog, Scanned
+from ..catalog import Catalog, ScanReply, ScanReport
 
-#: Of a failed process's last words, in bytes.
-_LAST_WORDS_BYTES: Final = 500
+#: Longest end of a failed process's output that is quoted, in bytes.
+_MAX_QUOTE_BYTES: Final = 500
 
 
 class ScanError(RouterError):
-    """A scan did not come to its end, or what it found is not in force."""
+    """A scan did not finish, or its result could not be applied."""
 
     code = "scan_failed"
 
 
-async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
-    """Look for models as `Catalog.scan` does; they are in force after a reload.
+async def scan_in_process(catalog: Catalog, router: RouterSpec) -> ScanReport:
+    """Scan like `Catalog.scan`, in a separate process; a reload applies the result.
 
     Raises:
-        ScanError: if the process that does it fails.
+        ScanError: if the process fails.
     """
-    request = msgspec.json.encode(catalog.request(router)).decode()
+    request = msgspec.json.encode(catalog.scan_request(router)).decode()
     try:
         process = await start_worker(
             "llama_router.config.scan_worker.child", request, env=dict(catalog.environ)
@@ -44,11 +44,11 @@ async def scan_beside(catalog: Catalog, router: RouterSpec) -> Scanned:
     finally:
         await end_worker(process)
     try:
-        answer = msgspec.json.decode(bytes(output), type=Answer)
+        reply = msgspec.json.decode(bytes(output), type=ScanReply)
     except msgspec.MsgspecError as exc:
-        said = bytes(output[-_LAST_WORDS_BYTES:]).decode("utf-8", "replace").strip()
+        quote = bytes(output[-_MAX_QUOTE_BYTES:]).decode("utf-8", "replace").strip()
         raise ScanError(
             f"the process of the scan ended ({returncode}) without a result"
-            + (f"; its last words: {escape_controls(said)}" if said else "")
+            + (f"; its last words: {escape_controls(quote)}" if quote else "")
         ) from exc
-    return catalog.take(answer)
+    return catalog.accept(reply)

@@ -14,7 +14,7 @@ import structlog
 import trio
 from quart import Blueprint, Response, request
 
-from ...config.removal import Deletion, check_unused, refuse_written
+from ...config.removal import Deletion, check_unused, refuse_configured
 from ...core.config.names import ResolvedModel
 from ...core.config.specs import ModelSpec
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
@@ -22,7 +22,7 @@ from ...errors.requests import RequestError
 from ...event_feed import DownloadProgressed, EventFeed, ModelDeleted
 from ...hub.cache import CachedModel, RepoCache, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
-from ...hub.names import parse_reference
+from ...hub.references import parse_reference
 from ...models import found_file
 from ...threads import in_thread
 from ..web.context import ControlContext
@@ -102,7 +102,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         if not name:
             raise RequestError("'?model=' must name a model", param="model")
         spec = spec_of(context, name)
-        check_not_preset(context.dispatcher.config.find(name))
+        check_not_preset(context.dispatcher.config.lookup(name))
         without_deadline()  # requests in flight have no time limit
         freed_bytes = await delete_model(context, spec)
         return answer(schemas.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
@@ -237,7 +237,7 @@ def _deletable(context: ControlContext, spec: ModelSpec) -> tuple[RepoCache, Cac
         ModelNotCachedError: if the cache does not have it.
         CacheUnusableError: if the cache cannot be read.
     """
-    refuse_written(spec, context.config_path)
+    refuse_configured(spec, context.config_path)
     cache, model = _find_cached(context.hub_caches, spec)
     _check_unused(context, spec, cache, model)
     return cache, model

@@ -9,16 +9,15 @@ from typing import Any
 import attrs
 from quart import Blueprint, Response, request
 
-from ...config.file import ConfigFile
-from ...config.replace import read_config
+from ...config.file import ConfigFile, read_config
 from ...core.config.config import Config
 from ...core.config.edit import edited, table_in
 from ...core.config.redaction import (
     MASK,
     is_secret,
-    masked_command,
-    masked_config,
-    masked_env,
+    redacted_command,
+    redacted_config,
+    redacted_env,
 )
 from ...core.config.specs import ModelSpec
 from ...errors.config import ConfigError, SettingError
@@ -87,28 +86,28 @@ def _settings(
     config = context.dispatcher.config
     if spec is None:
         written = table_in(document, ("router",))
-        effective: dict[str, Any] = masked_config(attrs.evolve(config, models={}))["router"]
+        effective: dict[str, Any] = redacted_config(attrs.evolve(config, models={}))["router"]
     else:
         written = table_in(document, ("models", str(spec.id)))
-        effective = masked_config(Config(models={spec.id: spec}))["models"][str(spec.id)]
+        effective = redacted_config(Config(models={spec.id: spec}))["models"][str(spec.id)]
     return schemas.Settings(
         model=None if spec is None else str(spec.id),
         digest=file.sha256.hex(),
-        written=_masked_table(written),
+        written=_redacted_table(written),
         effective=effective,
     )
 
 
-def _masked_table(table: dict[str, Any]) -> dict[str, Any]:
+def _redacted_table(table: dict[str, Any]) -> dict[str, Any]:
     """Return a table as the file has it, with its secrets masked."""
     shown: dict[str, Any] = {}
     for key, value in table.items():
         if key in ("command", "args") and isinstance(value, list):
-            shown[key] = masked_command(map(str, value))
+            shown[key] = redacted_command(map(str, value))
         elif key == "env" and isinstance(value, dict):
-            shown[key] = masked_env({name: str(text) for name, text in value.items()})
+            shown[key] = redacted_env({name: str(text) for name, text in value.items()})
         elif isinstance(value, dict):
-            shown[key] = _masked_table(value)
+            shown[key] = _redacted_table(value)
         else:
             shown[key] = MASK if is_secret(key) else _plain(value)
     return shown

@@ -13,9 +13,9 @@ import trio
 
 from ... import __version__
 from ...backends.backend import Backend
-from ...config.reload_report import ReloadReport
 from ...core.config.config import Config
-from ...core.config.redaction import masked_config
+from ...core.config.redaction import redacted_config
+from ...core.config.reload import ReloadReport
 from ...core.config.specs import ModelSpec
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.state import ModelStatistics
@@ -39,7 +39,7 @@ class StatusPage:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        self._masked: tuple[Config, dict[str, Any]] | None = None
+        self._redacted: tuple[Config, dict[str, Any]] | None = None
 
     async def router(self, *, with_configuration: bool) -> schemas.Status:
         """Return the state of the whole router."""
@@ -48,10 +48,10 @@ class StatusPage:
         memory_mib = await self._memory(self._shown())
         configuration: dict[str, Any] | None = None
         if with_configuration:
-            if self._masked is None or self._masked[0] is not config:
+            if self._redacted is None or self._redacted[0] is not config:
                 # On a thread: hundreds of models take a few milliseconds.
-                self._masked = (config, await in_thread(masked_config, config))
-            configuration = self._masked[1]
+                self._redacted = (config, await in_thread(redacted_config, config))
+            configuration = self._redacted[1]
         return schemas.Status(
             version=__version__,
             pid=os.getpid(),
@@ -138,7 +138,7 @@ def _ago(since_s: float | None, now_s: float) -> float | None:
 def describe_reload(report: ReloadReport) -> schemas.Reload:
     """Return *report* as the admin API answers it."""
     return schemas.Reload(
-        status=report.verdict.value,
+        status=report.outcome.value,
         at=round(report.at_s, 3),
         problems=[_problem(problem) for problem in report.problems],
         warnings=[_problem(problem) for problem in report.warnings],

@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 import trio
 
-from ...config.reload_report import Verdict
 from ...core.access.gate import Caller
 from ...core.apis.notices import KEEPALIVE_S
 from ...core.config.names import ModelId
+from ...core.config.reload import ReloadOutcome
 from ...core.config.specs import ModelSpec
 from ...core.scheduling.lifecycle import Phase
 from ...errors.backends import BackendExitedError
@@ -96,7 +96,7 @@ class ModelEventStream:
                 found = [_download_event(event)]
             case ModelDeleted(model) if caller.models is None:
                 found = [plain_event("model_remove", str(model))]
-            case ConfigReloaded(verdict=Verdict.APPLIED.value):
+            case ConfigReloaded(verdict=ReloadOutcome.APPLIED.value):
                 found = [plain_event("models_reload")]
             case _:
                 pass

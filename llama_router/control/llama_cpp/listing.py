@@ -15,7 +15,7 @@ from quart import Blueprint, Response, request
 
 from ...core.access.gate import Caller, Scope
 from ...core.config.names import ModelId
-from ...core.config.redaction import masked_command
+from ...core.config.redaction import redacted_command
 from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.state import ModelStatistics
 from ...hub.downloads import DownloadState
@@ -63,7 +63,7 @@ class Listing:
     def _entry(self, spec: ModelSpec, statistics: ModelStatistics, preset: str | None) -> Json:
         known = self._args.get(spec.id)
         if known is None or known[0] is not spec:
-            args = masked_command((*spec.spawn.command, *spec.spawn.args))
+            args = redacted_command((*spec.spawn.command, *spec.spawn.args))
             known = self._args[spec.id] = (spec, args)
         return model_entry(
             spec,
@@ -105,7 +105,7 @@ def named_with_preset(context: ControlContext, name: str) -> tuple[ModelSpec, st
         UnknownModelError: as `named`.
     """
     config = context.dispatcher.config
-    resolved = config.find(name)
+    resolved = config.lookup(name)
     if resolved is None:
         raise caller().unknown(name, config)
     spec = config.models[resolved.model]

@@ -24,7 +24,7 @@ from ...errors.requests import (
     RequestError,
 )
 from ...hub.downloads import DownloadStatus
-from ...hub.names import parse_reference
+from ...hub.references import parse_reference
 from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, json_body, open_to
@@ -146,7 +146,7 @@ def _add_downloads(routes: Blueprint, context: ControlContext) -> None:
             return _success()
         without_deadline()  # requests in flight have no time limit
         spec = named(context, name)
-        check_not_preset(dispatcher.config.find(name))
+        check_not_preset(dispatcher.config.lookup(name))
         await delete_model(context, spec)
         return _success()
 

@@ -14,9 +14,8 @@ from ...core.apis.ollama import timestamp
 from ...core.config.config import Config
 from ...core.config.names import ResolvedModel
 from ...core.config.specs import ModelSpec
-from ...hub.names import without_host
-from ...models.discovery.header import Header
-from ...models.discovery.kinds import Kind, kind_of
+from ...hub.references import without_host
+from ...models.discovery.found import Header, Kind, kind_of
 from ...models.discovery.naming import quant_of
 
 #: The version of Ollama's API that is served. Clients refuse servers that are too old.
@@ -66,7 +65,7 @@ def lookup(config: Config, name: str) -> ResolvedModel | None:
     """
     plain = name.removesuffix(":latest")
     for spelling in (name, plain, without_host(plain)):
-        if (resolved := config.find(spelling)) is not None:
+        if (resolved := config.lookup(spelling)) is not None:
             return resolved
     return None
 

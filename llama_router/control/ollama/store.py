@@ -23,7 +23,7 @@ from ...errors.base import RouterError
 from ...errors.downloads import DownloadError, HubReferenceError
 from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState, DownloadStatus
-from ...hub.names import Reference, parse_reference
+from ...hub.references import Reference, parse_reference
 from ..admin.downloads import check_not_preset, delete_model
 from ..web.connection import request_stack
 from ..web.context import ControlContext

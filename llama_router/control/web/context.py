@@ -12,9 +12,9 @@ from typing import Protocol
 
 import attrs
 
-from ...config.catalog import Scanned
-from ...config.reload_report import ReloadReport
+from ...config.catalog import ScanReport
 from ...core.access.gate import Gate
+from ...core.config.reload import ReloadReport
 from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
@@ -65,7 +65,7 @@ class ControlContext:
     reload: Callable[[], Awaitable[ReloadReport]]
     edit: Edit
     report: Callable[[], ReloadReport]
-    rescan: Callable[[], Awaitable[Scanned]]
+    rescan: Callable[[], Awaitable[ScanReport]]
     downloads: Downloads
     hub_caches: tuple[Path, ...]
     model_info: ModelInfo

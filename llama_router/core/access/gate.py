@@ -71,7 +71,7 @@ class Caller:
 
     def find(self, config: Config, name: str) -> ResolvedModel | None:
         """Return the model of that *name*; None if there is none that this caller may use."""
-        resolved = config.find(name)
+        resolved = config.lookup(name)
         if resolved is None or self.may_use(config.models[resolved.model]):
             return resolved
         return None

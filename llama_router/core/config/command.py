@@ -1,4 +1,4 @@
-"""What is run for a model: command line and variables, placeholders replaced. Pure."""
+"""The command line and the environment of a backend, with placeholders replaced. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from .specs import ModelSpec
 def command_line(spec: ModelSpec, *, port: int, host: str) -> tuple[str, ...]:
     """Return the complete argument vector of *spec*'s backend, program first.
 
-    Nothing is added to what the configuration says.
+    Only arguments from the configuration are in it.
 
     Args:
-        spec: A model out of `parse_config`, which has checked its placeholders.
+        spec: A model from `parse_config`, which has checked its placeholders.
         port: TCP port allotted to the backend.
         host: Address the backend is to listen on.
 
     Raises:
         ValueError: if *spec* was not checked and uses a placeholder without a value.
     """
-    values = values_of(spec, port=port, host=host)
+    values = placeholder_values(spec, port=port, host=host)
     return tuple(expand(word, values) for word in (*spec.spawn.command, *spec.spawn.args))
 
 
@@ -29,12 +29,12 @@ def environment(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
     These are only the variables that the configuration names, not those that
     the backend inherits. Arguments and exceptions are those of `command_line`.
     """
-    values = values_of(spec, port=port, host=host)
+    values = placeholder_values(spec, port=port, host=host)
     return {name: expand(value, values) for name, value in spec.spawn.env.items()}
 
 
-def values_of(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
-    """Return what stands for each placeholder that *spec* has a value for."""
+def placeholder_values(spec: ModelSpec, *, port: int, host: str) -> dict[str, str]:
+    """Return the values of the placeholders; *spec* may lack some."""
     values = {"model": str(spec.id), "port": str(port), "host": host}
     if spec.path is not None:
         values["path"] = spec.path

@@ -1,4 +1,4 @@
-"""A whole ``router.toml`` as a value, and what each name means in it. Pure."""
+"""`Config`: the value of a complete ``router.toml``, and the lookup of model names in it. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, Mode
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """A whole ``router.toml``, checked. *models* keeps the order of the file.
+    """A complete ``router.toml``, checked. *models* keeps the order of the file.
 
     Attributes:
-        faults: Models that cannot be started, because of a file, when it was read.
-        in_use: Found models whose files it uses or names, so that they are not deleted.
+        file_faults: Models that could not be started when it was read, each with the faulty
+            file.
+        in_use: Found models with files that it uses or names, so that they are not deleted.
     """
 
     router: RouterSpec = attrs.field(factory=RouterSpec)
@@ -30,7 +31,7 @@ class Config:
     models: Mapping[ModelId, ModelSpec] = attrs.field(
         factory=dict[ModelId, ModelSpec], converter=_frozen_models
     )
-    faults: Mapping[ModelId, FileFault] = attrs.field(
+    file_faults: Mapping[ModelId, FileFault] = attrs.field(
         factory=dict[ModelId, FileFault], eq=False, repr=False
     )
     in_use: frozenset[ModelId] = attrs.field(default=frozenset(), eq=False, repr=False)
@@ -42,37 +43,37 @@ class Config:
 
     @property
     def touched(self) -> frozenset[str]:
-        """Names of the fields of requests on which the overrides of some model depend."""
+        """Return the request fields that the overrides of some model read or change."""
         return self._names.touched
 
-    def find(self, name: str) -> ResolvedModel | None:
-        """Return what *name* stands for: an id, an alias, or either with a preset.
+    def lookup(self, name: str) -> ResolvedModel | None:
+        """Return the model and the preset of *name*: an id or alias, with or without a preset.
 
-        In constant time. Names of the hub are found in any case; see `Names`.
+        In constant time. Names of the hub are case-insensitive; see `Names`.
         """
-        return self._names.lookup(name) or self._names.find(name)
+        return self._names.lookup_exact(name) or self._names.lookup(name)
 
     def resolve_request(self, name: str) -> ResolvedModel | None:
-        """Return what *name* stands for in a request; the default model replaces unknown ones."""
-        resolved = self._names.lookup(name) or self._names.find(name)
+        """Return the model for a request with *name*: for an unknown one, perhaps the default."""
+        resolved = self._names.lookup_exact(name) or self._names.lookup(name)
         if resolved is None and self.router.default_for_unknown:
             default = self.router.default_model
-            return None if default is None else self._names.find(default)
+            return None if default is None else self._names.lookup(default)
         return resolved
 
     def resolve(self, name: str) -> ModelId | None:
-        """Return the model that `find` finds."""
-        resolved = self._names.lookup(name) or self._names.find(name)
+        """Return the id of the model that `lookup` returns."""
+        resolved = self._names.lookup_exact(name) or self._names.lookup(name)
         return None if resolved is None else resolved.model
 
-    def of_preset(self, name: str, models: Collection[ModelId]) -> ModelId | None:
-        """Return which of the *models* has presets *name* could be one of; None if none has.
+    def model_for_preset(self, name: str, models: Collection[ModelId]) -> ModelId | None:
+        """Return the one of *models* that has presets and a name that *name* begins with.
 
-        If there are several, it is the one that has most of the name in common.
+        The longest such name wins. None if there is none. For the error about an unknown preset.
         """
         while (colon := name.rfind(":")) >= 0:
             name = name[:colon]
-            resolved = self.find(name)
+            resolved = self.lookup(name)
             if resolved is None or resolved.preset is not None or resolved.model not in models:
                 continue
             if self.models[resolved.model].presets:

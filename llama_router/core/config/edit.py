@@ -1,7 +1,7 @@
-"""Changes single settings in the text of a configuration; everything else stays as it is. Pure.
+"""Changes single settings in the text of a configuration and leaves the rest unchanged. Pure.
 
-Comments, order and white space are the user's. What comes out is read again and compared:
-a text that would mean anything else than asked for is never returned.
+Comments, order and white space are preserved. The result is parsed again and compared: a text
+with any other meaning than the requested one is never returned.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def edited(
 
     Args:
         text: A valid TOML document.
-        table: Keys that lead to the table, which is made if need be.
-        put: Values by key; dots in a key lead into tables, as in TOML.
-        drop: Keys to remove; one that is not there is no mistake.
+        table: Path of the table, which is created if missing.
+        put: Values by key; a dotted key is a path, as in TOML.
+        drop: Keys to remove; a missing one is ignored.
 
     Raises:
         SettingError: if a key or a value cannot be used, or the text cannot be edited safely.
@@ -41,7 +41,7 @@ def edited(
     try:
         wanted: dict[str, Any] = parse(text).unwrap()
     except (ValueError, TypeError, LookupError, RecursionError, TOMLKitError) as exc:
-        # TOML all the same, perhaps; tomlkit reads less of it than the router does.
+        # It may be valid TOML: tomlkit supports less of it than tomllib.
         raise SettingError(_BY_HAND) from exc
     changes = [(_path(key), _usable(value, key), key) for key, value in put.items()]
     dropped = [_path(key) for key in drop]
@@ -50,35 +50,35 @@ def edited(
     for path in dropped:
         _drop(wanted, (*table, *path))
     wanted = plain(wanted)
-    for inline in (False, True):  # a header cannot stand everywhere
+    for inline in (False, True):  # some tables cannot have a header
         document = parse(text)
-        with suppress(ValueError, TypeError, LookupError, TOMLKitError):  # what tomlkit cannot do
+        with suppress(ValueError, TypeError, LookupError, TOMLKitError):  # unsupported by tomlkit
             for path, value, key in changes:
                 _put(document, (*table, *path), value, key, inline=inline)
             for path in dropped:
                 _drop(document, (*table, *path))
                 _drop_empty(document, table, path)
             result = document.as_string()
-            nearer = _nearer(text, result)
-            for candidate in (nearer, result) if nearer != result else (result,):
+            moved = _move_up(text, result)
+            for candidate in (moved, result) if moved != result else (result,):
                 if plain(parse(candidate).unwrap()) == wanted:
                     return candidate
     raise SettingError(_BY_HAND)
 
 
 def table_in(document: Mapping[str, Any], table: tuple[str, ...]) -> dict[str, Any]:
-    """Return the table that the keys *table* lead to, or an empty one."""
+    """Return the table at the path *table*, or an empty one."""
     found: object = document
     for key in table:
         found = found.get(key, {}) if isinstance(found, Mapping) else {}
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _nearer(before: str, after: str) -> str:
-    """Return *after* with added lines directly below the settings that they belong to.
+def _move_up(before: str, after: str) -> str:
+    """Return *after* with added lines directly below the settings of their table.
 
-    Comments at the end of a table mostly belong to the next one; what is added behind them
-    would come between. The caller makes sure that the text still means the same.
+    tomlkit appends them after comments at the end of the table, which mostly belong to the next
+    one. The caller checks that the text still has the same meaning.
     """
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     blocks = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
@@ -87,16 +87,16 @@ def _nearer(before: str, after: str) -> str:
         while len(added) > 1 and added[-1].isspace():
             added.pop()  # tomlkit keeps a distance from a table that follows
         if tag != "insert" or any(line.isspace() or line.startswith("[") for line in added):
-            continue  # a table of its own is best where it is
-        place = start
-        while place and (new[place - 1].isspace() or new[place - 1].lstrip().startswith("#")):
-            place -= 1
-        if not place:
+            continue  # an added table stays where it is
+        at = start
+        while at and (new[at - 1].isspace() or new[at - 1].lstrip().startswith("#")):
+            at -= 1
+        if not at:
             continue
-        if new[place - 1].lstrip().startswith("["):  # what is said below a header is about it
-            while place < start and not new[place].isspace():
-                place += 1
-        new[place:end] = [*added, *new[place:start]]
+        if new[at - 1].lstrip().startswith("["):  # comments below a header belong to it
+            while at < start and not new[at].isspace():
+                at += 1
+        new[at:end] = [*added, *new[at:start]]
     return "".join(new)
 
 
@@ -122,7 +122,7 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 def _usable(value: object, key: str) -> Any:  # noqa: ANN401 -- any TOML value
-    """Return *value* as something that TOML can hold."""
+    """Return *value* as a TOML value."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
@@ -140,7 +140,7 @@ def _put(
     container: Any = document
     for depth, part in enumerate(path[:-1]):
         if part not in container:
-            # A table that only holds other tables needs no header of its own.
+            # A table that only contains other tables needs no header.
             only_tables = depth == 0 and len(path) > 2
             inside = inline and not only_tables
             container[part] = inline_table() if inside else table(is_super_table=only_tables)
@@ -158,7 +158,7 @@ def _put_plain(document: dict[str, Any], path: tuple[str, ...], value: object) -
     for part in path[:-1]:
         below = document.setdefault(part, {})
         if not isinstance(below, dict):
-            return  # `_put` says so
+            return  # `_put` raises an error
         document = below
     document[path[-1]] = value
 
@@ -173,10 +173,7 @@ def _drop(document: Any, path: tuple[str, ...]) -> None:  # noqa: ANN401 -- of t
 
 
 def _drop_empty(document: TOMLDocument, table: tuple[str, ...], path: tuple[str, ...]) -> None:
-    """Remove the tables in *table* on the way along *path* in which nothing is left.
-
-    A comment is something.
-    """
+    """Remove the empty tables along *path* in *table*; one with a comment is not empty."""
     from tomlkit.items import InlineTable, Table  # noqa: PLC0415 -- same
 
     for depth in range(len(path) - 1, 0, -1):
@@ -197,7 +194,7 @@ def _drop_empty(document: TOMLDocument, table: tuple[str, ...], path: tuple[str,
 def _without_empty(
     document: dict[str, Any], tables: Iterable[tuple[tuple[str, ...], tuple[str, ...]]]
 ) -> dict[str, Any]:
-    """Return *document* without the tables that `_drop_empty` may remove: they mean nothing."""
+    """Return *document* without the tables that `_drop_empty` may remove: they have no meaning."""
     for table, path in tables:
         for depth in range(len(path) - 1, 0, -1):
             container: Any = document

@@ -9,12 +9,12 @@ from typing import Final
 
 import attrs
 
-from .command import values_of
+from .command import placeholder_values
 from .placeholders import expand, names_in
 from .specs import ModelSpec
 
-#: Options of llama-server that name a file to read, and whether several may be named, with
-#: commas between them. Source: llama.cpp, common/arg.cpp, at 0c1e570.
+#: Options of llama-server with a file to read. True for a list, separated by commas.
+#: Source: llama.cpp, common/arg.cpp, at 0c1e570.
 _FILE_OPTIONS: Final = {
     "-m": False,
     "--model": False,
@@ -38,7 +38,7 @@ _LLAMA_SERVER: Final = "llama-server"
 
 
 class FileKind(StrEnum):
-    """The use that a path is for, which decides what must be there."""
+    """The required kind of a path."""
 
     MODEL = "model"  # a file, or a folder for vLLM and its like
     FILE = "file"
@@ -48,11 +48,11 @@ class FileKind(StrEnum):
 
 @attrs.frozen
 class FileNeed:
-    """A path, and what must be there.
+    """A path that a model needs.
 
     Attributes:
         path: Absolute, or relative to the folder of the router's process.
-        kind: The use that it is for.
+        kind: The required kind.
     """
 
     path: str
@@ -61,11 +61,11 @@ class FileNeed:
 
 @attrs.frozen
 class FileFault:
-    """A file without which a model cannot be started.
+    """A missing or unusable file that prevents the start of a model.
 
     Attributes:
         need: The file.
-        reason: Ends a sentence that begins with the path: ``is not there``.
+        reason: The predicate of a sentence about the path: ``is not there``.
     """
 
     need: FileNeed
@@ -73,10 +73,10 @@ class FileFault:
 
 
 def needs_of(spec: ModelSpec) -> Iterator[FileNeed]:
-    """Yield each file that the backend of *spec* needs, as far as its settings say.
+    """Yield each file that the backend of *spec* needs, as far as its settings name them.
 
-    Arguments of other programs than llama-server are not understood. A program without a
-    slash, or with a placeholder, is looked for when it is started.
+    Arguments of other programs than llama-server are ignored. A program without a slash, or
+    with a placeholder, is searched when it is started.
     """
     program, *words = *spec.spawn.command, *spec.spawn.args
     is_llama_server = program.rpartition("/")[2] == _LLAMA_SERVER
@@ -92,7 +92,7 @@ def needs_of(spec: ModelSpec) -> Iterator[FileNeed]:
         return
     for option, written in pairwise(words):
         if option in _FILE_OPTIONS and written not in ("", "$path", "$mmproj"):
-            value = expand(written, values_of(spec, port=0, host=""))
+            value = expand(written, placeholder_values(spec, port=0, host=""))
             names = value.split(",") if _FILE_OPTIONS[option] else [value]
             for name in names:
                 path = _below(spec.spawn.cwd, name)

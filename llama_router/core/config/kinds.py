@@ -1,7 +1,7 @@
 """The kinds of values in ``router.toml``, as types. Pure.
 
 A kind is a plain type, or one with limits: ``Annotated[int, between(0, 65535)]``. The module
-`strict` reads values of them. A field of the configuration says its kind once, as its type.
+`strict` converts values to them. A field of the configuration has its kind as its type.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 MAX_DEPTH: Final = 64
 """Parts that a key may have, and levels of tables and arrays in one another.
 
-Functions that descend into a value recurse; memory for the paths grows by the square.
+Functions over nested values are recursive, and memory for the paths grows quadratically.
 """
 
 Limit = Callable[[Any], str | None]
-"""Returns what is wrong with a value of the right type; None if it can be used."""
+"""Returns the fault of a value of the right type; None if it is valid."""
 
 
 def between(minimum: int, maximum: int | None = None) -> Limit:
@@ -38,7 +38,7 @@ def between(minimum: int, maximum: int | None = None) -> Limit:
 
 
 def matching(pattern: str, message: str) -> Limit:
-    """Return the limit of a text that must match *pattern* as a whole."""
+    """Return the limit of a text that must match *pattern* completely."""
     matches = re.compile(pattern).fullmatch
     return lambda text: None if matches(text) else message
 
@@ -65,7 +65,7 @@ def _no_controls(text: str) -> str | None:
 
 
 def name_fault(name: str) -> str | None:
-    """Return what is wrong with the name of a model, template, key or preset."""
+    """Return the fault of a name of a model, template, key or preset; None if it is valid."""
     if name and not CONTROL.search(name):
         return None
     return "a name must not be empty or contain control characters"
@@ -112,7 +112,7 @@ def _json_fault(value: object) -> str | None:
 
 
 _VISIBLE: Final = matching(r"[!-~]+", "must hold only visible ASCII characters, without spaces")
-# Written into request lines as it stands, so nothing that could end one may be in it.
+# Written into request lines unchanged, so it must not contain characters that end one.
 _URL_PATH: Final = matching(
     r"/[!-~]*", "must begin with '/' and hold only visible ASCII characters"
 )
@@ -129,10 +129,10 @@ Seconds = Annotated[float, _duration_fault]
 Timeout = Annotated[Seconds, _zero_fault]
 
 String = Annotated[str, _no_nul]
-"""What an operating system takes; it may be empty."""
+"""A text without NUL, for the operating system; it may be empty."""
 
 Text = Annotated[String, _no_controls]
-"""What names something: a file, a group, an address."""
+"""A name of something: a file, a group, an address. Not empty."""
 
 UrlPath = Annotated[Text, _URL_PATH]
 Origin = Annotated[Text, _ORIGIN]
@@ -150,4 +150,4 @@ Sha256 = Annotated[str, matching(r"[0-9A-Fa-f]{64}", "must be 64 hexadecimal dig
 Name = Annotated[str, name_fault]
 JsonValue = Annotated[Any, _json_fault]
 Table = Mapping[str, Any]
-"""A table of which each key is read by itself."""
+"""A table with keys that are converted one by one."""

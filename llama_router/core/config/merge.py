@@ -1,4 +1,4 @@
-"""``router.toml`` over the models that a scan found: field by field. Pure."""
+"""Merges ``router.toml`` with the models that a scan found, field by field. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .kinds import Table
 from .parse import parse_config
 from .specs import DEFAULT_SPAWN
 
-#: The program that understands what a scan says a model needs.
+#: The only program that understands the arguments that a scan derives (``found_args``).
 LLAMA_SERVER: Final = "llama-server"
 
-#: For the files of models that are not there.
-_STAND_IN: Final = "not found"
+#: Stands for the files of a model that no scan found, see `MergedDocument.left_out`.
+_PLACEHOLDER_FILE: Final = "not found"
 
 
 @attrs.frozen(kw_only=True)
-class Found:
-    """The models in the machine-written file.
+class FoundModels:
+    """The models of the machine-written file.
 
     Attributes:
-        models: The table of each, as it would be in ``router.toml``.
-        files: What identifies the file of each; two models with one file are the same.
-        startup_model: The one to load where ``router.toml`` names none.
+        models: Table by id, with the keys of ``router.toml``.
+        files: Identity of the file by id; two models with one file are the same model.
+        startup_model: The model to load if ``router.toml`` names none.
     """
 
     models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
@@ -38,139 +38,139 @@ class Found:
 
 
 @attrs.frozen
-class Overlaid:
-    """A document with everything in it, and what was decided on the way.
+class MergedDocument:
+    """``router.toml`` with the found models in it.
 
     Attributes:
-        document: For `parse_config`.
-        found_only: The models of which ``router.toml`` says nothing.
-        doubts: For the user, each with its place in ``router.toml``.
-        left_out: Tables of ``router.toml`` that are not in the document, because there are no
-            such models (now). Mistakes in them are mistakes all the same.
+        document: The input of `parse_config`.
+        found_only: The models that ``router.toml`` does not mention.
+        warnings: For the user, each with its place in ``router.toml``.
+        left_out: Tables of ``router.toml`` without a model at the moment, which are not in
+            *document*. Mistakes in them are reported all the same.
     """
 
     document: dict[str, Any]
     found_only: frozenset[str]
-    doubts: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
     left_out: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
 
     def with_left_out(self) -> dict[str, Any]:
         """Return the document with the tables that were left out, as if a scan had found them."""
-        stand_ins = {
-            name: {"path": _STAND_IN, "mmproj": _STAND_IN, **table}
+        completed = {
+            name: {"path": _PLACEHOLDER_FILE, "mmproj": _PLACEHOLDER_FILE, **table}
             for name, table in self.left_out.items()
         }
-        return {**self.document, "models": {**self.document.get("models", {}), **stand_ins}}
+        return {**self.document, "models": {**self.document.get("models", {}), **completed}}
 
 
-def parse_over(
+def parse_merged(
     document: Mapping[str, Any],
-    found: Found,
+    found: FoundModels,
     *,
     file_of: Mapping[str, object],
     running: bool,
 ) -> tuple[Config, tuple[Problem, ...]]:
-    """Parse *document* over the models of *found*; those of them that do not fit are left out.
+    """Return the configuration of *document* merged with *found*, and warnings.
 
-    Arguments are those of `overlay`.
+    Found models with an invalid table are left out, with a warning.
 
-    Returns:
-        The configuration, and what is to be said about it.
+    Arguments are those of `merge`.
 
     Raises:
-        ConfigError: with what is wrong in *document*, and the rest as warnings.
+        ConfigError: with all problems of *document*, and the warnings.
     """
     left_out: list[Problem] = []
     while True:
-        overlaid = overlay(document, found, file_of=file_of, running=running)
+        merged = merge(document, found, file_of=file_of, running=running)
         try:
-            return _parse_whole(overlaid), (*left_out, *overlaid.doubts)
+            return _parse_all(merged), (*left_out, *merged.warnings)
         except ConfigError as exc:
-            unfit = {
+            invalid = {
                 str(problem.path[1]): problem
                 for problem in exc.problems
-                if len(problem.path) > 1 and problem.path[1] in overlaid.found_only
+                if len(problem.path) > 1 and problem.path[1] in merged.found_only
             }
-            if not unfit:
-                exc.warnings = (*left_out, *overlaid.doubts)
+            if not invalid:
+                exc.warnings = (*left_out, *merged.warnings)
                 raise
-        left_out += (Problem((), f"{p.location}: {p.message}") for p in unfit.values())
-        models = {name: table for name, table in found.models.items() if name not in unfit}
+        left_out += (Problem((), f"{p.location}: {p.message}") for p in invalid.values())
+        models = {name: table for name, table in found.models.items() if name not in invalid}
         found = attrs.evolve(found, models=models)
 
 
-def _parse_whole(overlaid: Overlaid) -> Config:
-    """Parse a document; say what is wrong in the models that were left out of it, too.
+def _parse_all(merged: MergedDocument) -> Config:
+    """Return the configuration of a document; the tables that were left out are checked, too.
 
     Raises:
-        ConfigError: with everything that is wrong.
+        ConfigError: with all problems.
     """
     problems: list[Problem] = []
     config: Config | None = None
-    if overlaid.left_out:
+    if merged.left_out:
         try:
-            parse_config(overlaid.with_left_out())
+            parse_config(merged.with_left_out())
         except ConfigError as exc:
             problems += exc.problems
     try:
-        config = parse_config(overlaid.document)
+        config = parse_config(merged.document)
     except ConfigError as exc:
-        said = {(problem.path, problem.message) for problem in problems}
-        problems += (p for p in exc.problems if (p.path, p.message) not in said)
+        reported = {(problem.path, problem.message) for problem in problems}
+        problems += (p for p in exc.problems if (p.path, p.message) not in reported)
     if config is None or problems:
         raise ConfigError(tuple(problems))
     return config
 
 
-def overlay(
+def merge(
     document: Mapping[str, Any],
-    found: Found,
+    found: FoundModels,
     *,
     file_of: Mapping[str, object],
     running: bool,
-) -> Overlaid:
-    """Lay *document*, a parsed ``router.toml``, over the models of *found*.
+) -> MergedDocument:
+    """Return *document*, a parsed ``router.toml``, merged with the models of *found*.
 
-    A field that the user wrote counts; every other one is as found. Models that the user
-    has under another name are not there twice. Settings for a model that is not there (any
-    more) are left out, with a warning.
+    A field of *document* overrides the found one. A found model with a file that
+    *document* uses under another name is not added. Settings for a model that no scan finds are
+    left out, with a warning.
 
     Args:
-        document: Not changed. What is malformed in it is left for `parse_config`.
-        found: What the scans found.
-        file_of: As ``found.files``, for the models of *document* that have a path.
-        running: The router runs already, so that a startup model that is gone does not
-            matter.
+        document: Not changed. Malformed parts are left for `parse_config`.
+        found: The models of all scans and imports.
+        file_of: Like ``found.files``, for the models of *document* that have a path.
+        running: The router runs already: a missing startup model is a warning then, no error.
     """
     written = document.get("models", {})
     if not isinstance(written, Mapping):
-        return Overlaid(dict(document), frozenset(), ())
+        return MergedDocument(dict(document), frozenset(), ())
     merger = _Merger(document, found, file_of)
     models = dict(merger.models(written))
-    merged: dict[str, Any] = {**document}
+    result: dict[str, Any] = {**document}
     if models or "models" in document:
-        merged["models"] = models
-    router = merged.get("router", {})
+        result["models"] = models
+    router = result.get("router", {})
     if isinstance(router, Mapping):
-        merged["router"] = merger.router(router, merger.names(models), running=running)
+        result["router"] = merger.router(router, merger.names(models), running=running)
     found_only = frozenset(models.keys() - written.keys())
-    return Overlaid(merged, found_only, tuple(merger.doubts), merger.left_out)
+    return MergedDocument(result, found_only, tuple(merger.warnings), merger.left_out)
 
 
 class _Merger:
+    """Merges the models and ``[router]`` of one document."""
+
     def __init__(
-        self, document: Mapping[str, Any], found: Found, file_of: Mapping[str, object]
+        self, document: Mapping[str, Any], found: FoundModels, file_of: Mapping[str, object]
     ) -> None:
         self._document = document
         self._found = found
         self._file_of = file_of
-        self.doubts: list[Problem] = []
+        self.warnings: list[Problem] = []
         self.left_out: dict[str, Table] = {}
 
     def models(self, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield every model: the user's in their order, then those that were only found."""
+        """Yield every model: those of the document in their order, then the other found ones."""
         claimed = self.names(written)
-        theirs = set(self._file_of.values())
+        used_files = set(self._file_of.values())
         for model, table in written.items():
             if not isinstance(table, Mapping):
                 yield model, table
@@ -181,8 +181,8 @@ class _Merger:
             else:
                 yield model, table
         for model in self._found.models:
-            if model in claimed or self._found.files.get(model) in theirs:
-                continue  # the user has given the name, or the file, another meaning
+            if model in claimed or self._found.files.get(model) in used_files:
+                continue  # the document uses the name, or the file, for another model
             yield model, self._merge(model, {}, claimed)
 
     @staticmethod
@@ -199,9 +199,9 @@ class _Merger:
         return names
 
     def router(self, router: Table, names: set[str], *, running: bool) -> Table:
-        """Return ``[router]`` without models that are not there, as far as that may be.
+        """Return ``[router]`` without names of models that do not exist at the moment.
 
-        A router that starts must load its startup model, and says so if it cannot.
+        The startup model of a router that is not running is kept: it must exist.
         """
         result = dict(router)
         replaceable = ("home_model", "default_model")
@@ -210,7 +210,7 @@ class _Merger:
             if isinstance(model, str) and model not in names:
                 del result[key]
                 message = f"no model has the name {model!r} at the moment: it is ignored"
-                self.doubts.append(Problem(("router", key), message))
+                self.warnings.append(Problem(("router", key), message))
                 if key == "default_model":
                     result.pop("default_for_unknown", None)
         if "startup_model" not in router and self._found.startup_model in names:
@@ -218,7 +218,7 @@ class _Merger:
         return result
 
     def _is_same(self, model: str) -> bool:
-        """Say whether the user's table means the found file, not another one of that name."""
+        """Return whether the document's table is for the found file of that name."""
         own = self._file_of.get(model)
         return own is None or own == self._found.files.get(model)
 
@@ -236,7 +236,7 @@ class _Merger:
         near = difflib.get_close_matches(model, list(self._found.models), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         message = f"no scan finds a model of this name, and it has no 'path': left out{hint}"
-        self.doubts.append(Problem(("models", model), message))
+        self.warnings.append(Problem(("models", model), message))
 
     def _placeholders(self, table: Table) -> set[str]:
         used: set[str] = set()
@@ -244,19 +244,19 @@ class _Merger:
             try:
                 used |= placeholders.names_in(word)
             except ValueError:
-                continue  # parse_config says it
+                continue  # parse_config reports it
         return used
 
     def _words(self, table: Table) -> list[str]:
         """Return the command line of a model, as far as it is well formed."""
         templates = self._document.get("templates")
         name = table.get("template") if isinstance(table.get("template"), str) else None
-        places = (
+        candidates = (
             table.get("spawn"),
             templates.get(name) if isinstance(templates, Mapping) and name is not None else None,
             self._document.get("default_spawn"),
         )
-        spawns = [place for place in places if isinstance(place, Mapping)]
+        spawns = [spawn for spawn in candidates if isinstance(spawn, Mapping)]
         command = next((s["command"] for s in spawns if "command" in s), DEFAULT_SPAWN.command)
         args = next((s["args"] for s in spawns if "args" in s), ())
         return [*_strings(command), *_strings(args), *_strings(table.get("args"))]

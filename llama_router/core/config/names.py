@@ -1,4 +1,4 @@
-"""The names of models: ids, and what those that clients use stand for. Pure."""
+"""Names of models: ids, and the lookup of the names that clients use. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import attrs
 from .overrides import RequestOverrides
 
 ModelId = NewType("ModelId", str)
-"""The name that the configuration gives a model; what a client says is a plain `str`."""
+"""The id of a model in the configuration; a name from a client is a plain `str`."""
 
 
 @attrs.frozen(kw_only=True)
 class ResolvedModel:
-    """What one name of a model stands for.
+    """The model and the preset that a name refers to.
 
     Attributes:
         model: The model.
-        preset: The preset of it that the name ends with; None for a plain name.
-        overrides: Changes of requests; None for a plain name without any.
+        preset: The preset at the end of the name; None for a plain name.
+        overrides: Changes to requests; None for a plain name of a model without any.
     """
 
     model: ModelId
@@ -29,33 +29,33 @@ class ResolvedModel:
 
     @property
     def name(self) -> str:
-        """The name without aliases: the model's id, and the preset if it is one."""
+        """Return the canonical name: the id, with the preset if there is one."""
         return str(self.model) if self.preset is None else f"{self.model}:{self.preset}"
 
 
 class Names:
-    """All names of a configuration: as they are written, and those of the hub in any case.
+    """All names of a configuration; those of the hub are case-insensitive.
 
-    On the hub, upper and lower case make no difference, neither in the name of a repository
-    nor in that of a quantization. So a name with a ``/`` in it, as all of them have, is also
-    found by another spelling, unless that could mean something else, too.
+    The hub ignores the case of the names of repositories and quantizations. All of them contain
+    a ``/``. So a name with a ``/`` is also found in another case, unless several models match.
 
     Args:
-        named: Each name and what it stands for.
+        named: Pairs of a name and its model.
 
     Attributes:
-        touched: Names of the fields on which the overrides of some name depend.
+        touched: The request fields that some overrides read or change.
+        lookup_exact: Returns the model of a name in the case of the configuration, or None.
     """
 
     def __init__(self, named: Iterable[tuple[str, ResolvedModel]]) -> None:
         self._exact = dict(named)
-        self.lookup = self._exact.get  # for every request: one look-up, and no call of ours
+        self.lookup_exact = self._exact.get  # used for every request: the method of dict itself
         self._folded: dict[str, ResolvedModel | None] | None = None
         overrides = (m.overrides for m in self._exact.values() if m.overrides is not None)
         self.touched = frozenset[str]().union(*(each.touched for each in overrides))
 
-    def find(self, name: str) -> ResolvedModel | None:
-        """Return what *name* stands for; None if nobody has it."""
+    def lookup(self, name: str) -> ResolvedModel | None:
+        """Return the model of *name*, for names of the hub in any case; None if there is none."""
         found = self._exact.get(name)
         if found is None and "/" in name:
             if self._folded is None:

@@ -1,4 +1,4 @@
-"""The strict way from a parsed TOML document to a `Config`. Pure."""
+"""Converts a parsed TOML document to a `Config`, strictly. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import attrs
 
 from ...errors.config import ConfigError, Problem, Where
 from .config import Config
-from .exposure import exposure
+from .exposure import host_fault
 from .kinds import KeySecret, Table, Word, name_fault
 from .names import ModelId
 from .placeholders import names_in
 from .specs import DEFAULT_SPAWN, ApiKey, ModelSpec, RouterSpec, SpawnSpec
-from .strict import REFUSALS, Read, problems_in, reader
+from .strict import INVALID, Reader, problems_in, reader
 
-Keys = Mapping[str, Read]
-"""The keys that a table may have, and what reads the value of each."""
+Keys = Mapping[str, Reader]
+"""The keys that a table may have, each with the function that converts its value."""
 
 
 def _keys_of(spec: type[attrs.AttrsInstance], **others: Any) -> Keys:  # noqa: ANN401 -- any type
@@ -38,15 +38,15 @@ _MODEL_KEYS: Final = _keys_of(
     ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...]
 )
 
-# Stands for what could not be read, so that nothing is said twice about it.
+# Replaces invalid commands, so that no second problem is reported about them.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
 
 
 def parse_config(document: Mapping[str, Any]) -> Config:
-    """Turn a parsed TOML document into a `Config`. Nothing is coerced, nothing ignored.
+    """Return the `Config` of a parsed TOML document. Nothing is coerced, nothing ignored.
 
     Raises:
-        ConfigError: with every problem of the document; lines are not known here.
+        ConfigError: with all problems of the document, without lines.
     """
     parser = _Parser()
     config = parser.config(document)
@@ -56,7 +56,7 @@ def parse_config(document: Mapping[str, Any]) -> Config:
 
 
 class _Parser:
-    """Walks one document, leaves out what is unusable, and remembers why."""
+    """Converts one document; leaves invalid values out and collects their problems."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
@@ -82,7 +82,7 @@ class _Parser:
         self.check_names(router, models, sections.get("models", {}))
         self.check_keys(keys)
         written = sections.get("api_keys", {})
-        if fault := exposure(
+        if fault := host_fault(
             router.host, has_keys=bool(written), public_without_keys=router.public_without_keys
         ):
             self.report(("router", "host"), fault)
@@ -92,7 +92,7 @@ class _Parser:
         self.problems.append(Problem(where, message))
 
     def fields(self, table: Mapping[str, object], keys: Keys, where: Where) -> dict[str, Any]:
-        """Return the usable values of *table*; report unknown keys and the other values."""
+        """Return the valid values of *table*; report unknown keys and invalid values."""
         usable: dict[str, Any] = {}
         for key, value in table.items():
             if key not in keys:
@@ -100,14 +100,14 @@ class _Parser:
                 continue
             try:
                 usable[key] = keys[key](value)
-            except REFUSALS as refusal:
-                self.problems += problems_in(refusal, (*where, key))
+            except INVALID as error:
+                self.problems += problems_in(error, (*where, key))
         return usable
 
     def named_tables(
         self, sections: Mapping[str, Any], section: str
     ) -> Iterable[tuple[str, Mapping[str, object]]]:
-        """Yield the tables of *section* with their names; report what is not one."""
+        """Yield the tables of *section* with their names; report other values."""
         for name, table in sections.get(section, {}).items():
             if fault := name_fault(name):
                 self.report((section, name), fault)
@@ -122,13 +122,13 @@ class _Parser:
         *,
         where: Where,
     ) -> SpawnSpec:
-        """Return *base* with the fields of one table in place of its own; env merges by key.
+        """Return *base* with its fields replaced by those of one table; env merges by key.
 
         Args:
-            base: What the table inherits from.
-            written: The table that holds the table, as it is in the document.
-            usable: What of *written* could be read.
-            where: Path of the table; its last key is that in *written*.
+            base: The values that the table inherits.
+            written: The parent of the table in the document.
+            usable: The valid values of *written*.
+            where: Path of the table; its last key is the one in *written*.
         """
         key = str(where[-1])
         if key in written and key not in usable:
@@ -180,7 +180,7 @@ class _Parser:
         return ApiKey(**own) if "sha256" in own else None
 
     def check_keys(self, keys: Mapping[str, ApiKey]) -> None:
-        """Report keys that two names share: nobody could tell whose a request is."""
+        """Report keys with two names: a request could not be attributed to one of them."""
         owners: dict[str, str] = {}
         for name, key in keys.items():
             if (owner := owners.setdefault(key.sha256, name)) != name:
@@ -192,7 +192,7 @@ class _Parser:
         models: Mapping[ModelId, ModelSpec],
         written: Mapping[str, object],
     ) -> None:
-        """Report names that two models claim, and a model of ``[router]`` that none has."""
+        """Report duplicate names of models, and names in ``[router]`` that no model has."""
         owners = {name: name for name in written}
         for model, spec in models.items():
             for index, alias in enumerate(spec.aliases):
@@ -216,7 +216,7 @@ class _Parser:
 
 
 def _suggest(wrong: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names what was probably meant."""
+    """Return the end of a message: the most similar known name, or all known names."""
     names = sorted(known)
     if close := difflib.get_close_matches(wrong, names, n=1):
         return f"; did you mean {close[0]!r}?"

@@ -1,4 +1,4 @@
-"""``$path``, ``$port`` and the other placeholders of a command line. Pure."""
+"""The placeholders of a command line, such as ``$path`` and ``$port``. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 NAMES = frozenset({"path", "port", "host", "mmproj", "model"})
 """Every placeholder, without its dollar sign."""
 
-# A dollar sign and what it introduces: another dollar sign, a name, or nothing usable.
+# A dollar sign with another dollar sign, a name, or nothing valid after it.
 _TOKEN = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*|)")
 
 
@@ -20,7 +20,7 @@ def names_in(argument: str) -> frozenset[str]:
     """Return the placeholders that *argument* uses, without their dollar signs.
 
     Raises:
-        ValueError: if one of them is unknown, or a dollar sign introduces no name.
+        ValueError: if one of them is unknown, or no name follows a dollar sign.
     """
     if "$" not in argument:  # most words of a configuration
         return frozenset()
@@ -38,7 +38,7 @@ def names_in(argument: str) -> frozenset[str]:
 def expand(argument: str, values: Mapping[str, str]) -> str:
     """Return *argument* with its placeholders replaced and ``$$`` as one dollar sign.
 
-    A replaced value is never expanded again: a dollar sign in it stays as it is.
+    An inserted value is not expanded again: dollar signs in it stay.
 
     Raises:
         ValueError: as `names_in`, or if *values* lacks a placeholder that is used.
@@ -49,5 +49,5 @@ def expand(argument: str, values: Mapping[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return *text* written so that `expand` gives it back unchanged."""
+    """Return *text* escaped: `expand` returns it unchanged."""
     return text.replace("$", "$$")

@@ -1,4 +1,4 @@
-"""Configurations and command lines without their secrets, for people and logs. Pure."""
+"""Redaction: configurations and command lines without secrets, for the API and logs. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import attrs
 from .config import Config
 from .specs import SpawnSpec
 
-#: What stands for a secret.
+#: Replaces a secret.
 MASK: Final = "********"
 
-# Parts of the names of options and variables whose values are secrets.
+# Parts of the names of options and variables with secret values.
 _SECRET: Final = re.compile(
     r"(?:^|[-_])(?:api[-_]?keys?|access[-_]?key|keys?|tokens?|secrets?|passw(?:or)?d|passphrase|"
     r"credentials?)(?:$|[-_])",
     re.IGNORECASE,
 )
-# ... but not of these, which say where or how many.
+# ... but not if one of these is in it: its value is a path or a number.
 _HARMLESS: Final = re.compile(
     r"(?:file|path|dir|max|min|num|batch|tokens-?per|cache-type|special|stop)", re.IGNORECASE
 )
@@ -29,11 +29,11 @@ _OPTION: Final = re.compile(r"--?([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
 
 def is_secret(name: str) -> bool:
-    """Say whether the option or variable *name* (without dashes) probably holds a secret."""
+    """Return whether the option or variable *name* (without dashes) probably holds a secret."""
     return bool(_SECRET.search(name)) and not _HARMLESS.search(name)
 
 
-def masked_command(words: Iterable[str]) -> list[str]:
+def redacted_command(words: Iterable[str]) -> list[str]:
     """Return a command line with the values of secret options masked.
 
     Args:
@@ -52,17 +52,17 @@ def masked_command(words: Iterable[str]) -> list[str]:
             if option[2] is None:
                 hide_next = True
             else:
-                word = f"{word.partition('=')[0]}={MASK}"  # noqa: PLW2901 -- what is shown of it
+                word = f"{word.partition('=')[0]}={MASK}"  # noqa: PLW2901 -- its redacted form
         shown.append(word)
     return shown
 
 
-def masked_env(env: Mapping[str, str]) -> dict[str, str]:
+def redacted_env(env: Mapping[str, str]) -> dict[str, str]:
     """Return variables with the values of secret ones masked."""
     return {name: MASK if value and is_secret(name) else value for name, value in env.items()}
 
 
-def masked_config(config: Config) -> dict[str, Any]:
+def redacted_config(config: Config) -> dict[str, Any]:
     """Return *config* as plain values, ready for JSON, with every secret masked."""
     router = _plain(attrs.asdict(config.router, recurse=False))
     if router["admin_token"] is not None:
@@ -84,10 +84,10 @@ def masked_config(config: Config) -> dict[str, Any]:
 
 def _spawn(spawn: SpawnSpec) -> dict[str, Any]:
     table: dict[str, Any] = _plain(attrs.asdict(spawn, recurse=False))
-    words = masked_command((*spawn.command, *spawn.args))  # an option's value may be in args
+    words = redacted_command((*spawn.command, *spawn.args))  # an option's value may be in args
     table["command"] = words[: len(spawn.command)]
     table["args"] = words[len(spawn.command) :]
-    table["env"] = masked_env(spawn.env)
+    table["env"] = redacted_env(spawn.env)
     return table
 
 

@@ -1,6 +1,6 @@
-"""Each table of ``router.toml`` as a value. Pure.
+"""The values of the tables of ``router.toml``. Pure.
 
-A field has its kind as its type; its metadata say what a change of it costs.
+The type of a field is its kind, see `kinds`; its metadata state the cost of a change.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .overrides import PROTECTED, RequestOverrides
 
 
 class OnChange(Enum):
-    """What a changed field costs on reload."""
+    """The cost of a changed field on reload."""
 
     RESTART = auto()  # the process must be replaced: the backend, for a router field the router
-    RETUNE = auto()  # nothing: the next decision sees the new value
-    INSIDE = auto()  # the fields of the value say
+    RETUNE = auto()  # none: the next decision uses the new value
+    INSIDE = auto()  # the fields of the value state it
 
 
 RESTART: Final = {"on_change": OnChange.RESTART}
@@ -60,7 +60,7 @@ class ModelsApi(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """How log records are written; AUTO suits where they go."""
+    """Format of log records; AUTO depends on the output: a terminal or not."""
 
     AUTO = "auto"
     CONSOLE = "console"
@@ -68,7 +68,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least important records that are written."""
+    """Lowest level of the records that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -78,7 +78,7 @@ class LogLevel(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class RouterSpec:
-    """The ``[router]`` table. ``docs/reference/configuration.md`` says what each field means."""
+    """The ``[router]`` table. ``docs/reference/configuration.md`` documents each field."""
 
     host: Text = attrs.field(default="127.0.0.1", metadata=RETUNE)
     port: Port = attrs.field(default=8082, metadata=RETUNE)
@@ -128,7 +128,7 @@ class ApiKey:
 
     Attributes:
         sha256: Digest of the key, in hexadecimal; the key itself is not kept.
-        models: Names and patterns of the models that it may use; None for all.
+        models: Names and patterns of the models that it gives access to; None for all.
     """
 
     sha256: Sha256 = attrs.field(repr=False, converter=_lower, metadata=RETUNE)
@@ -148,18 +148,18 @@ def _frozen_env(env: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen(kw_only=True)
 class SpawnSpec:
-    """How one backend is run: complete, with everything inherited filled in.
+    """The settings of one backend process, with all inherited values filled in.
 
     Attributes:
         command: Program and arguments, placeholders not yet expanded.
-        args: What follows *command*, placeholders not yet expanded.
+        args: Arguments after *command*, placeholders not yet expanded.
         proxy_endpoints: Path prefixes that are proxied; empty allows every path.
-        health_endpoint: Answers 200 once the backend is ready.
+        health_endpoint: Path that returns 200 once the backend is ready.
         env: Variables set for the process, placeholders not yet expanded.
-        cwd: The process's folder; None is the router's own.
+        cwd: Working folder of the process; None for the router's.
         ready_timeout_s: Seconds from spawn to ready.
         stop_timeout_s: Seconds between SIGTERM and SIGKILL.
-        check_port_owner: Whether the listener must be the spawned process or its child.
+        check_port_owner: Require that the listener is the spawned process or its child.
     """
 
     command: Command = attrs.field(metadata=RESTART)
@@ -175,27 +175,27 @@ class SpawnSpec:
 
 @attrs.frozen(kw_only=True)
 class ModelSpec:
-    """One model and how it is run.
+    """One model and its settings.
 
     Attributes:
         id: Its name in the configuration and in the API.
         spawn: Complete spawn settings; the model's own ``args`` are at the end of its args.
         path: Model file for ``$path``.
         mmproj: Projector file for ``$mmproj``.
-        state: AUTO if a scan found it, MANUAL if a person wrote it.
+        state: AUTO if a scan found it, MANUAL if the user wrote or imported it.
         group: Models with the same group run side by side; None runs alone.
         aliases: Further names for it.
-        template: Name of the template it inherits from; already part of *spawn*.
-        max_queued: Requests that may wait for it.
-        max_in_flight: Requests that it serves at once; None sets no limit.
+        template: Name of its template, which is already part of *spawn*.
+        max_queued: Most requests that wait for it.
+        max_in_flight: Most requests that it serves at once; None for no limit.
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
-        keep_loaded: It is always loaded, beside whatever else is.
-        notify_model_swap: Streaming clients are told what they wait for.
-        upstream_model: What its backend sees as the name of the model; None for the client's.
-        drop_params: Parameters of requests that its backend never sees.
-        default_params: Parameters for requests that do not have them.
-        set_params: Parameters that take the place of those of requests.
-        presets: Further parameters to set in requests for ``NAME:PRESET``.
+        keep_loaded: Keep it loaded at all times.
+        notify_model_swap: Send notices to streaming clients that wait for it.
+        upstream_model: The model name sent to its backend; None for the client's.
+        drop_params: Parameters removed from requests.
+        default_params: Parameters added to requests without them.
+        set_params: Parameters that replace those of requests.
+        presets: Further parameters set in requests for ``NAME:PRESET``.
     """
 
     id: ModelId = attrs.field(metadata=RESTART)
@@ -220,14 +220,14 @@ class ModelSpec:
     )
 
     def names(self) -> dict[str, str | None]:
-        """Return every name that clients can use, with the preset that it stands for."""
+        """Return every name that clients can use, each with its preset."""
         plain = (str(self.id), *self.aliases)
         named: dict[str, str | None] = dict.fromkeys(plain)
         named |= {f"{name}:{preset}": preset for preset in self.presets for name in plain}
         return named
 
     def resolved_names(self) -> Iterator[tuple[str, ResolvedModel]]:
-        """Yield every name with what it stands for; names for the same have the same object."""
+        """Yield every name with its `ResolvedModel`; names of one preset share the object."""
         known = {
             preset: ResolvedModel(model=self.id, preset=preset, overrides=self.overrides(preset))
             for preset in (None, *self.presets)
@@ -236,7 +236,7 @@ class ModelSpec:
             yield name, known[preset]
 
     def overrides(self, preset: str | None) -> RequestOverrides | None:
-        """Return the changes of requests; None if neither they nor their answers change."""
+        """Return the changes to requests; None if neither they nor responses are changed."""
         overrides = RequestOverrides(
             drop=frozenset(self.drop_params),
             defaults=self.default_params,
@@ -247,7 +247,7 @@ class ModelSpec:
 
     @property
     def group_key(self) -> str:
-        """Return what two models share exactly when they may run side by side."""
+        """Return a key that is equal for two models if and only if they may run side by side."""
         return f"model:{self.id}" if self.group is None else f"group:{self.group}"
 
 
@@ -258,4 +258,4 @@ DEFAULT_SPAWN = SpawnSpec(
     ),
     proxy_endpoints=("/v1/", "/health", "/slots", "/props"),
 )
-"""What a model gets where neither it, its template nor ``[default_spawn]`` says otherwise."""
+"""Spawn settings of a model if itself, its template and ``[default_spawn]`` have none."""

@@ -1,7 +1,7 @@
-"""Reads values strictly as their kinds say, with cattrs. Pure.
+"""Converts TOML values to their kinds with cattrs, without coercion. Pure.
 
 cattrs alone coerces: "80" becomes 80, true becomes 1, and a string an array of characters.
-So each kind has a hook of its own here, and a kind without one cannot be read.
+So each kind has its own hook here, and a kind without a hook raises an error.
 """
 
 from __future__ import annotations
@@ -27,48 +27,48 @@ _TOML_NAMES: Final = {
 }
 
 Hook = Callable[[Any, Any], Any]
-"""Returns its first argument as its second, a kind, has it."""
+"""Converts its first argument to its second, a kind."""
 
-Read = Callable[[object], Any]
-"""Returns a value as its kind has it; raises one of `REFUSALS`."""
-
-
-class UnusableError(Exception):
-    """A value has another type than its kind, or is beyond one of its limits."""
+Reader = Callable[[object], Any]
+"""Converts a value to a certain kind; raises one of `INVALID`."""
 
 
-REFUSALS: Final = (UnusableError, IterableValidationError)
-"""What a `Read` raises: for the value itself, or for values inside it."""
+class InvalidValueError(Exception):
+    """A value has another type than its kind, or violates one of its limits."""
 
 
-def reader(kind: Any) -> Read:  # noqa: ANN401 -- any type
-    """Return what reads values of *kind*."""
+INVALID: Final = (InvalidValueError, IterableValidationError)
+"""Errors of a `Reader`: for the value itself, or for values inside it."""
+
+
+def reader(kind: Any) -> Reader:  # noqa: ANN401 -- any type
+    """Return the function that converts values to *kind*."""
     hook = _CONVERTER.get_structure_hook(kind)
     return lambda value: hook(value, kind)
 
 
-def problems_in(refusal: BaseException, where: Where) -> list[Problem]:
-    """Return every problem that *refusal*, one of `REFUSALS`, holds.
+def problems_in(error: BaseException, where: Where) -> list[Problem]:
+    """Return all problems in *error*.
 
     Args:
-        refusal: What a `Read` raised. Any other exception is a bug, and raised again.
-        where: Path of the value that was read.
+        error: One of `INVALID`. Any other exception is a bug, and raised again.
+        where: Path of the value that was converted.
     """
-    match refusal:
-        case UnusableError():
-            return [Problem(where, str(refusal))]
+    match error:
+        case InvalidValueError():
+            return [Problem(where, str(error))]
         case IterableValidationError():
-            inner, _ = refusal.group_exceptions()
+            inner, _ = error.group_exceptions()
             return [p for exc, note in inner for p in problems_in(exc, (*where, note.index))]
         case _:
-            raise refusal
+            raise error
 
 
 def _require(value: object, type_: type | tuple[type, ...], expected: str) -> None:
     # A bool is an int to Python, but not in TOML.
     if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
         got = _TOML_NAMES.get(type(value), f"a value of type {type(value).__name__}")
-        raise UnusableError(f"expected {expected}, got {got}")
+        raise InvalidValueError(f"expected {expected}, got {got}")
 
 
 def _boolean(value: object, _: object) -> bool:
@@ -106,7 +106,7 @@ def _choice(converter: Converter) -> Hook:
     def hook(value: Any, kind: type[StrEnum]) -> StrEnum:  # noqa: ANN401 -- undecoded TOML
         text = read(value, String)
         if text not in list(kind):
-            raise UnusableError(f"must be one of {', '.join(repr(str(each)) for each in kind)}")
+            raise InvalidValueError(f"must be one of {', '.join(repr(str(each)) for each in kind)}")
         return kind(text)
 
     return hook
@@ -117,17 +117,17 @@ def _limited(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any ty
     read = converter.get_structure_hook(base)
 
     def hook(value: object, _: object) -> Any:  # noqa: ANN401 -- as *base* says
-        usable = read(value, base)
+        valid = read(value, base)
         for limit in limits:
-            if fault := limit(usable):
-                raise UnusableError(fault)
-        return usable
+            if fault := limit(valid):
+                raise InvalidValueError(fault)
+        return valid
 
     return hook
 
 
 def _optional(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
-    """Read ``X | None`` as X: TOML has no null, so None is only what a missing key means."""
+    """Convert ``X | None`` like X: TOML has no null; None only stands for a missing key."""
     (member,) = (part for part in get_args(kind) if part is not NoneType)
     read = converter.get_structure_hook(member)
     return lambda value, _: read(value, member)
@@ -139,8 +139,8 @@ def _array(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
 
     def hook(value: Any, _: object) -> tuple[Any, ...]:  # noqa: ANN401 -- undecoded TOML
         _require(value, list, "an array")
-        values, refusals = _read_all(read, member, enumerate(value))
-        _raise_all(refusals, kind)
+        values, errors = _read_all(read, member, enumerate(value))
+        _raise_all(errors, kind)
         return tuple(values)
 
     return hook
@@ -168,21 +168,21 @@ def _read_all(
     kind: Any,  # noqa: ANN401 -- any type
     items: Iterable[tuple[str | int, object]],
 ) -> tuple[list[Any], list[Exception]]:
-    """Return what is usable, and for the rest why not, each with its key or index."""
-    usable: list[Any] = []
-    refusals: list[Exception] = []
+    """Return the valid members, and the errors of the others, each with its key or index."""
+    valid: list[Any] = []
+    errors: list[Exception] = []
     for key, value in items:
         try:
-            usable.append(read(value, kind))
-        except REFUSALS as exc:
+            valid.append(read(value, kind))
+        except INVALID as exc:
             exc.add_note(IterableValidationNote(f"at {key!r}", key, kind))
-            refusals.append(exc)
-    return usable, refusals
+            errors.append(exc)
+    return valid, errors
 
 
-def _raise_all(refusals: list[Exception], kind: Any) -> None:  # noqa: ANN401 -- any type
-    if refusals:
-        raise IterableValidationError("unusable members", refusals, kind)
+def _raise_all(errors: list[Exception], kind: Any) -> None:  # noqa: ANN401 -- any type
+    if errors:
+        raise IterableValidationError("invalid members", errors, kind)
 
 
 def _is_optional(kind: Any) -> bool:  # noqa: ANN401 -- any type

@@ -9,8 +9,8 @@ import attrs
 from ...errors.admission import AdmissionError
 from ...errors.backends import BackendError
 from ..config.config import Config
-from ..config.diff import ReloadPlan
 from ..config.names import ModelId
+from ..config.reload import ReloadPlan
 from .lifecycle import Signal
 
 

@@ -35,7 +35,7 @@ def no_room_for_body(waited_s: float) -> BodiesFullError:
 def unknown(name: str, config: Config) -> UnknownModelError:
     """Return the error for an unknown name; it lists the models, or the presets of one model."""
     named = f"no model or alias is named {name!r}"
-    model = config.of_preset(name, config.models.keys())
+    model = config.model_for_preset(name, config.models.keys())
     if model is None:
         return UnknownModelError(f"{named}; there are: {_listed(config.models)}")
     return UnknownModelError(
@@ -46,7 +46,7 @@ def unknown(name: str, config: Config) -> UnknownModelError:
 def unknown_to_key(name: str, config: Config, usable: Collection[ModelId]) -> UnknownModelError:
     """Return the error for a name that an API key must not know; *usable* are those it may."""
     refused = f"there is no model {name!r}, or this API key may not use it"
-    model = config.of_preset(name, usable)
+    model = config.model_for_preset(name, usable)
     if model is None:
         return UnknownModelError(f"{refused}; it may use: {_listed(usable)}")
     # Also if there is such a model: the answer must not depend on that.

@@ -24,8 +24,8 @@ import attrs
 
 from ...errors.backends import BackendError
 from ..config.config import Config
-from ..config.diff import ReloadPlan, plan_reload
 from ..config.names import ModelId
+from ..config.reload import ReloadPlan, plan_reload
 from ..config.specs import ModelSpec
 from . import fairness, idle_policy, placement, refusals
 from .events import (
@@ -333,7 +333,7 @@ class Scheduler:
         """Give up the models whose files are missing, and no others for that."""
         state = self._state
         for model, entry in state.entries.items():
-            if entry.lacks_file and model not in state.config.faults:
+            if entry.lacks_file and model not in state.config.file_faults:
                 self._file_restored(model)
         actions: list[Action] = []
         for model, error in state.note_faults():

@@ -17,7 +17,7 @@ from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import INTENTS, Cue, Intent, Phase, Signal, advance
-from .placement import Occupancy, Placement, Resident, Verdict, Waiter
+from .placement import Occupancy, Placement, ReloadOutcome, Resident, Waiter
 from .restart import CLOSED, GIVEN_UP, Breaker
 
 
@@ -236,7 +236,7 @@ class SchedulerState:
     def note_faults(self) -> list[tuple[ModelId, FileMissingError]]:
         """Give up the models without a process whose files cannot be used; return the errors."""
         given_up = []
-        for model, fault in self.config.faults.items():
+        for model, fault in self.config.file_faults.items():
             entry = self.entries[model]
             if entry.phase not in (Phase.STOPPED, Phase.BACKOFF):
                 continue  # a running process has its files open
@@ -326,7 +326,7 @@ class SchedulerState:
         startable = (entry for entry in waiting if entry.phase is Phase.STOPPED)
         return sorted(startable, key=lambda entry: entry.turn_s)
 
-    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> ReloadOutcome:
         """Return the policy's verdict, and make sure of a `Tick` when it may be another one."""
         verdict = self.placement.may_start(spec, occupancy)
         self.due(verdict.look_again_s, occupancy.now_s)

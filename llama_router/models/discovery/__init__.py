@@ -1,1 +1,1 @@
-"""From GGUF files to models: names, kinds, parts that belong together. Pure."""
+"""Discovery of models among GGUF files: `discover` turns the files of a scan into models. Pure."""

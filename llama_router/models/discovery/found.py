@@ -1,11 +1,153 @@
-"""What a scan hands over, and what is made of it: files and models. Pure."""
+"""The values of a discovery: headers, kinds, files, models and warnings. Pure."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Final
+
 import attrs
 
-from .header import Header
-from .kinds import Kind
+# Source: llama.h, enum llama_ftype; those that are in use.
+_FILE_TYPES: Final = {
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    19: "IQ2_XXS",
+    20: "IQ2_XS",
+    21: "Q2_K_S",
+    22: "IQ3_XS",
+    23: "IQ3_XXS",
+    24: "IQ1_S",
+    25: "IQ4_NL",
+    26: "IQ3_S",
+    27: "IQ3_M",
+    28: "IQ2_S",
+    29: "IQ2_M",
+    30: "IQ4_XS",
+    31: "IQ1_M",
+    32: "BF16",
+    36: "TQ1_0",
+    37: "TQ2_0",
+    38: "MXFP4_MOE",
+}
+
+#: ``<architecture>.pooling_type`` of a reranker. Source: llama.h, enum llama_pooling_type.
+POOLING_RANK: Final = 4
+POOLING_LAST: Final = 3
+POOLING_NONE: Final = 0
+
+# Architectures that only embed, whatever their header says about pooling.
+# Source: llama.cpp, src/llama-arch.cpp.
+_EMBEDDERS: Final = frozenset(
+    (
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    )
+)
+
+#: The context of the default command, and the batch of llama-server, in tokens.
+_MAX_BATCH: Final = 4096
+_DEFAULT_BATCH: Final = 2048
+_DEFAULT_UBATCH: Final = 512
+
+
+@attrs.frozen(kw_only=True)
+class Header:
+    """The fields of a GGUF header that decide how a file is served; None for a missing field.
+
+    Attributes:
+        architecture: llama.cpp's name of it; empty if a file that is no model has none.
+        type: ``general.type``: model, mmproj, adapter, imatrix ...
+        name: ``general.name``.
+        file_type: ``general.file_type``, a number of llama.cpp's. It often follows the
+            vocabulary; it is None then, unless the whole header was read.
+        tensor_count: 0 in a file with a vocabulary only.
+        context_length: Tokens that the model was trained for.
+        embedding_length: Width of the model.
+        block_count: Number of layers.
+        head_count: Attention heads; the maximum over the layers.
+        pooling_type: Pooling of an embedding model or a reranker.
+        projection_dim: Width of a projector's output.
+        chat_template: In Jinja. It follows the vocabulary, like *file_type*.
+    """
+
+    architecture: str
+    type: str = "model"
+    name: str | None = None
+    file_type: int | None = None
+    tensor_count: int = 1
+    context_length: int | None = None
+    embedding_length: int | None = None
+    block_count: int | None = None
+    head_count: int | None = None
+    pooling_type: int | None = None
+    projection_dim: int | None = None
+    chat_template: str | None = None
+
+    @property
+    def quant(self) -> str | None:
+        """Return the name of the file type, which is a quantization."""
+        return None if self.file_type is None else _FILE_TYPES.get(self.file_type)
+
+    @property
+    def is_projector(self) -> bool:
+        """Return whether the file encodes images or audio for another model."""
+        return self.type == "mmproj" or self.architecture == "clip"
+
+
+class Kind(StrEnum):
+    """The task of a model."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+def kind_of(header: Header) -> Kind:
+    """Return the task of a model with that *header*."""
+    if header.pooling_type == POOLING_RANK:
+        return Kind.RERANK
+    if header.architecture in _EMBEDDERS:
+        return Kind.EMBEDDING
+    pools = header.pooling_type is not None and header.pooling_type != POOLING_NONE
+    return Kind.EMBEDDING if pools else Kind.CHAT
+
+
+def args_for(header: Header, *, has_mmproj: bool) -> tuple[str, ...]:
+    """Return the arguments that llama-server needs to serve such a model for its task."""
+    kind = kind_of(header)
+    if kind is Kind.CHAT:
+        return ("--mmproj", "$mmproj") if has_mmproj else ()
+    args = ["--embeddings" if kind is Kind.EMBEDDING else "--reranking"]
+    # A text that is pooled as a whole must fit into one physical batch; only pooling by the
+    # last token may split it. Source: llama.cpp, tools/server, can_split().
+    batch = min(header.context_length or 0, _MAX_BATCH)
+    if header.pooling_type != POOLING_LAST and batch > _DEFAULT_UBATCH:
+        if batch > _DEFAULT_BATCH:
+            args += ["--batch-size", str(batch)]
+        args += ["--ubatch-size", str(batch)]
+    return tuple(args)
 
 
 @attrs.frozen(kw_only=True)
@@ -14,16 +156,16 @@ class FoundFile:
 
     Attributes:
         path: Absolute.
-        inside: Where it is in its collection, with ``/`` between folders.
+        relative_path: Its path in its collection, with ``/`` between folders.
         size_bytes: Of the file.
-        header: What it says; None if nobody looked, or see *fault*.
-        fault: Why it cannot be a model.
-        tag: The quantization by which it was fetched, where the cache knows.
+        header: Its header; None if it was not read, or could not be, see *fault*.
+        fault: The reason why it cannot be a model.
+        tag: The quantization by which it was fetched, if the cache has it.
         identity: The same for two names of one file.
     """
 
     path: str
-    inside: str
+    relative_path: str
     size_bytes: int = 0
     header: Header | None = None
     fault: str | None = None
@@ -33,12 +175,12 @@ class FoundFile:
     @property
     def name(self) -> str:
         """Return its name without folders."""
-        return self.inside.rpartition("/")[2]
+        return self.relative_path.rpartition("/")[2]
 
     @property
     def folder(self) -> str:
         """Return the folder in its collection; empty at the top."""
-        return self.inside.rpartition("/")[0]
+        return self.relative_path.rpartition("/")[0]
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +188,7 @@ class Collection:
     """Files that belong together.
 
     Attributes:
-        files: In the order in which they are to be preferred.
+        files: Preferred files first.
         repo: ``owner/repo`` if they come from one repository of the hub.
     """
 
@@ -55,22 +197,32 @@ class Collection:
 
 
 @attrs.frozen
-class Doubt:
-    """Something that a person may want to know about a file, as a clause: "it ..."."""
+class ScanWarning:
+    """A problem with a file that does not end a scan.
+
+    Attributes:
+        path: The file.
+        reason: A clause about it: "it ...".
+    """
 
     path: str
     reason: str
 
+    @classmethod
+    def about(cls, path: object, reason: str) -> ScanWarning:
+        """Return a warning about *path*; bytes that are no text are escaped."""
+        return cls(str(path).encode("utf-8", "backslashreplace").decode(), reason)
+
 
 @attrs.frozen(kw_only=True)
 class FoundModel:
-    """A model, and what its backend needs.
+    """A model, and the files and arguments that its backend needs.
 
     Attributes:
         id: Unique among the models found together.
         path: Its file, or the first of its parts.
-        kind: What it is asked for.
-        args: What llama-server needs for that.
+        kind: Its task.
+        args: Arguments that llama-server needs for that task.
         aliases: Further names, each unique as well.
         mmproj: Its projector.
         header: Of *path*.
@@ -91,7 +243,7 @@ class FoundModel:
 
 @attrs.frozen
 class Discovery:
-    """Everything that was found, in order, and what is to be said about it."""
+    """All models that were found, in order, and warnings about files."""
 
     models: tuple[FoundModel, ...]
-    doubts: tuple[Doubt, ...]
+    warnings: tuple[ScanWarning, ...]

@@ -1,4 +1,4 @@
-"""What the name of a GGUF file says: parts of a split model, quantization, side files. Pure."""
+"""File names of GGUF files: parts of a split model, quantization, side files. Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _QUANT: Final = re.compile(
 )
 _SPELLINGS: Final = {"FP16": "F16", "FP32": "F32"}
 
-# Beginnings of the names of draft models: they only help another model along.
+# Prefixes of the names of draft models, which only speed up another model.
 _DRAFTS: Final = ("mtp-", "eagle3-", "dflash-", "dspark-")
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z0-9]+")
 
-#: The projectors to prefer, best first: F16 overflows in some models, F32 only costs memory.
+#: Preferred projectors, best first: F16 overflows in some models, F32 only costs memory.
 PROJECTOR_QUANTS: Final = ("BF16", "F16", "F32")
 
 
@@ -43,13 +43,13 @@ class Part:
 
 
 def part_of(name: str) -> Part | None:
-    """Return which part of a split model the file *name* is; None for a whole one."""
+    """Return the part of a split model that the file *name* is; None for any other file."""
     found = _SPLIT.match(name)
     return Part(found[1], int(found[2]), int(found[3])) if found else None
 
 
 def is_gguf(name: str) -> bool:
-    """Return whether *name* is that of a GGUF file that somebody finished writing."""
+    """Return whether *name* is that of a GGUF file, and not of a temporary one."""
     return name.lower().endswith(".gguf") and not name.startswith(".")
 
 
@@ -61,7 +61,7 @@ def stem_of(path: str) -> str:
 
 
 def quant_of(path: str) -> str | None:
-    """Return the quantization that the file's name, or else a folder's, announces."""
+    """Return the quantization in the file's name, or else in a folder's; None without one."""
     *folders, name = stem_of(path).split("/")
     for word in (name, *reversed(folders)):
         if found := _QUANT.findall(word):
@@ -82,10 +82,10 @@ def is_side_file(name: str) -> bool:
 
 
 def family_of(name: str) -> str:
-    """Return what the quants of one model and its projector have in common; maybe nothing.
+    """Return the part of a name that all quants of a model and its projector share; may be empty.
 
-    Both ``gemma-3-4b-it-Q4_K_M.gguf`` and ``mmproj-gemma-3-4b-it-f16.gguf`` are of the
-    family ``gemma34bit``; ``mmproj-F16.gguf`` and ``mmproj-model-f16.gguf`` fit every one.
+    Both ``gemma-3-4b-it-Q4_K_M.gguf`` and ``mmproj-gemma-3-4b-it-f16.gguf`` have the
+    family ``gemma34bit``; that of ``mmproj-F16.gguf`` and ``mmproj-model-f16.gguf`` is empty.
     """
     word = _QUANT.sub("", stem_of(name)).lower().replace("mmproj", "")
     word = _NOT_LETTERS.sub("", word)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ...files import replacing
 from .optional import optional
 from .random_weights import Weights
 
@@ -38,22 +38,17 @@ def new_gguf_file(
     half_precision: bool = False,
     type_: str = "MODEL",
 ) -> Iterator[GgufFile]:
-    """Yield a file to fill; it is renamed to *path* at the end, and removed after a failure."""
-    # With the pid, two processes can write the same model at the same time.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    gguf_file = GgufFile(unfinished, architecture, half_precision=half_precision)
-    file_types, writer = gguf_file.gguf.LlamaFileType, gguf_file.writer
-    writer.add_type(getattr(gguf_file.gguf.GGUFType, type_))
-    writer.add_name(name)
-    writer.add_file_type(file_types.MOSTLY_F16 if half_precision else file_types.ALL_F32)
-    yield gguf_file
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        unfinished.replace(path)
-    except BaseException:
-        writer.close()
-        unfinished.unlink(missing_ok=True)
-        raise
+    """Yield a file to fill; it appears at *path* complete, or not at all."""
+    with replacing(path) as temporary:
+        gguf_file = GgufFile(temporary, architecture, half_precision=half_precision)
+        file_types, writer = gguf_file.gguf.LlamaFileType, gguf_file.writer
+        writer.add_type(getattr(gguf_file.gguf.GGUFType, type_))
+        writer.add_name(name)
+        writer.add_file_type(file_types.MOSTLY_F16 if half_precision else file_types.ALL_F32)
+        yield gguf_file
+        try:
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+        finally:
+            writer.close()

@@ -14,18 +14,24 @@ from llama_router.errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
-from llama_router.hub.answers import Answer, Retries, failure, is_passing, parse_repository
-from llama_router.hub.names import RepoFile
+from llama_router.hub.messages import Done, Failed, Progressed, decode, encode
 from llama_router.hub.rate import Rate
-from llama_router.hub.reports import Done, Failed, Progressed, decode, encode
-from llama_router.hub.units import duration, size
+from llama_router.hub.references import RepoFile
+from llama_router.hub.responses import (
+    HubResponse,
+    RetryPolicy,
+    error_for,
+    is_transient,
+    parse_repository,
+)
+from llama_router.hub.units import format_duration, format_size
 
 PAGE = "https://hub.example/a/b"
 
 
 def fails(status: int, code: str = "", *, has_token: bool = False) -> DownloadError:
-    answer = Answer(status, {"x-error-code": code, "x-error-message": "words"})
-    return failure(answer, repo="a/b", page=PAGE, has_token=has_token)
+    answer = HubResponse(status, {"x-error-code": code, "x-error-message": "words"})
+    return error_for(answer, repo="a/b", page=PAGE, has_token=has_token)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +59,13 @@ def test_errors_are_sentences(status, code, has_token, kind, words) -> None:
 
 def test_a_host_behind_a_redirect_may_refuse_an_old_address() -> None:
     """The hub gives a fresh one, so that is worth another try; the hub's own refusal is not."""
-    assert is_passing(Answer(403, {}, from_hub=False))
-    assert not is_passing(Answer(403, {}))
+    assert is_transient(HubResponse(403, {}, from_hub=False))
+    assert not is_transient(HubResponse(403, {}))
 
 
 def test_pauses_grow_and_end() -> None:
     """Doubling up to a limit, never shorter than asked for, and not for ever."""
-    retries = Retries(limit=5, first_pause_s=1, max_pause_s=3, max_retry_after_s=60)
+    retries = RetryPolicy(limit=5, first_pause_s=1, max_pause_s=3, max_retry_after_s=60)
     assert [retries.pause_s(failures) for failures in range(1, 6)] == [1, 2, 3, 3, None]
     assert retries.pause_s(1, 30) == 30
     assert retries.pause_s(3, 1) == 3
@@ -142,10 +148,10 @@ def test_the_rate_is_that_of_late() -> None:
     rate = Rate()
     assert rate.bytes_per_s(0) is None
     for second in range(100):
-        rate.note(second, min(second, 50) * 10 + max(second - 50, 0) * 100)
+        rate.add(second, min(second, 50) * 10 + max(second - 50, 0) * 100)
     assert rate.bytes_per_s(99) == pytest.approx(100)
     assert rate.bytes_per_s(199) == pytest.approx(1000 / 110)
-    rate.note(200, 0)
+    rate.add(200, 0)
     assert rate.bytes_per_s(200) is None
 
 
@@ -155,7 +161,7 @@ def test_the_rate_is_that_of_late() -> None:
 )
 def test_sizes_are_decimal(size_bytes, text) -> None:
     """As on the label of a disk."""
-    assert size(size_bytes) == text
+    assert format_size(size_bytes) == text
 
 
 @pytest.mark.parametrize(
@@ -163,4 +169,4 @@ def test_sizes_are_decimal(size_bytes, text) -> None:
 )
 def test_durations_are_short(seconds, text) -> None:
     """Seconds, then minutes, then hours."""
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

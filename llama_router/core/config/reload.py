@@ -1,11 +1,13 @@
-"""What a configuration change means for running backends. Pure."""
+"""A reload: the plan that turns one configuration into another, and its report. Pure."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import attrs
 
+from ...errors.config import Problem
 from .specs import OnChange, RouterSpec
 
 if TYPE_CHECKING:
@@ -16,15 +18,15 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ReloadPlan:
-    """The smallest set of actions that turns one `Config` into another.
+    """The minimal set of actions that turns one `Config` into another.
 
-    No model is in two of the sets, and an unchanged one is in none.
+    No model is in two of the sets; an unchanged model is in none.
 
     Attributes:
         add: Models that only the new configuration has.
         remove: Models that only the old configuration has.
-        restart: Models whose process must be replaced.
-        retune: Models whose process stays and whose new spec applies from now on.
+        restart: Models that need a new process.
+        retune: Models with a new spec that keep their process.
         base: The old configuration.
     """
 
@@ -40,7 +42,7 @@ class ReloadPlan:
 
 
 def plan_reload(old: Config, new: Config) -> ReloadPlan:
-    """Compare two configurations model by model."""
+    """Return the plan that turns *old* into *new*, compared model by model."""
     kept = old.models.keys() & new.models.keys()
     costs = {
         model: _costs(old.models[model], new.models[model])
@@ -57,11 +59,11 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
     )
 
 
-def share(old: Config, new: Config) -> Config:
-    """Return *new* with the objects of *old* for every model that is the same in both.
+def reuse_unchanged(old: Config, new: Config) -> Config:
+    """Return *new* with the objects of *old* for every model that is equal in both.
 
-    `plan_reload` then passes over them at once: with thousands of models, comparing takes
-    longer than the event loop may stand still, but this can be done on another thread.
+    `plan_reload` then skips them by identity. Comparing thousands of models takes longer than
+    the event loop may be blocked; this function can run on another thread.
     """
     models = {
         model: old.models[model] if old.models.get(model) == spec else spec
@@ -90,3 +92,39 @@ def _costs(old: ModelSpec | SpawnSpec, new: ModelSpec | SpawnSpec) -> frozenset[
         on_change = field.metadata["on_change"]
         costs |= _costs(before, after) if on_change is OnChange.INSIDE else {on_change}
     return frozenset(costs)
+
+
+class ReloadOutcome(StrEnum):
+    """The outcome of reading the file."""
+
+    STARTED = "started"  # not read again since the start
+    APPLIED = "applied"
+    REJECTED = "rejected"
+
+
+@attrs.frozen(kw_only=True)
+class ReloadReport:
+    """The result of the latest reload, or of the start.
+
+    Attributes:
+        outcome: Its outcome.
+        at_s: Its time, in seconds since the epoch.
+        problems: All errors in the file, if it was rejected.
+        warnings: Probable mistakes that do not prevent the use of the file.
+        added: New models.
+        removed: Models that the file no longer has.
+        restarted: Models that get a new process, once the old one has answered its requests,
+            unless it is evicted for another model before.
+        retuned: Models with new settings that keep their process, if they have one.
+        needs_router_restart: Changed settings that only a restart of the router applies.
+    """
+
+    outcome: ReloadOutcome
+    at_s: float
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    retuned: tuple[str, ...] = ()
+    needs_router_restart: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What the process of a download says on its standard output: one JSON object a line. Pure."""
+"""Messages of a download's process on its standard output: one JSON object per line. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import msgspec
 
 
 class Resolved(msgspec.Struct, tag="resolved", tag_field="event", frozen=True):
-    """It is known what will be fetched.
+    """The files to fetch are known.
 
     Attributes:
         model: ``user/repo:LABEL``.
         files: Paths in the repository, the model first.
         total_bytes: The size of all of them.
-        done_bytes: What of it is here already.
+        done_bytes: Bytes that are in the cache already.
     """
 
     model: str
@@ -22,20 +22,20 @@ class Resolved(msgspec.Struct, tag="resolved", tag_field="event", frozen=True):
 
 
 class Progressed(msgspec.Struct, tag="progressed", tag_field="event", frozen=True):
-    """So much of `Resolved.total_bytes` is on the disk now."""
+    """*done_bytes* of `Resolved.total_bytes` are on the disk."""
 
     done_bytes: int
 
 
 class Waiting(msgspec.Struct, tag="waiting", tag_field="event", frozen=True):
-    """Nothing moves for a while, and this is why; *pause_s* says for how long if it is known."""
+    """The transfer pauses for *reason*; *pause_s* is the length if it is known."""
 
     reason: str
     pause_s: float | None = None
 
 
 class Checking(msgspec.Struct, tag="checking", tag_field="event", frozen=True):
-    """All bytes of *file* are here; its hash is being computed."""
+    """All bytes of *file* have arrived; its hash is being verified."""
 
     file: str
 
@@ -45,10 +45,10 @@ class Done(msgspec.Struct, tag="done", tag_field="event", frozen=True):
 
     Attributes:
         model: ``user/repo:LABEL``.
-        path: The file to give to a backend: the model, or the first of its parts.
-        mmproj: The projector that goes with it.
-        fetched_bytes: What had to be transferred; 0 if it was here already.
-        stale_reason: Why the hub could not be asked, if the answer is from the cache alone.
+        path: The file for a backend: the model, or the first of its parts.
+        mmproj: Its projector.
+        fetched_bytes: Transferred bytes; 0 if all was in the cache already.
+        stale_reason: Why the hub could not be reached, if the model is from the cache.
     """
 
     model: str
@@ -59,24 +59,24 @@ class Done(msgspec.Struct, tag="done", tag_field="event", frozen=True):
 
 
 class Failed(msgspec.Struct, tag="failed", tag_field="event", frozen=True):
-    """It is over; *code* is that of a `DownloadError`."""
+    """The download failed; *code* is that of a `DownloadError`."""
 
     code: str
     message: str
 
 
-Report = Resolved | Progressed | Waiting | Checking | Done | Failed
+Message = Resolved | Progressed | Waiting | Checking | Done | Failed
 
-_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
-
-
-def encode(report: Report) -> bytes:
-    """Return *report* as one line."""
-    return msgspec.json.encode(report) + b"\n"
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-def decode(line: bytes) -> Report | None:
-    """Return what *line* reports; None if it is anything else, such as a library's warning."""
+def encode(message: Message) -> bytes:
+    """Return *message* as one line."""
+    return msgspec.json.encode(message) + b"\n"
+
+
+def decode(line: bytes) -> Message | None:
+    """Return the message in *line*; None for any other text, such as a library's warning."""
     try:
         return _decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,8 +1,8 @@
-"""Names on the hub: ``user/repo[:quant]``, and which files of a repository that means. Pure.
+"""References to models on the hub, ``user/repo[:quant]``, and their files. Pure.
 
 The rules are llama.cpp's (common/download.cpp), made stricter in two places: a quantization
-that matches as a whole comes before one that matches in part, and a split model counts only
-with all of its parts.
+that matches completely is preferred to a partial match, and a split model counts only with
+all of its parts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 
 from ..errors.downloads import HubFileMissingError, HubReferenceError
 from ..models.discovery import naming
-from ..models.discovery.model_ids import DEFAULT_QUANTS
+from ..models.discovery.discover import DEFAULT_QUANTS
 
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.
@@ -27,11 +27,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 @attrs.frozen
 class Reference:
-    """A model on the hub, as a person names it.
+    """A reference of the user to a model on the hub.
 
     Attributes:
         repo: ``user/repo``.
-        tag: The quantization that is wanted; None leaves the choice to the rules.
+        tag: The requested quantization; None for the default one.
         file: One file by its path in the repository, instead of a quantization.
     """
 
@@ -51,7 +51,7 @@ class RepoFile:
 
     Attributes:
         path: Path in the repository, see `is_safe_path`.
-        size_bytes: As the hub announces it.
+        size_bytes: The size that the hub announces.
         blob: Name of its content in the cache: its sha256, or git's hash of a small file.
     """
 
@@ -65,7 +65,7 @@ class Model:
     """The files of one model, in the order of its parts.
 
     Attributes:
-        label: What tells it from the other models of its repository.
+        label: Its name among the models of its repository.
         parts: One file, or all parts of a split model.
     """
 
@@ -75,19 +75,19 @@ class Model:
 
 @attrs.frozen
 class Selection:
-    """What to fetch: a model and the projector that goes with it."""
+    """The files of a download: a model and its projector."""
 
     model: Model
     mmproj: RepoFile | None
 
     @property
     def files(self) -> tuple[RepoFile, ...]:
-        """Return everything, the model first."""
+        """Return all files, the model first."""
         return self.model.parts if self.mmproj is None else (*self.model.parts, self.mmproj)
 
 
 def parse_reference(text: str, file: str | None = None) -> Reference:
-    """Read ``user/repo[:quant]``; the address of the repository's page will do, too.
+    """Return the reference ``user/repo[:quant]``, also from the URL of a repository's page.
 
     Raises:
         HubReferenceError: if it is anything else, or *file* leads out of the repository.
@@ -108,12 +108,12 @@ def parse_reference(text: str, file: str | None = None) -> Reference:
 
 
 def without_host(text: str) -> str:
-    """Return what follows the hub's own address in *text*, or all of it."""
+    """Return *text* without the hub's URL in front."""
     return _PREFIX.sub("", text)
 
 
 def is_repo(name: str) -> bool:
-    """Return whether *name* can be ``user/repo``; if so, it is safe as part of a file name."""
+    """Return whether *name* is a valid ``user/repo``, which is safe as part of a file name."""
     return (
         _REPO.fullmatch(name) is not None
         and len(name) <= 160
@@ -123,7 +123,7 @@ def is_repo(name: str) -> bool:
 
 
 def is_safe_path(path: str) -> bool:
-    """Return whether *path* stays inside its folder and can be written into a request."""
+    """Return whether *path* stays inside its folder and is safe in a request line."""
     return (
         not _CONTROL.search(path)
         and len(path) <= 1024
@@ -135,7 +135,7 @@ def is_safe_path(path: str) -> bool:
 
 
 def is_side_file(path: str) -> bool:
-    """Return whether *path* names something beside a model: a projector, a draft, a matrix."""
+    """Return whether *path* is a GGUF file but no model: a projector, a draft, a matrix."""
     name = _name(path)
     return naming.is_gguf(name) and (naming.is_projector(name) or naming.is_side_file(name))
 
@@ -175,10 +175,10 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
 
 
 def choose(files: Sequence[RepoFile], wanted: Reference) -> Selection:
-    """Return which of a repository's *files* make up the *wanted* model.
+    """Return the files of the *wanted* model among a repository's *files*.
 
     Raises:
-        HubFileMissingError: if none does; the message lists what there is.
+        HubFileMissingError: if there is none; the message lists the existing models.
     """
     models = models_in(files)
     chosen = _by_file(models, wanted.file) if wanted.file else by_tag(models, wanted.tag)
@@ -188,10 +188,10 @@ def choose(files: Sequence[RepoFile], wanted: Reference) -> Selection:
 
 
 def best_projector(files: Iterable[RepoFile], model: str) -> RepoFile | None:
-    """Return the projector for the file *model*: the nearest above it, then in precision.
+    """Return the best projector for the file *model*; None without one.
 
-    Among those in the deepest folder that *model* is in, too, it is the one whose bits per
-    weight are closest to the model's; BF16 wins a tie, because F16 overflows in some models.
+    Projectors in the deepest folder above *model* are preferred, then the bits per weight
+    closest to the model's; BF16 wins a tie, because F16 overflows in some models.
     """
     *model_folders, _ = model.split("/")
     best: tuple[tuple[int, int, bool], RepoFile] | None = None
@@ -215,11 +215,11 @@ def _by_file(models: list[Model], path: str) -> Model | None:
 
 
 def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
-    """Return the model that *tag* means; None leaves the choice to the rules."""
+    """Return the model with the quantization *tag*; None stands for the default one."""
     for wanted in DEFAULT_QUANTS if tag is None else (tag,):
-        whole = [model for model in models if _is_named(model, wanted)]
-        in_part = [model for model in models if _mentions(model, wanted)]
-        if found := whole or in_part:
+        complete = [model for model in models if _is_named(model, wanted)]
+        partial = [model for model in models if _contains(model, wanted)]
+        if found := complete or partial:
             return found[0]
     return models[0] if tag is None and models else None
 
@@ -230,7 +230,7 @@ def _is_named(model: Model, tag: str) -> bool:
     return tag.lower() in (name.lower() for name in names)
 
 
-def _mentions(model: Model, tag: str) -> bool:
+def _contains(model: Model, tag: str) -> bool:
     found = re.search(re.escape(tag) + "[.-]", model.parts[0].path, re.IGNORECASE)
     return found is not None
 
@@ -244,7 +244,7 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
     if parts:
         return f"{wanted.repo} has only a part of a split model: {', '.join(sorted(parts))}"
     return (
-        f"{wanted.repo} has no GGUF files; look for a repository whose name ends in -GGUF, "
+        f"{wanted.repo} has no GGUF files; look for a repository with a name that ends in -GGUF, "
         "or run the model with another backend"
     )
 

@@ -6,13 +6,13 @@ import attrs
 import pytest
 
 from llama_router.core.config.config import Config
-from llama_router.core.config.diff import (
+from llama_router.core.config.names import ModelId
+from llama_router.core.config.parse import parse_config
+from llama_router.core.config.reload import (
     ReloadPlan,
     plan_reload,
     router_fields_to_restart_for,
 )
-from llama_router.core.config.names import ModelId
-from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec, OnChange, RouterSpec, SpawnSpec
 
 

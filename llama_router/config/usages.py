@@ -1,7 +1,7 @@
-"""Everything in a configuration that may name a file or a model, and what is lost with some. Pure.
+"""The paths and models that a configuration refers to, and those that a deletion affects. Pure.
 
-A deletion is refused if it would take away something that the configuration uses. What a
-program makes of its arguments is not known here, so every word that may be a path counts.
+A deletion is refused if the configuration uses one of its files. The meaning of a program's
+arguments is unknown here, so every word that may be a path counts.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ..models.discovery.naming import part_of
 #: Keys of ``[router]`` that name a model.
 MODEL_KEYS: Final = ("startup_model", "home_model", "default_model")
 
-#: Most uses that one sentence names.
-_MAX_NAMED: Final = 5
+#: Most usages in one message.
+_MAX_DESCRIBED: Final = 5
 
 _SEPARATORS: Final = re.compile(r"""[\s=,:;'"]+""")
 _PLACEHOLDER: Final = re.compile(r"\$[A-Za-z_]")
 
 
 @attrs.frozen
-class Mention:
+class PathReference:
     """A word of a configuration that may be a path.
 
     Attributes:
         where: Its place.
-        path: As written, but for ``$$``.
-        folder: Where the program runs that gets it; None for the folder of the router.
+        path: As written, with ``$`` for ``$$``.
+        folder: Working folder of the program with this argument; None for the router's.
     """
 
     where: Where
@@ -41,21 +41,21 @@ class Mention:
 
 
 @attrs.frozen
-class Use:
-    """Something that the configuration uses and that would be lost.
+class Usage:
+    """A use of a file or model that is to be deleted.
 
     Attributes:
         where: Its place in the file; empty if it has none.
-        what: Says what it is, as the end of a sentence.
+        description: The end of a sentence that begins with the place.
         line: 1-based, if it is known.
     """
 
     where: Where
-    what: str
+    description: str
     line: int | None = None
 
 
-def mentions(document: Mapping[str, Any]) -> Iterator[Mention]:
+def path_references(document: Mapping[str, Any]) -> Iterator[PathReference]:
     """Yield every word of a parsed ``router.toml`` that may be a path, with its place."""
     router = _table(document.get("router"))
     yield from _paths(router.get("models_dirs"), ("router", "models_dirs"), None)
@@ -74,7 +74,7 @@ def mentions(document: Mapping[str, Any]) -> Iterator[Mention]:
         where: Where = ("models", name)
         for key in ("path", "mmproj"):
             if (path := _text(model.get(key))) is not None:
-                yield Mention((*where, key), path)
+                yield PathReference((*where, key), path)
                 yield from _other_parts((*where, key), path)
         yield from _words(model.get("args"), (*where, "args"), folder)
         yield from _spawn(spawn, (*where, "spawn"), folder)
@@ -82,96 +82,96 @@ def mentions(document: Mapping[str, Any]) -> Iterator[Mention]:
             yield from _words(words, (*where, "spawn"), folder)
 
 
-def _spawn(table: Mapping[str, Any], where: Where, folder: str | None) -> Iterator[Mention]:
+def _spawn(table: Mapping[str, Any], where: Where, folder: str | None) -> Iterator[PathReference]:
     for key in ("command", "args"):
         yield from _words(table.get(key), (*where, key), folder)
     for name, value in _table(table.get("env")).items():
         yield from _pieces(value, (*where, "env", name), folder)
     if (cwd := _text(table.get("cwd"))) is not None:
-        yield Mention((*where, "cwd"), cwd)
+        yield PathReference((*where, "cwd"), cwd)
 
 
-def _words(words: object, where: Where, folder: str | None) -> Iterator[Mention]:
+def _words(words: object, where: Where, folder: str | None) -> Iterator[PathReference]:
     for index, word in enumerate(words if isinstance(words, list | tuple) else ()):
         yield from _pieces(word, (*where, index), folder)
 
 
-def _paths(paths: object, where: Where, folder: str | None) -> Iterator[Mention]:
+def _paths(paths: object, where: Where, folder: str | None) -> Iterator[PathReference]:
     for index, path in enumerate(paths if isinstance(paths, list | tuple) else ()):
         if isinstance(path, str):
-            yield Mention((*where, index), path, folder)
+            yield PathReference((*where, index), path, folder)
 
 
-def _pieces(word: object, where: Where, folder: str | None) -> Iterator[Mention]:
-    """Yield what of a word may be a path: all of it, what follows a ``=``, each of a list."""
+def _pieces(word: object, where: Where, folder: str | None) -> Iterator[PathReference]:
+    """Yield the parts of *word* that may be paths: all of it, after a ``=``, members of a list."""
     if not isinstance(word, str):
         return
     found = dict.fromkeys((word, word.partition("=")[2], *_SEPARATORS.split(word)))
     for piece in found:
         if ("/" in piece or "." in piece) and "\0" not in piece:
             if _PLACEHOLDER.search(piece.replace("$$", "")):
-                continue  # what stands for it is looked at by itself
+                continue  # the value of the placeholder has its own key
             path = piece.replace("$$", "$")
-            yield Mention(where, path, folder)
+            yield PathReference(where, path, folder)
             yield from _other_parts(where, path, folder)
 
 
-def _other_parts(where: Where, path: str, folder: str | None = None) -> Iterator[Mention]:
-    """Yield the further files of a split model: who names one of them needs all."""
+def _other_parts(where: Where, path: str, folder: str | None = None) -> Iterator[PathReference]:
+    """Yield the other files of a split model: each of them needs all."""
     before, slash, name = path.rpartition("/")
     part = part_of(name)
     for number in range(1, min(part.count, 1000) + 1) if part is not None else ():
         if part is not None and number != part.number:
             other = f"{part.stem}-{number:05}-of-{part.count:05}.gguf"
-            yield Mention(where, f"{before}{slash}{other}", folder)
+            yield PathReference(where, f"{before}{slash}{other}", folder)
 
 
-def uses_of(
+def find_usages(
     document: Mapping[str, Any],
-    seen: Iterable[tuple[Mention, object]],
+    identified: Iterable[tuple[PathReference, object]],
     *,
     names: Collection[str],
-    lost: Collection[object],
-) -> Iterator[Use]:
-    """Yield each use that *document* makes of a model and its files.
+    deleted: Collection[object],
+) -> Iterator[Usage]:
+    """Yield each usage of the deleted names and files in *document*.
 
     Args:
         document: A parsed ``router.toml``.
-        seen: Its `mentions`, with what identifies the file of each; None if there is none.
-        names: Ids and aliases that go with the model.
-        lost: What identifies the files that go, and folders with them.
+        identified: Its `path_references`, each with the identity of its file, or None.
+        names: Deleted ids and aliases.
+        deleted: Identities of the deleted files, and of folders with one of them.
     """
     folded = {name.casefold() for name in names}
     router = _table(document.get("router"))
     for key in MODEL_KEYS:
         name = _text(router.get(key))
         if name is not None and name.casefold() in folded:
-            yield Use(("router", key), f"names the model {name!r}")
+            yield Usage(("router", key), f"names the model {name!r}")
     for name, table in _table(document.get("models")).items():
         if name.casefold() in folded and "path" not in _table(table):
-            yield Use(("models", name), "has settings for the model")
-    told = set[Where]()
-    for mention, identity in seen:
-        if identity is not None and identity in lost and mention.where not in told:
-            told.add(mention.where)
-            yield Use(mention.where, f"uses {mention.path}")
+            yield Usage(("models", name), "has settings for the model")
+    reported = set[Where]()
+    for reference, identity in identified:
+        if identity is not None and identity in deleted and reference.where not in reported:
+            reported.add(reference.where)
+            yield Usage(reference.where, f"uses {reference.path}")
 
 
-def sentence(file: str, uses: Collection[Use], location: Mapping[Where, str]) -> str:
-    """Return what uses a model, as the middle of a sentence.
+def describe(file: str, usages: Collection[Usage], location: Mapping[Where, str]) -> str:
+    """Return a description of *usages*, as the middle of a sentence.
 
     Args:
         file: The configuration file.
-        uses: At least one.
+        usages: At least one.
         location: Each place, as it is written in TOML.
     """
-    said = []
-    for use in list(uses)[:_MAX_NAMED]:
-        line = f" line {use.line}" if use.line is not None else ""
-        place = f"{file}{line}: {location[use.where]} " if use.where else ""
-        said.append(f"{place}{use.what}")
-    more = len(uses) - len(said)
-    return "; ".join(said) + (f"; and {more} more" if more else "")
+    parts = []
+    for usage in list(usages)[:_MAX_DESCRIBED]:
+        line = f" line {usage.line}" if usage.line is not None else ""
+        place = f"{file}{line}: {location[usage.where]} " if usage.where else ""
+        parts.append(f"{place}{usage.description}")
+    more = len(usages) - len(parts)
+    return "; ".join(parts) + (f"; and {more} more" if more else "")
 
 
 def _table(value: object) -> Mapping[str, Any]:

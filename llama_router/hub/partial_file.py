@@ -1,4 +1,4 @@
-"""An incomplete file: appended to as bytes arrive, and hashed in their wake by a thread."""
+"""An incomplete file of a download: written as bytes arrive, and hashed by a thread."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import threading
 from typing import Final, Self
 
 from ..errors.downloads import HubAnswerError
-from .names import RepoFile
+from .references import RepoFile
 
 #: Bytes that are hashed at once.
 _HASH_BYTES: Final = 2**20
 
 
-class PartFile:
-    """What of a file is here. Its name says what it will be, so it can be resumed by anybody.
+class PartialFile:
+    """The part of a file that has arrived. Its name is the hash, so any process can resume it.
 
-    The hash covers what is on the disk, including what an earlier process left there.
+    The hash covers the bytes on the disk, including those of an earlier process.
 
     Attributes:
-        size_bytes: How much of it is here.
+        size_bytes: Bytes that have arrived.
     """
 
     def __init__(self, path: os.PathLike[str], file: RepoFile) -> None:
@@ -34,8 +34,8 @@ class PartFile:
         self.size_bytes = os.fstat(self._descriptor).st_size
         if self.size_bytes > file.size_bytes:
             self._truncate()
-        self._news = threading.Condition()
-        self._starts = 0  # how often it was begun anew
+        self._changed = threading.Condition()
+        self._starts = 0  # number of restarts
         self._complete = False
         self._abandoned = False
         self._digest = ""
@@ -46,20 +46,20 @@ class PartFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._news:
+        with self._changed:
             self._abandoned = True
-            self._news.notify()
+            self._changed.notify()
         self._hasher.join()
         os.close(self._descriptor)
 
     def start_at(self, offset: int) -> None:
-        """Go on at *offset*: where the file ends, or at 0, which discards it."""
+        """Continue at *offset*: the end of the file, or 0, which discards its content."""
         if offset == self.size_bytes:
             return
-        with self._news:
+        with self._changed:
             self._truncate()
             self._starts += 1
-            self._news.notify()
+            self._changed.notify()
 
     def write(self, piece: bytes) -> None:
         """Append *piece*.
@@ -79,14 +79,14 @@ class PartFile:
             self.size_bytes += written
             rest = rest[written:]
         if self.size_bytes % _HASH_BYTES < len(piece):
-            with self._news:
-                self._news.notify()
+            with self._changed:
+                self._changed.notify()
 
-    def is_right(self) -> bool:
-        """Return whether all is here and its hash is the expected one; then it is on the disk."""
-        with self._news:
+    def is_valid(self) -> bool:
+        """Return whether all bytes are on the disk with the expected hash. Blocks for the hash."""
+        with self._changed:
             self._complete = True
-            self._news.notify()
+            self._changed.notify()
         self._hasher.join()
         return self.size_bytes == self._file.size_bytes and self._digest == self._file.blob
 
@@ -98,11 +98,11 @@ class PartFile:
         """Hash the file as it grows."""
         starts, hashed, digest = -1, 0, self._new_digest()
         while not self._abandoned:
-            with self._news:
+            with self._changed:
                 if starts != self._starts:
                     starts, hashed, digest = self._starts, 0, self._new_digest()
                 if self.size_bytes - hashed < _HASH_BYTES and not self._complete:
-                    self._news.wait()
+                    self._changed.wait()
                     continue
             data = os.pread(self._descriptor, min(_HASH_BYTES, self.size_bytes - hashed), hashed)
             digest.update(data)
@@ -111,11 +111,11 @@ class PartFile:
                 self._digest = digest.hexdigest()
                 return
             if self._complete and not data:
-                return  # somebody else truncated it
+                return  # another process truncated it
 
     def _new_digest(self) -> hashlib._Hash:
         if len(self._file.blob) == 64:
             return hashlib.sha256()
-        # A file that is not stored apart is named as git names it.
+        # A file that is not in LFS has git's hash as its name.
         # Source: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         return hashlib.sha1(b"blob %d\0" % self._file.size_bytes, usedforsecurity=False)

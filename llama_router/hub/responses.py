@@ -1,4 +1,4 @@
-"""What the hub's answers mean: the list of files, errors as sentences, what is worth a retry. Pure.
+"""Responses of the hub: descriptions of repositories, errors, transient failures. Pure.
 
 Source: https://huggingface.co/docs/hub/api for the repository's document; the meaning of
 ``X-Error-Code`` is as in huggingface_hub's hf_raise_for_status.
@@ -22,15 +22,15 @@ from ..errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
-from .names import RepoFile, is_repo, is_safe_path
+from .references import RepoFile, is_repo, is_safe_path
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _BLOB: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-#: Statuses that may be different soon.
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Statuses of transient failures.
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-#: Longest piece of the hub's own words that is quoted, in characters.
+#: Longest quotation of a message of the hub, in characters.
 _QUOTE: Final = 200
 
 
@@ -39,9 +39,9 @@ class Repository:
     """A repository at one commit; *commit* and every *blob* are safe as file names.
 
     Attributes:
-        commit: Its hash.
-        files: What it holds.
-        name: ``user/repo``, spelled as the hub does.
+        commit: The hash of the commit.
+        files: Its files.
+        name: ``user/repo`` in the hub's spelling.
     """
 
     commit: str
@@ -50,14 +50,14 @@ class Repository:
 
 
 @attrs.frozen
-class Retries:
-    """How often and how patiently to try again.
+class RetryPolicy:
+    """Number and pauses of retries.
 
     Attributes:
-        limit: Failures in a row, without a byte in between, after which it is given up.
+        limit: Failures in a row, without a byte in between, after which to give up.
         first_pause_s: Pause after the first failure; it doubles with each further one.
         max_pause_s: Longest such pause.
-        max_retry_after_s: Longest ``Retry-After`` that is obeyed; beyond, it is given up.
+        max_retry_after_s: Longest ``Retry-After`` to wait for; give up beyond.
     """
 
     limit: int = 10
@@ -66,7 +66,7 @@ class Retries:
     max_retry_after_s: float = 300.0
 
     def pause_s(self, failures: int, retry_after_s: float | None = None) -> float | None:
-        """Return how long to wait after that many failures in a row; None to give up."""
+        """Return the pause after that many failures in a row; None to give up."""
         if failures >= self.limit or (retry_after_s or 0) > self.max_retry_after_s:
             return None
         pause_s = min(self.first_pause_s * 2.0 ** (failures - 1), self.max_pause_s)
@@ -74,13 +74,13 @@ class Retries:
 
 
 @attrs.frozen
-class Answer:
-    """The head of an answer that is not a success.
+class HubResponse:
+    """The head of an error response.
 
     Attributes:
         status: Its status.
         fields: Its header fields, names in lower case.
-        from_hub: Whether the hub itself sent it, and not a host that it redirected to.
+        from_hub: True if the hub sent it, False for a host that it redirected to.
     """
 
     status: int
@@ -88,30 +88,31 @@ class Answer:
     from_hub: bool = True
 
 
-def is_passing(answer: Answer) -> bool:
+def is_transient(response: HubResponse) -> bool:
     """Return whether the same request may succeed soon.
 
-    A host behind a redirect refuses addresses whose signature is too old: the hub gives a
-    fresh one.
+    A host behind a redirect refuses URLs with an expired signature: the hub returns a new one.
     """
-    return answer.status in _PASSING or (not answer.from_hub and answer.status in {401, 403})
+    return response.status in _TRANSIENT or (
+        not response.from_hub and response.status in {401, 403}
+    )
 
 
-def failure(answer: Answer, *, repo: str, page: str, has_token: bool) -> DownloadError:
-    """Return the error that *answer* stands for.
+def error_for(response: HubResponse, *, repo: str, page: str, has_token: bool) -> DownloadError:
+    """Return the exception for an error *response*.
 
     Args:
-        answer: An answer with an error status.
-        repo: What was asked for, ``user/repo``.
+        response: A response with an error status.
+        repo: The requested repository, ``user/repo``.
         page: The repository's web page.
-        has_token: Whether a token was sent along.
+        has_token: The request had a token.
     """
-    code = answer.fields.get("x-error-code", "")
-    said = _quoted(answer.fields.get("x-error-message", ""))
-    status = answer.status
-    if is_passing(answer):
-        what = "too many requests" if status == 429 else f"status {status}"
-        return HubUnreachableError(f"the hub answers with {what}; try again later{said}")
+    code = response.fields.get("x-error-code", "")
+    quote = _quoted(response.fields.get("x-error-message", ""))
+    status = response.status
+    if is_transient(response):
+        reason = "too many requests" if status == 429 else f"status {status}"
+        return HubUnreachableError(f"the hub answers with {reason}; try again later{quote}")
     if code == "GatedRepo" or (status == 403 and code != "RepoNotFound"):
         return HubAccessError(_gated(repo, page, has_token=has_token))
     if status == 401 and has_token:
@@ -123,17 +124,17 @@ def failure(answer: Answer, *, repo: str, page: str, has_token: bool) -> Downloa
     if status in {401, 404}:
         return _missing(repo, code, has_token=has_token)
     if status == 416:
-        said = ": a file is shorter than it announced"
-    return HubAnswerError(f"the hub answers with status {status} for {repo}{said}")
+        quote = ": a file is shorter than it announced"
+    return HubAnswerError(f"the hub answers with status {status} for {repo}{quote}")
 
 
 def parse_repository(body: bytes, repo: str) -> Repository:
-    """Read the hub's description of *repo*; files with unusable names are left out.
+    """Return the repository *repo* from the hub's JSON; files with unsafe names are left out.
 
     Raises:
-        HubAnswerError: if it makes no sense.
+        HubAnswerError: if it is malformed.
     """
-    nonsense = HubAnswerError(f"the hub's description of {repo} makes no sense; try again later")
+    malformed = HubAnswerError(f"the hub's description of {repo} makes no sense; try again later")
     try:
         document: Any = msgspec.json.decode(body)
         commit = document["sha"]
@@ -146,12 +147,12 @@ def parse_repository(body: bytes, repo: str) -> Repository:
         LookupError,
         TypeError,
     ) as exc:
-        raise nonsense from exc
+        raise malformed from exc
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise nonsense
+        raise malformed
     name = document.get("id")
     if not isinstance(name, str) or name.lower() != repo.lower() or not is_repo(name):
-        name = repo  # an old name, perhaps, that the hub still knows
+        name = repo  # perhaps a former name, which the hub redirects
     return Repository(commit, files, name)
 
 

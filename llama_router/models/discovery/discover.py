@@ -1,0 +1,401 @@
+"""Turns the files of a scan into models: parts, projectors, ids and aliases. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from . import naming
+from .found import (
+    Collection,
+    Discovery,
+    FoundFile,
+    FoundModel,
+    Header,
+    Kind,
+    ScanWarning,
+    args_for,
+    kind_of,
+)
+
+#: Quantizations that ``owner/repo`` without one stands for, in this order. Source: llama.cpp,
+#: common/download.cpp.
+DEFAULT_QUANTS: Final = ("Q4_K_M", "Q8_0")
+
+# Architectures of image and video models in GGUF files; llama.cpp serves none of them.
+_FOREIGN: Final = frozenset(
+    (
+        "aura",
+        "chroma",
+        "cosmos",
+        "flux",
+        "hidream",
+        "hyvid",
+        "ltxv",
+        "lumina2",
+        "pig",
+        "qwen_image",
+        "sd1",
+        "sd3",
+        "sdxl",
+        "wan",
+        "whisper",
+    )
+)
+
+# ``general.type`` of files that only accompany a model.
+_SIDE_TYPES: Final = frozenset(("adapter", "dataset", "imatrix", "vocab"))
+
+
+def discover(
+    collections: Iterable[Collection],
+    *,
+    taken: Iterable[str] = (),
+    known: Mapping[str, str] | None = None,
+    skip: Iterable[object] = (),
+) -> Discovery:
+    """Return the models among the files of *collections*.
+
+    A file that is in several collections counts for the first one.
+
+    Args:
+        collections: Most trusted first.
+        taken: Names that no model may get.
+        known: Path to id of models found earlier. If several models would get the same id, the
+            one that had it keeps it.
+        skip: Identities of files that are models already.
+    """
+    collector = _CandidateCollector(skip)
+    for collection in collections:
+        collector.add(collection)
+    models = _name_models(collector.candidates, frozenset(taken), known or {}, collector.warnings)
+    return Discovery(tuple(models), tuple(collector.warnings))
+
+
+# --- Files -> models without names ----------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class _Candidate:
+    """A model that has no id yet.
+
+    Attributes:
+        file: Its file, or the first of its parts.
+        header: Of *file*.
+        collection: Number of the collection that it is in.
+        repo: ``owner/repo`` if it comes from the hub.
+        quant: Its quantization, if that is known.
+        mmproj: Its projector.
+        size_bytes: Of all its parts.
+    """
+
+    file: FoundFile
+    header: Header
+    collection: int
+    repo: str | None
+    quant: str | None
+    mmproj: str | None
+    size_bytes: int
+
+
+class _CandidateCollector:
+    """Collects the models of one collection after the other."""
+
+    def __init__(self, skip: Iterable[object]) -> None:
+        self.candidates: list[_Candidate] = []
+        self.warnings: list[ScanWarning] = []
+        self._seen = set(skip)
+        self._collections = 0
+
+    def _warn(self, file: FoundFile, reason: str) -> None:
+        self.warnings.append(ScanWarning.about(file.path, reason))
+
+    def add(self, collection: Collection) -> None:
+        """Collect the models of *collection*."""
+        self._collections += 1
+        projectors: list[FoundFile] = []
+        models: list[tuple[FoundFile, Header, int]] = []
+        for file, size_bytes in self._complete_files(collection.files):
+            if file.header is not None and file.header.is_projector:
+                projectors.append(file)
+            elif (header := self._model_header(file)) is not None:
+                models.append((file, header, size_bytes))
+        files = [file for file, _, _ in models]
+        matcher = _ProjectorMatcher(projectors, files, in_repo=collection.repo is not None)
+        for file, header, size_bytes in models:
+            identity = file.identity or file.path
+            if identity in self._seen:
+                continue
+            self._seen.add(identity)
+            mmproj = matcher.best(file, header) if kind_of(header) is Kind.CHAT else None
+            self.candidates.append(
+                _Candidate(
+                    file=file,
+                    header=header,
+                    collection=self._collections,
+                    repo=collection.repo,
+                    quant=file.tag or naming.quant_of(file.relative_path) or header.quant,
+                    mmproj=mmproj.path if mmproj else None,
+                    size_bytes=size_bytes,
+                )
+            )
+
+    def _complete_files(self, files: Sequence[FoundFile]) -> Iterable[tuple[FoundFile, int]]:
+        """Yield each file, for a split model the first part, with the total size in bytes.
+
+        A repository may have a file in several snapshots: the first complete one counts.
+        """
+        parts: dict[tuple[str, str, int], dict[int, FoundFile]] = defaultdict(dict)
+        for file in files:
+            if part := naming.part_of(file.name):
+                parts[_split_key(file, part)].setdefault(part.number, file)
+        yielded: set[str] = set()
+        incomplete: list[tuple[FoundFile, str, str]] = []
+        for file in files:
+            part = naming.part_of(file.name)
+            if part is None:
+                complete, size_bytes = file, file.size_bytes
+            else:
+                # The first part in the list stands for all of them.
+                own = parts.pop(_split_key(file, part), {})
+                if not own:
+                    continue
+                missing = part.count - len(own.keys() & set(range(1, part.count + 1)))
+                if missing or not part.count:
+                    share = f"{missing} of {part.count}"
+                    incomplete.append((file, _relative_path_of_first(file, part), share))
+                    continue
+                complete, size_bytes = own[1], sum(one.size_bytes for one in own.values())
+            if complete.relative_path not in yielded:
+                yielded.add(complete.relative_path)
+                yield complete, size_bytes
+        for file, first, share in incomplete:
+            if first not in yielded:
+                self._warn(file, f"parts of this split model are missing: {share}")
+
+    def _model_header(self, file: FoundFile) -> Header | None:
+        """Return the header of a file that is a model; None for any other file."""
+        if not file.path.isprintable():
+            self._warn(file, "its name has characters that cannot be shown")
+            return None
+        if naming.is_side_file(file.name) or naming.is_projector(file.name):
+            return None
+        if file.fault is not None:
+            self._warn(file, file.fault)
+        header = file.header
+        if header is None or header.type in _SIDE_TYPES:
+            return None
+        if header.architecture in _FOREIGN:
+            self._warn(file, f"llama.cpp does not serve models of the kind {header.architecture}")
+            return None
+        # The first part of a split model may have no tensors of its own.
+        return header if header.tensor_count or naming.part_of(file.name) else None
+
+
+def _split_key(file: FoundFile, part: naming.Part) -> tuple[str, str, int]:
+    return (file.path[: -len(file.name)], part.stem, part.count)
+
+
+def _relative_path_of_first(file: FoundFile, part: naming.Part) -> str:
+    first = f"{part.stem}-00001-of-{part.count:05}{file.name[-len('.gguf') :]}"
+    return f"{file.folder}/{first}" if file.folder else first
+
+
+# --- Projectors -----------------------------------------------------------------------
+
+
+class _ProjectorMatcher:
+    """Finds the projectors of the models of one collection."""
+
+    def __init__(
+        self, projectors: Sequence[FoundFile], models: Iterable[FoundFile], *, in_repo: bool
+    ) -> None:
+        self._projectors = projectors
+        self._in_repo = in_repo
+        families: dict[str, set[str]] = defaultdict(set)
+        if projectors:
+            for model in models:
+                families["" if in_repo else model.folder].add(naming.family_of(model.name))
+        # A projector with the name of a model beside it serves no other model.
+        self._reserved = {
+            projector.path
+            for projector in projectors
+            if any(
+                _related(naming.family_of(projector.name), family)
+                for family in families["" if in_repo else projector.folder]
+            )
+        }
+
+    def best(self, file: FoundFile, header: Header) -> FoundFile | None:
+        """Return the projector that belongs to the chat model *file*."""
+        family = naming.family_of(file.name)
+        fitting = [
+            (self._rank(file, family, projector), projector)
+            for projector in self._projectors
+            if (self._in_repo or projector.folder == file.folder)
+            and _fits(header, projector.header)
+            and (
+                projector.path not in self._reserved
+                or _related(naming.family_of(projector.name), family)
+            )
+        ]
+        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
+
+    @staticmethod
+    def _rank(file: FoundFile, family: str, projector: FoundFile) -> tuple[object, ...]:
+        """Return a key that is smallest for the best projector of *file*.
+
+        It compares the folder, then the family, then the precision.
+        """
+        folder = f"{projector.folder}/" if projector.folder else ""
+        quant = naming.quant_of(projector.name)
+        if quant is None and projector.header is not None:
+            quant = projector.header.quant
+        preferred = naming.PROJECTOR_QUANTS
+        return (
+            not f"{file.folder}/".startswith(folder),
+            -len(folder),
+            not _related(naming.family_of(projector.name), family),
+            preferred.index(quant) if quant in preferred else len(preferred),
+            projector.relative_path,
+        )
+
+
+def _fits(model: Header, projector: Header | None) -> bool:
+    """Return whether the widths agree, as far as they are known.
+
+    Projectors without a type were written by older converters, which stored the width of the
+    vision model instead.
+    """
+    if projector is None or projector.type != "mmproj":
+        return True
+    widths = (model.embedding_length, projector.projection_dim)
+    return None in widths or widths[0] == widths[1]
+
+
+def _related(one: str, other: str) -> bool:
+    return bool(one and other) and (one in other or other in one)
+
+
+# --- Ids and aliases ------------------------------------------------------------------
+
+
+def _name_models(
+    candidates: Sequence[_Candidate],
+    taken: frozenset[str],
+    known: Mapping[str, str],
+    warnings: list[ScanWarning],
+) -> Iterable[FoundModel]:
+    """Yield each candidate with a unique id, and the aliases that no other candidate has.
+
+    Args:
+        candidates: Most trusted first.
+        taken: Names that no model may get.
+        known: Path to id of models found earlier.
+        warnings: Receives a warning for each one that gets another id or is left out.
+    """
+    ids = _unique_ids(candidates, taken, known, warnings)
+    named = [(ids[c.file.path], c) for c in candidates if c.file.path in ids]
+    defaults = _repo_defaults(named)
+    aliases = {model: _aliases(c, defaults.get(c.repo or "") == model) for model, c in named}
+    uses = Counter(alias for names in aliases.values() for alias in names)
+    for model, c in named:
+        yield FoundModel(
+            id=model,
+            path=c.file.path,
+            kind=kind_of(c.header),
+            args=args_for(c.header, has_mmproj=c.mmproj is not None),
+            header=c.header,
+            aliases=tuple(
+                alias
+                for alias in aliases[model]
+                if uses[alias] == 1 and alias not in aliases and alias not in taken
+            ),
+            mmproj=c.mmproj,
+            quant=c.quant,
+            size_bytes=c.size_bytes,
+        )
+
+
+def _unique_ids(
+    candidates: Sequence[_Candidate],
+    taken: frozenset[str],
+    known: Mapping[str, str],
+    warnings: list[ScanWarning],
+) -> dict[str, str]:
+    """Return the id of each candidate by its path; duplicates from the hub are left out."""
+    labels = Counter((c.collection, c.quant) for c in candidates)
+    by_id: dict[str, list[_Candidate]] = defaultdict(list)
+    for c in candidates:
+        by_id[_preferred_id(c, is_only_quant=labels[c.collection, c.quant] == 1)].append(c)
+    ids: dict[str, str] = {}
+    used = set(taken)
+    renamed: list[tuple[str, _Candidate]] = []
+    for preferred, rivals in by_id.items():
+        first: _Candidate | None = rivals[0]
+        others = rivals[1:]
+        if rivals[0].repo is None and others:
+            # The order is no criterion: the next scan may find them in another one.
+            former = [c for c in rivals if known.get(c.file.path) == preferred]
+            first = former[0] if len(former) == 1 else None
+            others = [c for c in rivals if c is not first]
+        if first is not None and preferred not in used:
+            ids[first.file.path] = preferred
+            used.add(preferred)
+        elif first is not None:
+            others = rivals
+        for other in others:
+            if other.repo is not None:
+                reason = f"there is already a model {preferred!r}; it is left out"
+                warnings.append(ScanWarning.about(other.file.path, reason))
+            else:
+                renamed.append((preferred, other))
+    used |= by_id.keys()
+    uses = Counter(name for preferred, c in renamed for name in _longer(preferred, c.file.path))
+    for preferred, c in renamed:
+        names = _longer(preferred, c.file.path)
+        free = (name for name in names if uses[name] == 1 and name not in used)
+        model = next(free, f"{preferred} ({c.file.path})")
+        ids[c.file.path] = model
+        used.add(model)
+        reason = f"another model is called {preferred!r}; this one is called {model!r}"
+        warnings.append(ScanWarning.about(c.file.path, reason))
+    return ids
+
+
+def _preferred_id(c: _Candidate, *, is_only_quant: bool) -> str:
+    """Return the id of a model that shares it with no other one."""
+    if c.repo is None:
+        return naming.stem_of(c.file.name)
+    has_label = c.quant is not None and is_only_quant
+    return f"{c.repo}:{c.quant if has_label else naming.stem_of(c.file.relative_path)}"
+
+
+def _longer(name: str, path: str) -> list[str]:
+    """Return *name* with one folder of *path* in front, with two, and so on."""
+    folders = [folder for folder in path.split("/")[:-1] if folder]
+    return ["/".join((*folders[-depth:], name)) for depth in range(1, len(folders) + 1)]
+
+
+def _repo_defaults(named: Iterable[tuple[str, _Candidate]]) -> dict[str, str]:
+    """Return, for each repository, the id of the model that its bare name stands for."""
+    best: dict[str, tuple[int, str]] = {}
+    for model, c in named:
+        if c.repo is None:
+            continue
+        rank = DEFAULT_QUANTS.index(c.quant) if c.quant in DEFAULT_QUANTS else len(DEFAULT_QUANTS)
+        if c.repo not in best or rank < best[c.repo][0]:
+            best[c.repo] = (rank, model)
+    return {repo: model for repo, (_, model) in best.items()}
+
+
+def _aliases(c: _Candidate, is_default: bool) -> tuple[str, ...]:  # noqa: FBT001 -- private
+    names = [c.file.name]
+    if c.repo is not None:
+        names.append(naming.stem_of(c.file.name))
+        if is_default:
+            names.append(c.repo)
+    return tuple(dict.fromkeys(names))
