@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ import structlog
 import trio
 
 from bench import arguments, versions
-from llama_router.backends.backend import Backend
+from llama_router.backends.backend import LaunchEvent
 from llama_router.config.catalog import Catalog
 from llama_router.config.scan_worker.parent import scan_in_process
 from llama_router.config.watcher import Watcher
@@ -302,9 +302,7 @@ async def measure_loop(folder: Path) -> float:
     return ticks.longest_s
 
 
-async def never(
-    spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def never(spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
     """Launch nothing: no request names a model."""
-    del spec, task_status
+    del spec, report
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Work on threads, where the system may refuse a new one: that costs the work, never the router."""
+"""Calls on threads; if the system refuses a new thread, the call fails, never the router."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Ts = TypeVarTuple("Ts")
 
 log = structlog.get_logger()
 
-#: What CPython's `threading.Thread.start` says then. It has no class of its own for that.
+#: The message of CPython's `threading.Thread.start`, whose RuntimeError has no class of its own.
 _REFUSAL: Final = "can't start new thread"
 
 _SENTENCE: Final = (
@@ -26,12 +26,12 @@ _SENTENCE: Final = (
     "(ulimit -u, pids.max of a control group, TasksMax= of systemd)"
 )
 
-#: After how many seconds trying again may help.
+#: Seconds after which a retry may help.
 RETRY_S: Final = 1.0
 
 
 class ThreadRefusedError(RouterError, OSError):
-    """The system refuses a new thread. An `OSError`, too: whoever expects those knows it.
+    """The system refuses a new thread. It is an `OSError`, too, and handled where those are.
 
     Made without arguments; ``errno`` is EAGAIN.
     """
@@ -48,11 +48,11 @@ class ThreadRefusedError(RouterError, OSError):
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Turn the refusal of a thread within the block into a `ThreadRefusedError`.
+def thread_refusals() -> Iterator[None]:
+    """Raise `ThreadRefusedError` if the system refuses a thread within the block.
 
     Raises:
-        ThreadRefusedError: if that happens.
+        ThreadRefusedError: in place of CPython's RuntimeError.
     """
     try:
         yield
@@ -68,13 +68,13 @@ async def in_thread(
     abandon_on_cancel: bool = False,
     limiter: trio.CapacityLimiter | None = None,
 ) -> T:
-    """Do what `trio.to_thread.run_sync` does.
+    """Return the result of *sync_fn*, called by `trio.to_thread.run_sync`.
 
     Raises:
-        ThreadRefusedError: if the system refuses a thread; nothing was done then but to log it.
+        ThreadRefusedError: if the system refuses a thread; *sync_fn* was not called. Logged.
     """
     try:
-        with refusals():
+        with thread_refusals():
             return await trio.to_thread.run_sync(
                 sync_fn, *args, abandon_on_cancel=abandon_on_cancel, limiter=limiter
             )
@@ -89,9 +89,9 @@ async def in_thread_or_here(
     abandon_on_cancel: bool = False,
     limiter: trio.CapacityLimiter | None = None,
 ) -> T:
-    """Do what `in_thread` does; if no thread is to be had, do it at once and on this one.
+    """Return the result of `in_thread`; if a thread is refused, call *sync_fn* on this thread.
 
-    For what must be done in any case, and very rarely takes long.
+    For calls that must not be skipped and very rarely take long.
     """
     try:
         return await in_thread(sync_fn, *args, abandon_on_cancel=abandon_on_cancel, limiter=limiter)

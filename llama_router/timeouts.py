@@ -1,8 +1,8 @@
-"""Time-outs that count only the time in which this process runs.
+"""Timeouts that count only the time in which this process runs.
 
-A process may be held up for long: it is stopped (Ctrl-Z, SIGSTOP), its machine is paused, its
-processor is given to others. The clock goes on meanwhile, but nobody could act: neither the
-router nor, maybe, whom it waits for. Such time must not end a wait for somebody else.
+A process may be held up: it is stopped (Ctrl-Z, SIGSTOP), its machine is suspended, or others
+use the processor. The clock continues meanwhile, but neither the router nor, possibly, the process
+that it waits for can act. Such time must not expire a timeout.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Final
 
 import trio
 
-#: From so late on, in seconds, the end of a time-out says that the process was held up. No task
-#: of the router keeps the others waiting for nearly as long.
+#: A timeout that expires this late, in seconds, shows that the process was held up. No task of
+#: the router blocks the event loop for nearly as long.
 LATE_S: Final = 0.5
 
-#: Time is counted in pieces of so many seconds. However long one really takes, it counts as
-#: that: so much is lost at most to a process that is held up.
+#: Time is counted in pieces of this many seconds. Each counts as this, however long it really
+#: takes, so a process that is held up loses at most this much.
 PIECE_S: Final = 0.25
 
 
 def was_held_up(scope: trio.CancelScope) -> bool:
-    """Say whether the process was held up when the deadline of *scope* came.
+    """Return whether the process was held up at the deadline of *scope*.
 
-    To be asked at once when *scope* was cancelled by its deadline. For waits that are worth
-    no task of their own, and can be begun anew.
+    Call it at once when the deadline of *scope* has expired. For waits that can be repeated, and
+    do not justify a task of their own.
     """
     return trio.current_time() - scope.deadline > LATE_S
 
@@ -40,14 +40,14 @@ async def sleep_running(duration_s: float) -> None:
 
 
 async def move_on_after_running(wait: Callable[[], Awaitable[object]], timeout_s: float) -> bool:
-    """Wait, but not for longer than *timeout_s* seconds in which this process ran.
+    """Wait for at most *timeout_s* seconds in which this process runs.
 
     Args:
-        wait: Cancelled when the time is over. What it raises comes out in a group.
-        timeout_s: Perhaps 0: then *wait* gets as far as to its first checkpoint.
+        wait: Cancelled at the timeout. An exception of it is raised in a group.
+        timeout_s: With 0, *wait* runs until its first checkpoint.
 
     Returns:
-        Whether *wait* ended.
+        False if the timeout expired.
     """
     ended = False
 

@@ -13,9 +13,9 @@ from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from ..process.cgroup import ControlGroup
 
-#: How long to wait for the news of a backend's end once its connection broke, in
-#: seconds: the exit is seen within a millisecond, and explains far more.
-OBITUARY_S: Final = 0.5
+#: Seconds to wait for the exit of a backend after its connection broke. The exit is usually
+#: reported within a millisecond, and its error explains more than that of the connection.
+EXIT_WAIT_S: Final = 0.5
 
 
 class KeptConnection(Protocol):
@@ -30,16 +30,16 @@ class Backend:
     """One process that answered its health check with 200.
 
     Attributes:
-        model: Whose backend it is.
-        spec: Its settings; after a reload those that need no new process are the new ones.
-        host: Address it listens on.
-        port: Port it listens on.
+        model: The model that it serves.
+        spec: Its settings; a reload replaces those that need no new process.
+        host: The address that it listens on.
+        port: The port that it listens on.
         pid: Its process id.
         spawned_s: Clock time of its spawn, in seconds.
         ready_s: Clock time at which it became ready, in seconds.
         group: Its control group, if it has one.
         gone: Set when the process has ended or is being ended.
-        error: Why it ended, if it was not asked to; set before *gone* is.
+        error: The reason for its end, if the router did not stop it; set before *gone* is.
     """
 
     model: ModelId
@@ -56,12 +56,12 @@ class Backend:
 
     @property
     def authority(self) -> bytes:
-        """Return its host and port as a URL has them."""
+        """Its host and port, as in a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}".encode()
 
     def take_connection(self) -> KeptConnection | None:
-        """Return the connection that was kept last, or None; the backend may have closed it."""
+        """Return the most recently kept connection or None; the backend may have closed it."""
         return self._kept.pop() if self._kept else None
 
     def keep_connection(self, connection: KeptConnection) -> None:
@@ -71,9 +71,9 @@ class Backend:
         else:
             self._kept.append(connection)
 
-    async def explain(self, symptom: str) -> RouterError:
-        """Return the process's own end as the error, if it ended; else the *symptom*."""
-        with trio.move_on_after(OBITUARY_S):
+    async def error_for(self, symptom: str) -> RouterError:
+        """Return the error of the process, if it ended within a moment; else one of *symptom*."""
+        with trio.move_on_after(EXIT_WAIT_S):
             await self.gone.wait()
         if self.error is not None:
             return self.error
@@ -82,10 +82,39 @@ class Backend:
         return UpstreamError(f"the backend of model {str(self.model)!r} failed: {symptom}")
 
     def end(self, error: BackendError | None) -> None:
-        """Note that the process is gone, and close what leads to it."""
+        """Mark the process as gone, and close the kept connections to it."""
         if self.gone.is_set():
             return
         self.error = error
         self.gone.set()
         while self._kept:
             self._kept.pop().close()
+
+
+@attrs.frozen
+class LoadProgress:
+    """A starting backend has loaded a part of its model.
+
+    Attributes:
+        model: The model.
+        fraction: The loaded part, 0 to 1.
+    """
+
+    model: ModelId
+    fraction: float
+
+
+@attrs.frozen
+class BackendReady:
+    """A backend serves from now on.
+
+    Attributes:
+        backend: The backend.
+    """
+
+    backend: Backend
+
+
+#: What a launch reports through its one callback. Its end is not among them: the launch
+#: returns or raises then.
+LaunchEvent = LoadProgress | BackendReady

@@ -1,4 +1,4 @@
-"""The lines by which a llama-server tells its parent how far it is. Pure.
+"""The lines with which a llama-server reports its state to its parent. Pure.
 
 With ``LLAMA_SERVER_ROUTER_PORT`` in its environment llama-server prints
 ``cmd_child_to_router:state:{"state": ..., "payload": ...}`` and ends on
@@ -13,7 +13,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-#: Set in the environment of a child that shall speak this protocol.
+#: Set in the environment of a child, this enables the protocol.
 ENV_VARIABLE: Final = "LLAMA_SERVER_ROUTER_PORT"
 
 #: Written to its standard input, this ends the child.
@@ -24,11 +24,11 @@ _STATE_PREFIX: Final = "cmd_child_to_router:state:"
 
 @attrs.frozen
 class ChildState:
-    """What a child said.
+    """A state that a child reported.
 
     Attributes:
         state: ``loading``, ``ready`` or ``sleeping``.
-        progress: How much is loaded, 0 to 1; None if it did not say.
+        progress: The loaded part, 0 to 1; None if it was not reported.
     """
 
     state: str
@@ -36,7 +36,7 @@ class ChildState:
 
 
 def parse_state(line: str) -> ChildState | None:
-    """Return what *line* says, or None if it is not a state line of this protocol."""
+    """Return the state in *line*, or None if it is not a state line of this protocol."""
     if not line.startswith(_STATE_PREFIX):
         return None
     try:
@@ -49,7 +49,7 @@ def parse_state(line: str) -> ChildState | None:
 
 
 def _progress(payload: object) -> float | None:
-    """Return the progress over all stages: each counts the same."""
+    """Return the progress over all stages, which count equally."""
     if not isinstance(payload, dict):
         return None
     value = payload.get("value")

@@ -191,9 +191,9 @@ class BackendExchange:
                 raise UpstreamError(f"the answer of {self._name} is over {max_bytes} bytes")
         return bytes(body)
 
-    async def explain(self, symptom: str) -> RouterError:
+    async def error_for(self, symptom: str) -> RouterError:
         """Return the end of the backend's process as the error, if it ended; else *symptom*."""
-        return await self._backend.explain(symptom)
+        return await self._backend.error_for(symptom)
 
     # -- steps ----------------------------------------------------------------------------
 
@@ -247,13 +247,13 @@ class BackendExchange:
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
-                raise await self.explain(self._violation(exc)) from exc
+                raise await self.error_for(self._violation(exc)) from exc
             if event is h11.NEED_DATA:
                 await self._wait(self._read)
             elif isinstance(event, kinds):
                 return event
             elif isinstance(event, h11.ConnectionClosed):
-                raise await self.explain("it closed the connection without an answer")
+                raise await self.error_for("it closed the connection without an answer")
 
     def _violation(self, exc: h11.RemoteProtocolError) -> str:
         """Return a symptom for *exc*; h11's sentence about a closed connection names its states."""
@@ -279,9 +279,9 @@ class BackendExchange:
                 try:
                     return await step()
                 except OSError as exc:  # of open_tcp_stream()
-                    raise await self.explain(f"it does not accept connections: {exc}") from exc
+                    raise await self.error_for(f"it does not accept connections: {exc}") from exc
                 except trio.BrokenResourceError as exc:
-                    raise await self.explain("it closed the connection mid-answer") from exc
+                    raise await self.error_for("it closed the connection mid-answer") from exc
             if was_held_up(self._scope):
                 self._deadline_s = trio.current_time() + self._timeouts.total_s
             elif self._cancelled is None:

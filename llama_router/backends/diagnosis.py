@@ -1,8 +1,8 @@
-"""Why a backend's process ended: from its exit status and its last lines. Pure.
+"""Diagnosis of a backend's exit: its cause, from the exit status and the last lines. Pure.
 
-What programs print is nobody's contract: the patterns were taken from the output of
-llama-server, vLLM, PyTorch, Transformers, the dynamic loader and Python itself. A line
-that none of them fits costs nothing: the exit is then told as it was before.
+No program promises the wording of its output: the patterns were taken from the output of
+llama-server, vLLM, PyTorch, Transformers, the dynamic loader and Python itself. If none of them
+matches, the exit status alone is reported.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ import attrs
 
 from ..errors.causes import Cause
 
-#: How many of the last lines are worth looking at; a Python traceback of vLLM has some 150.
-LOOK_BACK_LINES: Final = 300
+#: Number of last lines that are examined; a Python traceback of vLLM has some 150.
+EXAMINED_LINES: Final = 300
 
-# Whoever is killed by a signal said nothing about it: only lines shortly before may fit.
-_LOOK_BACK_ON_SIGNAL: Final = 60
+# A process prints nothing when a signal kills it: only the lines shortly before are relevant.
+_EXAMINED_LINES_ON_SIGNAL: Final = 60
 
-# Quoted at most.
+# The most lines that are quoted, and the most characters of each.
 _EVIDENCE_LINES: Final = 3
 _LINE_CHARS: Final = 400
 
-# A shell reports a program that a signal killed with this much more. Source: POSIX.1-2017,
+# Added by a shell to the number of the signal that killed a program. Source: POSIX.1-2017,
 # Shell and Utilities, section 2.8.2.
 _SHELL_SIGNAL: Final = 128
 
-#: Exit statuses of a process that SIGKILL ended; only these may be the kernel's doing.
-KILLED: Final = frozenset((-Signals.SIGKILL, _SHELL_SIGNAL + Signals.SIGKILL))
+#: Exit statuses of a process that SIGKILL ended; the kernel's OOM killer causes only these.
+SIGKILL_STATUSES: Final = frozenset((-Signals.SIGKILL, _SHELL_SIGNAL + Signals.SIGKILL))
 
 # Source: the same.
 _SHELL_FAILURES: Final = {
@@ -41,8 +41,8 @@ _SHELL_FAILURES: Final = {
 }
 
 
-#: What a second start of the same command would meet again.
-HOPELESS: Final = frozenset(
+#: Causes that a second start of the same command would have again.
+PERMANENT_CAUSES: Final = frozenset(
     (
         Cause.UNKNOWN_ARCHITECTURE,
         Cause.WRONG_FLAG,
@@ -57,13 +57,13 @@ HOPELESS: Final = frozenset(
 
 
 @attrs.frozen
-class Explanation:
-    """Why a process ended.
+class Diagnosis:
+    """The cause of a process's exit.
 
     Attributes:
-        cause: For programs.
-        sentence: For people: what happened and what to do; empty if it is not known.
-        evidence: The lines that say so, oldest first.
+        cause: Machine-readable.
+        sentence: The reason and a remedy; empty if unknown.
+        evidence: The lines of output that prove it, oldest first.
     """
 
     cause: Cause
@@ -73,13 +73,13 @@ class Explanation:
 
 @attrs.frozen
 class _Rule:
-    """Lines that give a cause away.
+    """A pattern of lines that prove a cause.
 
     Attributes:
-        cause: Which.
-        sentence: May contain ``{}``, for what the pattern's group found.
-        hints: In lower case; a text with none of them is not searched: that is quicker.
-        pattern: What such a line has; compiled when it is first needed, for most never are.
+        cause: The cause.
+        sentence: The reason and a remedy; ``{}`` stands for the match of the pattern's group.
+        hints: In lower case; a text with none of them is not searched, which is quicker.
+        pattern: A regular expression; compiled on first use, since most are never used.
     """
 
     cause: Cause
@@ -97,7 +97,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-# The first rule that fits decides: the more certain it is, the further up.
+# The first rule that matches decides, so the most certain ones come first.
 _RULES: Final = (
     _rule(
         Cause.GPU_OUT_OF_MEMORY,
@@ -196,7 +196,7 @@ _RULES: Final = (
     ),
     _rule(
         Cause.PERMISSION,
-        "it may not use something that it needs; see that the user whom the router runs as may "
+        "it may not use something that it needs; see that the user that the router runs as may "
         "read the files and folders, and that the unit's hardening allows them",
         "denied|not permitted|permissionerror|read-only file system",
         r"permission denied|PermissionError|operation not permitted|read-only file system",
@@ -233,8 +233,8 @@ _RULES: Final = (
     ),
 )
 
-# Harmless lines that look like a cause: programs warn of what they can do without. Those of
-# vLLM and of llama-server's logger ("0.00.003.860 W srv ...").
+# Harmless lines that look like a cause: warnings about optional parts, in the formats of vLLM
+# and of llama-server's logger ("0.00.003.860 W srv ...").
 _WARNING: Final = re.compile(r"\bWARN(?:ING)?\b|^[\d.]+ [WID] |\bDEBUG\b")
 
 _SIGNALS: Final = {
@@ -259,58 +259,58 @@ _OOM: Final = (
 )
 
 
-def explain(
+def diagnose(
     returncode: int, lines: Sequence[str], *, stopped: bool = False, oom_killed: bool = False
-) -> Explanation:
-    """Say why a process ended.
+) -> Diagnosis:
+    """Return the cause of a process's exit.
 
     Args:
         returncode: As in `subprocess.Popen.returncode`; more than 128 is read as a shell's
             report of a signal.
         lines: Its last lines of output, oldest first.
-        stopped: Whether the router told it to end.
-        oom_killed: Whether the kernel says that it killed this process, or one in its
-            control group meanwhile, for want of memory.
+        stopped: The router stopped it.
+        oom_killed: The kernel killed this process, or one of its control group, because
+            memory ran out.
     """
     signum = _signal(returncode)
     crashed = signum in _SIGNALS
     if stopped:
-        return Explanation(Cause.STOPPED, "the router told it to end")
+        return Diagnosis(Cause.STOPPED, "the router told it to end")
     if signum is not None and not crashed:
         return _killed(signum, oom_killed=oom_killed)
     if returncode == 0:
-        return Explanation(
+        return Diagnosis(
             Cause.ENDED,
             "it ended by itself, as if its work was done; a backend must stay in the foreground "
             "and go on serving",
         )
-    look_back = _LOOK_BACK_ON_SIGNAL if crashed else LOOK_BACK_LINES
-    return _from_lines(lines[-look_back:]) or _from_status(returncode, signum)
+    examined = _EXAMINED_LINES_ON_SIGNAL if crashed else EXAMINED_LINES
+    return _from_lines(lines[-examined:]) or _from_status(returncode, signum)
 
 
-def _killed(signum: Signals, *, oom_killed: bool) -> Explanation:
+def _killed(signum: Signals, *, oom_killed: bool) -> Diagnosis:
     if signum is not Signals.SIGKILL:
-        return Explanation(Cause.KILLED, f"somebody ended it with {signum.name}")
+        return Diagnosis(Cause.KILLED, f"another process ended it with {signum.name}")
     if oom_killed:
-        return Explanation(Cause.OOM_KILLED, _OOM)
-    return Explanation(
+        return Diagnosis(Cause.OOM_KILLED, _OOM)
+    return Diagnosis(
         Cause.KILLED,
-        "somebody killed it with SIGKILL; that is often the kernel when memory runs out: "
+        "it was killed with SIGKILL; that is often the kernel when memory runs out: "
         "see journalctl -k",
     )
 
 
-def _from_status(returncode: int, signum: Signals | None) -> Explanation:
+def _from_status(returncode: int, signum: Signals | None) -> Diagnosis:
     if signum is not None:
         cause, sentence = _SIGNALS[signum]
-        return Explanation(cause, sentence + (_CRASH_HINT if cause is Cause.SEGFAULT else ""))
+        return Diagnosis(cause, sentence + (_CRASH_HINT if cause is Cause.SEGFAULT else ""))
     if returncode in _SHELL_FAILURES:
-        return Explanation(Cause.COMMAND_MISSING, _SHELL_FAILURES[returncode])
-    return Explanation(Cause.UNKNOWN)
+        return Diagnosis(Cause.COMMAND_MISSING, _SHELL_FAILURES[returncode])
+    return Diagnosis(Cause.UNKNOWN)
 
 
 def _signal(returncode: int) -> Signals | None:
-    """Return the signal that ended a process, also if a shell reports it."""
+    """Return the signal that ended a process or, as its shell reports, a child of it."""
     number = -returncode if returncode < 0 else returncode - _SHELL_SIGNAL
     try:
         return Signals(number)
@@ -318,7 +318,7 @@ def _signal(returncode: int) -> Signals | None:
         return None
 
 
-def _from_lines(lines: Sequence[str]) -> Explanation | None:
+def _from_lines(lines: Sequence[str]) -> Diagnosis | None:
     shortened = [line[:_LINE_CHARS] for line in lines]
     text = "\n".join(shortened).lower()
     for rule in _RULES:
@@ -327,17 +327,17 @@ def _from_lines(lines: Sequence[str]) -> Explanation | None:
     return None
 
 
-def _apply(rule: _Rule, lines: Sequence[str]) -> Explanation | None:
+def _apply(rule: _Rule, lines: Sequence[str]) -> Diagnosis | None:
     matches = list(_matches(rule, lines))
     if not matches:
         return None
-    # The first is the root; programs repeat it while they unwind.
+    # The first match is the root cause; programs repeat it while they unwind.
     _, first = matches[0]
-    what = next((group for group in first.groups() if group is not None), "")
+    detail = next((group for group in first.groups() if group is not None), "")
     evidence = dict.fromkeys(line for line, _ in matches)
-    return Explanation(
+    return Diagnosis(
         rule.cause,
-        rule.sentence.replace("{}", what.strip()).replace("  ", " "),
+        rule.sentence.replace("{}", detail.strip()).replace("  ", " "),
         tuple(evidence)[:_EVIDENCE_LINES],
     )
 
@@ -347,7 +347,7 @@ def _matches(rule: _Rule, lines: Sequence[str]) -> Iterator[tuple[str, re.Match[
     pattern = _compiled(rule.pattern)
     for line in lines:
         match = pattern.search(line)
-        # The same again with another time or process in front says nothing new.
+        # The same match behind another time or process name is no further evidence.
         if match is None or match[0] in seen or _WARNING.search(line):
             continue
         seen.add(match[0])

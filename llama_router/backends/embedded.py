@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Protocol
 
     class Model(Protocol):
-        """``common_params_model``, as far as it is used here."""
+        """The part of ``common_params_model`` that is used here."""
 
         path: str
 
     class CommonParams(Protocol):
-        """``common_params``, as far as it is used here; xllamacpp has no type information."""
+        """The part of ``common_params`` that is used here; xllamacpp has no type information."""
 
         model: Model
         port: int
@@ -51,17 +51,17 @@ PARSER_SYMBOL = "_Z19common_params_parseiPPcR13common_params13llama_examplePFviS
 LLAMA_EXAMPLE_SERVER = 12
 """Value of the enum in llama.cpp's ``common/common.h``; every start checks that it still fits."""
 DEFAULT_PORT = 8080
-"""llama-server's; a new `CommonParams` says 0, any free port."""
+"""llama-server's; a new `CommonParams` has 0, any free port."""
 
 
 class UnusableError(Exception):
-    """xllamacpp is missing, or is not a version whose parser can be called."""
+    """xllamacpp is missing, or its version has no parser that can be called."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what ``llama-server`` would do with the same *arguments*.
+    """Serve as ``llama-server`` would with the same *arguments*.
 
-    Does not return once the model is loaded: a signal, or the router, ends the
+    Does not return once the model is loaded: a signal or the router ends the
     process. ``--help`` and ``--version`` end it too, with exit code 0.
 
     Returns:
@@ -74,20 +74,20 @@ def main(arguments: Sequence[str]) -> int:
     except UnusableError as exc:
         return _fail(str(exc))
     if params is None:
-        return 1  # llama.cpp's parser has said why
+        return 1  # llama.cpp's parser has printed the reason
     if not params.model.path:
         return _fail("a model file is needed: -m FILE (this server does not download models)")
-    orders = take_over_stdin() if ROUTER_PORT_VARIABLE in os.environ else None
+    commands = take_over_stdin() if ROUTER_PORT_VARIABLE in os.environ else None
     try:
         # Returns when the model is loaded and keeps the interpreter to itself until then;
         # its own threads answer HTTP and print the child protocol's lines.
         _server = xllamacpp.Server(params)
     except (RuntimeError, ValueError) as exc:
         return _fail(f"llama.cpp's server could not start; its log has the reason ({exc})")
-    if orders is None:
+    if commands is None:
         while True:
             signal.pause()
-    wait_for_exit_order(orders)
+    wait_for_exit_command(commands)
     # Returning would destroy the server, which waits up to 30 s for open streams.
     os._exit(0)
 
@@ -100,11 +100,11 @@ def _fail(reason: str) -> int:
 def end_at_once_on_signals() -> None:
     """Make SIGTERM and SIGINT end the process at once, with exit code 0.
 
-    A handler written in Python would not run before the model is loaded. C's
-    ``quick_exit`` may be a signal handler by itself (C11, 7.14.1.1). It gets the
-    signal's number for an exit code, but calls the registered function first: that
-    is ``_exit`` with a null pointer, so 0. A C library without these functions
-    leaves the default action: as prompt, but reported as an end by signal.
+    A handler in Python would not run before the model is loaded. C's ``quick_exit``
+    may be a signal handler itself (C11, 7.14.1.1). It gets the signal's number as exit
+    code, but calls the registered function first: that is ``_exit`` with a null pointer,
+    so 0. With a C library without these functions the default action applies: as
+    prompt, but reported as an end by signal.
     """
     libc = ctypes.CDLL(None)
     handler = None
@@ -138,13 +138,13 @@ def load_xllamacpp() -> ModuleType:
 
 
 def parse(xllamacpp: ModuleType, arguments: Sequence[str]) -> CommonParams | None:
-    """Let llama.cpp's own parser fill in a ``CommonParams``.
+    """Return the ``CommonParams`` that llama.cpp's own parser makes of *arguments*.
 
     Environment variables ``LLAMA_ARG_*`` count, too. ``--help`` and flags like it
     end the process.
 
     Returns:
-        The parameters, or None after the parser has explained on stderr what is wrong.
+        The parameters, or None after the parser has printed the mistakes on stderr.
 
     Raises:
         UnusableError: if this version of xllamacpp does not fit.
@@ -181,10 +181,10 @@ def parse(xllamacpp: ModuleType, arguments: Sequence[str]) -> CommonParams | Non
 
 
 def address_of_common_params(params: CommonParams) -> int:
-    """Return where the C++ ``common_params`` lies inside the Python object around it.
+    """Return the address of the C++ ``common_params`` inside the Python object around it.
 
-    It is held by value, and begins with four numbers that Python can set: marked
-    with values that nothing else has, they show where.
+    It is held by value, and begins with four numbers that Python can set: unique values
+    in them mark the address.
 
     Raises:
         UnusableError: if the mark is not found exactly once.
@@ -208,23 +208,23 @@ def _unfit(reason: str) -> UnusableError:
 
 
 def take_over_stdin() -> BinaryIO:
-    """Return the stream of the router's orders, and leave the server a stdin that never speaks.
+    """Return the stream of the router's commands; the server gets a stdin that stays silent.
 
-    The server inside xllamacpp reads orders by itself, but only ends itself by
-    them, and not the process around it.
+    The server inside xllamacpp reads commands, too, but on exit it ends only itself,
+    not the process.
     """
     try:
-        orders = os.fdopen(os.dup(0), "rb")
-    except OSError:  # closed: nobody gives orders any more
-        orders = open(os.devnull, "rb")  # noqa: PTH123, SIM115 -- pathlib is slow to import
+        commands = os.fdopen(os.dup(0), "rb")
+    except OSError:  # closed: no command can come
+        commands = open(os.devnull, "rb")  # noqa: PTH123, SIM115 -- pathlib is slow to import
     silent, _never_closed = os.pipe()
     os.dup2(silent, 0)
-    return orders
+    return commands
 
 
-def wait_for_exit_order(orders: BinaryIO) -> None:
-    """Return when the router says so, or is gone (end of file)."""
-    for line in orders:
+def wait_for_exit_command(commands: BinaryIO) -> None:
+    """Return on the exit command, or at end of file: the router is gone."""
+    for line in commands:
         if line.strip() == EXIT_COMMAND:
             return
 

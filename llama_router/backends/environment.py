@@ -1,4 +1,4 @@
-"""What a backend inherits: the program that serves it, and the variables it may see."""
+"""The program of a backend, and the environment variables that it inherits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Final
 
 import attrs
 
-#: Variables that a child may see. Anything else stays with the router: its own
-#: secrets, and settings such as LLAMA_ARG_* that would change a backend behind the
-#: back of router.toml. ``env`` in router.toml adds whatever else is needed.
+#: Variables that a backend inherits. All others are withheld: the router's secrets, and
+#: settings such as LLAMA_ARG_* that would change a backend without a line in router.toml.
+#: ``env`` in router.toml adds others.
 ALLOWED: Final = frozenset(
     (
         "CONDA_PREFIX",
@@ -77,7 +77,7 @@ ALLOWED_PREFIXES: Final = (
     "SGLANG_",
 )
 
-#: llama.cpp's server by its usual name; the only program with a stand-in.
+#: The usual name of llama.cpp's server; the embedded backend replaces it if it is missing.
 LLAMA_SERVER: Final = "llama-server"
 
 
@@ -86,8 +86,8 @@ class Program:
     """A command line, ready to run.
 
     Attributes:
-        argv: With the program found.
-        speaks_child_protocol: Whether it announces how far its load is.
+        argv: The command line, with the path of the program.
+        speaks_child_protocol: Whether it reports the progress of its load.
     """
 
     argv: tuple[str, ...]
@@ -95,7 +95,7 @@ class Program:
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the part of *environ* that a backend may see."""
+    """Return the part of *environ* that a backend inherits."""
     return {
         name: value
         for name, value in environ.items()
@@ -104,14 +104,14 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_program(argv: tuple[str, ...], *, path: str | None = None) -> Program:
-    """Find the program that *argv* names.
+    """Return *argv* with the program found.
 
-    ``llama-server`` is looked for beside the running program, then on PATH; else
-    the embedded backend serves in its place. Other names are left to PATH.
+    ``llama-server`` is searched beside the running program, then on PATH; if it is missing,
+    the embedded backend replaces it. Other names are left to PATH.
 
     Args:
         argv: Command line with all placeholders replaced.
-        path: Where to look instead of the router's own PATH.
+        path: A PATH to search instead of the router's own.
     """
     name = argv[0]
     if name != LLAMA_SERVER:

@@ -1,4 +1,4 @@
-"""Why a backend's process ended: asks the kernel and the port, too, and says it in an error."""
+"""The error for the end of a backend's process: diagnosed from its output, kernel and port."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..errors.backends import BackendExitedError
 from ..errors.causes import Cause
 from ..model_logs.model_log import ModelLog
 from ..process.oom import OomDetector
-from ..process.port_owner import anybody_on
+from ..process.port_owner import has_listener
 from ..process.process import SpawnedProcess
 from ..threads import ThreadRefusedError, in_thread
-from .diagnosis import KILLED, LOOK_BACK_LINES, Explanation, explain
+from .diagnosis import EXAMINED_LINES, SIGKILL_STATUSES, Diagnosis, diagnose
 
 #: Lines of output quoted when a backend fails.
 LAST_LINES: Final = 8
 
-#: Seconds that may go into finding out why a backend exited.
-EXPLAIN_TIMEOUT_S: Final = 3.0
+#: Seconds for the diagnosis of an exit.
+DIAGNOSIS_TIMEOUT_S: Final = 3.0
 
 
 async def exit_error(
@@ -31,41 +31,41 @@ async def exit_error(
     process: SpawnedProcess,
     model_log: ModelLog,
     *,
-    kernel: OomDetector,
+    oom_detector: OomDetector,
     oom_counters: dict[Path, int],
     missed_port: int | None,
 ) -> BackendExitedError:
-    """Return the error that says how *process* ended, and why as far as can be told.
+    """Return the error for the end of *process*, with its cause as far as it is known.
 
     Args:
-        model: Whose it was.
-        process: It, with all that it started, is gone.
-        model_log: What it said; how it ended is noted there.
-        kernel: Asked whether it killed it.
-        oom_counters: What that had counted when the process began.
-        missed_port: The port that it was to listen on, if it was never ready.
+        model: The model of the backend.
+        process: Its process; the whole tree is gone.
+        model_log: Its output; the result is noted there, too.
+        oom_detector: Detects that the kernel killed it.
+        oom_counters: The counters of *oom_detector* when the process began.
+        missed_port: Its port, if it was to listen there and was never ready.
     """
     returncode = process.returncode or 0
-    tail = model_log.tail(LOOK_BACK_LINES, since_mark=True)
+    tail = model_log.tail(EXAMINED_LINES, since_mark=True)
 
-    def find_out() -> Explanation:
+    def full_diagnosis() -> Diagnosis:
         since_s = process.start_time / os.sysconf("SC_CLK_TCK")
-        oom_killed = returncode in KILLED and kernel.oom_killed(
+        oom_killed = returncode in SIGKILL_STATUSES and oom_detector.has_killed(
             process.pid, oom_counters, since_s=since_s
         )
-        found = explain(returncode, tail, oom_killed=oom_killed)
-        # Not all programs say so, or live long enough for that.
-        if found.cause is Cause.UNKNOWN and missed_port and anybody_on(missed_port):
-            return Explanation(
+        found = diagnose(returncode, tail, oom_killed=oom_killed)
+        # Not every program prints that, or lives long enough to do so.
+        if found.cause is Cause.UNKNOWN and missed_port and has_listener(missed_port):
+            return Diagnosis(
                 Cause.PORT_IN_USE,
                 f"another program listens on port {missed_port}, which was meant for it",
             )
         return found
 
-    found = explain(returncode, ())
-    with trio.move_on_after(EXPLAIN_TIMEOUT_S):
+    found = diagnose(returncode, ())
+    with trio.move_on_after(DIAGNOSIS_TIMEOUT_S):
         with suppress(ThreadRefusedError):
-            found = await in_thread(find_out, abandon_on_cancel=True)
+            found = await in_thread(full_diagnosis, abandon_on_cancel=True)
     error = BackendExitedError(
         model,
         returncode,

@@ -15,7 +15,6 @@ import structlog
 import trio
 
 from ..core.config.command import command_line, environment
-from ..core.config.names import ModelId
 from ..core.config.redaction import redacted_command
 from ..core.config.specs import ModelSpec
 from ..errors.backends import (
@@ -35,16 +34,16 @@ from ..process.cgroup import ControlGroup, ControlGroups
 from ..process.instances import InstanceRecord
 from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
-from ..process.port_owner import stranger_on
+from ..process.port_owner import foreign_listener
 from ..process.process import SpawnedProcess, run_process
 from ..timeouts import move_on_after_running
 from . import child_protocol
-from .backend import Backend
-from .diagnosis import HOPELESS
+from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
+from .diagnosis import PERMANENT_CAUSES
 from .environment import Program, find_program, inherited
 from .exit_report import LAST_LINES, exit_error
 from .ports import Ports
-from .preflight import check_files, on_thread
+from .preflight import check_files, in_start_thread
 from .readiness import ReadinessState, wait_ready
 
 log = structlog.get_logger()
@@ -52,44 +51,44 @@ log = structlog.get_logger()
 #: Where backends listen: never reachable from outside, whatever the router listens on.
 BACKEND_HOST: Final = "127.0.0.1"
 
-#: Tells llama-server what to call its model. An ``--alias`` in its command goes before it.
+#: Sets the model name of a llama-server. An ``--alias`` in its command has precedence.
 ALIAS_VARIABLE: Final = "LLAMA_ARG_ALIAS"
 
-#: What may help a backend that was not ready in time, by what the last probe saw.
+#: A remedy for a backend that was not ready in time, by the result of the last probe.
 _ADVICE: Final = {
     "404": "; set health_endpoint to a path that answers 200",
     "503": "; if it only needs longer, raise ready_timeout_s",
     "Connection refused": "; if it only needs longer, raise ready_timeout_s",
 }
 
-#: How often a backend whose port was taken before it could bind it is started at once with
-#: another one. Then it counts as a failure.
+#: How often a backend that lost its port to another process is started again at once on
+#: another port. After that it counts as a failure.
 PORT_CHANGES: Final = 3
 
-#: Among how many ports such a one is chosen by chance: another router looks for one, too.
+#: The number of ports among which such a port is chosen at random, because another router
+#: may be allocating ports at the same moment.
 _PORT_SPREAD: Final = 32
 
-#: How often a start that takes long is reported, in seconds.
+#: Seconds between two reports of a slow start.
 REPORT_S: Final = 1.0
 
 
 @attrs.define(eq=False, kw_only=True)
 class Launcher:
-    """What all backends of one router share.
+    """Runs backends; holds what all backends of one router share.
 
     Attributes:
         instance: This router's marker in the environment of its backends.
         environ: The router's own environment.
-        router_port: The router's port, which llama-server wants to know.
-        ports: Whom to ask for a port.
-        lifeline: Ends backends if the router is killed.
-        record: What runs, on disk.
-        writes: Writes that, and what else may be written late.
-        logs: Where output goes.
+        router_port: The router's port, for llama-server's child protocol.
+        ports: Allocates ports.
+        lifeline: Kills backends if the router is killed.
+        record: The running backends, on disk.
+        writer: Writes the record and removes control groups, in the background.
+        logs: The output of backends.
         force_stop: Set when backends get no more grace.
-        kernel: Asked whether it killed a backend.
-        groups: Where backends get control groups of their own, if they can.
-        on_progress: Told how much of a model is loaded, 0 to 1.
+        oom_detector: Detects that the kernel killed a backend.
+        groups: Creates a control group per backend; None if none was delegated.
     """
 
     instance: str
@@ -98,46 +97,45 @@ class Launcher:
     ports: Ports
     lifeline: Lifeline
     record: InstanceRecord
-    writes: BackgroundWriter
+    writer: BackgroundWriter
     logs: LogStore
     force_stop: trio.Event
-    kernel: OomDetector = attrs.field(factory=OomDetector)
+    oom_detector: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
-    on_progress: Callable[[ModelId, float], None] | None = None
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
 
-    async def __call__(
-        self,
-        spec: ModelSpec,
-        *,
-        task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Run *spec*'s backend until it ends or this is cancelled; report it once ready.
+    async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
+        """Run *spec*'s backend until it ends or this call is cancelled.
 
-        A start that fails because somebody else has taken the port meanwhile is repeated at
-        once with another one, up to `PORT_CHANGES` times.
+        A start that fails because another process took the port meanwhile is repeated at once
+        on another port, up to `PORT_CHANGES` times.
+
+        Args:
+            spec: The model's settings.
+            report: Called with the progress of the load, and once when the backend is ready;
+                must not block.
 
         Raises:
-            FileMissingError: if a file of the model is not there.
+            FileMissingError: if a file of the model is missing or unusable.
             SpawnError: if it cannot be started.
-            PortTakenError: if somebody else answers on its port, again and again.
+            PortTakenError: if another process answers on its port, again and again.
             ReadinessTimeoutError: if it is not ready within ``ready_timeout_s``.
-            BackendExitedError: if it exits without being asked to.
-            BackendUnreapableError: if it cannot be ended.
+            BackendExitedError: if it exits by itself.
+            BackendUnreapableError: if it survives SIGKILL.
         """
         await check_files(spec)
         taken: list[int] = []
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             ready = trio.Event()
-            with self.ports.lease(taken, spread=_PORT_SPREAD if taken else 1) as port:
+            with self.ports.hold(taken, spread=_PORT_SPREAD if taken else 1) as port:
                 try:
-                    await self._run_on(port, spec, ready, task_status)
+                    await self._run_on(port, spec, ready, report)
                 except* BackendError as group:
                     error = first_error(group)
-                    hopeless = len(taken) == PORT_CHANGES or not _can_change_port(spec)
-                    if error.cause != Cause.PORT_IN_USE or ready.is_set() or hopeless:
+                    final = len(taken) == PORT_CHANGES or not _can_change_port(spec)
+                    if error.cause != Cause.PORT_IN_USE or ready.is_set() or final:
                         raise
                     log.warning("backend.port_taken", model=spec.id, port=port, reason=str(error))
                 else:
@@ -145,29 +143,33 @@ class Launcher:
                 taken.append(port)
 
     async def _run_on(
-        self, port: int, spec: ModelSpec, ready: trio.Event, task_status: trio.TaskStatus[Backend]
+        self,
+        port: int,
+        spec: ModelSpec,
+        ready: trio.Event,
+        report: Callable[[LaunchEvent], None],
     ) -> None:
-        """Run a backend on *port*, see `__call__`; set *ready* when it is."""
+        """Run a backend on *port*, see `__call__`; set *ready* once it serves."""
         model_log = self.logs.for_model(spec.id)
         argv = command_line(spec, port=port, host=BACKEND_HOST)
         program = find_program(argv, path=spec.spawn.env.get("PATH"))
-        loading = ReadinessState(announces=program.speaks_child_protocol)
+        readiness = ReadinessState(announces=program.speaks_child_protocol)
 
-        def listen(line: Line) -> None:
+        def parse_report(line: Line) -> None:
             if (state := child_protocol.parse_state(line.text)) is not None:
-                loading.note(state)
-                if state.progress is not None and self.on_progress is not None:
-                    self.on_progress(spec.id, state.progress)
+                readiness.update(state)
+                if state.progress is not None:
+                    report(LoadProgress(spec.id, state.progress))
 
-        model_log.on_line = listen
+        model_log.on_line = parse_report
         spawned_s = trio.current_time()
         async with self._control_group(spec) as group, trio.open_nursery() as nursery:
             process: SpawnedProcess = await nursery.start(
                 self._run, spec, program, port, model_log, group, ready
             )
-            wait = partial(self._wait_ready, spec, port, process, loading)
+            wait = partial(self._wait_ready, spec, port, process, readiness)
             if not await move_on_after_running(wait, spec.spawn.ready_timeout_s):
-                raise _not_ready(spec, port, loading, model_log)
+                raise _not_ready(spec, port, readiness, model_log)
             backend = Backend(
                 model=spec.id,
                 spec=spec,
@@ -186,20 +188,20 @@ class Launcher:
                 load_s=round(backend.ready_s - spawned_s, 4),
             )
             ready.set()
-            task_status.started(backend)
+            report(BackendReady(backend))
 
     @asynccontextmanager
     async def _control_group(self, spec: ModelSpec) -> AsyncIterator[ControlGroup | None]:
-        """Make a control group, if there can be one; remove it at the end, when it is empty."""
+        """Yield a new control group, or None; remove it at the end, when it is empty."""
         group = None
         if self.groups is not None:
-            number = next(self._group_serial)
-            group = await on_thread(spec, self.groups.make, number, spec.id)
+            serial = next(self._group_serial)
+            group = await in_start_thread(spec, self.groups.make, serial, spec.id)
         try:
             yield group
         finally:
             if group is not None:
-                self.writes.add(partial(_settle, group, spec))
+                self.writer.enqueue(partial(_log_and_remove, group, spec))
 
     async def _run(
         self,
@@ -212,16 +214,16 @@ class Launcher:
         *,
         task_status: trio.TaskStatus[SpawnedProcess],
     ) -> None:
-        """Run the process; what it leaves behind in our books is gone when this ends."""
+        """Run the process; at the end it is removed from the lifeline and the record."""
         marker = f"{self.instance}.{next(self._serial)}"
         env = inherited(self.environ) | environment(spec, port=port, host=BACKEND_HOST)
         env[procfs.INSTANCE_VARIABLE] = self.instance
         if program.speaks_child_protocol:
             env[child_protocol.ENV_VARIABLE] = str(self.router_port)
-            # Answers name the model as the router does: llama.cpp's UI goes on with that name.
+            # Responses name the model as the router does: llama.cpp's UI uses that name.
             env.setdefault(ALIAS_VARIABLE, spec.id)
 
-        def stuck() -> None:
+        def report_unkillable() -> None:
             log.error(
                 "backend.stuck",
                 model=spec.id,
@@ -243,9 +245,9 @@ class Launcher:
                         grace_s=spec.spawn.stop_timeout_s,
                         force_stop=self.force_stop,
                         on_output=model_log.write,
-                        on_stuck=stuck,
+                        on_unkillable=report_unkillable,
                         marker=marker,
-                        exit_order=child_protocol.EXIT_COMMAND,
+                        exit_command=child_protocol.EXIT_COMMAND,
                         group=group,
                     )
                 )
@@ -254,8 +256,8 @@ class Launcher:
                 log.info("backend.spawned", model=spec.id, pid=process.pid, port=port, argv=argv)
                 model_log.mark(f"pid {process.pid} started: {shlex.join(argv)}")
                 task_status.started(process)
-                oom_counters = self.kernel.oom_counters(process.pid)
-                self.writes.add(
+                oom_counters = self.oom_detector.counters(process.pid)
+                self.writer.enqueue(
                     partial(
                         self.record.add,
                         process.pid,
@@ -272,56 +274,60 @@ class Launcher:
                 if stopped:
                     model_log.note(f"pid {process.pid} was ended by the router")
                 self.lifeline.unregister(process.pid)
-                self.writes.add(partial(self.record.remove, process.pid))
+                self.writer.enqueue(partial(self.record.remove, process.pid))
         missed = None if ready.is_set() or not spec.spawn.check_port_owner else port
         error = await exit_error(
             spec.id,
             process,
             model_log,
-            kernel=self.kernel,
+            oom_detector=self.oom_detector,
             oom_counters=oom_counters,
             missed_port=missed,
         )
-        error.retryable = ready.is_set() or error.cause not in HOPELESS
+        error.retryable = ready.is_set() or error.cause not in PERMANENT_CAUSES
         raise error
 
     async def _wait_ready(
-        self, spec: ModelSpec, port: int, process: SpawnedProcess, loading: ReadinessState
+        self, spec: ModelSpec, port: int, process: SpawnedProcess, readiness: ReadinessState
     ) -> None:
-        async def is_ours() -> str | None:
+        async def find_foreign() -> str | None:
             if not spec.spawn.check_port_owner:
                 return None
-            # Abandoned with the wait: reading about a process may hang, see `LOOK_TIMEOUT_S`.
-            return await on_thread(spec, stranger_on, port, process.pid, abandon_on_cancel=True)
+            # Abandoned with the wait: a scan of /proc may hang, see `process.SCAN_TIMEOUT_S`.
+            return await in_start_thread(
+                spec, foreign_listener, port, process.pid, abandon_on_cancel=True
+            )
 
         path = spec.spawn.health_endpoint
         async with trio.open_nursery() as reporting:
-            reporting.start_soon(_report, spec, loading)
-            stranger = await wait_ready(BACKEND_HOST, port, path, loading, is_ours=is_ours)
+            reporting.start_soon(_report, spec, readiness)
+            foreign = await wait_ready(
+                BACKEND_HOST, port, path, readiness, find_foreign=find_foreign
+            )
             reporting.cancel_scope.cancel()
-        if stranger is not None:
+        if foreign is not None:
             raise PortTakenError(
-                f"the backend of model {str(spec.id)!r} has no port for itself: {stranger}"
+                f"the backend of model {str(spec.id)!r} has no port for itself: {foreign}"
             )
 
 
-def _settle(group: ControlGroup, spec: ModelSpec) -> None:
-    """Say what a backend needed, and remove its control group."""
+def _log_and_remove(group: ControlGroup, spec: ModelSpec) -> None:
+    """Log the peak memory of a backend, and remove its control group."""
     if (peak_bytes := group.peak_bytes()) is not None:
         log.info("backend.measured", model=spec.id, peak_mib=round(peak_bytes / 2**20, 1))
     group.remove()
 
 
 def _can_change_port(spec: ModelSpec) -> bool:
-    """Say whether the backend is told where to listen."""
+    """Return whether the port appears in the backend's command or environment."""
     return any(
-        tell(spec, port=1, host=BACKEND_HOST) != tell(spec, port=2, host=BACKEND_HOST)
-        for tell in (command_line, environment)
+        render(spec, port=1, host=BACKEND_HOST) != render(spec, port=2, host=BACKEND_HOST)
+        for render in (command_line, environment)
     )
 
 
-async def _report(spec: ModelSpec, loading: ReadinessState) -> None:
-    """Say every second what a start waits for."""
+async def _report(spec: ModelSpec, readiness: ReadinessState) -> None:
+    """Log every second what a start waits for."""
     begun_s = trio.current_time()
     while True:
         await trio.sleep(REPORT_S)
@@ -330,19 +336,22 @@ async def _report(spec: ModelSpec, loading: ReadinessState) -> None:
             model=spec.id,
             waited_s=round(trio.current_time() - begun_s, 1),
             timeout_s=spec.spawn.ready_timeout_s,
-            progress=loading.progress,
-            awaited=f"{spec.spawn.health_endpoint} to answer 200; last seen: {loading.seen}",
+            progress=readiness.progress,
+            awaited=(
+                f"{spec.spawn.health_endpoint} to answer 200; last seen: {readiness.last_probe}"
+            ),
         )
 
 
 def _not_ready(
-    spec: ModelSpec, port: int, loading: ReadinessState, model_log: ModelLog
+    spec: ModelSpec, port: int, readiness: ReadinessState, model_log: ModelLog
 ) -> ReadinessTimeoutError:
     tail = model_log.tail(LAST_LINES, since_mark=True)
-    said = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"
-    advice = _ADVICE.get(loading.seen, "")
+    output = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"
+    advice = _ADVICE.get(readiness.last_probe, "")
     return ReadinessTimeoutError(
         f"the backend of model {str(spec.id)!r} was not ready within "
         f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "
-        f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: {loading.seen}{advice}{said}"
+        f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: "
+        f"{readiness.last_probe}{advice}{output}"
     )

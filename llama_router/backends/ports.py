@@ -1,4 +1,4 @@
-"""Giving out TCP ports for backends: the lowest that nobody uses."""
+"""Allocation of TCP ports for backends: the lowest free ones."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 _LAST_PORT = 65535
 
-#: Where a port must be free. A server on the wildcard address takes the port from one on
-#: the loopback address, and on some systems IPv6 takes it from IPv4.
+#: The addresses on which a port must be free. A server on the wildcard address may conflict
+#: with one on the loopback address, and on some systems IPv6 with IPv4.
 _PROBED = (
     (socket.AF_INET, "127.0.0.1"),
     (socket.AF_INET, "0.0.0.0"),  # noqa: S104 -- bound for an instant, never listened on
     (socket.AF_INET6, "::"),
 )
 
-#: There is no such address on this machine, so nobody can hold it.
+#: This machine has no such address, so no process can hold it.
 _NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
-#: Somebody has the port, or it is reserved.
+#: Another process has the port, or it is reserved.
 _TAKEN = {errno.EADDRINUSE, errno.EACCES, errno.EPERM}
 
 
 class Ports:
-    """The ports from *base_port* up, each given to one holder at a time.
+    """The ports from *base_port* up, each allocated to one holder at a time.
 
-    A port is probed when it is given out. Between then and the backend's own ``bind``
-    somebody else may still take it, another router above all, which looks for the lowest
-    port, too: who connects must check who answers.
+    A port is probed when it is allocated. Another process may still take it before the
+    backend's own ``bind``, above all another router, which allocates the lowest ports, too. So
+    the owner of the listening socket must be checked after that.
 
     Args:
         base_port: The first port to try.
-        excluded: Ports never given out, such as the router's own.
+        excluded: Ports that are never allocated, such as the router's own.
     """
 
     def __init__(self, base_port: int, excluded: Collection[int] = ()) -> None:
@@ -50,24 +50,24 @@ class Ports:
 
     @property
     def held(self) -> frozenset[int]:
-        """The ports that are given out."""
+        """The allocated ports."""
         return frozenset(self._held)
 
     def acquire(self, avoided: Collection[int] = (), *, spread: int = 1) -> int:
-        """Return the lowest port that is not given out, not excluded and not in use.
+        """Return the lowest port that is not allocated, not excluded and not in use.
 
         A port with connections in TIME_WAIT is in use. Takes about 20 µs per port tried.
 
         Args:
-            avoided: Further ports that are not wanted.
-            spread: Choose by chance among so many of the lowest.
+            avoided: Further ports to skip.
+            spread: Choose at random among this many of the lowest.
 
         Raises:
             SpawnError: if there is none up to 65535, or no socket to probe with.
         """
-        unwanted = self._held | self._excluded | set(avoided)
+        skipped = self._held | self._excluded | set(avoided)
         ports = range(self._base_port, _LAST_PORT + 1)
-        free = [*islice((p for p in ports if p not in unwanted and _is_free(p)), spread)]
+        free = [*islice((p for p in ports if p not in skipped and _is_free(p)), spread)]
         if not free:
             raise SpawnError(f"no free TCP port between {self._base_port} and {_LAST_PORT}")
         port = secrets.choice(free)
@@ -75,15 +75,15 @@ class Ports:
         return port
 
     def release(self, port: int) -> None:
-        """Take *port* back; it may be given out again at once.
+        """Free *port*; it may be allocated again at once.
 
         Raises:
-            KeyError: if it was not given out.
+            KeyError: if it was not allocated.
         """
         self._held.remove(port)
 
     @contextmanager
-    def lease(self, avoided: Collection[int] = (), *, spread: int = 1) -> Iterator[int]:
+    def hold(self, avoided: Collection[int] = (), *, spread: int = 1) -> Iterator[int]:
         """Hold a port for the length of a ``with`` block; see `acquire`.
 
         Raises:
@@ -97,7 +97,7 @@ class Ports:
 
 
 def _is_free(port: int) -> bool:
-    """Tell whether *port* can be bound on every address that matters.
+    """Return whether *port* can be bound on all of `_PROBED`.
 
     Raises:
         SpawnError: if no socket can be made.

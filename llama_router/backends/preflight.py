@@ -1,4 +1,4 @@
-"""What is looked at before and while a backend starts, where a look may hang or be refused."""
+"""Checks before a backend starts, on threads: a file system may hang, a thread be refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar, TypeVarTuple
 from ..core.config.file_needs import FileFault, needs_of
 from ..core.config.specs import ModelSpec
 from ..errors.backends import FileMissingError, ReadinessTimeoutError, SpawnError
-from ..file_faults import first_fault
+from ..files.faults import first_fault
 from ..threads import ThreadRefusedError, in_thread
 from ..timeouts import move_on_after_running
 
@@ -17,20 +17,20 @@ Ts = TypeVarTuple("Ts")
 
 
 async def check_files(spec: ModelSpec) -> None:
-    """Make sure that no file of the model is missing, or cannot be used.
+    """Check that all files of the model exist and are usable.
 
     Raises:
-        FileMissingError: if one is, or cannot.
-        SpawnError: if the system refuses the thread that looks.
-        ReadinessTimeoutError: if that cannot be found out within ``ready_timeout_s``.
+        FileMissingError: if one does not exist or is unusable.
+        SpawnError: if the system refuses a thread.
+        ReadinessTimeoutError: if the file system does not answer within ``ready_timeout_s``.
     """
     fault: FileFault | None = None
 
-    async def look() -> None:
+    async def check() -> None:
         nonlocal fault
-        fault = await on_thread(spec, _absent_file, spec, abandon_on_cancel=True)
+        fault = await in_start_thread(spec, _first_fault, spec, abandon_on_cancel=True)
 
-    if not await move_on_after_running(look, spec.spawn.ready_timeout_s):
+    if not await move_on_after_running(check, spec.spawn.ready_timeout_s):
         raise ReadinessTimeoutError(
             f"the file system with {spec.path} of model {str(spec.id)!r} did not say within "
             f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s) whether the file is there"
@@ -39,16 +39,16 @@ async def check_files(spec: ModelSpec) -> None:
         raise FileMissingError(str(spec.id), fault.need.path, fault.reason, fault.need.kind)
 
 
-async def on_thread(
+async def in_start_thread(
     spec: ModelSpec,
     sync_fn: Callable[[*Ts], T],
     *args: *Ts,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """Do what the start of *spec*'s backend needs on a thread.
+    """Return the result of *sync_fn*, called on a thread for the start of *spec*'s backend.
 
     Raises:
-        SpawnError: if the system refuses one; trying again may help.
+        SpawnError: if the system refuses a thread; a retry may help.
     """
     try:
         return await in_thread(sync_fn, *args, abandon_on_cancel=abandon_on_cancel)
@@ -58,6 +58,6 @@ async def on_thread(
         raise error from exc
 
 
-def _absent_file(spec: ModelSpec) -> FileFault | None:
-    """Return a file of the model that is not there (any more), or cannot be used."""
+def _first_fault(spec: ModelSpec) -> FileFault | None:
+    """Return the first file of the model that is missing or unusable."""
     return first_fault(needs_of(spec))

@@ -1,4 +1,4 @@
-"""When is a backend ready? Its own word where it gives one, else a raw health probe."""
+"""Detection that a backend is ready: by its own report where it makes one, and by health probes."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ import trio
 
 from .child_protocol import ChildState
 
-#: Longest time for one probe, in seconds: a health check that hangs must not
-#: defeat the deadline of the start, nor hide that the backend answers later.
+#: Seconds for one probe: a health check that hangs must neither exceed the deadline of the
+#: start, nor hide that the backend answers a later probe.
 PROBE_TIMEOUT_S: Final = 1.0
 
 #: Pause between two probes, in seconds. A probe costs some 40 microseconds.
 POLL_S: Final = 0.002
 
-#: The same after the first second of waiting: then a few milliseconds are nothing.
+#: The same after the first second of waiting, where milliseconds no longer matter.
 POLL_LATER_S: Final = 0.005
 
-#: The same for a backend that announces itself; only in case it does not, after all.
+#: The same for a backend that reports its state, in case the report does not come.
 POLL_ANNOUNCING_S: Final = 0.1
 
-#: Bytes of an answer looked at; a status line is far shorter.
+#: The most bytes of a response that are read; a status line is far shorter.
 _STATUS_BYTES: Final = 512
 
 
 @attrs.define(eq=False)
 class ReadinessState:
-    """How far a starting backend is; written by the reader of its output.
+    """The state of a starting backend; updated from its output and by the probes.
 
     Attributes:
         announces: Whether it speaks llama-server's child protocol.
-        progress: How much is loaded, 0 to 1, if it says so.
-        seen: What the last probe saw, in words for an error or a log line.
+        progress: The loaded part, 0 to 1; None if it was not reported.
+        last_probe: The result of the last probe, in words for an error or a log line.
     """
 
     announces: bool
     progress: float | None = None
-    seen: str = "it has not been probed yet"
+    last_probe: str = "it has not been probed yet"
     _announced: trio.Event = attrs.field(factory=trio.Event)
 
-    def note(self, state: ChildState) -> None:
-        """Take in one line of the child protocol."""
+    def update(self, state: ChildState) -> None:
+        """Process one line of the child protocol."""
         if state.progress is not None:
             self.progress = state.progress
         if state.state == "ready":
             self._announced.set()
 
     async def pause(self, waited_s: float) -> None:
-        """Wait until the next probe makes sense."""
+        """Wait until the next probe is due: after a pause, or when the backend reports ready."""
         if self._announced.is_set() or not self.announces:
             await trio.sleep(POLL_S if waited_s < 1 else POLL_LATER_S)
             return
@@ -66,57 +66,57 @@ async def wait_ready(
     host: str,
     port: int,
     path: str,
-    loading: ReadinessState,
+    state: ReadinessState,
     *,
-    is_ours: Callable[[], Awaitable[str | None]],
+    find_foreign: Callable[[], Awaitable[str | None]],
 ) -> str | None:
-    """Return once *path* answered 200 and the answer came from our own process.
+    """Return once *path* answers 200 and the backend owns the listening socket.
 
-    Takes no time-out: the caller sets the deadline.
+    The caller sets the deadline.
 
     Args:
         host: Address of the backend.
         port: Its port.
         path: Its health endpoint.
-        loading: Told what each probe saw.
-        is_ours: Says who else holds the port, in words; None if the backend does. May raise
-            OSError if it cannot tell: the next look may.
+        state: Receives the result of each probe.
+        find_foreign: Returns a description of another process that listens on the port; None
+            if only the backend does. May raise OSError if that cannot be determined yet.
 
     Returns:
-        None; or who else holds the port, if that was seen twice in a row.
+        None; or the description of another process, if it was found twice in a row.
     """
     begun_s = trio.current_time()
     while True:
-        before = loading.seen
-        loading.seen = await probe(host, port, path)
-        if loading.seen == "200":
+        before = state.last_probe
+        state.last_probe = await probe(host, port, path)
+        if state.last_probe == "200":
             try:
-                stranger = await is_ours()
+                foreign = await find_foreign()
             except OSError as exc:
-                loading.seen = f"who answers on port {port} cannot be found out: {exc.strerror}"
+                state.last_probe = f"the owner of port {port} cannot be determined: {exc.strerror}"
             else:
-                if stranger is None:
+                if foreign is None:
                     return None
-                loading.seen = stranger
-                if stranger == before:
-                    return stranger
-        await loading.pause(trio.current_time() - begun_s)
+                state.last_probe = foreign
+                if foreign == before:
+                    return foreign
+        await state.pause(trio.current_time() - begun_s)
 
 
 async def probe(host: str, port: int, path: str) -> str:
-    """Ask once; return the status as digits, or what went wrong in words."""
+    """Send one request; return the status as digits, or the failure in words."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as connection:
             connection.setblocking(False)
             with trio.fail_after(PROBE_TIMEOUT_S):
-                return await _ask(connection, host, port, path)
+                return await _exchange(connection, host, port, path)
     except trio.TooSlowError:
         return f"no answer within {PROBE_TIMEOUT_S:g} s"
     except OSError as exc:  # also if no socket can be had: too many files are open
         return exc.strerror or str(exc)
 
 
-async def _ask(connection: socket.socket, host: str, port: int, path: str) -> str:
+async def _exchange(connection: socket.socket, host: str, port: int, path: str) -> str:
     if (error := connection.connect_ex((host, port))) not in (0, errno.EINPROGRESS):
         raise OSError(error, os.strerror(error))
     await trio.lowlevel.wait_writable(connection)

@@ -18,8 +18,8 @@ from ..core.config.merge import FoundModels
 from ..core.config.specs import ModelSpec, RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..files import Unseen, look, reason_of
+from ..files.stalls import despite_stalls
 from ..logs.lines import escape_controls
-from ..stalls import despite_stalls
 
 
 def _find_config(given: Path | None) -> tuple[Path, bool]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ..files import Unseen, look, read_up_to, replace_atomically, resolved
-from ..systemd.unit import UnitOptions, is_ours, units
+from ..systemd.unit import UnitOptions, is_unmodified_unit, units
 
 #: Where an administrator's units are. Source: systemd.unit(5).
 SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
@@ -72,7 +72,7 @@ def _write(path: Path, text: str, *, force: bool) -> str | None:
         if old == text:
             _say(f"{path} is as it should be")
             return None
-        if old is not None and not force and not is_ours(old):
+        if old is not None and not force and not is_unmodified_unit(old):
             return (
                 f"{path} was changed by somebody and was not touched; --force replaces it "
                 "(changes belong into 'systemctl edit', where they stay)"

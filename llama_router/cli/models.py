@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from ..files import NOT_A_FOLDER, folder_fault, is_missing
+from ..files.stalls import despite_stalls
 from ..logs.lines import escape_controls
 from ..models.discovery import naming
 from ..models.discovery.found import args_for, kind_of
 from ..models.gguf import GgufError, read_header
-from ..stalls import despite_stalls
 from .files import catalog_or_explain
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..interpreter_settings import thresholds
+from ..workers.interpreter_settings import thresholds
 
 #: New objects between two looks. The usual 700 make a tenth of what the imports cost; no
 #: look at all leaves 1.5 MiB of garbage.

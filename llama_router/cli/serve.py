@@ -147,7 +147,7 @@ async def run_until_signalled(
             state_dir=state_dir_for(loaded.config.router.state_dir, os.environ),
             environ=os.environ,
             catalog=catalog,
-            whole_process=True,
+            owns_process=True,
             task_status=task_status,
         )
         nursery.cancel_scope.cancel()

@@ -15,13 +15,13 @@ from ..core.config.merge import FoundModels
 from ..core.config.reload import reuse_unchanged
 from ..core.config.specs import ModelState, RouterSpec
 from ..files import is_missing, reason_of
+from ..files.stalls import despite_stalls, is_below
 from ..models import found_file
 from ..models.caches import find_caches
 from ..models.discovery.discover import discover
 from ..models.discovery.found import ScanWarning
 from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
-from ..stalls import despite_stalls, is_below
 from .file import ConfigFile, read_file
 from .load import LoadedConfig, load_file
 from .paths import identity_of

@@ -17,8 +17,8 @@ from ..core.config.names import ModelId
 from ..core.config.parse import parse_config
 from ..core.config.specs import DEFAULT_SPAWN, RouterSpec
 from ..errors.config import ConfigError, Problem, Where
-from ..file_faults import first_fault
-from ..stalls import despite_stalls
+from ..files.faults import first_fault
+from ..files.stalls import despite_stalls
 from .file import ConfigFile, copied, read_file, tables
 from .paths import ConfigPaths, identity_of, missing_on_path
 from .removal import models_in_use

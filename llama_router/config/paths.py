@@ -15,7 +15,7 @@ from typing import Any
 from ..core.config import placeholders
 from ..errors.config import Problem, Where
 from ..files import Unseen, folder_fault, look, reason_of
-from ..stalls import look_at
+from ..files.stalls import look_at
 from .file import tables
 
 

@@ -24,8 +24,8 @@ from ..core.config.reload import (
 )
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
-from ..interpreter_settings import loop_goes_first
 from ..threads import ThreadRefusedError, in_thread
+from ..workers.interpreter_settings import loop_goes_first
 from .file import ConfigFile, read_config, read_file, replace_config
 from .file_watch import FileWatch, NextStep, Stamp
 from .load import LoadedConfig, load_file

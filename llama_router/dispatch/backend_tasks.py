@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from functools import partial
+from typing import Protocol, assert_never
 
 import structlog
 import trio
 
-from ..backends.backend import Backend
+from ..backends.backend import Backend, BackendReady, LaunchEvent, LoadProgress
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
@@ -19,11 +20,9 @@ log = structlog.get_logger()
 
 
 class Launch(Protocol):
-    """Runs a backend; reports it once it is ready."""
+    """Runs a backend; reports the progress of its load, and that it is ready."""
 
-    async def __call__(
-        self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = ...
-    ) -> None:
+    async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         """Return only if cancelled; raise `BackendError` if the backend fails."""
 
 
@@ -32,13 +31,14 @@ class BackendTasks:
 
     Args:
         launch: Runs one backend.
-        on_event: Called when a backend became ready, and when it is gone; must not block.
+        on_event: Called with the progress of each load, when a backend became ready, and when
+            it is gone; must not block.
 
     Attributes:
         ready: The ready backend of each model that has one.
     """
 
-    def __init__(self, launch: Launch, on_event: Callable[[Changed], None]) -> None:
+    def __init__(self, launch: Launch, on_event: Callable[[Changed | LoadProgress], None]) -> None:
         self._launch = launch
         self._on_event = on_event
         self._nursery: trio.Nursery | None = None
@@ -76,10 +76,7 @@ class BackendTasks:
         error: BackendError | None = None
         with self._scopes[model] as scope:
             try:
-                async with trio.open_nursery() as nursery:
-                    backend: Backend = await nursery.start(self._run, spec)
-                    if not scope.cancel_called:
-                        self._note_ready(backend)
+                await self._launch(spec, partial(self._on_launch_event, scope))
             except* BackendError as group:  # expected failures only; bugs pass through
                 error = first_error(group)
             finally:
@@ -89,8 +86,15 @@ class BackendTasks:
         del self._scopes[model]
         self._on_event(Changed(model, Signal.EXITED, error))
 
-    async def _run(self, spec: ModelSpec, *, task_status: trio.TaskStatus[Backend]) -> None:
-        await self._launch(spec, task_status=task_status)
+    def _on_launch_event(self, scope: trio.CancelScope, event: LaunchEvent) -> None:
+        match event:
+            case LoadProgress():
+                self._on_event(event)
+            case BackendReady(backend):
+                if not scope.cancel_called:  # else it is being stopped already
+                    self._note_ready(backend)
+            case _:
+                assert_never(event)
 
     def _note_ready(self, backend: Backend) -> None:
         model = backend.model

@@ -15,7 +15,7 @@ from typing import NoReturn, assert_never
 import structlog
 import trio
 
-from ..backends.backend import Backend
+from ..backends.backend import Backend, LoadProgress
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan
@@ -308,8 +308,11 @@ class Dispatcher:
         self._moved = trio.Event()
         self.waits.notify_all()
 
-    def _on_backend_event(self, event: Changed) -> None:
-        """Take in that a backend is ready or gone: the only path of such events."""
+    def _on_backend_event(self, event: Changed | LoadProgress) -> None:
+        """Process an event of a backend: its progress, ready, or gone. There is no other path."""
+        if isinstance(event, LoadProgress):
+            self.waits.note_progress(event.model, event.fraction)
+            return
         self.submit(event)
         if event.signal is Signal.EXITED:
             self._log_end(event.model, event.error)

@@ -10,7 +10,7 @@ from ..core.config.file_needs import FileKind, FileNeed
 from ..core.config.names import ModelId
 from ..core.scheduling.events import FileRestored
 from ..errors.backends import FileMissingError
-from ..file_faults import fault_of
+from ..files.faults import fault_of
 from ..threads import ThreadRefusedError, in_thread
 from .dispatcher import Dispatcher
 

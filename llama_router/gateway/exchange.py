@@ -423,7 +423,7 @@ class Exchange:
             ClientGoneError: if the client left meanwhile.
         """
         error = await self._engine.in_trio(
-            self._fiber, partial(self._backend.explain, symptom), unless_gone=self._client
+            self._fiber, partial(self._backend.error_for, symptom), unless_gone=self._client
         )
         if error is None:
             raise ClientGoneError

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from ..threads import refusals
+from ..threads import thread_refusals
 
 Item = TypeVar("Item")
 
@@ -48,7 +48,7 @@ class ThreadedWriter(Generic[Item]):
         self._written_bytes = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        with refusals():
+        with thread_refusals():
             self._thread.start()
 
     def put(self, item: Item, size_bytes: int) -> bool:

@@ -101,7 +101,7 @@ class LogStore:
         for follower in self._followers:
             follower.end()
 
-    async def tend(self) -> NoReturn:
+    async def run(self) -> NoReturn:
         """Show what floods left once they are over, and give up old files, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._settle_floods)

@@ -18,7 +18,7 @@ import attrs
 import msgspec
 
 from ..files import Unseen, list_folder, look, read_up_to, reason_of
-from ..stalls import look_at
+from ..files.stalls import look_at
 from .discovery.found import ScanWarning
 
 #: A repository on the hub. It becomes part of a path, so no dots alone and no separators.

@@ -16,7 +16,7 @@ import tomli_w
 from ..core.config.parse import parse_config
 from ..errors.config import ConfigError
 from ..files import Unseen, look, make_folder, read_up_to, reason_of, replace_atomically
-from ..stalls import undone_if_given_up
+from ..files.stalls import undone_if_given_up
 from .discovery.found import FoundModel, ScanWarning
 
 #: Name of the file.

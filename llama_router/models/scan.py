@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 
 from ..files import Unseen, list_entries, look, unseen
-from ..stalls import look_at
+from ..files.stalls import look_at
 from .caches import (
     Caches,
     Manifest,

@@ -1,4 +1,4 @@
-"""What is written about backends: soon and in order, while nobody waits for it."""
+"""Queued writes about backends, done in order on a thread, so that no caller waits."""
 
 from __future__ import annotations
 
@@ -15,47 +15,52 @@ from ..threads import RETRY_S, ThreadRefusedError, in_thread
 
 log = structlog.get_logger()
 
-#: Seconds that the last writes get when the router ends.
-LAST_WRITES_S: Final = 1.0
+#: Seconds for the queued writes when the router ends.
+FLUSH_TIMEOUT_S: Final = 1.0
 
 
 class BackgroundWriter:
-    """Writes on a thread, one after the other. A late record is harmless, a late swap is not."""
+    """Calls blocking functions on a thread, one after the other, in the order of `enqueue`.
+
+    A record on the disk may be late by a moment; the swap of a model must not wait for it.
+
+    Args:
+        path: Logged with a failure; most writes change this file.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Take what is written to *path*, which a failure is reported with, and elsewhere."""
         self._path = path
-        self._writes: deque[Callable[[], None]] = deque()
-        self._written = trio.Event()
-        self._writing = threading.Lock()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._not_empty = trio.Event()
+        self._lock = threading.Lock()
 
-    def add(self, write: Callable[[], None]) -> None:
-        """Let *write*, which may block and raise `OSError`, be called soon."""
-        self._writes.append(write)
-        self._written.set()
+    def enqueue(self, write: Callable[[], None]) -> None:
+        """Queue *write*, which may block and raise `OSError`. Never blocks."""
+        self._queue.append(write)
+        self._not_empty.set()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
-        """Write until cancelled; a full disk costs no backend.
+        """Write until cancelled; a full disk is logged and ends no backend.
 
-        Cancel it only after the backends: what they have left to write is written then, too,
-        for up to `LAST_WRITES_S`.
+        Cancel it only after the backends: the writes that their ends queued are done then,
+        for up to `FLUSH_TIMEOUT_S`.
         """
         task_status.started()
         try:
             while True:
-                await self._written.wait()
-                self._written = trio.Event()
+                await self._not_empty.wait()
+                self._not_empty = trio.Event()
                 await self._write_all()
         finally:
-            with trio.move_on_after(LAST_WRITES_S, shield=True):
+            with trio.move_on_after(FLUSH_TIMEOUT_S, shield=True):
                 await self._write_all()
 
     async def _write_all(self) -> None:
-        while self._writes:
+        while self._queue:
             try:
-                # Taken out on the thread: a cancellation may come before that is done.
+                # Dequeued on the thread: a cancellation may come before the write is done.
                 await in_thread(self._write_next, abandon_on_cancel=True)
             except ThreadRefusedError:
                 await trio.sleep(RETRY_S)
@@ -63,10 +68,10 @@ class BackgroundWriter:
                 log.warning("instances.unwritten", path=str(self._path), reason=exc.strerror)
 
     def _write_next(self) -> None:
-        # A wait that was cancelled leaves its thread behind: then there are two.
-        with self._writing:
-            if self._writes:
+        # A cancelled wait leaves its thread running: then two threads may be here.
+        with self._lock:
+            if self._queue:
                 try:
-                    self._writes[0]()
+                    self._queue[0]()
                 finally:
-                    self._writes.popleft()
+                    self._queue.popleft()

@@ -1,10 +1,10 @@
 """One control group per backend, where systemd has delegated the router's own to it.
 
-A control group knows every process that was ever started in it, whatever session, parent
-or environment it has now; it ends all of them at once; and it counts their memory.
-Everything here works on files of the kernel's, and may block: call it on a thread.
+A control group lists every process that was ever started in it, whatever session, parent or
+environment it has now; it can kill all of them at once; and it counts their memory. Everything
+here reads and writes files of the kernel and may block: call it on a thread.
 
-Where nothing is delegated, `ControlGroups.adopt` returns None and nothing is different.
+Where nothing is delegated, `ControlGroups.adopt` returns None, and backends have no groups.
 
 Source: kernel documentation, admin-guide/cgroup-v2; systemd.resource-control(5), Delegate=;
 https://systemd.io/CGROUP_DELEGATION.
@@ -27,21 +27,21 @@ from . import procfs
 
 log = structlog.get_logger()
 
-#: The group that the router itself moves to: one with children must have no processes.
+#: The group that the router itself moves to: a group with children must have no processes.
 ROUTER: Final = "router"
 
-#: What the names of backends' groups begin with.
+#: Prefix of the names of backends' groups.
 PREFIX: Final = "backend-"
 
-#: What is to be counted; the first is worth a warning if it cannot be.
+#: The controllers to enable; without the first one no memory is counted.
 _CONTROLLERS: Final = ("memory", "pids")
 
-#: Set by systemd on a control group that it leaves to a service; the second by older ones,
-#: for a root that may read it.
+#: Attributes that systemd sets on a control group that is delegated to a service; the second
+#: one is of older versions, and only root can read it.
 _DELEGATED: Final = ("user.delegate", "trusted.delegate")
 
-#: Looks for processes that were started while their parent was moved.
-_MAX_ENLISTMENTS: Final = 5
+#: Scans for processes that were started while their parent was moved.
+_MAX_SCANS: Final = 5
 
 
 @attrs.frozen
@@ -54,15 +54,15 @@ class ControlGroup:
 
     path: Path
 
-    def enlist(self, pid: int) -> bool:
-        """Move *pid* here, with what it has started already; later children begin here.
+    def add_tree(self, pid: int) -> bool:
+        """Move *pid* and its descendants here; later children are born here.
 
         Returns:
-            Whether *pid* is here now. It may have ended before.
+            False if *pid* could not be moved; it may have ended before.
         """
         if not self._move(pid):
             return False
-        for _ in range(_MAX_ENLISTMENTS):
+        for _ in range(_MAX_SCANS):
             outside = procfs.descendants(pid) - self.members()
             if not outside:
                 break
@@ -71,38 +71,38 @@ class ControlGroup:
         return True
 
     def members(self) -> set[int]:
-        """Return who is here."""
+        """Return the processes of this group."""
         try:
             return {int(pid) for pid in (self.path / "cgroup.procs").read_text().split()}
         except (OSError, ValueError):
             return set()
 
     def populated(self) -> bool:
-        """Say whether anybody is here who has not ended, also in groups below this one."""
+        """Return whether a process lives in this group or in one below it."""
         try:
             return "populated 1" in (self.path / "cgroup.events").read_text().splitlines()
         except OSError:
             return False
 
     def kill(self) -> None:
-        """Send SIGKILL to everybody here, whatever they start meanwhile."""
+        """Send SIGKILL to every process of this group, and to those that they fork meanwhile."""
         try:
             _write(self.path / "cgroup.kill", "1")
-        except OSError:  # before Linux 5.14; who forks now is found by the next look
+        except OSError:  # before Linux 5.14; the next scan finds what is forked now
             for pid in self.members():
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
     def memory_bytes(self) -> int | None:
-        """Return how much memory is charged to this group now; None if nobody counts."""
+        """Return the memory that is charged to this group now; None if it is not counted."""
         return _number(self.path / "memory.current")
 
     def peak_bytes(self) -> int | None:
-        """Return the most that was ever charged to it; None if nobody counts (Linux 5.19)."""
+        """Return the most that was ever charged to it; None if not counted (before Linux 5.19)."""
         return _number(self.path / "memory.peak")
 
     def remove(self) -> None:
-        """Remove the group, if nobody is in it any more."""
+        """Remove the group if it is empty."""
         with suppress(OSError):
             for below in self.path.glob("*/"):
                 below.rmdir()
@@ -118,7 +118,7 @@ class ControlGroup:
 
 @attrs.frozen
 class ControlGroups:
-    """The control group that is the router's own.
+    """The router's own control group, in which those of backends are made.
 
     Attributes:
         path: Its folder.
@@ -137,14 +137,14 @@ class ControlGroups:
     ) -> Self | None:
         """Prepare the control group of this process for groups below it.
 
-        The process moves to a group of its own below. Call this before it starts others.
+        The process moves to a child group. Call this before it starts other processes.
 
         Args:
-            proc: What the kernel says about this process.
-            is_delegated: Says whether a group was left to us.
+            proc: The folder of this process in /proc.
+            is_delegated: Returns whether a group was delegated to this service.
 
         Returns:
-            None if this process has no group that was delegated, or if it is of no use.
+            None if no usable group was delegated to this process.
         """
         path = _own_group(proc)
         if path is None or not (is_delegated or _is_delegated)(path):
@@ -155,14 +155,14 @@ class ControlGroups:
         except OSError as exc:
             log.warning("cgroup.unusable", path=str(path), reason=exc.strerror)
             return None
-        for old in path.glob(f"{PREFIX}*/"):  # of an earlier life; kept if somebody is in it
+        for old in path.glob(f"{PREFIX}*/"):  # of an earlier run; kept if it is not empty
             ControlGroup(old).remove()
         counted = [name for name in _CONTROLLERS if _enable(path, name)]
         log.info("cgroup.adopted", path=str(path), counted=counted)
         return cls(path, _CONTROLLERS[0] in counted)
 
     def make(self, serial: int, model: str) -> ControlGroup | None:
-        """Return a new group for one run of *model*; None if there can be none."""
+        """Return a new group for one run of *model*; None if it cannot be created."""
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", model)[:100]
         path = self.path / f"{PREFIX}{serial}-{name}"
         try:
@@ -171,7 +171,7 @@ class ControlGroups:
             log.warning("cgroup.unusable", path=str(path), reason=exc.strerror)
             return None
         if self.counts_memory:
-            # When memory runs out, half a backend is of no use to anybody.
+            # When memory runs out, the kernel kills the whole backend, not a part of it.
             with suppress(OSError):
                 _write(path / "memory.oom.group", "1")
         return ControlGroup(path)
@@ -203,7 +203,7 @@ def _is_delegated(path: Path) -> bool:
 
 
 def _enable(path: Path, controller: str) -> bool:
-    """Let *controller* count for each group below; say whether it does."""
+    """Enable *controller* for the groups below; return whether that succeeded."""
     try:
         _write(path / "cgroup.subtree_control", f"+{controller}")
     except OSError:  # it is not delegated, or a process other than the router is in the group
@@ -212,7 +212,7 @@ def _enable(path: Path, controller: str) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write to a file that the kernel made; never make one."""
+    """Write to a file of the kernel; never create one."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
         os.write(descriptor, text.encode())

@@ -1,14 +1,13 @@
-"""The guardian: a tiny process that ends every backend once its router is gone.
+"""The guardian: a small process that kills every backend once its router is gone.
 
-One per router, started by `lifeline.Lifeline`. It holds the read end of a pipe whose
-only write end is the router's, so that the kernel tells it of the router's end, however
-that came about. Lines on the pipe:
+One per router, started by `lifeline.Lifeline`. It reads a pipe; only the router holds the write
+end, so the kernel reports end-of-file however the router ended. Lines on the pipe:
 
-    + PID START_TIME MARKER    from now on, the tree under this process is yours to end
-    - PID                      it is gone
+    + PID START_TIME MARKER    kill the tree under this process at end-of-file
+    - PID                      the tree is gone
     .                          the router stopped in good order
 
-Standard library only: it lives as long as the router, and costs one interpreter.
+Standard library only: it runs as long as the router, and costs one interpreter.
 """
 
 from __future__ import annotations
@@ -20,30 +19,30 @@ import time
 
 from .treekill import Trees
 
-TYPE_CHECKING = False  # see proctree
+TYPE_CHECKING = False  # see procfs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Seconds until the guardian gives up on processes that survive SIGKILL.
 END_TIMEOUT_S = 5.0
 
-#: Seconds after which it looks once more: a backend that was being spawned at the moment
-#: of the router's death carries the marker only once its program runs.
+#: Seconds until the second scan: a backend that was being spawned when the router died has
+#: the marker only once its program runs.
 LATE_SPAWN_S = 0.1
 
 #: Exit status if something survived.
 SURVIVORS = 1
 
-#: A terminal or a service manager means the router by these; its guardian must outlive it.
+#: Terminals and service managers send these to end the router; the guardian must outlive it.
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
 
 
-class Register:
-    """What the router said so far.
+class Registry:
+    """The backends that the router has registered.
 
     Attributes:
         backends: Pid to start time and marker.
-        stopped: Whether the router said that it stops in good order.
+        stopped: Whether the router reported that it stopped in good order.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class Register:
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes from the pipe. A line that makes no sense is ignored."""
+        """Process the next bytes from the pipe. A malformed line is ignored."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             match line.decode("utf-8", "replace").split(" "):
@@ -69,12 +68,12 @@ def main(arguments: Sequence[str]) -> None:
     (instance,) = arguments
     for signum in _IGNORED:
         signal.signal(signum, signal.SIG_IGN)
-    register = Register()
+    registry = Registry()
     while data := os.read(0, 65536):
-        register.feed(data)
-    if register.stopped and not register.backends:
+        registry.feed(data)
+    if registry.stopped and not registry.backends:
         return
-    backends = register.backends
+    backends = registry.backends
     trees = Trees(
         {pid: started for pid, (started, _) in backends.items()},
         {instance, *(marker for _, marker in backends.values())},

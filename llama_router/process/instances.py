@@ -1,4 +1,4 @@
-"""The record of what one router runs, on disk, and the sweep that a later router does."""
+"""The record on disk of the backends of one router, and the sweep after dead routers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .treekill import Trees
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-#: Seconds that `sweep` waits for what it killed of one router.
+#: Seconds that `sweep` waits for the killed processes of one router.
 SWEEP_TIMEOUT_S = 5.0
 
 #: Largest record that `sweep` reads, in bytes: thousands of backends.
@@ -43,36 +43,36 @@ class _Record(msgspec.Struct, kw_only=True):
     backends: list[_Backend]
 
 
-class Outcome(StrEnum):
-    """What `sweep` made of one record."""
+class SweepOutcome(StrEnum):
+    """The result of the sweep of one record."""
 
     #: Its router runs; nothing was touched.
     LIVING = "living"
-    #: Its router is dead; whatever was left is gone, and so is the record.
+    #: Its router is dead; its processes and the record are gone.
     SWEPT = "swept"
-    #: Its router is dead, and something it left survives SIGKILL; the record stays.
+    #: Its router is dead, and a process survives SIGKILL; the record stays.
     SURVIVED = "survived"
-    #: It is of an earlier boot, so nothing of it can run; the record is gone.
+    #: It is of an earlier boot, so none of its processes can run; the record is gone.
     OTHER_BOOT = "other_boot"
-    #: It cannot be judged, see the reason; nothing was touched.
+    #: It is unusable, see the reason; nothing was touched.
     SKIPPED = "skipped"
 
 
 @attrs.frozen(kw_only=True)
-class Swept:
-    """What `sweep` did about one record.
+class SweptRecord:
+    """One record, after the sweep.
 
     Attributes:
         path: The record's file.
-        outcome: What became of it.
+        outcome: The result.
         reason: One sentence, for SKIPPED only; else empty.
         killed: The processes that were killed.
-        survivors: Those that are still there.
-        models: The models that were served by a backend that still ran.
+        survivors: The processes that still run.
+        models: The models with a backend that still ran.
     """
 
     path: Path
-    outcome: Outcome
+    outcome: SweepOutcome
     reason: str = ""
     killed: frozenset[int] = frozenset()
     survivors: frozenset[int] = frozenset()
@@ -80,10 +80,9 @@ class Swept:
 
 
 class InstanceRecord:
-    """What this router runs, in ``<state_dir>/instances/<instance>.json``.
+    """The running backends of this router, in ``<state_dir>/instances/<instance>.json``.
 
-    The file is replaced as a whole at each change, so a reader never sees half of one.
-    Safe to use from several threads.
+    The file is replaced atomically at each change. Safe to use from several threads.
 
     Args:
         state_dir: The router's state directory; made if missing.
@@ -114,10 +113,10 @@ class InstanceRecord:
     def add(
         self, pid: int, start_time: int, *, argv: Sequence[str], model: str, marker: str
     ) -> None:
-        """Note that a backend runs.
+        """Add a running backend.
 
         Raises:
-            OSError: if the file cannot be written; the backend is noted for the next try.
+            OSError: if the file cannot be written; the next write includes the backend.
         """
         backend = _Backend(
             pid=pid, start_time=start_time, argv=list(argv), model=model, marker=marker
@@ -127,7 +126,7 @@ class InstanceRecord:
             self._write()
 
     def remove(self, pid: int) -> None:
-        """Note that the backend *pid* and all it started are gone; harmless if unknown.
+        """Remove the backend *pid*: its whole tree is gone. No effect if it is unknown.
 
         Raises:
             OSError: if the file cannot be written.
@@ -139,35 +138,35 @@ class InstanceRecord:
                 self._write()
 
     def close(self) -> None:
-        """Remove the file: the router stops and leaves nothing behind.
+        """Remove the file: the router stops, and all backends are gone.
 
         Raises:
-            OSError: if it cannot be removed; that it is missing is fine.
+            OSError: if it exists and cannot be removed.
         """
         with self._lock:
             self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         # Not synced to the disk: it need not outlive the boot.
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(self._record)))
-        fresh.replace(self.path)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self._record)))
+        temporary.replace(self.path)
 
 
-def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[Swept]:
-    """End what dead routers left running, and remove their records.
+def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[SweptRecord]:
+    """Kill the processes that dead routers left running, and remove their records.
 
-    A backend is killed only if its pid and its start time both match, and with it its
-    session, its descendants and all that carry its router's or its own marker. Blocks:
-    call it in a thread.
+    A backend is killed only if both its pid and its start time match, together with its
+    session, its descendants and every process with its router's marker or its own. Blocks:
+    call it on a thread.
 
     Args:
         state_dir: Where the records are.
-        timeout_s: Seconds to wait per record until what was killed is gone.
+        timeout_s: Seconds to wait per record until the killed processes are gone.
 
     Returns:
-        One entry per record, by file name. A record that cannot be read, or a whole
-        directory that cannot, is an entry too.
+        One entry per record, by file name. A record or folder that cannot be read is an
+        entry, too.
     """
     folder = state_dir / "instances"
     try:
@@ -179,16 +178,16 @@ def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[Swept]
     return [_sweep_one(path, timeout_s) for path in paths]
 
 
-def _sweep_one(path: Path, timeout_s: float) -> Swept:
+def _sweep_one(path: Path, timeout_s: float) -> SweptRecord:
     try:
         record = _read(path)
         if record.boot_id != procfs.boot_id():
             path.unlink(missing_ok=True)
-            return Swept(path=path, outcome=Outcome.OTHER_BOOT)
+            return SweptRecord(path=path, outcome=SweepOutcome.OTHER_BOOT)
         if record.pid_namespace != _pid_namespace():
             return _skipped(path, "it is of another container, whose processes cannot be seen")
         if procfs.alive(record.router_pid, record.router_start_time):
-            return Swept(path=path, outcome=Outcome.LIVING)
+            return SweptRecord(path=path, outcome=SweepOutcome.LIVING)
         return _end_leftovers(path, record, timeout_s)
     except OSError as exc:
         return _skipped(path, f"cannot be read or removed: {reason_of(exc)}")
@@ -196,10 +195,10 @@ def _sweep_one(path: Path, timeout_s: float) -> Swept:
         return _skipped(path, f"is no record of a router: {exc}")
 
 
-def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> Swept:
+def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> SweptRecord:
     running = [each for each in record.backends if procfs.alive(each.pid, each.start_time)]
     trees = Trees(
-        # A backend that is gone is no root: its pid may long name another's session.
+        # A backend that is gone is no root: its pid may belong to another session by now.
         {backend.pid: backend.start_time for backend in running},
         _markers(record),
     )
@@ -207,9 +206,9 @@ def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> Swept:
     if not survivors:
         path.unlink(missing_ok=True)
         path.with_suffix(".tmp").unlink(missing_ok=True)  # it was killed while it wrote
-    return Swept(
+    return SweptRecord(
         path=path,
-        outcome=Outcome.SURVIVED if survivors else Outcome.SWEPT,
+        outcome=SweepOutcome.SURVIVED if survivors else SweepOutcome.SWEPT,
         killed=frozenset(trees.killed),
         survivors=frozenset(survivors),
         models=tuple(backend.model for backend in running),
@@ -217,7 +216,7 @@ def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> Swept:
 
 
 def _markers(record: _Record) -> Collection[str]:
-    # An empty marker would name every process with an empty variable.
+    # An empty marker would match every process with an empty variable.
     return {record.instance, *(each.marker for each in record.backends)} - {""}
 
 
@@ -228,7 +227,7 @@ def _read(path: Path) -> _Record:
         OSError: if it cannot be read, or is not this user's own regular file.
         ValueError: if it is no record.
     """
-    # Not through a link, and without waiting for the writer of a named pipe.
+    # No link is followed, and no writer of a named pipe is waited for.
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if os.fstat(handle).st_uid != os.geteuid():
@@ -239,10 +238,10 @@ def _read(path: Path) -> _Record:
     return msgspec.json.decode(data, type=_Record)
 
 
-def _skipped(path: Path, reason: str) -> Swept:
-    return Swept(path=path, outcome=Outcome.SKIPPED, reason=reason)
+def _skipped(path: Path, reason: str) -> SweptRecord:
+    return SweptRecord(path=path, outcome=SweepOutcome.SKIPPED, reason=reason)
 
 
 def _pid_namespace() -> str:
-    """Name the set of processes that pids refer to: containers have their own."""
+    """Return the PID namespace of this process: each container has one."""
     return str(Path("/proc/self/ns/pid").readlink())

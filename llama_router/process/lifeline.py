@@ -1,4 +1,4 @@
-"""The router's side of the guardian: keeps one running and tells it what to guard."""
+"""The router's side of the guardian: keeps one running, and registers the backends with it."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ import structlog
 import trio
 
 from ..errors.backends import SpawnError
-from ..threads import refusals
+from ..threads import thread_refusals
 from . import guardian
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Seconds to wait for the guardian at the end; it needs as long as it may take to end
-#: what is still registered, which is nothing in an orderly stop.
+#: Seconds to wait for the guardian's exit. It first kills the trees that are registered
+#: still; in an orderly stop there are none.
 EXIT_TIMEOUT_S = guardian.END_TIMEOUT_S * 1.5 + 1.0
 
 #: Seconds between two attempts to start a guardian: doubled from the first to the last.
 _MIN_RETRY_S = 0.1
 _MAX_RETRY_S = 5.0
 
-#: The package's root goes last on the path: no installed package shadows the standard library.
+#: The package's folder goes last on the path: no installed package shadows the standard library.
 _BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from llama_router.process.guardian import main; main(sys.argv[2:])"
 )
 
-#: What an interpreter may need in order to start at all.
+#: Variables that an interpreter may need in order to start.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
 
 log = structlog.get_logger()
 
 
 class Lifeline:
-    """Sees to it that no backend outlives the router, even if that is killed by SIGKILL.
+    """Ensures that no backend outlives the router, not even if SIGKILL ends the router.
 
     Args:
-        instance: This router's marker: the value of `proctree.INSTANCE_VARIABLE` in the
+        instance: This router's marker: the value of `procfs.INSTANCE_VARIABLE` in the
             environment of all its backends. No white space.
     """
 
@@ -60,31 +60,30 @@ class Lifeline:
 
     @property
     def guarded(self) -> Mapping[int, tuple[int, str]]:
-        """What is registered: pid to start time and marker."""
+        """The registered processes: pid to start time and marker."""
         return dict(self._backends)
 
     def register(self, pid: int, start_time: int, marker: str) -> None:
-        """Guard the tree under the session leader *pid* from now on. Never blocks.
+        """Register the tree under the session leader *pid*. Never blocks.
 
         Args:
             pid: The backend's process.
-            start_time: When it started, from `proctree.start_time`.
-            marker: Value of `proctree.BACKEND_VARIABLE` in its environment. No white space.
+            start_time: Its start time, from `procfs.start_time`.
+            marker: Value of `procfs.BACKEND_VARIABLE` in its environment. No white space.
         """
         self._backends[pid] = (start_time, marker)
-        self._tell(f"+ {pid} {start_time} {marker}\n")
+        self._send(f"+ {pid} {start_time} {marker}\n")
 
     def unregister(self, pid: int) -> None:
-        """Guard *pid* no longer: its whole tree is confirmed gone. Never blocks."""
+        """Unregister *pid*: its whole tree is gone. Never blocks."""
         if self._backends.pop(pid, None) is not None:
-            self._tell(f"- {pid}\n")
+            self._send(f"- {pid}\n")
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a guardian running until cancelled; reports once the first one runs.
 
-        Cancel it only after the backends. Then the guardian is gone when this returns;
-        it takes milliseconds, and at most `EXIT_TIMEOUT_S` if something is registered
-        still, which the guardian then ends.
+        Cancel it only after the backends. The guardian is gone when this returns: after
+        milliseconds, or after at most `EXIT_TIMEOUT_S` if it has trees to kill.
 
         Raises:
             SpawnError: if the first guardian cannot be started.
@@ -120,12 +119,12 @@ class Lifeline:
             retry_s = min(retry_s * 2, _MAX_RETRY_S)
 
     async def _start(self) -> trio.Process:
-        """Start a guardian and tell it everything.
+        """Start a guardian, and register all backends with it.
 
         Raises:
             OSError: if it cannot be started.
         """
-        with refusals():
+        with thread_refusals():
             process = await trio.lowlevel.open_process(
                 [
                     sys.executable,
@@ -146,13 +145,13 @@ class Lifeline:
         assert isinstance(process.stdin, trio.lowlevel.FdStream)
         self._process, self._pipe = process, process.stdin
         for pid, (start_time, marker) in self._backends.items():
-            self._tell(f"+ {pid} {start_time} {marker}\n")
+            self._send(f"+ {pid} {start_time} {marker}\n")
         return process
 
     async def _end(self, process: trio.Process) -> None:
-        """Let go of a guardian, or collect one that died by itself."""
+        """End a guardian by closing its pipe, and reap it. Each wait has a deadline."""
         if not self._backends:
-            self._tell(".\n")
+            self._send(".\n")
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             pipe.close()  # a synchronous method of FdStream: no shield needed
@@ -164,15 +163,15 @@ class Lifeline:
                 await process.wait()
         self._process = None
 
-    def _tell(self, line: str) -> None:
-        """Write one line; short, hence whole or not at all."""
+    def _send(self, line: str) -> None:
+        """Write one line; it is shorter than PIPE_BUF, hence whole or not at all."""
         if self._pipe is None or self._process is None:
-            return  # the next guardian is told everything
+            return  # all backends are registered with the next guardian
         try:
             os.write(self._pipe.fileno(), line.encode())
         except BlockingIOError:
-            # A thousand lines unread: it was stopped or hangs. Its successor is told anew.
+            # A thousand lines are unread: it is stopped or hangs. Start another one.
             with suppress(ProcessLookupError):
                 self._process.kill()
         except BrokenPipeError:
-            pass  # it just died, and `run` is about to notice
+            pass  # it just died; `run` starts another one

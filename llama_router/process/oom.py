@@ -1,7 +1,7 @@
-"""What the kernel says about processes that it killed because memory ran out.
+"""Detects that the kernel killed a process because memory ran out.
 
 Two sources, each of which may be unreadable: the counters of the process's control group,
-and the kernel's own log. Everything here may block on a file system: call it on a thread.
+and the kernel log. Everything here may block on a file system: call it on a thread.
 
 Source: kernel documentation, admin-guide/cgroup-v2 (memory.events), cgroup-v1/memory
 (memory.oom_control) and ABI/testing/dev-kmsg.
@@ -18,34 +18,34 @@ from typing import Final
 
 import attrs
 
-# One record of the kernel's log is never longer.
+# The longest record of the kernel log.
 _RECORD_BYTES: Final = 8192
 
-# Most records that are read: more than the log of an ordinary kernel holds.
+# Most records that are read; the log of an ordinary kernel holds fewer.
 _MAX_RECORDS: Final = 50_000
 
-# That clock and the one of process start times differ by less.
+# The clock of the kernel log and that of process start times differ by less.
 _CLOCKS_DIFFER_S: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
 class OomDetector:
-    """Where to ask.
+    """Reads the kernel's files about killed processes.
 
     Attributes:
         proc: The proc file system.
-        cgroups: Where control groups are mounted.
-        log: The kernel's log.
+        cgroups: The mount point of control groups.
+        log: The kernel log.
     """
 
     proc: Path = Path("/proc")
     cgroups: Path = Path("/sys/fs/cgroup")
     log: Path = Path("/dev/kmsg")
 
-    def oom_counters(self, pid: int) -> dict[Path, int]:
-        """Return the counters of killed processes that count for *pid*, with their values.
+    def counters(self, pid: int) -> dict[Path, int]:
+        """Return the counters of killed processes in the control group of *pid*, and their values.
 
-        They are those of the control group that it is in now; none if they cannot be read.
+        Empty if they cannot be read.
         """
         try:
             lines = (self.proc / str(pid) / "cgroup").read_text().splitlines()
@@ -64,23 +64,23 @@ class OomDetector:
                 counters[path] = value
         return counters
 
-    def oom_killed(self, pid: int, before: dict[Path, int], *, since_s: float) -> bool:
-        """Return whether the kernel killed *pid*, or one in its control group, since then.
+    def has_killed(self, pid: int, before: dict[Path, int], *, since_s: float) -> bool:
+        """Return whether the kernel killed *pid*, or one of its control group, since *before*.
 
         Args:
             pid: The process, which may be gone.
-            before: What `oom_counters` said when it started.
-            since_s: When it started, in seconds since boot.
+            before: The result of `counters` at its start.
+            since_s: Its start time, in seconds since boot.
         """
         for path, value in before.items():
             now = _oom_kills(path)
             if now is not None and now > value:
                 return True
-        # The clock of the kernel's log stands still while the machine sleeps.
+        # The clock of the kernel log stops while the machine sleeps.
         asleep_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        return self._logged(pid, since_s - asleep_s - _CLOCKS_DIFFER_S)
+        return self._is_logged(pid, since_s - asleep_s - _CLOCKS_DIFFER_S)
 
-    def _logged(self, pid: int, since_s: float) -> bool:
+    def _is_logged(self, pid: int, since_s: float) -> bool:
         wanted = re.compile(rb"Killed process %d[ ,(]" % pid)
         try:
             descriptor = os.open(self.log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -90,7 +90,9 @@ class OomDetector:
             for _ in range(_MAX_RECORDS):
                 try:
                     record = os.read(descriptor, _RECORD_BYTES)
-                except BrokenPipeError:  # it was overwritten while we read: go on behind it
+                except (
+                    BrokenPipeError
+                ):  # the record was overwritten meanwhile: continue with the next
                     continue
                 except OSError:  # BlockingIOError: that was the last one
                     return False
@@ -114,7 +116,7 @@ def _oom_kills(path: Path) -> int | None:
 
 
 def _record_s(head: bytes) -> float:
-    """Return the time of a record of the kernel's log, in seconds since boot."""
+    """Return the time of a record of the kernel log, in seconds since boot."""
     try:
         return int(head.split(b",")[2]) / 1e6
     except (IndexError, ValueError):

@@ -1,8 +1,8 @@
-"""Orphans that cannot be told to be any backend's: reaped when dead, ended when ownerless.
+"""Adopted orphans that belong to no known backend: reaped when dead, killed when ownerless.
 
-A process that leaves its session, loses its parent and wipes its environment escapes all
-three ways in which `family.Family` knows its relatives. It still becomes a child of the
-router (`proctree.adopt_orphans`), which is how it is found here.
+A process that leaves its session, loses its parent and clears its environment escapes all
+three ways in which `process_tree.ProcessTree` finds members. It still becomes a child of the
+router (`procfs.adopt_orphans`), and is found here as such.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from . import process_tree, procfs, treekill
 if TYPE_CHECKING:
     from .lifeline import Lifeline
 
-#: Seconds between two looks. What is seen once only may be a backend that was just
-#: spawned, or a dead one that is just being reaped.
-LOOK_INTERVAL_S = 2.0
+#: Seconds between two scans. A process that only one scan found may be a backend that was
+#: just spawned, or a dead one that is being reaped.
+SCAN_INTERVAL_S = 2.0
 
-#: Seconds allowed for ending what is left when the router stops.
+#: Seconds for killing the remaining orphans when the router stops.
 END_TIMEOUT_S = 2.0
 
-#: Said to the guardian in place of a marker; no process carries it.
+#: Sent to the guardian in place of a marker; no process has it.
 _NO_MARKER = "orphan"
 
 log = structlog.get_logger()
 
 
-async def tend_orphans(lifeline: Lifeline, *, interval_s: float = LOOK_INTERVAL_S) -> None:
-    """Look after adopted orphans until cancelled; then those that still live are killed.
+async def reap_orphans(lifeline: Lifeline, *, interval_s: float = SCAN_INTERVAL_S) -> None:
+    """Reap and kill adopted orphans until cancelled; then kill all that still live.
 
-    One that lives is killed as soon as no backend is left that is older, since only an
-    older one can have started it. Until then the guardian knows it.
+    A live orphan is killed as soon as no older backend is left, because only an older one
+    can have started it. Until then it is registered with the guardian.
 
-    Only for a program that is nothing but a router: every child of this process counts
-    as adopted unless it shares the router's session, is a backend or is the guardian.
+    Only for a process that runs nothing but a router: every child of it counts as adopted
+    unless it shares the router's session, is a backend or is the guardian.
 
     Args:
-        lifeline: Knows the backends, and guards the orphans too.
-        interval_s: Seconds between two looks.
+        lifeline: Has the backends; orphans are registered there, too.
+        interval_s: Seconds between two scans.
     """
     procfs.adopt_orphans()
     orphans = _Orphans(lifeline)
@@ -52,31 +52,32 @@ async def tend_orphans(lifeline: Lifeline, *, interval_s: float = LOOK_INTERVAL_
         while True:
             await trio.sleep(interval_s)
             with suppress(ThreadRefusedError):
-                orphans.take_in(await in_thread(orphans.look))
+                orphans.handle(await in_thread(orphans.scan))
     finally:
-        with trio.CancelScope(shield=True):  # bounded by END_TIMEOUT_S
-            await in_thread_or_here(orphans.end)
+        # `kill_all` returns after END_TIMEOUT_S, unless a scan of /proc hangs.
+        with trio.move_on_after(2 * END_TIMEOUT_S, shield=True):
+            await in_thread_or_here(orphans.kill_all, abandon_on_cancel=True)
 
 
 class _Orphans:
-    """What was seen, and what was done about it."""
+    """The orphans of the last scan, and those that are registered with the guardian."""
 
     def __init__(self, lifeline: Lifeline) -> None:
         self._lifeline = lifeline
         self._before: frozenset[tuple[int, int]] = frozenset()
         self._guarded: dict[int, int] = {}
 
-    def look(self) -> dict[int, procfs.Stat]:
+    def scan(self) -> dict[int, procfs.Stat]:
         """Return every adopted orphan, zombies included."""
         session = os.getsid(0)
-        known = process_tree.leaders() | {self._lifeline.guardian_pid}
+        known = process_tree.running_leaders() | {self._lifeline.guardian_pid}
         known |= self._lifeline.guarded.keys() - self._guarded.keys()
         stats = map(procfs.read_stat, procfs.children(os.getpid()) - known)
         return {stat.pid: stat for stat in stats if stat is not None and stat.session != session}
 
-    def take_in(self, found: dict[int, procfs.Stat]) -> None:
-        """Reap, kill or guard those of *found* that were there at the last look, too."""
-        for pid in self._guarded.keys() - found.keys():  # its backend's stop ended it
+    def handle(self, found: dict[int, procfs.Stat]) -> None:
+        """Reap, kill or register those of *found* that the scan before found, too."""
+        for pid in self._guarded.keys() - found.keys():  # the stop of its backend killed it
             self._release(pid)
         now = frozenset((stat.pid, stat.start_time) for stat in found.values())
         for pid, started in now & self._before:
@@ -91,9 +92,9 @@ class _Orphans:
                 self._lifeline.register(pid, started, _NO_MARKER)
         self._before = now
 
-    def end(self) -> None:
-        """Kill and reap all that are there."""
-        found = self.look()
+    def kill_all(self) -> None:
+        """Kill and reap all orphans."""
+        found = self.scan()
         live = {stat.pid: stat.start_time for stat in found.values() if not stat.gone}
         if live:
             treekill.Trees(live).end(timeout_s=END_TIMEOUT_S)
@@ -101,7 +102,7 @@ class _Orphans:
             self._reap(pid)
 
     def _may_be_owned(self, started: int) -> bool:
-        """Tell whether a backend runs that is older than an orphan."""
+        """Return whether a backend runs that is older than an orphan."""
         return any(
             since <= started
             for pid, (since, _) in self._lifeline.guarded.items()

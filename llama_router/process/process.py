@@ -1,4 +1,7 @@
-"""Running one program with everything it starts: spawn, relay output, leave nothing behind."""
+"""Runs one program: spawn, relay of its output, stop; then it and its process tree are gone.
+
+The tree itself is the subject of `process_tree`, which reads /proc through `procfs`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import trio
 from ..errors.backends import BackendUnreapableError, SpawnError
 from ..errors.causes import Cause
 from ..files import is_missing
-from ..threads import refusals
+from ..threads import thread_refusals
 from ..timeouts import move_on_after_running, sleep_running
 from . import procfs
 from .process_tree import ProcessTree
@@ -27,26 +30,26 @@ if TYPE_CHECKING:
 
     from .cgroup import ControlGroup
 
-#: Seconds to wait for the kernel after SIGKILL. A process blocked in a device driver may
-#: not die; its memory then stays accounted for.
+#: Seconds to wait for the kernel after SIGKILL. A process that is blocked in a device driver
+#: may survive it; its memory then counts as taken.
 REAP_TIMEOUT_S = 5.0
 
-#: Seconds allowed for a look at /proc before SIGTERM. Reading about a process in
-#: uninterruptible sleep may hang, and must not keep the signal from it.
-LOOK_TIMEOUT_S = 0.5
+#: Seconds for the scan of /proc before SIGTERM. Reading about a process in uninterruptible
+#: sleep may hang, and must not delay the signal for longer.
+SCAN_TIMEOUT_S = 0.5
 
-#: Bytes asked of the pipe at once: its default capacity.
+#: Bytes of one read from the pipe: its default capacity.
 READ_BYTES = 64 * 1024
 
-#: Most that is read after the end: the largest capacity that an unprivileged user may
-#: give to a pipe. It bounds the reading of a pipe that somebody keeps filling.
+#: Most bytes that are read after the end: the largest capacity that an unprivileged user may
+#: give to a pipe. It bounds the reading of a pipe that another process keeps filling.
 MAX_DRAIN_BYTES = 1024 * 1024
 
-#: Pauses between two looks at what SIGKILL left, in seconds.
+#: Pauses between two scans for survivors of SIGKILL, in seconds.
 _MIN_PAUSE_S = 0.0005
 _MAX_PAUSE_S = 0.05
 
-#: Why a program cannot be started though nothing is wrong with it: worth another try.
+#: Errors of a start for which the program is not to blame; a retry may help.
 _EXHAUSTED = {
     errno.EAGAIN: "no more processes are allowed",
     errno.EMFILE: "this router has too many open files",
@@ -57,12 +60,12 @@ _EXHAUSTED = {
 
 @attrs.define(eq=False, kw_only=True)
 class SpawnedProcess:
-    """A program that runs, as far as others may touch it.
+    """A running program: its identity, its standard input and its end.
 
     Attributes:
         pid: Its process id; also that of its session and of its process group.
-        start_time: Clock ticks since boot, see `proctree.start_time`.
-        exited: Set once the process is gone; what it started may take a little longer.
+        start_time: Clock ticks since boot, see `procfs.start_time`.
+        exited: Set once the process is gone; the rest of its tree may live a little longer.
     """
 
     pid: int
@@ -82,7 +85,7 @@ class SpawnedProcess:
             data: At most 4096 bytes (PIPE_BUF), which arrive whole or not at all.
 
         Returns:
-            Whether they are in the pipe. False if that is full or closed, or if there is none.
+            False if the pipe is full or closed, or if there is none.
         """
         stdin = self._process.stdin
         if not isinstance(stdin, trio.lowlevel.FdStream) or stdin.fileno() < 0:
@@ -93,7 +96,7 @@ class SpawnedProcess:
             return False
 
     def close_stdin(self) -> None:
-        """Let it read end-of-file. Harmless if there is no pipe or it is closed."""
+        """Close its standard input. No effect if there is no pipe or it is closed."""
         if isinstance(self._process.stdin, trio.lowlevel.FdStream):
             self._process.stdin.close()
 
@@ -107,38 +110,37 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     grace_s: float,
     force_stop: trio.Event,
     on_output: Callable[[bytes], None],
-    on_stuck: Callable[[], None],
+    on_unkillable: Callable[[], None],
     marker: str,
-    exit_order: bytes = b"",
+    exit_command: bytes = b"",
     group: ControlGroup | None = None,
     task_status: trio.TaskStatus[SpawnedProcess] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Run a program; when this returns or raises, it and all it started are gone.
+    """Run a program; when this returns or raises, its whole process tree is gone.
 
-    The program leads its own session. If it ends by itself, what it left is killed. If
-    this call is cancelled, its process group gets SIGTERM, and SIGKILL *grace_s* seconds
-    later; whoever outlives the program itself is killed at once. Members of its session,
-    its descendants and whoever carries its marker all belong to it.
+    The program leads its own session. If it ends by itself, the rest of its tree is killed.
+    If this call is cancelled, its process group gets SIGTERM, and SIGKILL *grace_s* seconds
+    later; members that outlive the program itself are killed at once.
 
-    If something survives SIGKILL for `REAP_TIMEOUT_S` seconds, *on_stuck* is called once
-    and the wait goes on, even though this call may be cancelled: the memory is not free.
-    Only *force_stop* bounds it.
+    If a process survives SIGKILL for `REAP_TIMEOUT_S` seconds, *on_unkillable* is called once
+    and the wait continues, even if this call is cancelled: the memory is not free. Only
+    *force_stop* bounds it.
 
     Args:
         argv: Program and arguments. A bare program name is looked up on *env*'s PATH.
-        env: The whole environment, to which `proctree.BACKEND_VARIABLE` is added.
+        env: The whole environment, to which `procfs.BACKEND_VARIABLE` is added.
         cwd: Working directory; None for the router's own.
-        stdin: What it reads: a pipe that `SpawnedProcess.write` fills, or nothing.
+        stdin: Its standard input: a pipe that `SpawnedProcess.write` fills, or /dev/null.
         grace_s: Seconds between SIGTERM and SIGKILL.
         force_stop: Once set, a stop gets no grace, and the wait after SIGKILL is given up
-            `REAP_TIMEOUT_S` seconds later. The router sets it for a hard shutdown.
-        on_output: Called with each piece of stdout and stderr, as read; must not block.
-        on_stuck: Called once if SIGKILL does not help.
+            `REAP_TIMEOUT_S` seconds later. The router sets it for a forced shutdown.
+        on_output: Called with each chunk of stdout and stderr, as read; must not block.
+        on_unkillable: Called once if a process survives SIGKILL.
         marker: Unique name of this run, without white space.
-        exit_order: What is written to its standard input together with SIGTERM. A
-            llama-server that reads orders there does not end without one.
-        group: A control group for it and all that it starts, if there is one. Whoever is
-            in it at the end belongs to it, too.
+        exit_command: Written to its standard input together with SIGTERM. A llama-server that
+            reads commands there does not end without it.
+        group: The control group of its tree, if there is one. Every process in it at the end
+            belongs to the tree.
         task_status: Reports the process as soon as it runs.
 
     Returns:
@@ -147,34 +149,36 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
 
     Raises:
         SpawnError: if the program cannot be started.
-        BackendUnreapableError: if it was given up, see *force_stop*. It may still run.
+        BackendUnreapableError: if the wait was given up, see *force_stop*. It may still run.
     """
     process = await _spawn(argv, env={**env, procfs.BACKEND_VARIABLE: marker}, cwd=cwd, stdin=stdin)
-    # No checkpoint from here to the `try`: a cancellation would leave the process behind.
+    # No checkpoint from here to the `try`: a cancellation there would orphan the process.
     spawned = SpawnedProcess(
         pid=process.pid, start_time=procfs.start_time(process.pid) or 0, process=process
     )
-    family = ProcessTree(spawned.pid, spawned.start_time, marker, group)
+    tree = ProcessTree(spawned.pid, spawned.start_time, marker, group)
     gone = False
     try:
         async with trio.open_nursery() as nursery:
             # The reader outlives cancellation: a program that logs while it shuts down
-            # would otherwise die of EPIPE, and its last words would be lost.
+            # would otherwise die of EPIPE, and its last output would be lost.
             reading = trio.CancelScope(shield=True)
             nursery.start_soon(_relay_output, process.stdout, on_output, reading)
             try:
-                await family.enlist()
+                await tree.join_group()
                 task_status.started(spawned)
                 await process.wait()
                 spawned.exited.set()
             finally:
                 try:
-                    ask = partial(spawned.write, exit_order)
-                    gone = await _end(process, family, ask, grace_s, force_stop, on_stuck)
+                    request_exit = partial(spawned.write, exit_command)
+                    gone = await _stop(
+                        process, tree, request_exit, grace_s, force_stop, on_unkillable
+                    )
                 finally:
                     reading.cancel()
     finally:
-        family.forget()
+        tree.close()
         spawned.close_stdin()
         if gone:
             spawned.exited.set()
@@ -195,14 +199,14 @@ async def _spawn(
 ) -> trio.Process:
     """Start a program in a session of its own.
 
-    Trio starts it in a thread and waits for that even if cancelled, so that no process is
-    lost halfway.
+    Trio starts it on a thread, and waits for that even if cancelled: no started process is
+    lost.
 
     Raises:
         SpawnError: if it cannot be started.
     """
     try:
-        with refusals():
+        with thread_refusals():
             return await trio.lowlevel.open_process(
                 list(argv),
                 stdin=subprocess.PIPE if stdin == "pipe" else subprocess.DEVNULL,
@@ -219,7 +223,7 @@ async def _spawn(
 def _spawn_error(  # noqa: C901 -- one line for each reason
     argv: Sequence[str], cwd: str | os.PathLike[str] | None, exc: Exception
 ) -> SpawnError:
-    """Say in one sentence which program did not start, and why."""
+    """Return an error that names the program and the reason."""
     if not argv:
         return SpawnError("cannot start a backend: its command is empty")
     program = argv[0]
@@ -253,24 +257,24 @@ def _spawn_error(  # noqa: C901 -- one line for each reason
     return error
 
 
-async def _end(
+async def _stop(
     process: trio.Process,
-    family: ProcessTree,
-    ask: Callable[[], object],
+    tree: ProcessTree,
+    request_exit: Callable[[], object],
     grace_s: float,
     force_stop: trio.Event,
-    on_stuck: Callable[[], None],
+    on_unkillable: Callable[[], None],
 ) -> bool:
-    """Make sure that *process* and its *family* are gone, see `run_process`.
+    """End *process* and the rest of its *tree*, see `run_process`.
 
     Returns:
-        False if that was given up.
+        False if a survivor of SIGKILL was given up.
     """
     gone = False
 
     async def until_gone() -> None:
         nonlocal gone
-        await _until_gone(process, family)
+        await _until_gone(process, tree)
         gone = True
 
     async def give_up() -> None:
@@ -279,24 +283,24 @@ async def _end(
 
     with trio.CancelScope(shield=True):  # every wait is bounded, the last by `force_stop`
         if process.poll() is None:
-            with trio.move_on_after(LOOK_TIMEOUT_S):
-                await family.look()
+            with trio.move_on_after(SCAN_TIMEOUT_S):
+                await tree.scan()
             _signal_group(process, signal.SIGTERM)
-            ask()
-            await move_on_after_running(partial(_either, process.wait, force_stop.wait), grace_s)
+            request_exit()
+            await move_on_after_running(partial(_wait_any, process.wait, force_stop.wait), grace_s)
             _signal_group(process, signal.SIGKILL)
         if not await move_on_after_running(until_gone, REAP_TIMEOUT_S):
-            on_stuck()
-            await _either(until_gone, give_up)
+            on_unkillable()
+            await _wait_any(until_gone, give_up)
     return gone
 
 
-async def _until_gone(process: trio.Process, family: ProcessTree) -> None:
-    """Kill until the process is reaped and two looks in a row find no relative of it."""
+async def _until_gone(process: trio.Process, tree: ProcessTree) -> None:
+    """Kill until the process is reaped and two scans in a row find no member of its tree."""
     pause_s = _MIN_PAUSE_S
     empty = 0
     while empty < 2:
-        found = await family.hunt()
+        found = await tree.kill_members()
         if not found and process.poll() is not None:
             # Twice: the list of children may miss one while another is just exiting.
             empty += 1
@@ -310,8 +314,8 @@ async def _until_gone(process: trio.Process, family: ProcessTree) -> None:
         pause_s = min(pause_s * 2, _MAX_PAUSE_S)
 
 
-async def _either(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Wait for whichever is first."""
+async def _wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Return when the first of *waits* has ended; cancel the others."""
     async with trio.open_nursery() as nursery:
 
         async def wait_one(wait: Callable[[], Awaitable[object]]) -> None:
@@ -323,7 +327,7 @@ async def _either(*waits: Callable[[], Awaitable[object]]) -> None:
 
 
 def _signal_group(process: trio.Process, signum: signal.Signals) -> None:
-    """Signal the process group, unless its leader is reaped: then it may be another's."""
+    """Signal the process group, unless its leader is reaped: its id may be reused then."""
     if process.poll() is None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signum)
@@ -334,11 +338,11 @@ async def _relay_output(
     on_output: Callable[[bytes], None],
     reading: trio.CancelScope,
 ) -> None:
-    """Hand on what arrives until end-of-file, or until *reading* is cancelled.
+    """Pass output to *on_output* until end-of-file, or until *reading* is cancelled.
 
-    Each read is a checkpoint, so a program that floods its output takes turns with
-    everything else. When cancelled the whole family is gone, so its last words are in the
-    pipe already: they are read without waiting, because a stranger may hold it open.
+    Each read is a checkpoint, so a program with much output does not starve other tasks. When
+    *reading* is cancelled, the whole tree is gone and its last output is in the pipe: that is
+    read without waiting, because a process outside the tree may hold the pipe open.
     """
     assert isinstance(stream, trio.lowlevel.FdStream)
     try:

@@ -1,7 +1,9 @@
-"""Ending whole process trees for good, synchronously: the guardian's and the sweep's hand.
+"""Kills whole process trees, synchronously, from any process that may signal them.
 
-Standard library only. A tree is found in three ways, because each alone can be escaped:
-the session that its root leads, parentage, and the marker in its environment.
+For the guardian, the sweep at start and orphans: the trees need not be children of the caller.
+(`process_tree` is for the router's own children.) It scans every process of the machine. Members
+are found in three ways, because each alone can be escaped: by the session that the root leads,
+by parentage, and by the marker in the environment. Standard library only.
 """
 
 from __future__ import annotations
@@ -13,30 +15,30 @@ from contextlib import suppress
 
 from . import procfs
 
-TYPE_CHECKING = False  # see proctree
+TYPE_CHECKING = False  # see procfs
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-#: Longest pause between two looks, in seconds.
+#: Longest pause between two scans, in seconds.
 _MAX_PAUSE_S = 0.05
 
 
 class Trees:
-    """The trees under some roots, and whatever was once seen to belong to them.
+    """The trees under some roots, with every process that was ever found in them.
 
-    What was seen is remembered: a process whose parent just died can no longer be found
-    by parentage.
+    Members are remembered: a process that lost its parent can no longer be found by
+    parentage.
 
     Args:
         roots: Pid to start time of processes that lead their own session.
         markers: Values of the marker variables that belong to these trees.
 
     Attributes:
-        killed: Every process that was there when `end` looked, and is gone.
-        unsure: Whether the last look met a process that may belong to them: it was just
-            executing a program, so its environment could not be read.
-        changing: Whether the last look met one that had died since the look before. It
-            may have forked before it did, so the trees are not gone yet.
+        killed: The processes that `end` found and that are gone now.
+        unreadable: The last scan found a process that may be a member: it was in the middle of
+            ``execve``, so its environment was unreadable.
+        changing: The last scan found a member that had died since the scan before. It may
+            have forked before, so the trees may have further members.
     """
 
     def __init__(self, roots: Mapping[int, int], markers: Collection[str] = ()) -> None:
@@ -44,26 +46,26 @@ class Trees:
         self._markers = frozenset(markers)
         self._seen = dict(roots)
         self.killed: set[int] = set()
-        self.unsure = False
+        self.unreadable = False
         self.changing = False
         self._dead: set[tuple[int, int]] = set()
         self._groups: set[int] = set()
 
     def find(self) -> dict[int, int]:
-        """Return pid to start time of every live process of the trees.
+        """Return pid to start time of every live member, never this process or init.
 
-        Never this process or init. Looks at every process of the machine: some
-        milliseconds, so not for an event loop.
+        Scans every process of the machine, which takes some milliseconds: not for an event
+        loop.
         """
         table = procfs.snapshot()
         sessions = {
             pid
             for pid, started in self._roots.items()
-            # Somebody else's process has that pid: then the session is his, too.
+            # A process that reuses the pid may lead a session of its own.
             if pid not in table or table[pid].start_time == started
         }
         spared = {1, os.getpid()}
-        self.unsure = False
+        self.unreadable = False
         found = {
             pid
             for pid, stat in table.items()
@@ -96,32 +98,32 @@ class Trees:
             return False
         markers = procfs.markers_of(pid)
         if markers is None:
-            self.unsure = True
+            self.unreadable = True
             return False
         return not self._markers.isdisjoint(markers)
 
     def kill_groups(self) -> None:
-        """SIGKILL the groups that the roots lead, as of the last look.
+        """SIGKILL the groups that the roots lead, as of the last scan.
 
-        The kernel does this in one step: a group that forks faster than it can be looked
-        at does not get away.
+        The kernel does this in one step, so a group that forks faster than it can be scanned
+        is killed, too.
         """
         for group in self._groups:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(group, signal.SIGKILL)
 
     def end(self, *, timeout_s: float) -> dict[int, int]:
-        """SIGKILL everything until two looks in a row find nothing, or time is up.
+        """SIGKILL all members until two scans in a row find none, or *timeout_s* is over.
 
         Returns:
-            Pid to start time of what survived; empty if the trees are gone.
+            Pid to start time of the survivors; empty if the trees are gone.
         """
         deadline_s = time.monotonic() + timeout_s
         pause_s = 0.001
         empty = 0
         while True:
             live = self.find()
-            empty = 0 if live or self.unsure or self.changing else empty + 1
+            empty = 0 if live or self.unreadable or self.changing else empty + 1
             if empty == 2 or time.monotonic() > deadline_s:
                 self.killed -= live.keys()
                 return live
@@ -141,7 +143,7 @@ def kill(pid: int, started: int, signum: signal.Signals = signal.SIGKILL) -> boo
     """
     try:
         handle = os.pidfd_open(pid)
-    except OSError:  # gone; or no descriptor to be had, or a kernel before 5.3
+    except OSError:  # gone; no descriptor is free; or a kernel before 5.3
         return _kill_plain(pid, started, signum)
     try:
         # The handle was opened before the check, so both mean the same process.
@@ -156,7 +158,7 @@ def kill(pid: int, started: int, signum: signal.Signals = signal.SIGKILL) -> boo
 
 
 def _kill_plain(pid: int, started: int, signum: signal.Signals) -> bool:
-    """Signal without a handle: a pid reused in the microseconds between would be hit."""
+    """Signal without a handle: may hit a process that reuses the pid within microseconds."""
     if not procfs.alive(pid, started):
         return False
     try:

@@ -67,7 +67,7 @@ async def router_parts(
     state_dir: Path,
     environ: Mapping[str, str],
     catalog: Catalog | None,
-    whole_process: bool,
+    owns_process: bool,
 ) -> AsyncIterator[RouterParts]:
     """Yield the parts of one router; close its sockets, logs and record at the end.
 
@@ -82,7 +82,7 @@ async def router_parts(
     listening = open_listeners(loaded.config, environ)
     listeners = ListenerSet(listening.sockets)
     try:
-        groups = await in_thread(ControlGroups.adopt) if whole_process else None
+        groups = await in_thread(ControlGroups.adopt) if owns_process else None
         prepared = await in_thread(prepare_state_dir, state_dir, environ, instance)
         gate = _gate(loaded.config, prepared.token.value)
         procfs.adopt_orphans()
@@ -99,13 +99,12 @@ async def router_parts(
                 ports=Ports(router.base_port, ports),
                 lifeline=lifeline,
                 record=prepared.record,
-                writes=BackgroundWriter(prepared.record.path),
+                writer=BackgroundWriter(prepared.record.path),
                 logs=logs,
                 force_stop=trio.Event(),
                 groups=groups,
             )
             dispatcher = Dispatcher(loaded.config, launcher)
-            launcher.on_progress = dispatcher.waits.note_progress
             address = Address(
                 loaded=loaded,
                 listeners=listeners,

@@ -12,7 +12,7 @@ import structlog
 from ..admin_token import AdminToken, admin_token
 from ..errors.base import RouterError
 from ..files import is_open_to_all, reason_of
-from ..process.instances import InstanceRecord, Outcome, sweep
+from ..process.instances import InstanceRecord, SweepOutcome, sweep
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
 def _sweep(state_dir: Path) -> None:
     """End processes that an earlier router with this state directory left behind."""
     for swept in sweep(state_dir):
-        if swept.outcome is Outcome.SKIPPED:
+        if swept.outcome is SweepOutcome.SKIPPED:
             log.warning("instances.skipped", path=str(swept.path), reason=swept.reason)
         elif swept.killed or swept.survivors:
             log.warning(

@@ -19,7 +19,7 @@ import trio
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..dispatch.dispatcher import Dispatcher
-from ..process.orphans import tend_orphans
+from ..process.orphans import reap_orphans
 from ..systemd.status_line import status_line
 from .parts import RouterParts, router_parts
 from .running_router import RouterSignals, RunningRouter
@@ -36,7 +36,7 @@ async def run_router(
     state_dir: Path,
     environ: Mapping[str, str],
     catalog: Catalog | None = None,
-    whole_process: bool = False,
+    owns_process: bool = False,
     task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until *signals* request a stop; then every backend has exited.
@@ -47,7 +47,7 @@ async def run_router(
         state_dir: The folder of logs and of the record of running backends.
         environ: The environment; backends inherit a part of it.
         catalog: Finds models on request; without it, only those of *loaded* are served.
-        whole_process: This process runs nothing else. So every child that it did not start
+        owns_process: This process runs nothing else. So every child that it did not start
             was left behind by a backend, and is ended with the last backend that may own it.
         task_status: Reports the router once it accepts connections; the startup model
             is ready then.
@@ -62,23 +62,23 @@ async def run_router(
         state_dir=state_dir,
         environ=environ,
         catalog=catalog,
-        whole_process=whole_process,
+        owns_process=owns_process,
     ) as parts:
-        await _run_tree(parts, reap_orphans=whole_process, task_status=task_status)
+        await _run_tree(parts, owns_process=owns_process, task_status=task_status)
     log.info("router.stopped")
 
 
 async def _run_tree(
-    parts: RouterParts, *, reap_orphans: bool, task_status: trio.TaskStatus[RunningRouter]
+    parts: RouterParts, *, owns_process: bool, task_status: trio.TaskStatus[RunningRouter]
 ) -> None:
     """Run the three nurseries, from the outermost to the innermost, until a stop."""
     dispatcher, launcher, signals = parts.dispatcher, parts.launcher, parts.signals
     async with trio.open_nursery() as services:
         await services.start(parts.lifeline.run)
-        await services.start(launcher.writes.run)
-        services.start_soon(parts.logs.tend)
-        if reap_orphans:
-            services.start_soon(tend_orphans, parts.lifeline)
+        await services.start(launcher.writer.run)
+        services.start_soon(parts.logs.run)
+        if owns_process:
+            services.start_soon(reap_orphans, parts.lifeline)
         await services.start(
             parts.manager.run,
             dispatcher.feed,

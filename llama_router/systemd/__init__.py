@@ -1,1 +1,1 @@
-"""What systemd offers a service: notifications, a watchdog, sockets that it opened."""
+"""Services of systemd: notifications, the watchdog, socket activation, unit files."""

@@ -1,4 +1,4 @@
-"""Sockets that systemd opened and listens on for us (socket activation).
+"""Sockets that systemd opened for the router (socket activation).
 
 Source: sd_listen_fds(3), systemd 252.
 """
@@ -17,24 +17,24 @@ from ..errors.base import RouterError
 #: The first descriptor that is passed (``SD_LISTEN_FDS_START``).
 FIRST_FD: Final = 3
 
-#: Most that a unit can pass; a larger number is not systemd's.
+#: The most descriptors that a unit can pass; a larger number is not of systemd.
 MAX_FDS: Final = 1024
 
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class ActivationError(RouterError):
-    """What systemd passed cannot be listened on."""
+    """A descriptor that systemd passed is no listening stream socket."""
 
     code = "activation_failed"
 
 
 @attrs.frozen
 class Activated:
-    """Sockets of systemd's.
+    """Sockets that systemd passed.
 
     Attributes:
-        listeners: They listen, do not block, and are not inherited by other programs.
+        listeners: Listening, non-blocking, not inherited by other programs.
         names: ``FileDescriptorName=`` of each.
     """
 
@@ -45,12 +45,12 @@ class Activated:
 def take_listeners(environ: Mapping[str, str], pid: int) -> Activated | None:
     """Return the sockets that were passed to process *pid*, or None if there are none.
 
-    They are ours from then on, so this can be asked once only.
+    The caller owns them, so this may be called once only.
 
     Raises:
-        ActivationError: if something else than listening stream sockets was passed.
+        ActivationError: if a descriptor is no listening stream socket.
     """
-    if environ.get("LISTEN_PID") != str(pid):  # they were meant for somebody else
+    if environ.get("LISTEN_PID") != str(pid):  # they are for another process
         return None
     written = environ.get("LISTEN_FDS", "")
     if not written.isascii() or not written.isdecimal() or int(written) > MAX_FDS:
@@ -72,7 +72,7 @@ def take_listeners(environ: Mapping[str, str], pid: int) -> Activated | None:
 
 
 def _take(descriptor: int, name: str) -> socket.socket:
-    """Make *descriptor* a socket of ours.
+    """Return the socket of *descriptor*, non-blocking and not inheritable.
 
     Raises:
         ActivationError: if it is no listening stream socket.

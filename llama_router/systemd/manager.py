@@ -1,4 +1,4 @@
-"""Keeps systemd informed: starting, ready, reloading, what runs, alive, stopping."""
+"""Notifications to systemd: starting, ready, reloading, status, watchdog, stopping."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .notify import Notifier, watchdog_s
 
 log = structlog.get_logger()
 
-#: While the router starts, systemd is asked this often, in seconds, for more time: a
-#: startup model may take longer than any limit that a unit can know.
+#: Seconds between two extensions of systemd's start timeout: a startup model may take longer
+#: than any timeout that a unit could set.
 EXTEND_EVERY_S: Final = 5.0
 
-#: How much more it is asked for, in seconds.
+#: Seconds by which one request extends the timeout.
 EXTEND_BY_S: Final = 30.0
 
 #: Time between the end of the last backend and that of the process, in seconds.
@@ -31,20 +31,19 @@ MARGIN_S: Final = 10.0
 
 @attrs.define(eq=False)
 class ServiceManager:
-    """Who started this router and wants to know how it is; perhaps nobody.
+    """Sends the state of the router to systemd, if systemd started it.
 
-    Its plain methods never block: they put messages into a queue, and `run` sends them
-    in this order.
+    The plain methods never block: they queue messages, and `run` sends them in this order.
 
     Attributes:
-        notifier: Where messages go; None if nobody wants any.
-        watchdog_s: How often there must be a sign of life, in seconds; None if not at all.
+        notifier: Sends the messages; None if the router is no service.
+        watchdog_s: The watchdog's interval, in seconds; None if it is off.
     """
 
     notifier: Notifier | None = None
     watchdog_s: float | None = None
     _messages: deque[tuple[str, ...]] = attrs.field(factory=deque[tuple[str, ...]], init=False)
-    _more: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _not_empty: trio.Event = attrs.field(factory=trio.Event, init=False)
     _is_ready: trio.Event = attrs.field(factory=trio.Event, init=False)
     _reloads: int = attrs.field(default=0, init=False)
     _stopping: bool = attrs.field(default=False, init=False)
@@ -52,35 +51,35 @@ class ServiceManager:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """Return what the environment of this process says. What makes no sense is logged."""
+        """Return the manager that the environment names. An invalid variable is logged."""
         try:
             return cls(Notifier.from_environ(environ), watchdog_s(environ, os.getpid()))
         except ValueError as exc:
             log.warning("systemd.unreachable", reason=str(exc))
             return cls()
 
-    def starting(self, what: str) -> None:
-        """Say what keeps the router from being ready."""
-        self._tell(f"STATUS={what}")
+    def starting(self, status: str) -> None:
+        """Report the reason why the router is not ready yet."""
+        self._enqueue(f"STATUS={status}")
 
     def ready(self) -> None:
-        """Say that connections are accepted and the startup model is loaded."""
+        """Report that connections are accepted and the startup model is loaded."""
         self._is_ready.set()
-        self._tell("READY=1")
+        self._enqueue("READY=1")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
-        """Let systemd wait meanwhile; blocks inside one another count as one."""
+        """Report a reload for the length of the block; nested blocks count as one."""
         self._reloads += 1
         if self._reloads == 1:
             usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={usec}")
+            self._enqueue("RELOADING=1", f"MONOTONIC_USEC={usec}")
         try:
             yield
         finally:
             self._reloads -= 1
             if self._reloads == 0 and not self._stopping:
-                self._tell("READY=1")
+                self._enqueue("READY=1")
 
     async def run(
         self,
@@ -91,13 +90,13 @@ class ServiceManager:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Send what there is to say, until cancelled; return at once if nobody listens.
+        """Send messages until cancelled; return at once if the router is no service.
 
         Args:
-            feed: Each event in it may have changed *status*.
+            feed: Its events may change *status*.
             status: Returns one line about the router.
-            stop: Set when the end has begun.
-            longest_end_s: Returns how long that may take, in seconds.
+            stop: Set when the shutdown begins.
+            longest_end_s: Returns an upper bound of the shutdown, in seconds.
             task_status: Reports at once.
         """
         task_status.started()
@@ -105,21 +104,21 @@ class ServiceManager:
             return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send_all, self.notifier)
-            nursery.start_soon(self._ask_for_time)
+            nursery.start_soon(self._extend_start)
             nursery.start_soon(self._report, feed, status)
-            nursery.start_soon(self._say_stopping, stop, longest_end_s)
+            nursery.start_soon(self._report_stopping, stop, longest_end_s)
             if self.watchdog_s is not None:
                 nursery.start_soon(self._feed_watchdog, self.watchdog_s)
 
-    def _tell(self, *fields: str) -> None:
+    def _enqueue(self, *fields: str) -> None:
         if self.notifier is not None:
             self._messages.append(fields)
-            self._more.set()
+            self._not_empty.set()
 
     async def _send_all(self, notifier: Notifier) -> None:
         while True:
-            await self._more.wait()
-            self._more = trio.Event()
+            await self._not_empty.wait()
+            self._not_empty = trio.Event()
             while self._messages:
                 fields = self._messages.popleft()
                 try:
@@ -131,9 +130,9 @@ class ServiceManager:
                 else:
                     self._unreachable = False
 
-    async def _ask_for_time(self) -> None:
+    async def _extend_start(self) -> None:
         while not self._is_ready.is_set():
-            self._tell(f"EXTEND_TIMEOUT_USEC={round(EXTEND_BY_S * 1e6)}")
+            self._enqueue(f"EXTEND_TIMEOUT_USEC={round(EXTEND_BY_S * 1e6)}")
             with trio.move_on_after(EXTEND_EVERY_S):
                 await self._is_ready.wait()
 
@@ -144,21 +143,21 @@ class ServiceManager:
             seen = feed.last
             if (line := status()) != last_status:
                 last_status = line
-                self._tell(f"STATUS={line}")
+                self._enqueue(f"STATUS={line}")
             await feed.wait_after(seen)
 
-    async def _say_stopping(self, stop: trio.Event, longest_end_s: Callable[[], float]) -> None:
+    async def _report_stopping(self, stop: trio.Event, longest_end_s: Callable[[], float]) -> None:
         await stop.wait()
         self._stopping = True
         usec = round((longest_end_s() + MARGIN_S) * 1e6)
-        self._tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={usec}", "STATUS=stopping")
+        self._enqueue("STOPPING=1", f"EXTEND_TIMEOUT_USEC={usec}", "STATUS=stopping")
 
     async def _feed_watchdog(self, limit_s: float) -> None:
-        """Send signs of life, twice as often as needed.
+        """Send keepalives, twice as often as required.
 
-        This task shares its thread with everything else, so that it runs is the proof: if
-        something blocks the loop for too long, systemd restarts the router.
+        This task runs in the event loop that serves all requests: if that is blocked for too
+        long, no keepalive is sent, and systemd restarts the router.
         """
         while True:
-            self._tell("WATCHDOG=1")
+            self._enqueue("WATCHDOG=1")
             await trio.sleep(limit_s / 2)

@@ -1,4 +1,4 @@
-"""The notification protocol: one datagram of ``NAME=value`` lines to a socket of systemd's.
+"""The notification protocol: one datagram of ``NAME=value`` lines to systemd's socket.
 
 Source: sd_notify(3), sd_watchdog_enabled(3), systemd 252.
 """
@@ -15,26 +15,26 @@ import trio
 #: Longest message that systemd reads, in bytes (``NOTIFY_BUFFER_MAX``).
 MAX_MESSAGE_BYTES: Final = 4096
 
-#: Seconds that one message may wait for systemd to take it.
+#: Seconds until a message that systemd does not read is given up.
 SEND_TIMEOUT_S: Final = 5.0
 
 
 @attrs.frozen
 class Notifier:
-    """Where to send notifications.
+    """Sends notifications to one socket.
 
     Attributes:
-        address: Of the socket, in the form that the socket module wants.
+        address: The socket's address, in the form of the socket module.
     """
 
     address: str
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Notifier | None:
-        """Return what ``NOTIFY_SOCKET`` names, or None if nobody wants to be notified.
+        """Return a notifier for ``NOTIFY_SOCKET``, or None if that is not set.
 
         Raises:
-            ValueError: if it names something else than a UNIX socket.
+            ValueError: if it is no address of a UNIX socket.
         """
         named = environ.get("NOTIFY_SOCKET")
         if not named:
@@ -44,19 +44,19 @@ class Notifier:
         return cls("\0" + named[1:] if named[0] == "@" else named)
 
     async def send(self, *fields: str) -> None:
-        """Send *fields*, each ``NAME=value``, in one message; wait until it is taken.
+        """Send *fields*, each ``NAME=value``, in one message; wait for room in the socket.
 
-        A new socket for each message: systemd may have replaced its own meanwhile.
+        Each message uses a new socket, because systemd may have replaced its own meanwhile.
 
         Raises:
             OSError: if it cannot be sent; TimeoutError after `SEND_TIMEOUT_S` seconds.
         """
         message = "\n".join(fields).encode()
-        assert len(message) <= MAX_MESSAGE_BYTES, "systemd would cut it"
+        assert len(message) <= MAX_MESSAGE_BYTES, "systemd would truncate it"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             try:
                 with trio.fail_after(SEND_TIMEOUT_S):
-                    # Connected, because only then writable means that there is room over there.
+                    # Connected: only then writable means that systemd's socket has room.
                     sender.connect(self.address)
                     while True:
                         try:
@@ -70,13 +70,10 @@ class Notifier:
 
 
 def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
-    """Return how often, in seconds, systemd wants a sign of life of process *pid* at least.
-
-    Returns:
-        None if it does not watch this process.
+    """Return the watchdog's interval for process *pid*, in seconds; None if it is off.
 
     Raises:
-        ValueError: if the variables make no sense.
+        ValueError: if a variable is invalid.
     """
     if (written := environ.get("WATCHDOG_USEC")) is None:
         return None

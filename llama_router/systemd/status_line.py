@@ -1,4 +1,4 @@
-"""What ``systemctl status`` shows of a router, in one line. Pure."""
+"""The status line of a router in ``systemctl status``. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..logs.lines import escape_controls
 #: Longest line, in characters: it must fit into one message and onto a screen.
 MAX_CHARACTERS: Final = 400
 
-#: What is worth saying about a model, in this order.
-_SAID: Final = (
+#: The phases that are shown, in this order, and their words.
+_PHASE_WORDS: Final = (
     (Phase.READY, "running"),
     (Phase.STARTING, "loading"),
     (Phase.DRAINING, "draining"),
@@ -23,13 +23,13 @@ _SAID: Final = (
 
 
 def status_line(phases: Mapping[str, Phase]) -> str:
-    """Return which of the models are running, and what the others do that do something.
+    """Return the names of the running models, and of those in other phases than stopped.
 
     Args:
         phases: The phase of each configured model.
     """
     parts: list[str] = []
-    for phase, word in _SAID:
+    for phase, word in _PHASE_WORDS:
         if names := [name for name, found in phases.items() if found is phase]:
             parts.append(f"{word}: {', '.join(names)}")
     if not any(phase is Phase.READY for phase in phases.values()):

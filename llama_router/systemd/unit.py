@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-#: First words of every unit that we write; the digest is that of all lines below.
+#: Beginning of every written unit; the digest is that of all lines below.
 _MARK: Final = "# Written by llama-router install-unit, sha256 of the rest: "
 
 #: Words that need no quotes in ``ExecStart=``.
@@ -23,25 +23,25 @@ _SERVICE: Final = """\
 [Unit]
 Description=llama-router: many local models behind one API
 {unit}
-# Five failures within five minutes are not mended by a sixth start.
+# After five failures within five minutes a sixth start would not help.
 StartLimitIntervalSec=300
 StartLimitBurst=5
 
 [Service]
-# READY=1 comes when the startup model is loaded. Until then more time is asked for.
+# READY=1 is sent when the startup model is loaded. Until then the timeout is extended.
 Type=notify
 NotifyAccess=main
 ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 TimeoutStartSec=60
 TimeoutStopSec=90
-# Signs of life come from the loop that serves everybody.
+# The keepalives come from the event loop that serves all requests.
 WatchdogSec=30
 Restart=on-failure
 RestartSec=2
-# Told twice to end, it ends with one of these.
+# After a second signal to stop it exits with one of these.
 SuccessExitStatus=130 143
-# Only the router is told to end, and ends its backends; whatever is left is killed.
+# Only the router gets the signal to stop, and stops its backends; the rest is killed.
 KillMode=mixed
 # A backend that runs out of memory does not take the router with it.
 OOMPolicy=continue
@@ -62,7 +62,7 @@ _SYSTEM_SERVICE: Final = """\
 LimitMEMLOCK=infinity
 SyslogIdentifier=llama-router
 
-# A user of its own, that exists while it runs; its folders below /var and /run stay its own.
+# A dynamic user, which exists while it runs; its folders below /var and /run remain.
 DynamicUser=yes
 SupplementaryGroups=video render
 StateDirectory=llama-router
@@ -82,7 +82,7 @@ DeviceAllow=char-nvidia* rw
 DeviceAllow=char-drm rw
 DeviceAllow=char-kfd rw
 
-# Files: all may be read that others may read, and only its own folders written.
+# Files: it reads what all users may read, and writes only to its own folders.
 ProtectSystem=strict
 ProtectHome=read-only
 PrivateTmp=yes
@@ -123,14 +123,14 @@ WantedBy=sockets.target
 
 @attrs.frozen(kw_only=True)
 class UnitOptions:
-    """What differs from one installation to another.
+    """The choices of one installation.
 
     Attributes:
-        program: The command that is ``llama-router``, with an absolute path.
+        program: The command for ``llama-router``, with an absolute path.
         config: The configuration; None for ``llama-router/router.toml`` in ``/etc``, or in
-            the user's folder of configurations.
+            the user's configuration folder.
         user: For the service manager of one user instead of that of the system.
-        socket: ``ListenStream=`` of a socket unit; None if there is to be none.
+        socket: ``ListenStream=`` of a socket unit; None for no socket unit.
     """
 
     program: tuple[str, ...]
@@ -143,8 +143,8 @@ def units(options: UnitOptions) -> dict[str, str]:
     """Return the text of each unit by its file name.
 
     Raises:
-        ValueError: if an option contains what no unit can, a line end for instance, or
-            *socket* is not an address.
+        ValueError: if an option contains characters that no unit can, such as a line end,
+            or *socket* is not an address.
     """
     scope = " --user" if options.user else ""
     config = "%E/llama-router/router.toml" if options.config is None else _quoted(options.config)
@@ -169,7 +169,7 @@ def units(options: UnitOptions) -> dict[str, str]:
 
 
 def _can_listen(address: str) -> bool:
-    """Say whether ``ListenStream=`` takes *address*. Source: systemd.socket(5)."""
+    """Return whether ``ListenStream=`` accepts *address*. Source: systemd.socket(5)."""
     if address.startswith("/"):
         return address.isprintable()
     host, _, port = address.rpartition(":")
@@ -185,8 +185,8 @@ def _can_listen(address: str) -> bool:
         return False
 
 
-def is_ours(text: str) -> bool:
-    """Say whether *text* is a unit as `units` once wrote it, and nobody has changed it since."""
+def is_unmodified_unit(text: str) -> bool:
+    """Return whether *text* is a unit that `units` wrote and that was not edited since."""
     first, _, rest = text.partition("\n")
     return first == _MARK + _digest(rest)
 
@@ -200,7 +200,7 @@ def _digest(text: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """Write *word* so that systemd takes it as one word, as it is.
+    """Return *word* quoted and escaped as one word of ``ExecStart=``.
 
     Raises:
         ValueError: if it contains control characters.

@@ -1,1 +1,1 @@
-"""Worker processes of the router itself."""
+"""Work beside the event loop: worker processes, and the interpreter's settings for threads."""

@@ -1,4 +1,4 @@
-"""What the router's own helper programs share: a scan, a download. The router's side: `helpers`."""
+"""The worker's side of a worker process (a scan, a download); `parent` is the router's side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 
 def end_with_router() -> None:
-    """End this process once nobody holds the other end of its standard input."""
+    """End this process at end-of-file on its standard input: when the router is gone."""
     threading.Thread(target=_end_with_stdin, daemon=True).start()
 
 

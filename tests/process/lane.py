@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import trio
 
-from llama_router.backends.backend import Backend
+from llama_router.backends.backend import Backend, BackendReady, LaunchEvent
 from llama_router.core.access.gate import Gate
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
@@ -129,9 +129,7 @@ async def running(**router: object) -> AsyncIterator[Lane]:
     events = Events()
     async with trio.open_nursery() as nursery:
 
-        async def launch(
-            spec: ModelSpec, *, task_status: trio.TaskStatus[Backend] = trio.TASK_STATUS_IGNORED
-        ) -> None:
+        async def launch(spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
             now_s = trio.current_time()
             backend = Backend(
                 model=spec.id,
@@ -142,7 +140,7 @@ async def running(**router: object) -> AsyncIterator[Lane]:
                 spawned_s=now_s,
                 ready_s=now_s,
             )
-            task_status.started(backend)
+            report(BackendReady(backend))
             try:
                 await trio.sleep_forever()
             finally:

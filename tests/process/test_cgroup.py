@@ -103,7 +103,7 @@ async def test_whoever_escaped_everything_else_ends_with_its_group(service) -> N
                 grace_s=5.0,
                 force_stop=trio.Event(),
                 on_output=said.send_nowait,
-                on_stuck=lambda: None,
+                on_unkillable=lambda: None,
                 marker="x.1",
                 group=group,
             )
@@ -130,7 +130,7 @@ async def test_what_was_started_before_the_move_is_moved_too(service) -> None:
         ["sh", "-c", "sleep 600 & sleep 600 & echo; wait"], stdout=-1, start_new_session=True
     )
     await process.stdout.receive_some(1)
-    assert group.enlist(process.pid)
+    assert group.add_tree(process.pid)
     assert group.members() == {process.pid, *procfs.descendants(process.pid)}
     assert len(group.members()) == 3
     group.kill()
@@ -145,7 +145,7 @@ async def test_a_process_that_is_gone_is_not_enlisted(service) -> None:
     group.path.mkdir()
     process = await trio.lowlevel.open_process(["true"])
     await process.wait()
-    assert not group.enlist(process.pid)
+    assert not group.add_tree(process.pid)
 
 
 @pytest.mark.embedded

@@ -121,5 +121,5 @@ async def test_a_stranger_who_kills_is_not_taken_for_the_router(folder: Path) ->
             assert second.status_code == 200
     assert crashed["cause"] == "killed"
     notes = [line for line in told(folder, "m") if line.startswith("pid ")]
-    assert f"pid {pid} ended with signal 9: somebody killed it with SIGKILL" in notes[1]
+    assert f"pid {pid} ended with signal 9: it was killed with SIGKILL" in notes[1]
     assert notes[-1].endswith("was ended by the router")

@@ -321,7 +321,7 @@ class TestShutdown:
         await router.ended.wait()
         assert 0.3 <= trio.current_time() - begun_s < 5
 
-    async def test_hurry(self, start, stage) -> None:
+    async def test_force_stop(self, start, stage) -> None:
         """The second request to stop gives nobody any grace."""
         model = stage.model("a", "--sigterm", "ignore", spawn={"stop_timeout_s": 60.0})
         router = await start({"a": model}, drain_s=60.0)

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from llama_router.process import guardian
-from llama_router.process.guardian import Register
+from llama_router.process.guardian import Registry
 
 pytestmark = pytest.mark.process
 
 
 def test_register_understands_its_lines() -> None:
     """Lines may come in pieces, and nonsense is passed over."""
-    register = Register()
+    registry = Registry()
     for piece in (b"+ 1 2 a\n+ 3", b" 4 b\n- 1", b"\n\xff\xfe\n+ x y z\n+ 5\n- \n- 99\n"):
-        register.feed(piece)
-    assert register.backends == {3: (4, "b")}
-    assert not register.stopped
-    register.feed(b".\n")
-    assert register.stopped
+        registry.feed(piece)
+    assert registry.backends == {3: (4, "b")}
+    assert not registry.stopped
+    registry.feed(b".\n")
+    assert registry.stopped
 
 
 def test_guardian_imports_nothing_big() -> None:
@@ -39,7 +39,7 @@ def test_guardian_imports_nothing_big() -> None:
     ours = {name for name in run.stdout.split() if name.startswith("llama_router")}
     assert ours == {
         "llama_router",
-        "llama_router.backends",
+        "llama_router.process",
         "llama_router.process.guardian",
         "llama_router.process.procfs",
         "llama_router.process.treekill",

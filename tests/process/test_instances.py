@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llama_router.process import instances, procfs, treekill
-from llama_router.process.instances import InstanceRecord, Outcome, sweep
+from llama_router.process.instances import InstanceRecord, SweepOutcome, sweep
 from tests.process.harness import start_time
 
 pytestmark = pytest.mark.process
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 ROUTER = """
 import os, signal, subprocess, sys
 from pathlib import Path
-from llama_router.backends import proctree
+from llama_router.process import procfs
 from llama_router.process.instances import InstanceRecord
 state_dir, instance = sys.argv[1:]
 record = InstanceRecord(Path(state_dir), instance)
@@ -32,13 +32,13 @@ def sleeper(**options): return subprocess.Popen(["sleep", "1000"], **options).pi
 print(os.getpid(), sleeper(env={}), sleeper(env={}, start_new_session=True), flush=True)
 signal.pause()
 '''
-env = {"PATH": os.environ["PATH"], proctree.INSTANCE_VARIABLE: instance}
+env = {"PATH": os.environ["PATH"], procfs.INSTANCE_VARIABLE: instance}
 backend = subprocess.Popen([sys.executable, "-S", "-c", BACKEND], env=env,
     stdout=subprocess.PIPE, start_new_session=True)
 line = backend.stdout.readline().decode().strip()
-record.add(backend.pid, proctree.start_time(backend.pid), argv=["x"], model="m", marker="b.1")
+record.add(backend.pid, procfs.start_time(backend.pid), argv=["x"], model="m", marker="b.1")
 marked = subprocess.Popen(["sleep", "1000"], start_new_session=True,
-    env={**env, proctree.BACKEND_VARIABLE: "b.2"})
+    env={**env, procfs.BACKEND_VARIABLE: "b.2"})
 print(line, marked.pid, flush=True)
 signal.pause()
 """
@@ -93,7 +93,7 @@ def test_leftovers_of_a_killed_router_are_ended(tmp_path, instance) -> None:
     router.wait()
     assert [pid for pid in family if procfs.state(pid) in {None, "Z"}] == []
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.SWEPT
+    assert swept.outcome is SweepOutcome.SWEPT
     assert swept.killed == set(family)
     assert swept.survivors == frozenset()
     assert swept.models == ("m",)
@@ -108,7 +108,7 @@ def test_living_router_is_left_alone(tmp_path, instance, stranger) -> None:
     add(record, stranger.pid)
     before = record.path.read_bytes()
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.LIVING
+    assert swept.outcome is SweepOutcome.LIVING
     assert record.path.read_bytes() == before
     assert stranger.poll() is None
 
@@ -119,7 +119,7 @@ def test_recycled_pid_is_spared(tmp_path, instance, stranger) -> None:
     add(record, stranger.pid, start_time=start_time(stranger.pid) + 1)
     dead(record)
     (swept,) = sweep(tmp_path)
-    assert (swept.outcome, swept.killed) == (Outcome.SWEPT, frozenset())
+    assert (swept.outcome, swept.killed) == (SweepOutcome.SWEPT, frozenset())
     assert stranger.poll() is None
     assert not record.path.exists()
 
@@ -144,7 +144,7 @@ def test_earlier_boot_leaves_only_a_file(tmp_path, instance, stranger) -> None:
     add(record, stranger.pid)
     edit(record.path, boot_id="another")
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.OTHER_BOOT
+    assert swept.outcome is SweepOutcome.OTHER_BOOT
     assert not record.path.exists()
     assert stranger.poll() is None
 
@@ -155,7 +155,7 @@ def test_other_container_is_left_alone(tmp_path, instance, stranger) -> None:
     add(record, stranger.pid)
     edit(record.path, pid_namespace="pid:[1]", router_start_time=1)
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.SKIPPED
+    assert swept.outcome is SweepOutcome.SKIPPED
     assert record.path.exists()
     assert stranger.poll() is None
 
@@ -169,9 +169,9 @@ def test_survivor_keeps_its_record(tmp_path, instance, stranger, monkeypatch) ->
         patch.setattr(treekill, "kill", lambda *_: False)
         patch.setattr(os, "killpg", lambda *_: None)
         (swept,) = sweep(tmp_path, timeout_s=0.05)
-    assert (swept.outcome, swept.survivors) == (Outcome.SURVIVED, {stranger.pid})
+    assert (swept.outcome, swept.survivors) == (SweepOutcome.SURVIVED, {stranger.pid})
     (swept,) = sweep(tmp_path)
-    assert (swept.outcome, swept.killed) == (Outcome.SWEPT, {stranger.pid})
+    assert (swept.outcome, swept.killed) == (SweepOutcome.SWEPT, {stranger.pid})
     assert stranger.wait() == -signal.SIGKILL
 
 
@@ -200,7 +200,7 @@ def test_what_is_no_record_is_skipped(tmp_path, instance, stranger, make) -> Non
     broken = tmp_path / "instances" / "a.json"
     make(broken)
     skipped, swept = sweep(tmp_path)
-    assert (skipped.path, skipped.outcome) == (broken, Outcome.SKIPPED)
+    assert (skipped.path, skipped.outcome) == (broken, SweepOutcome.SKIPPED)
     assert skipped.reason
     assert os.path.lexists(broken)
     assert swept.killed == {stranger.pid}
@@ -213,7 +213,7 @@ def test_record_of_another_user_is_skipped(tmp_path, instance, stranger, monkeyp
     dead(record)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.SKIPPED
+    assert swept.outcome is SweepOutcome.SKIPPED
     assert stranger.poll() is None
 
 
@@ -230,7 +230,7 @@ def test_directory_that_cannot_be_listed(tmp_path) -> None:
     """It is reported, and does not keep the router from starting."""
     (tmp_path / "instances").touch()
     (swept,) = sweep(tmp_path)
-    assert swept.outcome is Outcome.SKIPPED
+    assert swept.outcome is SweepOutcome.SKIPPED
 
 
 def test_record_follows_what_runs(tmp_path, instance) -> None:

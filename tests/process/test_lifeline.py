@@ -27,7 +27,7 @@ ROUTER = """
 import os, sys
 from functools import partial
 import trio
-from llama_router.backends import proctree
+from llama_router.process import procfs
 from llama_router.process.lifeline import Lifeline
 from llama_router.process.process import run_process
 
@@ -60,15 +60,15 @@ async def main(instance, registers):
         await nursery.start(lifeline.run)
         spawned = await nursery.start(partial(
             run_process, [sys.executable, "-S", "-c", BACKEND],
-            env={"PATH": os.environ["PATH"], proctree.INSTANCE_VARIABLE: instance},
+            env={"PATH": os.environ["PATH"], procfs.INSTANCE_VARIABLE: instance},
             cwd=None, stdin="null", grace_s=0.2, force_stop=trio.Event(), on_output=relay,
-            on_stuck=print, marker=instance + ".1",
+            on_unkillable=print, marker=instance + ".1",
         ))
         if registers:
             lifeline.register(spawned.pid, spawned.start_time, instance + ".1")
         await trio.sleep_forever()
 
-proctree.adopt_orphans()
+procfs.adopt_orphans()
 trio.run(main, sys.argv[1], sys.argv[2] == "registers")
 """
 
@@ -215,7 +215,7 @@ async def test_guardian_holds_nothing_of_the_router(nursery, instance) -> None:
 async def test_guardian_is_not_ended_by_what_ends_a_router(instance, victim, signum) -> None:
     """It outlives the signals of terminals and service managers, and does its duty after."""
     code = (
-        "import os, sys; from llama_router.backends import guardian; read = os.read\n"
+        "import os, sys; from llama_router.process import guardian; read = os.read\n"
         "def say_and_read(*given): os.write(1, b'.'); return read(*given)\n"
         "os.read = say_and_read; guardian.main(sys.argv[1:])"
     )
@@ -331,9 +331,9 @@ from functools import partial
 import trio
 import trio.testing
 from structlog.testing import capture_logs
-from llama_router.backends import proctree
+from llama_router.process import procfs
 from llama_router.process.lifeline import Lifeline
-from llama_router.process.orphans import tend_orphans
+from llama_router.process.orphans import reap_orphans
 
 DAEMON = "setsid env -i sleep {} >/dev/null & echo $!"
 
@@ -344,19 +344,19 @@ def adopt(seconds):
     return int(shell.stdout)
 
 async def changed(pid, wanted):
-    while proctree.state(pid) not in wanted:
+    while procfs.state(pid) not in wanted:
         await trio.sleep(0.01)
 
 async def main(instance):
     line = Lifeline(instance)
     async with trio.open_nursery() as nursery:
         await nursery.start(line.run)
-        proctree.adopt_orphans()
+        procfs.adopt_orphans()
         helper = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
         owner = subprocess.Popen(
             ["sleep", "1000"], stdout=subprocess.DEVNULL, start_new_session=True
         )
-        line.register(owner.pid, proctree.start_time(owner.pid), "m")
+        line.register(owner.pid, procfs.start_time(owner.pid), "m")
         SCENARIO
         helper.kill(); helper.wait()
         assert helper.returncode == -9
@@ -374,7 +374,7 @@ print([entry["event"] for entry in logs])
     [
         pytest.param(
             """
-        nursery.start_soon(partial(tend_orphans, line, interval_s=0.05))
+        nursery.start_soon(partial(reap_orphans, line, interval_s=0.05))
         orphan = adopt(0)
         await changed(orphan, {None})
             """,
@@ -383,7 +383,7 @@ print([entry["event"] for entry in logs])
         ),
         pytest.param(
             """
-        nursery.start_soon(partial(tend_orphans, line, interval_s=0.05))
+        nursery.start_soon(partial(reap_orphans, line, interval_s=0.05))
         orphan = adopt(1000)
         while orphan not in line.guarded:
             await trio.sleep(0.01)
@@ -399,13 +399,13 @@ print([entry["event"] for entry in logs])
         pytest.param(
             """
         async with trio.open_nursery() as tending:
-            tending.start_soon(partial(tend_orphans, line, interval_s=1000))
+            tending.start_soon(partial(reap_orphans, line, interval_s=1000))
             await trio.testing.wait_all_tasks_blocked()
             orphan = adopt(1000)
             line.unregister(owner.pid)
             owner.kill(); owner.wait()
             tending.cancel_scope.cancel()
-        assert proctree.state(orphan) is None
+        assert procfs.state(orphan) is None
             """,
             [],
             id="the last look ends all",

@@ -94,7 +94,7 @@ def test_lease_ends_with_its_block(base) -> None:
     ports = Ports(base)
 
     def fail() -> None:
-        with ports.lease() as port:
+        with ports.hold() as port:
             assert ports.held == {port}
             raise ZeroDivisionError
 

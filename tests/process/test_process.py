@@ -128,7 +128,7 @@ def program(heard, nothing_left):
             "grace_s": 10.0,
             "force_stop": trio.Event(),
             "on_output": heard,
-            "on_stuck": pytest.fail,
+            "on_unkillable": pytest.fail,
             "marker": MARKER,
         }
         argv = code if isinstance(code, list) else [sys.executable, "-S", "-c", PREAMBLE + code]
@@ -158,7 +158,7 @@ async def test_polite_program_says_its_last_words(program, heard) -> None:
 async def test_program_that_waits_for_an_order_gets_it(program, heard) -> None:
     """A llama-server is deaf to SIGTERM alone, while its router holds its standard input."""
     code = "block(); say('up'); say(sys.stdin.readline().strip())"
-    spawned, _ = await stop(program(code, stdin="pipe", exit_order=b"now exit\n"), heard)
+    spawned, _ = await stop(program(code, stdin="pipe", exit_command=b"now exit\n"), heard)
     assert spawned.returncode == 0
     assert heard.data == b"up\nnow exit\n"
 
@@ -171,7 +171,7 @@ async def test_stubborn_program_is_killed_after_the_grace(program, heard) -> Non
     assert trio.current_time() - begun_s >= 0.2
 
 
-async def test_no_grace_in_a_hurry(program, heard) -> None:
+async def test_no_grace_after_force_stop(program, heard) -> None:
     """Once a hard shutdown is under way, a stubborn program is killed at once."""
     force_stop = trio.Event()
     force_stop.set()
@@ -179,7 +179,7 @@ async def test_no_grace_in_a_hurry(program, heard) -> None:
     assert spawned.returncode == -signal.SIGKILL
 
 
-async def test_hurry_cuts_a_grace_short(nursery, program, heard, monkeypatch) -> None:
+async def test_force_stop_cuts_a_grace_short(nursery, program, heard, monkeypatch) -> None:
     """A hard shutdown that begins during the grace ends it."""
     force_stop = trio.Event()
     killpg = os.killpg
@@ -334,7 +334,7 @@ async def test_stuck_process_is_reported_once_and_awaited(
     monkeypatch.setattr(treekill, "kill", lambda *_: False)
     monkeypatch.setattr(process, "REAP_TIMEOUT_S", 0.05)
 
-    def on_stuck() -> None:
+    def on_unkillable() -> None:
         calls.append(1)
         stuck.set()
 
@@ -343,7 +343,7 @@ async def test_stuck_process_is_reported_once_and_awaited(
     async def run() -> None:
         nonlocal spawned
         async with trio.open_nursery() as inner:
-            spawned = await inner.start(program(STUBBORN, grace_s=0, on_stuck=on_stuck))
+            spawned = await inner.start(program(STUBBORN, grace_s=0, on_unkillable=on_unkillable))
             await heard.line()
             inner.cancel_scope.cancel()
         ended.set()
@@ -361,7 +361,7 @@ async def test_stuck_process_is_reported_once_and_awaited(
     assert calls == [1]
 
 
-async def test_stuck_process_is_given_up_in_a_hurry(program, heard, monkeypatch) -> None:
+async def test_unkillable_process_is_given_up_after_force_stop(program, heard, monkeypatch) -> None:
     """On a hard shutdown a survivor of SIGKILL costs bounded time, and is said to be there."""
     force_stop, spawned = trio.Event(), None
     with monkeypatch.context() as patch:
@@ -371,7 +371,9 @@ async def test_stuck_process_is_given_up_in_a_hurry(program, heard, monkeypatch)
         with pytest.RaisesGroup(BackendUnreapableError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:
                 spawned = await nursery.start(
-                    program(STUBBORN, grace_s=1000, force_stop=force_stop, on_stuck=force_stop.set)
+                    program(
+                        STUBBORN, grace_s=1000, force_stop=force_stop, on_unkillable=force_stop.set
+                    )
                 )
                 await heard.line()
                 force_stop.set()
@@ -539,6 +541,6 @@ async def test_program_leads_a_session(program, heard) -> None:
         stat = procfs.read_stat(spawned.pid)
         assert (stat.session, stat.pgrp) == (spawned.pid, spawned.pid)
         assert stat.start_time == spawned.start_time
-        assert spawned.pid in process_tree.leaders()
+        assert spawned.pid in process_tree.running_leaders()
         nursery.cancel_scope.cancel()
-    assert spawned.pid not in process_tree.leaders()
+    assert spawned.pid not in process_tree.running_leaders()

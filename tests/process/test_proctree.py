@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from llama_router.process import procfs, treekill
-from llama_router.process.port_owner import stranger_on
+from llama_router.process import port_owner, procfs, treekill
+from llama_router.process.port_owner import foreign_listener
 from tests.process.harness import start_time
 
 pytestmark = pytest.mark.process
@@ -180,9 +180,9 @@ def test_environment_in_the_middle_of_execve_is_unknown(spawn, monkeypatch) -> N
         patch.setattr(procfs, "_read", in_execve)
         assert procfs.markers_of(child.pid) is None
         assert trees.find() == {}
-        assert trees.unsure
+        assert trees.unreadable
     assert set(trees.find()) == {child.pid}
-    assert not trees.unsure
+    assert not trees.unreadable
 
 
 def test_empty_environment_is_known_to_be_empty(spawn) -> None:
@@ -210,11 +210,11 @@ def test_listener_is_found_by_the_address_it_answers(spawn) -> None:
     dual = spawn(code.format(family="AF_INET6", host="::"))
     other = spawn(code.format(family="AF_INET", host="127.0.0.2"))
     for child in (v4, wild, dual):
-        assert procfs.listener_owner(int(child.first_line)) == {child.pid}
-    assert procfs.listener_owner(int(other.first_line)) == set()
-    assert procfs.listener_owner(int(other.first_line), "127.0.0.2") == {other.pid}
-    assert procfs.listener_owner(int(dual.first_line), "::1") == {dual.pid}
-    assert procfs.listener_owner(int(v4.first_line), "::1") == set()
+        assert port_owner.listener_owner(int(child.first_line)) == {child.pid}
+    assert port_owner.listener_owner(int(other.first_line)) == set()
+    assert port_owner.listener_owner(int(other.first_line), "127.0.0.2") == {other.pid}
+    assert port_owner.listener_owner(int(dual.first_line), "::1") == {dual.pid}
+    assert port_owner.listener_owner(int(v4.first_line), "::1") == set()
 
 
 def test_a_port_that_is_shared_has_several_owners(spawn) -> None:
@@ -226,11 +226,11 @@ def test_a_port_that_is_shared_has_several_owners(spawn) -> None:
     )
     one = spawn(code.format(port=0))
     port = int(one.first_line)
-    assert stranger_on(port, one.pid) is None
+    assert foreign_listener(port, one.pid) is None
     two = spawn(code.format(port=port))
     for owner, stranger in ((one, two), (two, one)):
-        assert procfs.listener_owner(port, candidates=[owner.pid]) == {one.pid, two.pid}
-        said = stranger_on(port, owner.pid)
+        assert port_owner.listener_owner(port, candidates=[owner.pid]) == {one.pid, two.pid}
+        said = foreign_listener(port, owner.pid)
         assert said is not None
         assert f"port {port} is answered by process {stranger.pid}," in said
 
@@ -239,20 +239,20 @@ def test_candidates_come_first() -> None:
     """Whoever of the candidates holds the socket is enough; a wrong candidate does no harm."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert procfs.listener_owner(port, candidates=[os.getpid()]) == {os.getpid()}
-        assert os.getpid() in procfs.listener_owner(port, candidates=[1, 2**22 + 1])
-        assert procfs.listener_inodes(port)
-    assert not procfs.listener_inodes(port)
-    assert procfs.listener_owner(port) == set()
+        assert port_owner.listener_owner(port, candidates=[os.getpid()]) == {os.getpid()}
+        assert os.getpid() in port_owner.listener_owner(port, candidates=[1, 2**22 + 1])
+        assert port_owner.listener_inodes(port)
+    assert not port_owner.listener_inodes(port)
+    assert port_owner.listener_owner(port) == set()
 
 
 def test_bound_but_not_listening_is_no_listener() -> None:
     """A port that is only bound, or a connection's own port, is not listened on."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert not procfs.listener_inodes(bound.getsockname()[1])
+        assert not port_owner.listener_inodes(bound.getsockname()[1])
         with socket.create_connection(server.getsockname()) as client:
-            assert not procfs.listener_inodes(client.getsockname()[1])
+            assert not port_owner.listener_inodes(client.getsockname()[1])
 
 
 def test_kill_spares_who_reuses_the_pid(spawn) -> None:
@@ -300,16 +300,16 @@ def test_orphans_come_to_who_adopts_them(spawn) -> None:
     """A process that adopts becomes the parent of a grandchild whose parent ends."""
     child = spawn(
         "import os, signal, sys; sys.path.insert(0, '.')\n"
-        "from llama_router.backends import proctree\n"
-        "before = proctree.adopts_orphans()\n"
-        "proctree.adopt_orphans()\n"
+        "from llama_router.process import procfs\n"
+        "before = procfs.adopts_orphans()\n"
+        "procfs.adopt_orphans()\n"
         "r, w = os.pipe()\n"
         "if (pid := os.fork()) == 0:\n"
         "    grandchild = os.fork()\n"
         "    if grandchild: os.write(w, str(grandchild).encode()); os._exit(0)\n"
         "    signal.pause()\n"
         "os.waitpid(pid, 0)\n"
-        "print(before, proctree.adopts_orphans(), os.read(r, 9).decode(), flush=True)\n"
+        "print(before, procfs.adopts_orphans(), os.read(r, 9).decode(), flush=True)\n"
         "signal.pause()"
     )
     before, after, grandchild = child.first_line.split()

@@ -38,7 +38,7 @@ async def test_a_file_system_that_hangs(start, stage, monkeypatch, hangs) -> Non
         if spec.id == "a":
             hangs.wait()
 
-    monkeypatch.setattr(preflight, "_absent_file", look)
+    monkeypatch.setattr(preflight, "_first_fault", look)
     models = {
         "a": stage.model("a", path="/a.gguf", spawn={"ready_timeout_s": 0.5}),
         "b": stage.model("b"),
@@ -52,6 +52,6 @@ async def test_a_file_system_that_hangs(start, stage, monkeypatch, hangs) -> Non
 
 async def test_a_look_at_processes_that_hangs(start, stage, monkeypatch, hangs) -> None:
     """The start is given up after ready_timeout_s all the same."""
-    monkeypatch.setattr(launch, "stranger_on", lambda *_: hangs.wait())
+    monkeypatch.setattr(launch, "foreign_listener", lambda *_: hangs.wait())
     router = await start({"a": stage.model("a", spawn={"ready_timeout_s": 1.0})})
     assert (await router.ask(post(ECHO, "a"))).error["code"] == "backend_not_ready"

@@ -44,9 +44,9 @@ if libc.mount(b"fuse", folder.encode(), b"fuse", 0, options) != 0:
     raise OSError(ctypes.get_errno(), "mount")
 if how == "dead":
     os.close(device)
-from llama_router import stalls
+from llama_router.files import stalls
 from llama_router.cli.app import main
-stalls.PATIENCE_S = 1.0
+stalls.LOOK_TIMEOUT_S = 1.0
 sys.argv = ["llama-router", *arguments]
 main()
 """

@@ -1,10 +1,12 @@
 """The dispatcher with fake backends and a virtual clock: hours in milliseconds."""
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.backends.backend import Backend
+from llama_router.backends.backend import Backend, BackendReady, LaunchEvent, LoadProgress
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
@@ -34,9 +36,11 @@ class FakeBackends:
         self.alive: set[ModelId] = set()
         self.crash: dict[ModelId, trio.Event] = {}
         self.fails: dict[ModelId, list[Exception]] = {}
+        self.reports: dict[ModelId, Callable[[LaunchEvent], None]] = {}
 
-    async def __call__(self, spec: ModelSpec, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
+    async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         model = spec.id
+        self.reports[model] = report
         spawned_s = trio.current_time()
         self.started.append((spawned_s, model))
         self.alive.add(model)
@@ -45,17 +49,16 @@ class FakeBackends:
             await trio.sleep(self.load_s)
             if self.fails.get(model):
                 raise self.fails[model].pop(0)
-            task_status.started(
-                Backend(
-                    model=model,
-                    spec=spec,
-                    host="127.0.0.1",
-                    port=1,
-                    pid=1,
-                    spawned_s=spawned_s,
-                    ready_s=trio.current_time(),
-                )
+            backend = Backend(
+                model=model,
+                spec=spec,
+                host="127.0.0.1",
+                port=1,
+                pid=1,
+                spawned_s=spawned_s,
+                ready_s=trio.current_time(),
             )
+            report(BackendReady(backend))
             await crash.wait()
             raise BackendExitedError(model, -11)
         finally:
@@ -309,6 +312,20 @@ async def test_a_watched_wait_reports_each_step(
         d.waits.note_progress(B, 1.0)
     assert seen[:3] == [(Phase.STARTING, None), (Phase.STARTING, 0.5), None]
     assert set(seen[2:]) == {None}
+
+
+async def test_the_progress_that_a_launch_reports_is_that_of_the_wait(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """It comes on the same path as the report that the backend is ready."""
+    fake = FakeBackends(load_s=10)
+    d = await start(nursery, config(a={}), fake)
+    with d.lease(A) as lease:
+        await trio.sleep(1)
+        fake.reports[A](LoadProgress(A, 0.25))
+        wait = lease.waits_for()
+        assert wait is not None
+        assert wait.progress == 0.25
 
 
 async def test_progress_is_news_once_per_percent(

@@ -109,7 +109,7 @@ async def test_the_end_of_a_flood_is_shown_when_it_is_over(
     model_log = store.for_model("m")
     model_log._clock = trio.current_time
     model_log._second_started_s = trio.current_time()
-    nursery.start_soon(store.tend)
+    nursery.start_soon(store.run)
     await wait_all_tasks_blocked()
     with trio.fail_after(LIMIT_S), store.follow("m") as follower:
         for _ in range(FLOOD_COST_PER_S // 10_000 + 2):

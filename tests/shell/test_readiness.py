@@ -32,18 +32,20 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def found(*looks: str | OSError | None) -> tuple[str | None, str]:
     """Return what comes of it, and what was seen last, if *looks* say in turn who answers."""
-    loading, left = readiness.ReadinessState(announces=False), list(looks)
+    state, left = readiness.ReadinessState(announces=False), list(looks)
 
-    async def is_ours() -> str | None:
+    async def find_foreign() -> str | None:
         await trio.lowlevel.checkpoint()
         look = left.pop(0)
         if isinstance(look, OSError):
             raise look
         return look
 
-    stranger = await readiness.wait_ready("127.0.0.1", 1, "/health", loading, is_ours=is_ours)
+    stranger = await readiness.wait_ready(
+        "127.0.0.1", 1, "/health", state, find_foreign=find_foreign
+    )
     assert not left
-    return stranger, loading.seen
+    return stranger, state.last_probe
 
 
 @pytest.mark.usefixtures("healthy")

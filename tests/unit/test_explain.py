@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.diagnosis import explain
+from llama_router.backends.diagnosis import diagnose
 from llama_router.errors.causes import Cause
 
 # --- llama-server ---------------------------------------------------------------------
@@ -191,7 +191,7 @@ EXITS = [
 @pytest.mark.parametrize(("returncode", "output", "cause", "quoted"), EXITS)
 def test_output_of_real_programs(returncode: int, output: str, cause: Cause, quoted: str) -> None:
     """The cause is found, and the lines that say so are quoted, each once."""
-    found = explain(returncode, output.splitlines())
+    found = diagnose(returncode, output.splitlines())
     assert found.cause is cause
     assert found.sentence
     assert quoted in " ".join(found.evidence)
@@ -219,44 +219,44 @@ def test_output_of_real_programs(returncode: int, output: str, cause: Cause, quo
 )
 def test_the_status_alone(returncode: int, cause: Cause, words: str) -> None:
     """Where no line helps, the status does, also one that a shell passes on."""
-    found = explain(returncode, ["llama_perf: eval time = 1 ms"])
+    found = diagnose(returncode, ["llama_perf: eval time = 1 ms"])
     assert (found.cause, found.evidence) == (cause, ())
     assert words in found.sentence
 
 
 def test_what_nobody_understands_stays_unknown() -> None:
     """No guess is better than a wrong one."""
-    assert explain(3, ["boom", "srv  update_slots: all slots are idle"]).cause is Cause.UNKNOWN
+    assert diagnose(3, ["boom", "srv  update_slots: all slots are idle"]).cause is Cause.UNKNOWN
 
 
 @pytest.mark.parametrize("returncode", [-9, 137])
 def test_the_kernel_is_believed(returncode: int) -> None:
     """With the kernel's word, SIGKILL is its out-of-memory killer."""
-    found = explain(returncode, ["fine"], oom_killed=True)
+    found = diagnose(returncode, ["fine"], oom_killed=True)
     assert found.cause is Cause.OOM_KILLED
     assert "memory ran out" in found.sentence
 
 
 def test_an_oom_kill_elsewhere_explains_no_exit_code() -> None:
     """A process that exited by itself was not the one that the kernel killed."""
-    assert explain(1, [NO_SUCH_FLAG], oom_killed=True).cause is Cause.WRONG_FLAG
+    assert diagnose(1, [NO_SUCH_FLAG], oom_killed=True).cause is Cause.WRONG_FLAG
 
 
 @pytest.mark.parametrize("returncode", [0, 1, -9, -15])
 def test_our_own_signal_comes_first(returncode: int) -> None:
     """However a backend takes it, being told to end is why it ended."""
-    assert explain(returncode, GPU_FULL.splitlines(), stopped=True).cause is Cause.STOPPED
+    assert diagnose(returncode, GPU_FULL.splitlines(), stopped=True).cause is Cause.STOPPED
 
 
 def test_old_trouble_does_not_explain_a_crash() -> None:
     """A request that failed long before a crash is not its cause."""
     lines = [*GPU_FULL_LATER.splitlines(), *["srv  log_server_r: done request"] * 100]
-    assert explain(-11, lines).cause is Cause.SEGFAULT
+    assert diagnose(-11, lines).cause is Cause.SEGFAULT
 
 
 def test_the_root_of_several_errors_is_told() -> None:
     """What failed first is named in the sentence, what followed from it is not."""
-    found = explain(1, ["KeyError: 'a'", "RuntimeError: worker failed"])
+    found = diagnose(1, ["KeyError: 'a'", "RuntimeError: worker failed"])
     assert "KeyError: 'a'" in found.sentence
     assert "worker" not in found.sentence
 
@@ -267,13 +267,13 @@ def test_a_warning_is_not_a_cause() -> None:
         "WARNING 10-10 10:22:58 ImportError('libcuda.so.1: cannot open shared object file')",
         "0.00.003.860 W srv init: failed to open file 'template.jinja': no such file or directory",
     ]
-    assert explain(1, lines).cause is Cause.UNKNOWN
+    assert diagnose(1, lines).cause is Cause.UNKNOWN
 
 
 @given(st.integers(-80, 300), st.lists(st.text(max_size=50), max_size=20), st.booleans())
 def test_it_never_fails(returncode: int, lines: list[str], oom_killed: bool) -> None:  # noqa: FBT001 -- hypothesis passes by position
     """Whatever a program prints, and however it ends, there is an answer."""
-    found = explain(returncode, lines, oom_killed=oom_killed)
+    found = diagnose(returncode, lines, oom_killed=oom_killed)
     assert found.cause in Cause
     assert all(len(line) <= 400 for line in found.evidence)
 
@@ -283,5 +283,5 @@ def test_much_output_is_judged_quickly() -> None:
     hints = "allocate error: option gguf tensor cuda device architecture .so denied no such file "
     lines = [hints * 200] * 300
     begun_s = time.process_time()
-    explain(1, lines)
+    diagnose(1, lines)
     assert time.process_time() - begun_s < 0.5

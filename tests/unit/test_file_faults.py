@@ -10,7 +10,7 @@ import pytest
 from llama_router.core.config.file_needs import FileKind, FileNeed, needs_of
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.file_faults import fault_of, first_fault
+from llama_router.files.faults import fault_of, first_fault
 from tests.privileges import like_anybody
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from llama_router.cli.quick_imports import few_collections
-from llama_router.interpreter_settings import ProcessSetting, loop_goes_first
+from llama_router.workers.interpreter_settings import ProcessSetting, loop_goes_first
 
 
 class Value:

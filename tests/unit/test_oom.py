@@ -42,11 +42,11 @@ def test_a_counter_that_rises_is_an_oom_kill(
     """Both versions of control groups count; one that stays is no proof."""
     asked = kernel(tmp_path, group=group)
     write_counter(tmp_path, name, text.format(1))
-    before = asked.oom_counters(PID)
+    before = asked.counters(PID)
     assert list(before.values()) == [1]
-    assert not asked.oom_killed(PID, before, since_s=0)
+    assert not asked.has_killed(PID, before, since_s=0)
     write_counter(tmp_path, name, text.format(2))
-    assert asked.oom_killed(PID, before, since_s=0)
+    assert asked.has_killed(PID, before, since_s=0)
 
 
 @pytest.mark.parametrize(
@@ -61,24 +61,24 @@ def test_a_counter_that_rises_is_an_oom_kill(
 def test_the_log_names_the_process(tmp_path: Path, message: str, found: bool) -> None:  # noqa: FBT001 -- a parameter
     """The kernel's own log is proof, if it is about this process."""
     asked = kernel(tmp_path, group="0::/", log=f"6,339,99999999999999,-;{message}\n")
-    assert asked.oom_killed(PID, {}, since_s=0) is found
+    assert asked.has_killed(PID, {}, since_s=0) is found
 
 
 def test_an_earlier_process_with_the_same_id_does_not_count(tmp_path: Path) -> None:
     """A record from before the start is about somebody else."""
     message = "6,339,1000000,-;Out of memory: Killed process 4711 (llama-server)"
-    assert not kernel(tmp_path, group="0::/", log=message).oom_killed(PID, {}, since_s=1e9)
+    assert not kernel(tmp_path, group="0::/", log=message).has_killed(PID, {}, since_s=1e9)
 
 
 def test_nothing_readable_is_no_proof(tmp_path: Path) -> None:
     """Without any of the files, and without the process, the answer is no."""
     asked = OomDetector(proc=tmp_path, cgroups=tmp_path, log=NO_LOG)
-    assert asked.oom_counters(PID) == {}
-    assert not asked.oom_killed(PID, {tmp_path / "memory.events": 0}, since_s=0)
+    assert asked.counters(PID) == {}
+    assert not asked.has_killed(PID, {tmp_path / "memory.events": 0}, since_s=0)
 
 
 def test_the_real_kernel_can_be_asked() -> None:
     """On this machine, whatever it lets us read, this process was not killed."""
     asked = OomDetector()
-    before = asked.oom_counters(os.getpid())
-    assert not asked.oom_killed(os.getpid(), before, since_s=1e9)
+    before = asked.counters(os.getpid())
+    assert not asked.has_killed(os.getpid(), before, since_s=1e9)

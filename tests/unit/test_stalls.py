@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llama_router import stalls
-from llama_router.files import Unseen, look
+from llama_router.files import Unseen, look, stalls
+from llama_router.files.stalls import despite_stalls, is_below, mount_of
 from llama_router.models import found_file
-from llama_router.stalls import despite_stalls, is_below, mount_of
 from tests.broken_files import break_folder
 
 
@@ -45,7 +44,7 @@ def hung(tmp_path, monkeypatch) -> Iterator[Hung]:
 
 
 def patiently(work: Callable[[], object]) -> object:
-    return despite_stalls(work, patience_s=0.02)
+    return despite_stalls(work, timeout_s=0.02)
 
 
 def test_what_hangs_is_a_reason_and_the_rest_is_done(tmp_path, hung) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.systemd.unit import UnitOptions, is_ours, units
+from llama_router.systemd.unit import UnitOptions, is_unmodified_unit, units
 
 PROGRAM = ("/opt/llama-router/bin/llama-router",)
 
@@ -59,11 +59,11 @@ def test_a_socket_unit_is_written_if_asked_for() -> None:
 def test_a_unit_is_known_again_until_somebody_changes_it() -> None:
     """The first line has the digest of all others."""
     for text in units(UnitOptions(program=PROGRAM, socket="1")).values():
-        assert is_ours(text)
-        assert not is_ours(text.replace("llama", "alpaca", 1))
-        assert not is_ours(text + "\n")
-        assert not is_ours(text.partition("\n")[2])
-    assert not is_ours("")
+        assert is_unmodified_unit(text)
+        assert not is_unmodified_unit(text.replace("llama", "alpaca", 1))
+        assert not is_unmodified_unit(text + "\n")
+        assert not is_unmodified_unit(text.partition("\n")[2])
+    assert not is_unmodified_unit("")
 
 
 @given(st.text())

@@ -27,7 +27,7 @@ from llama_router.errors.downloads import CacheUnusableError
 from llama_router.hub.cache import RepoCache, repositories
 from llama_router.hub.transfer import disk_errors
 from llama_router.model_logs.files import FileFollower, append_rotating, read_tail
-from llama_router.process.instances import InstanceRecord, Outcome, sweep
+from llama_router.process.instances import InstanceRecord, SweepOutcome, sweep
 from llama_router.runtime_file import FILE, RuntimeFile, read, write
 from llama_router.supervisor.state_dir import StateDirError, prepare_state_dir
 from tests.broken_files import ERRNOS, break_with
@@ -347,7 +347,7 @@ def test_a_record_nested_without_end_is_skipped(tmp_path) -> None:
     InstanceRecord(tmp_path, "mine")
     (tmp_path / "instances" / "bad.json").write_text('{"x":' + NESTED)
     outcomes = {swept.path.name: swept.outcome for swept in sweep(tmp_path)}
-    assert outcomes == {"bad.json": Outcome.SKIPPED, "mine.json": Outcome.LIVING}
+    assert outcomes == {"bad.json": SweepOutcome.SKIPPED, "mine.json": SweepOutcome.LIVING}
 
 
 def test_a_word_of_a_backend_nested_without_end_is_no_word() -> None:

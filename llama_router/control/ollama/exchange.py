@@ -265,7 +265,7 @@ class OllamaExchange:
                     yield lines
             if (error := translator.error) is not None:
                 # The stream may have ended because the process did, which explains more.
-                raise error if data else await upstream.explain(str(error))
+                raise error if data else await upstream.error_for(str(error))
         except RouterError as exc:
             self._error, self._outcome = exc, failed
             yield OLLAMA.last_event(exc)

@@ -1,9 +1,7 @@
-"""Files and folders that others put there: whatever is wrong with one is a value or one error.
+"""Reading and replacing regular files. Nothing here raises anything but `OSError`.
 
-A look may fail in any way: a folder that may not be entered, a network file system that is
-stale or gone, a broken disk, a name that no file can have. `look`, `list_folder` and `resolved`
-return an `Unseen` then, `opened` and what builds on it raise `OSError` only. Nothing here waits
-for a writer or takes over a terminal, and each look can be given up (`llama_router.stalls`).
+Opening never waits for the writer of a named pipe, and never takes over a terminal. Each
+call can be given up (`files.stalls`).
 """
 
 from __future__ import annotations
@@ -12,128 +10,13 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO
 
-import attrs
-
+from .looks import is_folder, reason_of
 from .stalls import look_at
-
-T = TypeVar("T")
-
-_NOTHING_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-
-#: What is wrong with something else in the place of a folder.
-NOT_A_FOLDER: Final = "not a folder"
-
-#: Rights of others than the owner's group to change what is in a folder.
-_WRITABLE_FOR_ALL: Final = stat.S_IWOTH
-
-
-@attrs.frozen
-class Unseen:
-    """A look that found nothing.
-
-    Attributes:
-        reason: Why, as the system says it: "Permission denied".
-        is_missing: Whether there is surely nothing. Otherwise there may be something.
-        is_circle: Whether links lead nowhere but to each other.
-    """
-
-    reason: str
-    is_missing: bool = False
-    is_circle: bool = False
-
-
-def reason_of(error: OSError | ValueError) -> str:
-    """Return why a look at a path, or the use of a file, failed."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return "it is not a file name"
-
-
-def unseen(error: OSError | ValueError) -> Unseen:
-    """Return *error* as the result of a look."""
-    if isinstance(error, OSError):
-        missing = error.errno in _NOTHING_THERE
-        return Unseen(reason_of(error), missing, is_circle=error.errno == errno.ELOOP)
-    return Unseen(reason_of(error), is_missing=True)
-
-
-def look(path: str | Path) -> os.stat_result | Unseen:
-    """Return what is at *path*, behind all links. Blocks."""
-    return _seen(path, lambda: os.stat(path))  # noqa: PTH116 -- it takes strings, too
-
-
-def is_missing(path: str | Path) -> bool:
-    """Say whether there is surely nothing at *path*. Blocks.
-
-    What cannot be looked at may be there; opening it will tell what is wrong.
-    """
-    found = look(path)
-    return isinstance(found, Unseen) and found.is_missing
-
-
-def is_folder(path: str | Path) -> bool:
-    """Say whether *path* is surely a folder, or leads to one. Blocks."""
-    found = look(path)
-    return not isinstance(found, Unseen) and stat.S_ISDIR(found.st_mode)
-
-
-def may_be_folder(path: str | Path) -> bool:
-    """Say whether *path* is a folder, or something that cannot be looked at. Blocks."""
-    found = look(path)
-    return not found.is_missing if isinstance(found, Unseen) else stat.S_ISDIR(found.st_mode)
-
-
-def list_folder(path: str | Path) -> list[str] | Unseen:
-    """Return the names in a folder, in order. Blocks."""
-    return _seen(path, lambda: sorted(os.listdir(path)))  # noqa: PTH208 -- the names are enough
-
-
-def list_entries(path: str | Path) -> list[os.DirEntry[str]] | Unseen:
-    """Return what is in a folder, by name. Blocks."""
-
-    def listed() -> list[os.DirEntry[str]]:
-        with os.scandir(path) as listing:
-            return sorted(listing, key=lambda entry: entry.name)
-
-    return _seen(path, listed)
-
-
-def resolved(path: Path) -> Path | Unseen:
-    """Return *path* without links. Blocks."""
-    try:
-        return _seen(path, path.resolve)
-    except RuntimeError:  # so says Python 3.11 and 3.12 of a circle of links
-        return Unseen(os.strerror(errno.ELOOP), is_missing=True)
-
-
-def folder_fault(path: str | Path) -> str | None:
-    """Return what keeps this process from listing a folder and entering it. Blocks."""
-    found = look(path)
-    if isinstance(found, Unseen):
-        return found.reason
-    if not stat.S_ISDIR(found.st_mode):
-        return NOT_A_FOLDER
-    for each in (path, os.path.join(path, ".")):  # noqa: PTH118 -- Path drops the dot
-        listed = list_entries(each)  # the second one needs the right to enter it, too
-        if isinstance(listed, Unseen):
-            return listed.reason
-    return None
-
-
-def _seen(path: str | Path, find: Callable[[], T]) -> T | Unseen:
-    try:
-        with look_at(path):
-            return find()
-    except (OSError, ValueError) as exc:
-        return unseen(exc)
-
-
-# --- Reading --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -141,7 +24,7 @@ def opened(path: str | Path) -> Iterator[tuple[int, int]]:
     """Open the regular file *path* for reading; yield its descriptor and its size in bytes.
 
     Raises:
-        OSError: if it cannot be opened or is something else; ``strerror`` says which.
+        OSError: if it cannot be opened or is no regular file; ``strerror`` has the reason.
     """
     with look_at(path):
         descriptor = _open(path)
@@ -162,7 +45,7 @@ def open_file(path: str | Path) -> BinaryIO:
 
 
 def read_up_to(path: str | Path, max_bytes: int) -> bytes:
-    """Return what is in the regular file *path*.
+    """Return the content of the regular file *path*.
 
     Raises:
         OSError: as `opened`, or if it is larger than *max_bytes*.
@@ -172,7 +55,7 @@ def read_up_to(path: str | Path, max_bytes: int) -> bytes:
 
 
 def read_with_stat(path: str | Path, max_bytes: int) -> tuple[bytes, os.stat_result]:
-    """Return what is in the regular file *path*, and its status just before it was read.
+    """Return the content of the regular file *path*, and its status just before it was read.
 
     Raises:
         OSError: as `read_up_to`.
@@ -189,7 +72,7 @@ def _open(path: str | Path) -> int:
     """Open a regular file.
 
     Raises:
-        OSError: if that is not possible, or if it is something else.
+        OSError: if that is not possible, or if it is no regular file.
     """
     # Opening a FIFO would wait for a writer, opening a terminal could take it over.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -206,23 +89,20 @@ def _open(path: str | Path) -> int:
 
 
 def check_regular(descriptor: int) -> None:
-    """Make sure that *descriptor* is of a regular file.
+    """Check that *descriptor* is of a regular file.
 
     Raises:
-        OSError: if it is of something else.
+        OSError: if it is not.
     """
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise OSError(errno.EINVAL, "it is not a file")
 
 
-# --- Writing --------------------------------------------------------------------------
-
-
 def make_folder(path: Path, *, mode: int = 0o700) -> None:
-    """Make a folder and those that it is in, unless they are there; umask cannot add rights.
+    """Create a folder and its missing parents, each with *mode* less the umask.
 
     Raises:
-        OSError: if that is not possible, or if something else is there.
+        OSError: if that is not possible, or if *path* exists and is no folder.
     """
     try:
         with look_at(path):
@@ -332,9 +212,3 @@ def _copy_permissions(source: Path, descriptor: int) -> None:
         with suppress(PermissionError):
             os.fchown(descriptor, found.st_uid, found.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
-
-
-def is_open_to_all(path: Path) -> bool:
-    """Say whether every user of the machine may put files into this folder. Blocks."""
-    found = look(path)
-    return not isinstance(found, Unseen) and bool(found.st_mode & _WRITABLE_FOR_ALL)

@@ -1,4 +1,4 @@
-"""The files that a model needs, looked at: what keeps them from being used."""
+"""Checks of the files that a model needs: the fault that makes one unusable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 from typing import Final
 
-from .core.config.file_needs import FileFault, FileKind, FileNeed
+from ..core.config.file_needs import FileFault, FileKind, FileNeed
 
 _NOTHING_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
@@ -16,7 +16,7 @@ _MODE: Final = {FileKind.PROGRAM: os.X_OK, FileKind.FOLDER: os.X_OK}
 
 
 def first_fault(needs: Iterable[FileNeed]) -> FileFault | None:
-    """Return the first of *needs* that cannot be used, and why. Blocks on files."""
+    """Return the first of *needs* that is unusable, with its fault; or None. Blocks."""
     for need in needs:
         if (reason := fault_of(need)) is not None:
             return FileFault(need, reason)
@@ -24,10 +24,10 @@ def first_fault(needs: Iterable[FileNeed]) -> FileFault | None:
 
 
 def fault_of(need: FileNeed) -> str | None:
-    """Return what surely keeps *need* from being used; None if nothing does. Blocks on files.
+    """Return the certain fault of the file *need*; None if there is none. Blocks on files.
 
-    Never raises: what cannot be looked at for another reason than its absence or its rights
-    may be usable; the program that opens it says what is wrong.
+    Never raises: a file that is inaccessible for another reason than its absence or its rights
+    may be usable; the program that opens it reports the fault.
     """
     try:
         mode = os.stat(need.path).st_mode  # noqa: PTH116 -- there may be thousands

@@ -1,8 +1,9 @@
-"""Work on files that goes on where a file system does not answer, a dead network mount perhaps.
+"""Work on files that continues although a file system does not answer (a dead network mount).
 
-The system call of such a look never returns, and nothing ends it but a signal that ends the
-process. So the work is done on a thread; if a look of it takes too long, the thread is left
-alone, and the work is begun anew on another one, where looks below that path fail at once.
+A system call on such a file system never returns, and only a signal that kills the process
+interrupts it. So the work runs on a thread. If one of its looks (a block of `look_at`) takes too
+long, the thread is abandoned, and the work is repeated on another thread, where looks below that
+path fail at once.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
-#: How long one look may take, in seconds: a disk that stood still needs about 10 to spin up.
-PATIENCE_S = 15.0
+#: Seconds for one look: a sleeping disk needs about 10 to spin up.
+LOOK_TIMEOUT_S = 15.0
 
-#: The same for each further look that is given up: the start has waited long enough by then.
-FURTHER_PATIENCE_S: Final = 0.5
+#: The same after the first look that was given up, so that a start does not take much longer.
+FURTHER_LOOK_TIMEOUT_S: Final = 0.5
 
-#: Time is counted in pieces of so many seconds. However long one really takes, it counts as
-#: that, so a process that was stopped meanwhile does not take it for silence of a disk.
+#: Time is counted in pieces of this many seconds. Each counts as this, however long it really
+#: takes, so time in which the process was stopped does not count.
 PIECE_S: Final = 0.25
 
-#: How the types of those file systems begin that another machine or program answers for.
+#: Prefixes of the types of file systems that another machine or program serves.
 _REMOTE: Final = (
     "9p", "afs", "autofs", "beegfs", "ceph", "cifs", "davfs", "fuse", "gfs", "gluster",
     "lustre", "ncp", "nfs", "smb", "virtiofs",
@@ -44,11 +45,11 @@ class StalledError(OSError):
 
 
 class _GivenUpError(BaseException):
-    """Ends work that was begun anew elsewhere, once its look returns after all."""
+    """Ends abandoned work when its look returns after all."""
 
 
 class _Attempt(Generic[T]):
-    """One thread that does the work, and the look that it is at."""
+    """One run of the work on a thread, and its current look."""
 
     def __init__(self, work: Callable[[], T], stalled: Iterable[str]) -> None:
         self._stalled = tuple(stalled)
@@ -63,11 +64,11 @@ class _Attempt(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
-        """Do the work; the body of the thread."""
+        """Run the work; the target of the thread."""
         _thread.attempt = self
         try:
             self._result.append(self._work())
-        except BaseException as exc:  # noqa: BLE001 -- it is raised where the result is waited for
+        except BaseException as exc:  # noqa: BLE001 -- `result` raises it
             self._error = exc
         self._over.set()
 
@@ -78,10 +79,10 @@ class _Attempt(Generic[T]):
         return self._result[0]
 
     def begin(self, path: str) -> str | None:
-        """Note that a look at *path* begins; return the look that it is a part of.
+        """Begin a look at *path*; return the path of the enclosing look, if there is one.
 
         Raises:
-            StalledError: if such a look was given up before.
+            StalledError: if a look at it or above it was given up before.
         """
         if self._stalled and any(is_below(_absolute(path), each) for each in self._stalled):
             raise StalledError(path)
@@ -91,29 +92,29 @@ class _Attempt(Generic[T]):
         return before
 
     def end(self, before: str | None) -> None:
-        """Note that a look is over, which was a part of the look at *before*."""
+        """End a look; the look at *before* continues."""
         with self._lock:
             if self._given_up:
                 raise _GivenUpError
             self._looking_at = before
             self._looks += 1
 
-    def stalled_at(self, patience_s: float) -> str | None:
-        """Wait for the end of the work; return None then, or the path that it hangs at.
+    def stalled_at(self, timeout_s: float) -> str | None:
+        """Wait for the end of the work; return None, or the path of a look that takes too long.
 
-        In the latter case it is given up.
+        In the latter case the work is given up.
         """
-        look, left_s = self._looks, patience_s
+        look, left_s = self._looks, timeout_s
         while not self._over.wait(min(PIECE_S, left_s)):
             if self._looks != look or self._looking_at is None:
-                look, left_s = self._looks, patience_s
+                look, left_s = self._looks, timeout_s
             elif (left_s := left_s - PIECE_S) <= 0 and (path := self._give_up(look)):
                 return path
             left_s = max(left_s, 0.001)
         return None
 
     def _give_up(self, look: int) -> str | None:
-        """Give the work up if it is still at *look*; return the path."""
+        """Give up the work if *look* is still its current look; return the path."""
         with self._lock:
             if self._looks != look or self._looking_at is None:
                 return None
@@ -124,14 +125,14 @@ class _Attempt(Generic[T]):
         return self._looking_at
 
 
-def despite_stalls(work: Callable[[], T], *, patience_s: float | None = None) -> T:
-    """Return what *work* returns, or raise what it raises. Blocks.
+def despite_stalls(work: Callable[[], T], *, timeout_s: float | None = None) -> T:
+    """Return the result of *work*, or raise its exception. Blocks.
 
     Args:
-        work: Looks at files by `llama_router.files`. It may be begun several times, on several
-            threads; what is left of an earlier time never gets past the look that it hangs at.
-            Within other such work it is a part of that.
-        patience_s: How long one look may take, in seconds; `PATIENCE_S` by default.
+        work: Uses `llama_router.files`. It may be run several times, on several threads; an
+            abandoned run ends when the look that hangs returns. If this is called within other
+            such work, *work* becomes a part of that.
+        timeout_s: Seconds for one look; `LOOK_TIMEOUT_S` by default.
     """
     if getattr(_thread, "attempt", None) is not None:
         return work()
@@ -141,15 +142,15 @@ def despite_stalls(work: Callable[[], T], *, patience_s: float | None = None) ->
         attempt = _Attempt(work, stalled)
         try:
             threading.Thread(target=attempt.run, name="files", daemon=True).start()
-        except RuntimeError:  # the system refuses a thread: better unwatched than undone
+        except RuntimeError:  # the system refuses a thread: work without a timeout
             return work()
-        limit_s = PATIENCE_S if patience_s is None else patience_s
-        path = attempt.stalled_at(min(limit_s, FURTHER_PATIENCE_S) if stalled else limit_s)
+        limit_s = LOOK_TIMEOUT_S if timeout_s is None else timeout_s
+        path = attempt.stalled_at(min(limit_s, FURTHER_LOOK_TIMEOUT_S) if stalled else limit_s)
         if path is None:
             return attempt.result()
         path = _absolute(path)
         stalled[mount_of(path) or path] = None
-        # The second file of a folder says that it is the folder.
+        # A second file of one folder: the whole folder counts as stalled.
         if (parent := str(Path(path).parent)) in parents and parent != "/":
             stalled[parent] = None
         parents.add(parent)
@@ -159,7 +160,7 @@ class look_at:  # noqa: N801 -- it reads as a function; a generator would take t
     """A context manager: its block is a look at *path*, which may hang.
 
     Raises:
-        StalledError: at its begin, if a look at it or at what it is below was given up before.
+        StalledError: on entry, if a look at it or above it was given up before.
     """
 
     __slots__ = ("_attempt", "_before", "_path")
@@ -193,7 +194,7 @@ def undone_if_given_up(undo: Callable[[], object]) -> Iterator[None]:
 
 
 def mount_of(path: str, table: str = "/proc/self/mounts") -> str | None:
-    """Return the mount point that *path* is below, if another machine or program answers there."""
+    """Return the mount point above *path*, if another machine or program serves it; else None."""
     found: tuple[str, str] = ("/", "")
     with suppress(OSError, ValueError), open(table, encoding="utf-8") as lines:  # noqa: PTH123 -- scans start quickly
         for line in lines:
@@ -206,9 +207,9 @@ def mount_of(path: str, table: str = "/proc/self/mounts") -> str | None:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 -- resolve() would look at it, and hang
+    return os.path.abspath(path)  # noqa: PTH100 -- resolve() would access it, and hang
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Return whether *path* is *folder* or in it, by their names. Both are absolute."""
+    """Return whether *path* is *folder* or inside it, by their names. Both are absolute."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

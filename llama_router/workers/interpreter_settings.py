@@ -1,8 +1,8 @@
 """The interpreter's process-wide settings, each changed in this module only.
 
 The switch interval and the thresholds of the garbage collector belong to the process, not to
-a thread. A block that saves the value, sets another and writes the saved one back is right
-alone; of two that overlap, the later one saves the other's value and makes it permanent.
+a thread. If two overlapping blocks each saved and restored the value, the later one would save
+the value of the earlier one and make it permanent.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ T = TypeVar("T")
 
 Thresholds = tuple[int, int, int]
 
-#: The switch interval while a thread computes beside the event loop, in seconds. The usual
-#: 5 ms are as long as the loop may stand still at all: `python -m bench reload` measures
-#: stalls of 5.5 ms with them, and of 1.3 ms with this value.
+#: The switch interval while a thread computes beside the event loop, in seconds. The default
+#: of 5 ms is the longest stall that the loop may have at all: `python -m bench reload` measures
+#: stalls of 5.5 ms with it, and of 1.3 ms with this value.
 _SHORT_SWITCH_S: Final = 0.0002
 
-#: Collections of the middle generation between two full ones: more than there will be. A full
-#: collection never releases the interpreter. While a file of 2,000 models was reloaded, it
-#: held the event loop up for 7 to 24 ms; with 300 models, for 1 ms.
+#: Collections of the middle generation between two full ones: never reached. A full collection
+#: does not release the interpreter: during the reload of a file with 2,000 models it stalled
+#: the event loop for 7 to 24 ms; with 300 models, for 1 ms.
 _NO_FULL_COLLECTION: Final = 1_000_000
 
 
 class ProcessSetting(Generic[T]):
-    """A value of the process that blocks of code change for a while, also at the same time.
+    """A process-wide value that blocks of code change temporarily; blocks may overlap.
 
     Args:
-        read: Returns the value in force.
-        write: Puts a value in force.
+        read: Returns the current value.
+        write: Sets the value.
     """
 
     def __init__(self, read: Callable[[], T], write: Callable[[T], object]) -> None:
@@ -46,10 +46,10 @@ class ProcessSetting(Generic[T]):
 
     @contextmanager
     def changed(self, change: Callable[[T], T]) -> Iterator[None]:
-        """Keep the setting at what *change* makes of its original value within the block.
+        """Set the value to *change* of the original one within the block.
 
-        Of blocks that overlap, in one thread or in several, the one entered last counts. The
-        original value is in force again when the last one has ended, in whatever order.
+        Of overlapping blocks, in one thread or in several, the one entered last counts. The
+        original value is restored when the last block has ended, in whatever order they end.
         """
         block = object()
         with self._lock:
@@ -66,9 +66,9 @@ class ProcessSetting(Generic[T]):
                 self._write([*self._original, *self._active.values()][-1])
 
 
-#: After how many seconds a thread that computes gives way to another.
+#: Seconds after which a computing thread yields to another.
 switch_interval_s: Final = ProcessSetting(sys.getswitchinterval, sys.setswitchinterval)
-#: When the garbage collector runs, by generation.
+#: The thresholds of the garbage collector, by generation.
 thresholds: Final[ProcessSetting[Thresholds]] = ProcessSetting(
     gc.get_threshold, lambda thresholds: gc.set_threshold(*thresholds)
 )
@@ -76,9 +76,9 @@ thresholds: Final[ProcessSetting[Thresholds]] = ProcessSetting(
 
 @contextmanager
 def loop_goes_first() -> Iterator[None]:
-    """Let the event loop interrupt this thread quickly, and start no full collection.
+    """Let the event loop interrupt this thread quickly, and prevent full collections.
 
-    For work of some ten milliseconds on a thread beside the loop.
+    For computations of some ten milliseconds on a thread beside the loop.
     """
     with (
         switch_interval_s.changed(lambda _: _SHORT_SWITCH_S),
