@@ -1,4 +1,4 @@
-"""``python -m llama_router``: the same as the ``llama-router`` command."""
+"""``python -m llama_router``: the same program as ``llama-router``."""
 
 from .cli import main
 

@@ -1,4 +1,8 @@
-"""The command line: arguments, signals, logging set-up, exit codes."""
+"""The command line.
+
+``app`` lists the commands by name; each one is a function in ``commands``, imported when it is
+called. The other modules are shared by commands.
+"""
 
 from .app import main
 

@@ -1,10 +1,8 @@
-"""A client of the running router's admin API, for the commands that operate it."""
+"""Finds the running router, and sends requests to its admin API."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,19 +19,20 @@ from ..config.locations import default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
 from ..files import Unseen, look
-from ..logs.lines import escape_controls
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
+from .options import Connection
+from .printing import print_message
 
-#: The environment variable with the token, for a router on another machine.
+#: The environment variable for the admin token, e.g. of a router on another machine.
 TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not a secret
 
-#: Where the unit of a system service has its runtime directory.
+#: The runtime directory of the system service.
 _SYSTEM_RUNTIME: Final = Path("/run/llama-router")
 
-#: How the URL of a router begins that listens on a UNIX socket; its path follows.
-_UNIX: Final = "unix:"
+#: The scheme of the URL of a router that listens on a UNIX socket; its path follows.
+_UNIX_SCHEME: Final = "unix:"
 
-#: Seconds allowed for a connection; answers may take as long as a load does.
+#: Time limit for a connection, in seconds. Responses have none: a load may take minutes.
 _CONNECT_S: Final = 5.0
 
 
@@ -44,7 +43,7 @@ class NoRouterError(RouterError):
 
 
 class CommandError(RouterError):
-    """The command line does not say what to do."""
+    """The arguments of the command do not fit together."""
 
     code = "command_wrong"
 
@@ -55,50 +54,34 @@ class RefusedByRouterError(RouterError):
     code = "router_refused"
 
 
-@attrs.frozen(kw_only=True)
-class Where:
-    """How a command was told to find the router.
-
-    Attributes:
-        url: Its base URL; None to look for its runtime file.
-        token_file: A file with the admin token; None for the usual places.
-        config: The configuration that the router was started with; None for the default.
-    """
-
-    url: str | None = None
-    token_file: Path | None = None
-    config: Path | None = None
-
-
 @attrs.frozen
 class Token:
-    """An admin token, and where it is from, for people."""
+    """An admin token, and the file or variable that it was read from."""
 
     value: str = attrs.field(repr=False)
     source: str
 
 
 class AdminClient:
-    """Talks to one router. Blocking; for commands.
+    """A blocking HTTP client of one router's admin API.
 
     Args:
-        url: Where it listens.
+        url: The router's base URL.
         token: The admin token.
-        renew: Returns the token as it is by now: a reload may have changed it just when it
-            was read.
+        renew: Reads the token again. A reload may have changed it after *token* was read.
     """
 
     def __init__(self, url: str, token: Token, *, renew: Callable[[], Token] | None = None) -> None:
         self.url = url.rstrip("/")
         self._token = token
         self._renew = renew
-        is_path = self.url.startswith(_UNIX)
-        path = self.url.removeprefix(_UNIX)
-        # An abstract name is written with "@", and begins with a zero byte for the kernel.
+        is_unix = self.url.startswith(_UNIX_SCHEME)
+        path = self.url.removeprefix(_UNIX_SCHEME)
+        # An abstract socket name is written with "@"; for the kernel it begins with a zero byte.
         uds = f"\0{path[1:]}" if path.startswith("@") else path
         self._http = httpx.Client(
-            base_url="http://localhost" if is_path else self.url,
-            transport=httpx.HTTPTransport(uds=uds) if is_path else None,
+            base_url="http://localhost" if is_unix else self.url,
+            transport=httpx.HTTPTransport(uds=uds) if is_unix else None,
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
         )
@@ -108,42 +91,42 @@ class AdminClient:
         self._http.close()
 
     def get(self, path: str) -> Any:  # noqa: ANN401 -- JSON
-        """Return the answer to a GET of *path*, decoded.
+        """Return the decoded response to a GET of *path*.
 
         Raises:
-            RefusedByRouterError: if it is an error, with the router's own sentence.
-            NoRouterError: if there is no answer.
+            RefusedByRouterError: if the response is an error; has the router's message.
+            NoRouterError: if there is no response.
         """
-        return self._ask("GET", path, None)
+        return self._request("GET", path, None)
 
     def post(self, path: str, document: Mapping[str, object] | None = None) -> Any:  # noqa: ANN401 -- JSON
-        """Return the answer to a POST of *document*, decoded; see `get` for errors."""
-        return self._ask("POST", path, document or {})
+        """Return the decoded response to a POST of *document*; raises the errors of `get`."""
+        return self._request("POST", path, document or {})
 
     @contextmanager
     def stream(self, path: str) -> Iterator[Iterator[str]]:
-        """Return the lines of the answer to a GET of *path*, as they come; see `get`."""
-        with self._translated():
+        """Return the lines of the response to a GET of *path*, as they arrive; see `get`."""
+        with self._translated_errors():
             response = self._send("GET", path, None, stream=True)
             try:
                 if response.is_error:
                     response.read()
-                    raise self._refusal(response)
+                    raise self._error_of(response)
                 yield response.iter_lines()
             finally:
                 response.close()
 
-    def _ask(self, method: str, path: str, document: object) -> Any:  # noqa: ANN401 -- JSON
-        with self._translated():
+    def _request(self, method: str, path: str, document: object) -> Any:  # noqa: ANN401 -- JSON
+        with self._translated_errors():
             response = self._send(method, path, document if method != "GET" else None)
         if response.is_error and response.status_code != 422:
-            raise self._refusal(response)
+            raise self._error_of(response)
         return response.json()
 
     def _send(
         self, method: str, path: str, document: object, *, stream: bool = False
     ) -> httpx.Response:
-        """Send a request; once more if the token was changed just before."""
+        """Send a request; if the token has changed meanwhile, send it again with the new one."""
         while True:
             headers = {"authorization": f"Bearer {self._token.value}"}
             request = self._http.build_request(method, path, json=document, headers=headers)
@@ -156,20 +139,21 @@ class AdminClient:
             response.close()
             self._token = renewed
 
-    def _refusal(self, response: httpx.Response) -> RefusedByRouterError:
+    def _error_of(self, response: httpx.Response) -> RefusedByRouterError:
+        """Return the error that *response* reports."""
         try:
             message = str(response.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):
             message = f"status {response.status_code}"
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             message += (
-                f"; the one that was sent is from {self._token.source}. A token that was changed "
-                "in a configuration with a mistake does not count yet: the former one does"
+                f"; the one that was sent is from {self._token.source}. If the token was changed "
+                "in a configuration that has errors, the former token is still in force"
             )
         return RefusedByRouterError(message)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
@@ -177,21 +161,21 @@ class AdminClient:
 
 
 @contextmanager
-def connected(where: Where) -> Iterator[AdminClient]:
-    """Find the router and return a client of it.
+def connected(connection: Connection) -> Iterator[AdminClient]:
+    """Find the router, and return a client that is closed after the block.
 
     Raises:
-        NoRouterError: if none is running where it was looked for.
+        NoRouterError: if no router is running, or it is not found.
         RouterError: if its token cannot be read.
     """
-    if where.url is not None:
-        client = AdminClient(where.url, _token(where, None))
+    if connection.url is not None:
+        client = AdminClient(connection.url, _token(connection, None))
     else:
-        found = find(where, os.environ)
+        found = find_router(connection, os.environ)
         client = AdminClient(
             found.urls[0],
-            _token(where, found),
-            renew=lambda: _token(where, find(where, os.environ)),
+            _token(connection, found),
+            renew=lambda: _token(connection, find_router(connection, os.environ)),
         )
     try:
         yield client
@@ -199,36 +183,36 @@ def connected(where: Where) -> Iterator[AdminClient]:
         client.close()
 
 
-def find(where: Where, environ: Mapping[str, str]) -> RuntimeFile:
-    """Return what the running router says about itself.
+def find_router(connection: Connection, environ: Mapping[str, str]) -> RuntimeFile:
+    """Return the runtime file of the running router.
 
     Raises:
-        NoRouterError: if none is running.
+        NoRouterError: if there is none.
     """
-    places = list(_places(where, environ))
-    for place in places:
-        if (found := read(place)) is not None:
+    candidates = list(_runtime_paths(connection, environ))
+    for candidate in candidates:
+        if (found := read(candidate)) is not None:
             return found
-    looked = ", ".join(map(_with_fault, places))
+    searched = ", ".join(map(_with_fault, candidates))
     raise NoRouterError(
-        f"no running router was found (looked for {looked}); start one with "
-        "'llama-router serve', or say --url and --token-file"
+        f"no running router was found (looked for {searched}); start one with "
+        "'llama-router serve', or give --url and --token-file"
     )
 
 
 def _with_fault(path: Path) -> str:
-    """Return *path*, and why it cannot be looked at if that is so."""
+    """Return *path*, with the reason if it cannot be accessed."""
     found = look(path)
     if not isinstance(found, Unseen) or found.is_missing:
         return str(path)
-    return f"{path}, which cannot be looked at: {found.reason}"
+    return f"{path}, which cannot be accessed: {found.reason}"
 
 
-def _places(where: Where, environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield where the runtime file may be, most specific first, each once."""
+def _runtime_paths(connection: Connection, environ: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the possible paths of the runtime file, most specific first, each once."""
     seen: set[Path] = set()
-    candidates = [runtime_path(folder, environ) for folder in state_dirs(where, environ)]
-    if where.config is None:
+    candidates = [runtime_path(folder, environ) for folder in state_dirs(connection, environ)]
+    if connection.config is None:
         candidates.append(_SYSTEM_RUNTIME / FILE)
     for candidate in candidates:
         if candidate not in seen:
@@ -236,18 +220,18 @@ def _places(where: Where, environ: Mapping[str, str]) -> Iterator[Path]:
             yield candidate
 
 
-def state_dirs(where: Where, environ: Mapping[str, str]) -> list[Path]:
-    """Return the state directories that a router on this machine may have, likeliest first."""
-    configs = [where.config] if where.config else default_config_path(environ)
+def state_dirs(connection: Connection, environ: Mapping[str, str]) -> list[Path]:
+    """Return the possible state directories of a router on this machine, likeliest first."""
+    configs = [connection.config] if connection.config else default_config_path(environ)
     folders = [state_dir_for(_setting(config, "state_dir"), environ) for config in configs]
-    if where.config is None:
+    if connection.config is None:
         folders.append(state_dir_for(None, environ))
     return folders
 
 
-def _token(where: Where, found: RuntimeFile | None) -> Token:
-    if where.token_file is not None:
-        return Token(read_token(where.token_file, any_kind=True), str(where.token_file))
+def _token(connection: Connection, found: RuntimeFile | None) -> Token:
+    if connection.token_file is not None:
+        return Token(read_token(connection.token_file, any_kind=True), str(connection.token_file))
     if token := os.environ.get(TOKEN_VARIABLE):
         return Token(token, f"${TOKEN_VARIABLE}")
     if found is None:
@@ -255,15 +239,15 @@ def _token(where: Where, found: RuntimeFile | None) -> Token:
     try:
         return Token(read_token(Path(found.token_file)), found.token_file)
     except AdminTokenFileError:
-        # Whoever may not read it may perhaps read the configuration that it is from.
+        # The user may be allowed to read the configuration that sets the token.
         if token := _setting(Path(found.config), "admin_token"):
             return Token(token, found.config)
         raise
 
 
-def model_id(where: Where, environ: Mapping[str, str], name: str) -> str:
-    """Return the model that *name* is an alias of in the configuration, else *name*."""
-    for config in [where.config] if where.config else default_config_path(environ):
+def model_id(connection: Connection, environ: Mapping[str, str], name: str) -> str:
+    """Return the model with the alias *name* in the configuration; *name* if there is none."""
+    for config in [connection.config] if connection.config else default_config_path(environ):
         models = _document(config).get("models")
         for model, table in models.items() if isinstance(models, dict) else ():
             aliases = table.get("aliases") if isinstance(table, dict) else None
@@ -273,20 +257,20 @@ def model_id(where: Where, environ: Mapping[str, str], name: str) -> str:
 
 
 def _setting(config: Path, name: str) -> str | None:
-    """Return a string of ``[router]`` in *config*; None if there is none to be read."""
+    """Return a string setting of ``[router]`` in *config*; None if it cannot be read."""
     table = _document(config).get("router")
     value = table.get(name) if isinstance(table, dict) else None
     if not isinstance(value, str):
         return None
     if name == "state_dir":
-        with suppress(RuntimeError, OSError):  # "~name" of no user, no working directory
+        with suppress(RuntimeError, OSError):  # "~name" of an unknown user, no working directory
             return str(config.absolute().parent / Path(value).expanduser())
         return None
     return value
 
 
 def _document(config: Path) -> Mapping[str, Any]:
-    """Return what is in *config*; nothing if it cannot be read."""
+    """Return the document in *config*; an empty one if the file cannot be read."""
     try:
         file = read_file(config)
         text = file.text
@@ -295,14 +279,14 @@ def _document(config: Path) -> Mapping[str, Any]:
     try:
         return file.document
     except ConfigError:
-        return {"router": _salvaged(text)}
+        return {"router": _router_settings(text)}
 
 
-def _salvaged(text: str) -> dict[str, Any]:
-    """Return what single lines of ``[router]`` say in a *text* that is not valid TOML.
+def _router_settings(text: str) -> dict[str, Any]:
+    """Return the settings on single valid lines of ``[router]``, in *text* that is not valid TOML.
 
-    The router goes on with the last good configuration. Whoever has made a mistake asks it
-    what is wrong, and must still find it.
+    The router keeps the last valid configuration in force. After an edit with an error, the
+    commands must still find it, e.g. to show the error.
     """
     settings: dict[str, Any] = {}
     table = ""
@@ -315,17 +299,7 @@ def _salvaged(text: str) -> dict[str, Any]:
     return settings
 
 
-def say(text: str) -> None:
-    """Print a line of the command's output; nothing in it can steer the terminal."""
-    print(escape_controls(text), flush=True)  # noqa: T201 -- the command's output
-
-
-def say_json(document: object) -> None:
-    """Print *document* as JSON."""
-    print(json.dumps(document, indent=2), flush=True)  # noqa: T201 -- same
-
-
-def complain(error: RouterError) -> int:
-    """Print why a command failed; return its exit status."""
-    print(escape_controls(f"error: {error}"), file=sys.stderr)  # noqa: T201 -- same
+def report_failure(error: RouterError) -> int:
+    """Print *error* on standard error; return the exit status of the command."""
+    print_message(f"error: {error}")
     return 2 if isinstance(error, CommandError) else 1

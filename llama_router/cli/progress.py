@@ -1,4 +1,4 @@
-"""Shows a download: a bar on a terminal, else a line now and then. On standard error."""
+"""Progress of a download on standard error: a bar on a terminal, else a line every 10 s."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Final, Protocol, Self
 from ..hub.downloads import DownloadStatus
 from ..hub.units import format_duration, format_size
 from ..logs.lines import escape_controls
+from .printing import print_message
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines if standard error is not a terminal.
 LINE_EVERY_S: Final = 10.0
 
 
 class Display(Protocol):
-    """Shows a status after the other, as a context manager."""
+    """Shows the status of one download within its ``with`` block."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -27,19 +28,19 @@ class Display(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
     def show(self, status: DownloadStatus) -> None:
-        """Show how it is now."""
+        """Show *status*."""
 
 
 def display() -> Display:
-    """Return what suits standard error."""
+    """Return a bar if standard error is a terminal, else lines."""
     return Bar() if sys.stderr.isatty() else Lines()
 
 
 def figures(status: DownloadStatus) -> str:
-    """Return how much is here, how fast it comes and how long it will take."""
+    """Return the bytes that have arrived, their rate, and the time that is left."""
     if status.total_bytes is None:
         return status.note or "asking the hub"
     text = f"{format_size(status.done_bytes)} of {format_size(status.total_bytes)}"
@@ -51,11 +52,11 @@ def figures(status: DownloadStatus) -> str:
 
 
 class Lines:
-    """A line at the beginning, every `LINE_EVERY_S` seconds, and when something is the matter."""
+    """Prints a line at the start, every `LINE_EVERY_S` seconds, and when the note changes."""
 
     def __init__(self) -> None:
         self._next_s = 0.0
-        self._said: tuple[bool, str | None] = (False, None)
+        self._printed: tuple[bool, str | None] = (False, None)
 
     def __enter__(self) -> Self:
         return self
@@ -64,21 +65,21 @@ class Lines:
         pass
 
     def show(self, status: DownloadStatus) -> None:
-        """Print a line if there is something to say."""
-        news = (status.total_bytes is not None, status.note)
+        """Print a line if one is due."""
+        state = (status.total_bytes is not None, status.note)
         now_s = time.monotonic()
-        if status.state.is_over or (news == self._said and now_s < self._next_s):
+        if status.state.is_over or (state == self._printed and now_s < self._next_s):
             return
-        self._said, self._next_s = news, now_s + LINE_EVERY_S
+        self._printed, self._next_s = state, now_s + LINE_EVERY_S
         line = f"{status.model or status.reference}: {figures(status)}"
-        print(escape_controls(line), file=sys.stderr, flush=True)  # noqa: T201 -- its purpose
+        print_message(line)
 
 
 class Bar:
-    """A bar that moves."""
+    """Draws a bar."""
 
     def __init__(self) -> None:
-        # A tenth of a second of imports, for those who have a terminal.
+        # Rich takes 0.1 s to import, and is needed on a terminal only.
         from rich.console import Console  # noqa: PLC0415 -- see above
         from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 -- same
 
@@ -98,7 +99,7 @@ class Bar:
         self._progress.stop()
 
     def show(self, status: DownloadStatus) -> None:
-        """Move the bar."""
+        """Redraw the bar."""
         self._progress.update(
             self._task,
             total=status.total_bytes,

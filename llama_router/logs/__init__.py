@@ -1,4 +1,4 @@
-"""Structured logs: lines on a terminal, fields in the journal, JSON lines for everything else.
+"""Structured logs: text on a terminal, fields in the journal, JSON lines elsewhere.
 
 Modules log with ``structlog.get_logger()`` and events named ``noun.past_participle``; the
 program calls `output.configure` once. Every event is in ``docs/reference/log-events.md``.

@@ -1,4 +1,4 @@
-"""journald's native protocol: entries with a field for each fact.
+"""journald's native protocol: encodes and sends entries with named fields.
 
 Source: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, and systemd.exec(5) for JOURNAL_STREAM.
 """
@@ -15,23 +15,23 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-#: Where journald listens.
+#: The socket of journald.
 SOCKET_PATH: Final = "/run/systemd/journal/socket"
 
-# journald keeps no field with a longer name.
+# journald drops a field with a longer name.
 _NAME_CHARS: Final = 64
 
-# Bytes that may wait in the socket; what sd_journal_send asks for, too.
+# Size of the send buffer of the socket; the same as in sd_journal_send.
 _SEND_BUFFER_BYTES: Final = 8 * 2**20
 
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Z0-9_]")
 
-# journald takes a file only if nobody can change it any more.
+# journald accepts a file only if it can no longer be changed.
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 def is_connected(descriptor: int | None, environ: Mapping[str, str]) -> bool:
-    """Say whether what is written to *descriptor* goes to the journal, as systemd promises."""
+    """Return True if *descriptor* is the journal stream that systemd announced."""
     device, colon, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     if descriptor is None or not colon:
         return False
@@ -43,12 +43,12 @@ def is_connected(descriptor: int | None, environ: Mapping[str, str]) -> bool:
 
 
 def field_name(name: str) -> str:
-    """Return *name* as journald takes it: capitals, digits, ``_``, and not that first."""
+    """Return *name* in journald's form: capitals, digits and ``_``, the latter not at the start."""
     return _NOT_IN_A_NAME.sub("_", name.upper()).lstrip("_")[:_NAME_CHARS]
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Return *fields*, whose names fit, as one entry. No value can add another field."""
+    """Return *fields* as one entry; a value cannot add a field. The names must be valid."""
     entry = bytearray()
     for name, text in fields.items():
         value = text.encode("utf-8", "backslashreplace")
@@ -60,13 +60,13 @@ def encode(fields: Mapping[str, str]) -> bytes:
 
 
 class Journal:
-    """A connection to journald; each entry is a datagram. Outlives a restart of journald."""
+    """A connection to journald; each entry is a datagram. It survives restarts of journald."""
 
     def __init__(self, path: str = SOCKET_PATH) -> None:
-        """Prepare to send to the socket at *path*.
+        """Create a socket for sending to *path*.
 
         Raises:
-            OSError: if there can be no socket.
+            OSError: if no socket can be created.
         """
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -90,7 +90,7 @@ class Journal:
         self._socket.close()
 
     def _send_as_file(self, entry: bytes) -> None:
-        """Send what is too large for a datagram: a sealed file in memory, by its descriptor."""
+        """Send an entry that is too large for a datagram, as a sealed memory file."""
         file = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             rest = memoryview(entry)

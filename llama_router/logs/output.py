@@ -1,4 +1,4 @@
-"""Where the events of this process go, from `configure` until it ends."""
+"""The output of the log: `configure` opens it, and a thread writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO
 
 from . import journal
-from .quick_structlog import structlog
 from .rendering import (
     LEVELS,
     ConsoleRenderer,
@@ -19,6 +18,7 @@ from .rendering import (
     render_json,
     timestamp,
 )
+from .structlog_without_rich import structlog
 from .threaded_writer import ThreadedWriter
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class LogOutput:
-    """Where log lines go until `close`; made by `configure`, usable in a ``with``.
+    """A destination of log lines; created by `configure`, closed by `close` or a ``with``.
 
-    A thread writes the lines. Those that the stream cannot take are dropped and counted:
-    ``logs.dropped`` says how many, as soon as it takes lines again.
+    A thread writes the lines. Lines that the stream cannot take are dropped and counted;
+    ``logs.dropped`` reports their number as soon as the stream takes lines again.
     """
 
     def __init__(
@@ -42,25 +42,25 @@ class LogOutput:
     ) -> None:
         self._stream = stream
         self._descriptor = _descriptor(stream)
-        self._journal = to  # then *stream* is not used
+        self._journal = to  # replaces *stream* if it is set
         self._dropped = 0
-        self._torn = False  # the stream ends in a part of a line
+        self._line_cut = False  # the last write ended in the middle of a line
         self._direct = structlog.wrap_logger(
             _Returning(), [render], structlog.make_filtering_bound_logger("debug")
         )
         self._writer = ThreadedWriter(self._write, name="logs")
         self._render = render if LEVELS.index(level) <= LEVELS.index("info") else None
         self._processor, self._level = render, level
-        _in_force.begin(self)
+        _open_outputs.begin(self)
 
     def use(self) -> None:
-        """Send the events of this process here."""
+        """Send the events of this process to this output."""
         structlog.configure(
             processors=[self._processor],
             wrapper_class=structlog.make_filtering_bound_logger(self._level),
             logger_factory=lambda *_: self,
-            # A module's logger would stay with the first configuration of the process
-            # for good. Caching saves 1.3 of 8 microseconds.
+            # A cached logger would keep the first configuration of the process for ever.
+            # Caching would save 1.3 of 8 microseconds.
             cache_logger_on_first_use=False,
         )
 
@@ -82,11 +82,11 @@ class LogOutput:
     debug = info = warning = error = critical = put  # structlog calls the level's name
 
     def close(self, timeout_s: float = 2.0) -> bool:
-        """Undo `configure` and write what is queued, for up to *timeout_s* seconds.
+        """Undo `configure`, and write what is queued, for up to *timeout_s* seconds.
 
-        Blocks the calling thread. Safe to call again. Returns whether all is written.
+        Blocks the calling thread. Safe to call again. Returns True if everything is written.
         """
-        _in_force.end(self)
+        _open_outputs.end(self)
         written = self._writer.close(timeout_s)
         if written and self._journal is not None:
             self._journal.close()
@@ -99,7 +99,7 @@ class LogOutput:
         self.close()
 
     def _write(self, lines: list[bytes]) -> None:
-        """Write a batch; on the thread."""
+        """Write a batch; runs on the writer's thread."""
         dropped, self._dropped = self._dropped, 0
         if dropped:
             lines = [*lines, self._direct.warning("logs.dropped", lines=dropped)]
@@ -109,15 +109,15 @@ class LogOutput:
         data = b"".join(lines)
         try:
             if self._descriptor is not None:
-                self._write_all(self._descriptor, b"\n" + data if self._torn else data)
+                self._write_all(self._descriptor, b"\n" + data if self._line_cut else data)
             elif self._stream is not None:
                 self._stream.write(data.decode())
                 self._stream.flush()
-        except (OSError, ValueError):  # ValueError: it was closed
+        except (OSError, ValueError):  # ValueError: the stream was closed
             self._dropped += dropped + len(lines) - (dropped > 0)
 
     def _send(self, to: journal.Journal, entries: list[bytes], dropped: int) -> None:
-        """Send a batch to the journal; its last one says that *dropped* are missing, if any."""
+        """Send a batch to the journal; if *dropped*, its last entry reports that number."""
         for number, entry in enumerate(entries):
             try:
                 to.send(entry)
@@ -126,43 +126,43 @@ class LogOutput:
                 self._dropped += dropped if last else 1
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
-        """Write *data*, through no buffer: a failed write would fill it.
+        """Write *data* unbuffered: data of a failed write would stay in a buffer.
 
         Raises:
-            OSError: if not all of it could be written.
+            OSError: if *data* could not be written completely.
         """
         rest = memoryview(data)
         while rest:
             try:
                 written = os.write(descriptor, rest)
-            except BlockingIOError:  # whoever shares the terminal made it non-blocking
+            except BlockingIOError:  # another process made the shared terminal non-blocking
                 poll = select.poll()
                 poll.register(descriptor, select.POLLOUT)
                 poll.poll()
                 continue
-            self._torn = rest[written - 1] != ord("\n")
+            self._line_cut = rest[written - 1] != ord("\n")
             rest = rest[written:]
 
 
-class _InForce:
-    """The outputs that are open, and what the process logged with before the first.
+class _OpenOutputs:
+    """The open outputs, and the configuration of structlog from before the first.
 
-    The configurations of structlog and of `logging` belong to the process. So they are changed
-    here only: outputs may be closed in any order, and the last one that is open is used.
+    structlog and `logging` are configured per process. So only this class configures them:
+    outputs may be closed in any order, and the last open one is used.
     """
 
     def __init__(self) -> None:
         self._outputs: list[LogOutput] = []
-        self._before: dict[str, Any] | None = None  # of structlog; None is its defaults
+        self._before: dict[str, Any] | None = None  # of structlog; None for its defaults
         self._handler = _LibraryHandler(logging.WARNING)
 
     @property
     def last(self) -> LogOutput | None:
-        """Return the output that is used, if there is one."""
+        """Return the output in use, or None."""
         return self._outputs[-1] if self._outputs else None
 
     def begin(self, output: LogOutput) -> None:
-        """Use *output* until it ends or another one begins."""
+        """Use *output* until `end`, or until another one begins."""
         if not self._outputs:
             self._before = structlog.get_config() if structlog.is_configured() else None
             logging.getLogger().addHandler(self._handler)
@@ -171,7 +171,7 @@ class _InForce:
         output.use()
 
     def end(self, output: LogOutput) -> None:
-        """Use *output* no longer. Does nothing if it has ended already."""
+        """Stop using *output*. Does nothing if it has ended already."""
         if output not in self._outputs:
             return
         self._outputs.remove(output)
@@ -187,19 +187,19 @@ class _InForce:
 
 
 def log_info(event: str, fields: EventDict) -> None:
-    """Log what ``structlog.get_logger().info(event, **fields)`` does, at half the cost.
+    """Log the same line as ``structlog.get_logger().info(event, **fields)``, at half the cost.
 
-    For the one line that every request writes: structlog's own part of it, 5 us, would be
-    a twentieth of what a request costs.
+    For the line that every request writes: structlog's share of it, 5 us, would be a
+    twentieth of the cost of a request.
     """
-    if (output := _in_force.last) is not None:
+    if (output := _open_outputs.last) is not None:
         output.put_info(event, fields)
     else:
         structlog.get_logger().info(event, **fields)
 
 
 class _Returning:
-    """A logger that gives the rendered line back."""
+    """A logger that returns the rendered line."""
 
     @staticmethod
     def warning(line: bytes) -> bytes:
@@ -207,7 +207,7 @@ class _Returning:
 
 
 class _LibraryHandler(logging.Handler):
-    """Turns the records of libraries into events."""
+    """Logs the records of libraries as events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log *record* as ``library.logged``; never raises."""
@@ -222,7 +222,7 @@ class _LibraryHandler(logging.Handler):
             structlog.get_logger().warning("library.logged", **fields)
 
 
-_in_force: Final = _InForce()
+_open_outputs: Final = _OpenOutputs()
 
 
 def configure(
@@ -235,22 +235,22 @@ def configure(
     """Send the events of this process, and its libraries' warnings, to *stream*.
 
     Args:
-        level: The least that is logged: debug, info, warning, error or critical.
-        format: ``console`` for people, ``json`` for programs; ``auto`` is ``console``
-            if *stream* is a terminal, and if it leads to the journal, an entry there with
-            a field for each fact; else ``json``. Only a terminal gets colours.
-        stream: Standard error if not given, as it is now.
-        journal_path: Where journald listens.
+        level: The lowest level that is logged: debug, info, warning, error or critical.
+        format: ``console`` for text, ``json`` for JSON lines. ``auto`` is ``console`` if
+            *stream* is a terminal, entries with fields if it is the journal, else
+            ``json``. Only a terminal gets colours.
+        stream: The stream; None for the present standard error.
+        journal_path: The socket of journald.
 
     Returns:
-        The output, to be closed when the program ends.
+        The output; to be closed before the program ends.
 
     Raises:
-        ValueError: if there is no such level.
+        ValueError: if *level* is unknown.
     """
     if level not in LEVELS:
         raise ValueError(f"no log level {level!r}; there are {', '.join(LEVELS)}")
-    # A process started without a standard error has None here.
+    # sys.stderr is None in a process that was started without a standard error.
     target = stream if stream is not None else sys.stderr
     terminal = target is not None and target.isatty()
     if (
@@ -267,7 +267,7 @@ def configure(
 
 
 def _descriptor(stream: TextIO | None) -> int | None:
-    """Return the file descriptor below *stream*, which is flushed, if it has one."""
+    """Flush *stream*; return its file descriptor, or None."""
     if stream is None:
         return None
     try:

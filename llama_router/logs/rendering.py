@@ -1,4 +1,4 @@
-"""What an event looks like: as JSON, as an entry of the journal, for a person."""
+"""Renders events: as JSON lines, as entries of the journal, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
-# What JSON allows in a string and a terminal may still obey: DEL, C1, line and paragraph
-# separators, bidirectional overrides. JSON itself escapes the rest.
+# Control characters that JSON does not escape: DEL, C1, line and paragraph separators,
+# bidirectional overrides.
 _UNSAFE_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-# On a terminal: SGR parameters. Source: ECMA-48, section 8.3.117.
+# SGR parameters of terminals. Source: ECMA-48, section 8.3.117.
 _LEVEL_COLOURS: Final = {
     "debug": "2",
     "info": "32",
@@ -41,7 +41,7 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 
 def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
-    """Render an event as one JSON object and a newline, whatever its fields hold."""
+    """Render an event as one JSON object and a newline; accepts fields of any type."""
     head = {
         "ts": timestamp(time.time()),
         "level": level,
@@ -53,10 +53,10 @@ def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
 
 
 def render_journal(_logger: object, level: str, fields: EventDict) -> bytes:
-    """Render an event as an entry of the journal: a sentence, and a field for each fact."""
+    """Render an event as an entry of the journal: a message, and one field per event field."""
     trace = _traceback(fields.pop("exc_info", None))
     event = fields.pop("event")
-    words = [_shown(event), *(f"{_shown(key)}={_shown(fields[key])}" for key in fields)]
+    words = [_word(event), *(f"{_word(key)}={_word(fields[key])}" for key in fields)]
     entry = {
         "MESSAGE": " ".join(words),
         "PRIORITY": _PRIORITIES[level],
@@ -72,7 +72,7 @@ def render_journal(_logger: object, level: str, fields: EventDict) -> bytes:
 
 
 def _journal_value(value: object) -> str:
-    """Return text as it is, everything else as in JSON."""
+    """Return a string unchanged, any other value as JSON."""
     if isinstance(value, str):
         return _text(value)
     try:
@@ -82,7 +82,7 @@ def _journal_value(value: object) -> str:
 
 
 def json_line(fields: dict[str, Any]) -> bytes:
-    """Return *fields* as one line that steers no terminal, whatever they hold."""
+    """Return *fields*, with values of any type, as one line of JSON without control characters."""
     try:
         line = _ENCODER.encode(fields)
     except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the line
@@ -93,7 +93,7 @@ def json_line(fields: dict[str, Any]) -> bytes:
 
 
 def timestamp(time_s: float) -> str:
-    """Return *time_s*, in seconds since the epoch, in UTC as in RFC 3339, to the millisecond."""
+    """Return *time_s*, in seconds since the epoch, as an RFC 3339 time in UTC with milliseconds."""
     second = int(time_s)
     return f"{_clock_time(second)}.{int((time_s - second) * 1000):03d}Z"
 
@@ -104,20 +104,20 @@ def _clock_time(second: int) -> str:
 
 
 class ConsoleRenderer:
-    """Renders an event for a person: local time, level, event, ``key=value``."""
+    """Renders an event as text: local time, level, event, ``key=value``."""
 
     def __init__(self, *, colours: bool) -> None:
         self._colours = colours
 
     def __call__(self, _logger: object, level: str, fields: EventDict) -> bytes:
-        """Return the line and, indented below it, the traceback if there is one."""
-        event = self._paint("1", _shown(fields.pop("event")))
+        """Return the line, and an indented traceback below it if the event has one."""
+        event = self._paint("1", _word(fields.pop("event")))
         trace = _traceback(fields.pop("exc_info", None))
         words = [
             datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3],
             self._paint(_LEVEL_COLOURS[level], f"{level:<8}"),
             event,
-            *(f"{self._paint('36', _shown(key))}={_shown(fields[key])}" for key in fields),
+            *(f"{self._paint('36', _word(key))}={_word(fields[key])}" for key in fields),
         ]
         below = ["    " + escape_controls(line) for line in trace.split("\n") if line]
         return ("\n".join([" ".join(words), *below]) + "\n").encode("utf-8", "backslashreplace")
@@ -127,7 +127,7 @@ class ConsoleRenderer:
 
 
 def _text(value: object) -> str:
-    """Return *value* as text that can be encoded."""
+    """Return *value* as a string that can be encoded in UTF-8."""
     try:
         text = str(value)
     except Exception:  # noqa: BLE001 -- see json_line
@@ -135,17 +135,17 @@ def _text(value: object) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _shown(value: object) -> str:
-    """Return *value* as one word if it can be, else quoted; never a control character."""
+def _word(value: object) -> str:
+    """Return *value* as one word, or quoted; without control characters."""
     if isinstance(value, tuple):
-        value = list(value)  # the difference is Python's, not the reader's
+        value = list(value)  # readers of a log need no difference
     text = _text(value)
     quoted = not isinstance(value, list | tuple | dict) and re.search(r"[\s\"'=]|^$", text)
     return text if text.isprintable() and not quoted else repr(text)
 
 
 def _traceback(exc_info: object) -> str:
-    """Return the traceback that structlog's *exc_info* stands for, or nothing."""
+    """Return the traceback for structlog's *exc_info*, or an empty string."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     error = exc_info if isinstance(exc_info, BaseException) else None

@@ -1,6 +1,6 @@
-"""Names for requests that the router answers with an error of its own: for clients and the log.
+"""Request ids: in error responses of the router, and in its log.
 
-Answers of backends bear none: what passes through costs nothing.
+Responses of backends have none, because they are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ import secrets
 
 
 def new_request_id() -> str:
-    """Return a name that no other request has, in the form that Anthropic's have."""
+    """Return a new, unique request id in the format of Anthropic's API."""
     return f"req_{secrets.token_hex(12)}"

@@ -1,4 +1,4 @@
-"""Writing from a thread of its own, so that whoever hands things over never waits."""
+"""A queue with a thread that writes its items, so that producers never block."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..threads import thread_refusals
 
 Item = TypeVar("Item")
 
-# A writer that has just written waits this long, to take the lines of a burst together:
-# waking its thread for each would cost the other threads more than the lines do.
+# Pause of the thread after a write, in seconds, so that a burst of lines is written at once:
+# waking the thread for each line would cost the other threads more than the lines do.
 _BATCH_S: Final = 0.01
 
 
 class ThreadedWriter(Generic[Item]):
-    """Takes items on any thread, never blocking; one daemon thread writes them in order."""
+    """Accepts items from any thread without blocking; one daemon thread writes them in order."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class ThreadedWriter(Generic[Item]):
         Args:
             write: Called on the thread with one or more items, or with none at the
                 end. May block; must not raise.
-            name: Of the thread.
-            max_items: Items that may wait.
-            max_bytes: What they may hold together, about.
+            name: The name of the thread.
+            max_items: Largest number of queued items.
+            max_bytes: Largest total size of queued items, approximately.
 
         Raises:
             ThreadRefusedError: if the system refuses the thread.
@@ -42,7 +42,7 @@ class ThreadedWriter(Generic[Item]):
         self._write = write
         self._max_items = max_items
         self._max_bytes = max_bytes
-        # SimpleQueue.put may be interrupted by itself: a finalizer that logs cannot deadlock.
+        # SimpleQueue.put is reentrant: a finalizer that logs cannot deadlock.
         self._queue: queue.SimpleQueue[tuple[Item, int] | None] = queue.SimpleQueue()
         self._put_bytes = 0
         self._written_bytes = 0
@@ -52,7 +52,7 @@ class ThreadedWriter(Generic[Item]):
             self._thread.start()
 
     def put(self, item: Item, size_bytes: int) -> bool:
-        """Hand over *item*; False if it is not taken: too much waits, or it is closed."""
+        """Queue *item*; return False if the queue is full or closed."""
         if (
             self._queue.qsize() >= self._max_items
             or self._put_bytes - self._written_bytes + size_bytes > self._max_bytes
@@ -64,9 +64,9 @@ class ThreadedWriter(Generic[Item]):
         return True
 
     def close(self, timeout_s: float) -> bool:
-        """Take nothing more and wait until all is written, up to *timeout_s* seconds.
+        """Close the queue, and write what is queued, for up to *timeout_s* seconds.
 
-        Blocks the calling thread. Safe to call again. Returns whether all is written.
+        Blocks the calling thread. Safe to call again. Returns True if everything is written.
         """
         self._closing.set()
         self._queue.put(None)

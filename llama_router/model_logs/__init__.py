@@ -1,1 +1,1 @@
-"""Lines of logs, and which old files are given up. Pure."""
+"""The logs of models: output of their backends and notes of the router, in memory and files."""

@@ -1,4 +1,4 @@
-"""Following a model's log live: what a slow reader cannot take is dropped, counted, and said."""
+"""Live reading of a model's log; lines that a slow reader cannot take are dropped and counted."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from .record import LogRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What may wait for one follower.
+#: Bounds of the queue of one follower.
 MAX_LINES: Final = 2000
 MAX_CHARS: Final = 512 * 1024
 
-#: Records that `Follower.receive` returns at once: rendering them takes some 2 ms.
+#: Largest number of records that `LiveFollower.receive` returns: rendering them takes 2 ms.
 _BATCH_LINES: Final = 500
 
 
-class Follower:
-    """One reader's bounded share of a model's log, from `__enter__` to `__exit__`.
+class LiveFollower:
+    """A bounded queue of the lines that a model's log gets within the ``with`` block.
 
-    The oldest lines are dropped if the reader is too slow; a record in their place says how
-    many. Neither the backend nor any other reader notices.
+    If the reader is too slow, the oldest lines are dropped; a record in their place has their
+    number. Neither the backend nor any other reader is slowed down.
     """
 
     def __init__(
-        self, model_log: ModelLog, *, on_exit: Callable[[Follower], None] = lambda _: None
+        self, model_log: ModelLog, *, on_exit: Callable[[LiveFollower], None] = lambda _: None
     ) -> None:
         self._log = model_log
         self._on_exit = on_exit
         self._chunks: deque[LogChunk] = deque()
-        self._skip = 0  # lines of the oldest chunk that were taken or dropped
-        self._lines = 0
-        self._chars = 0
+        self._removed = 0  # lines of the oldest chunk that were received or dropped
+        self._line_count = 0
+        self._char_count = 0
         self._dropped = 0
         self._ended = False
-        self._news = trio.Event()
+        self._changed = trio.Event()
 
     def __enter__(self) -> Self:
-        self._log.recent(0)  # what a flood left is of the past: not to be heard twice
+        self._log.recent(0)  # ends throttling: output from before is not new
         self._log.listeners.append(self._put)
         return self
 
@@ -59,54 +59,54 @@ class Follower:
         self._on_exit(self)
 
     @property
-    def waiting_lines(self) -> int:
-        """How many lines could be taken at once."""
-        return self._lines
+    def queued_lines(self) -> int:
+        """The number of queued lines."""
+        return self._line_count
 
     def end(self) -> None:
-        """Let `receive` end once everything is taken."""
+        """Make `receive` raise `trio.EndOfChannel` once the queue is empty."""
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
     async def receive(self) -> list[LogRecord]:
-        """Wait for lines and take some of them, at least one.
+        """Wait for lines; remove some of them from the queue, at least one, and return them.
 
         Raises:
-            trio.EndOfChannel: if it was ended, and everything is taken.
+            trio.EndOfChannel: after `end`, if the queue is empty.
         """
-        while not self._lines:
+        while not self._line_count:
             if self._ended:
                 raise trio.EndOfChannel
-            self._news = trio.Event()
-            await self._news.wait()
+            self._changed = trio.Event()
+            await self._changed.wait()
         await trio.lowlevel.checkpoint()
         records: list[LogRecord] = []
         if self._dropped:
             text = f"… {self._dropped} lines not shown: this reader is too slow"
             records.append(LogRecord(timestamp(time.time()), text, by_router=True))
             self._dropped = 0
-        while self._lines and len(records) < _BATCH_LINES:
-            chunk, skip = self._chunks[0], self._skip
+        while self._line_count and len(records) < _BATCH_LINES:
+            chunk, skip = self._chunks[0], self._removed
             taken = chunk.records(skip, skip + _BATCH_LINES - len(records))
             records += taken
-            self._forget(len(taken))
+            self._remove(len(taken))
         return records
 
     def _put(self, chunk: LogChunk) -> None:
         self._chunks.append(chunk)
-        self._lines += len(chunk.texts)
-        self._chars += sum(map(len, chunk.texts))
-        while self._lines > MAX_LINES or self._chars > MAX_CHARS:
-            self._forget(1)
+        self._line_count += len(chunk.texts)
+        self._char_count += sum(map(len, chunk.texts))
+        while self._line_count > MAX_LINES or self._char_count > MAX_CHARS:
+            self._remove(1)
             self._dropped += 1
-        self._news.set()
+        self._changed.set()
 
-    def _forget(self, lines: int) -> None:
-        """Remove the oldest *lines*, all of one chunk."""
+    def _remove(self, lines: int) -> None:
+        """Remove the oldest *lines*, all of one chunk, from the queue."""
         texts = self._chunks[0].texts
-        self._chars -= sum(map(len, texts[self._skip : self._skip + lines]))
-        self._lines -= lines
-        self._skip += lines
-        if self._skip == len(texts):
+        self._char_count -= sum(map(len, texts[self._removed : self._removed + lines]))
+        self._line_count -= lines
+        self._removed += lines
+        if self._removed == len(texts):
             self._chunks.popleft()
-            self._skip = 0
+            self._removed = 0

@@ -1,4 +1,4 @@
-"""One line of a model's log: as a value, as text, and how two pieces of a log join. Pure."""
+"""Records: the lines of a model's log, as JSON and text; joining two pieces of a log. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import msgspec
 
 from ..logs.lines import escape_controls
 
-# How loud a line is, by the words of the usual programs: llama-server's logger
+# Severity of a line, by the words of the usual programs: llama-server's logger
 # ("0.00.003.860 W srv ..."), Python's logging, tracebacks.
-_LOUD: Final = re.compile(
+_ERROR: Final = re.compile(
     r"^[\d.]+ E |\b(?:ERROR|CRITICAL|FATAL)\b|^(?:\([^)]*\) )?(?:error:|Traceback )"
 )
-_LOUDER: Final = re.compile(r"^[\d.]+ W |\bWARN(?:ING)?\b|^warning:")
+_WARNING: Final = re.compile(r"^[\d.]+ W |\bWARN(?:ING)?\b|^warning:")
 
 # SGR parameters. Source: ECMA-48, section 8.3.117.
 _DIM: Final = "2"
@@ -31,9 +31,9 @@ class LogRecord:
     """One line of a model's log.
 
     Attributes:
-        ts: When it was read, in UTC as in RFC 3339, to the millisecond.
-        line: Its text.
-        by_router: Whether the router says it; else the backend printed it.
+        ts: The time of reading: RFC 3339, UTC, with milliseconds.
+        line: The text.
+        by_router: True for a note of the router, False for output of the backend.
     """
 
     ts: str
@@ -51,7 +51,7 @@ _DECODER: Final = msgspec.json.Decoder(_Json)
 
 
 def as_json(record: LogRecord, model: str) -> dict[str, object]:
-    """Return *record* as it is in files and in the API; ``by`` is there for the router's own."""
+    """Return *record* in the form of files and API; notes of the router have the field ``by``."""
     fields: dict[str, object] = {"ts": record.ts, "model": model}
     if record.by_router:
         fields["by"] = "router"
@@ -59,7 +59,7 @@ def as_json(record: LogRecord, model: str) -> dict[str, object]:
 
 
 def from_json(line: bytes | str) -> LogRecord | None:
-    """Return the record in one line of JSON, or None if it is something else."""
+    """Return the record in one line of JSON, or None if the line holds none."""
     try:
         found = _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -68,15 +68,15 @@ def from_json(line: bytes | str) -> LogRecord | None:
 
 
 def as_text(record: LogRecord, *, ts: str | None = None, colours: bool = False) -> str:
-    """Return *record* as a line for people, without its end; it steers no terminal.
+    """Return *record* as a line of text without a line end or control characters.
 
-    Time, ``|`` or ``*``, text: after ``|`` speaks the backend, after ``*`` the router. A
-    backend has no influence on what stands before.
+    Time, ``|`` or ``*``, text: ``|`` precedes output of the backend, ``*`` a note of the router.
+    The output cannot change what precedes it.
 
     Args:
-        record: Which.
-        ts: Its time in other words.
-        colours: Whether to use those of a terminal.
+        record: The record.
+        ts: Replaces the record's time, e.g. by local time.
+        colours: Use the colours of a terminal.
     """
     when = escape_controls(record.ts) if ts is None else ts
     text = escape_controls(record.line)
@@ -91,16 +91,16 @@ def as_text(record: LogRecord, *, ts: str | None = None, colours: bool = False) 
 def _colour(record: LogRecord) -> str | None:
     if record.by_router:
         return _CYAN
-    if _LOUD.search(record.line):
+    if _ERROR.search(record.line):
         return _RED
-    return _YELLOW if _LOUDER.search(record.line) else None
+    return _YELLOW if _WARNING.search(record.line) else None
 
 
 def overlap(earlier: Sequence[LogRecord], later: Sequence[LogRecord]) -> int | None:
-    """Return where in *earlier* the piece *later* begins, or None if they do not touch.
+    """Return the index in *earlier* at which *later* begins, or None if they do not touch.
 
     Both are pieces of one log, read at different times or from different places. Lines
-    may repeat, so the latest place that fits is taken.
+    may repeat, so the last matching index is returned.
     """
     if not later:
         return len(earlier)
@@ -114,7 +114,7 @@ def overlap(earlier: Sequence[LogRecord], later: Sequence[LogRecord]) -> int | N
 
 
 def join(earlier: Sequence[LogRecord], later: Sequence[LogRecord]) -> list[LogRecord]:
-    """Return both pieces as one; what is in both, only once. *later* is kept whole."""
+    """Return both pieces as one, without records that are in both. *later* is kept whole."""
     start = overlap(earlier, later)
     if start is None:
         first_ts = later[0].ts
@@ -123,14 +123,14 @@ def join(earlier: Sequence[LogRecord], later: Sequence[LogRecord]) -> list[LogRe
 
 
 class Resume:
-    """Picks up a log where it was left: tells what was not shown yet from what was.
+    """Resumes a log after an interruption: separates new records from those shown before.
 
-    The end of a log is read again from somewhere else; of that, everything up to the last
-    line that was shown is left out. From the first new line on, everything is new.
+    The end of the log is read again, perhaps from another source. Records up to the last one
+    that was shown are skipped; all later ones are new.
 
     Attributes:
-        gap: Whether lines may be missing before the last one that was new: it was the first
-            of what was read again, and so nobody knows what was before it.
+        gap: True if records may be missing before the latest new one: it was the first record
+            that was read again, so the records before it are unknown.
     """
 
     def __init__(self) -> None:
@@ -140,17 +140,17 @@ class Resume:
         self._touches = True
         self.gap = False
 
-    def again(self, *, whole: bool = False) -> None:
-        """Expect the end of the log from the start once more.
+    def restart(self, *, complete: bool = False) -> None:
+        """Prepare for reading the end of the log again.
 
         Args:
-            whole: Nothing can have been left out: what comes may begin with a new line.
+            complete: No record can be missing, even if the first one that is read is new.
         """
         self._skip = self._same_time.copy() if self._last_ts else None
-        self._touches = whole
+        self._touches = complete
 
     def is_new(self, record: LogRecord) -> bool:
-        """Say whether *record* is to be shown; then it counts as shown."""
+        """Return True if *record* is new, and count it as shown."""
         if self._skip is not None:
             if record.ts < self._last_ts or self._skip[record] > 0:
                 self._skip[record] -= 1

@@ -1,4 +1,4 @@
-"""Which old log files are given up. Pure."""
+"""The choice of old log files to remove. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-#: A file that was written so lately is never given up: somebody may write to it, or read it.
+#: A file written within this many seconds is never removed: it may be open for writing or reading.
 IN_USE_S: Final = 60.0
 
 
@@ -16,9 +16,9 @@ class LogFile:
     """One file in the folder of logs.
 
     Attributes:
-        name: Its name.
-        size_bytes: Its size.
-        modified_s: When it was last written, in seconds since the epoch.
+        name: The name in the folder.
+        size_bytes: The size.
+        modified_s: The time of the last write, in seconds since the epoch.
     """
 
     name: str
@@ -32,11 +32,11 @@ def to_remove(
     """Return the names of the files to remove, oldest first.
 
     Args:
-        files: All that there are.
+        files: All log files.
         now_s: The time, in seconds since the epoch.
-        keep_s: Files that were not written for longer go; None keeps them.
-        total_bytes: Of what is left, the oldest go until the rest has no more than this;
-            None sets no limit. What is in use may exceed it.
+        keep_s: Files that were not written for longer are removed; None keeps them.
+        total_bytes: Then the oldest files are removed until the rest has no more than this;
+            None sets no limit. Files in use may exceed it.
     """
     by_age = sorted(files, key=lambda file: (file.modified_s, file.name))
     left_bytes = sum(file.size_bytes for file in by_age)

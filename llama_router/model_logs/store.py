@@ -1,4 +1,4 @@
-"""What the backends print: the logs of all models, and the files that they are written to."""
+"""The logs of all models, and the thread that writes them to files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import trio
 from ..logs.rendering import timestamp
 from ..logs.threaded_writer import ThreadedWriter
 from ..threads import ThreadRefusedError, in_thread
-from .files import append_rotating, log_path, record_line, remove_old
-from .follow import Follower
-from .model_log import SETTLE_S, LogChunk, ModelLog
+from .follow import LiveFollower
+from .log_files import append_rotating, log_path, record_line, remove_old_files
+from .model_log import REPORT_AFTER_S, LogChunk, ModelLog
 from .record import LogRecord
 
 log = structlog.get_logger()
 
-# Old files are given up after each rotation, and as often as this, in seconds.
-_TIDY_S: Final = 3600.0
+# Interval at which old files are removed, in seconds; also done after each rotation.
+_CLEAN_UP_S: Final = 3600.0
 
 
 @attrs.frozen
 class _Entry:
-    """Lines on their way to a file; *refused* ones before them found the queue full."""
+    """Queued lines; *refused* is the number of lines before them that a full queue refused."""
 
     model: str
     chunk: LogChunk
@@ -37,16 +37,16 @@ class _Entry:
 
 
 class LogStore:
-    """The logs of all models; written to *directory* by a thread, if there is one.
+    """The logs of all models; a thread writes them to *directory*, unless that is None.
 
     ``<directory>/<quoted model>.jsonl`` has one object per line: ``ts``, ``model``, ``line``,
-    and ``by`` if the router says it. When it would exceed *max_bytes* it becomes
-    ``….jsonl.1``, and so on up to *backups*. Neither a slow disk nor a full one holds
-    anything up: lines are lost, with one ``log.write_failed`` per model and error in ten
-    minutes, and the file says where.
+    and ``by`` for a note of the router. A file that would exceed *max_bytes* is renamed to
+    ``….jsonl.1``, and so on up to *backups*. A slow or full disk blocks nothing: lines are
+    lost, with one ``log.write_failed`` per model and error in ten minutes, and with a note at
+    their place in the file.
 
     Files that were not written for *keep_s* are removed, and the oldest ones while all of
-    them together have more than *total_bytes*; None for either keeps them.
+    them together have more than *total_bytes*; None disables either limit.
     """
 
     def __init__(
@@ -65,77 +65,77 @@ class LogStore:
         self._total_bytes = total_bytes
         self._logs: dict[str, ModelLog] = {}
         self._refused: Counter[str] = Counter()
-        self._flooded = trio.Event()
-        self._followers: set[Follower] = set()
-        self._ending = False
-        # Used by the writing thread only.
-        self._missing: Counter[str] = Counter()
-        self._quiet_until_s: dict[tuple[str, str], float] = {}
+        self._throttled = trio.Event()
+        self._followers: set[LiveFollower] = set()
+        self._followers_ended = False
+        # Used by the writer's thread only.
+        self._lost_lines: Counter[str] = Counter()
+        self._no_warning_until_s: dict[tuple[str, str], float] = {}
         self._warned: set[str] = set()
         self._writer = None if directory is None else ThreadedWriter(self._write, name="model logs")
 
     def for_model(self, model: str) -> ModelLog:
-        """Return the log of *model*, always the same one."""
+        """Return the log of *model*; the same object for each call."""
         if model not in self._logs:
-            model_log = ModelLog(model, on_flood=self._note_flood)
+            model_log = ModelLog(model, on_throttled=self._on_throttled)
             if self._writer is not None:
                 model_log.listeners.append(partial(self._enqueue, self._writer, model))
             self._logs[model] = model_log
         return self._logs[model]
 
     def path_for(self, model: str) -> Path | None:
-        """Return the path of *model*'s file, which may not exist yet; None without files."""
+        """Return the path of *model*'s file, which may not exist; None without a directory."""
         return None if self._directory is None else log_path(self._directory, model)
 
-    def follow(self, model: str) -> Follower:
-        """Return a new follower of *model*'s log; it follows while its block lasts."""
-        follower = Follower(self.for_model(model), on_exit=self._followers.discard)
+    def follow(self, model: str) -> LiveFollower:
+        """Return a new follower of *model*'s log, to be used in a ``with`` block."""
+        follower = LiveFollower(self.for_model(model), on_exit=self._followers.discard)
         self._followers.add(follower)
-        if self._ending:
+        if self._followers_ended:
             follower.end()
         return follower
 
     def end_following(self) -> None:
-        """Let every follower, also a later one, end once it has read what is there."""
-        self._ending = True
+        """End every follower, later ones included, once its queue is empty."""
+        self._followers_ended = True
         for follower in self._followers:
             follower.end()
 
     async def run(self) -> NoReturn:
-        """Show what floods left once they are over, and give up old files, until cancelled."""
+        """Report dropped output once it ends, and remove old files, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._settle_floods)
+            nursery.start_soon(self._end_throttling)
             while True:
                 with suppress(ThreadRefusedError):
-                    await in_thread(self._tidy, abandon_on_cancel=True)
-                await trio.sleep(_TIDY_S)
+                    await in_thread(self._remove_old_files, abandon_on_cancel=True)
+                await trio.sleep(_CLEAN_UP_S)
 
     def close(self, timeout_s: float) -> bool:
         """Write what is queued, up to *timeout_s* seconds; blocks the calling thread.
 
-        Logs in memory stay usable. Returns whether all is written, or known to be lost.
+        Logs in memory stay usable. Returns True if all is written, or reported as lost.
         """
         for model_log in self._logs.values():
             model_log.end_of_process()
         return self._writer is None or self._writer.close(timeout_s)
 
-    def _note_flood(self) -> None:
-        self._flooded.set()
+    def _on_throttled(self) -> None:
+        self._throttled.set()
 
-    async def _settle_floods(self) -> NoReturn:
+    async def _end_throttling(self) -> NoReturn:
         while True:
-            await self._flooded.wait()
-            self._flooded = trio.Event()
-            while flooded := [found for found in self._logs.values() if found.flooded]:
-                await trio.sleep(SETTLE_S)
-                for model_log in flooded:
-                    model_log.settle()
+            await self._throttled.wait()
+            self._throttled = trio.Event()
+            while throttled := [found for found in self._logs.values() if found.throttled]:
+                await trio.sleep(REPORT_AFTER_S)
+                for model_log in throttled:
+                    model_log.report_dropped()
 
-    def _tidy(self) -> None:
-        """Give up old files; on some thread."""
+    def _remove_old_files(self) -> None:
+        """Remove old files; runs on any thread."""
         if self._directory is None or (self._keep_s is None and self._total_bytes is None):
             return
-        removed = remove_old(
+        removed = remove_old_files(
             self._directory,
             now_s=time.time(),
             keep_s=self._keep_s,
@@ -152,11 +152,11 @@ class LogStore:
             self._refused[model] += len(chunk.texts)
 
     def _write(self, batch: list[_Entry]) -> None:
-        """Write a batch; on the thread."""
+        """Write a batch; runs on the writer's thread."""
         lines: dict[str, deque[bytes]] = {}
         for entry in batch:
             if entry.refused:
-                self._missing[entry.model] += entry.refused
+                self._lost_lines[entry.model] += entry.refused
                 self._warn(entry.model, "queue full: the disk is too slow")
             lines.setdefault(entry.model, deque()).extend(
                 record_line(record, entry.model) for record in entry.chunk.records()
@@ -168,34 +168,34 @@ class LogStore:
         path = self.path_for(model)
         assert path is not None
         gap = b""
-        if missing := self._missing[model]:
-            note = f"… {missing} lines could not be written"
+        if lost := self._lost_lines[model]:
+            note = f"… {lost} lines could not be written"
             gap = record_line(LogRecord(timestamp(time.time()), note, by_router=True), model)
             lines.appendleft(gap)
         try:
             rotated = append_rotating(path, lines, max_bytes=self._max_bytes, backups=self._backups)
         except OSError as error:
             gap_written = not gap or lines[0] is not gap
-            self._missing[model] = len(lines) + (0 if gap_written else missing - 1)
+            self._lost_lines[model] = len(lines) + (0 if gap_written else lost - 1)
             self._warn(model, str(error))
             return
         if rotated:
-            self._tidy()
-        self._missing[model] = 0
+            self._remove_old_files()
+        self._lost_lines[model] = 0
         if model in self._warned:
             self._warned.discard(model)
-            log.info("log.write_recovered", model=model, path=str(path), lost_lines=missing)
+            log.info("log.write_recovered", model=model, path=str(path), lost_lines=lost)
 
     def _warn(self, model: str, error: str) -> None:
         now_s = time.monotonic()
-        if now_s < self._quiet_until_s.get((model, error), now_s):
+        if now_s < self._no_warning_until_s.get((model, error), now_s):
             return
-        self._quiet_until_s[model, error] = now_s + 600
+        self._no_warning_until_s[model, error] = now_s + 600
         self._warned.add(model)
         log.warning(
             "log.write_failed",
             model=model,
             path=str(self.path_for(model)),
             error=error,
-            lost_lines=self._missing[model],
+            lost_lines=self._lost_lines[model],
         )

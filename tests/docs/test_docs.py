@@ -1,13 +1,15 @@
 """The documentation can be followed: links, examples, commands."""
 
-import inspect
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from llama_router.cli.app import COMMANDS as COMMANDS_BY_NAME
 from llama_router.cli.app import app
 from llama_router.core.config.parse import parse_config
 
@@ -101,6 +103,29 @@ def test_commands_in_examples_exist(line: str) -> None:
     assert not ignored
 
 
+def test_the_list_of_commands_has_their_own_words() -> None:
+    """The line of a command in ``--help`` is the first line of its docstring."""
+    for name, _, summary in COMMANDS_BY_NAME:
+        function = app[name].default_command
+        assert function is not None
+        assert (function.__doc__ or "").partition("\n")[0] == summary
+
+
+def test_the_list_of_commands_imports_none() -> None:
+    """``llama-router --help`` names every command without importing its module."""
+    code = (
+        "import sys; from llama_router.cli.app import app\n"
+        "app(['--help'], result_action='return_value')\n"
+        "print('imported:', *(name for name in sys.modules if '.cli.commands' in name))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "imported:\n" in ended.stdout
+    for name, _, _ in COMMANDS_BY_NAME:
+        assert f" {name} " in ended.stdout
+
+
 def test_the_readme_has_its_two_commands() -> None:
     """Each stands alone on a line of a block, ready to be copied."""
     lines = [line for body in blocks(ROOT / "README.md", "") for line in body.splitlines()]
@@ -126,12 +151,10 @@ def test_the_command_reference_is_complete() -> None:
     commands = {command for command in app if not command.startswith("-")}
     assert sections.keys() == commands
     for command in commands:
-        function = app[command].default_command
-        assert function is not None
         options = {
-            "--" + parameter.name.replace("_", "-")
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            argument.name
+            for argument in app[command].assemble_argument_collection()
+            if argument.name.startswith("--") and not argument.field_info.is_positional
         }
         if "--token-file" in options:
             assert of_all <= options

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import llama_router
-from llama_router.cli.commands.options import MAX_LINES
+from llama_router.cli.options import MAX_LINES
 from llama_router.control.admin.logs import MAX_TAIL
 from tests.process.real import (
     LIMIT_S,

@@ -83,7 +83,7 @@ async def test_pull_prints_where_the_model_is(server, home) -> None:
     path = Path(out.removesuffix("\n"))
     assert content(path) == content(server.root / REPO / "tiny-Q4_K_M.gguf")
     assert path.is_relative_to(Path(home["HOME"]) / ".cache" / "huggingface" / "hub")
-    assert f"{REPO}:Q4_K_M is here now: fetched " in err
+    assert f"{REPO}:Q4_K_M is here now: downloaded " in err
 
 
 async def test_upper_and_lower_case_do_not_matter(home) -> None:
@@ -193,11 +193,11 @@ async def test_ctrl_c_keeps_what_is_here(server, home) -> None:
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
         said = b"".join([data async for data in process.stderr]).decode()
-    assert said.endswith("the same command goes on from there\n")
+    assert said.endswith("the same command resumes the download\n")
     assert "Traceback" not in said
     assert [bool(content(part)) for part in unfinished(home)] == [True]
     status, _, err = await cli(home, "rm", REPO)
-    assert (status, "what was unfinished" in err) == (0, True)
+    assert (status, "interrupted downloads" in err) == (0, True)
     assert unfinished(home) == []
 
 

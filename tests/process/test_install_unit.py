@@ -67,7 +67,7 @@ async def test_a_changed_unit_is_not_touched(tmp_path) -> None:
     await run_cli("install-unit", "--folder", ".", folder=tmp_path)
     written = unit.read_text()
     again = await run_cli("install-unit", "--folder", ".", folder=tmp_path)
-    assert b"is as it should be" in again.stdout
+    assert b"is up to date" in again.stdout
     await run_cli("install-unit", "--folder", ".", "--config", "/x.toml", folder=tmp_path)
     assert "--config /x.toml" in unit.read_text()
     changed = written.replace("RestartSec=2", "RestartSec=9")

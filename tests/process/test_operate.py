@@ -66,7 +66,7 @@ async def test_settings_are_changed_and_mistakes_refused(tmp_path, config) -> No
     with trio.fail_after(LIMIT_S):
         async with serving(config):
             out, _ = await told(tmp_path, "set", "a", "ttl_s=60", 'aliases=["x y"]', "group=g")
-            assert out == "configuration: applied\nretuned: a\n"
+            assert out == "configuration: applied\napplied without restart: a\n"
             text = config.read_text()
             assert all(line in text for line in ("ttl_s = 60", 'aliases = ["x y"]', 'group = "g"'))
             shown = json.loads((await told(tmp_path, "set", "x y"))[0])

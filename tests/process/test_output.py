@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from llama_router.logs.lines import Line
 from llama_router.model_logs import model_log as model_logs
 from llama_router.model_logs import store as output
-from llama_router.model_logs.files import append_rotating
+from llama_router.model_logs.log_files import append_rotating
 from llama_router.model_logs.model_log import LogChunk, ModelLog
 from llama_router.model_logs.store import LogStore
 from tests.limits import LIMIT_S
@@ -243,7 +243,7 @@ class TestFlood:
         clock = Clock()
         model_log = ModelLog("a", clock=clock)
         heard = heard_by(model_log)
-        model_log.write(b"x" * (model_logs.FLOOD_COST_PER_S - 200) + b"\n" + STATE[:11])
+        model_log.write(b"x" * (model_logs.MAX_COST_PER_S - 200) + b"\n" + STATE[:11])
         assert len(heard) > 1
         model_log.write(STATE[11:] + b"y\n" * 100)
         assert heard[-1].text == STATE.decode().rstrip()
@@ -475,7 +475,7 @@ class TestTrouble:
             import resource, signal, sys
             from collections import deque
             from pathlib import Path
-            from llama_router.model_logs.files import append_rotating
+            from llama_router.model_logs.log_files import append_rotating
             lines = deque([b'{{"n": %d}}\\n' % n for n in range(100)])
             path = Path({str(path)!r})
             resource.setrlimit(resource.RLIMIT_FSIZE, (123, {hard}))

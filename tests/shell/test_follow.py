@@ -6,16 +6,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.model_logs.follow import MAX_CHARS, MAX_LINES, Follower
-from llama_router.model_logs.model_log import FLOOD_COST_PER_S, ModelLog
+from llama_router.model_logs.follow import MAX_CHARS, MAX_LINES, LiveFollower
+from llama_router.model_logs.model_log import MAX_COST_PER_S, ModelLog
 from llama_router.model_logs.store import LogStore
 from tests.limits import LIMIT_S
 
 
-async def taken(follower: Follower) -> list[str]:
+async def taken(follower: LiveFollower) -> list[str]:
     """Return everything that waits for *follower*."""
     texts = [record.line for record in await follower.receive()]
-    while follower.waiting_lines:
+    while follower.queued_lines:
         texts += [record.line for record in await follower.receive()]
     return texts
 
@@ -25,7 +25,7 @@ async def test_lines_come_as_they_are_printed(nursery: trio.Nursery) -> None:
     model_log = ModelLog("m")
     model_log.write(b"before\n")
     heard: list[tuple[str, bool]] = []
-    with Follower(model_log) as follower:
+    with LiveFollower(model_log) as follower:
 
         async def listen() -> None:
             while True:
@@ -45,7 +45,7 @@ async def test_a_slow_follower_loses_the_oldest_lines_and_is_told() -> None:
     """What it gets adds up: as many lines as it is said to have missed are missing."""
     model_log = ModelLog("m")
     total = MAX_LINES * 3
-    with Follower(model_log) as follower:
+    with LiveFollower(model_log) as follower:
         for number in range(total):
             model_log.write(b"%d\n" % number)
         note, *rest = await taken(follower)
@@ -56,7 +56,7 @@ async def test_a_slow_follower_loses_the_oldest_lines_and_is_told() -> None:
 async def test_long_lines_are_bounded_too() -> None:
     """By their characters, whatever their number."""
     model_log = ModelLog("m")
-    with Follower(model_log) as follower:
+    with LiveFollower(model_log) as follower:
         for _ in range(100):
             model_log.write(b"x" * 16_000 + b"\n")
         note, *rest = await taken(follower)
@@ -67,7 +67,7 @@ async def test_long_lines_are_bounded_too() -> None:
 async def test_one_slow_follower_costs_the_others_nothing() -> None:
     """Each has its own share."""
     model_log = ModelLog("m")
-    with Follower(model_log) as slow, Follower(model_log) as quick:
+    with LiveFollower(model_log) as slow, LiveFollower(model_log) as quick:
         heard: list[str] = []
         for number in range(MAX_LINES + 1):
             model_log.write(b"%d\n" % number)
@@ -112,7 +112,7 @@ async def test_the_end_of_a_flood_is_shown_when_it_is_over(
     nursery.start_soon(store.run)
     await wait_all_tasks_blocked()
     with trio.fail_after(LIMIT_S), store.follow("m") as follower:
-        for _ in range(FLOOD_COST_PER_S // 10_000 + 2):
+        for _ in range(MAX_COST_PER_S // 10_000 + 2):
             model_log.write(b"x" * 9_999 + b"\n")
         model_log.write(b"the last line\n")
         before = await taken(follower)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.client import AdminClient, RefusedByRouterError, Token, Where, find
+from llama_router.cli.client import AdminClient, RefusedByRouterError, Token, find_router
+from llama_router.cli.options import Connection
 
 MISTAKES = ["[models.m\n", "x = \n", 'a = "\n', "[[router]]\n"]
 
@@ -27,7 +28,7 @@ def test_a_router_is_found_though_its_configuration_is_not_valid_toml(tmp_path, 
     facts = {"pid": os.getpid(), "urls": ["http://x"], "config": str(config), "token_file": ""}
     (tmp_path / "st").mkdir()
     (tmp_path / "st" / "router.json").write_text(json.dumps(facts))
-    assert find(Where(config=config), {"HOME": str(tmp_path)}).urls == ("http://x",)
+    assert find_router(Connection(config=config), {"HOME": str(tmp_path)}).urls == ("http://x",)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.files import check, init
-from llama_router.cli.models import import_folder, inspect
+from llama_router.cli.commands.configuration import check, init
+from llama_router.cli.commands.models import import_, inspect
 from tests.gguf_bytes import model_keys, projector_keys, write
 
 
@@ -75,19 +75,19 @@ def test_check_prints_the_command_of_every_model(config, capsys) -> None:
 
 def test_import_needs_a_folder_with_models(config, tmp_path, capsys) -> None:
     """Else it says so, and fails."""
-    assert import_folder(tmp_path / "none", config) == 1
+    assert import_(tmp_path / "none", config=config) == 1
     assert "is not a folder" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
-    assert import_folder(tmp_path / "empty", config) == 1
+    assert import_(tmp_path / "empty", config=config) == 1
     assert "no model was found" in capsys.readouterr().err
 
 
 def test_import_says_what_is_new(config, tmp_path, capsys) -> None:
     """And what was known."""
     write(tmp_path / "mine" / "deep" / "a.gguf")
-    assert import_folder(tmp_path / "mine", config) == 0
+    assert import_(tmp_path / "mine", config=config) == 0
     assert capsys.readouterr().out == "imported: a\n"
-    assert import_folder(tmp_path / "mine", config) == 0
+    assert import_(tmp_path / "mine", config=config) == 0
     assert capsys.readouterr().out == "known already: a\n"
 
 
@@ -95,7 +95,7 @@ def test_import_fails_if_it_cannot_be_remembered(config, tmp_path, capsys) -> No
     """An import that is forgotten at once would be of no use."""
     write(tmp_path / "mine" / "a.gguf")
     (tmp_path / "state" / "models.toml.lock").mkdir(parents=True)
-    assert import_folder(tmp_path / "mine", config) == 1
+    assert import_(tmp_path / "mine", config=config) == 1
     assert "cannot be kept" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from llama_router.cli.quick_imports import few_collections
+from llama_router.cli.garbage_collection import fewer_collections
 from llama_router.workers.interpreter_settings import ProcessSetting, loop_goes_first
 
 
@@ -118,7 +118,7 @@ def test_imports_and_reloads_share_the_collector() -> None:
     """Blocks of two kinds that overlap restore the thresholds, too."""
     before = settings()
     imports, reload = ExitStack(), ExitStack()
-    imports.enter_context(few_collections())
+    imports.enter_context(fewer_collections())
     reload.enter_context(loop_goes_first())
     imports.close()
     assert settings() != before

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.model_logs.files import (
+from llama_router.model_logs.log_files import (
     FileFollower,
     append_rotating,
     log_path,
@@ -92,7 +92,7 @@ def test_a_follower_begins_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     write(path, "old")
     follower = FileFollower(path)
-    follower.to_end()
+    follower.skip_to_end()
     assert follower.read() == []
     write(path, "new", "x" * 400, "newer")
     assert texts(follower.read()) == ["new", "x" * 400, "newer"]

@@ -131,7 +131,7 @@ def test_a_log_is_picked_up_where_it_was_left(whole: list[LogRecord], data: st.D
     resume = Resume()
     shown = [record for record in whole[begin:shown_to] if resume.is_new(record)]
     assert shown == whole[begin:shown_to]
-    resume.again()
+    resume.restart()
     later = [record for record in whole[again:] if resume.is_new(record)]
     # Lines of the same millisecond as the last one that was shown cannot be told apart.
     if again <= begin and shown and all(r.ts < shown[-1].ts for r in whole[again:begin]):
@@ -146,7 +146,7 @@ def test_a_log_that_may_have_a_gap(again: int, gap: bool) -> None:  # noqa: FBT0
     whole = [LogRecord(f"{TS}{n}", "a") for n in range(6)]
     resume = Resume()
     assert [resume.is_new(record) for record in whole[:3]] == [True] * 3
-    resume.again()
+    resume.restart()
     gaps = [resume.gap for record in whole[again:] if resume.is_new(record)]
     assert gaps == [gap, *[False] * (len(gaps) - 1)]
 
@@ -155,6 +155,6 @@ def test_a_log_that_was_read_without_a_break() -> None:
     """New lines only are no gap then."""
     resume = Resume()
     assert resume.is_new(LogRecord(f"{TS}1", "a"))
-    resume.again(whole=True)
+    resume.restart(complete=True)
     assert resume.is_new(LogRecord(f"{TS}2", "b"))
     assert not resume.gap

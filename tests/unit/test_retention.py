@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.model_logs.files import remove_old
+from llama_router.model_logs.log_files import remove_old_files
 from llama_router.model_logs.retention import IN_USE_S, LogFile, to_remove
 
 NOW_S = 1_000_000.0
@@ -59,11 +59,11 @@ def test_only_logs_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
         os.utime(tmp_path / name, (0, 0))
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "notes.txt")
-    removed = remove_old(tmp_path, now_s=NOW_S, keep_s=1, total_bytes=None)
+    removed = remove_old_files(tmp_path, now_s=NOW_S, keep_s=1, total_bytes=None)
     assert sorted(removed) == ["m.jsonl", "m.jsonl.1"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "notes.txt"]
 
 
 def test_a_missing_folder_has_nothing_to_remove(tmp_path: Path) -> None:
     """Before the first line there is none."""
-    assert remove_old(tmp_path / "logs", now_s=NOW_S, keep_s=1, total_bytes=1) == []
+    assert remove_old_files(tmp_path / "logs", now_s=NOW_S, keep_s=1, total_bytes=1) == []

@@ -12,12 +12,14 @@ from structlog.testing import capture_logs
 
 from llama_router.admin_token import AdminTokenFileError, admin_token, read_token
 from llama_router.backends.child_protocol import parse_state
-from llama_router.cli import hub
-from llama_router.cli.client import NoRouterError, Where, find
-from llama_router.cli.files import check, prepare_or_explain
-from llama_router.cli.install_unit import install_unit
-from llama_router.cli.model_logs import show
-from llama_router.cli.models import import_folder
+from llama_router.cli.client import NoRouterError, find_router
+from llama_router.cli.commands import hub
+from llama_router.cli.commands.configuration import check
+from llama_router.cli.commands.install_unit import install_unit
+from llama_router.cli.commands.model_logs import logs
+from llama_router.cli.commands.models import import_
+from llama_router.cli.config_loading import prepare_or_explain
+from llama_router.cli.options import Connection
 from llama_router.config.catalog import Catalog
 from llama_router.config.load import load_config
 from llama_router.config.watcher import Watcher
@@ -26,7 +28,7 @@ from llama_router.errors.config import ConfigError
 from llama_router.errors.downloads import CacheUnusableError
 from llama_router.hub.cache import RepoCache, repositories
 from llama_router.hub.transfer import disk_errors
-from llama_router.model_logs.files import FileFollower, append_rotating, read_tail
+from llama_router.model_logs.log_files import FileFollower, append_rotating, read_tail
 from llama_router.process.instances import InstanceRecord, SweepOutcome, sweep
 from llama_router.runtime_file import FILE, RuntimeFile, read, write
 from llama_router.supervisor.state_dir import StateDirError, prepare_state_dir
@@ -208,7 +210,7 @@ def test_an_import_says_in_one_sentence_why_it_cannot(
 ) -> None:
     """The folder is all that it is about."""
     break_with(monkeypatch, home / "models", number)
-    assert import_folder(home / "models", home / "router.toml") == 1
+    assert import_(home / "models", config=home / "router.toml") == 1
     assert capsys.readouterr().err == f"{home}/models cannot be read: {os.strerror(number)}\n"
 
 
@@ -216,7 +218,7 @@ def test_an_import_says_in_one_sentence_why_it_cannot(
 def test_a_list_has_what_can_be_read(home, monkeypatch, capsys, number: int) -> None:
     """And a warning about the rest."""
     break_with(monkeypatch, snapshot_of(home, "one"), number)
-    assert hub.list_models(as_json=False) == 0
+    assert hub.list_models() == 0
     said = capsys.readouterr()
     assert "user/two:Q8_0" in said.out
     assert f"warning: user/one cannot be read: {os.strerror(number)}" in said.err
@@ -228,8 +230,8 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(
 ) -> None:
     """For `list` and `rm`, and for a download."""
     break_with(monkeypatch, hub_of(home), number)
-    assert hub.list_models(as_json=False) == 1
-    assert hub.remove("user/one", None) == 1
+    assert hub.list_models() == 1
+    assert hub.remove("user/one") == 1
     said = capsys.readouterr().err
     assert f"the cache {hub_of(home)} cannot be read: {os.strerror(number)}" in said
     assert f"cannot delete {hub_of(home)}" in said
@@ -257,11 +259,11 @@ def test_a_log_that_cannot_be_looked_at_is_one_sentence(
 ) -> None:
     """It says why."""
     break_with(monkeypatch, home / "state", number)
-    where = Where(url=None, token_file=None, config=home / "router.toml")
-    assert show(where, "a", follow=False, lines=5, as_json=False) == 1
+    connection = Connection(config=home / "router.toml")
+    assert logs("a", lines=5, connection=connection) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"cannot be looked at: {os.strerror(number)}" in said
+    assert f"cannot be accessed: {os.strerror(number)}" in said
 
 
 @pytest.mark.parametrize("number", ERRNOS)
@@ -270,9 +272,9 @@ def test_a_router_that_cannot_be_found_for_want_of_rights_is_said_so(
 ) -> None:
     """The sentence names the file and the reason."""
     break_with(monkeypatch, home / "state", number)
-    where = Where(url=None, token_file=None, config=home / "router.toml")
-    with pytest.raises(NoRouterError, match=f"looked at: {os.strerror(number)}"):
-        find(where, {"HOME": str(home)})
+    connection = Connection(config=home / "router.toml")
+    with pytest.raises(NoRouterError, match=f"accessed: {os.strerror(number)}"):
+        find_router(connection, {"HOME": str(home)})
 
 
 # --- The state directory -------------------------------------------------------------

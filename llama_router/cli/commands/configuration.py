@@ -1,66 +1,76 @@
-"""Commands about configuration files: check, begin and translate them."""
+"""``check`` and ``init``: checks a configuration file, or writes an example of one."""
 
 from __future__ import annotations
 
+import shlex
+from importlib import resources
 from pathlib import Path
 
-from .options import DEFAULT_OUTPUT, Config, Output
+from ...core.config import placeholders
+from ...core.config.specs import ModelSpec
+from ...files import reason_of
+from ..config_loading import prepare_or_explain
+from ..options import Config
+from ..printing import fail, print_line, print_message
 
 
 def check(config: Config = None, *, commands: bool = False) -> int:
-    """Say everything that is wrong with a configuration; exit 1 if anything is.
+    """Check a configuration, and print every error; exit with 1 if there is one.
 
     Args:
-        config: Configuration file, with or without ``--config``. Without it: where ``serve``
-            would find one.
-        commands: Print the command of every model, found ones included.
+        config: Configuration file, with or without ``--config``. Default: the one that
+            ``serve`` would use.
+        commands: Print the command line of every model, found models included.
     """
-    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
-    from ..files import check as run  # noqa: PLC0415 -- late, for --help
+    prepared = prepare_or_explain(config, keep=False, strict=True)
+    if prepared is None:
+        return 1
+    loaded = prepared.loaded
+    for scanned in prepared.scans:
+        for warning in scanned.warnings:
+            print_message(f"{warning.path}: warning: {warning.reason}")
+    if commands:
+        for model, spec in loaded.config.models.items():
+            print_line(f"{model}: {_command_line(spec)}")
+    models = len(loaded.config.models)
+    if loaded.unavailable:
+        # The router would start, but without these models.
+        unusable = len(loaded.config.file_faults)
+        return fail(f"{loaded.path}: {unusable} of {models} models cannot be used now")
+    print_line(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")
+    return 0
 
-    return run(config, commands=commands)
+
+def _command_line(spec: ModelSpec) -> str:
+    """Return the shell command of a model, with ``$port`` and ``$host`` left as they are."""
+    values = {"path": spec.path or "", "mmproj": spec.mmproj or "", "model": str(spec.id)}
+    values |= {"port": "$port", "host": "$host"}
+    words = (placeholders.expand(w, values) for w in (*spec.spawn.command, *spec.spawn.args))
+    return " ".join(w if w in {"$port", "$host"} else shlex.quote(w) for w in words)
 
 
 def init(file: Path = Path("router.toml"), /) -> int:
-    """Write the documented example configuration; never over an existing file.
+    """Write the documented example configuration; does not overwrite an existing file.
 
     Args:
-        file: Where to.
+        file: The file to write. Its folder is created if it is missing.
     """
-    from ..files import init as run  # noqa: PLC0415 -- late, for --help
-
-    return run(file)
-
-
-def import_llama_swap(
-    file: Path,
-    /,
-    *,
-    output: Output = DEFAULT_OUTPUT,
-) -> int:
-    """Translate llama-swap's configuration; never over an existing file.
-
-    Args:
-        file: llama-swap's config.yaml. ``${env.NAME}`` in it is taken from the environment.
-        output: Where to; "-" is standard output.
-    """
-    from ..migrate import import_llama_swap as run  # noqa: PLC0415 -- late, for --help
-
-    return run(file, output)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as new:
+            new.write(example_config())
+    except FileExistsError:
+        return fail(f"{file} exists already and was not touched")
+    except OSError as exc:
+        return fail(f"cannot write {file}: {reason_of(exc)}")
+    print_line(f"wrote {file}; edit it, then run: llama-router serve --config {file}")
+    return 0
 
 
-def import_presets(
-    file: Path,
-    /,
-    *,
-    output: Output = DEFAULT_OUTPUT,
-) -> int:
-    """Translate the INI presets of llama-server; never over an existing file.
-
-    Args:
-        file: What ``llama-server --models-preset`` is given.
-        output: Where to; "-" is standard output.
-    """
-    from ..migrate import import_presets as run  # noqa: PLC0415 -- late, for --help
-
-    return run(file, output)
+def example_config() -> bytes:
+    """Return the documented example, from the package or from the repository."""
+    packaged = resources.files("llama_router.cli").joinpath("router.toml")
+    if packaged.is_file():
+        return packaged.read_bytes()
+    # An editable installation: the example is at the top of the repository.
+    return Path(__file__).parents[3].joinpath("router.toml").read_bytes()

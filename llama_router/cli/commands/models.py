@@ -1,83 +1,91 @@
-"""Commands about models on this disk: those in a folder, and those in the hub cache."""
+"""``import`` and ``inspect``: model files that no configuration names."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from ...files import NOT_A_FOLDER, folder_fault, is_missing
+from ...files.stalls import despite_stalls
+from ...logs.lines import escape_controls
+from ...models.discovery import naming
+from ...models.discovery.found import Header, args_for, kind_of
+from ...models.gguf import GgufError, read_header
+from ..config_loading import catalog_or_explain
+from ..options import Config, Flag
+from ..printing import fail, print_line, print_message
 
-from .options import Config, HubFile
+
+def import_(folder: Path, /, *, config: Config = None) -> int:
+    """Add every model in a folder and its subfolders to the router permanently.
+
+    Args:
+        folder: The folder with the GGUF files.
+        config: Configuration file, for its ``state_dir``. Default: the one that ``serve``
+            would use.
+    """
+    if (fault := despite_stalls(lambda: _fault_of(folder))) is not None:
+        return fail(f"{folder} {fault}")
+    catalog = catalog_or_explain(config)
+    if catalog is None:
+        return 1
+    scanned = catalog.import_folder(folder.absolute())
+    for warning in scanned.warnings:
+        print_message(f"{warning.path}: warning: {warning.reason}")
+    for model in scanned.models:
+        print_line(f"{'imported' if model in scanned.new else 'known already'}: {model}")
+    if not scanned.models:
+        return fail(f"{folder}: no model was found")
+    return 0 if scanned.is_stored else 1
 
 
-def inspect(
-    file: Path, /, *, chat_template: Annotated[bool, Parameter(negative="")] = False
-) -> int:
-    """Say what the header of a GGUF file says, and as what the router would serve it.
+def _fault_of(folder: Path) -> str | None:
+    """Return the reason why models cannot be imported from *folder*, or None."""
+    fault = folder_fault(folder)
+    if fault is None:
+        return None
+    is_other = fault == NOT_A_FOLDER or is_missing(folder)
+    return "is not a folder" if is_other else f"cannot be read: {fault}"
+
+
+def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
+    """Print the header of a GGUF file, and how the router would serve it.
 
     Args:
         file: The GGUF file.
         chat_template: Print its chat template instead.
     """
-    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
-    from ..models import inspect as run  # noqa: PLC0415 -- late, for --help
-
-    return run(file, chat_template=chat_template)
-
-
-def import_(folder: Path, /, *, config: Config = None) -> int:
-    """Make every model in a folder, at any depth, known to the router for good.
-
-    Args:
-        folder: Where the GGUF files are.
-        config: Configuration file, for its ``state_dir``. Without it: where ``serve`` looks.
-    """
-    from ...logs import quick_structlog  # noqa: F401, PLC0415 -- first: see `router.serve`
-    from ..models import import_folder as run  # noqa: PLC0415 -- late, for --help
-
-    return run(folder, config)
+    try:
+        header = despite_stalls(lambda: read_header(str(file), whole=True))
+    except GgufError as exc:
+        return fail(f"{file}: {exc}")
+    if chat_template:
+        if header.chat_template is None:
+            return fail(f"{file}: there is no chat template in it")
+        lines = header.chat_template.splitlines()
+        sys.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
+        return 0
+    for name, value in _summary(file, header).items():
+        if value not in (None, ""):
+            print_line(f"{name:18} {value}")
+    return 0
 
 
-def pull(
-    model: str,
-    /,
-    *,
-    hf_file: HubFile = None,
-) -> int:
-    """Fetch a model from the hub into its cache, and print where it is.
-
-    A download that was cut goes on where it ended.
-
-    Args:
-        model: user/repo or user/repo:QUANT. Without a quantization: Q4_K_M, else Q8_0,
-            else the first there is.
-        hf_file: One file by its path in the repository, instead of a quantization.
-    """
-    from ..hub import pull as run  # noqa: PLC0415 -- late, for --help
-
-    return run(model, file=hf_file)
-
-
-def list_models(*, json: bool = False) -> int:
-    """List the models in the hub cache.
-
-    Args:
-        json: Print JSON, with paths.
-    """
-    from ..hub import list_models as run  # noqa: PLC0415 -- late, for --help
-
-    return run(as_json=json)
-
-
-def remove(model: str, /, *, config: Config = None) -> int:
-    """Delete a model from the hub cache, and what is left of downloads that were cut.
-
-    A model that the configuration uses is not deleted.
-
-    Args:
-        model: user/repo:QUANT; user/repo will do if there is only one of it.
-        config: Configuration file. Without it: where ``serve`` looks, and the running router's.
-    """
-    from ..hub import remove as run  # noqa: PLC0415 -- late, for --help
-
-    return run(model, config)
+def _summary(file: Path, header: Header) -> dict[str, object]:
+    """Return the rows that `inspect` prints: label and value; a value may be missing."""
+    is_model = header.architecture and not header.is_projector and header.type == "model"
+    template = header.chat_template
+    return {
+        "architecture": header.architecture,
+        "type": header.type,
+        "name": header.name,
+        "quantization": naming.quant_of(file.name) or header.quant,
+        "context length": header.context_length,
+        "layers": header.block_count,
+        "heads": header.head_count,
+        "embedding length": header.embedding_length,
+        "projection length": header.projection_dim,
+        "chat template": None if template is None else f"{len(template)} characters",
+        "served as": kind_of(header) if is_model else "nothing: it is not a model by itself",
+        "arguments": " ".join(args_for(header, has_mmproj=False)) if is_model else None,
+    }

@@ -13,8 +13,8 @@ from quart import Blueprint, Response, request
 from ...errors.admission import UnknownModelError
 from ...errors.requests import RequestError
 from ...logs.rendering import timestamp
-from ...model_logs.files import read_tail, record_line
-from ...model_logs.follow import Follower
+from ...model_logs.follow import LiveFollower
+from ...model_logs.log_files import read_tail, record_line
 from ...model_logs.record import LogRecord, as_text, join
 from ...threads import in_thread
 from ..web.context import ControlContext
@@ -162,12 +162,12 @@ async def _follow(
             yield data
 
 
-async def _live(follower: Follower, render: _Render) -> AsyncIterator[bytes]:
+async def _live(follower: LiveFollower, render: _Render) -> AsyncIterator[bytes]:
     while True:
         try:
             records = await follower.receive()
         except trio.EndOfChannel:
             return
         yield render(records)
-        if not follower.waiting_lines:
+        if not follower.queued_lines:
             await trio.sleep(PAUSE_S)

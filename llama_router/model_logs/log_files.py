@@ -1,4 +1,4 @@
-"""Files with the output of backends: where they are, appending, reading, giving up old ones."""
+"""Log files of models: their paths, appending, reading, following, removing old ones."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .retention import LogFile, to_remove
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Read at once from the end of a file.
+# Bytes that are read at once from the end of a file.
 _BLOCK_BYTES: Final = 64 * 1024
 
 
 def log_path(directory: Path, model: str) -> Path:
-    """Return the path of the newest file of *model*, which may not exist yet."""
+    """Return the path of the newest file of *model*; it may not exist."""
     name = quote(model, safe="", errors="surrogatepass")
     if len(name) > 180:  # file names end at 255 bytes
         digest = hashlib.sha256(name.encode()).hexdigest()
@@ -36,28 +36,28 @@ def log_path(directory: Path, model: str) -> Path:
 
 
 def record_line(record: LogRecord, model: str) -> bytes:
-    """Return *record* as a line of such a file."""
+    """Return *record* as a line of a log file."""
     return json_line(log_record.as_json(record, model))
 
 
 def append_rotating(path: Path, lines: deque[bytes], *, max_bytes: int, backups: int) -> bool:
-    """Append *lines* to the file at *path*, taking them out of the deque.
+    """Append *lines* to the file at *path*, and remove them from the deque.
 
-    Returns whether it was renamed meanwhile.
+    Returns True if a file was rotated.
 
     A file that would exceed *max_bytes* is renamed first: ``path.1`` is the newest of
-    *backups*. The file is opened anew each time: it may be moved or removed meanwhile.
+    *backups*. The file is opened for each call, because it may be moved or removed in between.
 
     Raises:
-        OSError: if not everything could be written; of what is left in *lines*, only a
-            part is in the file, if anything.
+        OSError: if not everything could be written. *lines* then has the unwritten rest, the
+            beginning of which may be in the file.
     """
     rotated = False
     while lines:
         descriptor = _open(path)
         try:
             size_bytes = os.fstat(descriptor).st_size
-            # A write that failed, or a router that was killed, may have left half a line.
+            # A failed write, or a killed router, may have left an incomplete line.
             torn = size_bytes > 0 and os.pread(descriptor, 1, size_bytes - 1) != b"\n"
             chunk = bytearray(b"\n" if torn else b"")
             count = 0
@@ -79,7 +79,7 @@ def append_rotating(path: Path, lines: deque[bytes], *, max_bytes: int, backups:
 
 
 def _open(path: Path) -> int:
-    # Prompts may be in it: not for everybody's eyes.
+    # The log may contain prompts, so other users must not read it.
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         descriptor = os.open(path, flags, 0o640)
@@ -115,7 +115,7 @@ def _rotate(path: Path, backups: int) -> None:
 def read_tail(path: Path, lines: int) -> list[LogRecord]:
     """Return the last records of the file at *path* and its older siblings, oldest first.
 
-    Lines that are no records are left out. May block.
+    Lines that are not records are skipped. May block.
 
     Raises:
         OSError: if a file that exists cannot be read.
@@ -138,7 +138,7 @@ def _newest_first(path: Path) -> Iterator[Path]:
 
 
 def _records_backwards(path: Path, lines: int) -> Iterator[LogRecord]:
-    """Yield the records of one file, the last one first."""
+    """Yield up to *lines* records of one file, the last one first."""
     left = lines
     with open_file(path) as file:
         position = file.seek(0, os.SEEK_END)
@@ -159,7 +159,7 @@ def _records_backwards(path: Path, lines: int) -> Iterator[LogRecord]:
 
 @attrs.define(eq=False)
 class FileFollower:
-    """Reads what is appended to a model's log, across rotations; for programs without a router.
+    """Reads new records from the files of a log, across rotations; needs no running router.
 
     Attributes:
         path: The newest file; it may not exist.
@@ -170,8 +170,8 @@ class FileFollower:
     _position: int = attrs.field(default=0, init=False)
     _rest: bytes = attrs.field(default=b"", init=False)
 
-    def to_end(self) -> None:
-        """Skip what is there now."""
+    def skip_to_end(self) -> None:
+        """Skip the present content of the file."""
         status = look(self.path)
         if isinstance(status, Unseen):
             return
@@ -179,7 +179,7 @@ class FileFollower:
         self._position = status.st_size
 
     def read(self) -> list[LogRecord]:
-        """Return what is new since the last call.
+        """Return the records that are new since the last call.
 
         Raises:
             OSError: if a file that exists cannot be read.
@@ -201,9 +201,9 @@ class FileFollower:
         return found
 
     def _unread(self, stack: ExitStack) -> list[BinaryIO]:
-        """Open the files with news, oldest first: the one that was read last, and all since.
+        """Open the files with new records, oldest first: the one read last, and all later ones.
 
-        All are opened before one is read: a file that is renamed meanwhile stays the same.
+        All are opened before the first is read, so that a rotation in between has no effect.
         """
         files: list[BinaryIO] = []
         for path in _newest_first(self.path):
@@ -218,15 +218,15 @@ class FileFollower:
         return files[::-1]
 
 
-# --- Giving up ------------------------------------------------------------------------
+# --- Removing -------------------------------------------------------------------------
 
 
-def remove_old(
+def remove_old_files(
     directory: Path, *, now_s: float, keep_s: float | None, total_bytes: int | None
 ) -> list[str]:
-    """Remove logs as `core.logs.retention.to_remove` says; return the names. May block.
+    """Remove the files that `retention.to_remove` selects; return their names. May block.
 
-    Nothing is raised: what cannot be removed stays.
+    Errors are ignored: a file that cannot be removed stays.
     """
     files: list[LogFile] = []
     try:

@@ -1,4 +1,4 @@
-"""``demo``: two tiny models, the router, and a swap to look at."""
+"""``demo``: serves two tiny models, to show streaming and a swap."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 import attrs
 import httpx
 import trio
 
-from ..config.load import LoadedConfig, load_config
-from ..errors.base import RouterError
-from ..logs.output import configure
-from ..models.tiny.chat import make_chat_model
-from ..supervisor.running_router import RouterSignals, RunningRouter
-from ..supervisor.tree import run_router
-from .serve import leaves, override, serve_config
+from ...config.load import LoadedConfig, load_config
+from ...errors.base import RouterError
+from ...logs.output import configure
+from ...models.tiny.chat import make_chat_model
+from ..garbage_collection import fewer_collections
+from ..options import Port
+from .serve import override_address
 
-#: The two models: name and seed. Different seeds answer differently.
-MODELS = {"tiny-a": 1, "tiny-b": 2}
+if TYPE_CHECKING:
+    from ...supervisor.running_router import RunningRouter
+
+#: The two models: name and seed. Different seeds give different answers.
+MODELS: Final = {"tiny-a": 1, "tiny-b": 2}
 
 _CONFIG = """\
 # Made by `llama-router demo`. Two exclusive models: asking for one unloads the other.
@@ -41,8 +44,14 @@ path = "tiny-b.gguf"
 """
 
 
-def demo(*, once: bool, port: int | None, folder: Path | None) -> int:
-    """Run the demonstration; return the exit status."""
+def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -> int:
+    """Make two tiny models, serve them, and print requests to try.
+
+    Args:
+        once: Send the requests, print the duration of each step, and exit.
+        port: Port to listen on; 8082 by default, with --once any free one.
+        folder: Folder for the models; $XDG_CACHE_HOME/llama-router/demo by default.
+    """
     if find_spec("xllamacpp") is None and shutil.which("llama-server") is None:
         _print(
             "The demo needs a backend: pip install 'llama-router[embedded]', "
@@ -58,8 +67,12 @@ def demo(*, once: bool, port: int | None, folder: Path | None) -> int:
         _print(f"The demo's models cannot be made in {folder}: {exc}", file=sys.stderr)
         return 1
     if once:
-        return _demo_once(override(loaded, host=None, port=port or 0), folder)
-    loaded = override(loaded, host=None, port=port)
+        return _demo_once(override_address(loaded, host=None, port=port or 0), folder)
+    with fewer_collections():
+        # The whole router: half a second of imports, which `demo --help` does not need.
+        from ..router_process import serve_config  # noqa: PLC0415 -- see above
+
+    loaded = override_address(loaded, host=None, port=port)
     router = loaded.config.router
     url = f"http://{router.host}:{router.port or 'PORT'}"
     _print(_WHAT_TO_TRY.format(url=url, folder=folder))
@@ -70,7 +83,7 @@ def demo(*, once: bool, port: int | None, folder: Path | None) -> int:
 
 
 def prepare(folder: Path) -> LoadedConfig:
-    """Make the models and the configuration in *folder*, unless they are there."""
+    """Write the configuration and the missing models into *folder*; return the configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, seed in MODELS.items():
         path = folder / f"{name}.gguf"
@@ -113,16 +126,18 @@ Ctrl-C ends it; no backend stays behind.
 
 @attrs.frozen
 class _Step:
-    """One request of the demonstration and what it showed."""
+    """One request of the demonstration, and its result."""
 
-    what: str
+    title: str
     ttft_s: float
     duration_s: float
     answer: str
 
 
 def _demo_once(loaded: LoadedConfig, folder: Path) -> int:
-    """Send the requests; print what happened; return 0 only if all of it was right."""
+    """Send the requests and print the steps; return 0 only if every answer was right."""
+    from ..router_process import leaves  # noqa: PLC0415 -- see `demo`
+
     steps: list[_Step] = []
     with configure(level="warning"):
         try:
@@ -134,21 +149,26 @@ def _demo_once(loaded: LoadedConfig, folder: Path) -> int:
         return 1
     _print(f"{'step':<44} {'first token':>12} {'whole answer':>13}")
     for step in steps:
-        _print(f"{step.what:<44} {step.ttft_s * 1000:9.1f} ms {step.duration_s * 1000:10.1f} ms")
+        _print(f"{step.title:<44} {step.ttft_s * 1000:9.1f} ms {step.duration_s * 1000:10.1f} ms")
         _print(f"    {step.answer[:70]!r}")
     return 0
 
 
 class _WrongAnswerError(Exception):
-    """A backend answered, but not as it should."""
+    """The answer of a backend is not the expected one."""
 
 
 async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
-    requests = RouterSignals()
+    from ...supervisor.running_router import RouterSignals  # noqa: PLC0415 -- see `demo`
+    from ...supervisor.tree import run_router  # noqa: PLC0415 -- see `demo`
+
+    router_signals = RouterSignals()
     steps: list[_Step] = []
     async with trio.open_nursery() as nursery:
         running: RunningRouter = await nursery.start(
-            partial(run_router, loaded, requests, state_dir=folder / "state", environ=os.environ)
+            partial(
+                run_router, loaded, router_signals, state_dir=folder / "state", environ=os.environ
+            )
         )
         timeout = httpx.Timeout(120)
         async with httpx.AsyncClient(
@@ -161,7 +181,7 @@ async def _run_once(loaded: LoadedConfig, folder: Path) -> list[_Step]:
                     await _answer(client, "tiny-b", "swap: stop tiny-a, load tiny-b, answer")
                 )
                 await _check_loaded(client, "tiny-b")
-        requests.stop.set()
+        router_signals.stop.set()
     return steps
 
 
@@ -170,7 +190,7 @@ def _body(model: str, *, stream: bool) -> dict[str, object]:
     return {"model": model, "messages": messages, "max_tokens": 16, "stream": stream}
 
 
-async def _stream(client: httpx.AsyncClient, model: str, what: str) -> _Step:
+async def _stream(client: httpx.AsyncClient, model: str, title: str) -> _Step:
     begun_s = time.perf_counter()
     first_s: float | None = None
     words: list[str] = []
@@ -189,16 +209,16 @@ async def _stream(client: httpx.AsyncClient, model: str, what: str) -> _Step:
                     words.append(content)
     if first_s is None:
         raise _WrongAnswerError(f"{model} streamed no text")
-    return _Step(what, first_s - begun_s, time.perf_counter() - begun_s, "".join(words))
+    return _Step(title, first_s - begun_s, time.perf_counter() - begun_s, "".join(words))
 
 
-async def _answer(client: httpx.AsyncClient, model: str, what: str) -> _Step:
+async def _answer(client: httpx.AsyncClient, model: str, title: str) -> _Step:
     begun_s = time.perf_counter()
     response = await client.post("/v1/chat/completions", json=_body(model, stream=False))
     if response.status_code != 200:
         raise _WrongAnswerError(response.text)
     took_s = time.perf_counter() - begun_s
-    return _Step(what, took_s, took_s, response.json()["choices"][0]["message"]["content"])
+    return _Step(title, took_s, took_s, response.json()["choices"][0]["message"]["content"])
 
 
 async def _check_loaded(client: httpx.AsyncClient, model: str) -> None:

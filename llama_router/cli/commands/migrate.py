@@ -1,4 +1,4 @@
-"""``import-llama-swap`` and ``import-presets``: other routers' files as ``router.toml``."""
+"""``import-llama-swap`` and ``import-presets``: translates other routers' configurations."""
 
 from __future__ import annotations
 
@@ -7,58 +7,74 @@ import stat
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from ..config.load import load_config
-from ..errors.config import ConfigError, Problem
-from ..migration import llama_swap, presets
-from ..migration.draft import Draft, render
-from .files import say
+from cyclopts import Parameter
+
+from ...config.load import load_config
+from ...errors.config import ConfigError, Problem
+from ...migration import llama_swap, presets
+from ...migration.draft import Draft, render
+from ..printing import fail, print_message, print_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Largest file that is read, in bytes: thousands of models.
+#: Largest file that is read, in bytes: enough for thousands of models.
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 
-#: Variables whose values are no secrets.
-_HARMLESS: Final = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "USER"})
+#: Environment variables that hold no secret.
+_PUBLIC_VARIABLES: Final = frozenset({"HOME", "HOSTNAME", "LOGNAME", "PWD", "USER"})
 
 _STDOUT: Final = Path("-")
 
+Output = Annotated[Path, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)]
+"""The file to write."""
 
-def import_llama_swap(file: Path, output: Path) -> int:
-    """Write what llama-swap's *file* is here to *output*; return the exit status."""
+_DEFAULT_OUTPUT: Final = Path("router.toml")
+
+
+def import_llama_swap(file: Path, /, *, output: Output = _DEFAULT_OUTPUT) -> int:
+    """Translate llama-swap's configuration; does not overwrite an existing file.
+
+    Args:
+        file: llama-swap's config.yaml. ``${env.NAME}`` in it is read from the environment.
+        output: The file to write; "-" is standard output.
+    """
     translate = partial(llama_swap.translate, source=str(file), environ=os.environ)
     return _import(file, output, translate)
 
 
-def import_presets(file: Path, output: Path) -> int:
-    """Write what the presets in *file* are here to *output*; return the exit status."""
+def import_presets(file: Path, /, *, output: Output = _DEFAULT_OUTPUT) -> int:
+    """Translate the INI presets of llama-server; does not overwrite an existing file.
+
+    Args:
+        file: The file for ``llama-server --models-preset``.
+        output: The file to write; "-" is standard output.
+    """
     return _import(file, output, partial(presets.translate, source=str(file)))
 
 
 def _import(file: Path, output: Path, translate: Callable[[str], Draft]) -> int:
+    """Translate *file*, write it to *output*, print notes; return the exit status."""
     try:
         draft = translate(_read(file))
     except ConfigError as exc:
         for problem in sorted(exc.problems, key=lambda each: each.line or 0):
-            say(file, problem, "error")
+            print_problem(file, problem, "error")
         return 1
     for model, note in draft.all_notes():
-        where = () if model is None else ("models", model)
-        say(file, Problem(where, f"{note.mark}: {note}", note.line), "warning")
+        path = () if model is None else ("models", model)
+        print_problem(file, Problem(path, f"{note.mark}: {note}", note.line), "warning")
     if output == _STDOUT:
         sys.stdout.write(render(draft))
         return 0
     try:
         _write(output, draft)
     except FileExistsError:
-        _tell(f"{output} exists already and was not touched; say another one with -o")
-        return 1
+        return fail(f"{output} exists already and was not touched; choose another file with -o")
     except OSError as exc:
-        _tell(f"cannot write {output}: {exc.strerror}")
-        return 1
+        return fail(f"cannot write {output}: {exc.strerror}")
     return _report(output, draft)
 
 
@@ -85,44 +101,38 @@ def _read(file: Path) -> str:
 
 
 def _write(output: Path, draft: Draft) -> None:
-    """Make *output*, for nobody else's eyes if it may hold a secret.
+    """Create *output*; readable by its owner only if it may hold a secret.
 
     Raises:
         OSError: if it exists or cannot be written.
     """
-    mode = 0o600 if draft.variables - _HARMLESS else 0o666
+    mode = 0o600 if draft.variables - _PUBLIC_VARIABLES else 0o666
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 -- a descriptor
         opened.write(render(draft))
 
 
 def _report(output: Path, draft: Draft) -> int:
-    """Say what was written and what is still to do; return the exit status of ``check``."""
+    """Print a summary and the next step; return the exit status of ``check``."""
     models, notes = len(draft.models), [note for _, note in draft.all_notes()]
     taken = sum(note.taken for note in notes)
-    _tell(
+    print_message(
         f"wrote {output}: {models} model{'' if models == 1 else 's'}; "
         f"not taken over: {len(notes) - taken}, to check: {taken}"
         f"{', each as a comment there' if notes else ''}"
     )
-    if secrets := draft.variables - _HARMLESS:
+    if secrets := draft.variables - _PUBLIC_VARIABLES:
         names = ", ".join(sorted(secrets))
-        _tell(f"{output} contains the values of {names}; only you may read it")
+        print_message(f"{output} contains the values of {names}; only you may read it")
     try:
         loaded = load_config(output)
     except ConfigError as exc:
         for problem in exc.problems:
-            say(output, problem, "error")
-        _tell(f"mend these, then: llama-router check {output}")
-        return 1
+            print_problem(output, problem, "error")
+        return fail(f"fix these first, then run: llama-router check {output}")
     for warning in loaded.warnings:
-        say(output, warning, "error" if warning in loaded.unavailable else "warning")
+        print_problem(output, warning, "error" if warning in loaded.unavailable else "warning")
     if loaded.unavailable:
-        _tell(f"mend these, then: llama-router check {output}")
-        return 1
-    _tell(f"next: llama-router serve --config {output}")
+        return fail(f"fix these first, then run: llama-router check {output}")
+    print_message(f"next: llama-router serve --config {output}")
     return 0
-
-
-def _tell(sentence: str) -> None:
-    print(sentence, file=sys.stderr)  # noqa: T201 -- the command's output

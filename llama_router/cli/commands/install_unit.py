@@ -1,4 +1,4 @@
-"""``install-unit``: the router as a service of systemd."""
+"""``install-unit``: installs the router as a systemd service."""
 
 from __future__ import annotations
 
@@ -9,23 +9,41 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ..files import Unseen, look, read_up_to, replace_atomically, resolved
-from ..systemd.unit import UnitOptions, is_unmodified_unit, units
+from ...files import Unseen, look, read_up_to, replace_atomically, resolved
+from ...systemd.unit import UnitOptions, is_unmodified_unit, units
+from ..options import Config
+from ..printing import fail, print_line, print_message
 
-#: Where an administrator's units are. Source: systemd.unit(5).
+#: The folder of the administrator's units. Source: systemd.unit(5).
 SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
 
-#: Larger than any unit, in bytes.
+#: Largest unit file that is read, in bytes.
 _MAX_BYTES: Final = 2**20
 
-#: Folders that the unit hides from the service (``PrivateTmp=``).
+#: Folders that the unit makes invisible to the service (``PrivateTmp=``).
 _HIDDEN: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 -- nothing is written there
 
 
 def install_unit(
-    *, user: bool, force: bool, config: Path | None, socket: str | None, folder: Path | None
+    *,
+    user: bool = False,
+    force: bool = False,
+    config: Config = None,
+    socket: str | None = None,
+    folder: Path | None = None,
 ) -> int:
-    """Write the units, say what to do next; return the exit status."""
+    """Install the router as a systemd service, and print the next steps.
+
+    A unit that was edited by hand is not overwritten.
+
+    Args:
+        user: Install a service of the user instead of a system service.
+        force: Overwrite a unit that was edited by hand.
+        config: The service's configuration. Default: /etc/llama-router/router.toml,
+            with --user llama-router/router.toml in $XDG_CONFIG_HOME.
+        socket: Also install a socket unit that listens there: a port, ADDRESS:PORT or a path.
+        folder: The folder to write to; by default systemd's own.
+    """
     program = _program()
     try:
         texts = units(
@@ -37,19 +55,20 @@ def install_unit(
             )
         )
     except ValueError as exc:
-        return _fail(str(exc))
+        return fail(str(exc))
     folder = folder or (_user_folder() if user else SYSTEM_FOLDER)
     for name, text in texts.items():
         if fault := _write(folder / name, text, force=force):
-            return _fail(fault)
+            return fail(fault)
     if not user and (warning := _access_warning(Path(program[0]))):
-        print(f"warning: {warning}", file=sys.stderr)  # noqa: T201 -- the command's output
-    _say("\n".join(_next_steps(list(texts), config, user=user)))
+        print_message(f"warning: {warning}")
+    for line in _next_steps(list(texts), config, user=user):
+        print_line(line)
     return 0
 
 
 def _program() -> tuple[str, ...]:
-    """Return the command that runs this very installation."""
+    """Return the command that runs this installation of the router."""
     script = Path(sys.executable).with_name("llama-router")
     if os.access(script, os.X_OK):
         return (str(script),)
@@ -66,16 +85,16 @@ def _config_home() -> Path:
 
 
 def _write(path: Path, text: str, *, force: bool) -> str | None:
-    """Write a unit; return what prevents it."""
+    """Write a unit; return None, or the reason why it was not written."""
     try:
         old = _text_of(path)
         if old == text:
-            _say(f"{path} is as it should be")
+            print_line(f"{path} is up to date")
             return None
         if old is not None and not force and not is_unmodified_unit(old):
             return (
-                f"{path} was changed by somebody and was not touched; --force replaces it "
-                "(changes belong into 'systemctl edit', where they stay)"
+                f"{path} was edited by hand and was not touched; --force overwrites it "
+                "(edits made with 'systemctl edit' are kept)"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_atomically(path, text.encode(), mode=0o666)
@@ -83,12 +102,12 @@ def _write(path: Path, text: str, *, force: bool) -> str | None:
         return f"{path} cannot be written: run this as root, or with --user for a unit of your own"
     except (OSError, UnicodeDecodeError) as exc:
         return f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}"
-    _say(f"wrote {path}")
+    print_line(f"wrote {path}")
     return None
 
 
 def _text_of(path: Path) -> str | None:
-    """Return what is in a unit; None if there is none.
+    """Return the text of a unit; None if it does not exist.
 
     Raises:
         OSError: if it cannot be read.
@@ -101,7 +120,7 @@ def _text_of(path: Path) -> str | None:
 
 
 def _access_warning(program: Path) -> str | None:
-    """Return the reason why the service's own user could not run *program*; None without one."""
+    """Return the reason why the service's user could not run *program*, or None."""
     real = resolved(program)
     for folder in (*program.parents, *(() if isinstance(real, Unseen) else real.parents)):
         if folder in _HIDDEN:
@@ -139,12 +158,3 @@ def _next_steps(names: list[str], config: Path | None, *, user: bool) -> list[st
     if user:
         lines.append("  loginctl enable-linger    # to keep it running when you are logged out")
     return lines
-
-
-def _fail(sentence: str) -> int:
-    print(sentence, file=sys.stderr)  # noqa: T201 -- the command's output
-    return 1
-
-
-def _say(sentence: str) -> None:
-    print(sentence)  # noqa: T201 -- the command's output

@@ -1,4 +1,4 @@
-"""``serve``: logging, signals, exit status around one router."""
+"""Runs one router as this process: its log, its signals, its exit status."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import contextlib
 import os
 import resource
 import signal
-import sys
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Final, TypeVar
 
-import attrs
 import structlog
 import trio
 
@@ -25,41 +22,14 @@ from ..logs.output import configure
 from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from ..threads import ThreadRefusedError
-from .files import prepare_or_explain
+from .printing import fail
 
 log = structlog.get_logger()
 
-#: Open files that the router asks for; what a system usually grants at most is more.
+#: Soft limit of open files that the router sets; the usual hard limit is higher.
 OPEN_FILES: Final = 65536
 
 E = TypeVar("E", bound=BaseException)
-
-
-def serve(
-    config: Path | None,
-    *,
-    host: str | None,
-    port: int | None,
-    import_dir: Path | None,
-    first: Path | None = None,
-) -> int:
-    """Serve until a signal; return the exit status."""
-    prepared = prepare_or_explain(config, import_dir=import_dir, first=first, may_be_missing=True)
-    if prepared is None:
-        return 1
-    loaded = override(prepared.loaded, host=host, port=port)
-    return serve_config(loaded, prepared.catalog, prepared.scans)
-
-
-def override(loaded: LoadedConfig, *, host: str | None, port: int | None) -> LoadedConfig:
-    """Return *loaded* with what the command line says instead."""
-    router = loaded.config.router
-    router = attrs.evolve(
-        router,
-        host=router.host if host is None else host,
-        port=router.port if port is None else port,
-    )
-    return attrs.evolve(loaded, config=attrs.evolve(loaded.config, router=router))
 
 
 def serve_config(
@@ -69,16 +39,15 @@ def serve_config(
 
     Args:
         loaded: The configuration.
-        catalog: Finds models again when asked; without it, *loaded* has all there are.
-        scans: What it did already, to be logged.
+        catalog: Scans for models on request; None if *loaded* has all models.
+        scans: The results of its earlier scans, to be logged.
     """
     router = loaded.config.router
     _allow_many_files()
     try:
         output = configure(level=router.log_level, format=router.log_format.value)
     except ThreadRefusedError as exc:
-        print(f"error: {exc}", file=sys.stderr)  # noqa: T201 -- there is no log
-        return 1
+        return fail(f"error: {exc}")  # there is no log
     with output:
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
         for scanned in scans:
@@ -94,8 +63,8 @@ def serve_config(
 def _allow_many_files() -> None:
     """Raise the soft limit of open files: a connection takes up to three.
 
-    The usual soft limit, 1024, is for programs that call select(); it would end at some
-    hundred streams.
+    The usual soft limit, 1024, is for programs that call select(). It would be reached by a
+    few hundred streams.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
@@ -105,11 +74,11 @@ def _allow_many_files() -> None:
 
 
 def leaves(group: BaseExceptionGroup[E]) -> list[E]:
-    """Return the errors in *group*, however deep."""
-    found: list[E] = []
+    """Return the errors in *group*, at any depth."""
+    errors: list[E] = []
     for exc in group.exceptions:
-        found += leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
-    return found
+        errors += leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return errors
 
 
 async def run_until_signalled(
@@ -118,11 +87,11 @@ async def run_until_signalled(
     *,
     task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Run a router that obeys signals; return the exit status."""
-    requests = RouterSignals()
+    """Run a router until SIGINT or SIGTERM, reload on SIGHUP; return the exit status."""
+    router_signals = RouterSignals()
     exit_status = 0
 
-    async def obey(*, task_status: trio.TaskStatus[None]) -> None:
+    async def handle_signals(*, task_status: trio.TaskStatus[None]) -> None:
         nonlocal exit_status
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             task_status.started()
@@ -130,20 +99,20 @@ async def run_until_signalled(
                 name = signal.Signals(signum).name
                 if signum == signal.SIGHUP:
                     log.info("router.signalled", signal=name, effect="reload")
-                    requests.reload()
-                elif not requests.stop.is_set():
+                    router_signals.reload()
+                elif not router_signals.stop.is_set():
                     log.info("router.signalled", signal=name, effect="drain")
-                    requests.stop.set()
+                    router_signals.stop.set()
                 else:
                     log.warning("router.signalled", signal=name, effect="end now")
                     exit_status = 128 + signum
-                    requests.force_stop.set()
+                    router_signals.force_stop.set()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(obey)
+        await nursery.start(handle_signals)
         await run_router(
             loaded,
-            requests,
+            router_signals,
             state_dir=state_dir_for(loaded.config.router.state_dir, os.environ),
             environ=os.environ,
             catalog=catalog,

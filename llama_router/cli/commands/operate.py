@@ -1,0 +1,254 @@
+"""Commands that operate a running router: ``ps status load unload reload rescan set``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from cyclopts import Parameter
+
+from ...errors.base import RouterError
+from ..client import CommandError, connected, report_failure
+from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
+from ..printing import print_json, print_line
+
+#: The heading of a list of models or settings, by its field in the report of a reload.
+_HEADINGS: Final = {
+    "added": "added",
+    "removed": "removed",
+    "restarted": "restarting, once their requests have ended",
+    "retuned": "applied without restart",
+    "needs_router_restart": "needs a restart of the router",
+}
+
+_COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "IN FLIGHT", "QUEUED", "READY FOR")
+
+
+def ps(
+    *,
+    all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,  # noqa: A002 -- the option's name
+    json: Json = False,
+    connection: Connection = DEFAULT_CONNECTION,
+) -> int:
+    """List the models that a running router has loaded.
+
+    Args:
+        all: Include the models that are not loaded.
+        json: Print JSON.
+        connection: How to find the router.
+    """
+    try:
+        with connected(connection) as client:
+            models = client.get("/admin/status")["models"]
+    except RouterError as exc:
+        return report_failure(exc)
+    listed = [model for model in models if all or model["phase"] != "stopped"]
+    if json:
+        print_json(listed)
+    else:
+        _print_table(listed)
+    return 0
+
+
+def _print_table(models: list[dict[str, Any]]) -> None:
+    rows = [_COLUMNS, *map(_row, models)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print_line("  ".join(cells).rstrip())
+    for model in models:
+        if model["last_error"] is not None and model["phase"] in ("failed", "backoff"):
+            print_line(f"{model['id']}: {model['last_error']['message']}")
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    def cell(value: object) -> str:
+        return "-" if value is None else str(value)
+
+    ready_s = model["ready_for_s"]
+    return (
+        model["id"],
+        model["phase"],
+        cell(model["pid"]),
+        cell(model["port"]),
+        cell(model["in_flight"]),
+        cell(model["queued"]),
+        "-" if ready_s is None else format_duration(ready_s),
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Return *seconds* in short form: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -> int:
+    """Print the state of a running router and of its configuration.
+
+    Args:
+        json: Print the complete state as JSON.
+        connection: How to find the router.
+    """
+    try:
+        with connected(connection) as client:
+            state = client.get("/admin/status")
+    except RouterError as exc:
+        return report_failure(exc)
+    if json:
+        print_json(state)
+        return 0
+    uptime = format_duration(state["uptime_s"])
+    print_line(f"llama-router {state['version']}, pid {state['pid']}, up {uptime}")
+    print_line(f"listening on {', '.join(state['urls'])}")
+    print_line(f"configuration {state['config_path']}: {state['reload']['status']}")
+    _print_problems(state["reload"])
+    counts = Counter(model["phase"] for model in state["models"])
+    listed = ", ".join(f"{count} {phase}" for phase, count in sorted(counts.items()))
+    print_line(f"models: {listed or 'none'}")
+    return 0
+
+
+def load(model: str, /, *, connection: Connection = DEFAULT_CONNECTION) -> int:
+    """Load a model, and wait until it is ready.
+
+    Args:
+        model: Its name or an alias.
+        connection: How to find the router.
+    """
+    return _change_model(connection, "/admin/models/load", {"model": model})
+
+
+def unload(
+    model: str, /, *, force: Flag = False, connection: Connection = DEFAULT_CONNECTION
+) -> int:
+    """Unload a model after its requests have ended, and wait until its backend has exited.
+
+    Args:
+        model: Its name or an alias.
+        force: Abort its requests instead of waiting for them.
+        connection: How to find the router.
+    """
+    return _change_model(connection, "/admin/models/unload", {"model": model, "force": force})
+
+
+def _change_model(connection: Connection, path: str, document: dict[str, object]) -> int:
+    try:
+        with connected(connection) as client:
+            state = client.post(path, document)
+    except RouterError as exc:
+        return report_failure(exc)
+    print_line(f"{state['id']}: {state['phase']}")
+    return 0
+
+
+def reload(*, connection: Connection = DEFAULT_CONNECTION) -> int:
+    """Make a running router read its configuration now, and print the result.
+
+    The exit status is 1 if the configuration has errors.
+
+    Args:
+        connection: How to find the router.
+    """
+    try:
+        with connected(connection) as client:
+            report = client.post("/admin/reload")
+    except RouterError as exc:
+        return report_failure(exc)
+    return _print_report(report)
+
+
+def _print_report(report: dict[str, Any]) -> int:
+    """Print the report of a reload; return the exit status."""
+    print_line(f"configuration: {report['status']}")
+    _print_problems(report)
+    for field, heading in _HEADINGS.items():
+        if report[field]:
+            print_line(f"{heading}: {', '.join(report[field])}")
+    if report["status"] == "applied" and not any(report[field] for field in _HEADINGS):
+        print_line("no model has changed since it was read last")
+    return 1 if report["problems"] else 0
+
+
+def rescan(*, connection: Connection = DEFAULT_CONNECTION) -> int:
+    """Make a running router scan its folders and caches for models now.
+
+    Args:
+        connection: How to find the router.
+    """
+    try:
+        with connected(connection) as client:
+            scanned = client.post("/admin/rescan")
+    except RouterError as exc:
+        return report_failure(exc)
+    print_line(f"new models: {scanned['new_models']}, removed: {scanned['removed']}")
+    return 0
+
+
+def set_(
+    *words: str,
+    unset: Annotated[tuple[str, ...], Parameter(name="--unset", negative="")] = (),
+    router: Annotated[bool, Parameter(name="--router", negative="")] = False,
+    connection: Connection = DEFAULT_CONNECTION,
+) -> int:
+    """Change settings of a model in the router's configuration file, and apply them.
+
+    Comments and order of the file are kept. Without KEY=VALUE, the settings in force are printed.
+
+    Args:
+        words: MODEL KEY=VALUE ...; a VALUE is TOML, or else a string. Dots separate the keys of
+            nested tables: spawn.ready_timeout_s=300.
+        unset: A setting to remove; may be given several times.
+        router: Change settings of the router itself; then there is no MODEL.
+        connection: How to find the router.
+    """
+    model, assignments = None, list(words)
+    if not router:
+        if not assignments:
+            return report_failure(CommandError("give a model, or --router"))
+        model, *assignments = assignments
+    try:
+        changes = dict(map(_assignment, assignments))
+        with connected(connection) as client:
+            if not changes and not unset:
+                query = "" if model is None else f"?model={quote(model, safe='')}"
+                print_json(client.get(f"/admin/settings{query}")["effective"])
+                return 0
+            # Without a digest: the change does not depend on the file's present content.
+            body = {"model": model, "set": changes, "unset": list(unset)}
+            report = client.post("/admin/settings", body)
+    except RouterError as exc:
+        return report_failure(exc)
+    return _print_report(report)
+
+
+def _assignment(word: str) -> tuple[str, object]:
+    """Return key and value of ``KEY=VALUE``; a VALUE that is not TOML is a string.
+
+    Raises:
+        CommandError: if *word* has another form.
+    """
+    key, equals, text = word.partition("=")
+    if not equals or not key.strip():
+        raise CommandError(f"{word!r} is not KEY=VALUE")
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text
+    return key.strip(), value["value"] if value.keys() == {"value"} else text
+
+
+def _print_problems(report: dict[str, Any]) -> None:
+    for severity, problems in (("error", report["problems"]), ("warning", report["warnings"])):
+        for problem in problems:
+            line = "" if problem["line"] is None else f"line {problem['line']}: "
+            where = f"{problem['where']}: " if problem["where"] else ""
+            print_line(f"  {severity}: {line}{where}{problem['message']}")
