@@ -40,13 +40,13 @@ class Owner:
         pid: The process; what another one keeps is something else.
         said_bytes: What the router itself put before the backend's answer, in bytes. Clients
             count them, and the backend does not know of them.
-        bears: The name that the model has in its answer; None for what the backend says.
+        response_model: Name that replaces the model's in the response; None to leave it.
     """
 
     model: ModelId
     pid: int
     said_bytes: int = 0
-    bears: str | None = None
+    response_model: str | None = None
 
 
 class Conversations:
@@ -118,13 +118,13 @@ class Replay:
             from_bytes: From which byte on the client wants it.
         """
         missed_from_bytes, self.begin = resumed_at(owner.said_bytes, from_bytes)
-        if owner.bears is None:
+        if owner.response_model is None:
             self.from_bytes, self._skip_bytes, self._renaming = missed_from_bytes, 0, None
         else:
             # The client counts bytes among which the name is another, so it has to be
             # replaced once more from the beginning on.
             self.from_bytes, self._skip_bytes = 0, missed_from_bytes
-            self._renaming = ModelNameRewriter(owner.bears, events=True)
+            self._renaming = ModelNameRewriter(owner.response_model, events=True)
 
     def feed(self, data: bytes) -> bytes:
         """Return what the client gets of *data*, a piece of the backend's answer."""

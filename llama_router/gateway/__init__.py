@@ -1,1 +1,1 @@
-"""The data plane: accept loop, wire parsing, relay."""
+"""The data plane: accepts connections, and passes requests for models to their backends."""

@@ -1,25 +1,35 @@
-"""What becomes of an answer's body on its way to the client. Sans-IO."""
+"""Encoders for a response's body on its way to the client. Sans-IO.
+
+Most bodies pass unchanged (`BodyEncoder`). Inside an event stream that the router began
+before the backend answered, a body is framed as chunks (`ChunkEncoder`) or becomes an error
+event (`ErrorBody`). If the model's name is to be replaced, the length of the body changes, so
+it is framed as chunks as well, or ends with the connection (`ModelNameEncoder`).
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
 from ..core.apis.dialect import StreamDialect
+from ..core.apis.model_names import ModelNameRewriter
 from ..http1 import Dechunker, Framing, ResponseHead
 
-#: Most bytes of an incomplete chunk that are held back. Events are far smaller; a
-#: larger chunk is passed on in pieces, and then cannot be ended politely.
+#: Largest incomplete chunk that is held back, in bytes. Events are far smaller; a larger
+#: chunk is passed on in pieces, and then no error event can follow it.
 MAX_HELD_BYTES: Final = 64 * 1024
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
+_NOT_COMPRESSED: Final = (None, b"", b"identity")
+
 
 class BodyEncoder:
-    """What becomes of a body's bytes on their way to the client.
+    """Encodes a body that passes unchanged.
 
-    Most pass as they are. Of a chunked event stream only complete chunks pass, so that
-    an error event can always be put behind them. For an HTTP/1.0 client chunks are decoded.
+    Of a chunked event stream only complete chunks are passed on, so that an error event can
+    always follow them. For an HTTP/1.0 client chunks are decoded.
     """
 
     __slots__ = ("_decoder", "_events", "_held", "_holding", "_open_ended")
@@ -33,12 +43,12 @@ class BodyEncoder:
         self._held = b""
 
     @property
-    def passing(self) -> bool:
-        """Whether whole chunks pass as they are, for now."""
+    def passes_through(self) -> bool:
+        """Whether `encode` returns complete chunks unchanged in the current state."""
         return self._decoder is None and not self._held
 
-    def shape(self, data: bytes, boundary: int) -> bytes:
-        """Return what to send now; *boundary* is where the last complete chunk ends."""
+    def encode(self, data: bytes, boundary: int) -> bytes:
+        """Return the bytes to send for *data*; *boundary* is the end of its last complete chunk."""
         if self._holding:
             held = self._held
             if boundary == len(data):
@@ -55,13 +65,13 @@ class BodyEncoder:
             return self._decoder.feed(data)
         return data
 
-    def ending(self, event: bytes) -> bytes:
-        """Return what tells the client, in the middle of the body, that it is over.
+    def error_ending(self, event: bytes) -> bytes:
+        """Return the bytes that end the body early with *event*.
 
-        Nothing, where an incomplete body is the only honest sign that is left.
+        Empty where the client can only detect the failure by the incomplete body.
 
         Args:
-            event: The last event; the one before it may be incomplete.
+            event: The error event; the event before it may be incomplete.
         """
         if not self._events:
             return b""
@@ -71,65 +81,134 @@ class BodyEncoder:
         return event if self._open_ended else b""
 
     def finish(self) -> bytes:
-        """Return what is to be sent behind the body, once it is complete."""
+        """Return the bytes to send after the complete body."""
         return b""
 
 
 class ChunkEncoder(BodyEncoder):
-    """A body that ends otherwise, in a chunked answer that has begun before."""
+    """Encodes a body of another framing as chunks, inside a stream that has begun."""
 
     __slots__ = ()
-    passing = False
+    passes_through = False
 
-    def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- it has no chunks
+    def encode(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- it has no chunks
         """Return *data* as a chunk."""
         return chunk(data) if data else b""
 
-    def ending(self, event: bytes) -> bytes:
-        """Return *event* and the end."""
+    def error_ending(self, event: bytes) -> bytes:
+        """Return *event* and the last chunk."""
         return chunk(b"\n\n" + event) + LAST_CHUNK
 
     def finish(self) -> bytes:
-        """Return the end."""
+        """Return the last chunk."""
         return LAST_CHUNK
 
 
 class ErrorBody(BodyEncoder):
-    """A body that has no place in the event stream that has begun: it becomes an error event."""
+    """Collects a body that is no event stream, and makes it an error event of the stream."""
 
-    __slots__ = ("_body", "_content_type", "_dialect", "_status", "_unchunk")
-    passing = False
+    __slots__ = ("_body", "_content_type", "_decoder_of_chunks", "_dialect", "_status")
+    passes_through = False
 
     def __init__(self, head: ResponseHead, dialect: StreamDialect) -> None:
         super().__init__(head, http10=False)
-        self._unchunk = Dechunker() if head.framing is Framing.CHUNKED else None
+        self._decoder_of_chunks = Dechunker() if head.framing is Framing.CHUNKED else None
         self._status = head.status
         self._content_type = (head.get(b"content-type") or b"nothing").decode("latin-1")
         self._dialect = dialect
         self._body = b""
 
-    def shape(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- nothing is passed on
-        """Take in *data*; nothing is to be sent yet."""
-        if self._unchunk is not None:
-            data = self._unchunk.feed(data)
+    def encode(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- nothing is sent yet
+        """Collect *data*; return nothing."""
+        if self._decoder_of_chunks is not None:
+            data = self._decoder_of_chunks.feed(data)
         self._body += data[: MAX_HELD_BYTES - len(self._body)]
         return b""
 
     def finish(self) -> bytes:
-        """Return the error event and the end."""
+        """Return the error event and the last chunk."""
         event = self._dialect.answer_as_error(self._status, self._content_type, self._body)
         return chunk(event) + LAST_CHUNK
 
 
-def continued(head: ResponseHead, dialect: StreamDialect) -> BodyEncoder:
-    """Return what becomes of a body in a chunked event stream that has begun before."""
+class ModelNameEncoder(BodyEncoder):
+    """Replaces the model's name in a body, and frames it anew; holds nothing back."""
+
+    __slots__ = ("_decoder_of_chunks", "_in_chunks", "_rewriter")
+    passes_through = False
+
+    def __init__(self, head: ResponseHead, rewriter: ModelNameRewriter, *, in_chunks: bool) -> None:
+        """Make an encoder.
+
+        Args:
+            head: The backend's response.
+            rewriter: Replaces the name.
+            in_chunks: The client gets chunks; else the body ends with the connection.
+        """
+        super().__init__(head, http10=False)
+        self._rewriter = rewriter
+        self._in_chunks = in_chunks
+        self._decoder_of_chunks = Dechunker() if head.framing is Framing.CHUNKED else None
+
+    def encode(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- the chunks are new
+        """Return *data* with the other name."""
+        if self._decoder_of_chunks is not None:
+            data = self._decoder_of_chunks.feed(data)
+        data = self._rewriter.feed(data)
+        return chunk(data) if data and self._in_chunks else data
+
+    def error_ending(self, event: bytes) -> bytes:
+        """Return *event* and the end of the body, if it is an event stream."""
+        if not self._events:
+            return b""
+        event = b"\n\n" + event
+        return chunk(event) + LAST_CHUNK if self._in_chunks else event
+
+    def finish(self) -> bytes:
+        """Return the end of the body."""
+        return LAST_CHUNK if self._in_chunks else b""
+
+
+def encoder_for_stream(
+    head: ResponseHead, dialect: StreamDialect, *, model_name: str | None
+) -> BodyEncoder:
+    """Return the encoder for a body inside a chunked event stream that has begun.
+
+    Args:
+        head: The backend's response.
+        dialect: The API of the stream.
+        model_name: Replaces the model's name in the body; None to leave it.
+    """
     if head.status != HTTPStatus.OK or not head.is_event_stream or head.get(b"content-encoding"):
         return ErrorBody(head, dialect)
+    if model_name is not None:
+        rewriter = ModelNameRewriter(model_name, events=True)
+        return ModelNameEncoder(head, rewriter, in_chunks=True)
     if head.framing is Framing.CHUNKED:
         return BodyEncoder(head, http10=False)
     return ChunkEncoder(head, http10=False)
 
 
+def model_name_rewriter(head: ResponseHead, name: str) -> ModelNameRewriter | None:
+    """Return a rewriter that puts *name* into a body; None for a body that cannot contain it.
+
+    JSON and event streams can, unless they are compressed.
+    """
+    if head.framing is Framing.NONE or head.get(b"content-encoding") not in _NOT_COMPRESSED:
+        return None
+    if head.is_event_stream:
+        return ModelNameRewriter(name, events=True)
+    content_type = head.get(b"content-type") or b""
+    return ModelNameRewriter(name, events=False) if b"json" in content_type.lower() else None
+
+
+def without_length(head: ResponseHead) -> ResponseHead:
+    """Return *head* with chunks instead of an announced length."""
+    if head.framing is not Framing.LENGTH:
+        return head
+    return replace(head, framing=Framing.CHUNKED, content_length=None)
+
+
 def chunk(data: bytes) -> bytes:
-    """Return *data*, which is not empty, as one chunk."""
+    """Return *data*, which must not be empty, as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,16 +1,15 @@
-"""One exchange with a backend: the request goes up, the answer comes down as it arrives.
+"""The exchange with a backend: sends the request, and passes the response on as it arrives.
 
-Nothing is buffered but what is needed to end an event stream properly when the
-backend dies: an incomplete chunk is held back until the rest of it is here (`BodyEncoder`).
+Of the response only an incomplete chunk of an event stream is held back, so that the stream
+can be ended with an error event if the backend fails (`BodyEncoder`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
@@ -21,140 +20,223 @@ from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..http1 import (
     Framing,
-    RequestHead,
     ResponseHead,
     client_response_head,
     parse_response_head,
     upstream_request_head,
 )
-from .body import BodyEncoder, ErrorBody, continued
-from .loop.engine import Engine
-from .loop.fiber import ENDING_S, FiberCutError, FiberTimeoutError
+from .backend_request import BackendRequest, ExchangeResult
+from .body import (
+    BodyEncoder,
+    ModelNameEncoder,
+    encoder_for_stream,
+    model_name_rewriter,
+    without_length,
+)
+from .loop.event_loop import EventLoop
+from .loop.fiber import ENDING_S, FiberCancelledError, FiberTimeoutError
 from .pump import BrokenOffError, Pump, Tail
-from .renamed_body import ModelNameEncoder, framed_anew, renaming_of
-from .sockets import Client, ClientGoneError, Upstream, connect
-from .tunnel import tunnel
-from .waiting import EarlyStream
+from .sockets import ClientGoneError, ClientSocket, UpstreamSocket, connect
 
 #: Bodies below this are sent together with the head, in one segment, in bytes.
 SMALL_BODY_BYTES: Final = 64 * 1024
 
+_CONTINUE: Final = 100
+SWITCHING_PROTOCOLS: Final = 101
+FIRST_FINAL_STATUS: Final = 200
+
+_LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+
+#: Failures after which a response that has begun can still be ended with an error.
+FAILURES: Final = (UpstreamError, BackendError, FiberTimeoutError, FiberCancelledError)
+
 
 class _StaleError(Exception):
-    """A kept connection was closed before a byte of the answer came."""
+    """A kept connection was closed before the first byte of the response."""
 
 
 class Exchange:
-    """A request, and what happened to it so far. Use `run` once.
+    """The steps that all exchanges share. Use `run` once.
 
-    Every request makes one, so it is a plain class with slots: its making counts.
-
-    Attributes:
-        target: What to ask for, in the backend's own terms; set it before `run`.
-        body: The request's body, decoded; None if it has none. Set it before `run`.
-        connection_timeout_s: Seconds allowed for a connection to the backend.
-        read_timeout_s: Longest silence, of either side, in seconds.
-        close: The client's connection ends with this answer.
-        withheld: Fields of the request that no backend may see; names in lower case.
-        extra: Fields to add to the answer.
-        early: The answer, if it has begun before there was a backend; it is continued.
-        on_answer: Called when the answer begins: the body is not needed any more.
-        bears: The name that the model has in the answer; None for what the backend says.
-        status: The backend's status; 0 before it answered.
-        first_byte_s: Clock time of the answer's first byte, in seconds.
-        sent_bytes: Bytes of the answer's body, as framed, sent to the client.
-        begun: The client has got a part of the answer.
-        reusable: The client's connection may be used for another request.
-        error: What ended the answer early, after it had begun.
+    Each request makes one, so this is a plain class with slots: its construction counts.
     """
 
     __slots__ = (
         "_backend",
+        "_begun",
         "_client",
-        "_engine",
+        "_error",
         "_fiber",
-        "_head",
+        "_first_byte_s",
+        "_loop",
+        "_request",
+        "_reusable",
+        "_sent_bytes",
+        "_status",
         "_tail",
-        "bears",
-        "begun",
-        "body",
-        "close",
-        "connection_timeout_s",
-        "early",
-        "error",
-        "extra",
-        "first_byte_s",
-        "on_answer",
-        "read_timeout_s",
-        "reusable",
-        "sent_bytes",
-        "status",
-        "target",
-        "withheld",
     )
 
     _backend: Backend
 
-    def __init__(self, engine: Engine, client: Client, head: RequestHead) -> None:
-        self._engine = engine
+    def __init__(self, loop: EventLoop, client: ClientSocket, request: BackendRequest) -> None:
+        self._loop = loop
         self._client = client
         self._fiber = client.fiber
-        self._head = head
-        self.target = head.origin
-        self.body: bytes | bytearray | None = None
-        self.on_answer: Callable[[], None] | None = None
-        self.connection_timeout_s = math.inf
-        self.read_timeout_s = math.inf
-        self.close = False
-        self.withheld: frozenset[bytes] = frozenset()
-        self.extra: Sequence[tuple[bytes, bytes]] = ()
-        self.early: EarlyStream | None = None
-        self.bears: str | None = None
-        self.status = 0
-        self.first_byte_s: float | None = None
-        self.sent_bytes = 0
+        self._request = request
+        self._status = 0
+        self._first_byte_s: float | None = None
+        self._sent_bytes = 0
         self._tail: Tail | bytes = b""
-        self.begun = False
-        self.reusable = False
-        self.error: RouterError | None = None
+        self._begun = False  # the client got a part of the response
+        self._reusable = False
+        self._error: RouterError | None = None
 
-    def continue_(self, early: EarlyStream | None) -> None:
-        """Let the backend's answer go into *early*, if that has begun."""
-        if early is not None:
-            self.early = early
-            self.withheld |= {b"accept-encoding"}  # ours says that it is not encoded
+    async def run(self, backend: Backend) -> ExchangeResult:
+        """Send the request to *backend* and its response to the client.
 
-    def bear(self, name: str) -> None:
-        """Let the answer bear *name*, as far as it says of which model it is."""
-        self.bears = name
-        self.withheld |= {b"accept-encoding"}  # a compressed one could not be changed
-
-    @property
-    def tail(self) -> bytes:
-        """The end of the answer's body, at most `TAIL_BYTES` of it."""
-        tail = self._tail
-        return tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last()
-
-    async def run(self, backend: Backend) -> None:
-        """Send the request to *backend* and its answer to the client.
-
-        If the backend fails before the answer has begun, the failure is raised, and the
-        client has got nothing. If it fails later, an event stream is ended with an error
-        event, any other body is left visibly incomplete, and `error` says why.
+        If the backend fails before the response has begun, the failure is raised, and nothing
+        was sent to the client. If it fails later, an event stream is ended with an error
+        event, any other body is left incomplete, and the result contains the error.
 
         Raises:
-            ClientGoneError: if the client left; the backend was told by closing.
-            BackendError: if the backend's process ended before it answered.
-            UpstreamError: if the exchange with it failed otherwise.
-            FiberCutError: if the request is ended, as if the backend had failed.
+            ClientGoneError: if the client left; the backend's connection was closed.
+            BackendError: if the backend's process ended before it responded.
+            UpstreamError: if the exchange failed in another way.
+            FiberCancelledError: if the request is cancelled before the response has begun.
         """
+        raise NotImplementedError
+
+    def result(self) -> ExchangeResult:
+        """Return the state of the exchange, which is final after `run`."""
+        tail = self._tail
+        return ExchangeResult(
+            self._status,
+            self._first_byte_s,
+            self._sent_bytes,
+            tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last(),
+            self._reusable,
+            self._error,
+        )
+
+    # -- steps --------------------------------------------------------------------------------
+
+    async def _connect(self) -> UpstreamSocket:
+        backend = self._backend
+        try:
+            return connect(self._loop, self._client, backend.host, backend.port)
+        except OSError as exc:
+            raise await self._explain(f"it does not accept connections: {exc}") from exc
+
+    def _request_head(self, content_length: int | None, *, chunked: bool = False) -> bytes:
+        request = self._request
+        return upstream_request_head(
+            request.head,
+            target=request.target,
+            host=self._backend.authority,
+            content_length=content_length,
+            chunked=chunked,
+            upgrade=request.upgrade,
+            strip_headers=request.strip_headers,
+        )
+
+    async def _send_to(
+        self, upstream: UpstreamSocket, data: bytes | bytearray | memoryview
+    ) -> memoryview | None:
+        """Send *data* to the backend; return the rest if it responds early, or None.
+
+        An empty rest means that the backend closed. It may have responded before that, which
+        the next read shows.
+        """
+        try:
+            rest = upstream.send_nowait(data)
+            if rest is None:
+                return None
+            return await upstream.send_rest(rest, silence_s=self._request.read_timeout_s)
+        except OSError as exc:
+            if not upstream.connected:
+                raise await self._explain(f"it does not accept connections: {exc}") from exc
+            return memoryview(b"")
+
+    def _parse_head(self, buffer: bytes, searched: int = 0) -> ResponseHead | None:
+        """Return the response head at the start of *buffer*, or None while it is incomplete.
+
+        Raises:
+            UpstreamError: if it is invalid, or switches protocols without an offer.
+        """
+        request = self._request
+        head = parse_response_head(buffer, request_method=request.head.method, searched=searched)
+        if head is not None and head.status == SWITCHING_PROTOCOLS and not request.upgrade:
+            raise UpstreamError("the backend switched protocols without being asked to")
+        return head
+
+    def _interim_head(self, head: ResponseHead) -> bytes:
+        """Return an interim response for the client; empty if the client must not get it.
+
+        Source: RFC 9110, section 15.2.
+        """
+        # 100 is for the backend's connection alone: the router has the body already. HTTP/1.0
+        # has no interim responses, and none may follow a response that has begun.
+        request = self._request
+        if head.status == _CONTINUE or not request.head.version_minor or request.early is not None:
+            return b""
+        return client_response_head(head, close=False)
+
+    # -- failures -----------------------------------------------------------------------------
+
+    async def _explain(self, symptom: str) -> RouterError:
+        """Return the error that explains *symptom*: the end of the backend's process, if it ended.
+
+        Raises:
+            ClientGoneError: if the client left meanwhile.
+        """
+        error = await self._loop.run_in_trio(
+            self._fiber, partial(self._backend.error_for, symptom), unless_closed=self._client
+        )
+        if error is None:
+            raise ClientGoneError
+        return error
+
+    def _silence(self) -> UpstreamTimeoutError:
+        return UpstreamTimeoutError(
+            f"the backend of model {str(self._backend.model)!r} was silent for "
+            f"{self._request.read_timeout_s:g} s (read_timeout_s), or the client took nothing "
+            "for as long"
+        )
+
+    def _as_router_error(self, exc: Exception) -> RouterError:
+        if isinstance(exc, FiberTimeoutError):
+            return self._silence()
+        if isinstance(exc, FiberCancelledError):
+            return exc.error
+        assert isinstance(exc, RouterError)
+        return exc
+
+    async def _end_early(self, encoder: BodyEncoder, exc: Exception) -> None:
+        """End a response that has begun, with an error. Best effort: the client may be stuck."""
+        self._error = error = self._as_router_error(exc)
+        api = APIS.api_of_stream(self._request.head.path.decode("ascii", "replace"))
+        ending = encoder.error_ending(api.last_event(error))
+        if self._client.mid_send:
+            return
+        self._fiber.expire_in(ENDING_S)
+        with contextlib.suppress(ClientGoneError, FiberTimeoutError):
+            await self._client.send(ending)
+
+
+class BufferedExchange(Exchange):
+    """The exchange of a request of which the body is in memory."""
+
+    __slots__ = ()
+
+    async def run(self, backend: Backend) -> ExchangeResult:
+        """Send request and response; see `Exchange.run`."""
         self._backend = backend
         self._client.slow = False
         try:
             try:
-                await self._attempt(self._kept())
+                await self._attempt(self._kept_connection())
             except _StaleError:
-                # Nothing at all came back, so nothing can have been done twice visibly.
+                # No byte of a response arrived, so the request can be repeated safely.
                 await self._attempt(None)
         except FiberTimeoutError:
             raise self._silence() from None
@@ -164,18 +246,19 @@ class Exchange:
             raise UpstreamError(f"the backend of {model} failed: {exc}") from exc
         finally:
             self._fiber.deadline_s = math.inf
+        return self.result()
 
-    async def _attempt(self, upstream: Upstream | None) -> None:
-        """Exchange request and answer on *upstream*, or on a new connection."""
+    async def _attempt(self, upstream: UpstreamSocket | None) -> None:
+        """Send request and response over *upstream*, or over a new connection."""
         clean = False
         try:
             if upstream is None:
                 upstream = await self._connect()
-            head, data = await self._receive_head(upstream, await self._send(upstream))
-            if self.on_answer is not None:
-                self.body = None
-                self.on_answer()
-            clean = await self._answer(upstream, head, data)
+            rest = await self._send(upstream)
+            head, data, all_sent = await self._receive_head(upstream, rest)
+            self._request.body.release()
+            # A backend that did not read all of the request waits for the rest of it.
+            clean = await self._respond(upstream, head, data) and all_sent
         finally:
             if upstream is None:
                 pass
@@ -185,270 +268,177 @@ class Exchange:
             else:
                 upstream.close()
 
-    def _kept(self) -> Upstream | None:
+    def _kept_connection(self) -> UpstreamSocket | None:
         while (kept := self._backend.take_connection()) is not None:
-            assert isinstance(kept, Upstream), "only this module gives connections"
-            if kept.use(self._client):
+            assert isinstance(kept, UpstreamSocket), "only this module keeps connections"
+            if kept.reuse(self._client):
                 return kept
         return None
 
-    async def _connect(self) -> Upstream:
-        backend = self._backend
-        try:
-            return connect(self._engine, self._client, backend.host, backend.port)
-        except OSError as exc:
-            raise await self._explain(f"it does not accept connections: {exc}") from exc
-
-    async def _send(self, upstream: Upstream) -> memoryview | None:
-        """Send the request; return what the backend did not want of it, or None."""
-        body, backend = self.body, self._backend
-        request = upstream_request_head(
-            self._head,
-            target=self.target,
-            host=backend.authority,
-            content_length=None if body is None else len(body),
-            withheld=self.withheld,
-        )
-        silence_s = self.read_timeout_s
-        self._fiber.expire_in(silence_s if upstream.reused else self.connection_timeout_s)
+    async def _send(self, upstream: UpstreamSocket) -> memoryview | None:
+        """Send the request; return the part that the backend did not read, or None."""
+        body, request = self._request.body.data, self._request
+        data = self._request_head(None if body is None else len(body))
+        silence_s = request.read_timeout_s
+        self._fiber.expire_in(silence_s if upstream.reused else request.connection_timeout_s)
         try:
             if not body or len(body) < SMALL_BODY_BYTES:
-                request = request + body if body else request
-                rest = await upstream.send(request, silence_s=silence_s)
+                rest = await self._send_to(upstream, data + body if body else data)
             else:
-                rest = await upstream.send(request, silence_s=silence_s)
+                rest = await self._send_to(upstream, data)
                 self._fiber.expire_in(silence_s)
                 if rest is None:
-                    rest = await upstream.send(body, silence_s=silence_s)
-        except OSError as exc:
-            if not upstream.connected:
-                raise await self._explain(f"it does not accept connections: {exc}") from exc
-            rest = memoryview(b"")  # it may have answered before it closed; that is read next
+                    rest = await self._send_to(upstream, body)
         except FiberTimeoutError:
             if upstream.connected:
                 raise
             raise UpstreamError(
-                f"the backend of model {str(backend.model)!r} did not accept a connection "
-                f"within {self.connection_timeout_s:g} s (connection_timeout_s)"
+                f"the backend of model {str(self._backend.model)!r} did not accept a connection "
+                f"within {request.connection_timeout_s:g} s (connection_timeout_s)"
             ) from None
         self._fiber.expire_in(silence_s)
         return rest
 
     async def _receive_head(
-        self, upstream: Upstream, rest: memoryview | None
-    ) -> tuple[ResponseHead, bytes]:
-        """Return the final response head and the bytes behind it.
+        self, upstream: UpstreamSocket, rest: memoryview | None
+    ) -> tuple[ResponseHead, bytes, bool]:
+        """Return the final response head, the bytes after it, and whether all was sent.
 
         Args:
-            upstream: Where it comes from.
+            upstream: The backend's connection.
             rest: The part of the request that was not sent yet.
         """
-        method = self._head.method
         buffer, searched = b"", 0
         while True:
             data = await upstream.receive()
             if not data:
-                if upstream.reused and self.first_byte_s is None:
+                if upstream.reused and self._first_byte_s is None:
                     raise _StaleError
                 raise await self._explain("it closed the connection without an answer")
-            if self.first_byte_s is None:
-                self.first_byte_s = self._engine.clock()
+            if self._first_byte_s is None:
+                self._first_byte_s = self._loop.clock()
             buffer = buffer + data if buffer else data
-            while head := parse_response_head(buffer, request_method=method, searched=searched):
-                switched = head.status == HTTPStatus.SWITCHING_PROTOCOLS
-                if switched and not self._head.upgrade:
-                    raise UpstreamError("the backend switched protocols without being asked to")
-                if switched or head.status >= HTTPStatus.OK:
-                    if rest is not None:
-                        head.keep_alive = False  # it still waits for the rest of the request
-                    return head, buffer[head.size :]
+            while head := self._parse_head(buffer, searched):
+                status = head.status
+                if status >= FIRST_FINAL_STATUS or status == SWITCHING_PROTOCOLS:
+                    return head, buffer[head.size :], rest is None
                 buffer, searched = buffer[head.size :], 0
-                await self._pass_on_interim(head)
+                if interim := self._interim_head(head):
+                    await self._client.send(interim)
                 if rest:
-                    rest = await upstream.send(rest, silence_s=self.read_timeout_s)
+                    rest = await upstream.send(rest, silence_s=self._request.read_timeout_s)
             searched = len(buffer)
-            self._fiber.expire_in(self.read_timeout_s)
+            self._fiber.expire_in(self._request.read_timeout_s)
 
-    async def _pass_on_interim(self, head: ResponseHead) -> None:
-        """Let the client see an interim answer, if it is for it. Source: RFC 9110, section 15.2."""
-        # 100 is for this hop alone: the body is here. HTTP/1.0 knows no interim answers.
-        # Nor can it follow an answer that has begun.
-        if head.status != HTTPStatus.CONTINUE and self._head.version_minor and self.early is None:
-            await self._client.send(client_response_head(head, close=False))
+    async def _respond(self, upstream: UpstreamSocket, head: ResponseHead, data: bytes) -> bool:
+        """Send the response; return whether the backend's connection can be used again.
 
-    async def _answer(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
-        """Send the answer; return whether the backend's connection can be used again."""
-        if self.early is not None:
-            return await self._continue(self.early, upstream, head, data)
-        if self.bears is not None:
-            return await self._rename(self.bears, upstream, head, data)
-        http10 = self._head.version_minor == 0
-        close = self.close or not self._head.keep_alive
-        self.status = head.status
-        out = client_response_head(head, close=close, http10=http10, extra=self.extra)
-        if head.framing is Framing.LENGTH and len(data) == head.content_length:
-            # Complete already, as most that are no streams: nothing is left to watch over.
-            self.begun = True
-            self.sent_bytes = len(data)
+        Args:
+            upstream: The backend's connection.
+            head: The backend's head.
+            data: The part of the body that has arrived.
+        """
+        request = self._request
+        close = request.close or not request.head.keep_alive
+        if request.early is not None:
+            encoder = encoder_for_stream(
+                head, request.early.dialect, model_name=request.response_model
+            )
+            return await self._stream(upstream, head, b"", data, encoder, reusable=not close)
+        complete = head.framing is _LENGTH and len(data) == head.content_length
+        if (name := request.response_model) is not None:
+            rewriter = model_name_rewriter(head, name)
+            if rewriter is not None and not complete:
+                return await self._respond_renamed(upstream, head, data, rewriter, close=close)
+            if rewriter is not None:
+                data = rewriter.feed(data)
+                head = replace(head, content_length=len(data))
+        http10 = not request.head.version_minor
+        out = client_response_head(
+            head, close=close, http10=http10, add_headers=request.add_headers
+        )
+        if complete:  # as most responses that are no streams: there is nothing to wait for
+            self._status = head.status
+            self._begun = True
+            self._sent_bytes = len(data)
             self._tail = data
             if (rest := self._client.send_nowait(out + data)) is not None:
                 await self._client.send_rest(rest)
-            self.reusable = not close
+            self._reusable = not close
             return head.keep_alive
-        shaper = BodyEncoder(head, http10=http10)
-        try:
-            if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                self.begun = True
-                await self._client.send(out)
-                self.sent_bytes = await tunnel(
-                    self._client, upstream, data, idle_timeout_s=self.read_timeout_s
-                )
-                return False
-            surplus = await self._pump(upstream, head, out, data, shaper)
-        except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
-            if not self.begun:
-                raise
-            await self._end_early(shaper, exc)
-            return False
-        ends_with_close = head.framing is Framing.CLOSE or (
-            http10 and head.framing is Framing.CHUNKED
+        close = close or head.framing is _CLOSE or (http10 and head.framing is _CHUNKED)
+        encoder = BodyEncoder(head, http10=http10)
+        return await self._stream(upstream, head, out, data, encoder, reusable=not close)
+
+    async def _respond_renamed(
+        self,
+        upstream: UpstreamSocket,
+        head: ResponseHead,
+        data: bytes,
+        rewriter: ModelNameRewriter,
+        *,
+        close: bool,
+    ) -> bool:
+        """Send the response with another name of the model; return as `_respond` does."""
+        request, sent_head = self._request, without_length(head)
+        http10 = not request.head.version_minor
+        in_chunks = sent_head.framing is _CHUNKED and not http10
+        close = close or not in_chunks
+        out = client_response_head(
+            sent_head, close=close, http10=http10, add_headers=request.add_headers
         )
-        self.reusable = not (close or ends_with_close)
-        return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
+        encoder = ModelNameEncoder(head, rewriter, in_chunks=in_chunks)
+        return await self._stream(upstream, head, out, data, encoder, reusable=not close)
 
-    async def _continue(
-        self, early: EarlyStream, upstream: Upstream, head: ResponseHead, data: bytes
+    async def _stream(
+        self,
+        upstream: UpstreamSocket,
+        head: ResponseHead,
+        out: bytes,
+        data: bytes,
+        encoder: BodyEncoder,
+        *,
+        reusable: bool,
     ) -> bool:
-        """Put the answer into the one that has begun; return as `_answer` does."""
-        shaper = continued(head, early.dialect)
-        if self.bears is not None and not isinstance(shaper, ErrorBody):
-            renaming = ModelNameRewriter(self.bears, events=True)
-            shaper = ModelNameEncoder(head, renaming, in_chunks=True)
-        return await self._reframe(upstream, head, b"", data, shaper)
-
-    async def _rename(self, name: str, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
-        """Send the answer with *name* in it; return as `_answer` does."""
-        self.bears = None
-        renaming = renaming_of(head, name)
-        if renaming is None:
-            return await self._answer(upstream, head, data)
-        if head.framing is Framing.LENGTH and len(data) == head.content_length:
-            data = renaming.feed(data)
-            head.content_length = len(data)
-            return await self._answer(upstream, head, data)
-        anew, http10 = framed_anew(head), not self._head.version_minor
-        in_chunks = anew.framing is Framing.CHUNKED and not http10
-        self.close |= not in_chunks
-        close = self.close or not self._head.keep_alive
-        out = client_response_head(anew, close=close, http10=http10, extra=self.extra)
-        shaper = ModelNameEncoder(head, renaming, in_chunks=in_chunks)
-        return await self._reframe(upstream, head, out, data, shaper)
-
-    async def _reframe(
-        self, upstream: Upstream, head: ResponseHead, out: bytes, data: bytes, shaper: BodyEncoder
-    ) -> bool:
-        """Send *out* and the body as *shaper* frames it anew; return as `_answer` does."""
-        self.status = head.status
-        try:
-            surplus = await self._pump(upstream, head, out, data, shaper)
-            if ending := shaper.finish():
-                await self._client.send(ending)
-        except (UpstreamError, BackendError, FiberTimeoutError, FiberCutError) as exc:
-            if not self.begun:
-                raise
-            await self._end_early(shaper, exc)
-            return False
-        self.reusable = self._head.keep_alive and not self.close
-        return head.keep_alive and not surplus and head.framing is not Framing.CLOSE
-
-    async def _pump(
-        self, upstream: Upstream, head: ResponseHead, out: bytes, data: bytes, shaper: BodyEncoder
-    ) -> bool:
-        """Move the body until it is complete; return whether surplus bytes followed it.
+        """Move the body until it is complete; return as `_respond` does.
 
         Args:
-            upstream: Where it comes from.
-            head: Its head.
-            out: What to send before it.
-            data: Its beginning, as far as it is here.
-            shaper: What to make of it.
-
-        Raises:
-            UpstreamError, BackendError: if it breaks off or is malformed.
-            ClientGoneError: if the client left.
+            upstream: The backend's connection.
+            head: The backend's head.
+            out: Bytes to send before the body.
+            data: The part of the body that has arrived.
+            encoder: Encodes the body for the client.
+            reusable: The client's connection can be used again once the body is complete.
         """
+        self._status = head.status
         self._tail = tail = Tail()
         pump = Pump(
-            self._engine,
+            self._loop,
             upstream,
             self._client,
             head=head,
-            shaper=shaper,
+            encoder=encoder,
             tail=tail,
-            timeout_s=self.read_timeout_s,
+            timeout_s=self._request.read_timeout_s,
         )
+        try:
+            surplus = await self._run_pump(pump, out, data)
+            if ending := encoder.finish():
+                await self._client.send(ending)
+        except FAILURES as exc:
+            if not self._begun:
+                raise
+            await self._end_early(encoder, exc)
+            return False
+        self._reusable = reusable
+        return head.keep_alive and not surplus and head.framing is not _CLOSE
+
+    async def _run_pump(self, pump: Pump, out: bytes, data: bytes) -> bool:
+        """Run *pump*; return whether surplus bytes followed the body."""
         try:
             return await pump.run(out, data)
         except BrokenOffError:
             raise await self._explain("it closed the connection mid-answer") from None
         finally:
-            self.begun |= pump.begun
-            self.sent_bytes += pump.moved_bytes
-
-    # -- when it goes wrong -------------------------------------------------------------------
-
-    def _in_words(self, exc: Exception) -> RouterError:
-        if isinstance(exc, FiberTimeoutError):
-            return self._silence()
-        if isinstance(exc, FiberCutError):
-            return exc.error
-        assert isinstance(exc, RouterError)
-        return exc
-
-    async def _end_early(self, shaper: BodyEncoder, exc: Exception) -> None:
-        """Tell the client that the answer ends here. Best effort: it may be the silent side."""
-        self.error = error = self._in_words(exc)
-        api = APIS.api_of_stream(self._head.path.decode("ascii", "replace"))
-        ending = shaper.ending(api.last_event(error))
-        if self._client.torn:
-            return
-        self._fiber.expire_in(ENDING_S)
-        with contextlib.suppress(ClientGoneError, FiberTimeoutError):
-            await self._client.send(ending)
-
-    async def _explain(self, symptom: str) -> RouterError:
-        """Return the backend's own end as the error, if it ended; else the *symptom*.
-
-        Raises:
-            ClientGoneError: if the client left meanwhile.
-        """
-        error = await self._engine.in_trio(
-            self._fiber, partial(self._backend.error_for, symptom), unless_gone=self._client
-        )
-        if error is None:
-            raise ClientGoneError
-        return error
-
-    def _silence(self) -> UpstreamTimeoutError:
-        return UpstreamTimeoutError(
-            f"the backend of model {str(self._backend.model)!r} was silent for "
-            f"{self.read_timeout_s:g} s (read_timeout_s), or the client took nothing for as long"
-        )
-
-
-class Handshake(Exchange):
-    """An exchange that may end in a tunnel; its connection to the backend serves nothing else.
-
-    A backend that has refused a handshake may take what comes next on that connection for
-    anything but a request, and never answer it. So none is kept behind a handshake, and no
-    handshake goes where other requests have been.
-    """
-
-    __slots__ = ()
-
-    def _kept(self) -> None:
-        return None
-
-    async def _answer(self, upstream: Upstream, head: ResponseHead, data: bytes) -> bool:
-        await super()._answer(upstream, head, data)
-        return False
+            self._begun |= pump.begun
+            self._sent_bytes += pump.moved_bytes

@@ -1,7 +1,7 @@
-"""What all connections of a router share, and how one is given to the control plane.
+"""The parts that all connections of a router share, and the handover to the control plane.
 
-The control plane gets exactly one request: its head, and what finds the end of its body.
-Whatever follows is dropped, because each of its answers ends the connection.
+The control plane gets exactly one request: its head, and a parser for its body. Bytes after
+that are dropped, because each of its responses ends the connection.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from ..core.requests.control_request import ControlRequest
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..http1 import ChunkedBody, LengthBody, RequestHead
-from .loop.engine import Engine
+from .loop.event_loop import EventLoop
 from .loop.fiber import Fiber
 
 log = structlog.get_logger()
 
 Handover = Callable[[trio.SocketStream, ControlRequest, Callable[[], None]], Awaitable[None]]
-"""Answers one request and ends its connection: the stream, the request, and what to call when
-bytes come or go."""
+"""Serves one request and ends its connection. The arguments are the stream, the request, and a
+function to call whenever bytes are received or sent."""
 
 
 @attrs.define(eq=False)
 class Gateway:
-    """What all connections share.
+    """The parts that all connections share.
 
     Attributes:
-        dispatcher: Who grants backends.
-        gate: Who may ask for them.
+        dispatcher: Grants backends.
+        gate: Checks access.
         handover: The control plane.
-        conversations: Where it is noted which backend keeps which stream.
-        engine: Drives the connections.
-        draining: Set at shutdown: every connection ends with its current answer.
-        idle: Connections that have no whole head of a request; draining wakes them.
-        tasks: Where connections go that the control plane serves.
-        handed_over: How many of them there are.
+        conversations: The backends that keep resumable streams.
+        loop: Runs the connections.
+        draining: Set at shutdown: every connection ends with its current response.
+        idle: Fibers of connections without a complete request head; draining wakes them.
+        tasks: Nursery of the connections that the control plane serves.
+        handed_over: Number of these connections.
     """
 
     dispatcher: Dispatcher
     gate: Gate
     handover: Handover
     conversations: Conversations = attrs.field(factory=Conversations)
-    engine: Engine = attrs.field(factory=Engine)
+    loop: EventLoop = attrs.field(factory=EventLoop)
     draining: trio.Event = attrs.field(factory=trio.Event)
     idle: set[Fiber] = attrs.field(factory=set)
     tasks: trio.Nursery | None = None
     handed_over: int = 0
 
     def drain(self) -> None:
-        """Let idle connections end soon and busy ones with their answer."""
+        """End idle connections soon, and busy ones with their response."""
         self.draining.set()
         for fiber in self.idle:
-            self.engine.wake(fiber)
+            self.loop.wake(fiber)
 
     def hand_over(self, connection: socket.socket, head: RequestHead, received: bytes) -> None:
-        """Let the control plane answer *head*, and end *connection*.
+        """Let the control plane serve the request of *head*, and end *connection*.
 
         Args:
-            connection: No channel of the engine any more.
-            head: The request.
-            received: What was received behind its head.
+            connection: The socket, unregistered from the event loop.
+            head: The request's head.
+            received: The bytes received after it.
         """
         assert self.tasks is not None, "the gateway is not served"
         request = ControlRequest(
@@ -84,10 +84,10 @@ class Gateway:
     async def _serve_control(self, connection: socket.socket, request: ControlRequest) -> None:
         try:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-            await self.handover(stream, request, self.engine.hurry)
+            await self.handover(stream, request, self.loop.prioritize_trio)
         except* OSError:
-            pass  # nobody is there to be told
-        except* Exception:  # beside a cancellation, too: at the end of the router
+            pass  # the connection failed; nothing can be sent
+        except* Exception:  # also together with a cancellation, at shutdown
             log.exception("connection.crashed")
         finally:
             self.handed_over -= 1

@@ -1,11 +1,11 @@
-"""Moves a body from the backend to the client, chunk by chunk; the hot loop of a stream.
+"""Moves a response's body from the backend to the client; the hot path of a stream.
 
-Resuming a fiber costs as much as all else that is done for a chunk: eight coroutines that
-await one another are entered, and left again. So while a body is in its usual course, an
-event of the backend's socket goes to `Pump.note` instead, a plain function, and what it
-received is sent by another one, when all of that round was received (see `Engine.sends`). As
-soon as anything is unusual (the end, a cut or malformed chunk, a client that does not take
-all) the fiber is resumed, and `Pump.run` looks at what came.
+Resuming a fiber costs as much as all other work for a chunk: eight coroutines that await one
+another are entered and left again. So in the normal case, complete chunks and a client that
+accepts them at once, the events of the backend's socket go to `Pump.on_events`, a plain
+function. It receives and checks; `Pump.send` sends, after all sockets of that iteration were
+read (`EventLoop.pending_sends`). For any other case (the end, an incomplete or malformed
+chunk, a client that does not accept all) the fiber is resumed, and `Pump.run` handles it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from typing import Final
 from ..core.apis.usage import TAIL_BYTES
 from ..http1 import ResponseFraming, ResponseHead
 from .body import BodyEncoder
-from .loop.channel import GONE, READABLE, TELLING
-from .loop.engine import Engine
-from .loop.fiber import CHUNKS_PER_PIECE, pause
-from .sockets import RECEIVE_BYTES, SLOW_RECEIVE_BYTES, Client, ClientGoneError, Upstream
+from .loop.event_loop import EventLoop
+from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, READ_EVENTS, READABLE, pause
+from .sockets import (
+    RECEIVE_BYTES,
+    SLOW_RECEIVE_BYTES,
+    ClientGoneError,
+    ClientSocket,
+    UpstreamSocket,
+)
 
-#: Sizes of the pieces that `Tail` keeps as they are, in bytes: those of nearly all events of
-#: a stream.
+#: Sizes of the pieces that `Tail` keeps uncopied, in bytes: nearly all events of a stream.
 LEAST_PIECE_BYTES: Final = 128
 MOST_PIECE_BYTES: Final = 512
 
-#: How many pieces it keeps. However long the first one is, the others are `TAIL_BYTES`.
+#: Number of pieces that it keeps. The pieces after the first have at least `TAIL_BYTES`.
 LEAST_PIECES: Final = 1 + TAIL_BYTES // LEAST_PIECE_BYTES
 MOST_PIECES: Final = 2 * LEAST_PIECES
 
@@ -38,16 +42,16 @@ class Tail:
     """The last bytes of a body.
 
     Attributes:
-        pieces: Those that hold them, and some before; `add` says how they come here.
+        pieces: Pieces that contain them, and some before; only `add` and `Pump.send` append.
     """
 
     __slots__ = ("pieces",)
 
     def __init__(self) -> None:
-        self.pieces: list[bytes] = []  # a deque takes longer to make
+        self.pieces: list[bytes] = []  # a deque is slower to create
 
     def add(self, data: bytes) -> None:
-        """Take in what comes next, of any size."""
+        """Append the next bytes, of any size."""
         pieces = self.pieces
         if not LEAST_PIECE_BYTES <= len(data) <= MOST_PIECE_BYTES:
             data = (self.last() + data)[-TAIL_BYTES:]
@@ -57,7 +61,7 @@ class Tail:
             del pieces[:-LEAST_PIECES]
 
     def last(self) -> bytes:
-        """Return at most `TAIL_BYTES`."""
+        """Return the last bytes, `TAIL_BYTES` at most."""
         return b"".join(self.pieces)[-TAIL_BYTES:]
 
 
@@ -65,69 +69,69 @@ class Pump:
     """Moves one body. Use `run` once.
 
     Attributes:
-        begun: The client has got a part of it.
-        moved_bytes: Bytes of it, as the backend framed it, that were moved so far.
+        begun: Bytes of the response were sent to the client.
+        moved_bytes: Bytes of the body, as the backend framed it, that were moved so far.
     """
 
     __slots__ = (
         "_client",
-        "_engine",
+        "_encoder",
         "_error",
         "_fiber",
         "_framing",
-        "_give",
+        "_loop",
         "_pieces",
         "_receive",
         "_received",
+        "_send",
         "_send_later",
-        "_shaper",
         "_tail",
+        "_take_whole_chunks",
         "_timeout_s",
         "_unsent",
         "_upstream",
-        "_whole",
         "begun",
         "moved_bytes",
     )
 
     def __init__(
         self,
-        engine: Engine,
-        upstream: Upstream,
-        client: Client,
+        loop: EventLoop,
+        upstream: UpstreamSocket,
+        client: ClientSocket,
         *,
         head: ResponseHead,
-        shaper: BodyEncoder,
+        encoder: BodyEncoder,
         tail: Tail,
         timeout_s: float,
     ) -> None:
-        """Move a body from *upstream* to *client*.
+        """Prepare to move a body from *upstream* to *client*.
 
         Args:
-            engine: Drives both.
-            upstream: Where it comes from.
-            client: Where it goes.
-            head: Its head, which was sent already or is a part of what `run` is to send.
-            shaper: What to make of it.
-            tail: Gets all of it.
+            loop: Runs both.
+            upstream: The source.
+            client: The sink.
+            head: The head of the response; already sent, or a part of `run`'s *out*.
+            encoder: Encodes the body for the client.
+            tail: Receives a copy of the body's end.
             timeout_s: Longest silence, in seconds.
         """
-        self._engine = engine
-        self._send_later = engine.sends.append
+        self._loop = loop
+        self._send_later = loop.pending_sends.append
         self._upstream = upstream
         self._client = client
         self._fiber = client.fiber
         self._framing = ResponseFraming(head)
-        self._shaper = shaper
+        self._encoder = encoder
         self._timeout_s = timeout_s
-        self._whole = self._framing.whole
+        self._take_whole_chunks = self._framing.take_whole_chunks
         self._tail = tail
         self._pieces = tail.pieces
         self._receive = upstream.socket.recv
-        self._give = client.socket.send
-        self._received: bytes | None = None  # what `resume` did not move
-        self._unsent = b""  # the end of what it moved, which the client did not take
-        self._error: Exception | None = None  # what it ran into
+        self._send = client.socket.send
+        self._received: bytes | None = None  # received by `on_events`, for the fiber to handle
+        self._unsent = b""  # the rest that the client did not accept
+        self._error: Exception | None = None  # raised in the fiber
         self.begun = False
         self.moved_bytes = 0
 
@@ -135,11 +139,11 @@ class Pump:
         """Move the body until it is complete; return whether surplus bytes followed it.
 
         Args:
-            out: What to send before it.
-            data: Its beginning, as far as it is here.
+            out: Bytes to send before it.
+            data: The part of it that has arrived.
 
         Raises:
-            BrokenOffError: if the backend closed too early.
+            BrokenOffError: if the backend closed before its end.
             UpstreamError: if it is malformed.
             ClientGoneError: if the client left.
         """
@@ -151,15 +155,15 @@ class Pump:
                 data = data[:used]
             self._tail.add(data)
             self.moved_bytes += used
-            shaped = self._shaper.shape(data, framing.boundary)
-            if out or shaped:
+            encoded = self._encoder.encode(data, framing.boundary)
+            if out or encoded:
                 self.begun = True
-                await client.send(out + shaped if out else shaped)
+                await client.send(out + encoded if out else encoded)
                 out = b""
             if framing.done:
                 return used < size
             if size >= SLOW_RECEIVE_BYTES:
-                await fiber.spend(1 + (framing.chunks - chunks) // CHUNKS_PER_PIECE)
+                await fiber.yield_if_over_budget(1 + (framing.chunks - chunks) // CHUNKS_PER_PIECE)
                 chunks = framing.chunks
             data = await self._next()
             fiber.expire_in(self._timeout_s)
@@ -169,15 +173,15 @@ class Pump:
                 raise BrokenOffError
 
     async def _next(self) -> bytes:
-        """Wait for bytes that need a closer look, and return them; empty at the end."""
+        """Wait for bytes that `on_events` does not handle, and return them; empty at the end."""
         upstream, client = self._upstream, self._client
-        if self._is_unusual():
+        if self._needs_fiber():
             return await upstream.receive()
-        self._engine.tell(upstream, self.note)
+        self._loop.set_handler(upstream, self.on_events)
         try:
-            while not client.gone:
-                upstream.want = READABLE | GONE
-                client.want = GONE
+            while not client.peer_closed:
+                upstream.interest = READABLE | PEER_CLOSED
+                client.interest = PEER_CLOSED
                 await pause()
                 if self._error is not None:
                     raise self._error
@@ -185,30 +189,29 @@ class Pump:
                     received, self._received = self._received, None
                     return received
                 if self._unsent:
-                    upstream.want = client.want = 0
+                    upstream.interest = client.interest = 0
                     unsent, self._unsent = self._unsent, b""
                     await client.send_rest(memoryview(unsent))
                     self._fiber.expire_in(self._timeout_s)
-                if self._is_unusual():
+                if self._needs_fiber():
                     return await upstream.receive()
         finally:
-            self._engine.tell(upstream, upstream.note)
-            upstream.want = client.want = 0
+            self._loop.set_handler(upstream, upstream.on_events)
+            upstream.interest = client.interest = 0
         raise ClientGoneError
 
-    def _is_unusual(self) -> bool:
-        usual = self._framing.between_chunks and self._shaper.passing
-        return self._upstream.readable or self._client.slow or not usual
+    def _needs_fiber(self) -> bool:
+        normal = self._framing.between_chunks and self._encoder.passes_through
+        return self._upstream.readable or self._client.slow or not normal
 
-    def note(self, events: int) -> None:
-        """Receive what came. If it is all as usual, it is sent at the end of this round.
+    def on_events(self, events: int) -> None:
+        """Receive, and queue complete chunks for the end of this iteration; else resume the fiber.
 
-        For each chunk of each stream this and `send` are called once, so they count tenths
-        of microseconds.
+        This and `send` run once for each chunk of each stream, so tenths of a microsecond count.
         """
         upstream = self._upstream
-        if events & TELLING != READABLE or not upstream.want:
-            upstream.note(events)
+        if events & READ_EVENTS != READABLE or not upstream.interest:
+            upstream.on_events(events)
             return
         try:
             receive = self._receive
@@ -218,10 +221,10 @@ class Pump:
         except OSError:
             data = b""
         if len(data) == RECEIVE_BYTES:
-            upstream.readable = True  # a short read has emptied it, a full one maybe not
+            upstream.readable = True  # a short read emptied it, a full one perhaps not
         try:
-            whole = self._whole
-            if not upstream.readable and whole(data):
+            take_whole_chunks = self._take_whole_chunks
+            if not upstream.readable and take_whole_chunks(data):
                 send_later = self._send_later
                 send_later((self, data))
                 return
@@ -231,9 +234,9 @@ class Pump:
         self._fiber.resume()
 
     def send(self, data: bytes) -> None:
-        """Send what `note` received; let the fiber see to what the client does not take."""
-        if not self._upstream.want:
-            return  # the client left in this round, and the fiber has seen it
+        """Send *data*; resume the fiber if the client does not accept all of it."""
+        if not self._upstream.interest:
+            return  # the client closed in this iteration, and the fiber handled it
         size = len(data)
         sent = 0
         try:
@@ -243,8 +246,8 @@ class Pump:
             else:
                 self._tail.add(data)
             self.moved_bytes += size
-            give = self._give
-            sent = give(data)
+            send = self._send
+            sent = send(data)
         except BlockingIOError:
             pass
         except OSError:
@@ -252,8 +255,8 @@ class Pump:
         except Exception as exc:  # noqa: BLE001 -- it is raised in the fiber
             self._error = exc
         if sent == size:
-            # To put a deadline off, this is enough: see `Fiber.tick`.
-            self._fiber.deadline_s = self._engine.now_s + self._timeout_s
+            # An assignment is enough to extend a deadline: see `Fiber.check_deadline`.
+            self._fiber.deadline_s = self._loop.now_s + self._timeout_s
             return
         self._unsent = data[sent:]
         self._fiber.resume()

@@ -1,4 +1,4 @@
-"""Reads the requests of one client's connection: heads, and bodies that are wanted whole."""
+"""Reads the requests of one client's connection: heads, and bodies that are kept in memory."""
 
 from __future__ import annotations
 
@@ -14,86 +14,75 @@ from ..core.requests.request_target import TARGET_FIELDS, field_scanner, form_sc
 from ..core.scheduling import refusals
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from ..http1 import ChunkedBody, RequestHead, parse_request_head
-from .loop.channel import GONE
-from .loop.engine import Engine
-from .loop.fiber import CHUNKS_PER_PIECE, Fiber, FiberTimeoutError, pause
-from .sockets import RECEIVE_BYTES, Client, ClientGoneError
+from .backend_request import RequestBody
+from .loop.event_loop import EventLoop
+from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, Fiber, FiberTimeoutError, pause
+from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket
 
-#: How long an idle connection is kept for the next request, in seconds.
+#: Time for which an idle connection is kept for the next request, in seconds.
 IDLE_CONNECTION_S: Final = 75.0
 
-#: How long a request's head may take from its first byte, in seconds.
+#: Longest time from the first to the last byte of a request's head, in seconds.
 HEAD_TIMEOUT_S: Final = 30.0
 
-#: How long the rest of a head may take once draining has begun, in seconds: it is usually on
-#: its way.
+#: The same for the rest of a head once draining has begun, in seconds: it is usually on its
+#: way.
 DRAINING_HEAD_S: Final = 1.0
 
-#: How long the next `PROGRESS_BYTES` of a request's body may take, in seconds.
+#: Longest time for the next `PROGRESS_BYTES` of a request's body, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
 
-#: So much of a body must come in that time: a trickle cannot keep what has come in memory.
-#: The slowest modem, and speech while it is spoken, are several times as fast.
+#: Bytes of a body that must arrive in that time, so that a trickle cannot occupy memory.
+#: The slowest modem, and live speech, are several times as fast.
 PROGRESS_BYTES: Final = 16 * 1024
 
-#: By how much the memory of a body grows: by so many times what has come, within these bounds
-#: in bytes. The most is a fraction of a millisecond of work.
+#: Growth of a body's memory: this factor times the bytes that have arrived, within these
+#: bounds in bytes. The largest step is a fraction of a millisecond of work.
 GROWTH: Final = 4
 FIRST_STEP_BYTES: Final = 16 * 1024
 LAST_STEP_BYTES: Final = 1024 * 1024
 
-#: Room that is kept behind a body for what shaping puts into it, in bytes.
+#: Spare room after a body for the parameters that a model overrides, in bytes.
 ROOM_BYTES: Final = 4096
 
-#: What may be left behind a request that is not the beginning of another one: some
-#: clients send an empty line behind a body. Source: RFC 9112, section 2.2.
+#: Bytes after a request that do not begin another one: some clients send an empty line after
+#: a body. Source: RFC 9112, section 2.2.
 _NOTHING: Final = (b"", b"\r\n")
 
-#: What a body is made longer with. Never written to, so that it takes no memory itself.
+#: Source of the bytes that lengthen a body. Never written to, so it occupies no memory.
 _ZEROS: Final = memoryview(bytes(LAST_STEP_BYTES + ROOM_BYTES))
 
 
 class Reader:
-    """What arrives on one connection.
+    """Reads from one connection.
 
     Attributes:
-        buffer: Received, and not used yet: the head, then the beginning of the next request.
-        scanner: Has scanned the body of the current request, if that was necessary.
+        buffer: Received and unprocessed bytes: the head, then the start of the next request.
     """
 
-    __slots__ = (
-        "_client",
-        "_draining",
-        "_engine",
-        "_fiber",
-        "_idle",
-        "_share",
-        "buffer",
-        "scanner",
-    )
+    __slots__ = ("_client", "_draining", "_fiber", "_idle", "_loop", "_share", "buffer")
 
     def __init__(
-        self, engine: Engine, client: Client, idle: set[Fiber], draining: trio.Event
+        self, loop: EventLoop, client: ClientSocket, idle: set[Fiber], draining: trio.Event
     ) -> None:
         """Read from *client*.
 
         Args:
-            engine: Drives it.
+            loop: Runs the connection.
             client: The connection.
-            idle: Has its fiber while no whole head of a request is here.
-            draining: Set when there is to be none any more.
+            idle: Contains the connection's fiber while no complete head has arrived.
+            draining: Set when no further request is accepted.
         """
-        self._engine = engine
+        self._loop = loop
         self._client = client
         self._fiber = client.fiber
         self._idle = idle
         self._draining = draining
         self.buffer = b""
-        self.scanner: FormScanner | FieldScanner | None = None
-        self._share: BodyShare | None = None  # what the current body holds of the budget
+        self._share: BodyShare | None = None  # of the budget, for a body being received
 
     async def receive_head(self) -> RequestHead | None:
-        """Return the next request's head, or None if there is none."""
+        """Return the next request's head; None if the client closed, or draining has begun."""
         if self.buffer in _NOTHING and not await self._wait_for_first_bytes():
             return None
         head = parse_request_head(self.buffer)
@@ -134,8 +123,8 @@ class Reader:
         self._fiber.expire_in(IDLE_CONNECTION_S)
         self._idle.add(self._fiber)
         try:
-            # A body may have ended with the bytes of its last edge: readable, with nothing to
-            # read. Only here, as an idle connection, is it woken at shutdown.
+            # A body may have ended with the bytes of its last edge: readable, but empty. Only
+            # here, in the set of idle connections, is the fiber woken at shutdown.
             while (data := client.receive_nowait()) is None:
                 if self._draining.is_set():
                     return False
@@ -145,26 +134,30 @@ class Reader:
         self.buffer = data
         return bool(data)
 
-    def take_body(self, head: RequestHead, limit_bytes: int) -> tuple[bool, bytes | None]:
-        """Return whether the body is here completely, as nearly always, and the body if so.
+    def take_body(self, head: RequestHead, limit_bytes: int) -> RequestBody | None:
+        """Return the body if all of it has arrived, as nearly always; else None.
 
-        None is no body. Then `receive_body` need not be called.
+        A request without a body has a `RequestBody` without data.
         """
-        self.scanner = None
         length, start = head.content_length, head.size
         end = start + (length or 0)
         buffer = self.buffer
         if head.chunked or len(buffer) < end or end > limit_bytes:
-            return False, None
+            return None
         self.buffer = buffer[end:]
-        return True, None if length is None else buffer[start:end]
+        return RequestBody(None if length is None else buffer[start:end])
 
     async def receive_body(
-        self, head: RequestHead, limit_bytes: int, touched: frozenset[str]
-    ) -> bytes | bytearray | None:
-        """Return the whole body, decoded; the bytes behind it go to the buffer.
+        self, head: RequestHead, limit_bytes: int, override_names: frozenset[str]
+    ) -> RequestBody:
+        """Return the complete body, decoded; the bytes after it stay in the buffer.
 
-        It takes memory as it comes, out of the budget of all bodies, until `let_go`.
+        It takes memory as it arrives, from the budget of all bodies, until it is released.
+
+        Args:
+            head: The request's head.
+            limit_bytes: Largest body allowed.
+            override_names: Names of the parameters that the configuration overrides.
 
         Raises:
             BodyTooLargeError: if it is over *limit_bytes*.
@@ -172,24 +165,36 @@ class Reader:
             RequestError: if it is malformed, or stops arriving.
             ClientGoneError: if the client left.
         """
+        try:
+            return await self._receive_body(head, limit_bytes, override_names)
+        except BaseException:
+            if self._share is not None:
+                self._share.give_back()
+            raise
+        finally:
+            self._share = None
+
+    async def _receive_body(
+        self, head: RequestHead, limit_bytes: int, override_names: frozenset[str]
+    ) -> RequestBody:
         received = self.buffer[head.size :]
         length = head.content_length
         if not head.chunked and not length:
             self.buffer = received
-            return None if length is None else b""
+            return RequestBody(None if length is None else b"")
         if length is not None and length > limit_bytes:
             raise _too_large(limit_bytes)
         if length is not None and len(received) >= length:
             self.buffer = received[length:]
-            return received[:length]
-        self._share = self._engine.bodies.share(self._wake)
+            return RequestBody(received[:length])
+        self._share = self._loop.bodies.share(self._wake)
         try:
-            await self._claim(_first_bytes(received, length))
+            await self._reserve(_first_bytes(received, length))
             if head.expect_continue and not received:
                 await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.buffer = b""
             content_type = head.get(b"content-type") or b""
-            self.scanner = form = form_scanner(content_type)
+            form = form_scanner(content_type)
             if length is not None:
                 body = await self._receive_length(received, length, form)
             else:
@@ -201,42 +206,36 @@ class Reader:
             ) from None
         finally:
             self._fiber.deadline_s = math.inf
+        scan: FormScanner | FieldScanner | None = form
         if form is None:
-            self.scanner = await self.scan(body, content_type, touched)
-        return body
+            scan = await self._scan(body, content_type, override_names)
+        return RequestBody(body, scan=scan, share=self._share)
 
-    def let_go(self) -> None:
-        """Say that the body's memory is not needed any more; safe to call at any time."""
-        self.scanner = None  # which may have the body
-        if self._share is not None:
-            self._share.give_back()
-            self._share = None
-
-    async def scan(
-        self, body: bytes | bytearray, content_type: bytes, touched: frozenset[str]
+    async def _scan(
+        self, body: bytes | bytearray, content_type: bytes, override_names: frozenset[str]
     ) -> FieldScanner | None:
-        """Return the scanner of a large body, done; None for a body that a decoder may take."""
-        if not needs_scan(body, has_overrides=bool(touched)):
+        """Return the relevant parts of a large body; None for one that is decoded quickly."""
+        if not needs_scan(body, has_overrides=bool(override_names)):
             return None
-        scanner = field_scanner(body, content_type, TARGET_FIELDS | touched)
+        scanner = field_scanner(body, content_type, TARGET_FIELDS | override_names)
         if scanner is not None:
             while not scanner.step():
-                await self.pass_on()
+                await self.yield_turn()
         return scanner
 
-    async def pass_on(self) -> None:
-        """Let others have their turns."""
-        self._engine.wake(self._fiber)
+    async def yield_turn(self) -> None:
+        """Let the other fibers run."""
+        self._loop.wake(self._fiber)
         await pause()
 
     def _wake(self) -> None:
-        self._engine.wake(self._fiber)
+        self._loop.wake(self._fiber)
 
-    async def _claim(self, size_bytes: int) -> None:
-        """Take *size_bytes* more of the budget, maybe after a wait.
+    async def _reserve(self, size_bytes: int) -> None:
+        """Reserve *size_bytes* more of the budget; wait if there is no room.
 
         Raises:
-            BodiesFullError: if there was no room for too long.
+            BodiesFullError: if there was no room for `ROOM_TIMEOUT_S`.
             ClientGoneError: if the client left meanwhile.
         """
         share = self._share
@@ -245,26 +244,26 @@ class Reader:
             return
         client, fiber = self._client, self._fiber
         fiber.expire_in(ROOM_TIMEOUT_S)
-        client.want = GONE
+        client.interest = PEER_CLOSED
         try:
             while not share.take(size_bytes):
-                if client.gone:
+                if client.peer_closed:
                     raise ClientGoneError
                 await pause()
         except FiberTimeoutError:
             raise refusals.no_room_for_body(ROOM_TIMEOUT_S) from None
         finally:
-            client.want = 0
+            client.interest = 0
         fiber.expire_in(BODY_TIMEOUT_S)
 
     async def _receive_length(
         self, received: bytes, length: int, form: FormScanner | None
     ) -> bytearray:
-        # As long as what was claimed for it; *at* is where that ends which has come. Room behind
-        # it: what is put into a large one must not move all of it elsewhere.
+        # As long as its reservation; *at* is the end of the bytes that have arrived. The spare
+        # room lets an override be inserted into a large body without moving all of it.
         at = len(received)
         size = _next_size(at, length)
-        await self._claim_in_all(size)
+        await self._reserve_total(size)
         body = bytearray(size + ROOM_BYTES)
         del body[size:]
         body[:at] = received
@@ -286,19 +285,19 @@ class Reader:
         return body
 
     async def _grow(self, body: bytearray, length: int) -> None:
-        """Make *body* longer, but not longer than *length*."""
+        """Lengthen *body*, to *length* at most."""
         size = len(body)
         new_size = _next_size(size, length)
-        await self._claim_in_all(new_size)
+        await self._reserve_total(new_size)
         body += _ZEROS[: new_size - size + ROOM_BYTES]
         del body[new_size:]
 
-    async def _claim_in_all(self, size_bytes: int) -> None:
-        """Hold *size_bytes* of the budget at least; otherwise as `_claim`."""
+    async def _reserve_total(self, size_bytes: int) -> None:
+        """Reserve *size_bytes* of the budget in total; otherwise as `_reserve`."""
         share = self._share
         assert share is not None, "a body is being received"
         if size_bytes > share.held_bytes:
-            await self._claim(size_bytes - share.held_bytes)
+            await self._reserve(size_bytes - share.held_bytes)
 
     async def _receive_chunks(
         self, received: bytes, limit_bytes: int, form: FormScanner | None
@@ -310,7 +309,7 @@ class Reader:
         due, chunks = len(body) + PROGRESS_BYTES, 0
         while not decoder.done:
             if len(body) + RECEIVE_BYTES > share.held_bytes:
-                await self._claim(min(max(len(body), RECEIVE_BYTES), LAST_STEP_BYTES))
+                await self._reserve(min(max(len(body), RECEIVE_BYTES), LAST_STEP_BYTES))
             data = await self._client.receive()
             if not data:
                 raise ClientGoneError
@@ -320,25 +319,25 @@ class Reader:
                 due = len(body) + PROGRESS_BYTES
             if form is not None:
                 await self._search(form, body, len(body))
-            await self._fiber.spend(1 + (decoder.chunks - chunks) // CHUNKS_PER_PIECE)
-            chunks = decoder.chunks
+            before, chunks = chunks, decoder.chunks
+            await self._fiber.yield_if_over_budget(1 + (chunks - before) // CHUNKS_PER_PIECE)
         self.buffer = decoder.excess
         return body
 
     async def _search(self, form: FormScanner, body: bytearray, size_bytes: int) -> None:
-        """Let *form* scan what is new; other connections are served where that is much."""
+        """Let *form* search the new bytes; the other fibers run meanwhile if these are many."""
         while not form.scan(body, size_bytes):
-            await self.pass_on()
+            await self.yield_turn()
 
 
 def _next_size(size_bytes: int, length: int) -> int:
-    """Return how long the memory of a body becomes that has filled *size_bytes*."""
+    """Return the next size of a body's memory, of which *size_bytes* are filled."""
     step_bytes = max(GROWTH * size_bytes, FIRST_STEP_BYTES)
     return min(size_bytes + min(step_bytes, LAST_STEP_BYTES), length)
 
 
 def _first_bytes(received: bytes, length: int | None) -> int:
-    """Return what a body claims before anything more of it is received."""
+    """Return the first reservation of a body, before more of it is received."""
     first = max(FIRST_STEP_BYTES, len(received))
     return first if length is None else min(first, length)
 

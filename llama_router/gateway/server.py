@@ -1,4 +1,4 @@
-"""The accept loop."""
+"""The listening sockets, and the accept loop."""
 
 from __future__ import annotations
 
@@ -20,40 +20,38 @@ from .sockets import EXHAUSTED
 
 log = structlog.get_logger()
 
-#: Connections that the kernel keeps for us while we are busy.
+#: Connections that the kernel queues while the router is busy.
 BACKLOG: Final = 1024
 
-#: Connections that are accepted before others get their turn. Most bring a request along,
-#: which is begun at once.
+#: Connections that are accepted before other tasks run. Most bring a request along, which is
+#: started at once.
 ACCEPTED_AT_ONCE: Final = 16
 
-#: Of the connections that there may be, so many may be clients'; the others are to backends.
+#: Share of the allowed connections that may be clients'; the others are to backends.
 CLIENTS_SHARE: Final = 0.75
 
-#: Pause after running out of file descriptors, in seconds: until a connection ends,
-#: accepting again would fail again.
+#: Pause after running out of file descriptors, in seconds: the next accept would fail too
+#: until a connection ends.
 EXHAUSTED_PAUSE_S: Final = 0.1
 
 
 class ListenError(RouterError):
-    """The address to listen on cannot be used."""
+    """The listening address cannot be used."""
 
     code = "listen_failed"
 
 
-def listen(
-    host: str, port: int, *, instead_of: Sequence[socket.socket] = ()
-) -> list[socket.socket]:
+def listen(host: str, port: int, *, replacing: Sequence[socket.socket] = ()) -> list[socket.socket]:
     """Return a listening socket for every address of *host*.
 
     Args:
-        host: The address, or a name that has some.
-        port: 0 takes any free one.
-        instead_of: Our own sockets, still listening, that may be in the way of the new
+        host: The address, or a name that resolves to addresses.
+        port: 0 selects any free one.
+        replacing: Sockets of this router, still listening, that may conflict with the new
             ones: ``0.0.0.0`` is every address.
 
     Raises:
-        ListenError: if an address is taken or does not exist; with what to do.
+        ListenError: if an address is taken or does not exist; the message names the settings.
     """
     listeners: list[socket.socket] = []
     try:
@@ -61,7 +59,7 @@ def listen(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         ):
             where = (str(address[0]), listeners[0].getsockname()[1] if listeners else port)
-            listeners.append(_listener(family, where, instead_of))
+            listeners.append(_listener(family, where, replacing))
     except (OSError, OverflowError, UnicodeError) as exc:
         for listener in listeners:
             listener.close()
@@ -76,20 +74,20 @@ def listen(
 
 
 def _listener(
-    family: int, where: tuple[str, int], instead_of: Sequence[socket.socket]
+    family: int, where: tuple[str, int], replacing: Sequence[socket.socket]
 ) -> socket.socket:
     """Return one listening socket.
 
     Raises:
         OSError: if the address is taken, or does not exist.
     """
-    if not instead_of:
+    if not replacing:
         listener = socket.create_server(where, family=family, backlog=BACKLOG)
         listener.setblocking(False)
         return listener
-    # Both sides must allow the other. Not from the start: two routers with one address
-    # would not notice each other. Source: socket(7).
-    for old in instead_of:
+    # Both sockets must allow each other. Not from the start: two routers with one address
+    # would not detect each other. Source: socket(7).
+    for old in replacing:
         if old.family in (socket.AF_INET, socket.AF_INET6):
             old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener = socket.socket(family)
@@ -106,27 +104,27 @@ def _listener(
         listener.close()
         raise
     finally:
-        for old in instead_of:
+        for old in replacing:
             if old.family in (socket.AF_INET, socket.AF_INET6):
                 old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return listener
 
 
 class ListenerSet:
-    """The listening sockets of a router; others can take their place while it runs.
+    """The listening sockets of a router; they can be replaced while it runs.
 
     Attributes:
-        sockets: Those in use.
+        sockets: The sockets in use.
     """
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self.sockets = sockets
         self._changed = trio.Event()
 
-    def exchange(self, sockets: list[socket.socket]) -> None:
-        """Listen on *sockets* from now on. Connections that exist are not touched."""
+    def replace(self, sockets: list[socket.socket]) -> None:
+        """Listen on *sockets* from now on. Existing connections stay."""
         if self._changed.is_set():
-            self.close()  # these never came into use
+            self.close()  # these were never used
         self.sockets = sockets
         self._changed.set()
 
@@ -143,35 +141,35 @@ class ListenerSet:
             async with trio.open_nursery() as accepting:
                 for listener in sockets:
                     if listener.family in (socket.AF_INET, socket.AF_INET6):
-                        # Connections inherit it. Source: tcp(7) and the kernel's accept.
+                        # Accepted sockets inherit it. Source: tcp(7) and the kernel's accept.
                         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     accepting.start_soon(_accept, gateway, listener)
                 await self._changed.wait()
                 for listener in sockets:
-                    with contextlib.suppress(OSError):  # else: who knocked already comes in
-                        _take(gateway, listener, BACKLOG)
+                    with contextlib.suppress(OSError):  # accept the connections already queued
+                        _accept_queued(gateway, listener, BACKLOG)
                 accepting.cancel_scope.cancel()
 
 
 async def serve(
     gateway: Gateway,
-    doors: ListenerSet,
+    listeners: ListenerSet,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections until ``gateway.draining`` is set; return when all have ended.
 
-    The sockets are closed as soon as draining begins, so that clients turn elsewhere.
+    The sockets are closed as soon as draining begins, so that clients connect elsewhere.
     """
     async with trio.open_nursery() as tasks, trio.open_nursery() as services:
         gateway.tasks = tasks
-        await services.start(gateway.engine.run)
+        await services.start(gateway.loop.run)
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(doors.run, gateway)
+            accepting.start_soon(listeners.run, gateway)
             task_status.started()
             await gateway.draining.wait()
             accepting.cancel_scope.cancel()
-        await gateway.engine.wait_idle()
+        await gateway.loop.wait_idle()
         services.cancel_scope.cancel()
 
 
@@ -181,30 +179,30 @@ async def _accept(gateway: Gateway, listener: socket.socket) -> None:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
-                _take(gateway, listener, ACCEPTED_AT_ONCE)
+                _accept_queued(gateway, listener, ACCEPTED_AT_ONCE)
             except OSError as exc:
                 if exc.errno in EXHAUSTED:
                     if not exhausted:
                         exhausted = True
                         log.error("connection.delayed", reason=exc.strerror)
                     await trio.sleep(EXHAUSTED_PAUSE_S)
-                # else this one client left already
+                # else only this client left again
             else:
                 exhausted = False
 
 
-def _take(gateway: Gateway, listener: socket.socket, most: int) -> None:
-    """Accept who is waiting, up to that many.
+def _accept_queued(gateway: Gateway, listener: socket.socket, max_connections: int) -> None:
+    """Accept the queued connections, *max_connections* at most.
 
     Raises:
-        OSError: if accepting fails, for one client or altogether.
+        OSError: if accepting fails, for one client or for all.
     """
-    for _ in range(most):
-        if not gateway.engine.has_room(CLIENTS_SHARE, besides=gateway.handed_over):
+    for _ in range(max_connections):
+        if not gateway.loop.has_room(CLIENTS_SHARE, others=gateway.handed_over):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             connection, _address = listener.accept()
         except BlockingIOError:
             return
         connection.setblocking(False)
-        gateway.engine.start(partial(serve_connection, gateway, connection))
+        gateway.loop.start(partial(serve_connection, gateway, connection))

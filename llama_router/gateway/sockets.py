@@ -1,6 +1,6 @@
-"""The two kinds of connections of the data plane, as fibers use them.
+"""The sockets of the data plane: of clients and of backends, with the waits of fibers.
 
-Everything that touches a socket of the data plane is here or in `engine`.
+Only this module, `loop`, `pump`, `upload` and `tunnel` touch a socket of the data plane.
 """
 
 from __future__ import annotations
@@ -13,32 +13,31 @@ from http import HTTPStatus
 from typing import Final
 
 from ..errors.base import RouterError
-from .loop.channel import GONE, READABLE, WRITABLE, Channel
-from .loop.engine import Engine
-from .loop.fiber import Fiber, FiberTimeoutError, pause
+from .loop.event_loop import EventLoop
+from .loop.fiber import PEER_CLOSED, READABLE, WRITABLE, Channel, Fiber, FiberTimeoutError, pause
 
-#: Most bytes taken from a socket at once. More would only raise the memory that a
-#: slow reader can hold.
+#: Most bytes of one receive. More would only raise the memory that a slow reader can occupy.
 RECEIVE_BYTES: Final = 32 * 1024
 
-#: The same where the client does not keep up: what it has not taken stays in memory.
+#: The same for a client that does not keep up: the bytes that it has not read stay in memory.
 SLOW_RECEIVE_BYTES: Final = 8 * 1024
 
-#: Of what is received into a buffer at once, so many bytes count as a piece more.
+#: Bytes, received into a buffer at once, that count as one more piece.
 BYTES_PER_PIECE: Final = 128 * 1024
 
-#: Errors that say that this process, or the machine, has too much open.
+#: Errors that mean that this process, or the machine, has too many descriptors open.
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
-#: How long a closing connection may take to read what was sent, in seconds.
-LINGER_S: Final = 2.0
+#: Longest wait for a client to read the last response before its connection is closed, in
+#: seconds.
+LINGERING_CLOSE_S: Final = 2.0
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection; there is nobody to answer.
+    """The client closed its connection, so no response can be sent.
 
-    A client that only closes its sending side counts as gone, too: the two cannot be
-    told apart before something is sent, and a backend must not compute for nobody.
+    A client that closes only its sending side is treated the same: the two cases cannot be
+    distinguished before a send, and a backend must not compute for a client that has left.
     """
 
 
@@ -51,7 +50,7 @@ class ExhaustedError(RouterError):
 
 
 def _raise_if_exhausted(exc: OSError) -> None:
-    """Tell the router's own limits from what a peer did."""
+    """Raise `ExhaustedError` if *exc* comes from a limit of the router, not from a peer."""
     if exc.errno in EXHAUSTED:
         raise _exhausted(exc.strerror) from exc
 
@@ -63,41 +62,41 @@ def _exhausted(reason: str | None) -> ExhaustedError:
     )
 
 
-class Client(Channel):
-    """One client's connection, and the fiber that serves it.
+class ClientSocket(Channel):
+    """A client's socket, and the fiber that serves it.
 
     Attributes:
-        fiber: Whom its events resume.
-        torn: A send was given up halfway: nothing can follow what the client has got.
-        slow: It did not take all at once; set back by who cares.
+        fiber: The fiber that its events resume.
+        mid_send: A send is incomplete. If it was abandoned, nothing may be sent any more.
+        slow: A send was not accepted at once; the exchange resets it.
     """
 
-    __slots__ = ("_receive", "_send", "fiber", "slow", "torn")
+    __slots__ = ("_receive", "_send", "fiber", "mid_send", "slow")
 
-    def __init__(self, engine: Engine, connection: socket.socket, fiber: Fiber) -> None:
-        super().__init__(engine, connection, fiber)
-        self.readable = True  # likely: who connects has something to say
+    def __init__(self, loop: EventLoop, connection: socket.socket, fiber: Fiber) -> None:
+        super().__init__(loop, connection, fiber)
+        self.readable = True  # likely: most clients send a request at once
         self.fiber = fiber
-        self.torn = False
+        self.mid_send = False
         self.slow = False
         self._receive = connection.recv
         self._send = connection.send
 
-    def note(self, events: int) -> None:
-        """Remember *events*, and resume who waits; but what is new has time."""
-        if self.want & READABLE:
-            self._engine.put_off(self, events)
+    def on_events(self, events: int) -> None:
+        """Record *events* and resume the fiber; a new request is deferred."""
+        if self.interest & READABLE:
+            self._loop.defer(self, events)
         else:
-            super().note(events)
+            super().on_events(events)
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them; empty means that the client closed."""
+        """Wait for bytes and return them; empty if the client closed."""
         while (data := self.receive_nowait()) is None:
-            await self._wait(READABLE | GONE)
+            await self._wait(READABLE | PEER_CLOSED)
         return data
 
     def receive_nowait(self) -> bytes | None:
-        """Return bytes that are here, or None; empty means that the client closed."""
+        """Return the bytes that have arrived, or None; empty if the client closed."""
         if not self.readable:
             return None
         try:
@@ -107,13 +106,13 @@ class Client(Channel):
             return None
         except OSError:
             return b""
-        # A short read has emptied the socket: the next bytes make a new edge.
-        if len(data) < RECEIVE_BYTES and not self.gone:
+        # A short read emptied the socket: the next bytes cause a new edge.
+        if len(data) < RECEIVE_BYTES and not self.peer_closed:
             self.readable = False
         return data
 
     async def receive_into(self, buffer: memoryview) -> int:
-        """Wait for bytes, put them into *buffer*, return how many; 0: the client closed."""
+        """Wait for bytes, put them into *buffer*, return their number; 0 if the client closed."""
         while True:
             if self.readable:
                 try:
@@ -123,9 +122,9 @@ class Client(Channel):
                     continue
                 except OSError:
                     return 0
-                await self.fiber.spend(1 + size // BYTES_PER_PIECE)
+                await self.fiber.yield_if_over_budget(1 + size // BYTES_PER_PIECE)
                 return size
-            await self._wait(READABLE | GONE)
+            await self._wait(READABLE | PEER_CLOSED)
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*.
@@ -137,7 +136,7 @@ class Client(Channel):
             await self.send_rest(rest)
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> memoryview | None:
-        """Send what the client takes of *data* now; return the rest, for `send_rest`, or None.
+        """Send what the client accepts of *data* now; return the rest for `send_rest`, or None.
 
         Raises:
             ClientGoneError: if the client closed.
@@ -151,15 +150,15 @@ class Client(Channel):
         return None if sent == len(data) else memoryview(data)[sent:]
 
     async def send_rest(self, data: memoryview) -> None:
-        """Send all of *data*, of which the client did not take more a moment ago.
+        """Send all of *data*, the rest of a send that the client did not accept completely.
 
         Raises:
             ClientGoneError: if the client closed.
         """
-        self.torn = self.slow = True
+        self.mid_send = self.slow = True
         while data:
-            await self._wait(WRITABLE | GONE)
-            if self.gone:
+            await self._wait(WRITABLE | PEER_CLOSED)
+            if self.peer_closed:
                 raise ClientGoneError
             try:
                 data = data[self._send(data) :]
@@ -167,73 +166,73 @@ class Client(Channel):
                 continue
             except OSError as exc:
                 raise ClientGoneError from exc
-        self.torn = False
+        self.mid_send = False
 
     async def wait_readable(self) -> None:
-        """Wait until reading may give something; may return without a reason."""
-        self.want = READABLE | GONE
+        """Wait until a read may return something; may return spuriously."""
+        self.interest = READABLE | PEER_CLOSED
         try:
             await pause()
         finally:
-            self.want = 0
+            self.interest = 0
 
     async def _wait(self, events: int) -> None:
-        self.want = events
+        self.interest = events
         try:
             await pause()
         finally:
-            self.want = 0
+            self.interest = 0
 
     async def linger(self) -> None:
-        """Close, but let the client read the last answer first.
+        """Close after the client has read the last response.
 
-        Closing with unread bytes in the socket would reset the connection and destroy
-        an error answer that is still on its way. Source: RFC 9112, section 9.6.
+        Closing with unread bytes in the socket would reset the connection and destroy an
+        error response that is still on its way. Source: RFC 9112, section 9.6.
         """
-        self.fiber.expire_in(LINGER_S)
+        self.fiber.expire_in(LINGERING_CLOSE_S)
         with contextlib.suppress(OSError, FiberTimeoutError):
             self.socket.shutdown(socket.SHUT_WR)
             while await self.receive():
-                await self.fiber.spend()
+                await self.fiber.yield_if_over_budget()
         self.close()
 
 
-class Upstream(Channel):
-    """One connection to a backend: used by one exchange at a time, or kept for the next.
+class UpstreamSocket(Channel):
+    """A connection to a backend: in use by one exchange, or kept for the next one.
 
     Attributes:
-        reused: Whether an earlier exchange used it, so that it may be stale.
-        connected: Whether anything was sent on it yet.
+        reused: An earlier exchange used it, so it may be stale.
+        connected: Bytes were sent on it.
     """
 
-    __slots__ = ("_client", "_kept_in_round", "_receive", "_send", "connected", "reused")
+    __slots__ = ("_client", "_kept_in_iteration", "_receive", "_send", "connected", "reused")
 
-    def __init__(self, engine: Engine, connection: socket.socket, client: Client) -> None:
-        super().__init__(engine, connection, client.fiber)
+    def __init__(self, loop: EventLoop, connection: socket.socket, client: ClientSocket) -> None:
+        super().__init__(loop, connection, client.fiber)
         self.reused = False
         self.connected = False
         self._client = client
-        self._kept_in_round = 0
+        self._kept_in_iteration = 0
         self._receive = connection.recv
         self._send = connection.send
 
     def keep(self) -> None:
-        """Wait for nobody; close when the backend closes, or speaks without being asked."""
+        """Make the connection idle; it is closed if the backend closes it or sends on it."""
         self.reused = True
-        self._kept_in_round = self._engine.rounds
+        self._kept_in_iteration = self._loop.iterations
         self.waiter = self
-        self.want = READABLE | GONE
+        self.interest = READABLE | PEER_CLOSED
 
     def resume(self) -> None:
-        """Close: see `keep`."""
+        """Close the idle connection after an event: see `keep`."""
         self.close()
 
-    def use(self, client: Client) -> bool:
-        """Take a kept connection into use for *client*; False if it is of no use any more."""
-        # Whether an edge from while it was in use left anything is only known now. And of
-        # this round's edges some may not have been noted yet.
-        unsure = self.readable or self._kept_in_round == self._engine.rounds
-        if unsure and not self.closed:
+    def reuse(self, client: ClientSocket) -> bool:
+        """Assign an idle connection to *client*; return False if it cannot be used any more."""
+        # Only a read shows whether an edge from the last use left any bytes. And the handlers
+        # of this iteration's events may not all have run yet.
+        uncertain = self.readable or self._kept_in_iteration == self._loop.iterations
+        if uncertain and not self.closed:
             try:
                 self.socket.recv(1, socket.MSG_PEEK)
             except BlockingIOError:
@@ -242,16 +241,16 @@ class Upstream(Channel):
                 self.close()
             else:
                 self.close()
-        if self.gone or self.closed:
+        if self.peer_closed or self.closed:
             self.close()
             return False
-        self.want = 0
+        self.interest = 0
         self.waiter = client.fiber
         self._client = client
         return True
 
     async def receive(self) -> bytes:
-        """Wait for bytes and return them; empty means that the backend closed.
+        """Wait for bytes and return them; empty if the backend closed.
 
         Raises:
             ClientGoneError: if the client closed meanwhile.
@@ -267,54 +266,64 @@ class Upstream(Channel):
                     continue
                 except OSError:
                     return b""
-                if len(data) < most and not self.gone:
+                if len(data) < most and not self.peer_closed:
                     self.readable = False
                 return data
-            if client.gone:
+            if client.peer_closed:
                 raise ClientGoneError
-            self.want = READABLE | GONE
-            client.want = GONE
+            self.interest = READABLE | PEER_CLOSED
+            client.interest = PEER_CLOSED
             try:
                 await pause()
             finally:
-                self.want = client.want = 0
+                self.interest = client.interest = 0
 
     async def send(
         self, data: bytes | bytearray | memoryview, *, silence_s: float
     ) -> memoryview | None:
-        """Send *data*; return what was not sent because the backend answers already.
+        """Send *data*; return the rest if the backend responds before it has read all.
 
-        The fiber's deadline is moved to *silence_s* from now whenever the backend takes
-        a part of it.
+        The fiber's deadline is set to *silence_s* from now whenever the backend accepts a
+        part of it.
 
         Raises:
             OSError: if the backend closed, or does not accept connections.
             ClientGoneError: if the client closed meanwhile.
         """
+        rest = self.send_nowait(data)
+        return None if rest is None else await self.send_rest(rest, silence_s=silence_s)
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> memoryview | None:
+        """Send what the backend accepts of *data* now; return the rest for `send_rest`, or None.
+
+        Raises:
+            OSError: as `send`.
+        """
         try:
             sent = self._send(data)
-        except BlockingIOError:  # it takes no more, or is not connected yet
+        except BlockingIOError:  # its buffer is full, or it is not connected yet
             sent = 0
         if sent == len(data):
             self.connected = True
             return None
-        return await self._send_rest(memoryview(data)[sent:], silence_s)
+        return memoryview(data)[sent:]
 
-    async def _send_rest(self, data: memoryview, silence_s: float) -> memoryview | None:
+    async def send_rest(self, data: memoryview, *, silence_s: float) -> memoryview | None:
+        """Send *data*, the rest of a send that the backend did not accept; otherwise as `send`."""
         client = self._client
         while data:
-            if client.gone:
+            if client.peer_closed:
                 raise ClientGoneError
             if self.readable:
                 if not self.connected:
                     self._raise_if_refused()
                 return data
-            self.want = WRITABLE | READABLE | GONE
-            client.want = GONE
+            self.interest = WRITABLE | READABLE | PEER_CLOSED
+            client.interest = PEER_CLOSED
             try:
                 await pause()
             finally:
-                self.want = client.want = 0
+                self.interest = client.interest = 0
             with contextlib.suppress(BlockingIOError):
                 data = data[self._send(data) :]
                 self.connected = True
@@ -327,14 +336,14 @@ class Upstream(Channel):
             raise OSError(error, os.strerror(error))
 
 
-def connect(engine: Engine, client: Client, host: str, port: int) -> Upstream:
-    """Begin a connection, in use for *client*; sending on it waits until it stands.
+def connect(loop: EventLoop, client: ClientSocket, host: str, port: int) -> UpstreamSocket:
+    """Return a connection for *client* that may still be in progress; a send on it waits.
 
     Raises:
-        OSError: if nobody listens there (which may also show itself later).
-        ExhaustedError: if there is no file descriptor left for it.
+        OSError: if the port is closed (a send may raise it instead).
+        ExhaustedError: if no file descriptor is left for it.
     """
-    if not engine.has_room():
+    if not loop.has_room():
         raise _exhausted(os.strerror(errno.EMFILE))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -344,9 +353,9 @@ def connect(engine: Engine, client: Client, host: str, port: int) -> Upstream:
         raise
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(BlockingIOError):  # EINPROGRESS: as it should be
+        with contextlib.suppress(BlockingIOError):  # EINPROGRESS: the normal case
             connection.connect((host, port))
-        return Upstream(engine, connection, client)
+        return UpstreamSocket(loop, connection, client)
     except OSError as exc:
         connection.close()
         _raise_if_exhausted(exc)

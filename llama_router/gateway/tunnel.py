@@ -1,18 +1,55 @@
-"""Two connections as one, once both sides have switched to a protocol of their own."""
+"""WebSocket: the handshake with a backend, and the tunnel after both sides have switched."""
 
 from __future__ import annotations
 
-from .loop.channel import GONE, READABLE, WRITABLE, Channel
-from .loop.fiber import pause
-from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
+from ..http1 import ResponseHead, client_response_head
+from .body import BodyEncoder
+from .exchange import FAILURES, SWITCHING_PROTOCOLS, BufferedExchange
+from .loop.fiber import PEER_CLOSED, READABLE, WRITABLE, Channel, pause
+from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket, UpstreamSocket
 
 
-class _Way:
-    """One direction: what was received from *source* and not yet sent to *sink*.
+class HandshakeExchange(BufferedExchange):
+    """An exchange that may end in a tunnel; its connection to the backend serves nothing else.
+
+    A backend that refused a handshake may take the next bytes on that connection for something
+    other than a request, and never respond. So the connection is not kept afterwards, and no
+    handshake uses a kept connection.
+    """
+
+    __slots__ = ()
+
+    def _kept_connection(self) -> None:
+        return None
+
+    async def _respond(self, upstream: UpstreamSocket, head: ResponseHead, data: bytes) -> bool:
+        if head.status == SWITCHING_PROTOCOLS:
+            await self._tunnel(upstream, head, data)
+        else:
+            await super()._respond(upstream, head, data)
+        return False
+
+    async def _tunnel(self, upstream: UpstreamSocket, head: ResponseHead, data: bytes) -> None:
+        request = self._request
+        close = request.close or not request.head.keep_alive
+        out = client_response_head(head, close=close, add_headers=request.add_headers)
+        self._status = head.status
+        self._begun = True
+        try:
+            await self._client.send(out)
+            self._sent_bytes = await tunnel(
+                self._client, upstream, data, idle_timeout_s=request.read_timeout_s
+            )
+        except FAILURES as exc:
+            await self._end_early(BodyEncoder(head, http10=False), exc)
+
+
+class _Direction:
+    """One direction: bytes received from *source* and not yet sent to *sink*.
 
     Attributes:
-        ended: The source has closed, and the sink has got everything.
-        moved_bytes: Sent so far.
+        ended: The source has closed, and all bytes were sent to the sink.
+        moved_bytes: Bytes sent so far.
     """
 
     def __init__(self, source: Channel, sink: Channel, pending: bytes) -> None:
@@ -26,7 +63,7 @@ class _Way:
         """Receive or send one piece; return whether that was possible.
 
         Raises:
-            OSError: if a side broke off.
+            OSError: if a connection failed.
         """
         if not self._pending:
             return self._receive()
@@ -50,50 +87,50 @@ class _Way:
         self._pending = memoryview(data)
         return True
 
-    def set_wants(self) -> None:
-        """Say which events would let it move on."""
+    def set_interest(self) -> None:
+        """Add the events that allow the next move to the interest of both channels."""
         if self._pending:
-            self._sink.want |= WRITABLE
+            self._sink.interest |= WRITABLE
         else:
-            self._source.want |= READABLE | GONE
+            self._source.interest |= READABLE | PEER_CLOSED
 
 
 async def tunnel(
-    client: Client, upstream: Upstream, pending: bytes, *, idle_timeout_s: float
+    client: ClientSocket, upstream: UpstreamSocket, pending: bytes, *, idle_timeout_s: float
 ) -> int:
-    """Move bytes both ways until one side has ended; return how many went to the client.
+    """Move bytes both ways until one side has ended; return the number sent to the client.
 
-    What the side that ended has sent is delivered. Backpressure goes each way by itself: a
-    side that takes nothing holds up nobody but its peer.
+    All bytes that the ended side sent are delivered. Each direction has its own backpressure:
+    a side that reads nothing stops only its peer.
 
     Args:
         client: One side.
-        upstream: The other.
-        pending: What was received from *upstream* already.
+        upstream: The other side.
+        pending: Bytes that were received from *upstream* already.
         idle_timeout_s: Longest silence of both sides, in seconds.
 
     Raises:
-        ClientGoneError: if a side broke off; both are to be closed.
+        ClientGoneError: if a connection failed; both are to be closed.
         FiberTimeoutError: if both were silent for too long.
 
-    Source: RFC 9110, section 7.8. WebSocket has a closing handshake of its own and does
-    without half-closed connections: RFC 6455, section 7.1.1.
+    Source: RFC 9110, section 7.8. WebSocket has its own closing handshake and uses no
+    half-closed connections: RFC 6455, section 7.1.1.
     """
-    down = _Way(upstream, client, pending)
-    up = _Way(client, upstream, b"")
+    down = _Direction(upstream, client, pending)
+    up = _Direction(client, upstream, b"")
     while not (down.ended or up.ended):
         try:
-            moved = [way.move() for way in (down, up)]
+            moved = [direction.move() for direction in (down, up)]
         except OSError as exc:
             raise ClientGoneError from exc
         if any(moved):
             client.fiber.expire_in(idle_timeout_s)
-            await client.fiber.spend()
+            await client.fiber.yield_if_over_budget()
             continue
-        down.set_wants()
-        up.set_wants()
+        down.set_interest()
+        up.set_interest()
         try:
             await pause()
         finally:
-            client.want = upstream.want = 0
+            client.interest = upstream.interest = 0
     return down.moved_bytes

@@ -1,47 +1,46 @@
-"""An exchange whose request is passed on while it arrives, both ways at the same time.
+"""A streaming upload: an exchange that passes the request on while it arrives.
 
-For paths that name their model, so that nobody has to look into the body. Nothing of it is
-kept but one piece on its way: it may be of any size, and the backend may answer before it
-has all of it. Both connections end with the exchange.
+For paths that contain the model's name, so that the body need not be parsed. Only one piece of
+it is in memory: it may be of any size, and the backend may respond before it has all of it.
+Both connections end with the exchange.
 """
 
 from __future__ import annotations
 
 import math
-from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
-from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import RequestTimeoutError
-from ..http1 import (
-    ChunkedBody,
-    RequestHead,
-    ResponseFraming,
-    client_response_head,
-    parse_response_head,
-    upstream_request_head,
-)
+from ..http1 import ChunkedBody, RequestHead, ResponseFraming, client_response_head
+from .backend_request import BackendRequest, ExchangeResult
 from .body import LAST_CHUNK, BodyEncoder, chunk
-from .exchange import Exchange
-from .loop.channel import GONE, READABLE, WRITABLE
-from .loop.engine import Engine
-from .loop.fiber import CHUNKS_PER_PIECE, FiberCutError, FiberTimeoutError, pause
+from .exchange import FIRST_FINAL_STATUS, Exchange
+from .loop.event_loop import EventLoop
+from .loop.fiber import (
+    CHUNKS_PER_PIECE,
+    PEER_CLOSED,
+    READABLE,
+    WRITABLE,
+    FiberCancelledError,
+    FiberTimeoutError,
+    pause,
+)
 from .pump import Tail
-from .sockets import RECEIVE_BYTES, Client, ClientGoneError, Upstream
+from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket, UpstreamSocket
 
-#: Longest silence of a client in the middle of its request, in seconds, as long as nothing
-#: was answered.
+#: Longest silence of a client in the middle of its request, before the response has begun, in
+#: seconds.
 UPLOAD_TIMEOUT_S: Final = 60.0
 
 
 class Upload:
-    """The body of a request on its way. Sans-IO.
+    """The body of a request on its way to the backend. Sans-IO.
 
     Attributes:
-        pending: What is to be sent next.
-        done: All of it was taken in.
+        pending: The bytes to send next.
+        done: The body is complete.
     """
 
     def __init__(self, head: RequestHead, received: bytes) -> None:
@@ -52,10 +51,10 @@ class Upload:
         self.take(received)
 
     def take(self, data: bytes) -> None:
-        """Take in *data*, which becomes pending. What follows the body is ignored.
+        """Make *data* the pending bytes. Bytes after the body are ignored.
 
         Raises:
-            RequestError: if its chunked coding is broken.
+            RequestError: if its chunked coding is invalid.
         """
         if self._chunks is None:
             data = data[: self._left_bytes]
@@ -69,43 +68,46 @@ class Upload:
 
     @property
     def chunks(self) -> int:
-        """How many chunks were taken in so far."""
+        """Chunks received so far."""
         return 0 if self._chunks is None else self._chunks.chunks
 
     def abandon(self) -> None:
-        """Send no more of it: nobody takes it."""
+        """Drop the rest of the body: the backend does not read it."""
         self.pending = memoryview(b"")
         self.done = True
 
 
 class StreamingUpload(Exchange):
-    """One such exchange. Use `run` once.
+    """An exchange that sends the request while it arrives. Use `run` once."""
 
-    Args:
-        engine: Drives the connections.
-        client: Who asks.
-        head: What for.
-        received: The beginning of the body.
-    """
+    __slots__ = ("_body_tail", "_buffer", "_encoder", "_framing", "_out", "_upload")
 
-    __slots__ = ("_buffer", "_framing", "_last", "_out", "_shaper", "_upload")
+    def __init__(
+        self, loop: EventLoop, client: ClientSocket, request: BackendRequest, received: bytes
+    ) -> None:
+        """Prepare the exchange.
 
-    def __init__(self, engine: Engine, client: Client, head: RequestHead, received: bytes) -> None:
-        super().__init__(engine, client, head)
-        self._tail = self._last = Tail()
-        self._upload = Upload(head, received)
-        self._buffer = b""  # the beginning of the head of the answer
-        self._framing: ResponseFraming | None = None  # once the head is complete
-        self._shaper: BodyEncoder | None = None
-        self._out = memoryview(b"")  # of the answer, what the client has not taken yet
+        Args:
+            loop: Runs the connections.
+            client: The client's connection.
+            request: The request; its body is not used.
+            received: The part of the body that has arrived.
+        """
+        super().__init__(loop, client, request)
+        self._tail = self._body_tail = Tail()
+        self._upload = Upload(request.head, received)
+        self._buffer = b""  # the response's head while it is incomplete
+        self._framing: ResponseFraming | None = None  # set once the head is complete
+        self._encoder: BodyEncoder | None = None
+        self._out = memoryview(b"")  # the part of the response that the client must get next
 
-    async def run(self, backend: Backend) -> None:
-        """Send request and answer; see `Exchange.run`.
+    async def run(self, backend: Backend) -> ExchangeResult:
+        """Send request and response; see `Exchange.run`.
 
         Raises:
-            RequestTimeoutError: if the client stops sending before anything was answered.
-            RequestError: if its body is malformed, and nothing was answered.
-            RouterError: otherwise as there; a cut is raised as its reason.
+            RequestTimeoutError: if the client stops sending before the response has begun.
+            RequestError: if the body is malformed, and the response has not begun.
+            RouterError: as there; a cancellation is raised as its reason.
             ClientGoneError: as there.
         """
         self._backend = backend
@@ -113,81 +115,76 @@ class StreamingUpload(Exchange):
         try:
             await self._begin(upstream)
             await self._move(upstream)
-        except (RouterError, FiberTimeoutError, FiberCutError) as exc:
-            if not self.begun:
-                raise self._in_words(exc) from None
-            assert self._shaper is not None, "the answer has begun"
-            await self._end_early(self._shaper, exc)
+        except (RouterError, FiberTimeoutError, FiberCancelledError) as exc:
+            if not self._begun:
+                raise self._as_router_error(exc) from None
+            assert self._encoder is not None, "the response has begun"
+            await self._end_early(self._encoder, exc)
         finally:
             upstream.close()
             self._fiber.deadline_s = math.inf
+        return self.result()
 
-    async def _begin(self, upstream: Upstream) -> None:
-        head, upload = self._head, self._upload
+    async def _begin(self, upstream: UpstreamSocket) -> None:
+        """Send the head, with the part of the body that has arrived."""
+        head, upload = self._request.head, self._upload
         if head.expect_continue and not upload.pending:
             await self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request = upstream_request_head(
-            head,
-            target=self.target,
-            host=self._backend.authority,
-            content_length=head.content_length,
-            chunked=head.chunked,
-            withheld=self.withheld,
-        )
-        self._fiber.expire_in(self.connection_timeout_s)
-        upload.pending = memoryview(request + upload.pending)
-        try:
-            rest = await upstream.send(upload.pending, silence_s=self.read_timeout_s)
-        except OSError as exc:
-            if not upstream.connected:
-                raise await self._explain(f"it does not accept connections: {exc}") from exc
-            upload.abandon()
+        request_head = self._request_head(head.content_length, chunked=head.chunked)
+        self._fiber.expire_in(self._request.connection_timeout_s)
+        rest = await self._send_to(upstream, memoryview(request_head + upload.pending))
+        if rest is None:
+            upload.pending = memoryview(b"")
+        elif rest:
+            upload.pending = rest
         else:
-            upload.pending = memoryview(b"") if rest is None else rest
+            upload.abandon()
 
-    async def _move(self, upstream: Upstream) -> None:
-        """Move bytes both ways until the answer is complete, and the client has it."""
+    async def _move(self, upstream: UpstreamSocket) -> None:
+        """Move bytes both ways until the response is complete and sent to the client."""
         client, chunks = self._client, 0
         while not self._is_over:
             if self._move_up(upstream) | await self._move_down(upstream):
-                self._fiber.expire_in(self.read_timeout_s)
+                self._fiber.expire_in(self._request.read_timeout_s)
                 before, chunks = chunks, self._chunks
-                await self._fiber.spend(1 + (chunks - before) // CHUNKS_PER_PIECE)
+                await self._fiber.yield_if_over_budget(1 + (chunks - before) // CHUNKS_PER_PIECE)
                 continue
-            if client.gone:
+            if client.peer_closed:
                 raise ClientGoneError
             await self._wait(upstream)
 
     @property
     def _chunks(self) -> int:
-        """How many chunks were walked over so far, both ways."""
+        """Chunks parsed so far, in both directions."""
         return self._upload.chunks + (0 if self._framing is None else self._framing.chunks)
 
     @property
     def _is_over(self) -> bool:
         return self._framing is not None and self._framing.done and not self._out
 
-    async def _wait(self, upstream: Upstream) -> None:
+    async def _wait(self, upstream: UpstreamSocket) -> None:
+        """Wait until one of the directions can move."""
         upload, client = self._upload, self._client
-        upstream.want = GONE | (0 if self._out else READABLE) | (WRITABLE if upload.pending else 0)
-        client.want = GONE | (WRITABLE if self._out else 0)
-        asks = not (upload.pending or upload.done)
-        if asks:
-            client.want |= READABLE
-        if asks and not self.begun:
-            self._fiber.expire_in(min(UPLOAD_TIMEOUT_S, self.read_timeout_s))
+        upstream.interest = PEER_CLOSED
+        upstream.interest |= (0 if self._out else READABLE) | (WRITABLE if upload.pending else 0)
+        client.interest = PEER_CLOSED | (WRITABLE if self._out else 0)
+        needs_body = not (upload.pending or upload.done)
+        if needs_body:
+            client.interest |= READABLE
+        if needs_body and not self._begun:
+            self._fiber.expire_in(min(UPLOAD_TIMEOUT_S, self._request.read_timeout_s))
         try:
             await pause()
         except FiberTimeoutError:
-            if asks and not self.begun:
+            if needs_body and not self._begun:
                 raise RequestTimeoutError(
                     f"nothing of the request body came for {UPLOAD_TIMEOUT_S:g} s"
                 ) from None
             raise
         finally:
-            client.want = upstream.want = 0
+            client.interest = upstream.interest = 0
 
-    def _move_up(self, upstream: Upstream) -> bool:
+    def _move_up(self, upstream: UpstreamSocket) -> bool:
         """Move a piece of the request; return whether that was possible."""
         upload = self._upload
         if not upload.pending:
@@ -205,13 +202,13 @@ class StreamingUpload(Exchange):
         except BlockingIOError:
             return False
         except OSError:
-            upload.abandon()  # it may have answered before it closed; that is read next
+            upload.abandon()  # it may have responded before it closed; the next read shows it
             return True
         upload.pending = upload.pending[sent:]
         return True
 
-    async def _move_down(self, upstream: Upstream) -> bool:
-        """Move a piece of the answer; return whether that was possible."""
+    async def _move_down(self, upstream: UpstreamSocket) -> bool:
+        """Move a piece of the response; return whether that was possible."""
         if self._out:
             return self._send_out()
         if self._is_over or not upstream.readable:
@@ -229,8 +226,8 @@ class StreamingUpload(Exchange):
             if not self._framing.eof():
                 raise await self._explain("it closed the connection mid-answer")
             return True
-        if self.first_byte_s is None:
-            self.first_byte_s = self._engine.clock()
+        if self._first_byte_s is None:
+            self._first_byte_s = self._loop.clock()
         if self._framing is None:
             self._take_head(data)
         else:
@@ -245,37 +242,39 @@ class StreamingUpload(Exchange):
             return False
         except OSError as exc:
             raise ClientGoneError from exc
-        self.begun = self._framing is not None  # interim answers are no beginning
+        self._begun = self._framing is not None  # an interim response does not count
         self._out = self._out[sent:]
-        client.torn = bool(self._out)
+        client.mid_send = bool(self._out)
         return True
 
     def _take_head(self, data: bytes) -> None:
-        """Take in a piece of the answer's head, and what follows it."""
+        """Process a piece of the response's head, and the bytes after it."""
         self._buffer += data
         interim = b""
-        while head := parse_response_head(self._buffer, request_method=self._head.method):
+        while head := self._parse_head(self._buffer):
             self._buffer = self._buffer[head.size :]
-            http10 = not self._head.version_minor
-            if head.status >= HTTPStatus.OK:
-                self.status = head.status
-                self._framing = ResponseFraming(head)
-                self._shaper = BodyEncoder(head, http10=http10)
-                out = client_response_head(head, close=True, http10=http10, extra=self.extra)
-                self._take_body(interim + out, self._buffer)
-                return
-            if head.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                raise UpstreamError("the backend switched protocols without being asked to")
-            if head.status != HTTPStatus.CONTINUE and not http10:
-                interim += client_response_head(head, close=False)
+            if head.status < FIRST_FINAL_STATUS:
+                interim += self._interim_head(head)
+                continue
+            request = self._request
+            http10 = not request.head.version_minor
+            self._status = head.status
+            self._framing = ResponseFraming(head)
+            self._encoder = BodyEncoder(head, http10=http10)
+            out = client_response_head(
+                head, close=True, http10=http10, add_headers=request.add_headers
+            )
+            self._take_body(interim + out, self._buffer)
+            return
         self._out = memoryview(interim)
 
     def _take_body(self, before: bytes, data: bytes) -> None:
-        framing, shaper = self._framing, self._shaper
-        assert framing is not None, "the head was complete"
-        assert shaper is not None, "the same"
+        """Process a piece of the body; *before* is sent before it."""
+        framing, encoder = self._framing, self._encoder
+        assert framing is not None, "the head is complete"
+        assert encoder is not None, "set together with the framing"
         used = framing.feed(data)
         data = data[:used]
-        self._last.add(data)
-        self.sent_bytes += used
-        self._out = memoryview(before + shaper.shape(data, framing.boundary))
+        self._body_tail.add(data)
+        self._sent_bytes += used
+        self._out = memoryview(before + encoder.encode(data, framing.boundary))

@@ -1,8 +1,8 @@
-"""The wait of a request for its model, and the stream that begins before it ends.
+"""The wait of a request for its backend, and the stream that its client gets meanwhile.
 
-A client that asked for an event stream gets one before there is a backend: notices, or at
-least keepalives. From then on the answer is the router's: status 200, chunked. The answer of
-the backend is put into it later (`body.continued`), and so is an error.
+A client that asked for an event stream gets one before the backend is granted: notices, or at
+least keepalives. From then on the response is the router's: status 200, chunked. The backend's
+response is inserted into it later (`body.encoder_for_stream`), and so is an error.
 """
 
 from __future__ import annotations
@@ -28,57 +28,56 @@ from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..http1 import RequestHead
 from .body import LAST_CHUNK, chunk
-from .loop.channel import GONE
-from .loop.engine import Engine
-from .loop.fiber import ENDING_S, FiberTimeoutError, pause
-from .sockets import Client, ClientGoneError
+from .loop.event_loop import EventLoop
+from .loop.fiber import ENDING_S, PEER_CLOSED, FiberTimeoutError, pause
+from .sockets import ClientGoneError, ClientSocket
 
 _NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()
 
 
 class EarlyStream:
-    """An event stream that begins before there is a backend.
+    """A response that begins before its backend is granted.
 
     Attributes:
-        dialect: The form of its events.
+        dialect: The API of the stream.
         begun: Its head was sent.
-        sent_bytes: Length of the events that it sent.
+        events_bytes: Length of the events sent so far, in bytes.
     """
 
-    __slots__ = ("_client", "_close", "_fields", "begun", "dialect", "sent_bytes")
+    __slots__ = ("_add_headers", "_client", "_close", "begun", "dialect", "events_bytes")
 
     def __init__(
         self,
-        client: Client,
+        client: ClientSocket,
         dialect: StreamDialect,
         *,
-        fields: Sequence[tuple[bytes, bytes]],
+        add_headers: Sequence[tuple[bytes, bytes]],
         close: bool,
     ) -> None:
         self.dialect = dialect
         self.begun = False
-        self.sent_bytes = 0
+        self.events_bytes = 0
         self._client = client
-        self._fields = fields
+        self._add_headers = add_headers
         self._close = close
 
     async def send(self, events: bytes, *, timeout_s: float) -> None:
-        """Send *events*, and the head before the first ones.
+        """Send *events*, with the head before the first ones.
 
         Raises:
-            ClientGoneError: if the client left, or takes nothing for *timeout_s* seconds.
+            ClientGoneError: if the client left, or reads nothing for *timeout_s* seconds.
         """
         head, self.begun = b"" if self.begun else self._head(), True
-        self.sent_bytes += len(events)
+        self.events_bytes += len(events)
         await self._send(head + chunk(events), timeout_s)
 
     async def end(self, error: RouterError) -> None:
-        """Send *error* as the last event, and the end.
+        """Send *error* as the last event, and end the stream.
 
         Raises:
             ClientGoneError: as in `send`.
         """
-        if self._client.torn:
+        if self._client.mid_send:
             raise ClientGoneError
         await self._send(chunk(self.dialect.error(error)) + LAST_CHUNK, ENDING_S)
 
@@ -86,13 +85,13 @@ class EarlyStream:
         fields = [
             (b"content-type", b"text/event-stream"),
             (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),  # as llama-server says; else nginx would collect
-            *self._fields,
+            (b"x-accel-buffering", b"no"),  # as llama-server sends; else nginx buffers
+            *self._add_headers,
             (b"transfer-encoding", b"chunked"),
         ]
         if self._close:
             fields.append((b"connection", b"close"))
-        return b"HTTP/1.1 200 OK\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % f for f in fields)
+        return b"HTTP/1.1 200 OK\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % field for field in fields)
 
     async def _send(self, data: bytes, timeout_s: float) -> None:
         self._client.fiber.expire_in(timeout_s)
@@ -105,35 +104,35 @@ class EarlyStream:
 
 
 @attrs.define(eq=False, kw_only=True)
-class Waiting:
-    """One request that was not granted at once.
+class RequestWait:
+    """The wait of one request that was not granted at once. Use `run` once.
 
     Attributes:
-        engine: Drives its connection.
-        dispatcher: Grants its lease.
-        client: Its connection.
-        head: Its head.
-        name: Name of the model in notices: as the client wrote it, or that of the preset.
-        caller: Sender; decides which names of models the notices may contain.
-        stream: Whether its body asks for a stream; None if its answer must not begin early.
-        fields: For the head of the answer.
-        close: Whether its connection ends with the answer.
-        early: Set once the answer has begun.
+        loop: Runs its connection.
+        dispatcher: Grants the backend.
+        client: The client's connection.
+        head: The request's head.
+        model_name: The model's name in the response: the requested one, or its preset's.
+        caller: Determines which models notices may name.
+        stream: The body asks for a stream; None if the response must not begin early.
+        add_headers: Fields to add to the response.
+        close: The client's connection ends with the response.
+        early: Set once the response has begun.
     """
 
-    engine: Engine
+    loop: EventLoop
     dispatcher: Dispatcher
-    client: Client
+    client: ClientSocket
     head: RequestHead
-    name: str
+    model_name: str
     caller: Caller
     stream: bool | None
-    fields: Sequence[tuple[bytes, bytes]]
+    add_headers: Sequence[tuple[bytes, bytes]]
     close: bool
     early: EarlyStream | None = None
 
-    async def granted(self, lease: Lease, model: ModelId) -> Backend:
-        """Wait for the backend, but not for longer than the client does.
+    async def run(self, lease: Lease, model: ModelId) -> Backend:
+        """Return the backend once it is granted; stop waiting when the client leaves.
 
         Raises:
             ClientGoneError: if the client left.
@@ -142,20 +141,20 @@ class Waiting:
         """
         stream = self._stream()
         if stream is not None:
-            return await self._report_until_granted(stream, lease, model)
-        backend = await self.engine.in_trio(
-            self.client.fiber, lease.granted, unless_gone=self.client
+            return await self._wait_with_events(stream, lease, model)
+        backend = await self.loop.run_in_trio(
+            self.client.fiber, lease.granted, unless_closed=self.client
         )
         if backend is None:
             raise ClientGoneError
         return backend
 
     def _stream(self) -> EarlyStream | None:
-        """Return the stream that can begin early, if the request is for one."""
+        """Return the stream that can begin early; None if the response cannot."""
         head = self.head
         if self.stream is None or not head.version_minor:
             return None
-        if head.method == b"HEAD" or head.upgrade:
+        if head.method == b"HEAD":
             return None
         accept = head.get(b"accept") or b""
         path = head.path.decode("ascii", "replace")
@@ -165,32 +164,30 @@ class Waiting:
         info = StreamInfo(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             created_s=time.time(),
-            model=self.name,
+            model=self.model_name,
             path=path,
         )
         return EarlyStream(
-            self.client, StreamDialect(api, info), fields=self.fields, close=self.close
+            self.client, StreamDialect(api, info), add_headers=self.add_headers, close=self.close
         )
 
     def _wants_notices(self, model: ModelId) -> bool:
         field = (self.head.get(_NOTIFY_FIELD) or b"").decode("ascii", "replace")
         return wants_notices(field, self.dispatcher.config.models.get(model))
 
-    async def _report_until_granted(
-        self, stream: EarlyStream, lease: Lease, model: ModelId
-    ) -> Backend:
-        engine, fiber = self.engine, self.client.fiber
+    async def _wait_with_events(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
+        loop, fiber = self.loop, self.client.fiber
         notices = self._wants_notices(model)
-        reporter = WaitReporter(stream.dialect, notices=notices, now_s=engine.now_s)
+        reporter = WaitReporter(stream.dialect, notices=notices, now_s=loop.now_s)
         waits_for = partial(self._waits_for, lease)
-        with self.dispatcher.waits.watch(lease, model, partial(engine.wake, fiber)):
+        with self.dispatcher.waits.watch(lease, model, partial(loop.wake, fiber)):
             while (backend := lease.granted_nowait()) is None:
-                if self.client.gone:
+                if self.client.peer_closed:
                     raise ClientGoneError
-                if events := reporter.about(waits_for, now_s=engine.now_s):
+                if events := reporter.about(waits_for, now_s=loop.now_s):
                     await self._send(stream, events)
                 else:
-                    await self._pause(reporter.due_s - engine.now_s)
+                    await self._pause(reporter.due_s - loop.now_s)
         if events := reporter.granted(str(model)):
             await self._send(stream, events)
         return backend
@@ -203,14 +200,14 @@ class Waiting:
         await stream.send(events, timeout_s=self.dispatcher.config.router.read_timeout_s)
 
     async def _pause(self, timeout_s: float) -> None:
-        """Wait for a change of the wait, the end of the client, or *timeout_s* seconds."""
+        """Wait until the state of the wait changes, the client closes, or a keepalive is due."""
         client = self.client
         client.fiber.expire_in(timeout_s)
-        client.want = GONE
+        client.interest = PEER_CLOSED
         try:
             await pause()
         except FiberTimeoutError:
-            pass  # as it should be
+            pass  # a keepalive is due
         finally:
-            client.want = 0
+            client.interest = 0
             client.fiber.deadline_s = math.inf

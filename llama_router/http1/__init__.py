@@ -1,22 +1,14 @@
-"""HTTP/1.1 on the wire, without I/O: the names that the gateway uses, in one place.
+"""HTTP/1.1 without I/O: `request` and `response` for heads, `framing` for bodies.
 
-Requests are read strictly (whatever two parsers could understand differently is
-refused), responses as RFC 9112 tells a gateway to. Nothing here waits, and nothing
-but `RequestError` and `UpstreamError` is ever raised for what a peer sent.
+Requests are parsed strictly: a message that two parsers could understand differently is
+refused. Responses are parsed as RFC 9112 requires of a gateway. Nothing here waits, and
+invalid input raises only `RequestError` or `UpstreamError`.
 """
 
-from .common import MAX_HEAD_BYTES, Fields
-from .request import (
-    ChunkedBody,
-    LengthBody,
-    RequestHead,
-    parse_request_head,
-    upstream_request_head,
-)
+from .fields import MAX_HEAD_BYTES, Fields
+from .framing import ChunkedBody, Dechunker, Framing, LengthBody, ResponseFraming
+from .request import RequestHead, parse_request_head, upstream_request_head
 from .response import (
-    Dechunker,
-    Framing,
-    ResponseFraming,
     ResponseHead,
     client_response_head,
     parse_response_head,

@@ -1,6 +1,6 @@
-"""Request heads and bodies: reading the client's, writing the backend's.
+"""Request heads: parses the client's, and makes the one for the backend.
 
-Source: RFC 9112, sections 2, 3, 5, 6 and 7; RFC 9110, sections 7 and 10.1.1.
+Source: RFC 9112, sections 2, 3, 5 and 6; RFC 9110, sections 7 and 10.1.1.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from ..errors.requests import BodyTooLargeError, HeaderTooLargeError, RequestError
-from .common import (
+from ..errors.requests import HeaderTooLargeError, RequestError
+from .fields import (
     HOP_BY_HOP,
     MAX_HEAD_BYTES,
     TOKEN,
-    ClientChunks,
     Fields,
     connection_options,
     parse_fields,
@@ -27,9 +26,9 @@ from .common import (
 MAX_FIELDS: Final = 256
 """Most field lines of one request. Clients send about 12, long proxy chains 40."""
 
-_MAX_EMPTY_LINES = 8  # skipped before a request; old clients send one after a body
+_MAX_EMPTY_LINES = 8  # allowed before a request; old clients send one after a body
 
-# "#" never belongs into a target: who drops the fragment and who keeps it would disagree.
+# "#" is invalid in a target: one parser would drop the fragment, another would keep it.
 _ORIGIN_LINE = re.compile(
     rb"(" + TOKEN + rb"++) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?) HTTP/1\.([0-9])\r\n"
 )
@@ -48,23 +47,23 @@ _WITHOUT_CONTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 
 @dataclass(slots=True)
 class RequestHead:
-    """A request line and its fields, checked.
+    """A valid request line and its fields. Not changed after parsing.
 
     Attributes:
         method: As sent; methods are case-sensitive.
         target: As sent.
         path: *target* without its query; the path alone if *target* is a whole URI.
-        query: What follows the first ``?`` of *target*, or nothing.
-        version_minor: 1 for HTTP/1.1 (and what claims to be newer), 0 for HTTP/1.0.
-        fields: All fields; names in lower case. A whole URI as target has replaced
-            the value of ``host``.
-        size: Bytes of the head with its blank line and skipped empty lines before it.
+        query: The part of *target* after the first ``?``, or nothing.
+        version_minor: 1 for HTTP/1.1 and later minor versions, 0 for HTTP/1.0.
+        fields: All fields; names in lower case. If the target is a whole URI, its host has
+            replaced the value of ``host``.
+        size: Bytes of the head, with its blank line and the empty lines before it.
         content_length: The body's announced length in bytes; None if there is none.
         chunked: The body uses the chunked coding.
-        keep_alive: The client lets the connection live on after the response.
+        keep_alive: The client keeps the connection open after the response.
         expect_continue: The client waits for ``100 Continue`` before it sends the body.
-        upgrade: The client offers to switch to WebSocket. Other offers, as that of h2c,
-            are not for a proxy to pass on.
+        upgrade: The client offers to switch to WebSocket. A proxy does not forward other
+            offers, such as h2c.
         connection_options: Lower-cased members of ``Connection``.
     """
 
@@ -84,7 +83,7 @@ class RequestHead:
 
     @property
     def origin(self) -> bytes:
-        """The target as a path with its query, which is all that a backend understands.
+        """The target as a path with its query, the only form that backends support.
 
         Source: RFC 9112, section 3.2.1.
         """
@@ -101,7 +100,7 @@ class RequestHead:
 
 
 class _Line(NamedTuple):
-    """A request line; *authority* is that of a target that is a whole URI."""
+    """A request line; *authority* is the one of a target that is a whole URI, else None."""
 
     method: bytes
     target: bytes
@@ -117,17 +116,17 @@ def parse_request_head(
     """Return the request head at the start of *buffer*, or None while it is incomplete.
 
     A head that cannot become valid is refused as soon as its first line is complete.
-    Nothing behind the head is looked at.
+    Bytes after the head are not read.
 
     Args:
-        buffer: Everything received for this request so far.
+        buffer: All bytes received for this request so far.
         max_head_bytes: Longest head allowed, skipped empty lines included.
-        searched: How long *buffer* was in the previous call, which returned None. Makes
-            the whole series of calls linear.
+        searched: Length of *buffer* in the previous call, which returned None. Makes the
+            whole series of calls linear.
 
     Raises:
-        HeaderTooLargeError: The head is over *max_head_bytes* or `MAX_FIELDS`.
-        RequestError: It is not valid HTTP/1.x, or asks for what is not offered; with
+        HeaderTooLargeError: if the head is over *max_head_bytes* or `MAX_FIELDS`.
+        RequestError: if it is not valid HTTP/1.x, or needs an unsupported feature; with
             status 400, 417, 501 or 505. The connection cannot be used any further.
     """
     start = _skip_empty_lines(buffer) if buffer[:1] == b"\r" else 0
@@ -181,24 +180,25 @@ def upstream_request_head(
     host: bytes,
     content_length: int | None,
     chunked: bool = False,
-    withheld: frozenset[bytes] = frozenset(),
+    upgrade: bool = False,
+    strip_headers: frozenset[bytes] = frozenset(),
 ) -> bytes:
-    """Return the head to send to a backend in the name of *head*, as HTTP/1.1.
+    """Return the head to send to a backend for the client's *head*, as HTTP/1.1.
 
-    Everything that concerns only the client's connection is left out, and so is
-    ``Expect``: the body is here already.
+    Hop-by-hop fields are left out, and so is ``Expect``: the router answers it itself.
 
     Args:
         head: The client's request.
-        target: Request target in the backend's own terms.
+        target: Request target at the backend.
         host: The backend's host and port.
         content_length: Length of the decoded body in bytes, or None without one.
-        chunked: The body comes in chunks, so that its length is not known.
-        withheld: Names, in lower case, of further fields to leave out.
+        chunked: The body is sent in chunks, because its length is not known.
+        upgrade: Offer to switch to WebSocket, as the client did.
+        strip_headers: Names, in lower case, of further fields to leave out.
 
     Source: RFC 9110, sections 7.6.1 and 7.8.
     """
-    drop = _dropped(withheld)
+    drop = _dropped(strip_headers)
     if head.connection_options:
         drop |= head.connection_options
     if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
@@ -209,77 +209,15 @@ def upstream_request_head(
         lines.append(b"content-length: %d" % content_length)
     elif chunked:
         lines.append(b"transfer-encoding: chunked")
-    if head.upgrade:
+    if upgrade:
         lines.append(b"connection: upgrade\r\nupgrade: websocket")
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
 
 
-@lru_cache(maxsize=8)  # it changes with the configuration only
-def _dropped(withheld: frozenset[bytes]) -> frozenset[bytes]:
-    return _NOT_FORWARDED | withheld
-
-
-class ChunkedBody(ClientChunks):
-    """Decodes a chunked request body; trailers are checked and dropped.
-
-    Attributes:
-        excess: Bytes behind the message: the next, pipelined request.
-
-    Source: RFC 9112, section 7.1.
-    """
-
-    __slots__ = ("_max_body_bytes", "_received_bytes", "excess")
-
-    def __init__(self, max_body_bytes: int | None = None) -> None:
-        super().__init__()
-        self.excess = b""
-        self._max_body_bytes = max_body_bytes
-        self._received_bytes = 0
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the payload in *data*; once `done`, everything goes to `excess`.
-
-        Raises:
-            RequestError: The coding is broken. The connection cannot be used any further.
-            BodyTooLargeError: The payload is over *max_body_bytes*, or the chunk that
-                has just been announced would put it there.
-        """
-        pieces: list[bytes] = []
-        used = self.walk(data, pieces)
-        if used < len(data):
-            self.excess += data[used:]
-        payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self._max_body_bytes is not None:
-            self._received_bytes += len(payload)
-            if self._received_bytes + self.payload_left > self._max_body_bytes:
-                raise BodyTooLargeError(
-                    f"The request body is over {self._max_body_bytes} bytes (max_body_mib)."
-                )
-        return payload
-
-
-class LengthBody:
-    """Reads a request body whose length is announced; what is behind it is dropped.
-
-    Attributes:
-        done: All of it was there.
-
-    Source: RFC 9112, section 6.2.
-    """
-
-    __slots__ = ("_left_bytes", "done")
-
-    def __init__(self, length_bytes: int) -> None:
-        self._left_bytes = length_bytes
-        self.done = not length_bytes
-
-    def feed(self, data: bytes) -> bytes:
-        """Return what of *data* belongs to the body."""
-        payload = data[: self._left_bytes]
-        self._left_bytes -= len(payload)
-        self.done = not self._left_bytes
-        return payload
+@lru_cache(maxsize=8)  # the argument changes with the configuration only
+def _dropped(strip_headers: frozenset[bytes]) -> frozenset[bytes]:
+    return _NOT_FORWARDED | strip_headers
 
 
 def _skip_empty_lines(buffer: bytes | bytearray) -> int:
@@ -293,7 +231,7 @@ def _skip_empty_lines(buffer: bytes | bytearray) -> int:
 
 
 def _check_incomplete(buffer: bytes | bytearray, start: int, searched: int) -> None:
-    """Refuse at once what can no longer become a request: TLS, bare LF, another protocol."""
+    """Refuse bytes that cannot become a request: TLS, bare LF, another protocol."""
     line_end = buffer.find(b"\n", max(start, searched)) + 1
     if line_end and buffer.find(b"\n", start) + 1 == line_end:
         _parse_line(buffer, start, line_end)
@@ -302,7 +240,7 @@ def _check_incomplete(buffer: bytes | bytearray, start: int, searched: int) -> N
 
 
 def _parse_line(buffer: bytes | bytearray, start: int, end: int) -> _Line:
-    """Parse the request line in ``buffer[start:end]``, its line end included."""
+    """Return the request line in ``buffer[start:end]``, which includes its line end."""
     match = _ORIGIN_LINE.fullmatch(buffer, start, end)
     if match is None:
         return _parse_unusual_line(bytes(buffer[start:end]))
@@ -313,7 +251,7 @@ def _parse_line(buffer: bytes | bytearray, start: int, end: int) -> _Line:
 
 
 def _parse_unusual_line(line: bytes) -> _Line:
-    """Parse a line whose target is not a plain path, or say what is wrong with it."""
+    """Return a request line of which the target is not a plain path, or raise its error."""
     match = _ANY_LINE.fullmatch(line)
     if match is None:
         raise RequestError("The request line is malformed.")
@@ -379,12 +317,12 @@ def _body_length(semantic: dict[bytes, list[bytes]], version_minor: int) -> tupl
 
 
 def _offers_websocket(values: list[bytes]) -> bool:
-    """Say whether WebSocket is among the offered protocols. Source: RFC 6455, section 4.1."""
+    """Return whether WebSocket is among the offered protocols. Source: RFC 6455, section 4.1."""
     return b"websocket" in connection_options(values)
 
 
 def _expects_continue(values: list[bytes], *, modern: bool) -> bool:
-    """Say whether a 100 is awaited. Source: RFC 9110, section 10.1.1."""
+    """Return whether the client waits for a 100. Source: RFC 9110, section 10.1.1."""
     if not modern:
         return False  # the RFC tells servers to ignore it from HTTP/1.0 clients
     if len(values) > 1 or values[0].lower() != b"100-continue":

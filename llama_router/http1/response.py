@@ -1,6 +1,6 @@
-"""Response heads and bodies: reading the backend's, writing the client's.
+"""Response heads: parses the backend's, and makes the one for the client.
 
-Source: RFC 9112, sections 4, 6 and 7; RFC 9110, sections 6.4.1 and 7.6.1.
+Source: RFC 9112, sections 4 and 6; RFC 9110, sections 6.4.1 and 7.6.1.
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from ..errors.backends import UpstreamError
-from .common import (
+from .fields import (
     HOP_BY_HOP,
     MAX_HEAD_BYTES,
     TOKEN,
     Fields,
-    UpstreamChunks,
     connection_options,
     parse_fields,
     parse_length,
     select,
 )
+from .framing import Framing
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([\t -~\x80-\xff]*+))?\r\n")
 _SPACE_BEFORE_COLON = re.compile(rb"^(" + TOKEN + rb"++)[ \t]++:", re.MULTILINE)
@@ -31,33 +30,24 @@ _SEMANTIC = frozenset((b"connection", b"content-length", b"content-type", b"tran
 _NOT_FORWARDED = HOP_BY_HOP | {b"content-length"}
 _CORS_PREFIX: Final = b"access-control-"
 
-
-class Framing(StrEnum):
-    """What tells where a response's body ends."""
-
-    NONE = "none"
-    LENGTH = "length"
-    CHUNKED = "chunked"
-    CLOSE = "close"
-
-
-# Looking a member up in its class takes ten times as long, and every answer does it often.
+# A module's global is read ten times as fast as an enum's member, and each response reads
+# some of them.
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A status line and its fields, checked.
+    """A valid status line and its fields. Not changed after parsing.
 
     Attributes:
-        status: 100 to 999; below 200 another head follows for the same request.
+        status: 100 to 999; after one below 200 another head follows for the same request.
         reason: As sent, possibly empty.
-        version_minor: 1 for HTTP/1.1 (and what claims to be newer), 0 for HTTP/1.0.
+        version_minor: 1 for HTTP/1.1 and later minor versions, 0 for HTTP/1.0.
         fields: All fields; names in lower case.
         size: Bytes of the head with its blank line.
-        framing: What tells where the body ends.
-        content_length: The announced length in bytes, also where no body follows
-            (HEAD, 304); None if there is none or it means nothing.
+        framing: The mechanism that ends the body.
+        content_length: The announced length in bytes, also if no body follows (HEAD, 304);
+            None if there is none or it has no meaning.
         keep_alive: The connection may be used for another request after this response.
         is_event_stream: The body is ``text/event-stream``.
         connection_options: Lower-cased members of ``Connection``.
@@ -94,14 +84,14 @@ def parse_response_head(
     Interim responses (1xx) are returned like any other, without a body.
 
     Args:
-        buffer: Everything received for this response so far.
-        request_method: The method that is answered; HEAD has no body.
+        buffer: All bytes received for this response so far.
+        request_method: The method of the request; a response to HEAD has no body.
         max_head_bytes: Longest head allowed.
-        searched: How long *buffer* was in the previous call, which returned None. Makes
-            the whole series of calls linear.
+        searched: Length of *buffer* in the previous call, which returned None. Makes the
+            whole series of calls linear.
 
     Raises:
-        UpstreamError: This is not a valid HTTP/1.x response, or it is over
+        UpstreamError: if this is not a valid HTTP/1.x response, or its head is over
             *max_head_bytes*. The connection cannot be used any further.
     """
     end = buffer.find(b"\r\n\r\n", max(0, searched - 3), max_head_bytes) + 4
@@ -144,20 +134,20 @@ def client_response_head(
     *,
     close: bool,
     http10: bool = False,
-    extra: Iterable[tuple[bytes, bytes]] = (),
+    add_headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """Return the head to send to a client for a backend's *head*, as HTTP/1.1.
 
-    Hop-by-hop fields are removed, and so is the backend's ``Access-Control-*``: who may
-    read an answer across origins is the router's decision. A body that ends with the
-    connection always gets ``Connection: close``.
+    Hop-by-hop fields are removed, and so are the backend's ``Access-Control-*``: the router
+    decides which origins may read a response. A body that ends with the connection always
+    gets ``Connection: close``.
 
     Args:
         head: The backend's response.
         close: The client's connection will be closed after this response.
-        http10: The client speaks HTTP/1.0. A chunked body must then be sent decoded
+        http10: The client uses HTTP/1.0. A chunked body must then be sent decoded
             (`Dechunker`), and ends with the connection.
-        extra: Fields to add, as they are.
+        add_headers: Fields to add.
 
     Source: RFC 9110, section 7.6.1.
     """
@@ -172,7 +162,7 @@ def client_response_head(
         for field in head.fields
         if field[0] not in drop and not field[0].startswith(_CORS_PREFIX)
     ]
-    lines += map(b": ".join, extra)
+    lines += map(b": ".join, add_headers)
     if chunked and not http10:
         lines.append(b"transfer-encoding: chunked")
     elif head.content_length is not None:
@@ -188,78 +178,8 @@ def client_response_head(
     return b"\r\n".join(lines)
 
 
-class ResponseFraming(UpstreamChunks):
-    """Finds the end of one response's body; never decodes, never keeps what it saw.
-
-    Attributes:
-        done: The body is complete.
-        boundary: After `feed`: offset in its data just behind the last complete chunk
-            (or the whole message), 0 if there was none. Without chunks: what `feed`
-            returned.
-        chunks: Data chunks completed so far.
-        remaining: Bytes still to come, where the length was announced; else 0.
-    """
-
-    __slots__ = ("_chunked", "_until_close", "remaining")
-
-    def __init__(self, head: ResponseHead) -> None:
-        super().__init__()
-        length = head.content_length if head.framing is _LENGTH else None
-        self.remaining = length or 0
-        self._chunked = head.framing is _CHUNKED
-        self._until_close = head.framing is _CLOSE
-        self.done = not (self._chunked or self._until_close or self.remaining)
-
-    def feed(self, data: bytes | bytearray) -> int:
-        """Return how many leading bytes of *data* belong to this message.
-
-        Raises:
-            UpstreamError: The chunked coding is broken.
-        """
-        if self._chunked:
-            return self.walk(data)
-        used = 0 if self.done else len(data)
-        if not self._until_close:
-            used = min(used, self.remaining)
-            self.remaining -= used
-            self.done = not self.remaining
-        self.boundary = used
-        return used
-
-    @property
-    def between_chunks(self) -> bool:
-        """Whether the next byte begins a chunk; never true without chunked coding."""
-        return self._chunked and super().between_chunks
-
-    def eof(self) -> bool:
-        """Note that the backend closed; return whether the body is complete with that."""
-        if self._until_close:
-            self.done = True
-        return self.done
-
-
-class Dechunker(UpstreamChunks):
-    """Decodes a backend's chunked body, for clients that speak HTTP/1.0.
-
-    Attributes:
-        done: The body is complete.
-    """
-
-    __slots__ = ()
-
-    def feed(self, data: bytes | bytearray) -> bytes:
-        """Return the payload in *data*; what follows the body is ignored.
-
-        Raises:
-            UpstreamError: The chunked coding is broken.
-        """
-        pieces: list[bytes] = []
-        self.walk(data, pieces)
-        return b"".join(pieces)
-
-
 def _parse_line(buffer: bytes | bytearray) -> tuple[int, int, bytes, int]:
-    """Return minor version, status, reason, and where the fields start."""
+    """Return minor version, status, reason, and the offset of the fields."""
     match = _STATUS_LINE.match(buffer)
     if match is None:
         raise UpstreamError("The backend's answer does not start with an HTTP/1.x status line.")
@@ -268,17 +188,17 @@ def _parse_line(buffer: bytes | bytearray) -> tuple[int, int, bytes, int]:
 
 
 def _check_incomplete(buffer: bytes | bytearray, searched: int) -> None:
-    """Refuse at once what can no longer become a response."""
+    """Refuse bytes that cannot become a response."""
     line_end = buffer.find(b"\n", searched)
     if line_end >= 0 and buffer.find(b"\n") == line_end:
         _parse_line(buffer)
 
 
 def _parse_loose_fields(lines: bytes) -> Fields:
-    """Parse fields with blanks before the colon. Source: RFC 9112, section 5.1.
+    """Return fields that have blanks before the colon. Source: RFC 9112, section 5.1.
 
     Args:
-        lines: The field lines, behind one line feed.
+        lines: The field lines, after one line feed.
     """
     lines = _SPACE_BEFORE_COLON.sub(rb"\1:", lines)
     fields = parse_fields(lines, 1, len(lines))
@@ -290,7 +210,7 @@ def _parse_loose_fields(lines: bytes) -> Fields:
 def _framing(
     semantic: dict[bytes, list[bytes]], version_minor: int, *, bodiless: bool
 ) -> tuple[Framing, int | None]:
-    """Return what ends the body, and its announced length.
+    """Return the framing of the body, and its announced length.
 
     Source: RFC 9112, section 6.3.
     """

@@ -82,11 +82,11 @@ class Address:
         old = self.listeners.sockets
         try:
             sockets = await in_thread(
-                partial(listen, host, port, instead_of=old), abandon_on_cancel=True
+                partial(listen, host, port, replacing=old), abandon_on_cancel=True
             )
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
-        self.listeners.exchange(sockets)
+        self.listeners.replace(sockets)
         self.gate.listens_on(hosts_of(sockets))
         self.urls = tuple(map(url_of, sockets))
         log.info("router.moved", urls=self.urls)

@@ -29,7 +29,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing_files import watch_missing_files
 from ..event_feed import ConfigReloaded, RouterDraining
 from ..gateway.gateway import Gateway
-from ..gateway.loop.engine import Engine
+from ..gateway.loop.event_loop import EventLoop
 from ..gateway.server import serve
 from ..hub.downloads import Downloads
 from ..model_logs.store import LogStore
@@ -82,7 +82,7 @@ class Frontend:
             self.address.gate,
             control.serve,
             context.conversations,
-            Engine(context.bodies),
+            EventLoop(context.bodies),
         )
         async with trio.open_nursery() as tasks:
             tasks.start_soon(self._drain, gateway, control, tasks.cancel_scope)

@@ -173,12 +173,12 @@ async def running(**router: object) -> AsyncIterator[Lane]:
 
 
 def assert_empty(gateway: Gateway) -> None:
-    """Check that nothing of any connection is left in the engine."""
-    engine = gateway.engine
-    assert engine.bodies.held_bytes == 0
-    assert not engine._fibers
-    assert not engine._channels
-    assert not engine._ready
-    assert not engine._put_off
+    """Check that nothing of any connection is left in the loop."""
+    loop = gateway.loop
+    assert loop.bodies.held_bytes == 0
+    assert not loop._fibers
+    assert not loop._channels
+    assert not loop._ready
+    assert not loop._deferred
     assert not gateway.idle
-    assert not any(engine._buckets.values())
+    assert not any(loop._buckets.values())

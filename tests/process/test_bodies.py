@@ -51,9 +51,9 @@ async def until(holds: Callable[[], bool]) -> None:
 async def sent(lane: Lane, size_bytes: int, part_bytes: int) -> RawClient:
     """Send the beginning of a request; return its client once the gateway has that."""
     client = await lane.connect()
-    before = lane.gateway.engine.bodies.held_bytes
+    before = lane.gateway.loop.bodies.held_bytes
     await client.send(head(size_bytes) + body(size_bytes)[:part_bytes])
-    await until(lambda: lane.gateway.engine.bodies.held_bytes - before >= part_bytes)
+    await until(lambda: lane.gateway.loop.bodies.held_bytes - before >= part_bytes)
     return client
 
 
@@ -74,7 +74,7 @@ async def test_a_head_claims_no_memory() -> None:
     """A hundred that announce 64 MiB each, and send one byte of it."""
     with trio.fail_after(30):
         async with running() as lane:
-            bodies = lane.gateway.engine.bodies
+            bodies = lane.gateway.loop.bodies
             gc.collect()
             before = resident_bytes()
             clients = [await lane.connect() for _ in range(100)]
@@ -94,7 +94,7 @@ async def test_a_body_holds_not_much_more_than_what_came(lane, chunked) -> None:
         begin = request("POST", TARGET, transfer_encoding="chunked") + b"%x\r\n" % (2 * MIB)
     else:
         begin = head(2 * MIB)
-    bodies = lane.gateway.engine.bodies
+    bodies = lane.gateway.loop.bodies
     await client.send(begin + part)
     await until(lambda: bodies.held_bytes >= len(part))
     assert bodies.held_bytes <= (1 + reader.GROWTH) * len(part)
@@ -114,7 +114,7 @@ async def test_a_body_waits_until_there_is_room(lane) -> None:
     second = await lane.connect()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(second.send, head(500_000) + body(500_000))
-        await until(lambda: bool(lane.gateway.engine.bodies._waiting))
+        await until(lambda: bool(lane.gateway.loop.bodies._waiting))
         assert lane.peers == []
         await first.send(body(MIB + 100_000)[MIB + 50_000 :])
         peer = await lane.peer()
@@ -146,7 +146,7 @@ async def test_no_room_is_said_before_the_client_sends(lane, monkeypatch) -> Non
 
 async def test_a_client_that_leaves_while_it_waits_is_forgotten(lane) -> None:
     """So is what it held."""
-    bodies = lane.gateway.engine.bodies
+    bodies = lane.gateway.loop.bodies
     first = await sent(lane, MIB + 100_000, MIB + 50_000)
     second = await lane.connect()
     await second.send(head(500_000) + b"{")
@@ -180,7 +180,7 @@ async def test_bodies_that_are_half_here_do_not_block_each_other(lane) -> None:
 
     for client in clients:
         await client.send(head(size_bytes) + body(size_bytes)[: size_bytes // 2])
-    await until(lambda: bool(lane.gateway.engine.bodies._waiting))
+    await until(lambda: bool(lane.gateway.loop.bodies._waiting))
     async with trio.open_nursery() as serving:
         serving.start_soon(serve)
         async with trio.open_nursery() as nursery:
@@ -196,10 +196,10 @@ async def test_a_body_is_let_go_when_its_answer_begins(lane) -> None:
         nursery.start_soon(client.send, head(2 * MIB) + body(2 * MIB))
         peer = await lane.peer()
         await peer.until(b'"}')
-    assert lane.gateway.engine.bodies.held_bytes > MIB
+    assert lane.gateway.loop.bodies.held_bytes > MIB
     await peer.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n")
     await client.until(b"ok\r\n")
-    assert lane.gateway.engine.bodies.held_bytes == 0
+    assert lane.gateway.loop.bodies.held_bytes == 0
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])

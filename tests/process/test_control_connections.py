@@ -63,7 +63,7 @@ def is_control(method: str, target: str) -> bool:
     return isinstance(asked_for, Control) and asked_for.only_preflight is None
 
 
-EVERYTHING = [asked for asked in (*routes(), *FURTHER) if is_control(*asked[:2])]
+ALL_EVENTS = [asked for asked in (*routes(), *FURTHER) if is_control(*asked[:2])]
 
 
 def is_endless(target: str, body: bytes) -> bool:
@@ -263,10 +263,10 @@ async def test_no_route_leaks_a_connection(router, exchanges, act: Act, *, allow
             await act(client, ask, answered)
 
     async with trio.open_nursery() as nursery:
-        for method, target, body in EVERYTHING:
+        for method, target, body in ALL_EVENTS:
             nursery.start_soon(visit, method, target, body)
     with trio.fail_after(GONE_S):
-        await exchanges.done(len(EVERYTHING))
+        await exchanges.done(len(ALL_EVENTS))
     assert sockets() <= before + open_backends(router)
 
 

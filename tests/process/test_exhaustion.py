@@ -23,7 +23,7 @@ async def lane() -> AsyncIterator[Lane]:
     """A gateway with room for eight connections, whose backend the test plays."""
     with trio.fail_after(LIMIT_S):
         async with running() as lane:
-            lane.gateway.engine._most_channels = 8
+            lane.gateway.loop._most_channels = 8
             yield lane
 
 

@@ -296,15 +296,15 @@ async def run(talks: list[Talk]) -> None:
             await wait_all_tasks_blocked()
             backend = lane.gateway.dispatcher.backend(ModelId("a"))
             assert backend is not None
-            kept = {channel for channel in backend._kept if channel in engine_channels(lane)}
-            assert engine_channels(lane) == kept
-            assert not lane.gateway.engine._fibers
+            kept = {channel for channel in backend._kept if channel in loop_channels(lane)}
+            assert loop_channels(lane) == kept
+            assert not lane.gateway.loop._fibers
             backends.cancel_scope.cancel()
 
 
-def engine_channels(lane: Lane) -> set[object]:
-    """Return the connections that the engine watches."""
-    return set(lane.gateway.engine._channels.values())
+def loop_channels(lane: Lane) -> set[object]:
+    """Return the connections that the event loop watches."""
+    return set(lane.gateway.loop._channels.values())
 
 
 def descriptors() -> set[str]:

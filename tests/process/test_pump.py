@@ -14,7 +14,7 @@ import trio.testing
 
 from llama_router.gateway import pump
 from llama_router.gateway.body import LAST_CHUNK, chunk
-from llama_router.gateway.sockets import Client
+from llama_router.gateway.sockets import ClientSocket
 from tests.limits import LIMIT_S
 from tests.process.harness import RawClient
 from tests.process.lane import Lane, Peer, running
@@ -138,9 +138,11 @@ class TestPump:
     async def test_the_rest_of_a_chunk_that_the_client_took_in_part(self, lane) -> None:
         """It follows as soon as the client takes more; what comes after it follows that."""
         client, peer = await streaming(lane)
-        (router_side,) = (c for c in lane.gateway.engine._channels.values() if type(c) is Client)
+        (router_side,) = (
+            c for c in lane.gateway.loop._channels.values() if type(c) is ClientSocket
+        )
         sent = b""
-        while not router_side.torn:
+        while not router_side.mid_send:
             event = chunk(b"%d " % len(sent) * 3000)
             await peer.send(event)
             await trio.testing.wait_all_tasks_blocked()  # it was alone in its round

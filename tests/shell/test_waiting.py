@@ -21,10 +21,10 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.errors.backends import SpawnError
-from llama_router.gateway.loop.engine import Engine
+from llama_router.gateway.loop.event_loop import EventLoop
 from llama_router.gateway.loop.fiber import Fiber
-from llama_router.gateway.sockets import Client
-from llama_router.gateway.waiting import Waiting
+from llama_router.gateway.sockets import ClientSocket
+from llama_router.gateway.waiting import RequestWait
 from llama_router.http1 import parse_request_head
 from tests.shell.test_dispatcher import FakeBackends
 
@@ -83,8 +83,8 @@ async def test_every_dialect(
 ) -> None:
     """There is a sign of life in it each 15 s, counted from what was said last."""
     dispatcher = await dispatcher_of(nursery, FakeBackends(load_s=LOAD_S))
-    engine = Engine()
-    await nursery.start(engine.run)
+    loop = EventLoop()
+    await nursery.start(loop.run)
     ours, theirs = pair
     head = parse_request_head(
         f"POST {path} HTTP/1.1\r\nhost: x\r\naccept: text/event-stream\r\n"
@@ -93,23 +93,23 @@ async def test_every_dialect(
     assert head is not None
 
     async def serve(fiber: Fiber) -> None:
-        client = Client(engine, ours, fiber)
-        waiting = Waiting(
-            engine=engine,
+        client = ClientSocket(loop, ours, fiber)
+        waiting = RequestWait(
+            loop=loop,
             dispatcher=dispatcher,
             client=client,
             head=head,
-            name="a",
+            model_name="a",
             caller=UNRESTRICTED,
             stream=True,
-            fields=(),
+            add_headers=(),
             close=False,
         )
         with dispatcher.lease(A) as lease:
-            await waiting.granted(lease, A)
+            await waiting.run(lease, A)
         client.close()
 
-    engine.start(serve)
+    loop.start(serve)
     chunks = await received(theirs)
     sign = DIALECTS[path]
     assert [at_s for at_s, chunk in chunks if chunk == sign] == pytest.approx(DUE_S, abs=0.5)

@@ -1,4 +1,4 @@
-"""What the pump decides with: whole chunks, shapers that let them pass, the tail of a body."""
+"""What the pump decides with: whole chunks, encoders that pass them through, the tail of a body."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TestWhole:
     def test_it_says_yes_to_what_feed_takes_as_whole_chunks(self, data) -> None:
         """All of it is used, ends with a chunk, and is not the end of the body."""
         framing, other = ResponseFraming(head_of(STREAM)), ResponseFraming(head_of(STREAM))
-        if framing.whole(data):
+        if framing.take_whole_chunks(data):
             assert other.feed(data) == other.boundary == len(data)
             assert other.between_chunks
             assert framing.chunks == other.chunks
@@ -43,13 +43,13 @@ class TestWhole:
     @given(st.lists(payloads, min_size=1, max_size=5))
     def test_chunks_are_recognised(self, several) -> None:
         """One or many, in one piece; otherwise no stream would ever be pumped."""
-        assert ResponseFraming(head_of(STREAM)).whole(b"".join(map(chunk, several)))
+        assert ResponseFraming(head_of(STREAM)).take_whole_chunks(b"".join(map(chunk, several)))
 
     @given(st.lists(pieces, min_size=1, max_size=4).map(b"".join), payloads)
     def test_what_is_refused_is_not_taken_in(self, data, payload) -> None:
         """The walk goes on from where it was."""
         framing = ResponseFraming(head_of(STREAM))
-        framing.whole(data)
+        framing.take_whole_chunks(data)
         assert framing.between_chunks
         assert framing.feed(chunk(payload)) == len(chunk(payload))
 
@@ -67,20 +67,20 @@ class TestWhole:
 
 
 class TestPassing:
-    """`Shaper.passing`."""
+    """`BodyEncoder.passes_through`."""
 
     def test_not_while_a_beginning_is_held_back(self) -> None:
         """The next bytes would overtake it."""
-        shaper = BodyEncoder(head_of(STREAM), http10=False)
-        assert shaper.passing
-        shaper.shape(b"5\r\nhel", 0)
-        assert not shaper.passing
-        shaper.shape(b"lo\r\n", 4)
-        assert shaper.passing
+        encoder = BodyEncoder(head_of(STREAM), http10=False)
+        assert encoder.passes_through
+        encoder.encode(b"5\r\nhel", 0)
+        assert not encoder.passes_through
+        encoder.encode(b"lo\r\n", 4)
+        assert encoder.passes_through
 
     def test_not_where_chunks_are_decoded(self) -> None:
         """HTTP/1.0 knows none."""
-        assert not BodyEncoder(head_of(STREAM), http10=True).passing
+        assert not BodyEncoder(head_of(STREAM), http10=True).passes_through
 
 
 class TestTail:

@@ -196,7 +196,7 @@ def test_the_client_gets_end_to_end_fields_only() -> None:
         b"Set-Cookie: b",
         b"Transfer-Encoding: chunked",
     )
-    assert client_response_head(head, close=False, extra=[(b"x-id", b"7")]) == (
+    assert client_response_head(head, close=False, add_headers=[(b"x-id", b"7")]) == (
         b"HTTP/1.1 200 OK\r\nserver: s\r\nset-cookie: a\r\nset-cookie: b\r\nx-id: 7\r\n"
         b"transfer-encoding: chunked\r\n\r\n"
     )

@@ -217,13 +217,15 @@ class _Finder:
             name = str(stream["conversation_id"])
             owner = owners[name]
             if isinstance(total_bytes := stream.get("total_bytes"), int):
-                if owner.bears is not None:
-                    total_bytes = await self._renamed_bytes(name, backend, owner.bears, total_bytes)
+                if owner.response_model is not None:
+                    total_bytes = await self._renamed_bytes(
+                        name, backend, owner.response_model, total_bytes
+                    )
                 stream["total_bytes"] = total_bytes + owner.said_bytes
             streams.append(stream)
 
     async def _renamed_bytes(
-        self, name: str, backend: Backend, bears: str, total_bytes: int
+        self, name: str, backend: Backend, response_model: str, total_bytes: int
     ) -> int:
         """Return the size of the stream so far for a client, which gets another model name.
 
@@ -231,7 +233,7 @@ class _Finder:
         that cannot be read in time counts with the backend's size.
         """
         read_bytes = renamed_bytes = 0
-        renaming = ModelNameRewriter(bears, events=True)
+        renaming = ModelNameRewriter(response_model, events=True)
         waiting = trio.move_on_after(LOOKUP_TIMEOUT_S)
         with waiting, suppress(RouterError), self.exchange(backend) as upstream:
             await upstream.request("GET", _target(name, 0))

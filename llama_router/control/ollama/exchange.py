@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Final
 
 import msgspec
 import trio
@@ -17,17 +18,17 @@ from ...core.access.gate import Caller, Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
 from ...core.apis.ollama import OLLAMA
-from ...core.apis.usage import TAIL_BYTES, Usage, usage_of
+from ...core.apis.usage import TAIL_BYTES, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed
 from ...core.scheduling.waits import Wait
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
+from ...dispatch.request_log import Outcome, RequestLog
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import EndpointNotAllowedError, RequestError
-from ...logs.output import log_info
 from ...threads import in_thread
 from ..web.connection import request_stack
 from ..web.context import ControlContext
@@ -119,18 +120,14 @@ class OllamaExchange:
         self._body = body
         self._caller = caller
         self._begun_s = trio.current_time()
+        # Made now, because a stream goes on when the request is no longer the current one.
+        self._log = RequestLog(request.method, request.path, began_s=self._begun_s)
+        self._log.model = translated.model
+        self._log.outcome = Outcome.CLIENT_GONE  # until another end is known
         self._holding = AsyncExitStack()
-        self._lease: Lease | None = None
         self._upstream: BackendExchange | None = None
-        self._model: str = translated.model
-        # Read now, because Quart's current request is gone while a stream goes on.
-        self._method, self._path = request.method, request.path
         self._notify = request.headers.get(NOTIFY_FIELD, "")
         self._fields = _authorization(context.gate)
-        self._usage = Usage()
-        self._sent_bytes = 0
-        self._error: RouterError | None = None
-        self._outcome = "client_gone"  # until the exchange ends otherwise
 
     async def answer(self) -> Response:
         """Return the answer; a stream goes on after that.
@@ -138,25 +135,25 @@ class OllamaExchange:
         Raises:
             RouterError: if the request fails before the answer begins.
         """
-        request_stack().callback(self._record)
+        request_stack().callback(self._write_log)
         try:
             async with self._holding:
                 return await self._answer()
         except RouterError as exc:
-            self._error, self._outcome = exc, "refused"
+            self._log.refuse(exc)
             raise
 
     async def _answer(self) -> Response:
         dispatcher, translated = self._context.dispatcher, self._request
         spec = find_model(dispatcher.config, translated.model, self._caller, or_default=True)
-        self._model = spec.id
+        self._log.model = spec.id
         if translated.path is not None:
             _check_allowed(translated.path, spec)
         elif translated.unloads:
             dispatcher.keep(spec.id, translated.keep_s)
             return self._complete(self._empty_answer(load_s=0.0))
         lease = dispatcher.lease(spec.id, caller=self._caller.name)
-        self._lease = self._holding.enter_context(lease)
+        self._log.lease = self._holding.enter_context(lease)
         if translated.stream and lease.granted_nowait() is None:
             wait = self._stream_wait(lease, spec)
             if lines := await wait.next_lines():
@@ -177,7 +174,7 @@ class OllamaExchange:
             id="",
             created_s=time.time(),
             model=self._request.model,
-            path=self._path,
+            path=request.path,
             hides_thinking=self._request.hide_thinking,
         )
         stream, notices = StreamDialect(OLLAMA, info), wants_notices(self._notify, spec)
@@ -203,7 +200,7 @@ class OllamaExchange:
         return upstream
 
     async def _translate(self, data: bytes, times: RequestTimes) -> Response:
-        self._usage = usage_of(data[-TAIL_BYTES:])
+        self._log.usage = usage_of(data[-TAIL_BYTES:])
         now_s = trio.current_time()
 
         def translate() -> bytes:
@@ -239,38 +236,38 @@ class OllamaExchange:
             lines: The first lines of *wait*.
             wait: The wait for the backend; None if there is none.
         """
-        failed = "refused"
+        failed = Outcome.REFUSED
         try:
             while wait is not None and lines:
-                self._sent_bytes += len(lines)
+                self._log.sent_bytes += len(lines)
                 yield lines
                 lines = await wait.next_lines()
             backend = await lease.granted()
             if self._request.path is None:
                 self._context.dispatcher.keep(backend.model, self._request.keep_s)
                 yield self._empty_answer(load_s=lease.load_s)
-                self._outcome = "ok"
+                self._log.outcome = Outcome.OK
                 return
             if upstream is None:
                 upstream = await self._send(lease, backend, self._request.path)
-            failed = "cut"
+            failed = Outcome.CUT
             translator = StreamTranslator(self._request, self._times(lease))
             data = b""
             while not translator.done:
                 data = await upstream.receive()
                 lines = translator.feed(data, now_s=trio.current_time())
-                self._usage = translator.usage
+                self._log.usage = translator.usage
                 if lines:
-                    self._sent_bytes += len(lines)
+                    self._log.sent_bytes += len(lines)
                     yield lines
             if (error := translator.error) is not None:
                 # The stream may have ended because the process did, which explains more.
                 raise error if data else await upstream.error_for(str(error))
         except RouterError as exc:
-            self._error, self._outcome = exc, failed
+            self._log.error, self._log.outcome = exc, failed
             yield OLLAMA.last_event(exc)
         else:
-            self._outcome = "ok"
+            self._log.outcome = Outcome.OK
 
     def _empty_answer(self, *, load_s: float) -> bytes:
         now_s = trio.current_time()
@@ -280,8 +277,8 @@ class OllamaExchange:
         return json_line(empty_answer(self._request, now_s=now_s, times=times))
 
     def _complete(self, body: bytes) -> Response:
-        self._sent_bytes = len(body)
-        self._outcome = "ok"
+        self._log.sent_bytes = len(body)
+        self._log.outcome = Outcome.OK
         return Response(body, content_type=LINES if self._request.stream else "application/json")
 
     def _times(self, lease: Lease) -> RequestTimes:
@@ -292,34 +289,14 @@ class OllamaExchange:
             epoch_s=time.time() - trio.current_time(),
         )
 
-    def _record(self) -> None:
+    def _write_log(self) -> None:
         """Log the request, once it is over."""
-        fields: dict[str, Any] = {
-            "model": self._model,
-            "method": self._method,
-            "path": self._path,
-        }
-        lease, upstream = self._lease, self._upstream
-        if lease is not None and lease.caller is not None:
-            fields["key"] = lease.caller
-        if lease is not None and lease.backend is not None:
-            fields["queue_s"] = round(lease.queue_s, 4)
-            fields["load_s"] = round(lease.load_s, 4)
-            if upstream is not None and upstream.status:
-                fields["ttft_s"] = round(upstream.first_byte_s - lease.arrived_s, 4)
-        fields["duration_s"] = round(trio.current_time() - self._begun_s, 4)
-        if self._error is not None:
-            fields |= {"code": self._error.code, "reason": str(self._error)}
-            if self._outcome == "refused":
-                fields["status"] = int(self._error.status)
-                log_info("request.refused", fields)
-                return
-        fields["status"] = 200 if self._outcome in ("ok", "cut") else 0
-        fields["outcome"] = self._outcome
-        fields["sent_bytes"] = self._sent_bytes
-        fields["prompt_tokens"] = self._usage.prompt_tokens
-        fields["completion_tokens"] = self._usage.completion_tokens
-        log_info("request.completed", fields)
+        log, upstream = self._log, self._upstream
+        if upstream is not None and upstream.status:
+            log.first_byte_s = upstream.first_byte_s
+        if log.outcome in (Outcome.OK, Outcome.CUT):
+            log.status = int(HTTPStatus.OK)
+        log.write(now_s=trio.current_time())
 
 
 def _authorization(gate: Gate) -> list[tuple[bytes, bytes]]:

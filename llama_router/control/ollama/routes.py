@@ -14,8 +14,8 @@ from quart import Blueprint, Response, request
 
 from ...core.access.gate import Scope
 from ...core.config.config import Config
+from ...dispatch.request_log import log_early_refusal
 from ...errors.base import RouterError
-from ...logs.output import log_info
 from ...threads import in_thread
 from ..admin.status import memory_mib_of
 from ..web.context import ControlContext
@@ -42,7 +42,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         try:
             translated, body = await _translate(dispatcher.config, type_, translate)
         except RouterError as exc:
-            _log_refusal(exc)
+            log_early_refusal(exc, request.method, request.path)
             raise
         return await OllamaExchange(context, translated, body, caller()).answer()
 
@@ -141,18 +141,3 @@ async def _translate(
     if len(data) < _LARGE_BYTES:
         return parse()
     return await in_thread(parse, abandon_on_cancel=True)
-
-
-def _log_refusal(error: RouterError) -> None:
-    """Log a request that failed before its model was found, as the data plane does."""
-    log_info(
-        "request.refused",
-        {
-            "model": None,
-            "method": request.method,
-            "path": request.path,
-            "code": error.code,
-            "reason": str(error),
-            "status": int(error.status),
-        },
-    )

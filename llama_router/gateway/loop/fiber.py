@@ -1,43 +1,54 @@
-"""A coroutine that the engine resumes, and its deadline. What it may do: see `engine`."""
+"""Fibers, their deadlines, and the sockets that they wait for. The rules are in `event_loop`."""
 
 from __future__ import annotations
 
 import math
+import select
+import socket
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
 from ...errors.base import RouterError
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from .event_loop import EventLoop
 
 log = structlog.get_logger()
 
 #: Resolution of deadlines, in seconds.
 TICK_S: Final = 1 / 16
 
-#: How long a fiber gets to end that is told to: its client, to take the last words. In seconds.
+#: Seconds that a cancelled fiber gets to send its last bytes and end.
 ENDING_S: Final = 0.5
 
-#: Pieces of data that one fiber may move before others get their turn.
-PIECES: Final = 16
+#: Pieces of data that one fiber may move before it yields to the other fibers.
+BUDGET_PIECES: Final = 16
 
-#: So many chunks (of the chunked coding) count as a piece more: there may be thousands in one.
+#: Chunks (of the chunked coding) that count as one more piece: one receive may hold thousands.
 CHUNKS_PER_PIECE: Final = 64
+
+READABLE: Final = select.EPOLLIN
+WRITABLE: Final = select.EPOLLOUT
+#: The peer closed at least its sending side, or the connection failed.
+PEER_CLOSED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+#: Events after which a read returns something: bytes, the end, or the error.
+READ_EVENTS: Final = READABLE | PEER_CLOSED
+ALL_EVENTS: Final = READABLE | WRITABLE | select.EPOLLRDHUP | select.EPOLLET
 
 
 class FiberTimeoutError(Exception):
-    """The fiber's deadline is over. Raised in the fiber, where it waits."""
+    """The fiber's deadline has passed. Raised in the fiber, where it waits."""
 
 
-class FiberCutError(Exception):
-    """The fiber is to end, within `ENDING_S`. Raised in the fiber, where it waits.
+class FiberCancelledError(Exception):
+    """The fiber must end within `ENDING_S`. Raised in the fiber, where it waits.
 
     Attributes:
-        error: Why, for the client.
+        error: The reason, as the error that the client gets.
     """
 
     def __init__(self, error: RouterError) -> None:
@@ -47,7 +58,7 @@ class FiberCutError(Exception):
 
 @coroutine
 def pause() -> Generator[None, None, None]:
-    """Let the fiber wait; see `engine` for what resumes it."""
+    """Suspend the fiber until it is resumed; `event_loop` lists what resumes it."""
     yield
 
 
@@ -58,27 +69,27 @@ class Fiber:
         deadline_s: Clock time at which `FiberTimeoutError` is raised in it, in seconds.
     """
 
-    __slots__ = ("_bucket", "_coroutine", "_engine", "_pieces", "_send", "deadline_s")
+    __slots__ = ("_bucket", "_coroutine", "_loop", "_pieces_left", "_send", "deadline_s")
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
         self._coroutine: Coroutine[None, None, None] | None = None
         self._send: Callable[[None], object] | None = None
-        self._bucket = math.inf  # the tick at which its deadline is looked at
-        self._pieces = PIECES
+        self._bucket = math.inf  # the tick at which its deadline is checked
+        self._pieces_left = BUDGET_PIECES
         self.deadline_s = math.inf
 
-    def begin(self, body: Coroutine[None, None, None]) -> None:
-        """Run *body* until it first waits."""
+    def start(self, body: Coroutine[None, None, None]) -> None:
+        """Run *body* until its first wait."""
         self._coroutine = body
         self._send = body.send
         self.resume()
 
     def resume(self) -> None:
-        """Run on until the coroutine waits again, or ends."""
+        """Run until the coroutine waits again or ends; does nothing if it has ended."""
         if self._send is None:
-            return  # it ended meanwhile
-        self._pieces = PIECES
+            return
+        self._pieces_left = BUDGET_PIECES
         try:
             self._send(None)
         except StopIteration:
@@ -88,10 +99,10 @@ class Fiber:
             log.exception("connection.crashed")
 
     def throw(self, error: Exception) -> None:
-        """Raise *error* in the coroutine, where it waits."""
+        """Raise *error* in the coroutine, where it waits; does nothing if it has ended."""
         if self._coroutine is None:
             return
-        self._pieces = PIECES
+        self._pieces_left = BUDGET_PIECES
         try:
             self._coroutine.throw(error)
         except StopIteration:
@@ -111,24 +122,28 @@ class Fiber:
             self._end()
 
     def expire_in(self, timeout_s: float) -> None:
-        """Set the deadline, counted from this turn."""
-        self.deadline_s = deadline_s = self._engine.now_s + timeout_s
+        """Set the deadline to *timeout_s* seconds after the start of this slice."""
+        self.deadline_s = deadline_s = self._loop.now_s + timeout_s
         if deadline_s < self._bucket * TICK_S:
-            self._bucket = self._engine.look_at(self, deadline_s, self._bucket)
+            self._bucket = self._loop.schedule_deadline(self, deadline_s, self._bucket)
 
-    async def spend(self, pieces: int = 1) -> None:
-        """Count one piece of data, or so many; wait a turn if there were many."""
-        self._pieces -= pieces
-        if self._pieces <= 0:
-            self._engine.wake(self)
+    async def yield_if_over_budget(self, pieces: int = 1) -> None:
+        """Count *pieces* as moved; let the other fibers run if the budget is used up."""
+        self._pieces_left -= pieces
+        if self._pieces_left <= 0:
+            self._loop.wake(self)
             await pause()
 
-    def tick(self, now_s: float) -> float:
-        """Look at the deadline; return the next tick to look at it, or infinity."""
+    def check_deadline(self, now_s: float) -> float:
+        """Raise `FiberTimeoutError` in the coroutine if its deadline has passed.
+
+        Returns:
+            The tick of the next check, or infinity.
+        """
         self._bucket = math.inf
         if self.deadline_s > now_s:
             if self.deadline_s < math.inf and self._send is not None:
-                self._bucket = self._engine.look_at(self, self.deadline_s, math.inf)
+                self._bucket = self._loop.schedule_deadline(self, self.deadline_s, math.inf)
             return self._bucket
         self.deadline_s = math.inf
         self.throw(FiberTimeoutError())
@@ -136,4 +151,67 @@ class Fiber:
 
     def _end(self) -> None:
         self._coroutine = self._send = None
-        self._engine.forget(self, self._bucket)
+        self._loop.discard(self, self._bucket)
+
+
+class Resumable(Protocol):
+    """A fiber, or another object that an event of a channel resumes."""
+
+    def resume(self) -> None:
+        """Continue; the call may be spurious."""
+
+
+class Channel:
+    """A non-blocking socket in the event loop's epoll.
+
+    Attributes:
+        socket: The socket.
+        fd: Its descriptor while it is open.
+        waiter: The fiber (or other object) that events resume.
+        interest: Events (`READABLE`, `WRITABLE`, `PEER_CLOSED`) that resume the waiter now.
+        readable: A read may return something; cleared by the reader that finds nothing.
+        peer_closed: The peer closed at least its sending side.
+        closed: This side closed the socket or gave it away.
+    """
+
+    __slots__ = ("_loop", "closed", "fd", "interest", "peer_closed", "readable", "socket", "waiter")
+
+    def __init__(self, loop: EventLoop, connection: socket.socket, waiter: Resumable) -> None:
+        """Register *connection* in the epoll of *loop*.
+
+        Raises:
+            OSError: if the kernel refuses it; the caller still owns the socket.
+        """
+        self._loop = loop
+        self.fd = connection.fileno()
+        self.socket = connection
+        self.waiter = waiter
+        self.interest = 0
+        self.readable = False
+        self.peer_closed = False
+        self.closed = False
+        loop.register(self.fd, self)
+
+    def on_events(self, events: int) -> None:
+        """Record *events*; resume the waiter if it is interested in one of them."""
+        if events & READ_EVENTS:
+            self.readable = True
+            if events & PEER_CLOSED:
+                self.peer_closed = True
+        if events & self.interest:
+            self.waiter.resume()
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice."""
+        if not self.closed:
+            self.closed = True
+            self.interest = 0  # events of this iteration may still arrive
+            self._loop.unregister(self.fd)
+            self.socket.close()
+
+    def release(self) -> socket.socket:
+        """Unregister the socket and return it, still open, to a new owner."""
+        self.closed = True
+        self.interest = 0
+        self._loop.unregister(self.fd)
+        return self.socket

@@ -1,4 +1,4 @@
-"""The engine of the data plane on real sockets, without HTTP."""
+"""The event loop of the data plane on real sockets, without HTTP."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from llama_router.errors.requests import RequestError
-from llama_router.gateway.loop import engine as engine_module
-from llama_router.gateway.loop.engine import Engine
+from llama_router.gateway.loop import event_loop as loop_module
+from llama_router.gateway.loop.event_loop import EventLoop
 from llama_router.gateway.loop.fiber import (
     TICK_S,
     Fiber,
-    FiberCutError,
+    FiberCancelledError,
     FiberTimeoutError,
     pause,
 )
-from llama_router.gateway.sockets import Client, ClientGoneError, Upstream
+from llama_router.gateway.sockets import ClientGoneError, ClientSocket, UpstreamSocket
 from tests.limits import LIMIT_S, stretched_s
 
 pytestmark = pytest.mark.process
@@ -37,17 +37,17 @@ Body = Callable[[Fiber], Coroutine[None, None, None]]
 
 
 @pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    """A running engine; at the end it must be empty."""
-    engine = Engine()
+async def loop() -> AsyncIterator[EventLoop]:
+    """A running loop; at the end it must be empty."""
+    loop = EventLoop()
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine.run)
-            yield engine
+            await nursery.start(loop.run)
+            yield loop
             nursery.cancel_scope.cancel()
-    assert not engine._fibers
-    assert not engine._channels
-    assert not any(engine._buckets.values())
+    assert not loop._fibers
+    assert not loop._channels
+    assert not any(loop._buckets.values())
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def descriptors() -> int:
 class TestDeadlines:
     """`Fiber.expire_in`."""
 
-    async def test_a_deadline_is_raised_where_the_fiber_waits(self, engine) -> None:
+    async def test_a_deadline_is_raised_where_the_fiber_waits(self, loop) -> None:
         """Not before its time, and at most two ticks later."""
         seen: list[float] = []
 
@@ -94,11 +94,11 @@ class TestDeadlines:
                 seen.append(trio.current_time())
 
         begun_s = trio.current_time()
-        engine.start(body)
-        await engine.wait_idle()
+        loop.start(body)
+        await loop.wait_idle()
         assert 0.2 <= seen[0] - begun_s < 0.2 + 2 * TICK_S + 0.1
 
-    async def test_a_deadline_can_be_put_off_and_taken_back(self, engine) -> None:
+    async def test_a_deadline_can_be_put_off_and_taken_back(self, loop) -> None:
         """Only the last one counts, and none is raised after it was set to infinity."""
         seen: list[str] = []
 
@@ -109,7 +109,7 @@ class TestDeadlines:
                 await pause()
             except FiberTimeoutError:
                 seen.append("put off")
-            engine.wake(fibers[0])
+            loop.wake(fibers[0])
 
         async def taken_back(fiber: Fiber) -> None:
             fiber.expire_in(0.1)
@@ -128,11 +128,11 @@ class TestDeadlines:
 
         fibers: list[Fiber] = []
         for body in (put_off, taken_back, sooner):
-            engine.start(body)
-        await engine.wait_idle()
+            loop.start(body)
+        await loop.wait_idle()
         assert seen == ["sooner", "put off", "woken"]
 
-    async def test_a_fiber_may_set_a_new_deadline_after_one(self, engine) -> None:
+    async def test_a_fiber_may_set_a_new_deadline_after_one(self, loop) -> None:
         """Each is raised once."""
         count = 0
 
@@ -145,17 +145,17 @@ class TestDeadlines:
                 except FiberTimeoutError:
                     count += 1
 
-        engine.start(body)
-        await engine.wait_idle()
+        loop.start(body)
+        await loop.wait_idle()
         assert count == 3
 
-    async def test_time_in_which_the_process_was_held_up_does_not_count(self, engine, pair) -> None:
+    async def test_time_in_which_the_process_was_held_up_does_not_count(self, loop, pair) -> None:
         """Nobody is silent because the router could not look."""
         seen: list[str] = []
         ours, theirs = pair()
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             try:
                 for _ in range(8):  # as Trio may look at deadlines before or after events
                     fiber.expire_in(0.1)
@@ -165,21 +165,21 @@ class TestDeadlines:
                 seen.append("silent")
             client.close()
 
-        engine.start(body)
+        loop.start(body)
         for _ in range(8):
             await wait_all_tasks_blocked()
             time.sleep(0.25)  # noqa: ASYNC251 -- as in a machine that was stopped
             theirs.send(b"x")
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert seen == ["all"]
 
-    async def test_who_was_held_up_as_well_has_the_rest_of_its_time(self, engine, pair) -> None:
+    async def test_who_was_held_up_as_well_has_the_rest_of_its_time(self, loop, pair) -> None:
         """A pause does not use up the time of a side that needs some more after it."""
         seen: list[str] = []
         ours, theirs = pair()
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             try:
                 fiber.expire_in(1.5)
                 await client.receive()
@@ -188,15 +188,15 @@ class TestDeadlines:
                 seen.append("silent")
             client.close()
 
-        engine.start(body)
+        loop.start(body)
         await wait_all_tasks_blocked()
         time.sleep(2.0)  # noqa: ASYNC251 -- as in a machine that was stopped
         await trio.sleep(0.75)  # what it still has to do takes so long
         theirs.send(b"x")
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert seen == ["heard"]
 
-    async def test_short_lived_fibers_leave_no_timers(self, engine) -> None:
+    async def test_short_lived_fibers_leave_no_timers(self, loop) -> None:
         """Memory does not grow with 50,000 fibers that ended long before their deadlines."""
 
         async def body(fiber: Fiber) -> None:
@@ -209,10 +209,10 @@ class TestDeadlines:
         async def churn(count: int) -> None:
             for _ in range(count // 500):
                 for _ in range(500):
-                    engine.start(body)
+                    loop.start(body)
                 while fibers:
-                    engine.wake(fibers.pop())
-                await engine.wait_idle()
+                    loop.wake(fibers.pop())
+                await loop.wait_idle()
 
         await churn(5_000)
         gc.collect()
@@ -224,14 +224,14 @@ class TestDeadlines:
             grown = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
-        assert not any(engine._buckets.values())
+        assert not any(loop._buckets.values())
         assert grown < 200_000
 
 
 class TestWake:
-    """`Engine.wake` and `pause`."""
+    """`EventLoop.wake` and `pause`."""
 
-    async def test_from_outside(self, engine) -> None:
+    async def test_from_outside(self, loop) -> None:
         """A Trio task wakes a fiber; to wake one that ended is harmless."""
         fibers: list[Fiber] = []
 
@@ -239,16 +239,16 @@ class TestWake:
             fibers.append(fiber)
             await pause()
 
-        engine.start(body)
+        loop.start(body)
         await wait_all_tasks_blocked()
-        assert engine._fibers == set(fibers)
-        engine.wake(fibers[0])
-        await engine.wait_idle()
-        engine.wake(fibers[0])
+        assert loop._fibers == set(fibers)
+        loop.wake(fibers[0])
+        await loop.wait_idle()
+        loop.wake(fibers[0])
         await wait_all_tasks_blocked()
 
-    async def test_by_another_fiber(self, engine, pair) -> None:
-        """It is resumed in the same turn, once for each time that it was woken."""
+    async def test_by_another_fiber(self, loop, pair) -> None:
+        """It is resumed in the same slice, once for each time that it was woken."""
         turns: list[str] = []
         waiting: list[Fiber] = []
         ours, theirs = pair()
@@ -260,31 +260,31 @@ class TestWake:
                 turns.append("woken")
 
         async def waker(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             assert await client.receive() == b"x"
             for _ in range(2):
-                engine.wake(waiting[0])
+                loop.wake(waiting[0])
             turns.append("wakes")
             client.close()
 
-        engine.start(sleeper)
-        engine.start(waker)
+        loop.start(sleeper)
+        loop.start(waker)
         theirs.send(b"x")
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert turns == ["wakes", "woken", "woken"]
 
 
 class TestCrash:
     """A bug in one fiber."""
 
-    async def test_it_costs_one_fiber(self, engine, pair) -> None:
-        """It is logged; the others of the same turn go on."""
+    async def test_it_costs_one_fiber(self, loop, pair) -> None:
+        """It is logged; the others of the same slice go on."""
         pairs = [pair() for _ in range(3)]
         got: list[bytes] = []
 
         def serve(ours: socket.socket) -> Body:
             async def body(fiber: Fiber) -> None:
-                client = Client(engine, ours, fiber)
+                client = ClientSocket(loop, ours, fiber)
                 try:
                     data = await client.receive()
                     got.append(data)
@@ -297,7 +297,7 @@ class TestCrash:
             return body
 
         for ours, _ in pairs:
-            engine.start(serve(ours))
+            loop.start(serve(ours))
         with capture_logs() as logs:
             for number, (_, theirs) in enumerate(pairs):
                 theirs.send(b"%d" % number)
@@ -305,11 +305,11 @@ class TestCrash:
             assert len(got) == 3
             pairs[0][1].send(b"a")
             pairs[2][1].send(b"b")
-            await engine.wait_idle()
+            await loop.wait_idle()
         assert sorted(got) == [b"0", b"1", b"2", b"a", b"b"]
         assert [entry["event"] for entry in logs] == ["connection.crashed"]
 
-    async def test_at_the_deadline(self, engine) -> None:
+    async def test_at_the_deadline(self, loop) -> None:
         """A fiber that answers its deadline by a bug does not stop the clock for others."""
         seen: list[str] = []
 
@@ -329,12 +329,12 @@ class TestCrash:
 
         with capture_logs() as logs:
             for body in (bad, good, bad, good):
-                engine.start(body)
-            await engine.wait_idle()
+                loop.start(body)
+            await loop.wait_idle()
         assert seen == ["good", "good"]
         assert [entry["event"] for entry in logs] == ["connection.crashed"] * 2
 
-    async def test_a_deadline_that_nobody_handles_is_no_crash(self, engine) -> None:
+    async def test_a_deadline_that_nobody_handles_is_no_crash(self, loop) -> None:
         """It ends the fiber silently."""
 
         async def body(fiber: Fiber) -> None:
@@ -342,32 +342,32 @@ class TestCrash:
             await pause()
 
         with capture_logs() as logs:
-            engine.start(body)
-            await engine.wait_idle()
+            loop.start(body)
+            await loop.wait_idle()
         assert logs == []
 
 
 class TestCut:
-    """The end of the engine, or of one fiber."""
+    """The end of the loop, or of one fiber."""
 
     async def test_every_fiber_is_told_and_may_send(self, pair) -> None:
         """What it sends within `ENDING_S` arrives; then its connection is closed."""
-        engine = Engine()
+        loop = EventLoop()
         ours, theirs = pair()
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             try:
                 await client.receive()
-            except FiberCutError as exc:
+            except FiberCancelledError as exc:
                 await client.send(exc.error.code.encode())
             finally:
                 client.close()
 
         with trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
-                await nursery.start(engine.run)
-                engine.start(body)
+                await nursery.start(loop.run)
+                loop.start(body)
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         assert theirs.recv(100) == b"shutting_down"
@@ -375,34 +375,34 @@ class TestCut:
 
     async def test_who_does_not_end_is_ended(self, monkeypatch, pair) -> None:
         """After `ENDING_S` its coroutine is closed, and its socket with it."""
-        monkeypatch.setattr(engine_module, "ENDING_S", 0.1)
-        engine = Engine()
+        monkeypatch.setattr(loop_module, "ENDING_S", 0.1)
+        loop = EventLoop()
         ours, theirs = pair()
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             try:
                 while True:
                     try:
                         await client.receive()
-                    except FiberCutError:
+                    except FiberCancelledError:
                         continue
             finally:
                 client.close()
 
         with capture_logs() as logs, trio.fail_after(LIMIT_S):
             async with trio.open_nursery() as nursery:
-                await nursery.start(engine.run)
-                engine.start(body)
+                await nursery.start(loop.run)
+                loop.start(body)
                 await wait_all_tasks_blocked()
                 begun_s = trio.current_time()
                 nursery.cancel_scope.cancel()
         assert 0.1 <= trio.current_time() - begun_s < 2
-        assert not engine._fibers
+        assert not loop._fibers
         assert theirs.recv(1) == b""
         assert logs == []
 
-    async def test_one_fiber(self, engine) -> None:
+    async def test_one_fiber(self, loop) -> None:
         """It hears why; nobody else does."""
         seen: list[str] = []
         fibers: list[Fiber] = []
@@ -411,44 +411,44 @@ class TestCut:
             fibers.append(fiber)
             try:
                 await pause()
-            except FiberCutError as exc:
+            except FiberCancelledError as exc:
                 seen.append(str(exc.error))
 
-        engine.start(body)
-        engine.start(body)
-        engine.cut(fibers[0], RequestError("because"))
+        loop.start(body)
+        loop.start(body)
+        loop.cancel(fibers[0], RequestError("because"))
         assert seen == ["because"]
-        assert engine._fibers == {fibers[1]}
-        engine.cut(fibers[0], RequestError("again"))
+        assert loop._fibers == {fibers[1]}
+        loop.cancel(fibers[0], RequestError("again"))
         assert seen == ["because"]
-        engine.wake(fibers[1])
-        await engine.wait_idle()
+        loop.wake(fibers[1])
+        await loop.wait_idle()
 
 
 class TestInTrio:
-    """`Engine.in_trio`."""
+    """`EventLoop.run_in_trio`."""
 
     async def run(
-        self, engine: Engine, ours: socket.socket, function: Callable, *, timeout_s: float = 60
+        self, loop: EventLoop, ours: socket.socket, function: Callable, *, timeout_s: float = 60
     ) -> list[object]:
         """Return what a fiber got of *function*, as soon as it waits for it."""
         got: list[object] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             fiber.expire_in(timeout_s)
             try:
-                got.append(await engine.in_trio(fiber, function, unless_gone=client))
+                got.append(await loop.run_in_trio(fiber, function, unless_closed=client))
             except (RequestError, FiberTimeoutError) as exc:
                 got.append(exc)
             finally:
                 client.close()
 
-        engine.start(body)
+        loop.start(body)
         await wait_all_tasks_blocked()
         return got
 
-    async def test_what_it_returns(self, engine, pair) -> None:
+    async def test_what_it_returns(self, loop, pair) -> None:
         """The fiber gets it, although the function waited."""
         event = trio.Event()
 
@@ -456,23 +456,23 @@ class TestInTrio:
             await event.wait()
             return 7
 
-        got = await self.run(engine, pair()[0], function)
+        got = await self.run(loop, pair()[0], function)
         assert got == []
         event.set()
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert got == [7]
 
-    async def test_what_it_raises(self, engine, pair) -> None:
+    async def test_what_it_raises(self, loop, pair) -> None:
         """The fiber gets the same exception."""
 
         async def function() -> int:
             raise RequestError("no")
 
-        [raised] = await self.run(engine, pair()[0], function)
+        [raised] = await self.run(loop, pair()[0], function)
         assert str(raised) == "no"
 
-    @pytest.mark.parametrize("how", ["gone", "deadline"])
-    async def test_it_is_cancelled(self, engine, pair, how) -> None:
+    @pytest.mark.parametrize("how", ["peer_closed", "deadline"])
+    async def test_it_is_cancelled(self, loop, pair, how) -> None:
         """When the peer goes, or the fiber's time is over, the task ends at once."""
         ended = trio.Event()
         ours, theirs = pair()
@@ -483,18 +483,18 @@ class TestInTrio:
             finally:
                 ended.set()
 
-        got = await self.run(engine, ours, function, timeout_s=60 if how == "gone" else 0.1)
-        if how == "gone":
+        got = await self.run(loop, ours, function, timeout_s=60 if how == "peer_closed" else 0.1)
+        if how == "peer_closed":
             theirs.shutdown(socket.SHUT_WR)
         with trio.fail_after(stretched_s(2)):
             await ended.wait()
-            await engine.wait_idle()
-        if how == "gone":
+            await loop.wait_idle()
+        if how == "peer_closed":
             assert got == [None]
         else:
             assert isinstance(got[0], FiberTimeoutError)
 
-    async def test_bytes_of_the_peer_do_not_end_it(self, engine, pair) -> None:
+    async def test_bytes_of_the_peer_do_not_end_it(self, loop, pair) -> None:
         """A pipelined request is not a hang-up."""
         event = trio.Event()
         ours, theirs = pair()
@@ -503,18 +503,18 @@ class TestInTrio:
             await event.wait()
             return "done"
 
-        got = await self.run(engine, ours, function)
+        got = await self.run(loop, ours, function)
         theirs.send(b"GET")
         await wait_all_tasks_blocked()
         assert got == []
         event.set()
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert got == ["done"]
 
 
-async def echo(engine: Engine, ours: socket.socket, fiber: Fiber) -> None:
+async def echo(loop: EventLoop, ours: socket.socket, fiber: Fiber) -> None:
     """Send back what comes, until the peer closes."""
-    client = Client(engine, ours, fiber)
+    client = ClientSocket(loop, ours, fiber)
     try:
         while data := await client.receive():
             await client.send(data)
@@ -526,7 +526,7 @@ class TestFairness:
     """One fiber that never runs out of work."""
 
     @pytest.mark.parametrize("kind", ["receive", "spend"])
-    async def test_others_get_their_turn(self, engine, pair, kind) -> None:
+    async def test_others_get_their_turn(self, loop, pair, kind) -> None:
         """Trio tasks and other fibers go on while one fiber is fed without end."""
         busy, feeder = pair()
         quiet, theirs = pair()
@@ -535,7 +535,7 @@ class TestFairness:
 
         async def endless(fiber: Fiber) -> None:
             nonlocal moved
-            client = Client(engine, busy, fiber)
+            client = ClientSocket(loop, busy, fiber)
             buffer = memoryview(bytearray(1000))
             try:
                 while not scope.cancel_called:
@@ -543,7 +543,7 @@ class TestFairness:
                         moved += await client.receive_into(buffer)
                     else:
                         moved += 1
-                        await fiber.spend()
+                        await fiber.yield_if_over_budget()
             finally:
                 client.close()
 
@@ -555,8 +555,8 @@ class TestFairness:
         with capture_logs() as logs:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, feed)
-                engine.start(endless)
-                engine.start(partial(echo, engine, quiet))
+                loop.start(endless)
+                loop.start(partial(echo, loop, quiet))
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
                 async with stream:
                     meanwhile = 0
@@ -568,72 +568,72 @@ class TestFairness:
                         meanwhile += moved > before
                     await stream.send_eof()
                 scope.cancel()
-                await engine.wait_idle()
+                await loop.wait_idle()
         assert logs == []
 
-    async def test_many_that_take_long_do_not_make_a_turn_long(self, engine, monkeypatch) -> None:
-        """Those for whom a turn has no time left go on in the next one."""
+    async def test_many_that_take_long_do_not_make_a_turn_long(self, loop, monkeypatch) -> None:
+        """Fibers for which a slice has no time left go on in the next one."""
         resumed = 0
-        now_s = engine.clock()
+        now_s = loop.clock()
 
         async def heavy(fiber: Fiber) -> None:
             nonlocal now_s, resumed
             await pause()
-            now_s += 0.75 * engine_module.TURN_S
+            now_s += 0.75 * loop_module.SLICE_S
             resumed += 1
 
         for _ in range(10):
-            engine.start(heavy)
-        fibers = list(engine._fibers)
-        monkeypatch.setattr(engine, "clock", lambda: now_s)
+            loop.start(heavy)
+        fibers = list(loop._fibers)
+        monkeypatch.setattr(loop, "clock", lambda: now_s)
         for fiber in fibers:
-            engine.wake(fiber)
-        engine._turn()
+            loop.wake(fiber)
+        loop._run_slice()
         assert resumed == 2
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert resumed == 10
 
-    async def test_turns_are_short_while_trio_is_in_a_hurry(self, engine, monkeypatch) -> None:
-        """After `Engine.hurry`, for a moment: then a turn is as long as before."""
+    async def test_turns_are_short_while_trio_is_in_a_hurry(self, loop, monkeypatch) -> None:
+        """After `EventLoop.prioritize_trio`, for a moment: then a slice is as long as before."""
         busy = True
-        now_s = engine.clock()
+        now_s = loop.clock()
 
         def clock() -> float:
             nonlocal now_s
-            now_s += 2**-13  # so long takes a round; without rounding errors
+            now_s += 2**-13  # the time of an iteration; without rounding errors
             return now_s
 
         async def endless(fiber: Fiber) -> None:
             while busy:
-                engine.wake(fiber)
+                loop.wake(fiber)
                 await pause()
 
         lengths: list[int] = []
-        drive = engine._turn
+        drive = loop._run_slice
 
-        def turn() -> None:
-            before = engine.rounds
+        def slice_() -> None:
+            before = loop.iterations
             drive()
-            lengths.append(engine.rounds - before)
+            lengths.append(loop.iterations - before)
 
         async def length() -> int:
-            """Return how many rounds the next turn has."""
+            """Return how many iterations the next slice has."""
             seen = len(lengths)
             while len(lengths) == seen:
                 await trio.lowlevel.checkpoint()
             return lengths[seen]
 
-        monkeypatch.setattr(engine, "clock", clock)
-        monkeypatch.setattr(engine, "_turn", turn)
-        engine.start(endless)
+        monkeypatch.setattr(loop, "clock", clock)
+        monkeypatch.setattr(loop, "_run_slice", slice_)
+        loop.start(endless)
         await length()
         usual = await length()
-        engine.hurry()
+        loop.prioritize_trio()
         assert await length() < usual / 3
-        now_s += engine_module.HURRY_S
+        now_s += loop_module.TRIO_PRIORITY_S
         assert await length() == usual
         busy = False
-        await engine.wait_idle()
+        await loop.wait_idle()
 
 
 def renumbered(ours: socket.socket, number: int) -> socket.socket:
@@ -647,13 +647,13 @@ def renumbered(ours: socket.socket, number: int) -> socket.socket:
 class TestDescriptors:
     """Sockets whose numbers are used again."""
 
-    async def test_events_of_a_closed_socket_do_not_reach_its_successor(self, engine, pair) -> None:
+    async def test_events_of_a_closed_socket_do_not_reach_its_successor(self, loop, pair) -> None:
         """Not even while somebody, as a child that is about to exec, holds a copy of it."""
-        clients: list[Client] = []
+        clients: list[ClientSocket] = []
 
         def watch(ours: socket.socket) -> Body:
             async def body(fiber: Fiber) -> None:
-                client = Client(engine, ours, fiber)
+                client = ClientSocket(loop, ours, fiber)
                 clients.append(client)
                 await pause()
                 client.close()
@@ -663,24 +663,24 @@ class TestDescriptors:
         ours, theirs = pair()
         spare, other = pair()
         number = ours.fileno()
-        engine.start(watch(ours))
+        loop.start(watch(ours))
         copy = os.dup(number)
         try:
-            engine.wake(clients[0].fiber)
-            await engine.wait_idle()
-            engine.start(watch(renumbered(spare, number)))
+            loop.wake(clients[0].fiber)
+            await loop.wait_idle()
+            loop.start(watch(renumbered(spare, number)))
             theirs.shutdown(socket.SHUT_WR)
             await wait_all_tasks_blocked()
-            assert not clients[1].gone
+            assert not clients[1].peer_closed
             other.shutdown(socket.SHUT_WR)
             await wait_all_tasks_blocked()
-            assert clients[1].gone
+            assert clients[1].peer_closed
         finally:
             os.close(copy)
-        engine.wake(clients[1].fiber)
-        await engine.wait_idle()
+        loop.wake(clients[1].fiber)
+        await loop.wait_idle()
 
-    async def test_a_number_that_is_used_again_within_a_round(self, engine, pair) -> None:
+    async def test_a_number_that_is_used_again_within_an_iteration(self, loop, pair) -> None:
         """A connection that a fiber opens does not get the event of the one that it closed."""
         pairs = [pair() for _ in range(2)]
         front, _ = pair()
@@ -688,31 +688,31 @@ class TestDescriptors:
         seen: list[bool] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, front, fiber)
-            first, second = (Upstream(engine, ours, client) for ours, _ in pairs)
+            client = ClientSocket(loop, front, fiber)
+            first, second = (UpstreamSocket(loop, ours, client) for ours, _ in pairs)
             number = pairs[1][0].fileno()
             assert await first.receive() == b"x"
             assert not second.readable
-            second.close()  # its event of this round was not noted yet
-            third = Upstream(engine, renumbered(spare, number), client)
-            engine.wake(fiber)
+            second.close()  # its event of this iteration was not handled yet
+            third = UpstreamSocket(loop, renumbered(spare, number), client)
+            loop.wake(fiber)
             await pause()
             await pause()
             seen.append(third.readable)
             for channel in (client, first, third):
                 channel.close()
 
-        engine.start(body)
-        [fiber] = engine._fibers
+        loop.start(body)
+        [fiber] = loop._fibers
         for _, theirs in pairs:
             theirs.send(b"x")
         await wait_all_tasks_blocked()
-        engine.wake(fiber)
-        await engine.wait_idle()
+        loop.wake(fiber)
+        await loop.wait_idle()
         assert seen == [False]
 
-    async def test_all_is_noted_before_anything_is_sent(self, engine, pair) -> None:
-        """`Engine.sends` are done at the end of the round, once."""
+    async def test_all_is_noted_before_anything_is_sent(self, loop, pair) -> None:
+        """`EventLoop.pending_sends` are done at the end of the iteration, once."""
         pairs = [pair() for _ in range(3)]
         seen: list[bytes] = []
 
@@ -722,34 +722,34 @@ class TestDescriptors:
 
         def note(_: int) -> None:
             seen.append(b"noted")
-            engine.sends.append((Echo(), b"x"))
+            loop.pending_sends.append((Echo(), b"x"))
 
         async def body(fiber: Fiber) -> None:
-            channels = [Client(engine, ours, fiber) for ours, _ in pairs]
+            channels = [ClientSocket(loop, ours, fiber) for ours, _ in pairs]
             await pause()  # their first events: that they are writable
             for channel in channels:
-                engine.tell(channel, note)
+                loop.set_handler(channel, note)
             await pause()
             for channel in channels:
                 channel.close()
 
-        engine.start(body)
-        [fiber] = engine._fibers
+        loop.start(body)
+        [fiber] = loop._fibers
         await wait_all_tasks_blocked()
-        engine.wake(fiber)
+        loop.wake(fiber)
         await wait_all_tasks_blocked()
         for _, theirs in pairs:
             theirs.send(b"x")
         await wait_all_tasks_blocked()
         assert seen == 3 * [b"noted"] + 3 * [b"sent x"]
-        engine.wake(fiber)
-        await engine.wait_idle()
+        loop.wake(fiber)
+        await loop.wait_idle()
 
-    async def test_connections_come_and_go_without_a_trace(self, engine) -> None:
+    async def test_connections_come_and_go_without_a_trace(self, loop) -> None:
         """As many descriptors are open after 300 connections as before."""
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             while await client.receive():
                 pass
             client.close()
@@ -757,68 +757,68 @@ class TestDescriptors:
         before = descriptors()
         for _ in range(300):
             with connected() as (ours, theirs):
-                engine.start(body)
+                loop.start(body)
                 theirs.send(b"x")
                 theirs.shutdown(socket.SHUT_WR)
-                await engine.wait_idle()
+                await loop.wait_idle()
         assert descriptors() == before
 
-    async def test_a_released_socket_is_watched_no_more(self, engine, pair) -> None:
+    async def test_a_released_socket_is_watched_no_more(self, loop, pair) -> None:
         """Somebody else serves it; its bytes are still there."""
         ours, theirs = pair()
         released: list[socket.socket] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             assert await client.receive() == b"1"
             released.append(client.release())
 
-        engine.start(body)
+        loop.start(body)
         theirs.send(b"1")
-        await engine.wait_idle()
+        await loop.wait_idle()
         theirs.send(b"2")
         await wait_all_tasks_blocked()
-        assert not engine._channels
+        assert not loop._channels
         assert released[0].recv(10) == b"2"
 
 
 class TestSending:
     """Peers that take nothing, or go."""
 
-    async def test_a_send_that_is_given_up_tears_the_stream(self, engine, pair) -> None:
+    async def test_a_send_that_is_given_up_tears_the_stream(self, loop, pair) -> None:
         """Whoever sends an ending behind it must know; a send that ends well leaves no mark."""
         ours, theirs = pair()
         marks: list[bool] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             await client.send(b"x")
-            marks.append(client.torn)
+            marks.append(client.mid_send)
             fiber.expire_in(0.1)
             try:
                 await client.send(bytes(50_000_000))
             except FiberTimeoutError:
-                marks.append(client.torn)
+                marks.append(client.mid_send)
             client.close()
 
-        engine.start(body)
-        await engine.wait_idle()
+        loop.start(body)
+        await loop.wait_idle()
         assert marks == [False, True]
         assert theirs.recv(1) == b"x"
 
-    async def test_a_slow_peer_gets_everything(self, engine, pair) -> None:
+    async def test_a_slow_peer_gets_everything(self, loop, pair) -> None:
         """A large piece is sent as the peer takes it, and is not torn."""
         ours, theirs = pair()
         data = bytes(range(256)) * 40_000
         marks: list[bool] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             await client.send(data)
-            marks.append(client.torn)
+            marks.append(client.mid_send)
             client.close()
 
-        engine.start(body)
+        loop.start(body)
         got = bytearray()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
         async with stream:
@@ -827,88 +827,88 @@ class TestSending:
         assert got == data
         assert marks == [False]
 
-    async def test_a_peer_that_goes_ends_a_send(self, engine, pair) -> None:
+    async def test_a_peer_that_goes_ends_a_send(self, loop, pair) -> None:
         """The fiber hears of it at once, though nothing is sent."""
         ours, theirs = pair()
         seen: list[str] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, ours, fiber)
+            client = ClientSocket(loop, ours, fiber)
             try:
                 await client.send(bytes(50_000_000))
             except ClientGoneError:
-                seen.append("gone")
+                seen.append("peer_closed")
             client.close()
 
-        engine.start(body)
+        loop.start(body)
         await wait_all_tasks_blocked()
         assert seen == []
         theirs.close()
-        await engine.wait_idle()
-        assert seen == ["gone"]
+        await loop.wait_idle()
+        assert seen == ["peer_closed"]
 
 
 class TestKept:
     """Connections to a backend between two exchanges."""
 
-    @pytest.mark.parametrize("noted", [True, False], ids=["noted", "same-round"])
-    async def test_one_with_surplus_bytes_is_of_no_use(self, engine, pair, noted) -> None:
+    @pytest.mark.parametrize("noted", [True, False], ids=["noted", "same-iteration"])
+    async def test_one_with_surplus_bytes_is_of_no_use(self, loop, pair, noted) -> None:
         """Also if their event is not here yet: they would be taken for the next answer."""
         ours, theirs = pair()
         front, _ = pair()
         usable: list[bool] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, front, fiber)
-            upstream = Upstream(engine, ours, client)
+            client = ClientSocket(loop, front, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
             upstreams.append(upstream)
             assert await upstream.receive() == b"answer"
             theirs.send(b"surplus")
             upstream.keep()
             if not noted:
-                usable.append(upstream.use(client))
+                usable.append(upstream.reuse(client))
             else:
                 await pause()
-                usable.append(upstream.use(client))
+                usable.append(upstream.reuse(client))
             client.close()
 
-        upstreams: list[Upstream] = []
-        engine.start(body)
+        upstreams: list[UpstreamSocket] = []
+        loop.start(body)
         theirs.send(b"answer")
         if noted:
             await wait_all_tasks_blocked()
             assert upstreams[0].closed
-            engine.wake(next(iter(engine._fibers)))
-        await engine.wait_idle()
+            loop.wake(next(iter(loop._fibers)))
+        await loop.wait_idle()
         assert usable == [False]
         with pytest.raises(OSError, match="reset"):
             theirs.recv(1)
 
-    async def test_one_without_is_used_again(self, engine, pair) -> None:
-        """In the same round and later."""
+    async def test_one_without_is_used_again(self, loop, pair) -> None:
+        """In the same iteration and later."""
         ours, theirs = pair()
         front, _ = pair()
         usable: list[bool] = []
 
         async def body(fiber: Fiber) -> None:
-            client = Client(engine, front, fiber)
-            upstream = Upstream(engine, ours, client)
+            client = ClientSocket(loop, front, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
             for _ in range(2):
                 await upstream.receive()
                 upstream.keep()
-                usable.append(upstream.use(client))
+                usable.append(upstream.reuse(client))
                 upstream.keep()
                 await pause()
-                usable.append(upstream.use(client))
+                usable.append(upstream.reuse(client))
             upstream.close()
             client.close()
 
-        engine.start(body)
-        [fiber] = engine._fibers
+        loop.start(body)
+        [fiber] = loop._fibers
         for _ in range(2):
             theirs.send(b"answer")
             await wait_all_tasks_blocked()
-            engine.wake(fiber)
+            loop.wake(fiber)
             await wait_all_tasks_blocked()
-        await engine.wait_idle()
+        await loop.wait_idle()
         assert usable == [True] * 4

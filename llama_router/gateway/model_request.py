@@ -1,0 +1,405 @@
+"""One request for a model: checks it, waits for the backend, runs the exchange, logs it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+from ..backends.backend import Backend
+from ..core.access.gate import UNRESTRICTED, Scope
+from ..core.apis.usage import usage_of
+from ..core.config.config import Config
+from ..core.config.names import ModelId
+from ..core.config.overrides import RequestOverrides
+from ..core.requests.body_overrides import override_in_place, with_overrides
+from ..core.requests.json_scan import FieldScanner
+from ..core.requests.request_target import RequestTarget, request_target
+from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, allowed, split_model
+from ..dispatch.conversations import Owner
+from ..dispatch.lease import Lease
+from ..dispatch.request_log import Outcome, RequestLog
+from ..errors.base import RouterError
+from ..errors.requests import EndpointNotAllowedError
+from ..http1 import RequestHead
+from ..logs.request_ids import new_request_id
+from .backend_request import BackendRequest, ExchangeResult, RequestBody
+from .exchange import BufferedExchange, Exchange
+from .gateway import Gateway
+from .loop.fiber import FiberCancelledError, FiberTimeoutError
+from .reader import BODY_TIMEOUT_S, Reader
+from .router_responses import error_response, slash_redirect
+from .sockets import ClientGoneError, ClientSocket
+from .tunnel import HandshakeExchange
+from .upload import StreamingUpload
+from .waiting import EarlyStream, RequestWait
+
+#: The field in which a client names its conversation, so that its stream can be resumed.
+CONVERSATION_FIELD: Final = b"x-conversation-id"
+
+_ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
+_AUTHORIZATION: Final = frozenset((b"authorization",))
+
+_OK, _CLIENT_GONE = Outcome.OK, Outcome.CLIENT_GONE
+
+
+class ModelRequest:
+    """One request. Use `serve` once.
+
+    Each request makes one, so this is a plain class with slots: its construction counts.
+    """
+
+    __slots__ = (
+        "_body",
+        "_caller",
+        "_client",
+        "_cors_headers",
+        "_early",
+        "_gateway",
+        "_head",
+        "_log",
+        "_reader",
+        "_strip_headers",
+        "_upgrade",
+        "_upload",
+    )
+
+    def __init__(
+        self, gateway: Gateway, client: ClientSocket, reader: Reader, head: RequestHead
+    ) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._reader = reader
+        self._head = head
+        self._log = RequestLog(
+            head.method.decode("ascii", "replace"),
+            head.path.decode("ascii", "replace"),
+            began_s=gateway.loop.clock(),
+        )
+        self._caller = UNRESTRICTED
+        self._cors_headers: Sequence[tuple[bytes, bytes]] = ()
+        self._strip_headers: frozenset[bytes] = frozenset()
+        self._body: RequestBody | None = None
+        self._upload: bytes | None = None  # the start of a body that is not kept in memory
+        self._upgrade = False
+        self._early: EarlyStream | None = None
+
+    async def serve(self, destination: ByBody | ByQuery | ByPath | Observe) -> bool:
+        """Serve the request; return whether the connection can be used for another one.
+
+        Raises:
+            ClientGoneError: if the client left.
+        """
+        gateway, head, log = self._gateway, self._head, self._log
+        try:
+            gate = gateway.gate
+            self._cors_headers = gate.cors_fields(head.fields)
+            self._caller = gate.check(Scope.MODELS, head.method, head.fields)
+            self._strip_headers = gate.strip_headers
+            limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
+            self._body = self._reader.take_body(head, limit_bytes)
+            if self._body is None:
+                await self._receive_body(destination, limit_bytes)
+            elif head.upgrade:
+                self._upgrade = not self._reader.buffer  # bytes after a handshake are HTTP
+            if isinstance(destination, Observe):
+                reusable = await self._observe(destination)
+            else:
+                reusable = await self._serve_model(destination)
+        except (RouterError, FiberCancelledError) as exc:
+            return await self._refuse(exc.error if isinstance(exc, FiberCancelledError) else exc)
+        except ClientGoneError:
+            log.outcome = _CLIENT_GONE
+            raise
+        else:
+            log.outcome = _OK
+        finally:
+            if self._body is not None:
+                self._body.release()
+            log.write(now_s=gateway.loop.clock())
+        return reusable
+
+    async def _receive_body(
+        self, destination: ByBody | ByQuery | ByPath | Observe, limit_bytes: int
+    ) -> None:
+        """Receive the rest of the body, unless it is passed on while it arrives."""
+        head, reader, config = self._head, self._reader, self._gateway.dispatcher.config
+        if isinstance(destination, ByPath):
+            self._upload, reader.buffer = reader.buffer[head.size :], b""
+            return
+        self._gateway.loop.bodies.limit_bytes = config.router.max_bodies_mib * 1024 * 1024
+        self._body = await reader.receive_body(head, limit_bytes, config.touched)
+
+    async def _serve_model(self, destination: ByBody | ByQuery | ByPath) -> bool:
+        """Serve a request that starts its model; return as `serve` does."""
+        dispatcher = self._gateway.dispatcher
+        config = dispatcher.config
+        stream: bool | None
+        in_path: ModelPath | None = None
+        response_model: str | None = None
+        if isinstance(destination, ByBody):
+            body = self._body
+            assert body is not None, "only the body of a request by path is not kept"
+            asked = self._parse_body(body, destination, config)
+            name, stream = asked.model, asked.stream
+            resolved = config.resolve_request(name)
+            if resolved is not None and resolved.overrides is not None:
+                if not asked.opaque:
+                    await self._apply_overrides(body, resolved.overrides)
+                if resolved.preset is not None:
+                    response_model = resolved.name
+            body.scan = None
+        else:
+            name, stream, in_path = self._named(destination, config)
+            resolved = config.resolve_request(name)
+        model = None if resolved is None else resolved.model
+        self._log.model = name if model is None else model
+        target = self._checked_target(model, name, in_path, config)
+        if target is None:
+            return await self._redirect()
+        if isinstance(destination, ByBody) and not destination.autoload and model is not None:
+            dispatcher.check_loaded(model)
+        # Without a model, the scheduler refuses the name, as it does for an id just removed.
+        with dispatcher.lease(model or ModelId(name), caller=self._caller.name) as lease:
+            self._log.lease = lease
+            lease.cut = partial(self._gateway.loop.cancel, self._client.fiber)
+            backend = lease.granted_nowait()
+            if backend is None:
+                assert model is not None, "an unknown model is refused at once"
+                backend = await self._wait(lease, model, response_model or name, stream=stream)
+            if stream:
+                self._record_conversation(backend, response_model)
+            return await self._run_exchange(backend, target, response_model)
+
+    def _parse_body(self, body: RequestBody, destination: ByBody, config: Config) -> RequestTarget:
+        """Return the model and the options that the body requests."""
+        return request_target(
+            body.data or b"",
+            self._head.get(b"content-type") or b"",
+            default=config.router.default_model,
+            query_model=destination.model,
+            scanner=body.scan,
+        )
+
+    async def _apply_overrides(self, body: RequestBody, overrides: RequestOverrides) -> None:
+        """Apply the overrides of the model, or of its preset, to the body."""
+        scan = body.scan
+        if not isinstance(scan, FieldScanner):
+            body.data = with_overrides(overrides, body.data or b"")
+            return
+        assert isinstance(body.data, bytearray), "only a body that came in pieces is scanned"
+        for _ in override_in_place(overrides, body.data, scan):
+            await self._reader.yield_turn()
+
+    def _named(
+        self, destination: ByQuery | ByPath, config: Config
+    ) -> tuple[str, bool | None, ModelPath | None]:
+        """Return the model's name, whether a stream is requested, and the path after the name."""
+        if isinstance(destination, ByQuery):
+            return destination.model, False, None
+        in_path = split_model(destination.tail, partial(self._caller.find, config))
+        return in_path.model, None, in_path
+
+    def _checked_target(
+        self, model: ModelId | None, name: str, in_path: ModelPath | None, config: Config
+    ) -> bytes | None:
+        """Check access to the model; return the request target at its backend.
+
+        A path that is not among the model's ``proxy_endpoints`` needs permission for changes.
+
+        Returns:
+            The target; None if the path ends with the model's name, without a slash.
+
+        Raises:
+            AccessError: if the client may not use the model, or lacks that permission.
+            EndpointNotAllowedError: if the path is not among the model's ``proxy_endpoints``.
+        """
+        head, caller = self._head, self._caller
+        if model is None:
+            if caller.models is not None:
+                raise caller.unknown(name, config)
+            return head.origin
+        spec = config.models[model]
+        caller.check_model(spec, name, config)
+        if in_path is None:
+            _check_allowed(head.path, spec.spawn.proxy_endpoints, model)
+            return head.origin
+        path = in_path.path
+        if not path:
+            return None
+        gate = self._gateway.gate
+        if not allowed(path, spec.spawn.proxy_endpoints) and not gate.changes_are_open:
+            gate.check(Scope.CHANGES, head.method, head.fields)
+            self._strip_headers |= _AUTHORIZATION  # it may be the admin token
+        return path + b"?" + head.query if head.query else path
+
+    async def _redirect(self) -> bool:
+        """Redirect to the same path with a slash at its end; return as `serve` does.
+
+        The page there has links that are relative to it.
+        """
+        self._log.status = int(HTTPStatus.TEMPORARY_REDIRECT)
+        reusable = self._is_reusable()
+        self._client.fiber.expire_in(BODY_TIMEOUT_S)
+        await self._client.send(slash_redirect(self._head, self._cors_headers, close=not reusable))
+        self._client.fiber.deadline_s = math.inf
+        return reusable
+
+    async def _wait(
+        self, lease: Lease, model: ModelId, name: str, *, stream: bool | None
+    ) -> Backend:
+        """Wait for the backend; the exchange continues a response that begins meanwhile."""
+        gateway, head = self._gateway, self._head
+        wait = RequestWait(
+            loop=gateway.loop,
+            dispatcher=gateway.dispatcher,
+            client=self._client,
+            head=head,
+            model_name=name,
+            caller=self._caller,
+            stream=None if self._upgrade else stream,
+            add_headers=self._cors_headers,
+            close=not head.keep_alive or gateway.draining.is_set(),
+        )
+        try:
+            return await wait.run(lease, model)
+        finally:
+            self._early = wait.early
+
+    def _record_conversation(self, backend: Backend, response_model: str | None) -> None:
+        """Record the owner of this stream, for a client that leaves and returns."""
+        name = self._head.get(CONVERSATION_FIELD)
+        if name:
+            early_bytes = 0 if self._early is None else self._early.events_bytes
+            owner = Owner(backend.model, backend.pid, early_bytes, response_model)
+            self._gateway.conversations.note(name.decode("latin-1"), owner)
+
+    async def _observe(self, destination: Observe) -> bool:
+        """Serve a request that never starts a model; return as `serve` does."""
+        dispatcher, caller, name = self._gateway.dispatcher, self._caller, destination.model
+        model: ModelId | None = None
+        if name is not None:
+            model = dispatcher.config.resolve(name) or ModelId(name)
+            if caller.models is not None:
+                spec = dispatcher.config.models.get(model)
+                if spec is None:
+                    raise caller.unknown(name, dispatcher.config)
+                caller.check_model(spec, name, dispatcher.config)
+        backend = dispatcher.running(model, caller.may_use)
+        self._log.model = backend.model
+        path = destination.path.encode()
+        _check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
+        query = self._head.query
+        return await self._run_exchange(backend, path + b"?" + query if query else path, None)
+
+    async def _run_exchange(
+        self, backend: Backend, target: bytes, response_model: str | None
+    ) -> bool:
+        """Send the request to *backend*, and its response to the client; return as `serve` does.
+
+        Args:
+            backend: The backend.
+            target: The request target there.
+            response_model: Name that replaces the model's in the response; None to leave it.
+        """
+        exchange = self._exchange(target, response_model)
+        try:
+            result = await exchange.run(backend)
+        except BaseException:
+            self._log_result(exchange.result())
+            raise
+        self._log_result(result)
+        return result.reusable
+
+    def _exchange(self, target: bytes, response_model: str | None) -> Exchange:
+        router = self._gateway.dispatcher.config.router
+        strip_headers = self._strip_headers
+        if response_model is not None or self._early is not None:
+            # A compressed response can neither be changed nor be inserted into a stream.
+            strip_headers |= _ACCEPT_ENCODING
+        request = BackendRequest(
+            self._head,
+            target,
+            self._body or RequestBody(),
+            strip_headers,
+            self._cors_headers,
+            router.connection_timeout_s,
+            router.read_timeout_s,
+            self._gateway.draining.is_set(),
+            self._upgrade,
+            response_model,
+            self._early,
+        )
+        loop, client = self._gateway.loop, self._client
+        if self._upload is not None:
+            return StreamingUpload(loop, client, request, self._upload)
+        return (HandshakeExchange if self._upgrade else BufferedExchange)(loop, client, request)
+
+    def _log_result(self, result: ExchangeResult) -> None:
+        log = self._log
+        log.status = result.status
+        log.first_byte_s = result.first_byte_s
+        log.sent_bytes = result.sent_bytes
+        log.usage = usage_of(result.tail)
+        log.error = result.error
+
+    async def _refuse(self, error: RouterError) -> bool:
+        """Respond with *error*; return as `serve` does."""
+        reusable = self._is_reusable()
+        if self._early is not None:
+            self._log.refuse(error)
+            await self._early.end(error)
+            return reusable
+        request_id = new_request_id()
+        self._log.refuse(error, request_id)
+        headers = self._cors_headers
+        close = not reusable
+        await send_refusal(self._client, self._head, error, request_id, headers, close=close)
+        return reusable
+
+    def _is_reusable(self) -> bool:
+        """Return whether the connection can be used again after a response of the router."""
+        is_read = self._body is not None
+        return is_read and self._head.keep_alive and not self._gateway.draining.is_set()
+
+
+async def send_refusal(
+    client: ClientSocket,
+    head: RequestHead | None,
+    error: RouterError,
+    request_id: str,
+    add_headers: Sequence[tuple[bytes, bytes]],
+    *,
+    close: bool,
+) -> None:
+    """Send *error* in the format of the API that was requested.
+
+    Args:
+        client: The client's connection.
+        head: The request's head; None if it could not be read.
+        error: The error.
+        request_id: The id of the request in the log.
+        add_headers: Fields to add.
+        close: The connection ends with this response.
+
+    Raises:
+        ClientGoneError: if an abandoned send makes it impossible.
+    """
+    if client.mid_send:
+        raise ClientGoneError
+    client.fiber.expire_in(BODY_TIMEOUT_S)
+    with contextlib.suppress(ClientGoneError, FiberTimeoutError):
+        await client.send(error_response(head, error, request_id, add_headers, close=close))
+    client.fiber.deadline_s = math.inf
+
+
+def _check_allowed(path: bytes, endpoints: tuple[str, ...], model: str) -> None:
+    if not allowed(path, endpoints):
+        raise EndpointNotAllowedError(
+            f"the path {path.decode('ascii', 'replace')!r} is not among the proxy_endpoints of "
+            f"model {str(model)!r}: {', '.join(endpoints)}; add it there, or use "
+            f"/upstream/{model}{path.decode('ascii', 'replace')}"
+        )
