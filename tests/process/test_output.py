@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from llama_router.logs.lines import Line
+from llama_router.model_logs import log_files
 from llama_router.model_logs import model_log as model_logs
 from llama_router.model_logs import store as output
 from llama_router.model_logs.log_files import append_rotating
@@ -388,10 +389,15 @@ class Batches:
 class TestTrouble:
     """Disks that are full, slow or forbidden."""
 
-    def test_full_disk_is_told_once_and_memory_goes_on(self, tmp_path: Path) -> None:
-        """Writing to a full device warns once per model, and the tail is as ever."""
-        for model in ("a", "b"):
-            (tmp_path / f"{model}.jsonl").symlink_to("/dev/full")
+    def test_full_disk_is_told_once_and_memory_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Writing to a full disk warns once per model, and the tail is unaffected."""
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(log_files, "_write_all", fail)
         with capture_logs() as events:
             store = LogStore(tmp_path, max_bytes=MIB, backups=1)
             for number in range(100):
