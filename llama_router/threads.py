@@ -18,7 +18,7 @@ Ts = TypeVarTuple("Ts")
 
 log = structlog.get_logger()
 
-#: The message of CPython's `threading.Thread.start`, whose RuntimeError has no class of its own.
+#: The message of the RuntimeError that CPython's `threading.Thread.start` raises.
 _REFUSAL: Final = "can't start new thread"
 
 _SENTENCE: Final = (

@@ -1,1 +1,1 @@
-"""One process each: spawn, readiness, output, reaping."""
+"""Backends: one process per model, from the choice of its port to the diagnosis of its exit."""

@@ -1,4 +1,4 @@
-"""The error for the end of a backend's process: diagnosed from its output, kernel and port."""
+"""The error for a backend that exited: its cause, from output, kernel and port."""
 
 from __future__ import annotations
 

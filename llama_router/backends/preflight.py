@@ -1,4 +1,4 @@
-"""Checks before a backend starts, on threads: a file system may hang, a thread be refused."""
+"""Checks before a backend starts; they run on threads, because a file system may hang."""
 
 from __future__ import annotations
 

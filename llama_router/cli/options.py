@@ -62,5 +62,5 @@ class Connection:
     config: Config = None
 
 
-#: Connects to the router whose runtime file is in one of the default places.
+#: The options' defaults: the router is found by its runtime file, in a default place.
 DEFAULT_CONNECTION: Final = Connection()

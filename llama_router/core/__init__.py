@@ -1,1 +1,1 @@
-"""Decisions. Sans-IO: no clock, no files, no sockets, no processes, no Trio."""
+"""The router's decisions. Sans-IO: no clock, no files, no sockets, no processes, no Trio."""

@@ -1,8 +1,9 @@
-"""Which backend keeps which conversation: llama.cpp's resumable streams. Pure.
+"""The owner of each conversation, for llama.cpp's resumable streams. Pure.
 
-A client names its conversation in ``X-Conversation-Id``. llama-server then goes on when the
-client leaves, keeps what it says, and replays it at ``/v1/stream`` from any byte on. Who asks
-there does not say which model that was: the router remembers.
+A client names its conversation in ``X-Conversation-Id``. llama-server then generates to the end
+although the client leaves, stores the stream, and replays it at ``/v1/stream`` from any byte
+offset. A request for a replay names the conversation but no model, so the router remembers which
+backend has it.
 
 Source: llama.cpp, tools/server/server-stream.cpp.
 """
@@ -17,7 +18,7 @@ import attrs
 from ..core.apis.model_names import ModelNameRewriter
 from ..core.config.names import ModelId
 
-#: Between the name of a conversation and that of a model, if its client puts both in one.
+#: Separates the name of a conversation from that of a model, in clients that join both.
 #: Source: llama.cpp, tools/server/server-stream.cpp (lookup).
 SEPARATOR: Final = "::"
 
@@ -33,13 +34,13 @@ MAX_LOOKED_UP: Final = 10_000
 
 @attrs.frozen
 class Owner:
-    """Who keeps a conversation.
+    """The backend that stores the stream of a conversation.
 
     Attributes:
-        model: The model that answers in it.
-        pid: The process; what another one keeps is something else.
-        said_bytes: What the router itself put before the backend's answer, in bytes. Clients
-            count them, and the backend does not know of them.
+        model: Its model.
+        pid: Its process; the model's next process does not have the stream.
+        said_bytes: Size of what the router sent before the backend's response (notices), in
+            bytes. The client's byte offsets include it, the backend's do not.
         response_model: Name that replaces the model's in the response; None to leave it.
     """
 
@@ -60,7 +61,7 @@ class Conversations:
         return len(self._owners)
 
     def note(self, name: str, owner: Owner) -> None:
-        """Remember that *owner* answers in the conversation *name* now."""
+        """Record *owner* as that of the conversation *name*."""
         if len(name) > MAX_NAME:
             return
         self._owners.pop(name, None)
@@ -69,11 +70,11 @@ class Conversations:
             del self._owners[next(iter(self._owners))]
 
     def forget(self, name: str) -> None:
-        """Forget the conversation *name*, if it is known."""
+        """Forget the conversation *name*; no effect if it is unknown."""
         self._owners.pop(name, None)
 
     def forget_gone(self, running: Mapping[ModelId, int]) -> None:
-        """Forget what processes kept that run no more.
+        """Forget the conversations of processes that no longer run.
 
         Args:
             running: The process of each ready model.
@@ -85,14 +86,13 @@ class Conversations:
         }
 
     def owner(self, name: str) -> Owner | None:
-        """Return who keeps the conversation *name*, if that is known."""
+        """Return the owner of the conversation *name*; None if it is unknown."""
         return self._owners.get(name)
 
     def looked_up(self, names: Iterable[str]) -> dict[str, Owner]:
-        """Return the conversations that are meant by *names*, and who keeps them.
+        """Return the owners of the conversations with these *names*, by full name.
 
-        A name means the conversation that is called so, and all whose names have that of a
-        model behind it.
+        A name also matches conversations with the name of a model appended (`SEPARATOR`).
         """
         wanted = frozenset(names)
         return {
@@ -103,31 +103,31 @@ class Conversations:
 
 
 class Replay:
-    """What becomes of a stream that is replayed for a client that comes back.
+    """Adapts a backend's replay of a stream for a client that resumes it.
 
     Attributes:
-        begin: What the client gets first.
-        from_bytes: From which byte on the backend has to replay.
+        begin: Bytes to send before the replay.
+        from_bytes: Offset from which the backend has to replay.
     """
 
     def __init__(self, owner: Owner, from_bytes: int) -> None:
-        """Replay what *owner* keeps.
+        """Prepare one replay.
 
         Args:
-            owner: Who keeps the stream.
-            from_bytes: From which byte on the client wants it.
+            owner: The owner of the stream.
+            from_bytes: Offset from which the client requests it.
         """
         missed_from_bytes, self.begin = resumed_at(owner.said_bytes, from_bytes)
         if owner.response_model is None:
             self.from_bytes, self._skip_bytes, self._renaming = missed_from_bytes, 0, None
         else:
-            # The client counts bytes among which the name is another, so it has to be
-            # replaced once more from the beginning on.
+            # The client's offset counts bytes with the replaced name, so the replay starts at 0,
+            # the name is replaced again, and the bytes that the client has are skipped.
             self.from_bytes, self._skip_bytes = 0, missed_from_bytes
             self._renaming = ModelNameRewriter(owner.response_model, events=True)
 
     def feed(self, data: bytes) -> bytes:
-        """Return what the client gets of *data*, a piece of the backend's answer."""
+        """Return the bytes for the client of *data*, a piece of the backend's replay."""
         if self._renaming is not None:
             data = self._renaming.feed(data)
         skipped_bytes = min(self._skip_bytes, len(data))
@@ -136,15 +136,15 @@ class Replay:
 
 
 def resumed_at(said_bytes: int, from_bytes: int) -> tuple[int, bytes]:
-    """Return from which byte on the backend has to replay, and what to put before that.
+    """Return the offset for the backend's replay, and the bytes to send before the replay.
 
-    A client counts the bytes of the stream as the router sent it. The bytes that the router
-    had put before the backend's are made up for by a comment of the same length, so that
-    the count stays right if the client has to come again.
+    The client's offset counts what the router sent before the backend's response. If a part of
+    that is missing, a comment of the same length takes its place, so that offsets stay right
+    if the client resumes again.
 
     Args:
-        said_bytes: How many the router had put there.
-        from_bytes: From which byte on the client wants the stream.
+        said_bytes: Bytes that the router sent before the backend's response.
+        from_bytes: Offset from which the client requests the stream.
     """
     missing = said_bytes - from_bytes
     return max(0, -missing), _comment(missing) if missing > 0 else b""

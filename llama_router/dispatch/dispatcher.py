@@ -309,7 +309,7 @@ class Dispatcher:
         self.waits.notify_all()
 
     def _on_backend_event(self, event: Changed | LoadProgress) -> None:
-        """Process an event of a backend: its progress, ready, or gone. There is no other path."""
+        """Process an event of a backend: its progress, ready, or gone. All of them come here."""
         if isinstance(event, LoadProgress):
             self.waits.note_progress(event.model, event.fraction)
             return

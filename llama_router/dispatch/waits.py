@@ -60,11 +60,11 @@ class Waits:
             lease.on_news = None
 
     def begin_progress(self, model: ModelId) -> None:
-        """Take note that *model* is started: nothing of it is loaded yet."""
+        """Record that *model* is started: nothing of it is loaded yet."""
         self._progress.pop(model, None)
 
     def note_progress(self, model: ModelId, progress: float) -> None:
-        """Take note of the loaded part of *model*, which is being started: 0 to 1."""
+        """Record the loaded part of *model*, which is being started: 0 to 1."""
         if int(progress * 100) != int(self._progress.get(model, 0.0) * 100):
             self._feed.publish(LoadProgressed(model, progress))
         self._progress[model] = progress

@@ -1,4 +1,4 @@
-"""Files and folders of others: a fault of one is a value or an `OSError`, never a crash.
+"""Access to files that may be faulty: a fault is a value or an `OSError`, never a crash.
 
 `looks` examines paths, `contents` reads and replaces files, `stalls` gives up work where a file
 system hangs, `faults` checks the files that a model needs. The names of the first two are

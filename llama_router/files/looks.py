@@ -1,4 +1,4 @@
-"""Looks at paths: each returns what is there, or an `Unseen` with the reason.
+"""Examines paths: each function (a *look*) returns its result, or an `Unseen` with the reason.
 
 A look may fail in any way: a folder that may not be entered, a network file system that is
 stale or gone, a broken disk, a name that no file can have. None of these raises here. Each

@@ -1,6 +1,6 @@
-"""Work on files that continues although a file system does not answer (a dead network mount).
+"""Timeouts for work on files: a file system that does not answer cannot block it for ever.
 
-A system call on such a file system never returns, and only a signal that kills the process
+A system call on a dead network mount never returns, and only a signal that kills the process
 interrupts it. So the work runs on a thread. If one of its looks (a block of `look_at`) takes too
 long, the thread is abandoned, and the work is repeated on another thread, where looks below that
 path fail at once.

@@ -20,7 +20,7 @@ READ_BYTES: Final = 2**20
 
 
 class LargeReadStream(httpcore.NetworkStream):
-    """A stream whose reads return up to `READ_BYTES`, however few are asked for."""
+    """A stream that reads up to `READ_BYTES` at a time, however few are requested."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
@@ -43,7 +43,7 @@ class LargeReadStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        """Return the encrypted stream, whose reads are as large."""
+        """Return the encrypted stream, which reads as much at a time."""
         return LargeReadStream(self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 -- httpcore's signature
@@ -52,7 +52,7 @@ class LargeReadStream(httpcore.NetworkStream):
 
 
 class LargeReadBackend(httpcore.SyncBackend):
-    """Opens connections whose reads are large."""
+    """Opens connections that read `READ_BYTES` at a time."""
 
     def connect_tcp(
         self,
@@ -68,7 +68,7 @@ class LargeReadBackend(httpcore.SyncBackend):
 
 
 class LargeReadTransport(httpx.HTTPTransport):
-    """A transport without proxy whose connections read a mebibyte at a time."""
+    """A transport without proxy; its connections read a mebibyte at a time."""
 
     def __init__(self) -> None:
         ssl_context = httpx.create_ssl_context()

@@ -55,7 +55,7 @@ class ControlGroup:
     path: Path
 
     def add_tree(self, pid: int) -> bool:
-        """Move *pid* and its descendants here; later children are born here.
+        """Move *pid* and its descendants here; later children start here.
 
         Returns:
             False if *pid* could not be moved; it may have ended before.

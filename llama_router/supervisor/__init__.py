@@ -1,1 +1,1 @@
-"""One router, from its start to its end, and the order in which it comes down."""
+"""Runs one router: builds its parts, runs its task tree, and shuts it down in order."""

@@ -1,1 +1,1 @@
-"""Services of systemd: notifications, the watchdog, socket activation, unit files."""
+"""Integration with systemd: notifications, the watchdog, socket activation, unit files."""

@@ -1,1 +1,1 @@
-"""The admin API."""
+"""The admin API: routes under ``/admin/`` that show and change the router."""

@@ -26,7 +26,7 @@ _REFUSED: Final = "llama_router.body_refused"
 
 
 class FailableBody(TrioBody):
-    """A request body whose reader can be made to fail."""
+    """A request body that can be made to raise an error in its reader."""
 
     def fail(self, error: Exception) -> None:
         """Let reading the body raise *error*, unless it raises another error already."""
@@ -72,7 +72,7 @@ def request_stack() -> AsyncExitStack:
 
 
 def connection_class(bodies: BodyBudget, limit_bytes: Callable[[], int]) -> type[ScopedConnection]:
-    """Return a connection class whose request bodies take their memory from *bodies*.
+    """Return a connection class that takes the memory of request bodies from *bodies*.
 
     Args:
         bodies: The budget of all bodies.

@@ -96,7 +96,7 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
 
 
 def check(gate: Gate, scope: Scope) -> None:
-    """Check the current request again, for a view whose scope depends on the request.
+    """Check the current request again, for a view with a scope that depends on it.
 
     Raises:
         AccessError: if it may not.

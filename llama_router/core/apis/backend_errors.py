@@ -1,4 +1,4 @@
-"""The sentence in an error that a backend reports, in any of the usual forms. Pure."""
+"""Extracts the message from a backend's error, in any of the usual forms. Pure."""
 
 from __future__ import annotations
 

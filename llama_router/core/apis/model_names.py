@@ -157,7 +157,7 @@ class ModelNameRewriter:
         return at + (data[at] == _QUOTE)
 
     def _skip_to_text(self, data: bytes, at: int) -> int:
-        """Go on outside of strings; return the offset of a string, or the end of *data*."""
+        """Advance outside of strings; return the offset of a string, or the end of *data*."""
         relevant = self._depth <= _MAX_DEPTH and self._relevant[self._depth]
         if self._depth and not relevant:
             return self._skip_nested(data, at)
@@ -175,7 +175,7 @@ class ModelNameRewriter:
         return at
 
     def _skip_nested(self, data: bytes, at: int) -> int:
-        """Go on where no key is relevant; return the offset where that may end."""
+        """Advance where no key is relevant; return the offset at which that may change."""
         depth = self._depth
         end = max((d for d in range(min(depth, _MAX_DEPTH + 1)) if self._relevant[d]), default=0)
         for level in range(depth + 1, _MAX_DEPTH + 1):

@@ -83,7 +83,7 @@ def router_fields_to_restart_for(old: RouterSpec, new: RouterSpec) -> tuple[str,
 
 
 def _costs(old: ModelSpec | SpawnSpec, new: ModelSpec | SpawnSpec) -> frozenset[OnChange]:
-    """Return what the differing fields of two specs of one type cost."""
+    """Return the costs (`OnChange`) of the fields that differ between two specs of one type."""
     costs: set[OnChange] = set()
     for field in attrs.fields(type(old)):
         before, after = getattr(old, field.name), getattr(new, field.name)

@@ -183,7 +183,7 @@ class FieldScanner:
                 pass  # a comma, or nothing in this window
 
     def _search(self) -> bytes | None:
-        """Go behind the next token and return it; None if there is none in this window."""
+        """Advance past the next token and return it; None if there is none in this window."""
         token = _TOKEN.search(self._body, self._at, self._at + WINDOW_BYTES)
         if token is not None:
             self._at = token.end()
@@ -193,7 +193,7 @@ class FieldScanner:
         return None
 
     def _skip_string(self) -> int:
-        """Go on in a string, to its end if that is near; return the bytes read one by one."""
+        """Advance in a string, to its end if that is near; return the bytes read one by one."""
         at, body = self._at, self._body
         if self._quote < at:
             far = max(at, self._unquoted) + SEARCHED_BYTES

@@ -1,4 +1,4 @@
-"""The model that a body requests, found without changing or keeping the body. Pure."""
+"""Finds the model that a body requests, without changing or keeping the body. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routing: the kind of answer that a method and a path get, and from which model. Pure.
+"""Routing: chooses a backend or the control plane, by method, path and query. Pure.
 
 The data plane asks before it reads a body. It hands requests that are not its own to the
 control plane.

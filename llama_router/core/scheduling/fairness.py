@@ -29,7 +29,7 @@ from .state import ModelEntry, SchedulerState
 def grant(state: SchedulerState, now_s: float) -> list[Action]:
     """Grant the queued requests of models that are ready and not closed."""
     order = state.in_turn()
-    occupancy = state.occupancy(now_s, order) if order else None  # else nothing is in a way
+    occupancy = state.occupancy(now_s, order) if order else None  # without a turn, none is closed
     actions: list[Action] = []
     for model in sorted(state.waiting, key=lambda m: state.entries[m].turn_s):
         entry = state.entries[model]

@@ -1,4 +1,4 @@
-"""Starts and stops without a request. Pure.
+"""The idle policy: starts and stops of models that no request causes. Pure.
 
 * A model with `keep_loaded` is started whenever it is not running.
 * A model that was idle for its `ttl_s`, or for the time that the latest request set (`Keep`), is

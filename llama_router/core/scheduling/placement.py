@@ -88,7 +88,7 @@ class Occupancy:
 
 @attrs.frozen(kw_only=True)
 class ReloadOutcome:
-    """Answer to the question whether a model may start.
+    """Verdict on the start of a model: allowed, or the reason why it has to wait.
 
     Attributes:
         blockers: Residents that have to leave first. A model with ``keep_loaded`` must not be

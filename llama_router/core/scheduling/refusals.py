@@ -25,7 +25,7 @@ _MAX_LISTED: Final = 20
 
 
 def no_room_for_body(waited_s: float) -> BodiesFullError:
-    """Refuse a body for which the others left no room."""
+    """Return the error for a body that found no room in the memory of all bodies."""
     return BodiesFullError(
         "the bodies of other requests take up all the memory that they may (max_bodies_mib), and "
         f"none of it was given back within {waited_s:g} s: try again later"
@@ -44,7 +44,7 @@ def unknown(name: str, config: Config) -> UnknownModelError:
 
 
 def unknown_to_key(name: str, config: Config, usable: Collection[ModelId]) -> UnknownModelError:
-    """Return the error for a name that an API key must not know; *usable* are those it may."""
+    """Return the error for a name that an API key may not use; *usable* are its models."""
     refused = f"there is no model {name!r}, or this API key may not use it"
     model = config.model_for_preset(name, usable)
     if model is None:

@@ -33,7 +33,7 @@ class Breaker:
 
 CLOSED: Final = Breaker()
 
-#: Of a backend that is not started again until it is said to be mended.
+#: The breaker of a model with an unusable file: no start before the file is restored.
 GIVEN_UP: Final = Breaker(failures=1, retry_at_s=math.inf, open=True)
 
 

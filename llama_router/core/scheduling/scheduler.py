@@ -54,7 +54,7 @@ OUTDATED: Final = "its configuration changed"
 
 
 class Scheduler:
-    """Decides; never acts.
+    """Decides about requests and models: returns actions, and performs none.
 
     Args:
         config: The configuration in force.
@@ -330,7 +330,7 @@ class Scheduler:
         return actions
 
     def _note_faults(self, now_s: float) -> list[Action]:
-        """Give up the models whose files are missing, and no others for that."""
+        """Give up models with missing files; make those with restored files eligible again."""
         state = self._state
         for model, entry in state.entries.items():
             if entry.lacks_file and model not in state.config.file_faults:

@@ -213,7 +213,7 @@ class SchedulerState:
     # -- time -----------------------------------------------------------------------------
 
     def due(self, at_s: float, now_s: float) -> bool:
-        """Return whether *at_s* has come; if not, make sure of a `Tick` then."""
+        """Return whether the time *at_s* has come; if not, schedule a `Tick` for it."""
         if at_s > now_s:
             self.wake_s = min(self.wake_s, at_s)
         return at_s <= now_s
@@ -234,7 +234,7 @@ class SchedulerState:
             self.note_timed_work()
 
     def note_faults(self) -> list[tuple[ModelId, FileMissingError]]:
-        """Give up the models without a process whose files cannot be used; return the errors."""
+        """Give up the models with unusable files and no process; return the errors."""
         given_up = []
         for model, fault in self.config.file_faults.items():
             entry = self.entries[model]
@@ -250,13 +250,13 @@ class SchedulerState:
         return given_up
 
     def start(self, model: ModelId) -> Start:
-        """Take note of the start of a model; return the action."""
+        """Record the start of a model; return the action."""
         self.move(self.entries[model], Signal.START)
         self.resident.add(model)
         return Start(model)
 
     def stop(self, model: ModelId, reason: str) -> Stop:
-        """Take note of the stop of a model; return the action."""
+        """Record the stop of a model; return the action."""
         self.move(self.entries[model], Signal.STOP)
         self.draining.pop(model, None)
         return Stop(model, reason)
@@ -327,7 +327,7 @@ class SchedulerState:
         return sorted(startable, key=lambda entry: entry.turn_s)
 
     def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> ReloadOutcome:
-        """Return the policy's verdict, and make sure of a `Tick` when it may be another one."""
+        """Return the policy's verdict; schedule a `Tick` for the time at which it may change."""
         verdict = self.placement.may_start(spec, occupancy)
         self.due(verdict.look_again_s, occupancy.now_s)
         return verdict
@@ -339,7 +339,7 @@ class SchedulerState:
     # -- requests -------------------------------------------------------------------------
 
     def hold(self, request: int, entry: ModelEntry) -> None:
-        """Take note that a model serves *request*."""
+        """Record that a model serves *request*."""
         self.owner[request] = entry.spec.id
         entry.in_flight.add(request)
         entry.served = True
