@@ -43,7 +43,7 @@ class NoRouterError(RouterError):
 
 
 class CommandError(RouterError):
-    """The arguments of the command do not fit together."""
+    """The arguments of the command are incomplete, or do not fit together."""
 
     code = "command_wrong"
 

@@ -60,7 +60,7 @@ async def test_every_route_is_described(document) -> None:
 
 
 def test_the_page_says_how_large_a_body_may_be_to_be_checked() -> None:
-    """Above that, mistakes in JSON are the backend's affair."""
+    """Above that, mistakes in JSON reach the backend."""
     assert f"JSON of more than {SCANNED_BYTES // 1024} KiB is not checked" in PAGE.read_text()
 
 
