@@ -32,3 +32,17 @@ def test_every_pure_module_is_in_the_contract() -> None:
         if not any(name == source or name.startswith(f"{source}.") for source in sources)
     ]
     assert not missing
+
+
+def test_only_the_registry_imports_the_module_of_an_api() -> None:
+    """The contract about APIs names every module with an `ApiDialect`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (contract,) = (one for one in contracts if one["name"].startswith("APIs"))
+    folder = ROOT / "llama_router" / "core" / "apis"
+    modules = {
+        f"llama_router.core.apis.{path.stem}"
+        for path in folder.glob("*.py")
+        if re.search(r"^[A-Z_]+: Final = ApiDialect\(", path.read_text(), re.MULTILINE)
+    }
+    assert set(contract["forbidden_modules"]) == modules

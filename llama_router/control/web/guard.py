@@ -146,7 +146,7 @@ async def json_body(schema: type[T]) -> T:
     """Return the body of the current request as a *schema*; an empty body counts as ``{}``.
 
     Raises:
-        MediaTypeError: if its ``Content-Type`` is not JSON; see `check_says_json`.
+        MediaTypeError: if its ``Content-Type`` is not JSON; see `check_media_type`.
         RequestError: if it is not JSON, or does not fit *schema*.
     """
     data = await raw_body()
