@@ -48,7 +48,7 @@ from .readiness import ReadinessState, wait_ready
 
 log = structlog.get_logger()
 
-#: Where backends listen: never reachable from outside, whatever the router listens on.
+#: The address of every backend: only this machine can reach it.
 BACKEND_HOST: Final = "127.0.0.1"
 
 #: Sets the model name of a llama-server. An ``--alias`` in its command has precedence.

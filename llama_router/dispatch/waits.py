@@ -1,4 +1,4 @@
-"""The state of each wait, and callbacks for its changes."""
+"""The state of each request's wait for its model, and callbacks for its changes."""
 
 from __future__ import annotations
 

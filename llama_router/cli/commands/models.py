@@ -1,4 +1,4 @@
-"""``import`` and ``inspect``: model files that no configuration names."""
+"""``import`` and ``inspect``: adds the models in a folder, or describes one model file."""
 
 from __future__ import annotations
 

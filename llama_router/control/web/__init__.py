@@ -1,1 +1,1 @@
-"""The application, its server, access control and shared context."""
+"""The web application of the control plane: its server, access control and shared context."""

@@ -1,8 +1,8 @@
 """Replacement of the model's name in an answer, while the answer passes. Pure.
 
-A request that names a preset needs it: backends know only models, so a client that goes on
-with the name in their answer would lose the preset. JSON is not decoded here, only scanned,
-and nothing is held back.
+A request that names a preset needs it: the backend answers with the name of the model, and a
+client that uses that name for its next request would lose the preset. JSON is not decoded here,
+only scanned, and nothing is held back.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..apis.registry import APIS, UPSTREAM_PREFIX
 #: Paths that monitoring systems read. Read-only requests never load a model.
 OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters")
 
-#: Paths that the control plane answers, whatever backends may serve there; those of APIs that
+#: Paths that the control plane answers, even if backends serve them, too; those of APIs that
 #: the router itself serves come in addition.
 _CONTROL_EXACT: Final = {
     *("/", "/v1/models", "/models"),

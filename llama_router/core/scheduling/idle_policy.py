@@ -73,7 +73,7 @@ def keep(state: SchedulerState, now_s: float) -> list[Action]:
 
 
 def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
-    """Start the models that are to return, unless their place is taken or wanted."""
+    """Start the models with `Intent.RETURN`, unless other models have or need their place."""
     actions: list[Action] = []
     for model in sorted(state.returning):
         entry = state.entries[model]
@@ -95,7 +95,7 @@ def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
 
 
 def go_home(state: SchedulerState, home: ModelId, now_s: float) -> list[Action]:
-    """Let the home model take the place of models that were idle for a while."""
+    """Start the home model in place of models that were idle for long enough."""
     entry = state.entries[home]
     if entry.spec.keep_loaded or home in state.resident:
         return []

@@ -1,7 +1,7 @@
 """The phases of a backend process, and the intent for a model without requests, as tables. Pure.
 
 Rule 1: every legal transition is a row of a table; no other code assigns a phase or an intent.
-Rule 2: the tables know neither the time nor the model.
+Rule 2: the tables depend neither on the time nor on the model.
 """
 
 from __future__ import annotations
