@@ -72,7 +72,7 @@ class Backend:
             self._kept.append(connection)
 
     async def error_for(self, symptom: str) -> RouterError:
-        """Return the error of the process if it ends within `EXIT_WAIT_S`; else one of *symptom*."""
+        """Return the error of the process, if it ends within `EXIT_WAIT_S`; else of *symptom*."""
         with trio.move_on_after(EXIT_WAIT_S):
             await self.gone.wait()
         if self.error is not None:
