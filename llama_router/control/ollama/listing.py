@@ -18,8 +18,12 @@ from ...hub.references import without_host
 from ...models.discovery.found import Header, Kind, kind_of
 from ...models.discovery.naming import quant_of
 
-#: The version of Ollama's API that is served. Clients refuse servers that are too old.
-API_VERSION: Final = "0.12.6"
+#: The version of Ollama that ``/api/version`` returns, and its only place in the product.
+#:
+#: Clients refuse servers that are older than the version they need; none refuses a newer one.
+#: So this is the newest release of Ollama when the line was last changed, in November 2026:
+#: tags of https://github.com/ollama/ollama. Raise it with each release of the router.
+API_VERSION: Final = "0.34.4"
 
 #: Time to the expiry of a model that is never unloaded: Go's longest duration, as in Ollama.
 _NEVER_S: Final = 106_751 * 86_400.0
