@@ -49,7 +49,10 @@ _ARRAY_HEAD: Final = struct.Struct("<IQ")
 
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TEXTS: Final = frozenset(
-    (b"general.architecture", b"general.type", b"general.name", b"tokenizer.chat_template")
+    (
+        *(b"general.architecture", b"general.type", b"general.name", b"general.size_label"),
+        b"tokenizer.chat_template",
+    )
 )
 #: Layers with different numbers of heads have an array; real ones have some hundred layers.
 _MAX_INTEGERS: Final = 1024
@@ -169,6 +172,7 @@ def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: i
         pooling_type=own(b".pooling_type"),
         projection_dim=own(b".audio.projection_dim") if projection_dim is None else projection_dim,
         chat_template=texts.get(b"tokenizer.chat_template"),
+        size_label=CONTROL.sub("", texts.get(b"general.size_label", ""))[:64] or None,
     )
 
 

@@ -138,10 +138,26 @@ def test_a_backend_adds_what_only_it_knows() -> None:
 
 
 def test_a_projector_makes_images_an_input() -> None:
-    """That is known before the model was ever loaded."""
+    """That is known before the model was ever loaded, from its command."""
     assert entry_of(Phase.STOPPED)["architecture"]["input_modalities"] == ["text"]
-    seeing = entry_of(Phase.STOPPED, mmproj="p.gguf")
+    seeing = entry_of(Phase.STOPPED, mmproj="p.gguf", args=["--mmproj", "$mmproj"])
     assert seeing["architecture"]["input_modalities"] == ["text", "image"]
+
+
+def test_an_entry_has_what_the_settings_declare() -> None:
+    """Abilities, context, text and further facts; a smaller context of the backend counts."""
+    fields = {"description": "quick", "metadata": {"owner": "team"}}
+    declared = {"capabilities": ["completion", "tools"], "context_length": 65536, **fields}
+    assert declared.items() <= entry_of(Phase.STOPPED, **declared).items()
+    info = read_backend_info(msgspec.json.encode(LIST))
+    loaded = entry_of(Phase.READY, info, **declared)
+    assert loaded["capabilities"] == ["completion", "tools"]
+    assert loaded["context_length"] == 2048
+
+
+def test_an_entry_has_the_context_of_the_command() -> None:
+    """It is known before the first load."""
+    assert entry_of(Phase.STOPPED, args=["--ctx-size", "16384"])["context_length"] == 16384
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ...core.config.specs import ModelSpec, ModelState
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.state import ModelStatistics
 from ...errors.backends import BackendExitedError
+from .model_facts import accepts_images, context_length, described
 
 Json: TypeAlias = dict[str, Any]
 
@@ -139,7 +140,9 @@ def model_entry(
         status["failed"] = True
         if isinstance(statistics.last_error, BackendExitedError):
             status["exit_code"] = statistics.last_error.returncode
-    inputs = ["text"] if spec.mmproj is None else ["text", "image"]
+    reported = {} if info is None else info.fields
+    context = context_length(spec, reported=reported)
+    inputs = ["text", "image"] if accepts_images(spec, reported) else ["text"]
     entry: Json = {
         "id": names[0],
         "object": "model",
@@ -155,7 +158,11 @@ def model_entry(
     if info is not None:
         entry |= info.fields
         entry["tags"] = list(info.tags)
-    return entry
+    if spec.capabilities is not None:
+        entry["capabilities"] = list(spec.capabilities)
+    if context is not None:
+        entry["context_length"] = context
+    return entry | described(spec)
 
 
 def is_awaited(spec: ModelSpec, statistics: ModelStatistics) -> bool:

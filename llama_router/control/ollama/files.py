@@ -14,6 +14,7 @@ from ...core.config.specs import ModelSpec
 from ...models.discovery.naming import part_of
 from ...models.gguf import GgufError, read_header
 from ...threads import in_thread
+from ...workers.interpreter_settings import loop_goes_first
 from .listing import ModelFile
 
 #: Most files in the cache.
@@ -24,24 +25,14 @@ class FileReader:
     """Reads facts about models' files, in a thread, and caches them."""
 
     def __init__(self) -> None:
-        self._cached: dict[tuple[str, bool], ModelFile] = {}
+        self._cached: dict[str, ModelFile] = {}
 
-    async def read(
-        self, specs: Iterable[ModelSpec], *, with_template: bool = False
-    ) -> list[ModelFile]:
-        """Return the facts about each model's file.
-
-        Args:
-            specs: The models.
-            with_template: Whether to read the header to its end, where the chat template is.
-        """
+    async def read(self, specs: Iterable[ModelSpec]) -> list[ModelFile]:
+        """Return the facts about each model's file, with the whole header."""
         paths = [spec.path for spec in specs]
-        return await in_thread(
-            lambda: [self._read(path, with_template=with_template) for path in paths],
-            abandon_on_cancel=True,
-        )
+        return await in_thread(lambda: [self._read(path) for path in paths], abandon_on_cancel=True)
 
-    def _read(self, path: str | None, *, with_template: bool) -> ModelFile:
+    def _read(self, path: str | None) -> ModelFile:
         if path is None:
             return ModelFile()
         try:
@@ -52,14 +43,15 @@ class FileReader:
             )
         except (OSError, ValueError):
             return ModelFile()
-        cached = self._cached.get((path, with_template))
+        cached = self._cached.get(path)
         if cached is not None and attrs.evolve(cached, header=None) == file:
             return cached
-        with suppress(GgufError):  # a file for another kind of backend, perhaps
-            file = attrs.evolve(file, header=read_header(path, whole=with_template))
+        # The chat template is at the end of the header, and to get there takes ten milliseconds.
+        with loop_goes_first(), suppress(GgufError):  # or a file for another kind of backend
+            file = attrs.evolve(file, header=read_header(path, whole=True))
         if len(self._cached) >= _MAX_CACHED:
             self._cached.clear()
-        self._cached[path, with_template] = file
+        self._cached[path] = file
         return file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -13,10 +14,18 @@ from ...core.access.gate import Caller
 from ...core.apis.ollama import timestamp
 from ...core.config.config import Config
 from ...core.config.names import ResolvedModel
-from ...core.config.specs import ModelSpec
+from ...core.config.specs import Capability, ModelSpec
 from ...hub.references import without_host
 from ...models.discovery.found import Header, Kind, kind_of
 from ...models.discovery.naming import quant_of
+from ..llama_cpp.model_facts import (
+    Reported,
+    accepts_images,
+    context_length,
+    described,
+    parameter_count,
+    serves_only,
+)
 
 #: The version of Ollama that ``/api/version`` returns, and its only place in the product.
 #:
@@ -29,6 +38,15 @@ API_VERSION: Final = "0.34.4"
 _NEVER_S: Final = 106_751 * 86_400.0
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+#: The number of parameters in the name of a file or model: ``7B``, ``8x7b``, ``0.6B``, ``270m``.
+_SIZE_IN_NAME: Final = re.compile(
+    r"(?:^|[-_ .:])((?:[0-9]{1,3}x)?[0-9]{1,4}(?:\.[0-9]{1,2})?[BbMm])(?=[-_ .:]|$)"
+)
+
+_KINDS: Final = {Kind.EMBEDDING: Capability.EMBEDDING, Kind.RERANK: Capability.RERANK}
+
+_NOTHING: Final[Reported] = MappingProxyType({})
 
 
 @attrs.frozen(kw_only=True)
@@ -99,23 +117,38 @@ def find_model(config: Config, name: str, caller: Caller, *, or_default: bool = 
     return spec
 
 
-def tags_entries(spec: ModelSpec, file: ModelFile) -> list[dict[str, Any]]:
+def tags_entries(
+    spec: ModelSpec, file: ModelFile, reported: Reported = _NOTHING
+) -> list[dict[str, Any]]:
     """Return the entries of a model and of its presets in ``/api/tags``.
 
-    All have the same digest, as Ollama's entries have for several tags of one model.
+    Args:
+        spec: The model.
+        file: Its file, with the whole header.
+        reported: What its backend reported at the last load.
     """
-    common = {
-        "modified_at": timestamp(file.modified_s),
-        "size": file.size_bytes,
-        "digest": digest(spec, file),
-        "details": details(spec, file),
-    }
     names = (str(spec.id), *(f"{spec.id}:{preset}" for preset in spec.presets))
-    return [{"name": name, "model": name, **common} for name in names]
+    return [
+        {
+            "name": name,
+            "model": name,
+            "modified_at": timestamp(file.modified_s),
+            "size": file.size_bytes,
+            "digest": digest(name, file),
+            "details": details(spec, file, reported),
+            **_facts(spec, file, reported),
+        }
+        for name in names
+    ]
 
 
 def ps_entry(
-    spec: ModelSpec, file: ModelFile, residency: Residency, *, now_s: float
+    spec: ModelSpec,
+    file: ModelFile,
+    residency: Residency,
+    *,
+    now_s: float,
+    reported: Reported = _NOTHING,
 ) -> dict[str, Any]:
     """Return the entry of a loaded model in ``/api/ps``.
 
@@ -126,30 +159,34 @@ def ps_entry(
         "name": str(spec.id),
         "model": str(spec.id),
         "size": residency.memory_bytes,
-        "digest": digest(spec, file),
-        "details": details(spec, file),
+        "digest": digest(str(spec.id), file),
+        "details": details(spec, file, reported),
         "expires_at": timestamp(min(expires_s, now_s + _NEVER_S)),
         "size_vram": 0,
+        **_facts(spec, file, reported),
     }
 
 
-def show_answer(spec: ModelSpec, file: ModelFile) -> dict[str, Any]:
+def show_answer(spec: ModelSpec, file: ModelFile, reported: Reported = _NOTHING) -> dict[str, Any]:
     """Return the answer of ``/api/show``."""
     header = file.header
+    facts = _facts(spec, file, reported)
+    context = facts.pop("context_length", None)
     return {
         "license": "",
         "modelfile": f"# Settings of this model are in router.toml.\nFROM {spec.path or spec.id}\n",
-        "parameters": "",
+        # Clients read the context from here, too. The form is Ollama's.
+        "parameters": "" if context is None else f"{'num_ctx':<30} {context}",
         "template": (header and header.chat_template) or "",
-        "details": details(spec, file),
-        "model_info": {} if header is None else _model_info(header),
-        "capabilities": capabilities(spec, header),
+        "details": details(spec, file, reported),
+        "model_info": _model_info(header, context, parameter_count(reported)),
         "modified_at": timestamp(file.modified_s),
+        **facts,
     }
 
 
-def details(spec: ModelSpec, file: ModelFile) -> dict[str, Any]:
-    """Return format, architecture and quantization, as far as the file states them."""
+def details(spec: ModelSpec, file: ModelFile, reported: Reported = _NOTHING) -> dict[str, Any]:
+    """Return format, architecture, size and quantization, as far as they are known."""
     header = file.header
     family = "" if header is None else header.architecture
     quant = (header and header.quant) or (spec.path and quant_of(spec.path)) or ""
@@ -158,49 +195,92 @@ def details(spec: ModelSpec, file: ModelFile) -> dict[str, Any]:
         "format": "" if header is None else "gguf",
         "family": family,
         "families": [family] if family else [],
-        "parameter_size": "",
+        "parameter_size": _parameter_size(spec, header, reported),
         "quantization_level": quant,
     }
 
 
-def digest(spec: ModelSpec, file: ModelFile) -> str:
-    """Return 64 hexadecimal digits that change when the file does.
+def digest(name: str, file: ModelFile) -> str:
+    """Return 64 hexadecimal digits that differ between names, and change when the file does.
 
-    For a file of the hub cache they are its SHA-256. For any other they are a hash of name, size
-    and time, because a SHA-256 would need the whole content.
+    Clients take two entries with one digest for the same model.
     """
-    name = file.real_path.rpartition("/")[2]
-    if _SHA256.fullmatch(name):
-        return name
-    identity = f"{spec.id}\n{file.real_path}\n{file.size_bytes}\n{file.modified_s}"
-    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+    # A SHA-256 of the content is only known for a file of the hub cache, whose name it is.
+    blob = file.real_path.rpartition("/")[2]
+    identity = f"{file.real_path}\n{file.size_bytes}\n{file.modified_s}"
+    content = blob if _SHA256.fullmatch(blob) else identity
+    return hashlib.sha256(f"{name}\n{content}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def capabilities(spec: ModelSpec, header: Header | None) -> list[str]:
-    """Return the abilities of a model, from its header and its chat template."""
-    if header is not None and kind_of(header) is not Kind.CHAT:
-        return ["embedding"] if kind_of(header) is Kind.EMBEDDING else []
-    found = ["completion"]
+def capabilities(
+    spec: ModelSpec, header: Header | None, reported: Reported = _NOTHING
+) -> list[str]:
+    """Return the abilities of a model.
+
+    They are those of its settings, or else found out from its header, its chat template, its
+    command, and the report of its backend.
+    """
+    if spec.capabilities is not None:
+        return list(spec.capabilities)
+    only = serves_only(spec)
+    if only is None and header is not None and kind_of(header) is not Kind.CHAT:
+        only = _KINDS[kind_of(header)]
+    if only is not None:
+        return [only] if only is Capability.EMBEDDING else []  # Ollama has no reranking
+    found = [Capability.COMPLETION]
     template = (header and header.chat_template) or ""
     if "tools" in template:
-        found.append("tools")
-    if spec.mmproj is not None:
-        found.append("vision")
+        found.append(Capability.TOOLS)
+    if accepts_images(spec, reported):
+        found.append(Capability.VISION)
     if "enable_thinking" in template or "<think>" in template or "reasoning_effort" in template:
-        found.append("thinking")
-    return found
+        found.append(Capability.THINKING)
+    return list(found)
 
 
-def _model_info(header: Header) -> dict[str, Any]:
-    architecture = header.architecture
+def _facts(spec: ModelSpec, file: ModelFile, reported: Reported) -> dict[str, Any]:
+    """Return the fields that all lists share: abilities, context, and texts of the settings."""
+    header = file.header
+    trained = None if header is None else header.context_length
+    context = context_length(spec, trained=trained, reported=reported)
+    return {
+        "capabilities": capabilities(spec, header, reported),
+        **({} if context is None else {"context_length": context}),
+        **described(spec),
+    }
+
+
+def _parameter_size(spec: ModelSpec, header: Header | None, reported: Reported) -> str:
+    """Return the number of parameters in Ollama's form; empty if it is unknown."""
+    count = parameter_count(reported)
+    for limit, unit in ((1e9, "B"), (1e6, "M")):
+        if count is not None and count >= limit:
+            return f"{count / limit:.1f}{unit}"
+    if header is not None and header.size_label:
+        return header.size_label
+    named = _SIZE_IN_NAME.search((spec.path or str(spec.id)).rpartition("/")[2])
+    return named[1].upper().replace("X", "x") if named else ""
+
+
+def _model_info(
+    header: Header | None, context: int | None, parameters: int | None
+) -> dict[str, Any]:
+    # Clients find the context under the architecture, which therefore always has a name.
+    architecture = "unknown" if header is None else header.architecture
     found = {
         "general.architecture": architecture,
-        "general.basename": header.name,
-        "general.file_type": header.file_type,
-        f"{architecture}.context_length": header.context_length,
-        f"{architecture}.embedding_length": header.embedding_length,
-        f"{architecture}.block_count": header.block_count,
-        f"{architecture}.attention.head_count": header.head_count,
-        f"{architecture}.pooling_type": header.pooling_type,
+        "general.parameter_count": parameters,
+        f"{architecture}.context_length": context,
     }
+    if header is not None:
+        found |= {
+            "general.basename": header.name,
+            "general.file_type": header.file_type,
+            f"{architecture}.embedding_length": header.embedding_length,
+            f"{architecture}.block_count": header.block_count,
+            f"{architecture}.attention.head_count": header.head_count,
+            f"{architecture}.pooling_type": header.pooling_type,
+        }
+    elif context is None and parameters is None:
+        return {}
     return {key: value for key, value in found.items() if value is not None}

@@ -14,10 +14,12 @@ from quart import Blueprint, Response, request
 
 from ...core.access.gate import Scope
 from ...core.config.config import Config
+from ...core.config.specs import ModelSpec
 from ...dispatch.request_log import log_early_refusal
 from ...errors.base import RouterError
 from ...threads import in_thread
 from ..admin.status import memory_mib_of
+from ..llama_cpp.model_facts import Reported
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, open_to, raw_body
 from ..web.server import without_deadline
@@ -75,12 +77,20 @@ def _add_lists(routes: Blueprint, context: ControlContext) -> None:
     dispatcher = context.dispatcher
     files = FileReader()
 
+    def reported(spec: ModelSpec) -> Reported:
+        info = context.model_info.get(spec.id)
+        return {} if info is None else info.fields
+
     @routes.get("/tags")
     @open_to(Scope.MODELS)
     async def tags() -> Response:
         specs = [spec for spec in dispatcher.config.models.values() if caller().may_use(spec)]
         pairs = zip(specs, await files.read(specs), strict=True)
-        models = [entry for spec, file in pairs for entry in listing.tags_entries(spec, file)]
+        models = [
+            entry
+            for spec, file in pairs
+            for entry in listing.tags_entries(spec, file, reported(spec))
+        ]
         return answer({"models": models})
 
     @routes.get("/ps")
@@ -108,7 +118,8 @@ def _add_lists(routes: Blueprint, context: ControlContext) -> None:
                 memory_bytes=round(memory_mib[spec.id] * 2**20),
                 expires_s=epoch_s - now_s + since_s + statistics.stays_s,
             )
-            models.append(listing.ps_entry(spec, file, residency, now_s=epoch_s))
+            entry = listing.ps_entry(spec, file, residency, now_s=epoch_s, reported=reported(spec))
+            models.append(entry)
         return answer({"models": models})
 
     @routes.post("/show")
@@ -116,8 +127,8 @@ def _add_lists(routes: Blueprint, context: ControlContext) -> None:
     async def show() -> Response:
         body = bodies.decode(await raw_body(), bodies.ShowRequest)
         spec = listing.find_model(dispatcher.config, body.named, caller())
-        (file,) = await files.read([spec], with_template=True)
-        return answer(listing.show_answer(spec, file))
+        (file,) = await files.read([spec])
+        return answer(listing.show_answer(spec, file, reported(spec)))
 
     @routes.get("/version")
     @open_to(Scope.MODELS)

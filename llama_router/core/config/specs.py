@@ -142,6 +142,20 @@ class ModelState(StrEnum):
     MANUAL = "manual"
 
 
+class Capability(StrEnum):
+    """An ability of a model, as lists of models name it."""
+
+    COMPLETION = "completion"
+    TOOLS = "tools"
+    INSERT = "insert"
+    VISION = "vision"
+    AUDIO = "audio"
+    THINKING = "thinking"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    IMAGE = "image"
+
+
 def _frozen_env(env: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(dict(env))
 
@@ -196,6 +210,11 @@ class ModelSpec:
         default_params: Parameters added to requests without them.
         set_params: Parameters that replace those of requests.
         presets: Further parameters set in requests for ``NAME:PRESET``.
+        capabilities: Its abilities in lists of models; None for those that are found out.
+        context_length: Its context in lists of models, in tokens; None for the one that is
+            found out.
+        description: A text about it, for lists of models.
+        metadata: Further facts about it, for lists of models; the router does not use them.
     """
 
     id: ModelId = attrs.field(metadata=RESTART)
@@ -218,6 +237,10 @@ class ModelSpec:
     presets: Mapping[Name, Params] = attrs.field(
         factory=dict[str, Mapping[str, Any]], metadata=RETUNE
     )
+    capabilities: tuple[Capability, ...] | None = attrs.field(default=None, metadata=RETUNE)
+    context_length: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    description: Text | None = attrs.field(default=None, metadata=RETUNE)
+    metadata: Mapping[Name, JsonValue] = attrs.field(factory=dict[str, Any], metadata=RETUNE)
 
     def names(self) -> dict[str, str | None]:
         """Return every name that clients can use, each with its preset."""

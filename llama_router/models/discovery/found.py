@@ -90,6 +90,7 @@ class Header:
         pooling_type: Pooling of an embedding model or a reranker.
         projection_dim: Width of a projector's output.
         chat_template: In Jinja. It follows the vocabulary, like *file_type*.
+        size_label: ``general.size_label``: the number of parameters, such as ``7B``.
     """
 
     architecture: str
@@ -104,6 +105,7 @@ class Header:
     pooling_type: int | None = None
     projection_dim: int | None = None
     chat_template: str | None = None
+    size_label: str | None = None
 
     @property
     def quant(self) -> str | None:
