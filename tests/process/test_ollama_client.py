@@ -239,12 +239,13 @@ async def test_calls_of_tools(caller) -> None:
 
 
 async def test_a_failure_in_the_middle_is_an_error(caller) -> None:
-    """An error in a stream that has begun is its last line, and the client raises it."""
+    """An error in a stream that has begun is content and the last line, which the client raises."""
     messages = [{"role": "user", "content": "break off"}]
 
     def read(client: ollama.Client) -> str:
         stream = client.chat("caller", messages, tools=[TOOL], stream=True)
         assert next(stream).message.thinking
+        assert next(stream).message.content == "\n\nError: the GPU fell out"
         with pytest.raises(ollama.ResponseError) as caught:
             next(stream)
         return caught.value.error

@@ -86,6 +86,17 @@ async def told_of_the_load(router: Router, **more: Any) -> RawClient:
     return client
 
 
+async def failure(client: RawClient) -> str:
+    """Return the error that ends the stream, which its answer contains, too."""
+    piece, last = pieces(await rest(client))
+    assert list(last) == ["error"]
+    assert piece["done"] is False
+    assert piece["message"] == {"role": "assistant", "content": f"Error: {last['error']}"}
+    error = last["error"]
+    assert isinstance(error, str)
+    return error
+
+
 async def rest(client: RawClient) -> bytes:
     """Return what is left of the body."""
     body = b""
@@ -220,9 +231,7 @@ class TestFailures:
         """It says why, and is the last one."""
         client = await told_of_the_load(router)
         await (await stage.backend("b")).exit(3)
-        (last,) = [json.loads(line) for line in (await rest(client)).splitlines()]
-        assert list(last) == ["error"]
-        assert "exited with code 3" in last["error"]
+        assert "exited with code 3" in await failure(client)
         refused = await router.events.wait("request.refused", model="b")
         assert refused["code"] == "backend_exited"
 
@@ -231,13 +240,13 @@ class TestFailures:
         client = await told_of_the_load(router)
         (request_id,) = router.of("b").waiting_since_s
         assert router.running.dispatcher.cancel(request_id)
-        assert list(json.loads(await rest(client))) == ["error"]
+        assert await failure(client)
 
     async def test_a_shutdown(self, router) -> None:
         """Who waits is refused."""
         client = await told_of_the_load(router)
         router.requests.stop.set()
-        assert "shutting down" in json.loads(await rest(client))["error"]
+        assert "shutting down" in await failure(client)
 
     async def test_a_backend_that_refuses(self, router, stage) -> None:
         """Its sentence is the line."""
@@ -249,7 +258,7 @@ class TestFailures:
         script = await backend.request()
         head = b"HTTP/1.1 400 Bad Request\r\ncontent-length: %d\r\n\r\n"
         await script.send(head % len(body) + body)
-        assert json.loads(await rest(client)) == {"error": "no such template"}
+        assert await failure(client) == "no such template"
 
     @pytest.mark.parametrize(
         ("head", "body", "sentence"),

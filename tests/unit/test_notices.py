@@ -10,6 +10,7 @@ from llama_router.core.apis.anthropic import ANTHROPIC
 from llama_router.core.apis.dialect import ApiDialect, StreamDialect, StreamInfo
 from llama_router.core.apis.llama_cpp import LLAMA_CPP
 from llama_router.core.apis.notices import Notices, redact_wait
+from llama_router.core.apis.ollama import failure_lines
 from llama_router.core.apis.openai import CHAT, OPENAI, RESPONSES
 from llama_router.core.apis.registry import APIS
 from llama_router.core.config.names import ModelId
@@ -206,6 +207,19 @@ class TestStreamDialect:
         assert said in document["error"]["message"]
         assert document["error"]["code"] == "upstream_failed"
         assert len(event) < 4096
+
+
+@pytest.mark.parametrize(("begun", "gap"), [(False, ""), (True, "\n\n")])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+def test_a_failure_of_an_ollama_stream_is_content_too(path: str, begun, gap: str) -> None:
+    """Chat pages that ignore lines with an error show the piece before it."""
+    info = StreamInfo(id="", created_s=0.0, model="b", path=path, hides_thinking=True)
+    lines = failure_lines(info, QueueTimeoutError("too long"), begun=begun)
+    piece, last = map(json.loads, lines.splitlines())
+    said = piece["message"]["content"] if path == "/api/chat" else piece["response"]
+    assert said == f"{gap}Error: too long"
+    assert piece["done"] is False
+    assert last == {"error": "too long"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ...backends.client import BackendExchange, Timeouts
 from ...core.access.gate import Caller, Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
-from ...core.apis.ollama import OLLAMA
+from ...core.apis.ollama import OLLAMA, failure_lines
 from ...core.apis.usage import TAIL_BYTES, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
@@ -128,6 +128,13 @@ class OllamaExchange:
         self._upstream: BackendExchange | None = None
         self._notify = request.headers.get(NOTIFY_FIELD, "")
         self._fields = _authorization(context.gate)
+        self._info = StreamInfo(
+            id="",
+            created_s=time.time(),
+            model=translated.model,
+            path=request.path,
+            hides_thinking=translated.hide_thinking,
+        )
 
     async def answer(self) -> Response:
         """Return the answer; a stream goes on after that.
@@ -170,14 +177,8 @@ class OllamaExchange:
 
     def _stream_wait(self, lease: Lease, spec: ModelSpec) -> StreamWait:
         now_s = trio.current_time()
-        info = StreamInfo(
-            id="",
-            created_s=time.time(),
-            model=self._request.model,
-            path=request.path,
-            hides_thinking=self._request.hide_thinking,
-        )
-        stream, notices = StreamDialect(OLLAMA, info), wants_notices(self._notify, spec)
+        stream = StreamDialect(OLLAMA, self._info)
+        notices = wants_notices(self._notify, spec)
         reporter = WaitReporter(stream, notices=notices, now_s=now_s)
         return StreamWait(self._context.dispatcher, lease, spec.id, reporter, self._caller)
 
@@ -236,7 +237,7 @@ class OllamaExchange:
             lines: The first lines of *wait*.
             wait: The wait for the backend; None if there is none.
         """
-        failed = Outcome.REFUSED
+        failed, begun = Outcome.REFUSED, False
         try:
             while wait is not None and lines:
                 self._log.sent_bytes += len(lines)
@@ -259,13 +260,14 @@ class OllamaExchange:
                 self._log.usage = translator.usage
                 if lines:
                     self._log.sent_bytes += len(lines)
+                    begun = True
                     yield lines
             if (error := translator.error) is not None:
                 # The stream may have ended because the process did, which explains more.
                 raise error if data else await upstream.error_for(str(error))
         except RouterError as exc:
             self._log.error, self._log.outcome = exc, failed
-            yield OLLAMA.last_event(exc)
+            yield failure_lines(self._info, exc, begun=begun)
         else:
             self._log.outcome = Outcome.OK
 

@@ -34,27 +34,42 @@ def _error_event(fields: ErrorFields, _: int) -> bytes:
     return _line({"error": fields["message"]})
 
 
-def _piece(info: StreamInfo, thinking: str) -> bytes:
-    """Return a line that adds *thinking*, and no content, to the answer."""
+def _piece(info: StreamInfo, *, content: str = "", thinking: str = "") -> bytes:
+    """Return a line that adds *content* and *thinking*, perhaps neither, to the answer."""
     # The official clients decode each line as a piece of the answer. So there is nothing like
     # a comment, and no empty line.
     text = {"thinking": thinking} if thinking else {}
     piece: dict[str, Any] = {"model": info.model, "created_at": timestamp(info.created_s)}
     if info.path == _CHAT:
-        piece["message"] = {"role": "assistant", "content": "", **text}
+        piece["message"] = {"role": "assistant", "content": content, **text}
     else:
-        piece |= {"response": "", **text}
+        piece |= {"response": content, **text}
     return _line(piece | {"done": False})
 
 
 def _notice(info: StreamInfo, sentence: str) -> bytes:
     # As a thought: programs show thoughts apart from the answer, and keep them out of the
     # history.
-    return _piece(info, "" if info.hides_thinking else sentence + "\n")
+    return _piece(info, thinking="" if info.hides_thinking else sentence + "\n")
 
 
 def _keepalive(info: StreamInfo) -> bytes:
-    return _piece(info, "")
+    return _piece(info)
+
+
+def failure_lines(info: StreamInfo, error: RouterError, *, begun: bool) -> bytes:
+    """Return the last lines of a stream that *error* ends: a piece of the answer, and the error.
+
+    Some chat pages, Open WebUI among them, ignore lines with an error. In the piece their
+    users see why there is no answer, or why it ends.
+
+    Args:
+        info: The request that the stream answers.
+        error: The error.
+        begun: A part of the model's answer was sent.
+    """
+    sentence = f"Error: {error}"
+    return _piece(info, content=f"\n\n{sentence}" if begun else sentence) + OLLAMA.last_event(error)
 
 
 OLLAMA: Final = ApiDialect(
