@@ -116,6 +116,16 @@ def test_thinking() -> None:
     assert "chat_template_kwargs" not in chat()[1]
 
 
+@pytest.mark.parametrize(
+    ("effort", "openai"), [("low", "low"), ("medium", "medium"), ("high", "high"), ("max", "high")]
+)
+def test_every_effort_of_ollama_is_understood(effort: str, openai: str) -> None:
+    """The template gets the word, and OpenAI's parameter the nearest one that it has."""
+    _, asked = chat(think=effort)
+    assert asked["chat_template_kwargs"] == {"enable_thinking": True, "reasoning_effort": effort}
+    assert asked["reasoning_effort"] == openai
+
+
 def test_pictures_become_urls() -> None:
     """After the text, with the type that their first bytes have."""
     jpeg = base64.b64encode(b"\xff\xd8\xff\xe0rest").decode()

@@ -271,7 +271,10 @@ def _response_format(format_: str | dict[str, Any]) -> dict[str, Any]:
     raise RequestError(f"format {format_[:100]!r} is neither 'json' nor a JSON schema")
 
 
-_EFFORTS: Final = frozenset(("low", "medium", "high"))
+#: Efforts of ``think``, each with the nearest one of OpenAI's ``reasoning_effort``, of which
+#: some backends refuse others. The chat template gets Ollama's own word.
+#: Source: https://docs.ollama.com/capabilities/thinking.
+_EFFORTS: Final = {"low": "low", "medium": "medium", "high": "high", "max": "high"}
 
 
 def _thinking(request: AnswerRequest) -> dict[str, Any]:
@@ -283,10 +286,11 @@ def _thinking(request: AnswerRequest) -> dict[str, Any]:
         return {"chat_template_kwargs": {"enable_thinking": think}}
     if think not in _EFFORTS:
         raise RequestError(
-            f"think {think[:100]!r} is none of true, false, 'low', 'medium', 'high'", param="think"
+            f"think {think[:100]!r} is none of true, false, 'low', 'medium', 'high', 'max'",
+            param="think",
         )
     kwargs = {"enable_thinking": True, "reasoning_effort": think}
-    return {"chat_template_kwargs": kwargs, "reasoning_effort": think}
+    return {"chat_template_kwargs": kwargs, "reasoning_effort": _EFFORTS[think]}
 
 
 # --- messages ------------------------------------------------------------------------
