@@ -79,6 +79,7 @@ class ExchangeResult(NamedTuple):
         status: The backend's status; 0 before its response.
         first_byte_s: Clock time of the first byte of the response, in seconds.
         sent_bytes: Bytes of the response's body, as framed, sent to the client.
+        first: The beginning of the response's body, `HEAD_BYTES` at most.
         tail: The end of the response's body, `TAIL_BYTES` at most.
         reusable: The client's connection can be used for another request.
         error: The failure that ended the response after it had begun.
@@ -87,6 +88,7 @@ class ExchangeResult(NamedTuple):
     status: int
     first_byte_s: float | None
     sent_bytes: int
+    first: bytes
     tail: bytes
     reusable: bool
     error: RouterError | None

@@ -15,7 +15,7 @@ from typing import Final
 from ..backends.backend import Backend
 from ..core.apis.model_names import ModelNameRewriter
 from ..core.apis.registry import APIS
-from ..core.apis.usage import TAIL_BYTES
+from ..core.apis.usage import HEAD_BYTES, TAIL_BYTES
 from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..http1 import (
@@ -113,6 +113,7 @@ class Exchange:
             self._status,
             self._first_byte_s,
             self._sent_bytes,
+            tail[:HEAD_BYTES] if isinstance(tail, bytes) else tail.first(),
             tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last(),
             self._reusable,
             self._error,

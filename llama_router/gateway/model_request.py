@@ -343,7 +343,8 @@ class ModelRequest:
         log.status = result.status
         log.first_byte_s = result.first_byte_s
         log.sent_bytes = result.sent_bytes
-        log.usage = usage_of(result.tail)
+        path = self._head.path.decode("ascii", "replace")
+        log.usage = usage_of(path, result.tail, result.first)
         log.error = result.error
 
     async def _refuse(self, error: RouterError) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..core.apis.usage import TAIL_BYTES
+from ..core.apis.usage import HEAD_BYTES, TAIL_BYTES
 from ..http1 import ResponseFraming, ResponseHead
 from .body import BodyEncoder
 from .loop.event_loop import EventLoop
@@ -39,26 +39,39 @@ class BrokenOffError(Exception):
 
 
 class Tail:
-    """The last bytes of a body.
+    """The last bytes of a body, and the first ones.
 
     Attributes:
         pieces: Pieces that contain them, and some before; only `add` and `Pump.send` append.
     """
 
-    __slots__ = ("pieces",)
+    __slots__ = ("_first", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []  # a deque is slower to create
+        self._first: bytes | None = None  # once bytes are dropped; until then they are in `pieces`
 
     def add(self, data: bytes) -> None:
         """Append the next bytes, of any size."""
         pieces = self.pieces
         if not LEAST_PIECE_BYTES <= len(data) <= MOST_PIECE_BYTES:
-            data = (self.last() + data)[-TAIL_BYTES:]
+            data = b"".join((*pieces, data))
             pieces.clear()
+            if len(data) > TAIL_BYTES:
+                self._keep_first(data)
+                data = data[-TAIL_BYTES:]
         pieces.append(data)
         if len(pieces) > MOST_PIECES:
+            self._keep_first(b"".join(pieces))
             del pieces[:-LEAST_PIECES]
+
+    def _keep_first(self, data: bytes) -> None:
+        if self._first is None:
+            self._first = data[:HEAD_BYTES]
+
+    def first(self) -> bytes:
+        """Return the first bytes, `HEAD_BYTES` at most."""
+        return b"".join(self.pieces)[:HEAD_BYTES] if self._first is None else self._first
 
     def last(self) -> bytes:
         """Return the last bytes, `TAIL_BYTES` at most."""

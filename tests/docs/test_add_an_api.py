@@ -12,7 +12,7 @@ from llama_router.core.apis import registry
 from llama_router.core.apis.dialect import ApiDialect, StreamDialect, StreamInfo
 from llama_router.core.apis.model_names import ModelNameRewriter, ModelPlaces
 from llama_router.core.apis.registry import APIS, ApiRegistry
-from llama_router.core.apis.usage import Usage, UsageReader
+from llama_router.core.apis.usage import Usage, UsageReader, usage_places
 from llama_router.core.requests import routes
 from llama_router.core.requests.routes import ByBody, Control, route
 from llama_router.errors.admission import UnknownModelError
@@ -94,6 +94,6 @@ def test_the_name_of_the_model_in_an_answer(apis: ApiRegistry) -> None:
 
 def test_token_figures(apis: ApiRegistry) -> None:
     """They are read where the API has them, and where others have them."""
-    read = UsageReader(apis.usage_fields).read
+    read = UsageReader(usage_places(apis.api_of("/v3/answers"), apis.dialects)).read
     assert read(b'{"text":"","tokens":{"asked":3,"answered":4}}') == Usage(3, 4)
     assert read(b'{"usage":{"prompt_tokens":9,"completion_tokens":5}}') == Usage(9, 5)

@@ -46,22 +46,80 @@ def test_retry_after_is_whole_seconds() -> None:
     assert b"retry-after" not in dict(error_headers(RequestError("no")))
 
 
+CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+
+
 @pytest.mark.parametrize(
-    ("tail", "usage"),
+    ("path", "tail", "usage"),
     [
-        (b'..."usage":{"completion_tokens":6,"prompt_tokens":28}}', Usage(28, 6)),
-        (b'"usage":{"input_tokens": 3, "output_tokens": 4}', Usage(3, 4)),
-        (b'"timings":{"cache_n":27,"prompt_n":1,"predicted_n":6}', Usage(28, 6)),
+        (CHAT_PATH, b'..."usage":{"completion_tokens":6,"prompt_tokens":28}}', Usage(28, 6)),
+        (CHAT_PATH, b'"timings":{"cache_n":27,"prompt_n":1,"predicted_n":6}', Usage(28, 6)),
         (
+            CHAT_PATH,
             b'"usage":{"prompt_tokens":9,"completion_tokens":5},"timings":{"prompt_n":1}',
             Usage(9, 5),
         ),
-        (b"data: [DONE]\n\n", Usage(None, None)),
+        (CHAT_PATH, b"data: [DONE]\n\n", Usage(None, None)),
+        (
+            CHAT_PATH,
+            (
+                b'"usage":{"prompt_tokens":9,"completion_tokens":5,'
+                b'"prompt_tokens_details":{"cached_tokens":7}}'
+            ),
+            Usage(9, 5),
+        ),
+        (
+            RESPONSES_PATH,
+            (
+                b'"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":7},'
+                b'"output_tokens":4}}'
+            ),
+            Usage(9, 4),
+        ),
+        (
+            MESSAGES_PATH,
+            b'"usage":{"cache_read_input_tokens":25,"input_tokens":1,"output_tokens":6}}',
+            Usage(26, 6),
+        ),
+        (
+            "/upstream/org/name/v1/messages",
+            (
+                b'"usage":{"input_tokens":1,"cache_creation_input_tokens":20,'
+                b'"cache_read_input_tokens":5,"output_tokens":6}}'
+            ),
+            Usage(26, 6),
+        ),
+        ("/completion", b'"timings":{"cache_n":27,"prompt_n":1,"predicted_n":6}}', Usage(28, 6)),
+        ("/embeddings", b'"usage":{"prompt_tokens":9,"total_tokens":9}}', Usage(9, None)),
+        (
+            "/v1/audio/transcriptions",
+            b'"usage":{"type":"tokens","input_tokens":14,"output_tokens":45}}',
+            Usage(14, 45),
+        ),
     ],
 )
-def test_usage(tail: bytes, usage: Usage) -> None:
-    """usage counts before timings, whose prompt is cached plus new tokens."""
-    assert usage_of(tail) == usage
+def test_usage_of_each_api(path: str, tail: bytes, usage: Usage) -> None:
+    """Cached tokens of the prompt count in every API, whether its figure includes them or not."""
+    assert usage_of(path, tail) == usage
+
+
+def test_the_prompt_of_a_stream_of_messages_is_in_its_first_event() -> None:
+    """The completion is in the last one; that of the first event is provisional."""
+    head = (
+        b'1f4\r\nevent: message_start\ndata: {"type":"message_start","message":{"usage":'
+        b'{"input_tokens":1,"cache_read_input_tokens":25,"output_tokens":1}}}\n\n'
+    )
+    tail = b'data: {"type":"message_delta","usage":{"output_tokens":90}}\n\n'
+    assert usage_of(MESSAGES_PATH, tail, head) == Usage(26, 90)
+    assert usage_of(MESSAGES_PATH, b"data: cut", head) == Usage(26, None)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/rerank", "/x/y"])
+def test_long_lists_have_their_usage_in_front(path: str) -> None:
+    """A number that the end of the kept part cuts does not count."""
+    head = b'{"model":"a","object":"list","usage":{"prompt_tokens":512,"total_tokens":51'
+    assert usage_of(path, b"0.1,0.2]}]}", head + b'2},"data":[') == Usage(512, None)
+    assert usage_of(path, b"0.1,0.2]}]}", head[: head.index(b"512") + 2]) == Usage(None, None)
 
 
 @pytest.mark.parametrize(

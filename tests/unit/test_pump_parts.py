@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.apis.usage import TAIL_BYTES
+from llama_router.core.apis.usage import HEAD_BYTES, TAIL_BYTES
 from llama_router.gateway.body import BodyEncoder, chunk
 from llama_router.gateway.pump import LEAST_PIECE_BYTES, MOST_PIECE_BYTES, MOST_PIECES, Tail
 from llama_router.http1 import ResponseFraming, ResponseHead, parse_response_head
@@ -97,7 +97,7 @@ class TestTail:
             max_size=100,
         )
     )
-    def test_it_keeps_the_end(self, sizes) -> None:
+    def test_it_keeps_both_ends(self, sizes) -> None:
         """Whatever pieces the body came in."""
         tail, body = Tail(), b""
         for number, size in enumerate(sizes):
@@ -105,6 +105,7 @@ class TestTail:
             tail.add(piece)
             body += piece
         assert tail.last() == body[-TAIL_BYTES:]
+        assert tail.first() == body[:HEAD_BYTES]
 
     def test_events_are_kept_without_a_copy(self) -> None:
         """Pieces of a usual size are kept as they are, and not for ever."""

@@ -18,7 +18,7 @@ from ...core.access.gate import Caller, Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
 from ...core.apis.ollama import OLLAMA, failure_lines
-from ...core.apis.usage import TAIL_BYTES, usage_of
+from ...core.apis.usage import HEAD_BYTES, TAIL_BYTES, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed
@@ -201,7 +201,8 @@ class OllamaExchange:
         return upstream
 
     async def _translate(self, data: bytes, times: RequestTimes) -> Response:
-        self._log.usage = usage_of(data[-TAIL_BYTES:])
+        path = self._request.path or ""
+        self._log.usage = usage_of(path, data[-TAIL_BYTES:], data[:HEAD_BYTES])
         now_s = trio.current_time()
 
         def translate() -> bytes:

@@ -64,5 +64,12 @@ ANTHROPIC: Final = ApiDialect(
     keepalive=_keepalive,
     request_id_header=b"request-id",
     model_objects=frozenset((b"message",)),  # of the event message_start
-    usage=(UsageFields(object=b"usage", prompt=b"input_tokens", completion=b"output_tokens"),),
+    usage=(
+        UsageFields(
+            object=b"usage",
+            prompt=b"input_tokens",
+            completion=b"output_tokens",
+            prompt_cached=(b"cache_read_input_tokens", b"cache_creation_input_tokens"),
+        ),
+    ),
 )

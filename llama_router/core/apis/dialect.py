@@ -52,14 +52,13 @@ class UsageFields:
         object: Object that the figures are in.
         prompt: Tokens of the prompt.
         completion: Tokens of the completion.
-        prompt_cached: Tokens of the prompt that `prompt` leaves out; empty if there is no
-            such field.
+        prompt_cached: Fields with tokens of the prompt that `prompt` leaves out.
     """
 
     object: bytes
     prompt: bytes
     completion: bytes
-    prompt_cached: bytes = b""
+    prompt_cached: tuple[bytes, ...] = ()
 
 
 @attrs.frozen(kw_only=True, eq=False)

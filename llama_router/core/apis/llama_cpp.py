@@ -60,7 +60,7 @@ LLAMA_CPP: Final = ApiDialect(
             object=b"timings",
             prompt=b"prompt_n",
             completion=b"predicted_n",
-            prompt_cached=b"cache_n",
+            prompt_cached=(b"cache_n",),
         ),
     ),
 )

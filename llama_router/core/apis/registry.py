@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from .anthropic import ANTHROPIC
-from .dialect import ApiDialect, UsageFields
+from .dialect import ApiDialect
 from .llama_cpp import LLAMA_CPP
 from .ollama import OLLAMA
 from .openai import CHAT, OPENAI, RESPONSES
@@ -33,7 +33,6 @@ class ApiRegistry:
     Attributes:
         dialects: All dialects, the default one included.
         model_objects: Objects of an answer that may name the model, in any API.
-        usage_fields: Places of token figures in any API, without repetition.
     """
 
     def __init__(self, dialects: Sequence[ApiDialect], *, default: ApiDialect) -> None:
@@ -50,9 +49,6 @@ class ApiRegistry:
         self._most_segments = max(path.count("/") for path in self._proxied)
         self.model_objects: frozenset[bytes] = frozenset().union(
             *(api.model_objects for api in self.dialects)
-        )
-        self.usage_fields: tuple[UsageFields, ...] = tuple(
-            dict.fromkeys(each for api in self.dialects for each in api.usage)
         )
 
     def api_of(self, path: str) -> ApiDialect:

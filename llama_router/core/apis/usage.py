@@ -1,7 +1,8 @@
-"""Token figures from the end of an answer, without parsing it. Pure.
+"""Token figures from the two ends of an answer, without parsing it. Pure.
 
-The last event of a stream, or the tail of a JSON body, has an object with the figures:
-``usage``, or llama.cpp's ``timings``. Both lie within the last few KiB.
+The last event of a stream, or the end of a JSON body, has an object with the figures:
+``usage``, or llama.cpp's ``timings``. Some answers have it at their beginning: long lists of
+embeddings or scores, and the first event of Anthropic's streams, which has the prompt.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from .dialect import UsageFields
+from .dialect import ApiDialect, UsageFields
 from .registry import APIS
 
 #: Length of the end of an answer that is kept for this, in bytes.
 TAIL_BYTES: Final = 4096
 
-_FIGURE: Final = rb'"(?:%b)"\s*:\s*(\d{1,15})'
+#: Length of its beginning that is kept, in bytes; no more than of its end.
+HEAD_BYTES: Final = 1024
+
+#: A number is complete if something follows it; the beginning may be cut anywhere.
+_FIGURE: Final = rb'"(?:%b)"\s*:\s*(\d{1,15})(?=[^0-9])'
+
+#: The beginning of a JSON object, perhaps behind the size of a chunk.
+_WHOLE: Final = re.compile(rb"(?:[0-9A-Fa-f]+[^\r\n]*\r\n)?\s*\{")
 
 
 class Usage(NamedTuple):
@@ -27,10 +35,7 @@ class Usage(NamedTuple):
 
 
 class UsageReader:
-    """Finds token figures in the end of an answer of any API.
-
-    Which API an answer has is not asked: a backend may report llama.cpp's figures in an
-    answer of any other.
+    """Finds token figures in the ends of an answer of one API.
 
     Args:
         places: Places of the figures; an earlier one is preferred.
@@ -43,27 +48,50 @@ class UsageReader:
         first, *others = dict.fromkeys(place.object for place in places)
         self._objects = tuple(b'"%b"' % name for name in (first, *others))
         best = [place for place in places if place.object == first]
-        self._prompt = re.compile(_FIGURE % _any_of(place.prompt for place in best))
+        self._prompt: re.Pattern[bytes] | None = None
+        if not any(place.prompt_cached for place in best):
+            self._prompt = re.compile(_FIGURE % _any_of(place.prompt for place in best))
         self._completion = re.compile(_FIGURE % _any_of(place.completion for place in best))
-        names = {n for p in places for n in (p.prompt, p.completion, p.prompt_cached) if n}
-        self._figures = re.compile(rb'"(%b)"\s*:\s*(\d{1,15})' % _any_of(sorted(names)))
+        names = {n for p in places for n in (p.prompt, p.completion, *p.prompt_cached)}
+        self._figures = re.compile(rb'"(%b)"\s*:\s*(\d{1,15})(?=[^0-9])' % _any_of(sorted(names)))
 
-    def read(self, tail: bytes) -> Usage:
-        """Return the figures in *tail*, the last `TAIL_BYTES` of an answer.
+    def read(self, tail: bytes, head: bytes = b"") -> Usage:
+        """Return the figures in the ends of an answer.
 
-        The last object counts, and ``usage`` before ``timings``.
+        In *tail* the last object counts, and in *head* the first one, for what *tail* has not.
+        The first event of a stream counts for the prompt only.
+
+        Args:
+            tail: The last `TAIL_BYTES` of the answer.
+            head: The first `HEAD_BYTES` of the answer.
         """
         # The text of the model precedes the figures: most of the tail, and not searched.
         # A quotation mark inside a JSON string is escaped, so no text of the model is found.
         at = tail.rfind(self._objects[0])
-        if at >= 0:
+        if at >= 0 and self._prompt is not None:
             # Nearly always both are found, and two searches cost a third of the rest.
             prompt, completion = self._prompt.search(tail, at), self._completion.search(tail, at)
             if prompt is not None and completion is not None:
                 return Usage(int(prompt[1]), int(completion[1]))
-        else:
+        elif at < 0:
             at = max((0, *map(tail.rfind, self._objects[1:])))
-        found = {name: int(figure) for name, figure in self._figures.findall(tail, at)}
+        usage = self._figures_from(tail, at)
+        if not head or None not in usage:
+            return usage
+        begin = next((at for name in self._objects if (at := head.find(name)) >= 0), None)
+        if begin is None:
+            return usage
+        first = self._figures_from(head, begin)
+        is_whole = _WHOLE.match(head) is not None
+        return Usage(
+            first.prompt_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
+            first.completion_tokens
+            if usage.completion_tokens is None and is_whole
+            else usage.completion_tokens,
+        )
+
+    def _figures_from(self, data: bytes, at: int) -> Usage:
+        found = {name: int(figure) for name, figure in self._figures.findall(data, at)}
         prompts = (_prompt_tokens(place, found) for place in self._places)
         completions = (found.get(place.completion) for place in self._places)
         return Usage(
@@ -72,14 +100,42 @@ class UsageReader:
         )
 
 
+def usage_places(api: ApiDialect, dialects: Iterable[ApiDialect]) -> tuple[UsageFields, ...]:
+    """Return the places of token figures in an answer of *api*, the preferred ones first.
+
+    A backend may report llama.cpp's figures, or OpenAI's, in an answer of any API. Where two
+    APIs give one name different meanings, that of *api* counts: ``input_tokens`` includes
+    cached tokens in OpenAI's responses, and leaves them out in Anthropic's messages.
+
+    Args:
+        api: The API.
+        dialects: All APIs, in the order of preference.
+    """
+    places: dict[tuple[bytes, bytes], UsageFields] = {}
+    for place in (*api.usage, *(place for other in dialects for place in other.usage)):
+        places.setdefault((place.object, place.prompt), place)
+    return tuple(places.values())
+
+
 def _prompt_tokens(place: UsageFields, found: dict[bytes, int]) -> int | None:
     if place.prompt not in found:
         return None
-    return found[place.prompt] + found.get(place.prompt_cached, 0)
+    return found[place.prompt] + sum(found.get(name, 0) for name in place.prompt_cached)
 
 
 def _any_of(names: Iterable[bytes]) -> bytes:
     return b"|".join(map(re.escape, names))
 
 
-usage_of: Final = UsageReader(APIS.usage_fields).read
+_READERS: Final = {api: UsageReader(usage_places(api, APIS.dialects)) for api in APIS.dialects}
+
+
+def usage_of(path: str, tail: bytes, head: bytes = b"") -> Usage:
+    """Return the token figures of the answer to a request for *path*, decoded.
+
+    Args:
+        path: The path, also with the name of a model before it.
+        tail: The last `TAIL_BYTES` of the answer.
+        head: The first `HEAD_BYTES` of the answer.
+    """
+    return _READERS[APIS.api_of(path)].read(tail, head)
