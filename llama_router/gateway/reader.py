@@ -8,6 +8,7 @@ from typing import Final
 import trio
 
 from ..core.requests.body_budget import ROOM_TIMEOUT_S, BodyShare
+from ..core.requests.body_overrides import cut_out, notices_in, without_notices
 from ..core.requests.json_scan import FieldScanner
 from ..core.requests.multipart import FormScanner
 from ..core.requests.request_target import TARGET_FIELDS, field_scanner, form_scanner, needs_scan
@@ -145,7 +146,7 @@ class Reader:
         if head.chunked or len(buffer) < end or end > limit_bytes:
             return None
         self.buffer = buffer[end:]
-        return RequestBody(None if length is None else buffer[start:end])
+        return RequestBody(None if length is None else without_notices(buffer[start:end]))
 
     async def receive_body(
         self, head: RequestHead, limit_bytes: int, override_names: frozenset[str]
@@ -186,7 +187,7 @@ class Reader:
             raise _too_large(limit_bytes)
         if length is not None and len(received) >= length:
             self.buffer = received[length:]
-            return RequestBody(received[:length])
+            return RequestBody(without_notices(received[:length]))
         self._share = self._loop.bodies.share(self._wake)
         try:
             await self._reserve(_first_bytes(received, length))
@@ -208,6 +209,7 @@ class Reader:
             self._fiber.deadline_s = math.inf
         scan: FormScanner | FieldScanner | None = form
         if form is None:
+            body = await self._without_notices(body)
             scan = await self._scan(body, content_type, override_names)
         return RequestBody(body, scan=scan, share=self._share)
 
@@ -222,6 +224,14 @@ class Reader:
             while not scanner.step():
                 await self.yield_turn()
         return scanner
+
+    async def _without_notices(self, body: bytes | bytearray) -> bytes | bytearray:
+        spans: list[tuple[int, int]] = []
+        for span in notices_in(body):
+            if span is not None:
+                spans.append(span)
+            await self.yield_turn()
+        return cut_out(body, spans)
 
     async def yield_turn(self) -> None:
         """Let the other fibers run."""

@@ -48,7 +48,7 @@ def strict(events: bytes) -> list[str]:
         assert (choice["index"], choice["finish_reason"]) == (0, None)
         assert choice["delta"].keys() == {"content", "reasoning_content"}
         assert choice["delta"]["content"] is None
-        said += choice["delta"]["reasoning_content"].splitlines()
+        said += choice["delta"]["reasoning_content"].replace(notices.MARK, "").splitlines()
     return said
 
 

@@ -75,8 +75,9 @@ async def thought(client: RawClient) -> str:
         "thinking": piece["message"]["thinking"],
     }
     text = piece["message"]["thinking"]
-    assert text.endswith("\n")
-    return text[:-1]
+    assert text.startswith(notices.MARK)
+    assert text.endswith(f"{notices.MARK}\n")
+    return text[1:-2]
 
 
 async def told_of_the_load(router: Router, **more: Any) -> RawClient:
@@ -144,7 +145,7 @@ class TestSwap:
         client = await begun(router, ask("b", "/api/generate"))
         (piece,) = pieces(await client.chunk())
         assert piece["response"] == ""
-        assert piece["thinking"] == "Loading model 'b'...\n"
+        assert piece["thinking"] == notices.marked("Loading model 'b'...")
         backend = await stage.backend("b")
         await backend.do("ready")
         await streamed(await backend.request())
@@ -155,10 +156,10 @@ class TestSwap:
         """It is told the same, and that the model is loaded."""
         client = await begun(router, request("POST", "/api/generate", b'{"model": "b"}'))
         (piece,) = pieces(await client.chunk())
-        assert piece["thinking"] == "Loading model 'b'...\n"
+        assert piece["thinking"] == notices.marked("Loading model 'b'...")
         await (await stage.backend("b")).do("ready")
         ready, last = pieces(await rest(client))
-        assert ready["thinking"] == "Model 'b' is ready.\n"
+        assert ready["thinking"] == notices.marked("Model 'b' is ready.")
         assert (last["done"], last["done_reason"]) == (True, "load")
 
     async def test_who_wants_no_thoughts(self, router) -> None:

@@ -11,6 +11,7 @@ import openai
 import pytest
 import trio
 
+from llama_router.core.apis.notices import MARK, marked
 from tests.process.harness import base_port
 from tests.process.real import (
     LIMIT_S,
@@ -55,7 +56,7 @@ def read_chat(router: RealRouter, model: str, **headers: str) -> tuple[str, str]
     ):
         deltas = [chunk.choices[0].delta for chunk in stream]
     thoughts = [getattr(delta, "reasoning_content", None) or "" for delta in deltas]
-    return "".join(thoughts), "".join(delta.content or "" for delta in deltas)
+    return "".join(thoughts).replace(MARK, ""), "".join(delta.content or "" for delta in deltas)
 
 
 async def test_openai_client_sees_the_swap(config) -> None:
@@ -184,7 +185,8 @@ async def test_ollama_client(config) -> None:
             whole = client.chat("b", [MESSAGE], **asked)
             assert client.chat("a", [MESSAGE], **asked).message.thinking is None
             told = list(client.chat("b", [MESSAGE], stream=True, **asked))
-            assert "".join(piece.message.thinking or "" for piece in told).splitlines() == [
+            thoughts = "".join(piece.message.thinking or "" for piece in told)
+            assert thoughts.replace(MARK, "").splitlines() == [
                 "Unloading model 'a'...",
                 "Loading model 'b'...",
                 "Loading model 'b': 100%",
@@ -194,7 +196,8 @@ async def test_ollama_client(config) -> None:
             again = list(client.chat("b", [MESSAGE], stream=True, **asked))
             assert not any(piece.message.thinking for piece in again)  # it did not wait
             told_too = list(client.generate("a", "x", stream=True, **asked))
-            assert (told_too[0].thinking, told_too[0].response) == ("Unloading model 'b'...\n", "")
+            assert told_too[0].thinking == marked("Unloading model 'b'...")
+            assert told_too[0].response == ""
             assert told_too[-1].done
             with pytest.raises(ollama.ResponseError, match="the backend of model 'broken' exited"):
                 list(client.chat("broken", [MESSAGE], stream=True))

@@ -15,7 +15,7 @@ from llama_router.control.ollama import bodies, requests
 from llama_router.control.ollama.exchange import StreamWait
 from llama_router.core.access.gate import UNRESTRICTED
 from llama_router.core.apis.dialect import StreamDialect, StreamInfo
-from llama_router.core.apis.notices import KEEPALIVE_S, WaitReporter, wants_notices
+from llama_router.core.apis.notices import KEEPALIVE_S, MARK, WaitReporter, wants_notices
 from llama_router.core.apis.ollama import OLLAMA
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
@@ -147,7 +147,7 @@ async def test_ollama(nursery: trio.Nursery, autojump_clock: MockClock, notices)
     while lines := await waiting.next_lines():
         message = json.loads(lines)["message"]
         assert message["content"] == ""
-        heard.append((trio.current_time(), message.get("thinking", "")))
+        heard.append((trio.current_time(), message.get("thinking", "").replace(MARK, "")))
     told = [(0, "Loading model 'a'...\n"), (LOAD_S, "Model 'a' is ready.\n")]
     silent = [(at_s, "") for at_s in DUE_S]
     assert heard == (sorted(told + silent) if notices else silent)

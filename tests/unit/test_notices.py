@@ -9,7 +9,7 @@ from llama_router.core.access.gate import UNRESTRICTED, Caller
 from llama_router.core.apis.anthropic import ANTHROPIC
 from llama_router.core.apis.dialect import ApiDialect, StreamDialect, StreamInfo
 from llama_router.core.apis.llama_cpp import LLAMA_CPP
-from llama_router.core.apis.notices import Notices, redact_wait
+from llama_router.core.apis.notices import MARK, Notices, redact_wait
 from llama_router.core.apis.ollama import failure_lines
 from llama_router.core.apis.openai import CHAT, OPENAI, RESPONSES
 from llama_router.core.apis.registry import APIS
@@ -134,7 +134,7 @@ class TestStreamDialect:
             "choices": [
                 {
                     "index": 0,
-                    "delta": {"content": None, "reasoning_content": "Loading\n"},
+                    "delta": {"content": None, "reasoning_content": f"{MARK}Loading{MARK}\n"},
                     "finish_reason": None,
                 }
             ],

@@ -15,6 +15,7 @@ from quart import Blueprint, Response, request
 from ...core.access.gate import Scope
 from ...core.config.config import Config
 from ...core.config.specs import ModelSpec
+from ...core.requests.body_overrides import without_notices
 from ...dispatch.request_log import log_early_refusal
 from ...errors.base import RouterError
 from ...threads import in_thread
@@ -144,7 +145,9 @@ async def _translate(
     data = await raw_body()
 
     def parse() -> tuple[TranslatedRequest, bytes]:
-        body = bodies.decode(data, type_, default_model=config.router.default_model)
+        body = bodies.decode(
+            without_notices(data), type_, default_model=config.router.default_model
+        )
         translated = translate(body)
         resolved = listing.resolve_request(config, translated.model)
         return translated, translated.body(None if resolved is None else resolved.overrides)

@@ -26,6 +26,11 @@ KEEPALIVE_S: Final = 15.0
 #: Header field of a request that turns notices on or off for it.
 NOTIFY_FIELD: Final = "x-notify-model-swap"
 
+#: Before and after each notice that clients may keep as a thought of the model: an invisible
+#: separator, which no model writes. By it `requests.body_overrides` recognises the notice for
+#: sure when a client sends it back.
+MARK: Final = "\u2063"
+
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False}
 
 #: Step in which the progress of a load is reported, as a fraction.
@@ -107,6 +112,11 @@ class WaitReporter:
 
     def _encode(self, sentences: list[str]) -> bytes:
         return b"".join(map(self._stream.notice, sentences))
+
+
+def marked(sentence: str) -> str:
+    """Return *sentence* as a line that is recognised in later requests."""
+    return f"{MARK}{sentence.replace(MARK, '')}{MARK}\n"
 
 
 def wants_notices(field: str, spec: ModelSpec | None) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from ...errors.base import RouterError
 from .dialect import GET, POST, ApiDialect, ErrorFields, StreamInfo
+from .notices import marked
 
 _CHAT: Final = "/api/chat"
 
@@ -50,7 +51,7 @@ def _piece(info: StreamInfo, *, content: str = "", thinking: str = "") -> bytes:
 def _notice(info: StreamInfo, sentence: str) -> bytes:
     # As a thought: programs show thoughts apart from the answer, and keep them out of the
     # history.
-    return _piece(info, thinking="" if info.hides_thinking else sentence + "\n")
+    return _piece(info, thinking="" if info.hides_thinking else marked(sentence))
 
 
 def _keepalive(info: StreamInfo) -> bytes:

@@ -17,6 +17,7 @@ from ...errors.base import RouterError
 from .dialect import GET, POST, ApiDialect, ErrorFields, StreamInfo, UsageFields
 from .errors import error_fields
 from .event_stream import comment_keepalive, comment_notice, event
+from .notices import marked
 
 
 def _error_body(error: RouterError, _: str) -> bytes:
@@ -36,7 +37,7 @@ def _responses_error_event(fields: ErrorFields, _: int) -> bytes:
 
 def _chunk_notice(info: StreamInfo, sentence: str) -> bytes:
     # No role: clients that add up deltas would have it twice.
-    delta = {"content": None, "reasoning_content": sentence + "\n"}
+    delta = {"content": None, "reasoning_content": marked(sentence)}
     chunk = {
         "id": info.id,
         "object": "chat.completion.chunk",
