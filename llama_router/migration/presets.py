@@ -27,7 +27,11 @@ _GLOBAL: Final = "*"
 #: The section of keys before the first header.
 _DEFAULT: Final = "default"
 
+#: Of a model without a file here: its arguments name it. No other command may lack ``$path``,
+#: because llama-server without a model starts as a router of its own.
 _COMMAND: Final = ["llama-server", "--port", "$port", "--host", "$host"]
+
+_COMMAND_WITH_FILE: Final = ["llama-server", "--model", "$path", *_COMMAND[1:]]
 
 #: Options that the router sets itself or replaces, by their usual name, each with the reason.
 _ROUTER_OPTIONS: Final = {
@@ -123,7 +127,7 @@ def translate(text: str, *, source: str) -> Draft:
     """
     sections = _parse(text)
     draft = Draft(source)
-    draft.spawn["command"] = list(_COMMAND)
+    draft.spawn["command"] = list(_COMMAND_WITH_FILE)
     shared = sections.pop(_GLOBAL, None)
     common = {} if shared is None else _for_all(shared, draft)
     for section in sections.values():
@@ -197,7 +201,6 @@ def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> Draf
         match identity:
             case "--model":
                 model.fields["path"] = setting.value
-                words = ["--model", "$path", *words]
             case "--mmproj":
                 model.fields["mmproj"] = setting.value
                 words += ["--mmproj", "$mmproj"]
@@ -206,7 +209,10 @@ def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> Draf
                 model.notes += _warnings(setting)
             case _:
                 pass
-    if own.keys() & common.keys():  # an option must not appear twice
+    if "path" not in model.fields:
+        model.spawn["command"] = list(_COMMAND)
+        model.spawn["args"] = [*words, *_arguments(common | own)]
+    elif own.keys() & common.keys():  # an option must not appear twice
         model.spawn["args"] = [*words, *_arguments(common | own)]
     elif words := [*words, *_arguments(own)]:
         model.fields["args"] = words

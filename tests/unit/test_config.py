@@ -152,6 +152,30 @@ def test_env_tables_merge_key_by_key() -> None:
     assert spec.spawn.env == {"A": "1", "B": "2", "C": "", "D": "4"}
 
 
+@pytest.mark.parametrize(
+    ("spawns", "args"),
+    [
+        ({"models": {"a": {"spawn": {"command": ["serve"]}}}}, ()),
+        ({"templates": {"t": {"command": ["serve"]}}, "models": {"a": {"template": "t"}}}, ()),
+        ({"models": {"a": {"spawn": {"command": ["serve"], "args": ["x"]}}}}, ("x",)),
+        ({"models": {"a": {"spawn": {"command": ["serve"]}, "args": ["own"]}}}, ("own",)),
+        (
+            {
+                "templates": {"t": {"command": ["serve"], "args": ["x"]}},
+                "models": {"a": {"template": "t"}},
+            },
+            ("x",),
+        ),
+        ({"models": {"a": {**PATH, "spawn": {"cwd": "/"}}}}, ("-ngl", "9")),
+    ],
+)
+def test_inherited_args_belong_to_the_inherited_command(
+    spawns: dict[str, Any], args: tuple[str, ...]
+) -> None:
+    """A command that is written for a model or a template runs as it was written."""
+    assert only_model({"default_spawn": {"args": ["-ngl", "9"]}, **spawns}).spawn.args == args
+
+
 def test_a_models_args_follow_those_of_its_spawn() -> None:
     """`args` adds to a command line, `spawn.args` replaces what was inherited."""
     document: dict[str, Any] = {

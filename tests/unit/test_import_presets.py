@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.config.command import command_line
+from llama_router.core.config.merge import FoundModels, merge
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.config import ConfigError, Problem
@@ -24,11 +25,13 @@ def document_of(text: str) -> dict[str, Any]:
 
 
 def argv_of(text: str, name: str = "m") -> tuple[str, ...]:
-    """Return the arguments after host and port."""
+    """Return the arguments without host and port."""
     spec = parse_config(document_of(text)).models[ModelId(name)]
     argv = command_line(spec, port=50000, host="127.0.0.1")
-    assert argv[:5] == ("llama-server", "--port", "50000", "--host", "127.0.0.1")
-    return argv[5:]
+    address = argv.index("--port")
+    assert argv[0] == "llama-server"
+    assert argv[address : address + 4] == ("--port", "50000", "--host", "127.0.0.1")
+    return (*argv[1:address], *argv[address + 4 :])
 
 
 def notes_of(text: str) -> dict[tuple[str | None, str], int | None]:
@@ -93,7 +96,7 @@ def test_settings_for_all_models_are_shared() -> None:
     """``[*]`` becomes ``default_spawn.args``; a model without the same option adds to them."""
     text = "[*]\nn-gpu-layers = 99\n[m]\nmodel = /m\ntemp = 1\n"
     assert document_of(text)["default_spawn"]["args"] == ["--n-gpu-layers", "99"]
-    assert argv_of(text) == ("--n-gpu-layers", "99", "--model", "/m", "--temp", "1")
+    assert argv_of(text) == ("--model", "/m", "--n-gpu-layers", "99", "--temp", "1")
 
 
 def test_an_option_of_a_model_takes_the_place_of_the_shared_one() -> None:
@@ -136,6 +139,23 @@ def test_a_section_named_like_a_repository_is_loaded_from_the_cache() -> None:
     """Its name says which model it is."""
     name = "ggml-org/gemma-3-GGUF:Q8_0"
     assert argv_of(f"[{name}]\ntemp = 1\n", name) == ("--hf-repo", name, "--temp", "1")
+
+
+def test_a_model_without_a_file_takes_its_shared_settings_along() -> None:
+    """Its command is its own, so the shared arguments are repeated there."""
+    text = "[*]\nngl = 9\n[o/r:Q8_0]\ntemp = 1\n"
+    assert argv_of(text, "o/r:Q8_0") == ("--hf-repo", "o/r:Q8_0", "-ngl", "9", "--temp", "1")
+
+
+def test_found_models_are_served_by_the_imported_default_command() -> None:
+    """It names their file; without one llama-server would start as a router of its own."""
+    document = document_of("[*]\nngl = 9\n[m]\nmodel = /m\n[o/r:Q8_0]\ntemp = 1\n")
+    found = FoundModels(models={"found": {"path": "/f.gguf"}}, files={"found": 1})
+    merged = merge(document, found, file_of={}, running=False)
+    spec = parse_config(merged.document).models[ModelId("found")]
+    assert command_line(spec, port=1, host="h") == (
+        *("llama-server", "--model", "/f.gguf", "--port", "1", "--host", "h", "-ngl", "9"),
+    )
 
 
 def test_a_section_without_a_file_is_a_comment() -> None:

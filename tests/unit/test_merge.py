@@ -90,6 +90,62 @@ def test_another_program_gets_no_arguments_of_llama_server() -> None:
         assert spec.spawn.args == ()
 
 
+@pytest.mark.parametrize(
+    "default",
+    [
+        {"command": ["llama-server", "--port", "$port"]},
+        {"command": ["vllm", "serve", "Qwen/Qwen2.5-7B-Instruct", "--port", "$port"]},
+        {"command": ["serve", "$model", "$port"], "env": {"PORT": "$port"}},
+    ],
+)
+def test_found_models_that_the_default_command_cannot_reach_are_left_out(
+    default: dict[str, Any],
+) -> None:
+    """One warning names them; it would serve something else in their name."""
+    merged = laid({"default_spawn": default, "models": {"embedder": {"group": "g"}}})
+    assert merged.document["models"] == {}
+    assert parse_config(merged.with_left_out()).models.keys() == {"embedder"}
+    (warning,) = merged.warnings
+    assert warning.path == ("default_spawn", "command")
+    assert "'embedder', 'o/r:Q4_0'" in warning.message
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        {"command": ["sh", "-c", "exec serve --file=$path --port $port"]},
+        {"command": ["serve", "$port"], "args": ["-m", "$path"]},
+        {"command": ["serve", "$port"], "env": {"MODEL": "$path"}},
+        {"args": ["--verbose"]},
+    ],
+)
+def test_found_models_are_served_wherever_the_default_command_takes_their_file(
+    default: dict[str, Any],
+) -> None:
+    """In its words, in ``args`` or in ``env``."""
+    assert len(parsed({"default_spawn": default}).models) == 2
+
+
+def test_a_command_for_one_found_model_may_do_without_its_file() -> None:
+    """It was written for this model, by the model or by its template."""
+    other = {"command": ["serve", "$port"]}
+    for document in (
+        {"models": {"embedder": {"spawn": other}}},
+        {"templates": {"t": other}, "models": {"embedder": {"template": "t"}}},
+    ):
+        default = {"command": ["vllm", "$port"]}
+        assert parsed({"default_spawn": default, **document}).models.keys() == {"embedder"}
+
+
+def test_args_of_another_command_do_not_count_as_words_of_a_model() -> None:
+    """``$path`` in the default args makes no overlay of a model with a command of its own."""
+    document = {
+        "default_spawn": {"args": ["--model", "$path"]},
+        "models": {"api": {"spawn": {"command": ["serve", "$port"]}}},
+    }
+    assert "api" in parsed(document, found=FoundModels()).models
+
+
 @pytest.mark.parametrize("program", ["llama-server", "/opt/llama/bin/llama-server"])
 def test_another_command_of_llama_server_gets_them(program) -> None:
     """With whatever else the user gives it."""

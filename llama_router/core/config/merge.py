@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import attrs
@@ -20,6 +20,9 @@ LLAMA_SERVER: Final = "llama-server"
 
 #: Stands for the files of a model that no scan found, see `MergedDocument.left_out`.
 _PLACEHOLDER_FILE: Final = "not found"
+
+#: Most names of models in one warning.
+_MAX_NAMES: Final = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -166,6 +169,7 @@ class _Merger:
         self._file_of = file_of
         self.warnings: list[Problem] = []
         self.left_out: dict[str, Table] = {}
+        self._out_of_reach: list[str] = []
 
     def models(self, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Yield every model: those of the document in their order, then the other found ones."""
@@ -175,7 +179,11 @@ class _Merger:
             if not isinstance(table, Mapping):
                 yield model, table
             elif model in self._found.models and self._is_same(model):
-                yield model, self._merge(model, table, claimed)
+                if self._is_out_of_reach(table):
+                    self.left_out[model] = table
+                    self._out_of_reach.append(model)
+                else:
+                    yield model, self._merge(model, table, claimed)
             elif "path" not in table and "path" in self._placeholders(table):
                 self._leave_out(model, table)
             else:
@@ -183,7 +191,12 @@ class _Merger:
         for model in self._found.models:
             if model in claimed or self._found.files.get(model) in used_files:
                 continue  # the document uses the name, or the file, for another model
-            yield model, self._merge(model, {}, claimed)
+            if self._is_out_of_reach({}):
+                self._out_of_reach.append(model)
+            else:
+                yield model, self._merge(model, {}, claimed)
+        if self._out_of_reach:
+            self.warnings.append(_unreachable(self._out_of_reach))
 
     @staticmethod
     def names(models: Mapping[str, Any]) -> set[str]:
@@ -231,6 +244,16 @@ class _Merger:
             merged.pop("found_args", None)  # another program has other arguments
         return merged
 
+    def _is_out_of_reach(self, table: Table) -> bool:
+        """Return whether a found model's command is inherited and does not use its file."""
+        spawns = self._spawns(table)
+        default = self._document.get("default_spawn")
+        with_command = next((spawn for spawn in spawns if "command" in spawn), None)
+        if with_command is None or with_command is not default:
+            return False  # the built-in command, or one that was written for this model
+        env = {name: v for s in reversed(spawns) for name, v in _mapping(s.get("env")).items()}
+        return "path" not in self._placeholders(table, _strings(list(env.values())))
+
     def _leave_out(self, model: str, table: Table) -> None:
         self.left_out[model] = table
         near = difflib.get_close_matches(model, list(self._found.models), n=1)
@@ -238,9 +261,9 @@ class _Merger:
         message = f"no scan finds a model of this name, and it has no 'path': left out{hint}"
         self.warnings.append(Problem(("models", model), message))
 
-    def _placeholders(self, table: Table) -> set[str]:
+    def _placeholders(self, table: Table, more_words: Iterable[str] = ()) -> set[str]:
         used: set[str] = set()
-        for word in self._words(table):
+        for word in (*self._words(table), *more_words):
             try:
                 used |= placeholders.names_in(word)
             except ValueError:
@@ -249,17 +272,39 @@ class _Merger:
 
     def _words(self, table: Table) -> list[str]:
         """Return the command line of a model, as far as it is well formed."""
-        templates = self._document.get("templates")
-        name = table.get("template") if isinstance(table.get("template"), str) else None
+        command: object = DEFAULT_SPAWN.command
+        args: object = ()
+        for spawn in reversed(self._spawns(table)):
+            if "command" in spawn:  # inherited args belong to the inherited command
+                command, args = spawn["command"], ()
+            args = spawn.get("args", args)
+        return [*_strings(command), *_strings(args), *_strings(table.get("args"))]
+
+    def _spawns(self, table: Table) -> list[Table]:
+        """Return the spawn tables that a model gets its fields from, its own one first."""
+        templates = _mapping(self._document.get("templates"))
+        name = table.get("template")
         candidates = (
             table.get("spawn"),
-            templates.get(name) if isinstance(templates, Mapping) and name is not None else None,
+            templates.get(name) if isinstance(name, str) else None,
             self._document.get("default_spawn"),
         )
-        spawns = [spawn for spawn in candidates if isinstance(spawn, Mapping)]
-        command = next((s["command"] for s in spawns if "command" in s), DEFAULT_SPAWN.command)
-        args = next((s["args"] for s in spawns if "args" in s), ())
-        return [*_strings(command), *_strings(args), *_strings(table.get("args"))]
+        return [spawn for spawn in candidates if isinstance(spawn, Mapping)]
+
+
+def _unreachable(models: Collection[str]) -> Problem:
+    """Return the warning about found *models* whose command does not use their file."""
+    names = ", ".join(map(repr, sorted(models)[:_MAX_NAMES]))
+    more = f" and {len(models) - _MAX_NAMES} more" if len(models) > _MAX_NAMES else ""
+    message = (
+        "it does not use '$path', so found models cannot be served by it and are left out: "
+        f"{names}{more}; add '$path', or move the command to a template"
+    )
+    return Problem(("default_spawn", "command"), message)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _strings(value: object) -> list[str]:

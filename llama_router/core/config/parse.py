@@ -124,6 +124,8 @@ class _Parser:
     ) -> SpawnSpec:
         """Return *base* with its fields replaced by those of one table; env merges by key.
 
+        Inherited args belong to the inherited command: a command of the table's own drops them.
+
         Args:
             base: The values that the table inherits.
             written: The parent of the table in the document.
@@ -136,6 +138,8 @@ class _Parser:
         table = usable.get(key, {})
         own = self.fields(table, _SPAWN_KEYS, where)
         own |= {k: v for k, v in _NO_WORDS.items() if k in table and k not in own}
+        if "command" in own:
+            own.setdefault("args", ())
         if "env" in own:
             own["env"] = {**base.env, **own["env"]}
         return attrs.evolve(base, **own)
