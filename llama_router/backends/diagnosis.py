@@ -180,6 +180,14 @@ _RULES: Final = (
         r"(undefined symbol: \w+)",
     ),
     _rule(
+        Cause.COMMAND_MISSING,
+        "the embedded server cannot serve here: {}; install llama-router[embedded] as it is "
+        "pinned, or install llama.cpp",
+        "xllamacpp",
+        r"error: (xllamacpp is not installed|xllamacpp cannot be loaded.*)",
+        r"error: (this version of xllamacpp cannot be used)",
+    ),
+    _rule(
         Cause.MODULE_MISSING,
         "a Python package is missing: {}; the command may name another Python than the one "
         "that has it",

@@ -6,10 +6,14 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import attrs
+
+from ..errors.backends import SpawnError
+from ..errors.causes import Cause
 
 #: Variables that a backend inherits. All others are withheld: the router's secrets, and
 #: settings such as LLAMA_ARG_* that would change a backend without a line in router.toml.
@@ -81,6 +85,13 @@ ALLOWED_PREFIXES: Final = (
 LLAMA_SERVER: Final = "llama-server"
 
 
+#: Why there is no llama-server, with every remedy; a sentence goes on with it.
+NO_LLAMA_SERVER: Final = (
+    "there is no program 'llama-server' on PATH or beside llama-router, and the embedded server "
+    "(package xllamacpp) is not installed; install llama.cpp, or install llama-router[embedded]"
+)
+
+
 @attrs.frozen
 class Program:
     """A command line, ready to run.
@@ -112,16 +123,34 @@ def find_program(argv: tuple[str, ...], *, path: str | None = None) -> Program:
     Args:
         argv: Command line with all placeholders replaced.
         path: A PATH to search instead of the router's own.
+
+    Raises:
+        SpawnError: if neither llama-server nor the embedded backend is installed.
     """
     name = argv[0]
     if name != LLAMA_SERVER:
         return Program(argv, Path(name).name == LLAMA_SERVER)
+    program = find_llama_server(path=path)
+    if program is None:
+        error = SpawnError(f"cannot start a backend: {NO_LLAMA_SERVER}")
+        error.cause = Cause.COMMAND_MISSING
+        raise error
+    return Program((*program, *argv[1:]), speaks_child_protocol=True)
+
+
+def find_llama_server(*, path: str | None = None) -> tuple[str, ...] | None:
+    """Return the words that run llama-server or the embedded backend; None if both are missing.
+
+    Args:
+        path: A PATH to search instead of the router's own.
+    """
     beside = os.pathsep.join(
         dict.fromkeys((str(Path(sys.argv[0]).parent), str(Path(sys.executable).parent)))
     )
-    found = shutil.which(name, path=beside) or shutil.which(name, path=path)
+    found = shutil.which(LLAMA_SERVER, path=beside) or shutil.which(LLAMA_SERVER, path=path)
     if found:
-        return Program((found, *argv[1:]), speaks_child_protocol=True)
+        return (found,)
+    if find_spec("xllamacpp") is None:
+        return None
     # -P: a module in the working directory must not take the place of an installed one.
-    embedded = (sys.executable, "-P", "-m", "llama_router.backends.embedded")
-    return Program((*embedded, *argv[1:]), speaks_child_protocol=True)
+    return (sys.executable, "-P", "-m", "llama_router.backends.embedded")

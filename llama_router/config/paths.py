@@ -6,12 +6,11 @@ import errno
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..backends.environment import LLAMA_SERVER, NO_LLAMA_SERVER, find_llama_server
 from ..core.config import placeholders
 from ..errors.config import Problem, Where
 from ..files import Unseen, folder_fault, look, reason_of
@@ -137,18 +136,10 @@ def identity_of(path: object) -> object:
 
 
 def missing_on_path(program: str) -> str | None:
-    """Return a warning if *program*, a bare name, is not found on PATH."""
-    if shutil.which(program) is not None:
-        return None
-    if program != "llama-server":
-        return f"there is no program {program!r} on PATH"
-    beside = Path(sys.executable).parent / program
-    if os.access(beside, os.X_OK) or find_spec("xllamacpp") is not None:
-        return None
-    return (
-        "there is no program 'llama-server' on PATH or beside llama-router, "
-        "and the embedded server (package xllamacpp) is not installed"
-    )
+    """Return a warning if *program*, a bare name, is not found where it will be searched."""
+    if program == LLAMA_SERVER:
+        return None if find_llama_server() is not None else NO_LLAMA_SERVER
+    return None if shutil.which(program) else f"there is no program {program!r} on PATH"
 
 
 # Each function returns the reason why a path cannot be used, or raises OSError with it.

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from llama_router.backends import environment
 from llama_router.backends.environment import find_program, inherited
+from llama_router.errors.backends import SpawnError
 
 
 def executable(path: Path) -> Path:
@@ -47,6 +49,17 @@ def test_the_embedded_server_takes_its_place(beside: Path) -> None:
     assert program.argv[0] == sys.executable
     assert program.argv[-3:] == ("llama_router.backends.embedded", "-m", "x")
     assert program.speaks_child_protocol
+
+
+def test_without_any_llama_server_a_start_fails_at_once_with_both_remedies(
+    beside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second attempt would find none either, so it is not repeated."""
+    monkeypatch.setattr(environment, "find_spec", lambda _: None)
+    with pytest.raises(SpawnError, match="install llama.cpp.*llama-router.embedded") as caught:
+        find_program(("llama-server", "-m", "x"))
+    assert caught.value.cause == "command_missing"
+    assert not caught.value.retryable
 
 
 def test_other_programs_are_left_to_path(beside: Path) -> None:

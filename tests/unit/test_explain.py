@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.diagnosis import diagnose
+from llama_router.backends.diagnosis import PERMANENT_CAUSES, diagnose
 from llama_router.errors.causes import Cause
 
 # --- llama-server ---------------------------------------------------------------------
@@ -198,6 +198,27 @@ def test_output_of_real_programs(returncode: int, output: str, cause: Cause, quo
     assert 1 <= len(found.evidence) <= 3
     assert len(set(found.evidence)) == len(found.evidence)
     assert "{" not in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("xllamacpp is not installed; install llama-router[embedded]", Cause.COMMAND_MISSING),
+        ("this version of xllamacpp cannot be used; install the one", Cause.COMMAND_MISSING),
+        ("xllamacpp cannot be loaded: dynamic module has no init", Cause.COMMAND_MISSING),
+        (
+            "xllamacpp cannot be loaded: libgomp.so.1: cannot open shared object file: No such "
+            "file or directory",
+            Cause.LIBRARY_MISSING,
+        ),
+    ],
+)
+def test_an_unusable_embedded_server_is_no_reason_for_further_starts(
+    line: str, cause: Cause
+) -> None:
+    """Each of its own refusals has a cause that repetition does not change."""
+    assert diagnose(1, [f"error: {line}"]).cause is cause
+    assert cause in PERMANENT_CAUSES
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.config import paths
+from llama_router.backends import environment
 from llama_router.config.file import read_file
 from llama_router.config.load import LoadedConfig, load_config, load_file
 from llama_router.config.locations import default_config_path
@@ -504,8 +504,8 @@ def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch, written: str, *, embedded: bool
 ) -> None:
     """One warning says that there is neither, for the built-in command as well."""
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(paths, "find_spec", lambda _: object() if embedded else None)
+    monkeypatch.setattr(shutil, "which", lambda _, path=None: None)  # noqa: ARG005 -- as it is called
+    monkeypatch.setattr(environment, "find_spec", lambda _: object() if embedded else None)
     text = f"{written}models.a.path = 'm.gguf'\nmodels.b.path = 'm.gguf'"
     warnings = load(folder, text).warnings
     assert [(w.line, "xllamacpp" in w.message) for w in warnings] == [(1, True)] * (not embedded)
