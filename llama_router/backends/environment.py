@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -15,25 +16,33 @@ import attrs
 from ..errors.backends import SpawnError
 from ..errors.causes import Cause
 
-#: Variables that a backend inherits. All others are withheld: the router's secrets, and
-#: settings such as LLAMA_ARG_* that would change a backend without a line in router.toml.
-#: ``env`` in router.toml adds others.
+#: Variables that a backend inherits; this module alone decides it. All others are withheld: the
+#: router's secrets, and settings such as LLAMA_ARG_* that would change a backend without a line
+#: in router.toml. ``env`` in router.toml adds others.
 ALLOWED: Final = frozenset(
     (
         "CONDA_PREFIX",
+        "CONTAINER_HOST",
+        "CURL_CA_BUNDLE",
+        "DBUS_SESSION_BUS_ADDRESS",
         "DISPLAY",
-        "DOCKER_HOST",
+        "DRI_PRIME",
         "HOME",
-        "HTTPS_PROXY",
-        "HTTP_PROXY",
         "LANG",
         "LANGUAGE",
         "LD_LIBRARY_PATH",
         "LIBRARY_PATH",
+        "LLAMA_CACHE",
         "LOGNAME",
-        "NO_PROXY",
+        "NIX_SSL_CERT_FILE",
+        "OCL_ICD_FILENAMES",
+        "OCL_ICD_VENDORS",
         "PATH",
+        "PYTHONIOENCODING",
         "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "PYTHONUTF8",
+        "REGISTRY_AUTH_FILE",
         "SHELL",
         "SSL_CERT_DIR",
         "SSL_CERT_FILE",
@@ -44,42 +53,104 @@ ALLOWED: Final = frozenset(
         "TZ",
         "USER",
         "VIRTUAL_ENV",
-        "http_proxy",
-        "https_proxy",
-        "no_proxy",
     )
 )
 
-#: The same by prefix: locales, accelerators and their libraries, model caches.
+#: The same by prefix.
 ALLOWED_PREFIXES: Final = (
+    # Locales and folders.
     "LC_",
     "XDG_",
+    # NVIDIA.
+    "CUBLAS",
     "CUDA",
-    "NVIDIA_",
+    "CUDNN_",
     "NCCL_",
+    "NVIDIA_",
+    "__GLX_VENDOR_LIBRARY_NAME",
+    "__NV_PRIME_",
+    # AMD.
+    "AMD_",
+    "GPU_",
+    "HIPBLAS",
     "HIP_",
     "HSA_",
+    "MIOPEN_",
+    "RADV_",
+    "RCCL_",
+    "ROCBLAS_",
     "ROCM_",
     "ROCR_",
-    "GPU_",
-    "AMD_",
+    # Intel.
+    "DNNL_",
+    "NEO",
     "ONEAPI_",
+    "ONEDNN_",
     "SYCL_",
+    "UR_",
+    "ZES_",
     "ZE_",
-    "GGML_",
+    # Others: Moore Threads, Huawei, Vulkan and OpenCL on any card.
+    "ASCEND_",
+    "HCCL_",
+    "MESA_",
+    "MTHREADS_",
+    "MUSA_",
+    "OPENCL_",
+    "POCL_",
     "VK_",
-    "OMP_",
+    "VULKAN_",
+    # Threads and mathematics on the CPU.
+    "BLIS_",
+    "GGML_",
+    "GOMP_",
+    "KMP_",
+    "MALLOC_",
     "MKL_",
+    "NUMBA_",
+    "OMP_",
     "OPENBLAS_",
+    # Model libraries.
+    "DIFFUSERS_",
+    "FLASHINFER_",
     "HF_",
     "HUGGINGFACE_",
-    "TRANSFORMERS_",
     "PYTORCH_",
-    "TORCH",
-    "TRITON_",
-    "VLLM_",
+    "RAY_",
+    "SAFETENSORS_",
     "SGLANG_",
+    "TIKTOKEN_",
+    "TOKENIZERS_",
+    "TORCH",
+    "TRANSFORMERS_",
+    "TRITON_",
+    "UCX_",
+    "VLLM_",
+    # Containers.
+    "CONTAINERS_",
+    "CONTAINERD_",
+    "DOCKER_",
+    "PODMAN_",
 )
+
+#: The same by suffix, in any case: proxies, and certificates of every HTTP library.
+ALLOWED_SUFFIXES: Final = ("_proxy", "_ca_bundle")
+
+# Names that change what a model server does, whichever it is.
+_WANTED_PREFIXES: Final = ("LLAMA_", "LD_")
+_WANTED_SUFFIXES: Final = (
+    "_VISIBLE_DEVICES",
+    "_DEVICES",
+    "_NUM_THREADS",
+    "_LIBRARY_PATH",
+    "_CACHE",
+    "_CACHE_DIR",
+)
+
+# Variables of the router that look the same.
+_OF_ROUTER_PREFIXES: Final = ("LLAMA_ROUTER_", "LLAMA_SERVER_ROUTER_")
+
+_WORD: Final = re.compile(r"[A-Za-z0-9]+")
 
 #: The usual name of llama.cpp's server; the embedded backend replaces it if it is missing.
 LLAMA_SERVER: Final = "llama-server"
@@ -107,11 +178,39 @@ class Program:
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the part of *environ* that a backend inherits."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in ALLOWED or name.startswith(ALLOWED_PREFIXES)
-    }
+    return {name: value for name, value in environ.items() if _is_inherited(name)}
+
+
+def withheld(
+    environ: Mapping[str, str], *, program: str, env: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Return the names of *environ* that *program* does not get though it may need them, sorted.
+
+    Args:
+        environ: The router's own environment.
+        program: The program of the backend; a name that begins with its name may be its own.
+        env: The names that the configuration sets.
+    """
+    words = _WORD.findall(Path(program).name)
+    prefixes = (*_WANTED_PREFIXES, *(f"{word.upper()}_" for word in words[:1]))
+    return tuple(
+        sorted(
+            name
+            for name in environ
+            if name not in env
+            and not _is_inherited(name)
+            and not name.startswith(_OF_ROUTER_PREFIXES)
+            and (name.startswith(prefixes) or name.endswith(_WANTED_SUFFIXES))
+        )
+    )
+
+
+def _is_inherited(name: str) -> bool:
+    return (
+        name in ALLOWED
+        or name.startswith(ALLOWED_PREFIXES)
+        or name.lower().endswith(ALLOWED_SUFFIXES)
+    )
 
 
 def find_program(argv: tuple[str, ...], *, path: str | None = None) -> Program:

@@ -40,7 +40,7 @@ from ..timeouts import move_on_after_running
 from . import child_protocol
 from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
 from .diagnosis import PERMANENT_CAUSES
-from .environment import Program, find_program, inherited
+from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
 from .ports import Ports
 from .preflight import check_files, in_start_thread
@@ -102,6 +102,9 @@ class Launcher:
     force_stop: trio.Event
     oom_detector: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
+    _withheld: dict[str, tuple[str, ...]] = attrs.field(
+        factory=dict[str, tuple[str, ...]], init=False
+    )
     _serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
     _group_serial: count[int] = attrs.field(factory=lambda: count(1), init=False)
 
@@ -255,6 +258,7 @@ class Launcher:
                 argv = redacted_command(program.argv)
                 log.info("backend.spawned", model=spec.id, pid=process.pid, port=port, argv=argv)
                 model_log.mark(f"pid {process.pid} started: {shlex.join(argv)}")
+                self._report_withheld(spec, model_log)
                 task_status.started(process)
                 oom_counters = self.oom_detector.counters(process.pid)
                 self.writer.enqueue(
@@ -286,6 +290,19 @@ class Launcher:
         )
         error.retryable = ready.is_set() or error.cause not in PERMANENT_CAUSES
         raise error
+
+    def _report_withheld(self, spec: ModelSpec, model_log: ModelLog) -> None:
+        """Log the variables that the backend may need and does not get, once per model."""
+        written = spec.spawn.command[0]
+        names = withheld(self.environ, program=written, env=spec.spawn.env)
+        if self._withheld.get(spec.id, ()) == names:
+            return
+        self._withheld[spec.id] = names
+        if not names:
+            return
+        log.warning("backend.variables_withheld", model=spec.id, names=names)
+        listed = ", ".join(names)
+        model_log.note(f"not passed on from the router's environment, set them in env: {listed}")
 
     async def _wait_ready(
         self, spec: ModelSpec, port: int, process: SpawnedProcess, readiness: ReadinessState

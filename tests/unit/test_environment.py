@@ -1,13 +1,15 @@
 """Which program serves, and what it inherits."""
 
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from llama_router.backends import environment
-from llama_router.backends.environment import find_program, inherited
+from llama_router.backends.environment import find_program, inherited, withheld
 from llama_router.errors.backends import SpawnError
+from llama_router.models.caches import find_caches
 
 
 def executable(path: Path) -> Path:
@@ -56,7 +58,7 @@ def test_without_any_llama_server_a_start_fails_at_once_with_both_remedies(
 ) -> None:
     """A second attempt would find none either, so it is not repeated."""
     monkeypatch.setattr(environment, "find_spec", lambda _: None)
-    with pytest.raises(SpawnError, match="install llama.cpp.*llama-router.embedded") as caught:
+    with pytest.raises(SpawnError, match=r"install llama.cpp.*llama-router.embedded") as caught:
         find_program(("llama-server", "-m", "x"))
     assert caught.value.cause == "command_missing"
     assert not caught.value.retryable
@@ -87,3 +89,66 @@ def test_only_allowed_variables_are_inherited() -> None:
     }
     kept = {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "HF_TOKEN"}
     assert inherited(environ).keys() == kept
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ROCBLAS_TENSILE_LIBPATH", "HIPBLASLT_TENSILE_LIBPATH", "MIOPEN_USER_DB_PATH"),
+        *("RADV_PERFTEST", "MESA_VK_DEVICE_SELECT", "GGML_VK_VISIBLE_DEVICES"),
+        *("ZES_ENABLE_SYSMAN", "UR_L0_ENABLE_RELAXED_ALLOCATION_LIMITS", "ZE_AFFINITY_MASK"),
+        *("MUSA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "OCL_ICD_VENDORS"),
+        *("DOCKER_CONFIG", "DOCKER_HOST", "CONTAINER_HOST", "DBUS_SESSION_BUS_ADDRESS"),
+        *("all_proxy", "ALL_PROXY", "ftp_proxy", "HTTPS_PROXY", "no_proxy"),
+        *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE", "SSL_CERT_FILE"),
+        *("TOKENIZERS_PARALLELISM", "KMP_AFFINITY", "OMP_WAIT_POLICY"),
+    ],
+)
+def test_what_drivers_and_libraries_read_is_inherited(name: str) -> None:
+    """For every kind of card, for containers, proxies, certificates and threads."""
+    assert inherited({name: "x"}) == {name: "x"}
+
+
+class _ReadNames(Mapping[str, str]):
+    """An environment that has nothing, and keeps the names that were looked up."""
+
+    def __init__(self) -> None:
+        self.names = set[str]()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_backend_has_the_same_caches_as_the_router() -> None:
+    """Each variable that decides where a scan looks is inherited, or it would download again."""
+    environ = _ReadNames()
+    find_caches(environ)
+    assert {"LLAMA_CACHE", "HF_HOME"} <= environ.names
+    assert inherited(dict.fromkeys(environ.names, "x")).keys() == environ.names
+
+
+def test_variables_that_look_wanted_are_named() -> None:
+    """Settings of the program, devices and preloads; no secrets, nothing that is passed or set."""
+    environ = {
+        "LLAMA_ARG_CTX_SIZE": "9",
+        "LLAMA_ARG_THREADS": "2",
+        "LD_PRELOAD": "/lib/jemalloc.so",
+        "WHISPER_MODEL": "x",
+        "ACME_VISIBLE_DEVICES": "0",
+        "ACME_TOKEN": "secret",
+        "LLAMA_ROUTER_ADMIN_TOKEN": "secret",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "NOTIFY_SOCKET": "/run/x",
+        "EDITOR": "vi",
+    }
+    names = withheld(environ, program="/opt/whisper-server", env={"LLAMA_ARG_THREADS": "4"})
+    wanted = ("ACME_VISIBLE_DEVICES", "LD_PRELOAD", "LLAMA_ARG_CTX_SIZE", "WHISPER_MODEL")
+    assert names == wanted
+    assert "WHISPER_MODEL" not in withheld(environ, program="llama-server")
