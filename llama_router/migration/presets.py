@@ -48,6 +48,19 @@ _ROUTER_OPTIONS: Final = {
     "--models-autoload": "a model is loaded when a request names it",
 }
 
+#: Keys that only a preset may have, by their variables. Source: llama.cpp, common/arg.h.
+_PRESET_ONLY: Final = {
+    "__PRESET_LOAD_ON_STARTUP": "load-on-startup",
+    "__PRESET_STOP_TIMEOUT": "stop-timeout",
+    "__PRESET_DEDUP_CACHE_MODELS": "dedup-cache-models",
+}
+_PRESET_ONLY_PREFIX: Final = "__PRESET_"
+
+#: Those of them that have no counterpart, each with the reason.
+_WITHOUT_COUNTERPART: Final = {
+    "dedup-cache-models": "a found model with the file of another table is never listed twice",
+}
+
 #: Options that name the model.
 _SOURCES: Final = frozenset({"--model", "--hf-repo", "--model-url", "--docker-repo"})
 
@@ -79,7 +92,16 @@ class _Setting:
     @property
     def identity(self) -> str:
         """A name that is equal for two settings if the later one replaces the other."""
-        return self.key if self.option is None else self.option.names[-1]
+        if self.option is None:
+            return _PRESET_ONLY.get(self.key, self.key)
+        return self.option.names[-1]
+
+    @property
+    def reason_to_omit(self) -> str | None:
+        """The reason why it is left out; None if it is not."""
+        if self.identity.startswith(_PRESET_ONLY_PREFIX):
+            return "it is for llama-server's own router, and is not known here"
+        return (_ROUTER_OPTIONS | _WITHOUT_COUNTERPART).get(self.identity)
 
     @property
     def is_variable(self) -> bool:
@@ -170,8 +192,8 @@ def _for_all(section: _Section, draft: Draft) -> dict[str, _Setting]:
     """Return the settings of ``[*]`` that become arguments; translate the others."""
     common: dict[str, _Setting] = {}
     for identity, setting in section.settings.items():
-        if identity in _ROUTER_OPTIONS:
-            draft.notes.append(_note(setting, _ROUTER_OPTIONS[identity]))
+        if (reason := setting.reason_to_omit) is not None:
+            draft.notes.append(_note(setting, reason))
         elif identity == "stop-timeout":
             draft.spawn["stop_timeout_s"] = _seconds(setting)
         elif setting.is_variable:
@@ -238,8 +260,8 @@ def _translate_setting(identity: str, setting: _Setting, model: DraftModel, draf
             _load_on_startup(setting, model, draft)
         case _ if setting.is_variable:
             _set_variable(model.spawn, setting)
-        case _ if identity in _ROUTER_OPTIONS:
-            model.notes.append(_note(setting, _ROUTER_OPTIONS[identity]))
+        case _ if (reason := setting.reason_to_omit) is not None:
+            model.notes.append(_note(setting, reason))
         case _:
             return False
     return True

@@ -141,6 +141,35 @@ def test_a_section_named_like_a_repository_is_loaded_from_the_cache() -> None:
     assert argv_of(f"[{name}]\ntemp = 1\n", name) == ("--hf-repo", name, "--temp", "1")
 
 
+@pytest.mark.parametrize("section", ["*", "m"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("dedup-cache-models", "load-on-startup", "stop-timeout"),
+        *("__PRESET_DEDUP_CACHE_MODELS", "__PRESET_LOAD_ON_STARTUP", "__PRESET_STOP_TIMEOUT"),
+        "__PRESET_NEWER_THAN_THIS",
+    ],
+)
+def test_what_only_a_preset_may_have_is_no_argument(section: str, key: str) -> None:
+    """``llama-server`` refuses it, so every model would fail to start."""
+    text = f"[*]\nc = 9\n[m]\nmodel = /m\n[{section}]\n{key} = 5\n"
+    if section == "m":
+        text += "model = /m\n"  # a section replaces an earlier one
+    spec = parse_config(document_of(text)).models[ModelId("m")]
+    words = " ".join((*spec.spawn.command, *spec.spawn.args, *spec.spawn.env)).lower()
+    assert key.lower() not in words
+    assert "preset" not in words
+    assert "5" not in words.split()
+
+
+def test_both_spellings_of_a_preset_only_key_mean_the_same() -> None:
+    """The key and its variable."""
+    text = "[m]\nmodel = /m\n__PRESET_STOP_TIMEOUT = 20\n__PRESET_LOAD_ON_STARTUP = 1\n"
+    document = document_of(text)
+    assert document["models"]["m"]["spawn"] == {"stop_timeout_s": 20}
+    assert document["router"] == {"startup_model": "m"}
+
+
 def test_a_model_without_a_file_takes_its_shared_settings_along() -> None:
     """Its command is its own, so the shared arguments are repeated there."""
     text = "[*]\nngl = 9\n[o/r:Q8_0]\ntemp = 1\n"
