@@ -29,9 +29,10 @@ from bench.programs import (
     missing_binary,
     wait_listening,
 )
-from llama_router.backends.environment import LLAMA_SERVER, find_program, inherited
+from llama_router.backends.environment import find_program, inherited
 from llama_router.config.load import load_config
 from llama_router.core.config.command import command_line
+from llama_router.core.config.kinds import LLAMA_SERVER
 
 from .ask import ask, healthy
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from ..core.config.kinds import LLAMA_SERVER, is_llama_server
 from ..errors.backends import SpawnError
 from ..errors.causes import Cause
 
@@ -152,14 +153,12 @@ _OF_ROUTER_PREFIXES: Final = ("LLAMA_ROUTER_", "LLAMA_SERVER_ROUTER_")
 
 _WORD: Final = re.compile(r"[A-Za-z0-9]+")
 
-#: The usual name of llama.cpp's server; the embedded backend replaces it if it is missing.
-LLAMA_SERVER: Final = "llama-server"
-
 
 #: Why there is no llama-server, with every remedy; a sentence goes on with it.
 NO_LLAMA_SERVER: Final = (
     "there is no program 'llama-server' on PATH or beside llama-router, and the embedded server "
-    "(package xllamacpp) is not installed; install llama.cpp, or install llama-router[embedded]"
+    "(package xllamacpp) is not installed; install llama.cpp (llama_server of [router] names its "
+    "program if it is elsewhere), or install llama-router[embedded]"
 )
 
 
@@ -228,7 +227,7 @@ def find_program(argv: tuple[str, ...], *, path: str | None = None) -> Program:
     """
     name = argv[0]
     if name != LLAMA_SERVER:
-        return Program(argv, Path(name).name == LLAMA_SERVER)
+        return Program(argv, is_llama_server(name))
     program = find_llama_server(path=path)
     if program is None:
         error = SpawnError(f"cannot start a backend: {NO_LLAMA_SERVER}")

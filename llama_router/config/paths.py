@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..backends.environment import LLAMA_SERVER, NO_LLAMA_SERVER, find_llama_server
+from ..backends.environment import NO_LLAMA_SERVER, find_llama_server
 from ..core.config import placeholders
+from ..core.config.kinds import LLAMA_SERVER
 from ..errors.config import Problem, Where
 from ..files import Unseen, folder_fault, look, reason_of
 from ..files.stalls import look_at
@@ -35,6 +36,7 @@ class ConfigPaths:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._llama_server_is_named = False
         self.problems: list[Problem] = []
         self.unusable: list[Problem] = []
         self.warnings: list[Problem] = []
@@ -45,6 +47,10 @@ class ConfigPaths:
             self._make_key_absolute(
                 router, "state_dir", ("router",), _future_folder_fault, self.problems
             )
+            self._make_key_absolute(
+                router, "llama_server", ("router",), _program_fault, self.unusable
+            )
+            self._llama_server_is_named = "llama_server" in router
             self._make_folders_absolute(router)
         spawns: list[tuple[Where, object]] = [(("default_spawn",), document.get("default_spawn"))]
         spawns += [(("templates", name), table) for name, table in tables(document, "templates")]
@@ -100,6 +106,8 @@ class ConfigPaths:
             command[0] = placeholders.escape(
                 self._checked(program, where, _program_fault, self.unusable)
             )
+        elif program == LLAMA_SERVER and self._llama_server_is_named:
+            return
         elif warning := missing_on_path(program):
             self.warnings.append(Problem(where, warning))
 

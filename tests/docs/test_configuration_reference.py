@@ -81,6 +81,7 @@ def test_the_example_shows_the_defaults() -> None:
         *(
             "startup_model",
             "state_dir",
+            "llama_server",
             "models_dirs",
             "cwd",
             "admin_token",

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.core.config.command import command_line
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
+from llama_router.core.config.reload import plan_reload, router_fields_to_restart_for
 from llama_router.core.config.specs import (
     DEFAULT_SPAWN,
     LogFormat,
@@ -78,6 +80,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "read_timeout_s": 2.5,
         "startup_model": "b",
         "notify_model_swap": True,
+        "llama_server": "/opt/llama-server",
         "models_dirs": ["/models"],
         "scan_caches": False,
         "default_model": "a",
@@ -174,6 +177,37 @@ def test_inherited_args_belong_to_the_inherited_command(
 ) -> None:
     """A command that is written for a model or a template runs as it was written."""
     assert only_model({"default_spawn": {"args": ["-ngl", "9"]}, **spawns}).spawn.args == args
+
+
+def test_one_program_is_named_for_every_llama_server() -> None:
+    """Wherever the command says ``llama-server``, and nowhere else."""
+    document = {
+        "router": {"llama_server": "/opt/$new/llama-server-cuda"},
+        "templates": {"t": {"command": ["llama-server", "-m", "$path"]}},
+        "models": {
+            "default": PATH,
+            "template": {**PATH, "template": "t"},
+            "own": {"spawn": {"command": ["/usr/bin/llama-server"]}},
+            "other": {"spawn": {"command": ["vllm"]}},
+        },
+    }
+    models = parse_config(document).models
+    programs = {str(m): command_line(s, port=1, host="h")[0] for m, s in models.items()}
+    assert programs == {
+        "default": "/opt/$new/llama-server-cuda",
+        "template": "/opt/$new/llama-server-cuda",
+        "own": "/usr/bin/llama-server",
+        "other": "vllm",
+    }
+
+
+def test_another_named_program_restarts_the_models_that_it_serves() -> None:
+    """The router itself goes on, and so do other backends."""
+    models = {"a": PATH, "b": {"spawn": {"command": ["vllm"]}}}
+    old = parse_config({"models": models})
+    new = parse_config({"router": {"llama_server": "/opt/llama-server"}, "models": models})
+    assert plan_reload(old, new).restart == {"a"}
+    assert router_fields_to_restart_for(old.router, new.router) == ()
 
 
 def test_a_models_args_follow_those_of_its_spawn() -> None:
@@ -342,6 +376,8 @@ def test_no_value_is_coerced(key: str, value: object, message: str) -> None:
         ("port", -1),
         ("port", 65536),
         ("base_port", 1023),
+        ("llama_server", ""),
+        ("llama_server", "/usr/bin/python3"),
         ("base_port", 65001),
         ("connection_timeout_s", 0),
         ("read_timeout_s", -0.1),

@@ -511,6 +511,37 @@ def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
     assert [(w.line, "xllamacpp" in w.message) for w in warnings] == [(1, True)] * (not embedded)
 
 
+def test_a_named_llama_server_belongs_to_the_folder_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then none is looked for on PATH."""
+    monkeypatch.setattr(environment, "find_llama_server", lambda: None)
+    program = folder / "bin" / "llama-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = (
+        "router.llama_server = 'bin/llama-server'\n"
+        "default_spawn.command = ['llama-server', '$path']\nmodels.a.path = 'm.gguf'"
+    )
+    loaded = load(folder, text)
+    assert loaded.warnings == ()
+    assert next(iter(loaded.config.models.values())).spawn.command[0] == str(program)
+
+
+def test_a_named_llama_server_that_is_missing_costs_the_models_that_it_serves(
+    folder: Path,
+) -> None:
+    """They are unavailable; those of other programs are not."""
+    text = (
+        "router.llama_server = 'bin/llama-server'\nmodels.a.path = 'm.gguf'\n"
+        "models.b.spawn.command = ['/bin/sh']"
+    )
+    loaded = load(folder, text)
+    assert loaded.config.file_faults.keys() == {"a"}
+    (warning,) = loaded.unavailable
+    assert (warning.line, warning.location) == (1, "router.llama_server")
+
+
 def test_a_program_given_by_a_placeholder_is_not_looked_for(folder: Path) -> None:
     """It is another one for each model."""
     loaded = load(folder, "models.a = { path = 'm.gguf', spawn.command = ['$path'] }")

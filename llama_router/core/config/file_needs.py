@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 
 from .command import placeholder_values
+from .kinds import is_llama_server
 from .placeholders import expand, names_in
 from .specs import ModelSpec
 
@@ -33,8 +34,6 @@ _FILE_OPTIONS: Final = {
     "--ssl-key-file": False,
     "--ssl-cert-file": False,
 }
-
-_LLAMA_SERVER: Final = "llama-server"
 
 
 class FileKind(StrEnum):
@@ -79,16 +78,16 @@ def needs_of(spec: ModelSpec) -> Iterator[FileNeed]:
     with a placeholder, is searched when it is started.
     """
     program, *words = *spec.spawn.command, *spec.spawn.args
-    is_llama_server = program.rpartition("/")[2] == _LLAMA_SERVER
+    of_llama_server = is_llama_server(program)
     if spec.path is not None:
-        yield FileNeed(spec.path, FileKind.FILE if is_llama_server else FileKind.MODEL)
+        yield FileNeed(spec.path, FileKind.FILE if of_llama_server else FileKind.MODEL)
     if spec.mmproj is not None:
         yield FileNeed(spec.mmproj, FileKind.FILE)
     if spec.spawn.cwd is not None:
         yield FileNeed(spec.spawn.cwd, FileKind.FOLDER)
     if "/" in program and not names_in(program):
         yield FileNeed(expand(program, {}), FileKind.PROGRAM)
-    if not is_llama_server:
+    if not of_llama_server:
         return
     for option, written in pairwise(words):
         if option in _FILE_OPTIONS and written not in ("", "$path", "$mmproj"):

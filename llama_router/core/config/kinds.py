@@ -58,6 +58,15 @@ def _no_nul(text: str) -> str | None:
     return "must not contain a NUL character" if "\0" in text else None
 
 
+#: The usual name of llama.cpp's server.
+LLAMA_SERVER: Final = "llama-server"
+
+
+def is_llama_server(program: str) -> bool:
+    """Return whether *program*, a name or path, is llama.cpp's server: ``llama-server-cuda`` is."""
+    return program.rpartition("/")[2].startswith(LLAMA_SERVER)
+
+
 def _no_controls(text: str) -> str | None:
     if not text:
         return "must not be empty"
@@ -85,6 +94,12 @@ def _placeholder_fault(word: str) -> str | None:
 
 def _program_fault(command: tuple[str, ...]) -> str | None:
     return None if command and command[0] else "must name a program in its first element"
+
+
+def _llama_server_fault(path: str) -> str | None:
+    if is_llama_server(path):
+        return None
+    return f"must name a file whose name begins with {LLAMA_SERVER!r}, such as 'llama-server-cuda'"
 
 
 def _duration_fault(seconds: float) -> str | None:
@@ -134,6 +149,7 @@ String = Annotated[str, _no_nul]
 Text = Annotated[String, _no_controls]
 """A name of something: a file, a group, an address. Not empty."""
 
+LlamaServer = Annotated[Text, _llama_server_fault]
 UrlPath = Annotated[Text, _URL_PATH]
 Origin = Annotated[Text, _ORIGIN]
 

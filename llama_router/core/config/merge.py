@@ -11,12 +11,9 @@ import attrs
 from ...errors.config import ConfigError, Problem
 from . import placeholders
 from .config import Config
-from .kinds import Table
+from .kinds import Table, is_llama_server
 from .parse import parse_config
 from .specs import DEFAULT_SPAWN
-
-#: The only program that understands the arguments that a scan derives (``found_args``).
-LLAMA_SERVER: Final = "llama-server"
 
 #: Stands for the files of a model that no scan found, see `MergedDocument.left_out`.
 _PLACEHOLDER_FILE: Final = "not found"
@@ -240,7 +237,7 @@ class _Merger:
         if "aliases" not in table:
             merged["aliases"] = [a for a in _strings(merged.get("aliases")) if a not in claimed]
         program = self._words(table)[0] if self._words(table) else ""
-        if "found_args" not in table and program.rpartition("/")[2] != LLAMA_SERVER:
+        if "found_args" not in table and not is_llama_server(program):
             merged.pop("found_args", None)  # another program has other arguments
         return merged
 

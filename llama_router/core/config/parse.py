@@ -10,11 +10,11 @@ from typing import Any, Final, get_type_hints
 import attrs
 
 from ...errors.config import ConfigError, Problem, Where
+from . import placeholders
 from .config import Config
 from .exposure import host_fault
-from .kinds import KeySecret, Table, Word, name_fault
+from .kinds import LLAMA_SERVER, KeySecret, Table, Word, name_fault
 from .names import ModelId
-from .placeholders import names_in
 from .specs import DEFAULT_SPAWN, ApiKey, ModelSpec, RouterSpec, SpawnSpec
 from .strict import INVALID, Reader, problems_in, reader
 
@@ -164,8 +164,11 @@ class _Parser:
         own.pop("spawn", None)
         own_args = (*own.pop("found_args", ()), *own.pop("args", ()))
         spawn = attrs.evolve(spawn, args=(*spawn.args, *own_args))
+        if router.llama_server is not None and spawn.command[:1] == (LLAMA_SERVER,):
+            program = placeholders.escape(router.llama_server)
+            spawn = attrs.evolve(spawn, command=(program, *spawn.command[1:]))
         words = (*spawn.command, *spawn.args, *spawn.env.values())
-        used = frozenset[str]().union(*map(names_in, words))
+        used = frozenset[str]().union(*map(placeholders.names_in, words))
         for name in sorted(used & {"path", "mmproj"} - table.keys()):
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
         inherited = {

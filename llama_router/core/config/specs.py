@@ -18,6 +18,7 @@ from .kinds import (
     Count,
     Env,
     JsonValue,
+    LlamaServer,
     Name,
     Origin,
     Port,
@@ -91,6 +92,7 @@ class RouterSpec:
     default_for_unknown: bool = attrs.field(default=False, metadata=RETUNE)
     drain_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
     state_dir: Text | None = attrs.field(default=None, metadata=RESTART)
+    llama_server: LlamaServer | None = attrs.field(default=None, metadata=RETUNE)
     models_dirs: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     scan_caches: bool = attrs.field(default=True, metadata=RETUNE)
     log_level: LogLevel = attrs.field(default=LogLevel.INFO, metadata=RESTART)
