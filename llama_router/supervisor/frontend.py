@@ -11,6 +11,7 @@ import attrs
 import structlog
 import trio
 
+from ..backends.server_programs import ServerPrograms
 from ..config.catalog import Catalog, scan_sources
 from ..config.load import LoadedConfig
 from ..config.watcher import Watcher, load_without_scans
@@ -69,6 +70,11 @@ class Frontend:
     catalog: Catalog | None
     state_dir: Path
     environ: Mapping[str, str]
+    _programs: ServerPrograms = attrs.field(init=False)
+
+    @_programs.default
+    def _make_programs(self) -> ServerPrograms:
+        return ServerPrograms(self.environ)
 
     async def serve(self, task_status: trio.TaskStatus[RunningRouter]) -> None:
         """Serve until a stop, then until all requests are answered or the drain time is over."""
@@ -89,6 +95,7 @@ class Frontend:
             tasks.start_soon(watcher.run)
             tasks.start_soon(watch_missing_files, dispatcher)
             tasks.start_soon(self._reload_on_request, watcher)
+            tasks.start_soon(self._programs.run, lambda: dispatcher.config)
             tasks.start_soon(scans.run, self.signals.next_rescan)
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
@@ -131,6 +138,7 @@ class Frontend:
             loads=Loads(dispatcher),
             conversations=Conversations(),
             bodies=BodyBudget(),
+            programs=self._programs,
         )
 
     def _watcher(self) -> Watcher:
@@ -180,6 +188,7 @@ class Frontend:
             if scan_sources(config.router) != scan_sources(former):
                 self.signals.rescan()
             replaced = self.dispatcher.reconfigure(config, plan)
+            self._programs.configuration_changed()
             self.address.gate.reconfigure(config)
             if config.router.admin_token != former.admin_token:
                 self.address.announce()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from importlib import resources
 from pathlib import Path
 
 from ...core.config import placeholders
+from ...core.config.config import Config as LoadedConfiguration
 from ...core.config.specs import ModelSpec
 from ...files import reason_of
 from ..config_loading import prepare_or_explain
@@ -32,6 +34,7 @@ def check(config: Config = None, *, commands: bool = False) -> int:
     if commands:
         for model, spec in loaded.config.models.items():
             print_line(f"{model}: {_command_line(spec)}")
+        _print_programs(loaded.config)
     models = len(loaded.config.models)
     if loaded.unavailable:
         # The router would start, but without these models.
@@ -39,6 +42,20 @@ def check(config: Config = None, *, commands: bool = False) -> int:
         return fail(f"{loaded.path}: {unusable} of {models} models cannot be used now")
     print_line(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")
     return 0
+
+
+def _print_programs(config: LoadedConfiguration) -> None:
+    """Print which llama-server programs serve, and a warning about each unused GPU."""
+    # A tenth of a second of imports, only for this option.
+    import trio  # noqa: PLC0415 -- see above
+
+    from ...backends.server_programs import ServerPrograms  # noqa: PLC0415 -- see above
+
+    programs = ServerPrograms(os.environ)
+    for program in trio.run(programs.ask, config):
+        print_line(f"served by {program.describe()}")
+        if program.warning is not None:
+            print_message(f"warning: {program.warning}")
 
 
 def _command_line(spec: ModelSpec) -> str:

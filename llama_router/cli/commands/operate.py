@@ -109,6 +109,10 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
     uptime = format_duration(state["uptime_s"])
     print_line(f"llama-router {state['version']}, pid {state['pid']}, up {uptime}")
     print_line(f"listening on {', '.join(state['urls'])}")
+    for program in state["programs"]:
+        print_line(f"served by {program['summary']}")
+        if program["warning"]:
+            print_line(f"  warning: {program['warning']}")
     print_line(f"configuration {state['config_path']}: {state['reload']['status']}")
     _print_problems(state["reload"])
     counts = Counter(model["phase"] for model in state["models"])

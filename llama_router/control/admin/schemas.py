@@ -127,6 +127,20 @@ class Model(msgspec.Struct):
     last_error: Failure | None
 
 
+class Program(msgspec.Struct):
+    """A llama-server program that serves.
+
+    *devices* is null where the machine has no GPU; *warning* says that one is not used; *summary*
+    has all of it in words.
+    """
+
+    program: str
+    version: str | None
+    devices: list[str] | None
+    warning: str | None
+    summary: str
+
+
 class Status(msgspec.Struct):
     """The router and all its models.
 
@@ -140,6 +154,7 @@ class Status(msgspec.Struct):
     urls: list[str]
     state_dir: str
     config_path: str
+    programs: list[Program]
     reload: Reload
     models: list[Model]
     configuration: dict[str, Any] | None

@@ -59,6 +59,16 @@ class StatusPage:
             urls=list(context.urls()),
             state_dir=str(context.state_dir),
             config_path=str(context.config_path),
+            programs=[
+                schemas.Program(
+                    program=each.program,
+                    version=each.version,
+                    devices=None if each.devices is None else list(each.devices),
+                    warning=each.warning,
+                    summary=each.describe(),
+                )
+                for each in context.programs.programs
+            ],
             reload=describe_reload(context.report()),
             models=[
                 self._model(spec, memory_mib) for spec in self._shown()

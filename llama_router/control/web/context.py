@@ -12,6 +12,7 @@ from typing import Protocol
 
 import attrs
 
+from ...backends.server_programs import ServerPrograms
 from ...config.catalog import ScanReport
 from ...core.access.gate import Gate
 from ...core.config.reload import ReloadReport
@@ -53,6 +54,7 @@ class ControlContext:
         loads: Loads models in the background.
         conversations: The backend of each resumable stream.
         bodies: The memory budget of all request bodies.
+        programs: The llama-server programs, and the devices that they see.
     """
 
     dispatcher: Dispatcher
@@ -72,3 +74,4 @@ class ControlContext:
     loads: Loads
     conversations: Conversations
     bodies: BodyBudget
+    programs: ServerPrograms
