@@ -161,6 +161,7 @@ async def ask_program(
         env: Its environment.
         has_gpu: Ask for devices, too.
     """
+    version: str | None
     if words[0] == sys.executable:
         program, version = EMBEDDED, importlib.metadata.version("xllamacpp")
     else:

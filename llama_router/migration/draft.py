@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import attrs
 
 from ..logs.lines import escape_controls
 
-Value: TypeAlias = "str | int | float | bool | list[str] | dict[str, str]"
+Value: TypeAlias = "str | int | float | bool | Sequence[Value] | Mapping[str, Value]"
 
 #: Longest array that stays on one line, in characters.
 _ONE_LINE_CHARACTERS: Final = 88
@@ -69,7 +69,8 @@ class DraftModel:
     def names(self) -> tuple[str, ...]:
         """Return the name and the aliases."""
         aliases = self.fields.get("aliases", [])
-        return (self.name, *aliases) if isinstance(aliases, list) else (self.name,)
+        words = aliases if isinstance(aliases, list) else []
+        return (self.name, *(word for word in words if isinstance(word, str)))
 
 
 @attrs.define
@@ -170,10 +171,13 @@ def _value(value: Value) -> str:
             return repr(value)
         case str():
             return string(value)
-        case list():
-            return _array(value)
-        case dict():
-            return f"{{ {', '.join(f'{key(k)} = {string(v)}' for k, v in value.items())} }}"
+        case Mapping():
+            return f"{{ {', '.join(f'{key(k)} = {_value(v)}' for k, v in value.items())} }}"
+        case _:
+            words = [item for item in value if isinstance(item, str)]
+            if len(words) == len(value):
+                return _array(words)
+            return f"[{', '.join(map(_value, value))}]"
 
 
 def _array(words: list[str]) -> str:

@@ -133,21 +133,23 @@ class _Translation:
         self.draft.variables |= usable.used_variables
 
     def preload(self, hooks: Fields) -> None:
-        """Translate the list of models that are loaded at start; only the first can be."""
+        """Translate the list of models that are loaded at start: the first, and kept ones."""
         on_startup = hooks.map("on_startup")
-        for index, node in enumerate(on_startup.texts("preload")):
+        for node in on_startup.texts("preload"):
             known = {
                 alias: name for name, model in self.draft.models.items() for alias in model.names()
             }
-            if node.text not in known:
-                raise node.refuse(f"there is no model {node.text!r}")
-            if index == 0:
+            model = self.draft.models.get(known.get(node.text, ""))
+            if model is None:
+                reason = "there is no such model (any more)"
+                self.note("hooks.on_startup.preload", node, reason)
+            elif "keep_loaded" in model.fields:
+                continue  # it is loaded at the start in any case
+            elif "startup_model" not in self.draft.router:
                 self.draft.router["startup_model"] = node.text
             else:
-                reason = "only one model is loaded at start (startup_model)"
-                self.draft.models[known[node.text]].notes.append(
-                    Note("hooks.on_startup.preload", reason, node.text, node.line)
-                )
+                reason = "only one model is loaded at start (startup_model); see keep_loaded"
+                model.notes.append(Note("hooks.on_startup.preload", reason, node.text, node.line))
         for place, fields in (("hooks.on_startup", on_startup), ("hooks", hooks)):
             for setting, left in fields.rest():
                 self.note(f"{place}.{setting}", left, UNKNOWN)

@@ -19,6 +19,8 @@ from .yaml_tree import Node
 
 _KEPT: Final = "it became keep_loaded, which also loads the model at the start"
 
+_NO_MODEL: Final = "there is no such model (any more)"
+
 _TOGETHER: Final = re.compile(r"\w+(?:\s*&\s*\w+)*")
 
 #: Flags, each with the value that has no counterpart, and the consequence.
@@ -34,7 +36,7 @@ def take_groups(root: Fields, draft: Draft) -> None:
     """Give the models of *draft* their groups, from all sections that define groups.
 
     Raises:
-        ConfigError: if a group has an unknown model, or one of another group.
+        ConfigError: if a group has a model of another group.
     """
     _groups(root.named("groups"), draft)
     _matrix(root.map("matrix"), draft)
@@ -72,7 +74,9 @@ def _groups(groups: dict[str, Node], draft: Draft) -> None:
         for member in members:
             model = draft.models.get(member.text)
             if model is None:
-                raise member.refuse(f"there is no model {member.text!r}")
+                setting = f"groups.{name}.members"
+                draft.notes.append(Note(setting, _NO_MODEL, member.text, member.line))
+                continue
             if member.text in taken:
                 other = taken[member.text]
                 raise member.refuse(f"the model {member.text!r} is in the group {other!r} already")
@@ -93,7 +97,7 @@ def _matrix(matrix: Fields, draft: Draft) -> None:
     names: dict[str, str] = {}
     for short, node in matrix.named("vars").items():
         if node.text not in draft.models:
-            raise node.refuse(f"there is no model {node.text!r}")
+            draft.notes.append(Note(f"matrix.vars.{short}", _NO_MODEL, node.text, node.line))
         names[short] = node.text
     sets = matrix.named("sets")
     members = {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import attrs
 
 from ..core.config.overrides import PROTECTED
 from . import command
-from .draft import DraftModel, Note
+from .draft import DraftModel, Note, Value
 from .fields import Fields, scalar
 from .macros import PORT, Macros
 from .yaml_tree import Kind, Node
@@ -19,8 +20,8 @@ from .yaml_tree import Kind, Node
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
 
 _LISTING: Final = "/v1/models shows only the id"
-_SETS: Final = "write it as set_params of the model"
-_PRESETS: Final = "write each set of parameters as a preset of the model"
+_ALSO_OTHERS: Final = "it became set_params, which also count for the other names of the model"
+_NO_VALUE: Final = "TOML has no such value; write it as set_params or a preset of the model"
 
 #: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
@@ -86,7 +87,7 @@ class ModelTranslation:
             self.draft.notes.append(Note(setting, reason, node.plain(), node.line, taken))
 
     def _aliases(self, fields: Fields) -> None:
-        """Translate aliases, including those that ``filters.setParamsByID`` adds."""
+        """Translate aliases and filters, whose ``setParamsByID`` adds names with parameters."""
         names: list[str] = []
         for item in fields.list("aliases"):
             if item.kind is Kind.MAP:
@@ -98,24 +99,79 @@ class ModelTranslation:
                     self._note(f"aliases.{setting}", node, _LISTING)
             else:
                 names.append(self.macros.expand(scalar(item)))
-        filters = fields.map("filters")
-        by_id = filters.peek("setParamsByID")
-        for name, node in filters.named("setParamsByID").items():
-            names.append(self.macros.expand(attrs.evolve(node, text=name)))
-        if by_id is not None and by_id.fields:
-            self._note("filters.setParamsByID", by_id, _PRESETS)
-        self._filters(filters)
         if names := [name for name in dict.fromkeys(names) if name != self.name]:
-            self.draft.fields["aliases"] = names
+            self.draft.fields["aliases"] = [*names]
+        self._filters(fields.map("filters"), {self.name, *names})
 
-    def _filters(self, filters: Fields) -> None:
-        if (stripped := filters.text("stripParams")) is not None:
+    def _filters(self, filters: Fields, names: Collection[str]) -> None:
+        for setting in ("stripParams", "strip_params"):
+            if (stripped := filters.text(setting)) is None:
+                continue
             named = (name.strip() for name in self.macros.expand(stripped).split(","))
             # Like llama-swap, never drop the model's name.
             if drop := [name for name in dict.fromkeys(named) if name and name not in PROTECTED]:
-                self.draft.fields["drop_params"] = drop
+                self.draft.fields["drop_params"] = [*drop]
+        self._set_params(filters, names)
         for setting, node in filters.rest():
-            self._note(f"filters.{setting}", node, _SETS if setting == "setParams" else UNKNOWN)
+            self._note(f"filters.{setting}", node, UNKNOWN)
+
+    def _set_params(self, filters: Fields, names: Collection[str]) -> None:
+        """Translate the parameters that are set, for all *names* of the model or for one."""
+        sets = self._params("filters.setParams", filters.named("setParams"))
+        presets: dict[str, Value] = {}
+        for written, node in filters.named("setParamsByID").items():
+            name = self.macros.expand(attrs.evolve(node, text=written))
+            setting = f"filters.setParamsByID.{name}"
+            params = self._params(setting, dict(Fields(node).rest()))
+            before, colon, after = name.partition(":")
+            if name in names:
+                sets |= params
+                if len(names) > 1:
+                    self._note(setting, node, _ALSO_OTHERS, taken=True)
+            elif colon and after and before in names:
+                presets[after] = params
+            else:
+                presets[name] = params
+                reason = f"it became a preset: clients must ask for {self.name}:{name}"
+                self._note(setting, node, reason, taken=True)
+        if sets:
+            self.draft.fields["set_params"] = sets
+        if presets:
+            self.draft.fields["presets"] = presets
+
+    def _params(self, setting: str, written: Mapping[str, Node]) -> dict[str, Value]:
+        """Return parameters of requests; like llama-swap, never the model's name."""
+        params: dict[str, Value] = {}
+        for name, node in written.items():
+            if name in PROTECTED:
+                continue
+            try:
+                params[name] = self._json(node)
+            except ValueError:
+                self._note(f"{setting}.{name}", node, _NO_VALUE)
+        return params
+
+    def _json(self, node: Node) -> Value:
+        """Return the value of *node*, as JSON has it.
+
+        Raises:
+            ValueError: if TOML cannot hold it: null, an infinite number.
+        """
+        match node.kind:
+            case Kind.MAP:
+                return {name: self._json(each) for name, each in node.fields.items()}
+            case Kind.LIST:
+                return [self._json(each) for each in node.items]
+            case Kind.WHOLE:
+                return int(node.text)
+            case Kind.NUMBER if math.isfinite(number := float(node.text)):
+                return number
+            case Kind.BOOLEAN:
+                return node.text.lower() in {"true", "yes", "on"}
+            case Kind.TEXT:
+                return self.macros.expand(node)
+            case _:
+                raise ValueError(node.kind)
 
     def _ttl(self, fields: Fields) -> None:
         ttl_s = fields.whole("ttl", minimum=-1)
@@ -140,7 +196,7 @@ class ModelTranslation:
             translated = command.translate(words, fixed_port)
         except ValueError as exc:
             raise node.refuse(f"cannot be split into words: {exc}") from exc
-        self.draft.spawn["command"] = list(translated.words)
+        self.draft.spawn["command"] = [*translated.words]
         if translated.path is not None:
             self.draft.fields["path"] = translated.path
         if translated.in_container:

@@ -18,7 +18,7 @@ from .draft import Draft, DraftModel, Note, Value
 from .verify import verify
 
 _HEADER: Final = re.compile(r"\[([^\]]+)\][ \t]*(?:[;#].*)?")
-_ENTRY: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)(?:[;#].*)?")
+_ENTRY: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*([^;#]*)([;#].*)?")
 _COMMENT: Final = re.compile(r"[ \t]*(?:[;#].*)?")
 
 #: The section for all models.
@@ -78,12 +78,14 @@ class _Setting:
         key: The key as written.
         value: The value as written.
         line: Its line.
+        lost: What follows the value behind a "#" or ";", if it looks like a part of it.
         option: The option of `llama-server`; None for an unknown one.
     """
 
     key: str
     value: str
     line: int
+    lost: str = ""
 
     @property
     def option(self) -> llama_options.Option | None:
@@ -175,7 +177,7 @@ def _parse(text: str) -> dict[str, _Section]:
             section = _Section(header[1].strip(" \t"), number)
             sections[section.name] = section
         elif entry := _ENTRY.fullmatch(line):
-            setting = _Setting(entry[1], entry[2].rstrip(" \t"), number)
+            setting = _Setting(entry[1], entry[2].rstrip(" \t"), number, _cut_off(entry))
             if setting.key == "version":
                 continue
             section.settings[setting.identity] = setting
@@ -188,10 +190,19 @@ def _parse(text: str) -> dict[str, _Section]:
     return sections
 
 
+def _cut_off(entry: re.Match[str]) -> str:
+    """Return what ``#`` or ``;`` cut off a value, if it is hardly meant as a comment."""
+    value, rest = entry[2], entry[3] or ""
+    is_quoted = any(value.count(quote) % 2 for quote in "\"'")
+    is_joined = bool(value) and not value[-1].isspace() and bool(rest[1:].strip())
+    return rest if is_quoted or is_joined else ""
+
+
 def _for_all(section: _Section, draft: Draft) -> dict[str, _Setting]:
     """Return the settings of ``[*]`` that become arguments; translate the others."""
     common: dict[str, _Setting] = {}
     for identity, setting in section.settings.items():
+        draft.notes += _cut_note(setting)
         if (reason := setting.reason_to_omit) is not None:
             draft.notes.append(_note(setting, reason))
         elif identity == "stop-timeout":
@@ -220,6 +231,7 @@ def _model(section: _Section, common: dict[str, _Setting], draft: Draft) -> Draf
     model = DraftModel(section.name, section.line)
     own: dict[str, _Setting] = {}
     for identity, setting in section.settings.items():
+        model.notes += _cut_note(setting)
         match identity:
             case "--model":
                 model.fields["path"] = setting.value
@@ -285,6 +297,14 @@ def _load_on_startup(setting: _Setting, model: DraftModel, draft: Draft) -> None
 
 def _arguments(settings: dict[str, _Setting]) -> list[str]:
     return [word for setting in settings.values() for word in setting.words()]
+
+
+def _cut_note(setting: _Setting) -> list[Note]:
+    """Return a note on a value that ends at a comment sign, as llama.cpp reads it."""
+    if not setting.lost:
+        return []
+    sign = setting.lost[0]
+    return [_note(setting, f"the value ends at {sign!r}, as in llama.cpp", taken=True)]
 
 
 def _warnings(setting: _Setting) -> list[Note]:

@@ -238,7 +238,7 @@ unlisted: true
 cmdStop: kill ${PID}
 checkEndpoint: none
 filters:
-  setParams: {temperature: 0.7}
+  setParams: {seed: .inf}
 metadata: {a: [1, 2]}
 timeouts: {connect: 3}
 capabilities: {in: [text]}
@@ -246,7 +246,7 @@ some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
         *("name", "description", "unlisted", "cmdStop", "checkEndpoint"),
-        *("filters.setParams", "metadata", "timeouts", "capabilities"),
+        *("filters.setParams.seed", "metadata", "timeouts", "capabilities"),
         "some_new_thing",
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
@@ -254,7 +254,7 @@ some_new_thing: 1""")
     _, _, after = render(draft_of(text)).partition("[models.m]\n")
     comments = after.partition("\n[")[0]
     assert "# Not taken over (line 6): unlisted = true: " in comments
-    assert "(line 10): filters.setParams = {temperature: 0.7}: " in comments
+    assert "(line 10): filters.setParams.seed" in comments
 
 
 def test_request_shaping() -> None:
@@ -266,11 +266,40 @@ def test_request_shaping() -> None:
     assert spec["drop_params"] == ["temperature", "top_p"]
 
 
-def test_names_of_variants_become_aliases() -> None:
-    """llama-swap answers to each key of ``setParamsByID``; the parameters are noted."""
+@pytest.mark.parametrize("key", ["stripParams", "strip_params"])
+def test_both_spellings_of_dropped_parameters_are_understood(key: str) -> None:
+    """llama-swap itself takes the older one, too."""
+    assert model_of(one(f"filters: {{{key}: 'temperature'}}"))["drop_params"] == ["temperature"]
+
+
+def test_parameters_that_are_set_are_taken_over() -> None:
+    """With their types, tables and lists; never the model's name."""
+    spec = model_of(
+        one("filters: {setParams: {temperature: 0.7, model: x, k: {a: [1, b, true]}, s: '7'}}")
+    )
+    assert spec["set_params"] == {"temperature": 0.7, "k": {"a": [1, "b", True]}, "s": "7"}
+
+
+def test_parameters_by_id_become_presets() -> None:
+    """A name with a colon stays as it is; those of the model's own id become its own."""
     text = one("filters: {setParamsByID: {'${MODEL_ID}': {a: 1}, '${MODEL_ID}:high': {a: 2}}}")
-    assert model_of(text)["aliases"] == ["m:high"]
-    assert ("m", "filters.setParamsByID") in notes_of(text)
+    spec = model_of(text)
+    assert spec["set_params"] == {"a": 1}
+    assert spec["presets"] == {"high": {"a": 2}}
+    assert notes_of(text) == {}
+    resolved = config_of(text).lookup("m:high")
+    assert resolved is not None
+    assert resolved.overrides is not None
+    assert resolved.overrides.sets == {"a": 2}
+
+
+def test_a_name_of_its_own_for_parameters_becomes_a_preset_to_ask_for() -> None:
+    """No name answers without the parameters that it stands for."""
+    text = one("filters: {setParamsByID: {fast: {a: 1}}}")
+    assert "aliases" not in model_of(text)
+    assert model_of(text)["presets"] == {"fast": {"a": 1}}
+    (note,) = draft_of(text).models["m"].notes
+    assert "m:fast" in note.reason
 
 
 # --- Settings of the whole file ------------------------------------------------------
@@ -329,13 +358,22 @@ def test_keys_of_clients_stay_good() -> None:
 
 
 def test_the_first_preloaded_model_is_the_startup_model() -> None:
-    """Others are noted beside their model; an unknown one is refused."""
+    """Others are noted beside their model, an unknown one at the top."""
     text = "models: {a: {cmd: 's ${PORT}'}, b: {cmd: 's ${PORT}'}}\n"
-    hooks = "hooks: {on_startup: {preload: [a, b]}}\n"
+    hooks = "hooks: {on_startup: {preload: [z, a, b]}}\n"
     assert config_of(text + hooks).router.startup_model == "a"
-    assert notes_of(text + hooks) == {("b", "hooks.on_startup.preload"): 2}
-    (problem,) = refused(text + hooks.replace("b]", "c]"))
-    assert (problem.line, "'c'" in problem.message) == (2, True)
+    setting = "hooks.on_startup.preload"
+    assert notes_of(text + hooks) == {(None, setting): 2, ("b", setting): 2}
+
+
+def test_a_preloaded_model_that_is_kept_needs_no_note() -> None:
+    """``keep_loaded`` loads it at the start, beside the startup model."""
+    text = FOUR + (
+        "groups: {g: {persistent: true, exclusive: false, members: [a]}}\n"
+        "hooks: {on_startup: {preload: [a, b]}}\n"
+    )
+    assert config_of(text).router.startup_model == "b"
+    assert notes_of(text).keys() == {("a", "groups.g")}
 
 
 # --- Groups --------------------------------------------------------------------------
@@ -384,14 +422,24 @@ def test_models_that_stay_beside_all_others_are_kept_loaded() -> None:
     assert ("a", "groups.g.persistent") in notes_of(swapping)
 
 
-@pytest.mark.parametrize(
-    ("groups", "word"), [("{g: {members: [z]}}", "'z'"), ("{g: {members: [a, a]}}", "'g'")]
-)
-def test_a_group_with_a_wrong_member_is_refused(groups: str, word: str) -> None:
-    """A member that there is not, or that is in a group already."""
-    (problem,) = refused(f"{FOUR}groups: {groups}\n")
+def test_a_member_of_two_groups_is_refused() -> None:
+    """It could not be in both."""
+    (problem,) = refused(f"{FOUR}groups: {{g: {{members: [a, a]}}}}\n")
     assert problem.line == 2
-    assert word in problem.message
+    assert "'g'" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [
+        ("groups: {g: {swap: false, members: [a, z, b]}}", "groups.g.members"),
+        ("matrix: {vars: {A: a, B: b, Z: z}, sets: {g: 'A & B'}}", "matrix.vars.Z"),
+    ],
+)
+def test_a_member_that_is_no_more_is_noted(section: str, setting: str) -> None:
+    """The others are a group all the same."""
+    assert groups_of(f"{FOUR}{section}\n") == {"a": "g", "b": "g", "c": None, "d": None}
+    assert notes_of(f"{FOUR}{section}\n") == {(None, setting): 2}
 
 
 def test_a_simple_matrix_is_groups_and_the_rest_is_noted() -> None:

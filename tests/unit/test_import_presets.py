@@ -170,6 +170,25 @@ def test_both_spellings_of_a_preset_only_key_mean_the_same() -> None:
     assert document["router"] == {"startup_model": "m"}
 
 
+@pytest.mark.parametrize(
+    ("line", "value", "noted"),
+    [
+        ("model = /m;odel.gguf", "/m", True),
+        ("model = /m#odel.gguf", "/m", True),
+        ("model = /m ; a comment", "/m", False),
+        ("model = /m;", "/m", False),
+        ('model = "/m ; n"', '"/m', True),
+    ],
+)
+def test_a_value_that_a_comment_sign_cuts_off_is_noted(
+    line: str, value: str, *, noted: bool
+) -> None:
+    """llama.cpp cuts it, too; a comment as it is usually written needs no note."""
+    text = f"[m]\n{line}\n"
+    assert document_of(text)["models"]["m"]["path"] == value
+    assert notes_of(text) == ({("m", "model"): 2} if noted else {})
+
+
 def test_a_model_without_a_file_takes_its_shared_settings_along() -> None:
     """Its command is its own, so the shared arguments are repeated there."""
     text = "[*]\nngl = 9\n[o/r:Q8_0]\ntemp = 1\n"
