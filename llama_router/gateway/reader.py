@@ -189,6 +189,7 @@ class Reader:
             self.buffer = received[length:]
             return RequestBody(without_notices(received[:length]))
         self._share = self._loop.bodies.share(self._wake)
+        body: bytes | bytearray
         try:
             await self._reserve(_first_bytes(received, length))
             if head.expect_continue and not received:
