@@ -147,7 +147,11 @@ def test_a_projector_makes_images_an_input() -> None:
 def test_an_entry_has_what_the_settings_declare() -> None:
     """Abilities, context, text and further facts; a smaller context of the backend counts."""
     fields: dict[str, Any] = {"description": "quick", "metadata": {"owner": "team"}}
-    declared: dict[str, Any] = {"capabilities": ["completion", "tools"], "context_length": 65536, **fields}
+    declared: dict[str, Any] = {
+        "capabilities": ["completion", "tools"],
+        "context_length": 65536,
+        **fields,
+    }
     assert declared.items() <= entry_of(Phase.STOPPED, **declared).items()
     info = read_backend_info(msgspec.json.encode(LIST))
     loaded = entry_of(Phase.READY, info, **declared)

@@ -18,7 +18,24 @@ FIELDS = [
     if field.name not in {"id", "spawn"}
 ]
 PROBES: list[object] = [
-    *(True, False, 0, 1, 5000, 1.0, 70.5, "", "1", "80", "true", "/a", "info", "auto", "0" * 64, "/a/llama-server"),
+    *(
+        True,
+        False,
+        0,
+        1,
+        5000,
+        1.0,
+        70.5,
+        "",
+        "1",
+        "80",
+        "true",
+        "/a",
+        "info",
+        "auto",
+        "0" * 64,
+        "/a/llama-server",
+    ),
     *([], ["/a"], ["a"], [1], "ab", ("a",), {}, {"a": "b"}, {"a": 1}, {"a": {"b": 1}}),
     *(None, b"a", dt.date(2026, 1, 1)),
 ]
