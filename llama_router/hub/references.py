@@ -135,26 +135,36 @@ def is_safe_path(path: str) -> bool:
 
 
 def is_side_file(path: str) -> bool:
-    """Return whether *path* is a GGUF file but no model: a projector, a draft, a matrix."""
+    """Return whether *path* is a GGUF file that looks like a projector, a draft and the like."""
+    return naming.is_gguf(_name(path)) and not (
+        _may_be_model(path) and not naming.may_be_side_file(path)
+    )
+
+
+def _may_be_model(path: str) -> bool:
     name = _name(path)
-    return naming.is_gguf(name) and (naming.is_projector(name) or naming.is_side_file(name))
+    return naming.is_gguf(name) and not (naming.is_projector(name) or naming.is_side_file(name))
 
 
-def _is_model(path: str) -> bool:
-    return naming.is_gguf(_name(path)) and not is_side_file(path)
+def _model_files(files: Iterable[RepoFile]) -> list[RepoFile]:
+    """Return the files of models among *files*.
+
+    Files that may be side files by their names are models in a repository without any others.
+    """
+    models = [file for file in files if _may_be_model(file.path)]
+    return [file for file in models if not naming.may_be_side_file(file.path)] or models
 
 
 def models_in(files: Iterable[RepoFile]) -> list[Model]:
     """Return the complete models among *files*, in the order of the files.
 
-    Labels are quantizations. Where two models share one, and where a name has none, the
-    label is the file's path without its ending.
+    Labels are quantizations. Where several models share one, it is that of the only one that
+    cannot be a draft by its name. All others, and models without a quantization in their names,
+    have the file's path without its ending as label.
     """
     groups: dict[str, dict[int, RepoFile]] = {}
     counts: dict[str, int] = {}
-    for file in files:
-        if not _is_model(file.path):
-            continue
+    for file in _model_files(files):
         part = naming.part_of(file.path)
         key = f"{part.stem}-of-{part.count}" if part else file.path
         groups.setdefault(key, {})[part.number if part else 1] = file
@@ -164,13 +174,11 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
         for key, parts in groups.items()
         if parts.keys() == set(range(1, counts[key] + 1))
     ]
-    quants = [naming.quant_of(parts[0].path) for parts in complete]
+    quants = {parts[0].path: naming.quant_of(parts[0].path) for parts in complete}
+    labels = {path: quants[path] for path in naming.own_labels(quants.items())}
     return [
-        Model(
-            naming.stem_of(parts[0].path) if quant is None or quants.count(quant) > 1 else quant,
-            parts,
-        )
-        for parts, quant in zip(complete, quants, strict=True)
+        Model(labels.get(parts[0].path) or naming.stem_of(parts[0].path), parts)
+        for parts in complete
     ]
 
 
@@ -220,8 +228,12 @@ def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
         complete = [model for model in models if _is_named(model, wanted)]
         partial = [model for model in models if _contains(model, wanted)]
         if found := complete or partial:
-            return found[0]
-    return models[0] if tag is None and models else None
+            return min(found, key=_is_doubtful)
+    return min(models, key=_is_doubtful) if tag is None and models else None
+
+
+def _is_doubtful(model: Model) -> bool:
+    return naming.is_doubtful(model.parts[0].path)
 
 
 def _is_named(model: Model, tag: str) -> bool:
@@ -240,7 +252,7 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
         labels = ", ".join(sorted(model.label for model in models))
         what = f"model file {wanted.file!r}" if wanted.file else f"quantization {wanted.tag!r}"
         return f"{wanted.repo} has no {what}; there are: {labels}"
-    parts = [f.path for f in files if _is_model(f.path)]
+    parts = [file.path for file in _model_files(files)]
     if parts:
         return f"{wanted.repo} has only a part of a split model: {', '.join(sorted(parts))}"
     return (

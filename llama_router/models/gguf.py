@@ -50,7 +50,11 @@ _ARRAY_HEAD: Final = struct.Struct("<IQ")
 _ARCHITECTURE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TEXTS: Final = frozenset(
     (
-        *(b"general.architecture", b"general.type", b"general.name", b"general.size_label"),
+        b"adapter.type",
+        b"general.architecture",
+        b"general.name",
+        b"general.size_label",
+        b"general.type",
         b"tokenizer.chat_template",
     )
 )
@@ -146,7 +150,8 @@ def _array(reader: _Reader) -> tuple[int, ...]:
 
 def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: int) -> Header:
     architecture = texts.get(b"general.architecture", "")
-    type_ = texts.get(b"general.type", "model")
+    # Older adapters have no general type.
+    type_ = texts.get(b"general.type", "adapter" if b"adapter.type" in texts else "model")
     if architecture or type_ == "model":
         if not architecture:
             raise GgufError("its header names no architecture")

@@ -45,9 +45,10 @@ def test_inspect_prints_the_chat_template(tmp_path, capsys) -> None:
     assert "no chat template" in capsys.readouterr().err
 
 
-def test_inspect_says_that_a_projector_is_no_model(tmp_path, capsys) -> None:
+@pytest.mark.parametrize("keys", [projector_keys(), model_keys("eagle3"), model_keys("dflash")])
+def test_inspect_says_that_a_side_file_is_no_model(tmp_path, capsys, keys) -> None:
     """It belongs to one."""
-    assert inspect(write(tmp_path / "mmproj.gguf", projector_keys()), chat_template=False) == 0
+    assert inspect(write(tmp_path / "side.gguf", keys), chat_template=False) == 0
     assert "nothing: it is not a model by itself" in capsys.readouterr().out
 
 

@@ -129,6 +129,48 @@ def test_side_files_are_not_models() -> None:
     assert found.warnings == ()
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(
+            Header(architecture=architecture)
+            for architecture in (
+                *("eagle3", "dflash", "dflash-draft", "gemma4-dflash-draft", "dspark"),
+                *("gemma4-assistant", "gemma4_assistant", "gemma4_mtp"),
+                *("controlvector", "wavtokenizer-dec"),
+            )
+        ),
+        Header(architecture="llama", type="vocab"),
+        Header(architecture="llama", type="adapter"),
+    ],
+)
+def test_side_files_are_known_by_their_headers(header) -> None:
+    """A name says nothing then, and the model beside keeps its quantization."""
+    side = file("MTP/r-Q8_0-MTP.gguf", header)
+    assert ids(hub("r-Q8_0.gguf", side)) == ["o/r:Q8_0"]
+    assert ids(local("r-Q8_0.gguf", side)) == ["r-Q8_0"]
+
+
+@pytest.mark.parametrize(
+    "name", ["GLM-4.5-MTP-Q8_0.gguf", "Home-assistant-Q8_0.gguf", "x-imatrix-Q8_0.gguf"]
+)
+def test_a_model_is_one_by_its_header_whatever_its_name(name) -> None:
+    """Words of drafts and matrices are in names of models, too."""
+    assert ids(local(name)) == [name.removesuffix(".gguf")]
+    assert ids(hub(name)) == ["o/r:Q8_0"]
+
+
+def test_a_contested_quantization_belongs_to_the_model_without_a_word_of_drafts() -> None:
+    """A model with draft layers of its own is called by its file."""
+    found = hub("r-MTP-Q8_0.gguf", "r-Q8_0.gguf")
+    assert {model.id: model.path for model in found.models} == {
+        "o/r:r-MTP-Q8_0": "/m/r-MTP-Q8_0.gguf",
+        "o/r:Q8_0": "/m/r-Q8_0.gguf",
+    }
+    (default,) = (model.id for model in found.models if "o/r" in model.aliases)
+    assert default == "o/r:Q8_0"
+
+
 def test_what_llama_cpp_cannot_serve_is_left_out_with_a_word() -> None:
     """Image models come in GGUF files, too; and files may be damaged."""
     found = local(

@@ -119,6 +119,13 @@ def test_a_matrix_without_an_architecture_is_no_mistake(path: Path) -> None:
     assert read_header(str(path)).type == "imatrix"
 
 
+def test_an_older_adapter_without_a_type_is_an_adapter(path: Path) -> None:
+    """It has the architecture of its model."""
+    write(path, {"general.architecture": "llama", "adapter.type": "lora"})
+    found = read_header(str(path))
+    assert (found.type, found.is_side_file) == ("adapter", True)
+
+
 def test_control_characters_do_not_leave_the_header(path: Path) -> None:
     """A name may end up on a terminal."""
     write(path, model_keys() | {"general.name": "a\x1b[31m\nb"})

@@ -151,6 +151,55 @@ def test_side_files_are_no_models(side) -> None:
         chosen([side])
 
 
+@pytest.mark.parametrize(
+    "side",
+    [
+        "MTP/m-Q8_0-MTP.gguf",
+        "drafts/m-Q8_0.gguf",
+        "m-DFlash-Q8_0.gguf",
+        "m-Eagle3-Q8_0.gguf",
+        "m-assistant.Q8_0.gguf",
+        "m-lora-Q8_0.gguf",
+        "control-vectors/m-Q8_0.gguf",
+        "WavTokenizer-Large-75-Q8_0.gguf",
+        "ggml-vocab-m-Q8_0.gguf",
+    ],
+)
+def test_side_files_are_known_by_folder_ending_and_words(side) -> None:
+    """There is no header on the hub; the model is listed and fetched alone, whatever the order."""
+    for paths in ([side, "m-Q8_0.gguf"], ["m-Q8_0.gguf", side]):
+        assert chosen(paths, "Q8_0") == ["m-Q8_0.gguf"]
+        assert [model.label for model in models_in(files(*paths))] == ["Q8_0"]
+
+
+@pytest.mark.parametrize("name", ["m-DFlash-BF16.gguf", "MTP/m-Q8_0.gguf", "home-assistant.gguf"])
+def test_names_of_side_files_are_those_of_models_where_there_are_no_others(name) -> None:
+    """A repository may have drafts only, and then they are wanted."""
+    assert chosen([name, "README.md"]) == [name]
+
+
+def test_side_files_do_not_stand_for_an_incomplete_model() -> None:
+    """The message names the part, not the draft."""
+    part = "m-Q8_0-00001-of-00002.gguf"
+    with pytest.raises(HubFileMissingError, match="only a part of a split model: m-Q8_0-00001"):
+        chosen([part, "MTP/m-Q8_0.gguf"])
+
+
+@pytest.mark.parametrize("tag", ["Q8_0", None])
+def test_a_model_without_a_word_of_drafts_is_preferred(tag) -> None:
+    """The other one may be a draft, or a model with draft layers; it is called by its file."""
+    paths = ["m-Q8_0-MTP.gguf", "m-Q8_0.gguf"]
+    assert chosen(paths, tag) == ["m-Q8_0.gguf"]
+    assert [model.label for model in models_in(files(*paths))] == ["m-Q8_0-MTP", "Q8_0"]
+    assert chosen(paths, "m-Q8_0-MTP") == ["m-Q8_0-MTP.gguf"]
+    assert chosen(["m-MTP-Q8_0.gguf"], tag) == ["m-MTP-Q8_0.gguf"]
+
+
+def test_a_model_that_was_quantized_with_a_matrix_is_a_model() -> None:
+    """The quantization in its name shows it."""
+    assert chosen(["m-imatrix-Q4_K_M.gguf", "m.imatrix.gguf"]) == ["m-imatrix-Q4_K_M.gguf"]
+
+
 def test_a_missing_quantization_lists_those_there_are() -> None:
     """The user picks one from the message."""
     with pytest.raises(HubFileMissingError, match=r"no quantization 'Q2_K'; there are: BF16, IQ4"):

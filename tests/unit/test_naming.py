@@ -59,6 +59,7 @@ def test_the_stem_has_neither_ending_nor_part() -> None:
         ("dspark-x.gguf", True),
         ("imatrix_unsloth.gguf", True),
         ("model.imatrix.gguf", True),
+        ("model-imatrix-Q4_K_M.gguf", False),
         ("GLM-MTP-Q4_0.gguf", False),
         ("model.gguf", False),
     ],

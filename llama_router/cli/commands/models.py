@@ -73,7 +73,7 @@ def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
 
 def _summary(file: Path, header: Header) -> dict[str, object]:
     """Return the rows that `inspect` prints: label and value; a value may be missing."""
-    is_model = header.architecture and not header.is_projector and header.type == "model"
+    is_model = header.architecture and not header.is_side_file
     template = header.chat_template
     return {
         "architecture": header.architecture,

@@ -46,9 +46,6 @@ _FOREIGN: Final = frozenset(
     )
 )
 
-# ``general.type`` of files that only accompany a model.
-_SIDE_TYPES: Final = frozenset(("adapter", "dataset", "imatrix", "vocab"))
-
 
 def discover(
     collections: Iterable[Collection],
@@ -186,7 +183,7 @@ class _CandidateCollector:
         if file.fault is not None:
             self._warn(file, file.fault)
         header = file.header
-        if header is None or header.type in _SIDE_TYPES:
+        if header is None or header.is_side_file:
             return None
         if header.architecture in _FOREIGN:
             self._warn(file, f"llama.cpp does not serve models of the kind {header.architecture}")
@@ -327,10 +324,7 @@ def _unique_ids(
     warnings: list[ScanWarning],
 ) -> dict[str, str]:
     """Return the id of each candidate by its path; duplicates from the hub are left out."""
-    labels = Counter((c.collection, c.quant) for c in candidates)
-    by_id: dict[str, list[_Candidate]] = defaultdict(list)
-    for c in candidates:
-        by_id[_preferred_id(c, is_only_quant=labels[c.collection, c.quant] == 1)].append(c)
+    by_id = _by_preferred_id(candidates)
     ids: dict[str, str] = {}
     used = set(taken)
     renamed: list[tuple[str, _Candidate]] = []
@@ -366,11 +360,22 @@ def _unique_ids(
     return ids
 
 
-def _preferred_id(c: _Candidate, *, is_only_quant: bool) -> str:
+def _by_preferred_id(candidates: Iterable[_Candidate]) -> dict[str, list[_Candidate]]:
+    by_collection: dict[int, list[_Candidate]] = defaultdict(list)
+    for c in candidates:
+        by_collection[c.collection].append(c)
+    by_id: dict[str, list[_Candidate]] = defaultdict(list)
+    for members in by_collection.values():
+        own = naming.own_labels((c.file.relative_path, c.quant) for c in members)
+        for c in members:
+            by_id[_preferred_id(c, has_label=c.file.relative_path in own)].append(c)
+    return by_id
+
+
+def _preferred_id(c: _Candidate, *, has_label: bool) -> str:
     """Return the id of a model that shares it with no other one."""
     if c.repo is None:
         return naming.stem_of(c.file.name)
-    has_label = c.quant is not None and is_only_quant
     return f"{c.repo}:{c.quant if has_label else naming.stem_of(c.file.relative_path)}"
 
 
@@ -382,11 +387,12 @@ def _longer(name: str, path: str) -> list[str]:
 
 def _repo_defaults(named: Iterable[tuple[str, _Candidate]]) -> dict[str, str]:
     """Return, for each repository, the id of the model that its bare name stands for."""
-    best: dict[str, tuple[int, str]] = {}
+    best: dict[str, tuple[tuple[int, bool], str]] = {}
     for model, c in named:
         if c.repo is None:
             continue
-        rank = DEFAULT_QUANTS.index(c.quant) if c.quant in DEFAULT_QUANTS else len(DEFAULT_QUANTS)
+        place = DEFAULT_QUANTS.index(c.quant) if c.quant in DEFAULT_QUANTS else len(DEFAULT_QUANTS)
+        rank = (place, naming.is_doubtful(c.file.relative_path))
         if c.repo not in best or rank < best[c.repo][0]:
             best[c.repo] = (rank, model)
     return {repo: model for repo, (_, model) in best.items()}

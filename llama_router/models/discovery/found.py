@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -66,6 +67,18 @@ _EMBEDDERS: Final = frozenset(
     )
 )
 
+# ``general.type`` of files that only accompany a model.
+_SIDE_TYPES: Final = frozenset(("adapter", "dataset", "imatrix", "mmproj", "vocab"))
+
+# Architectures of files that only accompany a model: projectors, control vectors, vocoders.
+_SIDE_ARCHITECTURES: Final = frozenset(("clip", "controlvector", "wavtokenizer-dec"))
+
+# Architectures of draft models: llama.cpp's (dflash, eagle3, gemma4-assistant), and those of its
+# forks and of other converters (dflash-draft, dspark, gemma4_mtp ...).
+_DRAFT_ARCHITECTURE: Final = re.compile(
+    r"(?:.+[-_])?(?:assistant|dflash\d*|draft|drafter|dspark|eagle\d*|medusa|mtp)", re.IGNORECASE
+)
+
 #: The context of the default command, and the batch of llama-server, in tokens.
 _MAX_BATCH: Final = 4096
 _DEFAULT_BATCH: Final = 2048
@@ -116,6 +129,15 @@ class Header:
     def is_projector(self) -> bool:
         """Return whether the file encodes images or audio for another model."""
         return self.type == "mmproj" or self.architecture == "clip"
+
+    @property
+    def is_side_file(self) -> bool:
+        """Return whether the file only accompanies a model: a projector, a draft, an adapter ..."""
+        return (
+            self.type in _SIDE_TYPES
+            or self.architecture in _SIDE_ARCHITECTURES
+            or _DRAFT_ARCHITECTURE.fullmatch(self.architecture) is not None
+        )
 
 
 class Kind(StrEnum):

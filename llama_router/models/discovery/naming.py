@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -18,8 +20,22 @@ _QUANT: Final = re.compile(
 )
 _SPELLINGS: Final = {"FP16": "F16", "FP32": "F32"}
 
-# Prefixes of the names of draft models, which only speed up another model.
+# Prefixes of the names of draft models, which only speed up another model. Source: llama.cpp,
+# common/download.cpp.
 _DRAFTS: Final = ("mtp-", "eagle3-", "dflash-", "dspark-")
+
+# Folders, words and endings of side files in repositories, where only names are known.
+_SIDE_FOLDER: Final = re.compile(
+    r"(?:mtp|eagle\d?|dflash\d?|dspark|medusa|drafts?|drafters?|draft-models?|assistants?"
+    r"|speculat(?:ive|ors?)|imatrix|mmproj|loras?|adapters?|control-?vectors?|cvectors?"
+    r"|vocabs?|vocoders?)"
+)
+_SIDE_WORD: Final = re.compile(
+    r"\b(?:eagle[23]|dflash\d?|dspark|medusa|speculator|control-?vector|cvector|wavtokenizer"
+    r"|vocoder)\b|^ggml-vocab\b|\b(?:assistant|draft|drafter|eagle|lora|adapter|vocab)$"
+)
+# Both a draft model and a model with draft layers of its own may have this word.
+_DRAFT_LAYERS: Final = re.compile(r"\bmtp\b")
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z0-9]+")
 
@@ -76,9 +92,54 @@ def is_projector(name: str) -> bool:
 
 
 def is_side_file(name: str) -> bool:
-    """Return whether a file of this *name* is a draft or an importance matrix, not a model."""
+    """Return whether a file of this *name* is a draft or an importance matrix, not a model.
+
+    A quantization in the name shows a model that was quantized with a matrix.
+    """
     lowered = name.lower()
-    return "imatrix" in lowered or lowered.startswith(_DRAFTS)
+    is_matrix = "imatrix" in lowered and (lowered.startswith("imatrix") or quant_of(name) is None)
+    return is_matrix or lowered.startswith(_DRAFTS)
+
+
+def may_be_side_file(path: str) -> bool:
+    """Return whether *path* in a repository looks like that of a side file.
+
+    Only a header makes it certain: there are models with such names, too.
+    """
+    *folders, name = path.split("/")
+    return any(_SIDE_FOLDER.fullmatch(_words(folder)) for folder in folders) or bool(
+        _SIDE_WORD.search(_words(_QUANT.sub("", stem_of(name))))
+    )
+
+
+def is_doubtful(path: str) -> bool:
+    """Return whether a model at *path* ranks behind others of its quantization."""
+    return may_be_side_file(path) or bool(_DRAFT_LAYERS.search(_words(path)))
+
+
+def own_labels(models: Iterable[tuple[str, str | None]]) -> set[str]:
+    """Return the paths of those *models* that have their quantization for themselves.
+
+    Of several models with one quantization, one has it if all others are doubtful.
+
+    Args:
+        models: Path and quantization of each model of a repository.
+    """
+    rivals: dict[str, list[str]] = defaultdict(list)
+    for path, quant in models:
+        if quant is not None:
+            rivals[quant].append(path)
+    own = set()
+    for paths in rivals.values():
+        best = [path for path in paths if not is_doubtful(path)] or paths
+        if len(best) == 1:
+            own.add(best[0])
+    return own
+
+
+def _words(text: str) -> str:
+    """Return the words of *text* in lower case, with ``-`` between them."""
+    return _NOT_LETTERS.sub("-", text.lower()).strip("-")
 
 
 def family_of(name: str) -> str:
