@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,33 @@ def projector_keys(
     return keys | more
 
 
-def write(path: Path, keys: Mapping[str, object] | None = None, **options: Any) -> Path:
-    """Write a file with that header, and the folders that it is in."""
+def table(names: Iterable[str], *, numbers: int = 8, kind: int = 0) -> bytes:
+    """Return a table of tensors, each of that many *numbers*; by default of 32 bytes."""
+    return b"".join(
+        string(name) + struct.pack("<IQIQ", 1, numbers, kind, 32 * index)
+        for index, name in enumerate(names)
+    )
+
+
+def write(
+    path: Path,
+    keys: Mapping[str, object] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    **options: Any,
+) -> Path:
+    """Write a complete file with that header, and the folders that it is in.
+
+    Args:
+        path: The file.
+        keys: Those in its header; None for those of a model.
+        names: Of its tensors; None for as many as the options say.
+        options: Of `header`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header(model_keys() if keys is None else keys, **options))
+    if names is None:
+        names = [f"tensor.{n}" for n in range(options.get("tensors", 1))]
+    options["tensors"] = len(names)
+    data = header(model_keys() if keys is None else keys, **options) + table(names)
+    path.write_bytes(data + bytes(-len(data) % 32 + 32 * len(names)))
     return path

@@ -17,7 +17,7 @@ from ..core.config.specs import ModelState, RouterSpec
 from ..files import is_missing, reason_of
 from ..files.stalls import despite_stalls, is_below
 from ..models import found_file
-from ..models.caches import find_caches
+from ..models.caches import Caches, find_caches
 from ..models.discovery.discover import discover
 from ..models.discovery.found import ScanWarning
 from ..models.found_file import FoundFileContent
@@ -171,7 +171,7 @@ class Catalog:
 
         def update() -> ScanReport:
             caches = find_caches(self.environ) if router.scan_caches else None
-            found = scan(caches, map(Path, router.models_dirs))
+            found = self._scan(caches, [Path(folder) for folder in router.models_dirs])
             return self._update(found, ModelState.AUTO, begun_s, keep=keep)
 
         return despite_stalls(update)
@@ -180,8 +180,16 @@ class Catalog:
         """Import every model in *folder*, at any depth, as a ``manual`` one."""
         begun_s = time.perf_counter()
         return despite_stalls(
-            lambda: self._update(scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
+            lambda: self._update(self._scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
         )
+
+    def _scan(self, caches: Caches | None, folders: list[Path]) -> Scan:
+        """Return the files; those that were complete at the last scan are not read whole again."""
+        warnings: list[ScanWarning] = []
+        tables = self._stored(warnings).models.values()
+        complete = frozenset(v for table in tables for v in found_file.versions_of(table))
+        found = scan(caches, folders, complete=complete)
+        return attrs.evolve(found, warnings=(*warnings, *found.warnings))
 
     def scan_request(self, router: RouterSpec) -> ScanRequest:
         """Return the request by which another process can `scan` for this catalog."""

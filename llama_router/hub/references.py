@@ -172,7 +172,7 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
     complete = [
         tuple(parts[index] for index in sorted(parts))
         for key, parts in groups.items()
-        if parts.keys() == set(range(1, counts[key] + 1))
+        if parts.keys() == set(range(1, counts[key] + 1)) and all(map(_opens, parts.values()))
     ]
     quants = {parts[0].path: naming.quant_of(parts[0].path) for parts in complete}
     labels = {path: quants[path] for path in naming.own_labels(quants.items())}
@@ -180,6 +180,10 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
         Model(labels.get(parts[0].path) or naming.stem_of(parts[0].path), parts)
         for parts in complete
     ]
+
+
+def _opens(file: RepoFile) -> bool:
+    return naming.spelling_fault(_name(file.path)) is None
 
 
 def choose(files: Sequence[RepoFile], wanted: Reference) -> Selection:
@@ -254,7 +258,9 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
         return f"{wanted.repo} has no {what}; there are: {labels}"
     parts = [file.path for file in _model_files(files)]
     if parts:
-        return f"{wanted.repo} has only a part of a split model: {', '.join(sorted(parts))}"
+        wrong = [f.path for f in files if not _opens(f)]
+        share = "parts with names that llama.cpp does not open" if wrong else "only a part"
+        return f"{wanted.repo} has {share} of a split model: {', '.join(sorted(wrong or parts))}"
     return (
         f"{wanted.repo} has no GGUF files; look for a repository with a name that ends in -GGUF, "
         "or run the model with another backend"

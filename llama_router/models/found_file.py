@@ -69,9 +69,18 @@ def table_of(model: FoundModel, state: str) -> Table:
         "quant": model.quant,
         "context_length": header.context_length,
         "size_bytes": model.size_bytes,
+        "versions": list(model.versions),
     }
     table[_INFO] = {key: value for key, value in info.items() if value is not None}
     return table
+
+
+def versions_of(table: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the versions of the files of a model, which were complete when it was found."""
+    info = table.get(_INFO)
+    versions = info.get("versions") if isinstance(info, Mapping) else None
+    if isinstance(versions, list):
+        yield from (version for version in versions if isinstance(version, str))
 
 
 def without_info(table: Mapping[str, Any]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
+from collections.abc import Collection as Container
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from .caches import (
 )
 from .discovery import naming
 from .discovery.found import Collection, FoundFile, Header, ScanWarning
-from .gguf import GgufError, read_header
+from .gguf import GgufError, TensorTable, read_header, read_tensor_table
 
 _Identity = tuple[int, int]
 
@@ -43,14 +44,16 @@ class Scan:
     unreadable: tuple[str, ...] = ()
 
 
-def scan(caches: Caches | None, folders: Iterable[Path]) -> Scan:
+def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[str] = ()) -> Scan:
     """Return the GGUF files in *caches* and *folders*, at any depth.
 
     Args:
         caches: Those of llama.cpp and huggingface_hub; None leaves them out.
         folders: Folders of the user; their files come after those of the caches.
+        complete: Versions of files that were complete in an earlier scan: only the beginning of
+            their headers is read.
     """
-    scanner = _Scanner()
+    scanner = _Scanner(complete)
     collections: list[Collection] = []
     if caches is not None:
         for hub in caches.hubs:
@@ -61,10 +64,11 @@ def scan(caches: Caches | None, folders: Iterable[Path]) -> Scan:
 
 
 class _Scanner:
-    def __init__(self) -> None:
+    def __init__(self, complete: Container[str]) -> None:
         self.warnings = ScanWarnings()
+        self._complete = complete
         # A file may have several names: snapshots share what did not change.
-        self._headers: dict[_Identity, Header | str] = {}
+        self._headers: dict[_Identity, Header | str | None] = {}
 
     def hub(self, hub: Path) -> Iterator[Collection]:
         """Yield one collection per repository."""
@@ -174,26 +178,86 @@ class _Scanner:
             relative_path=relative_path,
             size_bytes=found.st_size,
             identity=(found.st_dev, found.st_ino),
+            version=file_version(found),
         )
         if not stat.S_ISREG(found.st_mode):
             return attrs.evolve(file, fault="it is not a file")
-        name = file.name
-        part = naming.part_of(name)
-        if naming.is_side_file(name) or (part is not None and part.number != 1):
+        if naming.is_side_file(file.name):
             return file  # its header is not needed
-        # The id of a model of the hub ends in its quantization. If the file's name does not
-        # contain it, the end of the header may.
-        whole = in_repo and naming.quant_of(relative_path) is None
         identity = (found.st_dev, found.st_ino)
         if identity not in self._headers:
             try:
-                self._headers[identity] = read_header(path, whole=whole)
+                self._headers[identity] = self._read(file, in_repo=in_repo)
             except GgufError as exc:
                 self._headers[identity] = str(exc)
         known = self._headers[identity]
         if isinstance(known, str):
             return attrs.evolve(file, fault=known)
         return attrs.evolve(file, header=known)
+
+    def _read(self, file: FoundFile, *, in_repo: bool) -> Header | None:
+        """Return the header of *file*; None for a part of a split model other than the first.
+
+        Raises:
+            GgufError: if llama.cpp could not load it.
+        """
+        part = naming.part_of(file.name)
+        header = None
+        if part is None or part.number == 1:
+            # The id of a model of the hub ends in its quantization. If the file's name does not
+            # contain it, the end of the header may.
+            whole = in_repo and naming.quant_of(file.relative_path) is None
+            header = read_header(file.path, whole=whole)
+        if file.version in self._complete:
+            return header
+        table = read_complete(file.path)
+        if header is None or part is not None:
+            return header
+        return attrs.evolve(header, first_layer=table.first_layer or 0)
+
+
+def read_complete(path: str) -> TensorTable:
+    """Return facts from the table of tensors in *path*, which llama.cpp could open.
+
+    Raises:
+        GgufError: if it could not: the file is damaged, was truncated, or is a part of a split
+            model under a name that does not say so.
+    """
+    table = read_tensor_table(path)
+    name = path.rpartition("/")[2]
+    part = naming.part_of(name)
+    if (fault := naming.spelling_fault(name)) is not None:
+        raise GgufError(fault)
+    number_and_count = (table.split_number, table.split_count)
+    if table.split_count > 1 and (part is None or (part.number, part.count) != number_and_count):
+        ending = f"-{table.split_number or 0:05}-of-{table.split_count:05}.gguf"
+        raise GgufError(f"it is a part of a split model, and its name must end in {ending!r}")
+    return table
+
+
+def fault_of_model(path: str) -> str | None:
+    """Return the reason why llama.cpp could not load the model in *path*; None without one.
+
+    A damaged part of a split model is named in it.
+    """
+    folder, slash, name = path.rpartition("/")
+    part = naming.part_of(name)
+    names = [name]
+    if part is not None:
+        names = [naming.part_name(part.stem, n, part.count) for n in range(1, part.count + 1)]
+    if (fault := naming.spelling_fault(name)) is not None:
+        return fault
+    for each in names:
+        try:
+            read_complete(f"{folder}{slash}{each}")
+        except GgufError as exc:
+            return str(exc) if each == name else f"its part {each}: {exc}"
+    return None
+
+
+def file_version(found: os.stat_result) -> str:
+    """Return a text that is another one after the file was replaced or written."""
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
 
 
 def _repo_paths(manifest: Manifest, paths: dict[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from llama_router.models.caches import Caches, find_caches
 from llama_router.models.discovery.discover import discover
 from llama_router.models.discovery.found import Discovery
 from llama_router.models.scan import scan
-from tests.gguf_bytes import model_keys, projector_keys, write
+from tests.gguf_bytes import UINT16, Typed, model_keys, projector_keys, write
 from tests.privileges import like_anybody
 
 
@@ -322,6 +322,55 @@ def test_what_only_looks_like_a_model_file_is_skipped(tmp_path) -> None:
         "empty.gguf: it is empty",
         "fifo.gguf: it is not a file",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "mmproj-F16.gguf"]
+)
+def test_a_truncated_file_is_left_out_with_a_word(tmp_path, name) -> None:
+    """A model, any of its parts, a projector."""
+    for each in ("a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf"):
+        write(tmp_path / each)
+    write(tmp_path / "mmproj-F16.gguf", projector_keys())
+    os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 1)
+    found = look(folders=(tmp_path,))
+    kept = {"a", "b"} - {name[0]}
+    assert {model.id for model in found.models} == kept
+    assert all((model.mmproj is None) is (name[0] == "m") for model in found.models)
+    assert reasons(found) == [f"{name}: it was truncated: its last 1 bytes are missing"]
+
+
+def test_a_part_under_another_name_is_left_out_with_a_word(tmp_path) -> None:
+    """llama.cpp finds no other parts of it."""
+    keys = model_keys() | {"split.no": Typed(UINT16, 0), "split.count": Typed(UINT16, 2)}
+    write(tmp_path / "a.gguf", keys)
+    found = look(folders=(tmp_path,))
+    assert found.models == ()
+    (said,) = reasons(found)
+    assert "its name must end in '-00001-of-00002.gguf'" in said
+
+
+def test_draft_layers_in_a_file_of_their_own_are_no_model(tmp_path) -> None:
+    """They have the architecture of the model, and only its last layer."""
+    write(tmp_path / "a-Q8_0.gguf", names=["token_embd.weight", "blk.0.x", "blk.1.x"])
+    write(tmp_path / "a-MTP-Q8_0.gguf", names=["token_embd.weight", "blk.2.nextn.x"])
+    assert [model.id for model in look(folders=(tmp_path,)).models] == ["a-Q8_0"]
+
+
+def test_only_a_new_version_of_a_file_is_read_whole(tmp_path) -> None:
+    """The others were complete in an earlier scan."""
+    path = write(tmp_path / "a.gguf")
+    (file,) = scan(None, [tmp_path]).collections[0].files
+    assert file.version is not None
+    with path.open("r+b") as opened:  # damaged behind the keys, without another time or size
+        opened.seek(path.stat().st_size - 80)
+        opened.write(b"\xff" * 40)
+    os.utime(path, ns=(0, int(file.version.rpartition(":")[2])))
+    (again,) = scan(None, [tmp_path], complete={file.version}).collections[0].files
+    assert again == file
+    os.utime(path, ns=(0, 5))
+    (other,) = scan(None, [tmp_path], complete={file.version}).collections[0].files
+    assert other.fault is not None
 
 
 def test_a_name_that_is_no_text_is_survived(tmp_path) -> None:

@@ -83,7 +83,8 @@ def test_a_scan_remembers_what_it_found(home) -> None:
             "architecture": "bert",
             "name": "A model",
             "context_length": 8192,
-            "size_bytes": (home.models / "b.gguf").stat().st_size,
+            "size_bytes": (found := (home.models / "b.gguf").stat()).st_size,
+            "versions": [f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"],
         },
     }
     assert home.ids() == ["a", "b"]

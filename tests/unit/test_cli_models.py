@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,49 @@ def test_inspect_says_that_a_side_file_is_no_model(tmp_path, capsys, keys) -> No
     """It belongs to one."""
     assert inspect(write(tmp_path / "side.gguf", keys), chat_template=False) == 0
     assert "nothing: it is not a model by itself" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "x-00001-of-00002.gguf"])
+def test_inspect_fails_for_a_truncated_file(tmp_path, capsys, name) -> None:
+    """After all that its header says."""
+    path = write(tmp_path / name)
+    os.truncate(path, path.stat().st_size - 3)
+    assert inspect(path, chat_template=False) == 1
+    said = capsys.readouterr()
+    assert "architecture" in said.out
+    assert "its last 3 bytes are missing" in said.err
+
+
+def test_inspect_fails_for_a_part_that_llama_cpp_does_not_open(tmp_path, capsys) -> None:
+    """It says the right name."""
+    assert inspect(write(tmp_path / "x-00001-OF-00002.GGUF"), chat_template=False) == 1
+    assert "only under the name 'x-00001-of-00002.gguf'" in capsys.readouterr().err
+
+
+def test_import_leaves_out_a_truncated_model(config, tmp_path, capsys) -> None:
+    """With a warning, and it fails if there is no other."""
+    path = write(tmp_path / "mine" / "a.gguf")
+    os.truncate(path, path.stat().st_size - 1)
+    assert import_(tmp_path / "mine", config=config) == 1
+    assert f"{path}: warning: it was truncated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.gguf", "a-00001-of-00002.gguf"])
+def test_check_fails_for_a_truncated_file_that_the_configuration_names(
+    config, tmp_path, capsys, name
+) -> None:
+    """No scan has looked at it; of a split model any part may be damaged."""
+    write(tmp_path / "mine" / name)
+    last = write(tmp_path / "mine" / name.replace("-00001", "-00002"))
+    config.write_text(f'{config.read_text()}[models.x]\npath = "mine/{name}"\n')
+    assert check(config) == 0
+    capsys.readouterr()
+    os.truncate(last, last.stat().st_size - 1)
+    assert check(config) == 1
+    said = capsys.readouterr().err
+    assert "models.x: " in said
+    assert "its last 1 bytes are missing" in said
+    assert "1 of 1 models cannot be used now" in said
 
 
 def test_inspect_refuses_what_is_no_gguf_file(tmp_path, capsys) -> None:

@@ -14,6 +14,7 @@ from llama_router.models.discovery.found import (
     FoundModel,
     Header,
     Kind,
+    ScanWarning,
     args_for,
     kind_of,
 )
@@ -224,6 +225,34 @@ def test_impossible_counts_of_parts_are_left_out() -> None:
     found = local(part(9), part(1, count=0))
     assert ids(found) == []
     assert len(found.warnings) == 2
+
+
+@pytest.mark.parametrize("ending", ["-00002-OF-00002.gguf", "-00002-of-00002.GGUF"])
+def test_parts_that_llama_cpp_does_not_open_are_left_out_with_a_word(ending) -> None:
+    """It makes their names from that of the first one."""
+    found = local("big-00001-of-00002.gguf", f"big{ending}")
+    assert ids(found) == []
+    assert reasons(found) == ["llama.cpp opens it only under the name 'big-00002-of-00002.gguf'"]
+
+
+def test_a_whole_model_may_have_an_ending_in_capitals() -> None:
+    """Only the names of parts are made by llama.cpp."""
+    assert ids(local("a.GGUF", "b-00001-OF-00001.GGUF")) == ["a", "b"]
+
+
+def test_a_damaged_part_costs_its_model() -> None:
+    """The warning names the part."""
+    damaged = file("big-00002-of-00002.gguf", None, fault="it was truncated", identity=(1, 2))
+    found = local("big-00001-of-00002.gguf", damaged)
+    assert ids(found) == []
+    assert found.warnings == (ScanWarning(damaged.path, "it was truncated"),)
+
+
+def test_a_damaged_projector_is_left_out_with_a_word() -> None:
+    """The model is served without it."""
+    found = local("a.gguf", file("mmproj-F16.gguf", None, fault="it was truncated"))
+    assert mmproj_of(found, "a") is None
+    assert reasons(found) == ["it was truncated"]
 
 
 def test_parts_in_different_folders_are_of_different_models() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from llama_router.models import gguf
 from llama_router.models.discovery.found import Header
-from llama_router.models.gguf import GgufError, read_header
+from llama_router.models.gguf import GgufError, TensorTable, read_header, read_tensor_table
 from llama_router.models.tiny.bert import make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model
+from llama_router.models.tiny.projector import make_projector
 from tests.gguf_bytes import (
     ARRAY,
     FLOAT32,
@@ -24,6 +26,7 @@ from tests.gguf_bytes import (
     INT64,
     STRING,
     UINT8,
+    UINT16,
     UINT32,
     UINT64,
     Items,
@@ -32,6 +35,7 @@ from tests.gguf_bytes import (
     model_keys,
     projector_keys,
     string,
+    table,
     value,
     write,
 )
@@ -276,6 +280,92 @@ def test_what_may_not_be_read_is_refused(path: Path) -> None:
         assert "Permission denied" in refusal(path)
 
 
+# --- The table of tensors ------------------------------------------------------------
+
+
+def test_the_table_of_tensors_says_which_layers_are_there(path: Path) -> None:
+    """A file with the last ones only has draft layers."""
+    write(path, names=["token_embd.weight", "blk.10.x.weight", "blk.9.y.weight"])
+    assert read_tensor_table(str(path)) == TensorTable(9, None, 1)
+    write(path, names=["v.blk.3.x.weight", "block.weight"])
+    assert read_tensor_table(str(path)).first_layer is None
+
+
+def test_a_part_of_a_split_model_says_its_number(path: Path) -> None:
+    """Behind the vocabulary, and without an architecture in all parts but the first."""
+    write(path, {"split.no": Typed(UINT16, 1), "split.count": Typed(UINT16, 3)})
+    assert read_tensor_table(str(path)) == TensorTable(None, 2, 3)
+
+
+def test_a_file_that_ends_anywhere_is_refused(path: Path) -> None:
+    """At every byte before the end of its last tensor."""
+    write(path, model_keys(vocabulary=3), names=["a", "b", "c"])
+    whole = path.read_bytes()
+    read_tensor_table(str(path))
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(GgufError, match=r"truncated|ends in the middle|is empty|begin like"):
+            read_tensor_table(str(path))
+    path.write_bytes(whole[:-5])
+    with pytest.raises(GgufError, match="its last 5 bytes are missing"):
+        read_tensor_table(str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "size_bytes"),
+    [(0, 32, 128), (1, 32, 64), (8, 64, 68), (12, 256, 144), (14, 512, 420), (39, 32, 17)],
+)
+def test_tensors_of_every_type_have_their_size(path, kind, numbers, size_bytes) -> None:
+    """Quantized numbers come in blocks."""
+    data = header(model_keys()) + table(["x"], kind=kind, numbers=numbers)
+    data += bytes(-len(data) % 32)
+    path.write_bytes(data + bytes(size_bytes))
+    read_tensor_table(str(path))
+    path.write_bytes(data + bytes(size_bytes - 1))
+    with pytest.raises(GgufError, match="its last 1 bytes are missing"):
+        read_tensor_table(str(path))
+
+
+def test_the_alignment_of_the_header_counts(path: Path) -> None:
+    """The data begin at its next multiple."""
+    data = header(model_keys() | {"general.alignment": 4096}) + table(["x"])
+    path.write_bytes(data + bytes(-len(data) % 4096 + 32))
+    read_tensor_table(str(path))
+    path.write_bytes(data + bytes(-len(data) % 4096 + 31))
+    with pytest.raises(GgufError, match="truncated"):
+        read_tensor_table(str(path))
+    path.write_bytes(header(model_keys() | {"general.alignment": 0}) + table(["x"]) + bytes(99))
+    with pytest.raises(GgufError, match="no power of two"):
+        read_tensor_table(str(path))
+
+
+def test_an_unknown_type_of_a_tensor_is_no_mistake(path: Path) -> None:
+    """A later llama.cpp may know it."""
+    path.write_bytes(header(model_keys()) + table(["x"], kind=999) + bytes(32))
+    read_tensor_table(str(path))
+
+
+def test_a_damaged_table_is_refused(path: Path) -> None:
+    """A tensor has four dimensions at most."""
+    path.write_bytes(header(model_keys()) + string("x") + struct.pack("<I", 5) + bytes(99))
+    with pytest.raises(GgufError, match="table of tensors is damaged"):
+        read_tensor_table(str(path))
+
+
+def test_real_files_are_complete(tmp_path: Path) -> None:
+    """Those by llama.cpp's own writer have all of their data, and miss their last byte."""
+    pytest.importorskip("gguf", reason="the extra 'embedded' is not installed")
+    for make in (make_chat_model, make_rerank_model, make_projector):
+        file = tmp_path / f"{make.__name__}.gguf"
+        make(file, name="x")
+        first_layer = read_tensor_table(str(file)).first_layer
+        assert first_layer == (None if make is make_projector else 0)
+        with file.open("r+b") as opened:
+            opened.truncate(file.stat().st_size - 64)
+        with pytest.raises(GgufError, match="truncated"):
+            read_tensor_table(str(file))
+
+
 # --- Anything ------------------------------------------------------------------------
 
 numbers = st.sampled_from(sorted(FORMATS)).flatmap(
@@ -307,6 +397,9 @@ def _quiet(path: Path, *, whole: bool) -> Header | None:
     """Return the header, or None if it is refused; anything else is a failure."""
     begun_s = time.perf_counter()
     try:
+        if whole:
+            with suppress(GgufError):
+                read_tensor_table(str(path))
         return read_header(str(path), whole=whole)
     except GgufError:
         return None

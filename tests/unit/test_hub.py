@@ -136,6 +136,16 @@ def test_an_incomplete_split_is_no_model() -> None:
         chosen([part])
 
 
+@pytest.mark.parametrize("ending", ["-00002-OF-00002.gguf", "-00002-of-00002.GGUF"])
+def test_parts_that_llama_cpp_does_not_open_are_no_model(ending) -> None:
+    """The message says why."""
+    paths = ["m-Q8_0-00001-of-00002.gguf", f"m-Q8_0{ending}"]
+    with pytest.raises(
+        HubFileMissingError, match=f"does not open of a split model: m-Q8_0{ending}"
+    ):
+        chosen(paths)
+
+
 def test_parts_of_different_splits_do_not_complete_each_other() -> None:
     """Two models of one name, one of two parts and one of three."""
     paths = ["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00003.gguf"]

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from ...core.config import placeholders
 from ...core.config.config import Config as LoadedConfiguration
+from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...files import reason_of
-from ..config_loading import prepare_or_explain
+from ...files.stalls import despite_stalls
+from ...models.discovery import naming
+from ...models.scan import fault_of_model
+from ..config_loading import Prepared, prepare_or_explain
 from ..options import Config
 from ..printing import fail, print_line, print_message
 
@@ -35,10 +39,13 @@ def check(config: Config = None, *, commands: bool = False) -> int:
         for model, spec in loaded.config.models.items():
             print_line(f"{model}: {_command_line(spec)}")
         _print_programs(loaded.config)
+    damaged = despite_stalls(lambda: _damaged_models(prepared))
+    for model, fault in damaged.items():
+        print_message(f"{loaded.path}: models.{model}: {fault}")
     models = len(loaded.config.models)
-    if loaded.unavailable:
+    if loaded.unavailable or damaged:
         # The router would start, but without these models.
-        unusable = len(loaded.config.file_faults)
+        unusable = len({*loaded.config.file_faults, *damaged})
         return fail(f"{loaded.path}: {unusable} of {models} models cannot be used now")
     print_line(f"{loaded.path}: ok, {models} model{'' if models == 1 else 's'}")
     return 0
@@ -56,6 +63,25 @@ def _print_programs(config: LoadedConfiguration) -> None:
         print_line(f"served by {program.describe()}")
         if program.warning is not None:
             print_message(f"warning: {program.warning}")
+
+
+def _damaged_models(prepared: Prepared) -> dict[ModelId, str]:
+    """Return the models with a damaged GGUF file, each with the fault; scans checked the others."""
+    scanned = {model for scan in prepared.scans for model in scan.models}
+    config = prepared.loaded.config
+    faults = {
+        model: fault_of_model(spec.path)
+        for model, spec in config.models.items()
+        if spec.path is not None
+        and naming.is_gguf(Path(spec.path).name)
+        and str(model) not in scanned
+        and model not in config.file_faults
+    }
+    return {
+        model: f"{config.models[model].path}: {fault}"
+        for model, fault in faults.items()
+        if fault is not None
+    }
 
 
 def _command_line(spec: ModelSpec) -> str:

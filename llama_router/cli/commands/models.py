@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import attrs
+
 from ...files import NOT_A_FOLDER, folder_fault, is_missing
 from ...files.stalls import despite_stalls
 from ...logs.lines import escape_controls
 from ...models.discovery import naming
 from ...models.discovery.found import Header, args_for, kind_of
 from ...models.gguf import GgufError, read_header
+from ...models.scan import read_complete
 from ..config_loading import catalog_or_explain
 from ..options import Config, Flag
 from ..printing import fail, print_line, print_message
@@ -65,10 +68,18 @@ def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
         lines = header.chat_template.splitlines()
         sys.stdout.write("".join(f"{escape_controls(line)}\n" for line in lines))
         return 0
+    fault = None
+    try:
+        table = despite_stalls(lambda: read_complete(str(file)))
+    except GgufError as exc:
+        fault = str(exc)
+    else:
+        if naming.part_of(file.name) is None:
+            header = attrs.evolve(header, first_layer=table.first_layer or 0)
     for name, value in _summary(file, header).items():
         if value not in (None, ""):
             print_line(f"{name:18} {value}")
-    return 0
+    return 0 if fault is None else fail(f"{file}: {fault}")
 
 
 def _summary(file: Path, header: Header) -> dict[str, object]:

@@ -87,6 +87,7 @@ class _Candidate:
         quant: Its quantization, if that is known.
         mmproj: Its projector.
         size_bytes: Of all its parts.
+        versions: Of all its parts, and of its projector.
     """
 
     file: FoundFile
@@ -96,6 +97,7 @@ class _Candidate:
     quant: str | None
     mmproj: str | None
     size_bytes: int
+    versions: tuple[str, ...]
 
 
 class _CandidateCollector:
@@ -114,15 +116,16 @@ class _CandidateCollector:
         """Collect the models of *collection*."""
         self._collections += 1
         projectors: list[FoundFile] = []
-        models: list[tuple[FoundFile, Header, int]] = []
-        for file, size_bytes in self._complete_files(collection.files):
+        models: list[tuple[FoundFile, Header, Sequence[FoundFile]]] = []
+        for parts in self._complete_files(collection.files):
+            file = parts[0]
             if file.header is not None and file.header.is_projector:
                 projectors.append(file)
             elif (header := self._model_header(file)) is not None:
-                models.append((file, header, size_bytes))
+                models.append((file, header, parts))
         files = [file for file, _, _ in models]
         matcher = _ProjectorMatcher(projectors, files, in_repo=collection.repo is not None)
-        for file, header, size_bytes in models:
+        for file, header, parts in models:
             identity = file.identity or file.path
             if identity in self._seen:
                 continue
@@ -136,12 +139,13 @@ class _CandidateCollector:
                     repo=collection.repo,
                     quant=file.tag or naming.quant_of(file.relative_path) or header.quant,
                     mmproj=mmproj.path if mmproj else None,
-                    size_bytes=size_bytes,
+                    size_bytes=sum(part.size_bytes for part in parts),
+                    versions=_versions((*parts, mmproj) if mmproj else parts),
                 )
             )
 
-    def _complete_files(self, files: Sequence[FoundFile]) -> Iterable[tuple[FoundFile, int]]:
-        """Yield each file, for a split model the first part, with the total size in bytes.
+    def _complete_files(self, files: Sequence[FoundFile]) -> Iterable[Sequence[FoundFile]]:
+        """Yield each file, for a split model all its parts in order.
 
         A repository may have a file in several snapshots: the first complete one counts.
         """
@@ -153,9 +157,8 @@ class _CandidateCollector:
         incomplete: list[tuple[FoundFile, str, str]] = []
         for file in files:
             part = naming.part_of(file.name)
-            if part is None:
-                complete, size_bytes = file, file.size_bytes
-            else:
+            complete = [file]
+            if part is not None:
                 # The first part in the list stands for all of them.
                 own = parts.pop(_split_key(file, part), {})
                 if not own:
@@ -165,23 +168,37 @@ class _CandidateCollector:
                     share = f"{missing} of {part.count}"
                     incomplete.append((file, _relative_path_of_first(file, part), share))
                     continue
-                complete, size_bytes = own[1], sum(one.size_bytes for one in own.values())
-            if complete.relative_path not in yielded:
-                yielded.add(complete.relative_path)
-                yield complete, size_bytes
+                complete = [own[number] for number in range(1, part.count + 1)]
+            first = complete[0].relative_path
+            if first not in yielded and not (part and self._is_part_unusable(complete)):
+                yielded.add(first)
+                yield complete
         for file, first, share in incomplete:
             if first not in yielded:
                 self._warn(file, f"parts of this split model are missing: {share}")
+
+    def _is_part_unusable(self, parts: Sequence[FoundFile]) -> bool:
+        """Return whether llama.cpp cannot open one of *parts*; warn about the first such one."""
+        for file in parts:
+            reason = naming.spelling_fault(file.path.rpartition("/")[2])
+            if reason is None and file.identity is not None:
+                reason = file.fault
+            if reason is not None:
+                self._warn(file, reason)
+                return True
+        return False
 
     def _model_header(self, file: FoundFile) -> Header | None:
         """Return the header of a file that is a model; None for any other file."""
         if not file.path.isprintable():
             self._warn(file, "its name has characters that cannot be shown")
             return None
-        if naming.is_side_file(file.name) or naming.is_projector(file.name):
+        if naming.is_side_file(file.name):
             return None
         if file.fault is not None:
             self._warn(file, file.fault)
+        if naming.is_projector(file.name):
+            return None
         header = file.header
         if header is None or header.is_side_file:
             return None
@@ -190,6 +207,10 @@ class _CandidateCollector:
             return None
         # The first part of a split model may have no tensors of its own.
         return header if header.tensor_count or naming.part_of(file.name) else None
+
+
+def _versions(files: Iterable[FoundFile]) -> tuple[str, ...]:
+    return tuple(file.version for file in files if file.version is not None)
 
 
 def _split_key(file: FoundFile, part: naming.Part) -> tuple[str, str, int]:
@@ -314,6 +335,7 @@ def _name_models(
             mmproj=c.mmproj,
             quant=c.quant,
             size_bytes=c.size_bytes,
+            versions=c.versions,
         )
 
 

@@ -104,6 +104,7 @@ class Header:
         projection_dim: Width of a projector's output.
         chat_template: In Jinja. It follows the vocabulary, like *file_type*.
         size_label: ``general.size_label``: the number of parameters, such as ``7B``.
+        first_layer: The lowest number of a layer; 0 if the table of tensors was not read.
     """
 
     architecture: str
@@ -119,6 +120,7 @@ class Header:
     projection_dim: int | None = None
     chat_template: str | None = None
     size_label: str | None = None
+    first_layer: int = 0
 
     @property
     def quant(self) -> str | None:
@@ -132,9 +134,14 @@ class Header:
 
     @property
     def is_side_file(self) -> bool:
-        """Return whether the file only accompanies a model: a projector, a draft, an adapter ..."""
+        """Return whether the file only accompanies a model: a projector, a draft, an adapter ...
+
+        Draft layers in a file of their own have the architecture of their model, and follow its
+        layers.
+        """
         return (
-            self.type in _SIDE_TYPES
+            self.first_layer > 0
+            or self.type in _SIDE_TYPES
             or self.architecture in _SIDE_ARCHITECTURES
             or _DRAFT_ARCHITECTURE.fullmatch(self.architecture) is not None
         )
@@ -186,6 +193,7 @@ class FoundFile:
         fault: The reason why it cannot be a model.
         tag: The quantization by which it was fetched, if the cache has it.
         identity: The same for two names of one file.
+        version: The same as long as the content is, see `file_version`.
     """
 
     path: str
@@ -195,6 +203,7 @@ class FoundFile:
     fault: str | None = None
     tag: str | None = None
     identity: tuple[int, int] | None = None
+    version: str | None = None
 
     @property
     def name(self) -> str:
@@ -252,6 +261,7 @@ class FoundModel:
         header: Of *path*.
         quant: Its quantization, if that is known.
         size_bytes: Of all its parts.
+        versions: Of all its parts, and of its projector.
     """
 
     id: str
@@ -263,6 +273,7 @@ class FoundModel:
     mmproj: str | None = None
     quant: str | None = None
     size_bytes: int = 0
+    versions: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -64,6 +64,23 @@ def part_of(name: str) -> Part | None:
     return Part(found[1], int(found[2]), int(found[3])) if found else None
 
 
+def spelling_fault(name: str) -> str | None:
+    """Return the reason why llama.cpp does not find the part *name* of a split model, or None.
+
+    It makes the names of all parts itself, in one spelling.
+    """
+    part = part_of(name)
+    if part is None or part.count == 1:
+        return None
+    known = part_name(part.stem, part.number, part.count)
+    return None if name == known else f"llama.cpp opens it only under the name {known!r}"
+
+
+def part_name(stem: str, number: int, count: int) -> str:
+    """Return the name of a part of a split model, as llama.cpp spells it."""
+    return f"{stem}-{number:05}-of-{count:05}.gguf"
+
+
 def is_gguf(name: str) -> bool:
     """Return whether *name* is that of a GGUF file, and not of a temporary one."""
     return name.lower().endswith(".gguf") and not name.startswith(".")
