@@ -240,18 +240,13 @@ def fault_of_model(path: str) -> str | None:
 
     A damaged part of a split model is named in it.
     """
-    folder, slash, name = path.rpartition("/")
-    part = naming.part_of(name)
-    names = [name]
-    if part is not None:
-        names = [naming.part_name(part.stem, n, part.count) for n in range(1, part.count + 1)]
-    if (fault := naming.spelling_fault(name)) is not None:
+    if (fault := naming.spelling_fault(path.rpartition("/")[2])) is not None:
         return fault
-    for each in names:
+    for part in naming.parts_of(path):
         try:
-            read_complete(f"{folder}{slash}{each}")
+            read_complete(part)
         except GgufError as exc:
-            return str(exc) if each == name else f"its part {each}: {exc}"
+            return str(exc) if part == path else f"its part {part.rpartition('/')[2]}: {exc}"
     return None
 
 

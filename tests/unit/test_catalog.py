@@ -398,6 +398,73 @@ def test_a_rescan_restarts_only_what_changed(home) -> None:
     )
 
 
+def replaced(path: Path, *, by: Path | None = None) -> None:
+    """Replace a file by another one with the same content, as ``mv`` does."""
+    new = by or path.with_suffix(".new")
+    new.write_bytes(path.read_bytes())
+    new.replace(path)
+
+
+def test_a_replaced_file_of_a_found_model_is_noticed(home) -> None:
+    """Although its header, its size and its name are the same; the others keep running."""
+    home.scan()
+    current = home.load().config
+    replaced(home.models / "a.gguf")
+    home.scan()
+    config = home.catalog.reload(read_file(home.config), current).config
+    assert plan_reload(current, config) == ReloadPlan(restart=frozenset({ModelId("a")}))
+    again = home.catalog.reload(read_file(home.config), config).config
+    assert plan_reload(config, again) == ReloadPlan()
+
+
+@pytest.mark.parametrize(
+    "name", ["x-00001-of-00002.gguf", "x-00002-of-00002.gguf", "eyes.gguf", "draft.gguf"]
+)
+def test_every_replaced_file_of_a_written_model_is_noticed(home, name) -> None:
+    """Parts, the projector, the draft; also one that was written in place."""
+    for each in ("x-00001-of-00002.gguf", "x-00002-of-00002.gguf", "eyes.gguf", "draft.gguf"):
+        write(home.folder / each)
+    text = (
+        "[models.x]\npath = 'x-00001-of-00002.gguf'\nmmproj = 'eyes.gguf'\n"
+        f"args = ['--mmproj', '$mmproj', '--model-draft', '{home.folder}/draft.gguf']\n"
+    )
+    current = home.load(text).config
+    assert current.file_versions.keys() == {ModelId("x")}
+    replaced(home.folder / name)
+    config = home.catalog.reload(read_file(home.config), current).config
+    assert plan_reload(current, config).restart == {ModelId("x")}
+    info = (home.folder / name).stat()
+    os.utime(home.folder / name, ns=(0, info.st_mtime_ns + 1))
+    written = home.catalog.reload(read_file(home.config), config).config
+    assert plan_reload(config, written).restart == {ModelId("x")}
+
+
+def test_a_file_that_was_missing_between_two_looks_is_compared_with_the_first(home) -> None:
+    """Nothing is restarted for its absence, or if it comes back as it was."""
+    path = write(home.folder / "x.gguf")
+    first = home.load("[models.x]\npath = 'x.gguf'\n").config
+    path.rename(home.folder / "away")
+    second = home.catalog.reload(read_file(home.config), first).config
+    (home.folder / "away").rename(path)
+    third = home.catalog.reload(read_file(home.config), second).config
+    assert plan_reload(first, second).restart == plan_reload(second, third).restart == set()
+    path.unlink()
+    second = home.catalog.reload(read_file(home.config), third).config
+    replaced(write(path))
+    os.utime(path, ns=(0, 7))
+    third = home.catalog.reload(read_file(home.config), second).config
+    assert plan_reload(second, third).restart == {ModelId("x")}
+
+
+def test_a_new_version_of_a_file_is_read_whole_again(home) -> None:
+    """It may have been truncated since the last scan."""
+    home.scan()
+    os.truncate(home.models / "a.gguf", (home.models / "a.gguf").stat().st_size - 1)
+    scanned = home.scan()
+    assert scanned.removed == ("a",)
+    assert reasons(scanned) == ["it was truncated: its last 1 bytes are missing"]
+
+
 def test_without_a_configuration_file_the_models_found_are_all(home) -> None:
     """If it need not be there; if it appears, it counts."""
     home.config.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -344,6 +345,59 @@ def test_in_a_folder_of_many_models_the_names_decide() -> None:
     assert mmproj_of(found, "gemma-3-4b-it-Q4_K_M") == "mmproj-gemma-3-4b-it-BF16.gguf"
     assert mmproj_of(found, "qwen2.5-vl-7b-Q4_K_M") == "qwen2.5-vl-7b.mmproj-f16.gguf"
     assert mmproj_of(found, "mistral-7b-Q4_K_M") is None
+
+
+def test_a_projector_with_the_name_of_another_model_is_for_none(home_projector) -> None:
+    """Whether that model is there or not; the warning says what to do."""
+    found = local("mistral-7b-Q4_K_M.gguf", "qwen-7b-Q4_K_M.gguf", home_projector)
+    assert [model.mmproj for model in found.models] == [None, None]
+    (reason,) = reasons(found)
+    assert "may belong to mistral-7b-Q4_K_M.gguf, but has the name of another model" in reason
+    assert mmproj_of(local("mistral-7b-Q4_K_M.gguf", home_projector), "mistral-7b-Q4_K_M") is None
+
+
+@pytest.fixture
+def home_projector() -> FoundFile:
+    """A projector that was left when its model was deleted."""
+    return file("mmproj-gemma-3-4b-it-BF16.gguf", projector())
+
+
+def test_names_in_headers_bring_projectors_to_renamed_models() -> None:
+    """Both have the name of the model there."""
+    header = attrs.evolve(CHAT, name="Gemma 3 4b It")
+    eyes = file("mmproj-gemma-3-4b-it-BF16.gguf", projector())
+    assert mmproj_of(local(file("mine.gguf", header), eyes), "mine") is None
+    assert eyes.header is not None
+    eyes = attrs.evolve(eyes, header=attrs.evolve(eyes.header, name="Gemma-3 4B it"))
+    found = local(file("mine.gguf", header), "other.gguf", eyes)
+    assert mmproj_of(found, "mine") == "mmproj-gemma-3-4b-it-BF16.gguf"
+    assert mmproj_of(found, "other") is None
+
+
+def test_a_model_without_a_name_takes_the_only_projector_beside_it() -> None:
+    """As long as there is no model of another name."""
+    eyes = file("mmproj-gemma-3-4b-it-BF16.gguf", projector())
+    found = local("ggml-model-Q4_0.gguf", eyes)
+    assert mmproj_of(found, "ggml-model-Q4_0") == "mmproj-gemma-3-4b-it-BF16.gguf"
+    found = local("ggml-model-Q4_0.gguf", "x.gguf", eyes)
+    assert mmproj_of(found, "ggml-model-Q4_0") is None
+
+
+def test_of_two_related_projectors_the_one_with_the_same_name_is_taken() -> None:
+    """One name may be the beginning of another one."""
+    found = local(
+        "gemma-3-4b-it-Q4_0.gguf",
+        "gemma-3-4b-it-qat-Q4_0.gguf",
+        file("mmproj-gemma-3-4b-it-F16.gguf", projector()),
+        file("mmproj-gemma-3-4b-it-qat-BF16.gguf", projector()),
+    )
+    assert mmproj_of(found, "gemma-3-4b-it-Q4_0") == "mmproj-gemma-3-4b-it-F16.gguf"
+    assert mmproj_of(found, "gemma-3-4b-it-qat-Q4_0") == "mmproj-gemma-3-4b-it-qat-BF16.gguf"
+
+
+def test_in_a_repository_a_projector_may_have_any_name() -> None:
+    """It was put beside the model on purpose."""
+    assert mmproj_of(hub("r-Q4_0.gguf", file("mmproj-x.gguf", projector())), "o/r:Q4_0")
 
 
 def test_embedders_and_rerankers_get_no_projector() -> None:

@@ -23,6 +23,8 @@ class Config:
     Attributes:
         file_faults: Models that could not be started when it was read, each with the faulty
             file.
+        file_versions: Versions of the files that models need, by model and path: another one
+            after a file was replaced or written. Files that could not be seen are not in it.
         in_use: Found models with files that it uses or names, so that they are not deleted.
     """
 
@@ -33,6 +35,9 @@ class Config:
     )
     file_faults: Mapping[ModelId, FileFault] = attrs.field(
         factory=dict[ModelId, FileFault], eq=False, repr=False
+    )
+    file_versions: Mapping[ModelId, Mapping[str, str]] = attrs.field(
+        factory=dict[ModelId, Mapping[str, str]], eq=False, repr=False
     )
     in_use: frozenset[ModelId] = attrs.field(default=frozenset(), eq=False, repr=False)
     _names: Names = attrs.field(init=False, eq=False, repr=False)

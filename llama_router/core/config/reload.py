@@ -42,7 +42,10 @@ class ReloadPlan:
 
 
 def plan_reload(old: Config, new: Config) -> ReloadPlan:
-    """Return the plan that turns *old* into *new*, compared model by model."""
+    """Return the plan that turns *old* into *new*, compared model by model.
+
+    A model with a file that was replaced needs a new process.
+    """
     kept = old.models.keys() & new.models.keys()
     costs = {
         model: _costs(old.models[model], new.models[model])
@@ -50,6 +53,7 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
         if old.models[model] is not new.models[model]
     }
     restart = frozenset(model for model, cost in costs.items() if OnChange.RESTART in cost)
+    restart |= {model for model in kept if _has_other_file(model, old, new)}
     return ReloadPlan(
         add=frozenset(new.models.keys() - kept),
         remove=frozenset(old.models.keys() - kept),
@@ -62,6 +66,8 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
 def reuse_unchanged(old: Config, new: Config) -> Config:
     """Return *new* with the objects of *old* for every model that is equal in both.
 
+    Files that cannot be seen now keep their versions in *old*, for the next comparison.
+
     `plan_reload` then skips them by identity. Comparing thousands of models takes longer than
     the event loop may be blocked; this function can run on another thread.
     """
@@ -69,7 +75,18 @@ def reuse_unchanged(old: Config, new: Config) -> Config:
         model: old.models[model] if old.models.get(model) == spec else spec
         for model, spec in new.models.items()
     }
-    return attrs.evolve(new, models=models)
+    versions = {
+        model: {**old.file_versions.get(model, {}), **new.file_versions.get(model, {})}
+        for model in models
+    }
+    return attrs.evolve(new, models=models, file_versions=versions)
+
+
+def _has_other_file(model: ModelId, old: Config, new: Config) -> bool:
+    before, after = old.file_versions.get(model), new.file_versions.get(model)
+    if not before or not after or before == after:
+        return False
+    return any(before.get(path, version) != version for path, version in after.items())
 
 
 def router_fields_to_restart_for(old: RouterSpec, new: RouterSpec) -> tuple[str, ...]:

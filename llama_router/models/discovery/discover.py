@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -125,12 +125,17 @@ class _CandidateCollector:
                 models.append((file, header, parts))
         files = [file for file, _, _ in models]
         matcher = _ProjectorMatcher(projectors, files, in_repo=collection.repo is not None)
+        without_projector: list[tuple[FoundFile, Header]] = []
         for file, header, parts in models:
             identity = file.identity or file.path
             if identity in self._seen:
                 continue
             self._seen.add(identity)
-            mmproj = matcher.best(file, header) if kind_of(header) is Kind.CHAT else None
+            mmproj = None
+            if kind_of(header) is Kind.CHAT:
+                mmproj = matcher.best(file, header)
+                if mmproj is None:
+                    without_projector.append((file, header))
             self.candidates.append(
                 _Candidate(
                     file=file,
@@ -143,6 +148,12 @@ class _CandidateCollector:
                     versions=_versions((*parts, mmproj) if mmproj else parts),
                 )
             )
+        for projector, model in matcher.misnamed(without_projector):
+            reason = (
+                f"it may belong to {model.name}, but has the name of another model: rename it, "
+                "or name it as 'mmproj' of its model in router.toml"
+            )
+            self._warn(projector, reason)
 
     def _complete_files(self, files: Sequence[FoundFile]) -> Iterable[Sequence[FoundFile]]:
         """Yield each file, for a split model all its parts in order.
@@ -233,19 +244,24 @@ class _ProjectorMatcher:
     ) -> None:
         self._projectors = projectors
         self._in_repo = in_repo
-        families: dict[str, set[str]] = defaultdict(set)
+        self._used: set[str] = set()
+        self._families: dict[str, set[str]] = defaultdict(set)
         if projectors:
             for model in models:
-                families["" if in_repo else model.folder].add(naming.family_of(model.name))
+                self._families[self._folder(model)].add(naming.family_of(model.name))
         # A projector with the name of a model beside it serves no other model.
         self._reserved = {
             projector.path
             for projector in projectors
             if any(
                 _related(naming.family_of(projector.name), family)
-                for family in families["" if in_repo else projector.folder]
+                for family in self._families[self._folder(projector)]
             )
         }
+
+    def _folder(self, file: FoundFile) -> str:
+        """Return the folder of which the files belong together: that of a repository is one."""
+        return "" if self._in_repo else file.folder
 
     def best(self, file: FoundFile, header: Header) -> FoundFile | None:
         """Return the projector that belongs to the chat model *file*."""
@@ -253,14 +269,49 @@ class _ProjectorMatcher:
         fitting = [
             (self._rank(file, family, projector), projector)
             for projector in self._projectors
-            if (self._in_repo or projector.folder == file.folder)
+            if self._folder(projector) == self._folder(file)
             and _fits(header, projector.header)
-            and (
-                projector.path not in self._reserved
-                or _related(naming.family_of(projector.name), family)
-            )
+            and self._may_serve(projector, file, header)
         ]
-        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda pair: pair[0])[1]
+        self._used.add(best.path)
+        return best
+
+    def _may_serve(self, projector: FoundFile, file: FoundFile, header: Header) -> bool:
+        """Return whether the names allow that *projector* belongs to *file*.
+
+        In a repository any projector may, unless it has the name of another model there. In a
+        folder one with a name belongs to the models of that name only.
+        """
+        name, family = naming.family_of(projector.name), naming.family_of(file.name)
+        if _related(name, family):
+            return True
+        if projector.path in self._reserved:
+            return False
+        if self._in_repo or not name:
+            return True
+        own_name = naming.family_of(header.name or "")
+        projector_name = "" if projector.header is None else projector.header.name
+        return _related(naming.family_of(projector_name or ""), own_name) or (
+            not family and len(self._families[self._folder(file)]) == 1
+        )
+
+    def misnamed(
+        self, models: Iterable[tuple[FoundFile, Header]]
+    ) -> Iterator[tuple[FoundFile, FoundFile]]:
+        """Yield each unused projector with one of *models* that only its name keeps it from."""
+        models = list(models)
+        for projector in self._projectors:
+            if projector.path in self._used or not _has_width_of(projector):
+                continue
+            for file, header in models:
+                if self._folder(file) == self._folder(projector) and _fits(
+                    header, projector.header
+                ):
+                    yield projector, file
+                    break
 
     @staticmethod
     def _rank(file: FoundFile, family: str, projector: FoundFile) -> tuple[object, ...]:
@@ -276,7 +327,7 @@ class _ProjectorMatcher:
         return (
             not f"{file.folder}/".startswith(folder),
             -len(folder),
-            not _related(naming.family_of(projector.name), family),
+            *_distance(naming.family_of(projector.name), family),
             preferred.index(quant) if quant in preferred else len(preferred),
             projector.relative_path,
         )
@@ -292,6 +343,17 @@ def _fits(model: Header, projector: Header | None) -> bool:
         return True
     widths = (model.embedding_length, projector.projection_dim)
     return None in widths or widths[0] == widths[1]
+
+
+def _has_width_of(projector: FoundFile) -> bool:
+    header = projector.header
+    return header is not None and header.type == "mmproj" and header.projection_dim is not None
+
+
+def _distance(one: str, other: str) -> tuple[bool, int]:
+    """Return a key that is smaller the more of two families is the same."""
+    related = _related(one, other)
+    return (not related, abs(len(one) - len(other)) if related else 0)
 
 
 def _related(one: str, other: str) -> bool:

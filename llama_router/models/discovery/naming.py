@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -74,6 +74,17 @@ def spelling_fault(name: str) -> str | None:
         return None
     known = part_name(part.stem, part.number, part.count)
     return None if name == known else f"llama.cpp opens it only under the name {known!r}"
+
+
+def parts_of(path: str) -> Iterator[str]:
+    """Yield the paths of all parts of the split model in *path*; of any other file its own."""
+    folder, slash, name = path.rpartition("/")
+    part = part_of(name)
+    if part is None:
+        yield path
+        return
+    for number in range(1, part.count + 1):
+        yield f"{folder}{slash}{part_name(part.stem, number, part.count)}"
 
 
 def part_name(stem: str, number: int, count: int) -> str:
@@ -163,8 +174,9 @@ def family_of(name: str) -> str:
     """Return the part of a name that all quants of a model and its projector share; may be empty.
 
     Both ``gemma-3-4b-it-Q4_K_M.gguf`` and ``mmproj-gemma-3-4b-it-f16.gguf`` have the
-    family ``gemma34bit``; that of ``mmproj-F16.gguf`` and ``mmproj-model-f16.gguf`` is empty.
+    family ``gemma34bit``; that of ``mmproj-F16.gguf``, ``mmproj-model-f16.gguf`` and
+    ``ggml-model-Q4_0.gguf`` is empty.
     """
     word = _QUANT.sub("", stem_of(name)).lower().replace("mmproj", "")
     word = _NOT_LETTERS.sub("", word)
-    return "" if word == "model" else word
+    return "" if word in {"model", "ggmlmodel"} else word
