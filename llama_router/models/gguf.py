@@ -88,6 +88,16 @@ _BLOCKS: Final = {
     40: (64, 36),
     41: (128, 18),
 }
+# Arrays that `KnownArrays` remembers, and the prefixes of keys and tensors that may follow them.
+_MAX_KNOWN_ARRAYS: Final = 256
+_MIN_KNOWN_COUNT: Final = 10_000
+_BEGINNING_BYTES: Final = 1024
+_NAME_PREFIXES: Final = (
+    *(b"general.", b"quantize.", b"split.", b"tokenizer."),
+    *(b"blk.", b"output", b"token_embd"),
+)
+_LONGEST_PREFIX_BYTES: Final = 10
+
 _MAX_DIMENSIONS: Final = 4
 _DEFAULT_ALIGNMENT: Final = 32
 _LAYER: Final = re.compile(rb"blk\.(\d{1,5})\.")
@@ -147,17 +157,38 @@ class TensorTable:
     split_count: int
 
 
-def read_tensor_table(path: str) -> TensorTable:
+class KnownArrays:
+    """Sizes of long arrays of strings that were read before: most models share a vocabulary.
+
+    An array is known by its count and its beginning. Its end is checked: a name must follow.
+    """
+
+    def __init__(self) -> None:
+        self._sizes_bytes: dict[tuple[int, bytes], int] = {}
+
+    def size_bytes(self, count: int, beginning: bytes) -> int | None:
+        """Return the size of an array with that *count* and *beginning*, or None."""
+        return self._sizes_bytes.get((count, beginning))
+
+    def add(self, count: int, beginning: bytes, size_bytes: int) -> None:
+        """Remember the size of an array; of all sizes after too many."""
+        if len(self._sizes_bytes) >= _MAX_KNOWN_ARRAYS:
+            self._sizes_bytes.clear()
+        self._sizes_bytes[count, beginning] = size_bytes
+
+
+def read_tensor_table(path: str, known_arrays: KnownArrays | None = None) -> TensorTable:
     """Return facts from the table of tensors in *path*, which has all data of its tensors.
 
-    It takes about ten milliseconds, because the whole header is read.
+    It takes some ten milliseconds for a vocabulary that is not in *known_arrays*, because the
+    whole header is read.
 
     Raises:
         GgufError: if it cannot be read, is no GGUF file, or was truncated.
     """
     try:
         with opened(path) as (descriptor, size_bytes):
-            reader = _Reader(descriptor, size_bytes)
+            reader = _Reader(descriptor, size_bytes, known_arrays)
             tensor_count, key_count = _counts(reader)
             _, integers = _keys(reader, key_count, whole=True)
             first_layer, data_bytes = _tensors(reader, tensor_count)
@@ -305,7 +336,10 @@ def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: i
 class _Reader:
     """A forward reader with a buffer and few reads; checks the end of the file and the limits."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
+    def __init__(
+        self, descriptor: int, size_bytes: int, known_arrays: KnownArrays | None = None
+    ) -> None:
+        self._known_arrays = known_arrays
         self._descriptor = descriptor
         self._size_bytes = size_bytes
         self._begin = 0  # where in the file the buffer begins
@@ -367,6 +401,34 @@ class _Reader:
         self._strings += count
         if self._strings > MAX_STRINGS:
             raise GgufError("its header has more strings than a vocabulary can have")
+        known, begin = self._known_arrays, self.position
+        if known is None or count < _MIN_KNOWN_COUNT or begin + _BEGINNING_BYTES > self._size_bytes:
+            self._walk_strings(count)
+            return
+        beginning = self._peek(_BEGINNING_BYTES)
+        size_bytes = known.size_bytes(count, beginning)
+        if size_bytes is not None and self._is_name_at(begin + size_bytes):
+            self.skip(size_bytes)
+        else:
+            self._walk_strings(count)
+            known.add(count, beginning, self.position - begin)
+
+    def _peek(self, count: int) -> bytes:
+        """Return the next *count* bytes without passing them."""
+        data = self.take(count)
+        self._at -= count
+        return data
+
+    def _is_name_at(self, position: int) -> bool:
+        """Return whether a key of a header, or the name of a tensor, begins at *position*."""
+        data = os.pread(self._descriptor, 8 + _LONGEST_PREFIX_BYTES, position)
+        return (
+            len(data) > 8
+            and _U64.unpack_from(data)[0] <= MAX_KEY_BYTES
+            and data[8:].startswith(_NAME_PREFIXES)
+        )
+
+    def _walk_strings(self, count: int) -> None:
         # As take() and skip(), without calls and attributes: there are half a million strings.
         unpack = _U64.unpack_from
         buffer, at = self._buffer, self._at

@@ -23,7 +23,7 @@ from .caches import (
 )
 from .discovery import naming
 from .discovery.found import Collection, FoundFile, Header, ScanWarning
-from .gguf import GgufError, TensorTable, read_header, read_tensor_table
+from .gguf import GgufError, KnownArrays, TensorTable, read_header, read_tensor_table
 
 _Identity = tuple[int, int]
 
@@ -67,6 +67,7 @@ class _Scanner:
     def __init__(self, complete: Container[str]) -> None:
         self.warnings = ScanWarnings()
         self._complete = complete
+        self._known_arrays = KnownArrays()
         # A file may have several names: snapshots share what did not change.
         self._headers: dict[_Identity, Header | str | None] = {}
 
@@ -210,20 +211,20 @@ class _Scanner:
             header = read_header(file.path, whole=whole)
         if file.version in self._complete:
             return header
-        table = read_complete(file.path)
+        table = read_complete(file.path, self._known_arrays)
         if header is None or part is not None:
             return header
         return attrs.evolve(header, first_layer=table.first_layer or 0)
 
 
-def read_complete(path: str) -> TensorTable:
+def read_complete(path: str, known_arrays: KnownArrays | None = None) -> TensorTable:
     """Return facts from the table of tensors in *path*, which llama.cpp could open.
 
     Raises:
         GgufError: if it could not: the file is damaged, was truncated, or is a part of a split
             model under a name that does not say so.
     """
-    table = read_tensor_table(path)
+    table = read_tensor_table(path, known_arrays)
     name = path.rpartition("/")[2]
     part = naming.part_of(name)
     if (fault := naming.spelling_fault(name)) is not None:

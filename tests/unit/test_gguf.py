@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from llama_router.models import gguf
 from llama_router.models.discovery.found import Header
-from llama_router.models.gguf import GgufError, TensorTable, read_header, read_tensor_table
+from llama_router.models.gguf import (
+    GgufError,
+    KnownArrays,
+    TensorTable,
+    read_header,
+    read_tensor_table,
+)
 from llama_router.models.tiny.bert import make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.models.tiny.projector import make_projector
@@ -350,6 +356,35 @@ def test_a_damaged_table_is_refused(path: Path) -> None:
     path.write_bytes(header(model_keys()) + string("x") + struct.pack("<I", 5) + bytes(99))
     with pytest.raises(GgufError, match="table of tensors is damaged"):
         read_tensor_table(str(path))
+
+
+def test_a_vocabulary_that_was_read_before_is_not_read_again(tmp_path, monkeypatch) -> None:
+    """Most models of a collection share a few; one that only begins like another is read."""
+    tokens = [f"token {n}" for n in range(20_000)]
+    files = []
+    for last in ("the end", "the end", "another end", "tokenizer."):
+        keys = model_keys() | {"tokenizer.tokens": Items(STRING, [*tokens, last])}
+        keys |= {"tokenizer.more": Items(STRING, tokens), "general.file_type": 15}
+        files.append(write(tmp_path / f"{len(files)}.gguf", keys, names=["blk.7.x"]))
+    read_bytes: list[int] = []
+    pread = os.pread
+
+    def counted(descriptor: int, count: int, position: int) -> bytes:
+        data = pread(descriptor, count, position)
+        read_bytes[-1] += len(data)
+        return data
+
+    monkeypatch.setattr(gguf.os, "pread", counted)
+    known = KnownArrays()
+    for file in files:
+        read_bytes.append(0)
+        assert read_tensor_table(str(file), known) == TensorTable(7, None, 1)
+    first, same, *others = read_bytes
+    assert same < 100_000 < first / 3
+    assert min(others) > first / 3
+    os.truncate(files[1], files[1].stat().st_size - 1)
+    with pytest.raises(GgufError, match="truncated"):
+        read_tensor_table(str(files[1]), known)
 
 
 def test_real_files_are_complete(tmp_path: Path) -> None:
