@@ -86,6 +86,24 @@ async def test_a_rescan_sees_what_came_and_what_went(tmp_path, folder) -> None:
             ]
 
 
+async def test_a_replaced_model_file_is_served_after_a_rescan(tmp_path, folder) -> None:
+    """The backend of the old one is replaced, although nothing but the file is another one."""
+    config = config_for(tmp_path, folder)
+    make_chat_model(tmp_path / "new.gguf", name="talker", seed=5)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            answer = await client.post("/v1/chat/completions", json=chat("talker-Q4_K_M"))
+            assert answer.status_code == 200, answer.text
+            (tmp_path / "new.gguf").replace(folder / "text" / "talker-Q4_K_M.gguf")
+            seen = len(router.events)
+            done = await run_cli("rescan", "--config", str(config), folder=tmp_path)
+            assert done.stdout == b"new models: 0, removed: 0\n", done.stderr
+            await router.event("config.applied", after=seen, restarted=["talker-Q4_K_M"])
+            await router.event("backend.spawned", after=seen, model="talker-Q4_K_M")
+            answer = await client.post("/v1/chat/completions", json=chat("talker-Q4_K_M"))
+            assert answer.status_code == 200, answer.text
+
+
 async def test_an_import_needs_no_configuration(tmp_path, folder) -> None:
     """Models that were imported are served without any ``router.toml``, and stay known."""
     home: dict[str, Any] = {
