@@ -23,7 +23,7 @@ from ..control.web.context import ControlContext
 from ..control.web.server import ControlServer
 from ..core.config.config import Config
 from ..core.config.names import ModelId
-from ..core.config.reload import ReloadPlan
+from ..core.config.reload import ReloadPlan, ReloadReport
 from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
@@ -59,6 +59,7 @@ class Frontend:
         catalog: Finds models; None if only configured ones are served.
         state_dir: The folder of logs and records.
         environ: The environment of the router.
+        report: The report of the latest reload; None before the first one.
     """
 
     loaded: LoadedConfig
@@ -70,6 +71,7 @@ class Frontend:
     catalog: Catalog | None
     state_dir: Path
     environ: Mapping[str, str]
+    report: ReloadReport | None = attrs.field(default=None, init=False)
     _programs: ServerPrograms = attrs.field(init=False)
 
     @_programs.default
@@ -142,16 +144,18 @@ class Frontend:
         )
 
     def _watcher(self) -> Watcher:
-        feed = self.dispatcher.feed
         return Watcher(
             self.loaded,
             current=lambda: self.dispatcher.config,
             apply=self._reconfigure,
             load=load_without_scans if self.catalog is None else self.catalog.reload,
-            on_report=lambda report: feed.publish(
-                ConfigReloaded(report.outcome.value, len(report.problems))
-            ),
+            on_report=self._publish,
         )
+
+    def _publish(self, report: ReloadReport) -> None:
+        """Show the result of a reload in systemd's status, and to followers of the event feed."""
+        self.report = report
+        self.dispatcher.feed.publish(ConfigReloaded(report.outcome.value, len(report.problems)))
 
     async def _drain(
         self, gateway: Gateway, control: ControlServer, frontend: trio.CancelScope

@@ -18,6 +18,7 @@ import trio
 
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
+from ..core.config.reload import ReloadReport
 from ..dispatch.dispatcher import Dispatcher
 from ..process.orphans import reap_orphans
 from ..systemd.status_line import status_line
@@ -82,7 +83,7 @@ async def _run_tree(
         await services.start(
             parts.manager.run,
             dispatcher.feed,
-            lambda: _status(dispatcher),
+            lambda: _status(dispatcher, parts.frontend.report),
             signals.stop,
             lambda: longest_shutdown_s(dispatcher.config),
         )
@@ -107,5 +108,6 @@ async def _run_tree(
         services.cancel_scope.cancel()
 
 
-def _status(dispatcher: Dispatcher) -> str:
-    return status_line({str(m): found.phase for m, found in dispatcher.statistics().items()})
+def _status(dispatcher: Dispatcher, report: ReloadReport | None) -> str:
+    phases = {str(m): found.phase for m, found in dispatcher.statistics().items()}
+    return status_line(phases, report)

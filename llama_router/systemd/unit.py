@@ -31,8 +31,9 @@ StartLimitBurst=5
 # READY=1 is sent when the startup model is loaded. Until then the timeout is extended.
 Type=notify
 NotifyAccess=main
-ExecStart={command}
-ExecReload=/bin/kill -HUP $MAINPID
+ExecStart={program} serve --config {config}
+# It waits for the result, prints the mistakes in the file, and fails if there are any.
+ExecReload={program} reload --config {config}
 TimeoutStartSec=60
 TimeoutStopSec=90
 # The keepalives come from the event loop that serves all requests.
@@ -152,7 +153,8 @@ def units(options: UnitOptions) -> dict[str, str]:
     service = _SERVICE.format(
         scope=scope,
         unit="After=network.target" if options.user else _SYSTEM_UNIT,
-        command=f"{program} serve --config {config}",
+        program=program,
+        config=config,
         service="" if options.user else _SYSTEM_SERVICE,
         target="default.target" if options.user else "multi-user.target",
     )

@@ -201,6 +201,22 @@ async def test_a_reload_with_a_mistake_ends_too(tmp_path, monkeypatch) -> None:
     manager.close()
 
 
+async def test_a_rejected_file_is_in_the_status(tmp_path, monkeypatch) -> None:
+    """It names the line until the file is right again."""
+    manager = Systemd(str(tmp_path / "notify"))
+    await manager.bind()
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    async with serving(config):
+        await manager.field("STATUS=1 model; no model is running")
+        right = config.read_text()
+        config.write_text(f"models = 3\n{right}")
+        await manager.field("STATUS=configuration rejected (line 1); 1 model; no model is running")
+        config.write_text(right)
+        await manager.field("STATUS=1 model; no model is running")
+    manager.close()
+
+
 @pytest.mark.parametrize("name", ["nowhere/socket", "vsock:2:1"])
 async def test_without_a_usable_socket_it_serves_anyhow(tmp_path, monkeypatch, name) -> None:
     """What cannot be told is logged once, and costs nothing else."""

@@ -32,6 +32,15 @@ def test_the_system_s_service_has_a_user_of_its_own() -> None:
     assert value(text, "ExecStart") == f"{PROGRAM[0]} serve --config %E/llama-router/router.toml"
 
 
+@pytest.mark.parametrize("user", [True, False])
+def test_a_reload_is_a_command_that_fails_with_the_file(*, user: bool) -> None:
+    """A signal would succeed whatever the router makes of the file."""
+    config = "%E/llama-router/router.toml"
+    assert value(service(user=user), "ExecReload") == f"{PROGRAM[0]} reload --config {config}"
+    named = service(user=user, config="/srv/my router.toml")
+    assert value(named, "ExecReload") == f'{PROGRAM[0]} reload --config "/srv/my router.toml"'
+
+
 def test_a_user_s_service_needs_no_privilege() -> None:
     """What only the system's manager may do is left out."""
     text = service(user=True)
