@@ -15,7 +15,7 @@ import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
 from ..config.file import read_file
-from ..config.locations import default_config_path, state_dir_for
+from ..config.locations import NO_HOME, default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
 from ..files import Unseen, look
@@ -193,7 +193,7 @@ def find_router(connection: Connection, environ: Mapping[str, str]) -> RuntimeFi
     for candidate in candidates:
         if (found := read(candidate)) is not None:
             return found
-    searched = ", ".join(map(_with_fault, candidates))
+    searched = ", ".join(map(_with_fault, candidates)) or f"nothing, because {NO_HOME}"
     raise NoRouterError(
         f"no running router was found (looked for {searched}); start one with "
         "'llama-router serve', or give --url and --token-file"
@@ -223,9 +223,13 @@ def _runtime_paths(connection: Connection, environ: Mapping[str, str]) -> Iterat
 def state_dirs(connection: Connection, environ: Mapping[str, str]) -> list[Path]:
     """Return the possible state directories of a router on this machine, likeliest first."""
     configs = [connection.config] if connection.config else default_config_path(environ)
-    folders = [state_dir_for(_setting(config, "state_dir"), environ) for config in configs]
+    settings = [_setting(config, "state_dir") for config in configs]
     if connection.config is None:
-        folders.append(state_dir_for(None, environ))
+        settings.append(None)
+    folders: list[Path] = []
+    for setting in settings:
+        with suppress(ConfigError):  # without a home folder there is no default one
+            folders.append(state_dir_for(setting, environ))
     return folders
 
 

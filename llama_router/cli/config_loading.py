@@ -18,27 +18,33 @@ from ..files.stalls import despite_stalls
 from .printing import print_problem
 
 
-def _find_config(given: Path | None) -> tuple[Path, bool]:
-    """Return the configuration file to use; True if it exists, or if it was *given*."""
+def _find_config(given: Path | None) -> tuple[Path, bool, list[Problem]]:
+    """Return the configuration file to use, whether it counts as existing, and warnings.
+
+    A file that was *given* counts as existing: reading it reports the fault. The warnings are
+    about files that come before it and cannot be accessed.
+    """
     if given is not None:
-        return given, True
+        return given, True, []
     *candidates, last = default_config_path(os.environ)
+    ignored: list[Problem] = []
     for candidate in candidates:
         found = look(candidate)
         if not isinstance(found, Unseen):
-            return candidate, True
+            return candidate, True, ignored
         if not found.is_missing:
-            message = f"cannot be accessed, and is ignored: {found.reason}"
-            print_problem(candidate, Problem((), message), "warning")
-    return last, not isinstance(look(last), Unseen)
+            message = f"{candidate} cannot be accessed, and is ignored: {found.reason}"
+            ignored.append(Problem((), message))
+    return last, not isinstance(look(last), Unseen), ignored
 
 
 def _no_config() -> ConfigError:
     """Return the error for a router that has neither a configuration nor a model."""
     candidates = default_config_path(os.environ)
     places = " nor ".join(map(str, candidates))
+    missing = f"neither {places} exists" if len(candidates) > 1 else f"{places} does not exist"
     message = (
-        f"there is no configuration: neither {places} exists, and no model was found in the "
+        f"there is no configuration: {missing}, and no model was found in the "
         "caches of llama.cpp and Hugging Face; 'llama-router init' writes a documented example, "
         "'llama-router import DIR' takes the models in a folder"
     )
@@ -72,6 +78,7 @@ def prepare_or_explain(
     may_be_missing: bool = False,
     keep: bool = True,
     strict: bool = False,
+    print_warnings: bool = True,
 ) -> Prepared | None:
     """Load the configuration and scan for models; on failure print every problem, return None.
 
@@ -82,12 +89,14 @@ def prepare_or_explain(
         may_be_missing: Accept that there is no configuration file, if models are found.
         keep: Write the found models to the catalog's file.
         strict: Print an error, not a warning, for a model that its files make unusable.
+        print_warnings: Print the warnings of a usable configuration; otherwise the caller logs
+            them.
     """
     path = given
 
     def prepare() -> Prepared:
         nonlocal path
-        path, exists = _find_config(given)
+        path, exists, ignored = _find_config(given)
         if not (exists or may_be_missing):
             raise _no_config()
         catalog, router = _open_catalog(path, optional=not exists)
@@ -98,6 +107,7 @@ def prepare_or_explain(
         if first is not None:
             _set_startup_model(catalog, first, router, scans[-1])
         loaded = catalog.load(path)
+        loaded = attrs.evolve(loaded, warnings=(*ignored, *loaded.warnings))
         if not exists and not loaded.config.models:
             raise _no_config()
         return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
@@ -110,7 +120,7 @@ def prepare_or_explain(
         for warning in exc.warnings:
             print_problem(path, warning, "warning")
         return None
-    for warning in prepared.loaded.warnings:
+    for warning in prepared.loaded.warnings if print_warnings else ():
         unusable = strict and warning in prepared.loaded.unavailable
         print_problem(path, warning, "error" if unusable else "warning")
     return prepared
@@ -140,7 +150,9 @@ def _set_startup_model(
 
 def catalog_or_explain(given: Path | None) -> Catalog | None:
     """Return the catalog of found models; on failure print every problem, return None."""
-    path, exists = _find_config(given)
+    path, exists, ignored = _find_config(given)
+    for warning in ignored:
+        print_problem(None, warning, "warning")
     try:
         return _open_catalog(path, optional=not exists)[0]
     except ConfigError as exc:

@@ -19,6 +19,7 @@ from ..config.load import LoadedConfig
 from ..config.locations import state_dir_for
 from ..errors.base import RouterError
 from ..logs.output import configure
+from ..models.discovery.found import ScanWarning
 from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from ..threads import ThreadRefusedError
@@ -33,7 +34,11 @@ E = TypeVar("E", bound=BaseException)
 
 
 def serve_config(
-    loaded: LoadedConfig, catalog: Catalog | None = None, scans: Iterable[ScanReport] = ()
+    loaded: LoadedConfig,
+    catalog: Catalog | None = None,
+    scans: Iterable[ScanReport] = (),
+    *,
+    task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> int:
     """Serve *loaded* until a signal; return the exit status.
 
@@ -41,6 +46,7 @@ def serve_config(
         loaded: The configuration.
         catalog: Scans for models on request; None if *loaded* has all models.
         scans: The results of its earlier scans, to be logged.
+        task_status: Gets the router once it accepts connections.
     """
     router = loaded.config.router
     _allow_many_files()
@@ -50,10 +56,14 @@ def serve_config(
         return fail(f"error: {exc}")  # there is no log
     with output:
         log.info("router.starting", version=__version__, config=str(loaded.path), pid=os.getpid())
+        for warning in loaded.warnings:
+            log.warning("config.doubted", path=str(loaded.path), problem=str(warning))
+        logged: set[ScanWarning] = set()  # an import and a scan may find the same files
         for scanned in scans:
-            scanned.log()
+            scanned.log(except_for=logged)
+            logged.update(scanned.warnings)
         try:
-            return trio.run(partial(run_until_signalled, loaded, catalog))
+            return trio.run(partial(run_until_signalled, loaded, catalog, task_status=task_status))
         except* RouterError as group:
             for error in leaves(group):
                 log.error("router.failed", code=error.code, reason=str(error))

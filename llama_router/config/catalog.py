@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -55,9 +55,10 @@ class ScanReport:
     took_s: float = 0.0
     is_stored: bool = True
 
-    def log(self) -> None:
-        """Log the result and its first warnings."""
-        for warning in self.warnings[:MAX_LOGGED_WARNINGS]:
+    def log(self, *, except_for: Collection[ScanWarning] = ()) -> None:
+        """Log the result and its first warnings, but those that were logged before."""
+        warnings = [warning for warning in self.warnings if warning not in except_for]
+        for warning in warnings[:MAX_LOGGED_WARNINGS]:
             log.warning("models.doubted", path=warning.path, reason=warning.reason)
         log.info(
             "models.scanned",

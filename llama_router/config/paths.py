@@ -14,7 +14,7 @@ from ..backends.environment import NO_LLAMA_SERVER, find_llama_server
 from ..core.config import placeholders
 from ..core.config.kinds import LLAMA_SERVER
 from ..errors.config import Problem, Where
-from ..files import Unseen, folder_fault, look, reason_of
+from ..files import Unseen, folder_fault, look, may_access, reason_of
 from ..files.stalls import look_at
 from .file import tables
 
@@ -156,20 +156,20 @@ def missing_on_path(program: str) -> str | None:
 def _readable_fault(path: Path) -> str | None:
     if not stat.S_ISREG(path.stat().st_mode):
         return "not a file"
-    return None if os.access(path, os.R_OK) else "not readable for this user"
+    return None if may_access(path, os.R_OK) else "not readable for this user"
 
 
 def _model_fault(path: Path) -> str | None:
     """Allow a folder, too: models for vLLM and similar servers are folders."""
     if stat.S_ISDIR(path.stat().st_mode):
-        return None if os.access(path, os.R_OK | os.X_OK) else "not readable for this user"
+        return None if may_access(path, os.R_OK | os.X_OK) else "not readable for this user"
     return _readable_fault(path)
 
 
 def _program_fault(path: Path) -> str | None:
     if not stat.S_ISREG(path.stat().st_mode):
         return "not a file"
-    return None if os.access(path, os.X_OK) else "not executable for this user"
+    return None if may_access(path, os.X_OK) else "not executable for this user"
 
 
 def _folder_fault(path: Path) -> str | None:

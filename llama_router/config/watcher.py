@@ -90,6 +90,7 @@ class Watcher:
         self._on_report = on_report
         self._missing: tuple[Path, ...] = ()
         self._retry = False  # a reload failed because the system refused a thread
+        self._doubted = {str(warning) for warning in loaded.warnings}  # logged, at the start too
         self._fault: str | None = None  # the reason why the file cannot be read
         self._editing = trio.Lock()
         self._requested = trio.Event()
@@ -295,8 +296,11 @@ class Watcher:
         """
         replaced = await self._apply(loaded.config, plan)
         changed = plan.restart | plan.retune
-        for warning in loaded.warnings:
-            log.warning("config.doubted", path=str(self._path), problem=str(warning))
+        doubted = list(dict.fromkeys(map(str, loaded.warnings)))
+        for problem in doubted:
+            if problem not in self._doubted:  # once, not at every reload
+                log.warning("config.doubted", path=str(self._path), problem=problem)
+        self._doubted = set(doubted)
         needs_restart = router_fields_to_restart_for(self._router_at_start, loaded.config.router)
         self._publish(
             ReloadReport(

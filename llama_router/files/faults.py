@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ..core.config.file_needs import FileFault, FileKind, FileNeed
+from .looks import may_access
 
 _NOTHING_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
@@ -31,7 +32,7 @@ def fault_of(need: FileNeed) -> str | None:
     """
     try:
         mode = os.stat(need.path).st_mode  # noqa: PTH116 -- there may be thousands
-        allowed = os.access(need.path, _MODE.get(need.kind, os.R_OK))
+        allowed = may_access(need.path, _MODE.get(need.kind, os.R_OK))
     except PermissionError:
         return "cannot be reached by this user"
     except OSError as exc:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -120,6 +120,24 @@ def folder_fault(path: str | Path) -> str | None:
         if isinstance(listed, Unseen):
             return listed.reason
     return None
+
+
+def home_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's home folder; None if neither ``HOME`` nor the user database names one."""
+    if home := environ.get("HOME"):
+        return Path(home)
+    try:
+        return Path("~").expanduser()
+    except RuntimeError:  # a container's user without an entry, for example
+        return None
+
+
+def may_access(path: str | Path, mode: int) -> bool:
+    """Return whether this process may access *path* by *mode*, capabilities included. Blocks.
+
+    `os.access` asks for the real user, without the capabilities that a service may have.
+    """
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def is_open_to_all(path: Path) -> bool:

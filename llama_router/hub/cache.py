@@ -22,7 +22,7 @@ from typing import Final
 
 import attrs
 
-from ..errors.downloads import HubFileMissingError, ModelNotCachedError
+from ..errors.downloads import DownloadError, HubFileMissingError, ModelNotCachedError
 from ..files import (
     Unseen,
     is_missing,
@@ -62,8 +62,15 @@ _DELETED_SUFFIX: Final = ".llama-router.removed"
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
-    """Return the folder of the hub cache, the one that llama.cpp would use."""
-    return find_caches(environ).hubs[0]
+    """Return the folder of the hub cache, the one that llama.cpp would use.
+
+    Raises:
+        DownloadError: if it would be below a home folder, and there is none.
+    """
+    hubs = find_caches(environ).hubs
+    if not hubs:
+        raise DownloadError("the folder of the cache is unknown: set HOME, or HF_HOME")
+    return hubs[0]
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..files import Unseen, list_folder, look, read_up_to, reason_of
+from ..files import Unseen, home_folder, list_folder, look, read_up_to, reason_of
 from ..files.stalls import look_at
 from .discovery.found import ScanWarning
 
@@ -35,22 +35,24 @@ class Caches:
     """The folders in which llama.cpp and huggingface_hub store downloaded models.
 
     Attributes:
-        flat: Cache of older versions of llama.cpp, with all files in one folder.
+        flat: Cache of older versions of llama.cpp, with all files in one folder; None if it
+            would be below a home folder that does not exist.
         hubs: Caches in the layout of huggingface_hub; llama.cpp's first.
     """
 
-    flat: Path
+    flat: Path | None
     hubs: tuple[Path, ...]
 
 
 def find_caches(environ: Mapping[str, str], *, platform: str = sys.platform) -> Caches:
     """Return the caches that llama.cpp and huggingface_hub would use with that environment.
 
-    Both use the same variables, except that huggingface_hub ignores ``LLAMA_CACHE``.
+    Both use the same variables, except that huggingface_hub ignores ``LLAMA_CACHE``. Caches below
+    the home folder are left out if there is none.
     """
-    home = Path(environ.get("HOME") or Path("~").expanduser())
-    base = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
-    old = home / "Library" / "Caches" if platform == "darwin" else base
+    home = home_folder(environ)
+    base = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    old = Path("~/Library/Caches") if platform == "darwin" else base
     own = environ.get("LLAMA_CACHE")
     hub = next(
         (
@@ -66,11 +68,14 @@ def find_caches(environ: Mapping[str, str], *, platform: str = sys.platform) -> 
     )
     flat = Path(own) if own else old / "llama.cpp"
     hubs = (Path(own), hub) if own else (hub,)
-    return Caches(_expanded(flat, home), tuple(dict.fromkeys(_expanded(h, home) for h in hubs)))
+    known = dict.fromkeys(_expanded(each, home) for each in hubs)
+    return Caches(_expanded(flat, home), tuple(each for each in known if each is not None))
 
 
-def _expanded(path: Path, home: Path) -> Path:
+def _expanded(path: Path, home: Path | None) -> Path | None:
     if path.parts[:1] == ("~",):
+        if home is None:
+            return None
         path = home.joinpath(*path.parts[1:])
     return path.absolute()
 

@@ -58,7 +58,8 @@ def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[
     if caches is not None:
         for hub in caches.hubs:
             collections += scanner.hub(hub)
-        collections += scanner.flat(caches.flat)
+        if caches.flat is not None:
+            collections += scanner.flat(caches.flat)
     collections += map(scanner.folder, folders)
     return Scan(tuple(collections), tuple(scanner.warnings), tuple(scanner.warnings.unreadable))
 

@@ -188,7 +188,9 @@ async def test_demo_on_a_port_that_is_taken(tmp_path) -> None:
         done = await run_cli("demo", "--port", port, "--folder", "demo", folder=tmp_path)
     assert done.returncode == 1
     assert b"listen_failed" in done.stderr
+    assert b'{"ts":' not in done.stderr
     assert b"llama-router demo --port" in done.stderr
+    assert done.stdout == b""
 
 
 @pytest.mark.parametrize("port", ["99999", "-1"])
@@ -345,3 +347,16 @@ spawn.command = ["{sys.executable}", "-c", "import time; time.sleep(600)"]
         assert await router.process.wait() == 0
         assert alive(family) == set()
         assert router.named("router.ready") == []
+
+
+async def test_every_line_of_a_json_log_is_json(tmp_path) -> None:
+    """Warnings about the configuration are events like all others, and each comes once."""
+    warned = f"{endless_table(tmp_path, 'a')}mmproj = '/nowhere'\n"
+    config = write_config(tmp_path, warned)
+    async with serving(config) as router:
+        doubted = [event["problem"] for event in router.named("config.doubted")]
+        assert len(doubted) == len(set(doubted)) == 2
+        router.signal(signal.SIGHUP)
+        await router.event("config.applied")
+    assert [event["problem"] for event in router.named("config.doubted")] == doubted
+    assert router.said == []

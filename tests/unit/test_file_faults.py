@@ -49,10 +49,18 @@ def test_what_keeps_a_file_from_being_used(
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system says so, also of one that is there."""
-    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.R_OK)
+    monkeypatch.setattr(os, "access", lambda _path, mode, **_: mode != os.R_OK)
     (tmp_path / "m").touch()
     need = FileNeed(f"{tmp_path}/m", FileKind.MODEL)
     assert fault_of(need) == "is not readable for this user"
+
+
+def test_capabilities_count(tmp_path: Path) -> None:
+    """`access` asks for the real user; what counts is what this thread may do."""
+    (tmp_path / "m").touch(mode=0)
+    need = FileNeed(str(tmp_path / "m"), FileKind.MODEL)
+    with like_anybody():
+        assert fault_of(need) == "is not readable for this user"
 
 
 def test_the_first_fault_counts(tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ def test_a_model_that_may_not_be_read_is_unavailable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found at load, not when the first request comes."""
-    monkeypatch.setattr(os, "access", lambda _path, mode: mode != os.R_OK)
+    monkeypatch.setattr(os, "access", lambda _path, mode, **_kw: mode != os.R_OK)
     (problem,) = unavailable(folder, f"models.b.path = 'm.gguf'\n{ANYTHING}")
     assert problem.message == f"{folder}/m.gguf: not readable for this user"
 

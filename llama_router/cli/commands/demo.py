@@ -17,7 +17,9 @@ import httpx
 import trio
 
 from ...config.load import LoadedConfig, load_config
+from ...config.locations import NO_HOME
 from ...errors.base import RouterError
+from ...files import home_folder
 from ...logs.output import configure
 from ...models.tiny.chat import make_chat_model
 from ..garbage_collection import fewer_collections
@@ -35,6 +37,7 @@ _CONFIG = """\
 [router]
 state_dir = "state"
 scan_caches = false
+log_format = "console"
 
 [models.tiny-a]
 path = "tiny-a.gguf"
@@ -59,8 +62,10 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
             file=sys.stderr,
         )
         return 1
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = folder or base / "llama-router" / "demo"
+    folder = folder or _cache_folder()
+    if folder is None:
+        _print(f"The demo needs a folder: give --folder; {NO_HOME}", file=sys.stderr)
+        return 1
     try:
         loaded = prepare(folder)
     except (ImportError, OSError) as exc:
@@ -73,13 +78,18 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
         from ..router_process import serve_config  # noqa: PLC0415 -- see above
 
     loaded = override_address(loaded, host=None, port=port)
-    router = loaded.config.router
-    url = f"http://{router.host}:{router.port or 'PORT'}"
-    _print(_WHAT_TO_TRY.format(url=url, folder=folder))
-    status = serve_config(loaded)
+    status = serve_config(loaded, task_status=_Welcome(folder))
     if status == 1:
         _print(_ENDED, file=sys.stderr)
     return status
+
+
+def _cache_folder() -> Path | None:
+    """Return the default folder of the demo; None if there is no home folder."""
+    base, home = os.environ.get("XDG_CACHE_HOME"), home_folder(os.environ)
+    if not base and home is None:
+        return None
+    return Path(base or f"{home}/.cache", "llama-router", "demo")
 
 
 def prepare(folder: Path) -> LoadedConfig:
@@ -99,8 +109,8 @@ The demo ended with an error; the lines above say why. If the port is taken, try
 llama-router demo --port 8083"""
 
 _WHAT_TO_TRY = """\
-Two tiny random models (they babble, but fast) are at {url}
-once the line "router.ready" below says so. In another terminal, try:
+Two tiny random models (they babble, but fast) are at {url}.
+In another terminal, try:
 
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "tiny-a", "stream": true, "max_tokens": 32,
@@ -122,6 +132,21 @@ once the line "router.ready" below says so. In another terminal, try:
 
 Ctrl-C ends it; no backend stays behind.
 """
+
+
+@attrs.frozen
+class _Welcome:
+    """Prints what to try once the router accepts connections: not before a start that fails.
+
+    Attributes:
+        folder: The folder of the demo.
+    """
+
+    folder: Path
+
+    def started(self, value: RunningRouter) -> None:
+        """Print the requests, with the address of the router."""
+        _print(_WHAT_TO_TRY.format(url=value.urls[0], folder=self.folder))
 
 
 @attrs.frozen
@@ -199,7 +224,7 @@ async def _stream(client: httpx.AsyncClient, model: str, title: str) -> _Step:
     ) as response:
         if response.status_code != 200:
             await response.aread()
-            raise _WrongAnswerError(response.text)
+            raise _WrongAnswerError(_message_of(response))
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -216,7 +241,7 @@ async def _answer(client: httpx.AsyncClient, model: str, title: str) -> _Step:
     begun_s = time.perf_counter()
     response = await client.post("/v1/chat/completions", json=_body(model, stream=False))
     if response.status_code != 200:
-        raise _WrongAnswerError(response.text)
+        raise _WrongAnswerError(_message_of(response))
     took_s = time.perf_counter() - begun_s
     return _Step(title, took_s, took_s, response.json()["choices"][0]["message"]["content"])
 
@@ -226,6 +251,14 @@ async def _check_loaded(client: httpx.AsyncClient, model: str) -> None:
     loaded = [entry["id"] for entry in listed if entry["status"]["value"] == "loaded"]
     if loaded != [model]:
         raise _WrongAnswerError(f"after the swap {loaded} are loaded instead of {model}")
+
+
+def _message_of(response: httpx.Response) -> str:
+    """Return the message of an error, without the JSON around it."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text
 
 
 def _print(text: str, *, file: TextIO | None = None) -> None:

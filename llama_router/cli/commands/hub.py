@@ -119,7 +119,10 @@ def list_models(*, json: bool = False) -> int:
     Args:
         json: Print JSON, with paths.
     """
-    root = cache_root(os.environ)
+    try:
+        root = cache_root(os.environ)
+    except RouterError as exc:
+        return fail(str(exc))
     models: list[CachedModel] = []
     try:
         found = repositories(root)

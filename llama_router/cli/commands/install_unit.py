@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from ...files import Unseen, look, read_up_to, replace_atomically, resolved
+from ...config.locations import NO_HOME
+from ...files import Unseen, home_folder, look, may_access, read_up_to, replace_atomically, resolved
 from ...systemd.unit import UnitOptions, is_unmodified_unit, units
 from ..options import Config
 from ..printing import fail, print_line, print_message
@@ -56,6 +57,8 @@ def install_unit(
         )
     except ValueError as exc:
         return fail(str(exc))
+    if user and _config_home() is None:
+        return fail(f"the folder of your configuration is unknown: {NO_HOME}")
     folder = folder or (_user_folder() if user else SYSTEM_FOLDER)
     for name, text in texts.items():
         if fault := _write(folder / name, text, force=force):
@@ -70,18 +73,22 @@ def install_unit(
 def _program() -> tuple[str, ...]:
     """Return the command that runs this installation of the router."""
     script = Path(sys.executable).with_name("llama-router")
-    if os.access(script, os.X_OK):
+    if may_access(script, os.X_OK):
         return (str(script),)
     return (sys.executable, "-m", "llama_router")
 
 
 def _user_folder() -> Path:
-    return _config_home() / "systemd" / "user"
+    return Path(_config_home() or "", "systemd", "user")
 
 
-def _config_home() -> Path:
+def _config_home() -> Path | None:
+    """Return ``$XDG_CONFIG_HOME``, or ``~/.config``; None if there is no home folder."""
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    return base if base.is_absolute() else Path("~/.config").expanduser()
+    home = home_folder(os.environ)
+    if base.is_absolute():
+        return base
+    return None if home is None else home / ".config"
 
 
 def _write(path: Path, text: str, *, force: bool) -> str | None:
@@ -141,10 +148,11 @@ def _next_steps(names: list[str], config: Path | None, *, user: bool) -> list[st
     systemctl = "systemctl --user" if user else "sudo systemctl"
     file = shlex.quote(str(config or "/etc/llama-router/router.toml"))
     journal = "journalctl --user" if user else "journalctl"
-    if user and config is None:
+    if user and config is None and (base := _config_home()) is not None:
+        home = home_folder(os.environ)
         file = "~/.config/llama-router/router.toml"
-        if _config_home() != Path("~/.config").expanduser():
-            file = shlex.quote(str(_config_home() / "llama-router" / "router.toml"))
+        if home is None or base != home / ".config":
+            file = shlex.quote(str(base / "llama-router" / "router.toml"))
     init = f"{'' if user else 'sudo '}llama-router init {file}"
     start = "llama-router.socket" if "llama-router.socket" in names else "llama-router"
     lines = [

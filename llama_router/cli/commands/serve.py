@@ -50,7 +50,9 @@ def serve(
         first = fetch_for_serve(hf_repo, file=hf_file)
     if isinstance(first, int):
         return first
-    prepared = prepare_or_explain(config, import_dir=import_dir, first=first, may_be_missing=True)
+    prepared = prepare_or_explain(
+        config, import_dir=import_dir, first=first, may_be_missing=True, print_warnings=False
+    )
     if prepared is None:
         return 1
     loaded = override_address(prepared.loaded, host=host, port=port)
