@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -78,7 +79,7 @@ def prepare_or_explain(
     may_be_missing: bool = False,
     keep: bool = True,
     strict: bool = False,
-    print_warnings: bool = True,
+    hold: Callable[[Path], None] | None = None,
 ) -> Prepared | None:
     """Load the configuration and scan for models; on failure print every problem, return None.
 
@@ -89,8 +90,9 @@ def prepare_or_explain(
         may_be_missing: Accept that there is no configuration file, if models are found.
         keep: Write the found models to the catalog's file.
         strict: Print an error, not a warning, for a model that its files make unusable.
-        print_warnings: Print the warnings of a usable configuration; otherwise the caller logs
-            them.
+        hold: For a router that starts: called with its state directory before anything is
+            written there, perhaps twice; may raise `ConfigError`. Such a router logs the warnings
+            of a usable configuration, so they are not printed.
     """
     path = given
 
@@ -100,6 +102,8 @@ def prepare_or_explain(
         if not (exists or may_be_missing):
             raise _no_config()
         catalog, router = _open_catalog(path, optional=not exists)
+        if hold is not None:
+            hold(state_dir_for(router.state_dir, os.environ))
         scans: list[ScanReport] = []
         if import_dir is not None:
             scans.append(catalog.import_folder(import_dir.absolute()))
@@ -115,15 +119,24 @@ def prepare_or_explain(
     try:
         prepared = despite_stalls(prepare)
     except ConfigError as exc:
-        for problem in exc.problems:
-            print_problem(path, problem, "error")
-        for warning in exc.warnings:
-            print_problem(path, warning, "warning")
+        _print_refusal(exc, path)
         return None
-    for warning in prepared.loaded.warnings if print_warnings else ():
-        unusable = strict and warning in prepared.loaded.unavailable
-        print_problem(path, warning, "error" if unusable else "warning")
+    if hold is None:
+        _print_warnings(prepared.loaded, path, strict=strict)
     return prepared
+
+
+def _print_refusal(error: ConfigError, path: Path | None) -> None:
+    for problem in error.problems:
+        print_problem(path, problem, "error")
+    for warning in error.warnings:
+        print_problem(path, warning, "warning")
+
+
+def _print_warnings(loaded: LoadedConfig, path: Path | None, *, strict: bool) -> None:
+    for warning in loaded.warnings:
+        unusable = strict and warning in loaded.unavailable
+        print_problem(path, warning, "error" if unusable else "warning")
 
 
 def _set_startup_model(

@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import attrs
 import structlog
 
 from ..admin_token import AdminToken, admin_token
 from ..errors.base import RouterError
-from ..files import is_open_to_all, reason_of
+from ..errors.config import ConfigError, Problem
+from ..files import is_open_to_all, make_folder, reason_of
 from ..process.instances import InstanceRecord, SweepOutcome, sweep
 
 log = structlog.get_logger()
+
+#: The lock file; it contains the pid of the router that holds the lock.
+_LOCK: Final = "router.lock"
+
+_MAX_PID_BYTES: Final = 32
 
 
 class StateDirError(RouterError):
     """The state directory cannot be used."""
 
     code = "state_dir_unusable"
+
+
+class StateDirLock:
+    """The lock of a state directory: a router holds it from before its first scan to its end.
+
+    Two routers with one directory would take each other's found models, and commands could find
+    one of them only.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def hold(self, state_dir: Path) -> None:
+        """Take the lock, once, until this process ends or `release` is called.
+
+        Without a lock on a file system that has none, and in a directory that cannot be written:
+        its use reports the fault.
+
+        Raises:
+            ConfigError: if another router holds it.
+        """
+        if self._descriptor is not None:
+            return
+        path = state_dir / _LOCK
+        with suppress(OSError):
+            make_folder(state_dir)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(path, flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, _MAX_PID_BYTES, 0).decode("ascii", "replace").strip()
+                os.close(descriptor)
+                raise ConfigError((_in_use(state_dir, holder),)) from None
+            except OSError:
+                os.close(descriptor)
+                raise
+            self._descriptor = descriptor
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _in_use(state_dir: Path, holder: str) -> Problem:
+    named = f", pid {holder}," if holder.isdecimal() else ""
+    message = (
+        f"another router{named} uses the state directory {state_dir}: "
+        "stop it, or give each of them a state_dir of its own"
+    )
+    return Problem(("router", "state_dir"), message)
 
 
 @attrs.frozen

@@ -13,8 +13,10 @@ from tests.process.real import (
     LIMIT_S,
     RealRouter,
     chat,
+    endless_table,
     make_models,
     model_table,
+    run_cli,
     serving,
     write_config,
 )
@@ -64,3 +66,19 @@ async def test_both_load_at_the_same_time(configs) -> None:
                 assert len(router.named("backend.ready")) == ROUNDS * 2
                 changed = len(router.named("backend.port_taken"))
                 assert len(router.named("backend.spawned")) == ROUNDS * 2 + changed
+
+
+async def test_a_second_router_with_the_same_state_is_refused(tmp_path) -> None:
+    """Before its scan: the models that the first one found stay."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    other = tmp_path / "other.toml"
+    other.write_text(config.read_text().replace("[models.a]", "[models.b]"))
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            done = await run_cli("serve", "--config", str(other), "--port", "0", folder=tmp_path)
+            assert done.returncode == 1
+            assert f"another router, pid {router.process.pid}, uses the state".encode() in (
+                done.stderr
+            )
+        async with serving(config):
+            pass

@@ -144,8 +144,9 @@ class _Welcome:
 
     folder: Path
 
-    def started(self, value: RunningRouter) -> None:
+    def started(self, value: RunningRouter | None = None) -> None:
         """Print the requests, with the address of the router."""
+        assert value is not None, "a router reports itself"
         _print(_WHAT_TO_TRY.format(url=value.urls[0], folder=self.folder))
 
 

@@ -40,6 +40,7 @@ def serve(
     """
     with fewer_collections():
         # The whole router: half a second of imports, which `serve --help` does not need.
+        from ...supervisor.state_dir import StateDirLock  # noqa: PLC0415 -- see above
         from ..router_process import serve_config  # noqa: PLC0415 -- see above
 
     first: Path | int | None = None
@@ -50,13 +51,21 @@ def serve(
         first = fetch_for_serve(hf_repo, file=hf_file)
     if isinstance(first, int):
         return first
-    prepared = prepare_or_explain(
-        config, import_dir=import_dir, first=first, may_be_missing=True, print_warnings=False
-    )
-    if prepared is None:
-        return 1
-    loaded = override_address(prepared.loaded, host=host, port=port)
-    return serve_config(loaded, prepared.catalog, prepared.scans)
+    lock = StateDirLock()
+    try:
+        prepared = prepare_or_explain(
+            config,
+            import_dir=import_dir,
+            first=first,
+            may_be_missing=True,
+            hold=lock.hold,
+        )
+        if prepared is None:
+            return 1
+        loaded = override_address(prepared.loaded, host=host, port=port)
+        return serve_config(loaded, prepared.catalog, prepared.scans)
+    finally:
+        lock.release()
 
 
 def override_address(loaded: LoadedConfig, *, host: str | None, port: int | None) -> LoadedConfig:
