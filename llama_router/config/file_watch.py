@@ -44,3 +44,36 @@ class FileWatch:
             return NextStep.RECHECK
         self._read, self._changing = stamp, None
         return NextStep.READ
+
+
+class AbsenceNews(StrEnum):
+    """The news about a file's absence after a poll."""
+
+    NONE = "none"
+    GONE = "gone"  # it has been missing for too long
+    BACK = "back"  # it exists again after that
+
+
+class Absence:
+    """Tells a file that is gone from one that is being replaced.
+
+    Args:
+        limit_s: Seconds for which a file may be missing.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since_s: float | None = None
+        self._is_reported = False
+
+    def observe(self, *, is_gone: bool, now_s: float) -> AbsenceNews:
+        """Return the news after a poll."""
+        if not is_gone:
+            was_reported, self._since_s, self._is_reported = self._is_reported, None, False
+            return AbsenceNews.BACK if was_reported else AbsenceNews.NONE
+        if self._since_s is None:
+            self._since_s = now_s
+        if self._is_reported or now_s - self._since_s < self._limit_s:
+            return AbsenceNews.NONE
+        self._is_reported = True
+        return AbsenceNews.GONE

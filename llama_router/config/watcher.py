@@ -27,7 +27,7 @@ from ..files import Unseen, is_missing, look
 from ..threads import ThreadRefusedError, in_thread
 from ..workers.interpreter_settings import loop_goes_first
 from .file import ConfigFile, read_config, read_file, replace_config
-from .file_watch import FileWatch, NextStep, Stamp
+from .file_watch import Absence, AbsenceNews, FileWatch, NextStep, Stamp
 from .load import LoadedConfig, load_file
 
 log = structlog.get_logger()
@@ -38,6 +38,9 @@ POLL_S: Final = 1.0
 
 #: Time for which a changed file must stay the same, in seconds.
 SETTLE_S: Final = 0.2
+
+#: Time after which a missing file is no longer one that is just being replaced, in seconds.
+GONE_S: Final = 5.0
 
 #: The digest of an empty file, and of a missing one that is optional.
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
@@ -92,6 +95,7 @@ class Watcher:
         self._retry = False  # a reload failed because the system refused a thread
         self._doubted = {str(warning) for warning in loaded.warnings}  # logged, at the start too
         self._fault: str | None = None  # the reason why the file cannot be read
+        self._absence = Absence(GONE_S)
         self._editing = trio.Lock()
         self._requested = trio.Event()
         self._begun = 0  # number of reloads, so that `reload` waits for one that began after it
@@ -194,6 +198,7 @@ class Watcher:
                 except ThreadRefusedError:
                     continue
                 self._log_fault(fault)
+                self._note_absence(stamp, fault)
                 step = watch.observe(stamp)
                 is_back = is_back or self._retry
                 if is_back:
@@ -216,6 +221,19 @@ class Watcher:
             self._finished = self._begun
             self._reloaded.set()
             self._reloaded = trio.Event()
+
+    def _note_absence(self, stamp: Stamp, fault: str | None) -> None:
+        """Reject a file that has been gone for too long; have it read again once it is back."""
+        is_gone = stamp is None and self._had_content
+        match self._absence.observe(is_gone=is_gone, now_s=trio.current_time()):
+            case AbsenceNews.GONE:
+                reason = "is gone" if fault is None else f"cannot be accessed ({fault})"
+                message = f"{self._path} {reason}: the settings stay as they are until it is back"
+                self._reject(ConfigError((Problem((), message),)))
+            case AbsenceNews.BACK:
+                self._retry = True
+            case AbsenceNews.NONE:
+                pass
 
     def _log_fault(self, fault: str | None) -> None:
         """Log a new reason why the file cannot be read."""
@@ -277,14 +295,16 @@ class Watcher:
         return (loaded, plan) if expected in (None, _stamp_of(self._path)) else None
 
     def _refuse_emptied(self, file: ConfigFile) -> None:
-        """Refuse an empty file after one with content: a full disk must not remove every model.
+        """Refuse an empty or missing file after one with content: every model would be removed.
 
         Raises:
-            ConfigError: if the file is empty and was not before.
+            ConfigError: if the file has nothing in it and had before.
         """
-        if self._had_content and file.absence is None and not file.data:
+        if self._had_content and not file.data:
             message = (
                 "the file is empty, as if saving it failed; if you mean it, leave a comment there"
+                if file.absence is None
+                else f"cannot read {file.path}: {file.absence}"
             )
             raise ConfigError((Problem((), message),))
 
@@ -335,6 +355,7 @@ class Watcher:
                 at_s=time.time(),
                 problems=error.problems,
                 warnings=error.warnings,
+                needs_router_restart=self.report.needs_router_restart,  # it still does
             )
         )
         problems = [str(problem) for problem in error.problems]

@@ -412,6 +412,7 @@ class BufferedExchange(Exchange):
             reusable: The client's connection can be used again once the body is complete.
         """
         self._status = head.status
+        self._begun |= self._request.early is not None  # the client has the head already
         self._tail = tail = Tail()
         pump = Pump(
             self._loop,

@@ -11,6 +11,7 @@ from typing import Final
 
 from ..backends.backend import Backend
 from ..core.access.gate import UNRESTRICTED, Scope
+from ..core.apis.event_stream import is_complete
 from ..core.apis.usage import usage_of
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -56,6 +57,7 @@ class ModelRequest:
         "_body",
         "_caller",
         "_client",
+        "_complete",
         "_cors_headers",
         "_early",
         "_gateway",
@@ -86,6 +88,7 @@ class ModelRequest:
         self._upload: bytes | None = None  # the start of a body that is not kept in memory
         self._upgrade = False
         self._early: EarlyStream | None = None
+        self._complete = False  # the client got the last event before it left
 
     async def serve(self, destination: ByBody | ByQuery | ByPath | Observe) -> bool:
         """Serve the request; return whether the connection can be used for another one.
@@ -112,7 +115,7 @@ class ModelRequest:
         except (RouterError, FiberCancelledError) as exc:
             return await self._refuse(exc.error if isinstance(exc, FiberCancelledError) else exc)
         except ClientGoneError:
-            log.outcome = _CLIENT_GONE
+            log.outcome = _OK if self._complete else _CLIENT_GONE
             raise
         else:
             log.outcome = _OK
@@ -308,8 +311,12 @@ class ModelRequest:
         exchange = self._exchange(target, response_model)
         try:
             result = await exchange.run(backend)
-        except BaseException:
-            self._log_result(exchange.result())
+        except BaseException as exc:
+            result = exchange.result()
+            self._log_result(result)
+            if isinstance(exc, ClientGoneError):
+                path = self._head.path.decode("ascii", "replace")
+                self._complete = is_complete(result.tail, path)
             raise
         self._log_result(result)
         return result.reusable

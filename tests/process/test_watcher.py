@@ -21,7 +21,7 @@ from llama_router.config.file import ConfigFile, read_file
 from llama_router.config.load import LoadedConfig, load_config, load_file
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
-from llama_router.core.config.reload import ReloadPlan, ReloadReport
+from llama_router.core.config.reload import ReloadOutcome, ReloadPlan, ReloadReport
 from llama_router.dispatch import missing_files
 from tests.limits import LIMIT_S
 from tests.opens import count_opens
@@ -101,6 +101,23 @@ async def test_a_vanished_file_changes_nothing(start, stage, tmp_path) -> None:
     await drain_s(router, 2)
     assert len(router.events.named("config.applied")) == 2
     assert router.events.named("config.rejected") == []
+
+
+async def test_a_file_that_stays_away_is_rejected(start, stage, tmp_path, monkeypatch) -> None:
+    """It is not "applied" any more; as it was, it is in force again, restart needs included."""
+    monkeypatch.setattr(watcher, "GONE_S", 0.02)
+    router = await start({"a": stage.model("a")})
+    router.path.write_text(text(router, drain_s=1.0, log_files=9))
+    assert (await router.events.wait("config.applied"))["needs_router_restart"] == ("log_files",)
+    shutil.move(router.path, tmp_path / "away")
+    rejected = await router.events.wait("config.rejected")
+    assert "is gone" in rejected["problems"][0]
+    report = await router.running.reload()
+    assert report.outcome is ReloadOutcome.REJECTED
+    assert report.needs_router_restart == ("log_files",)
+    shutil.move(tmp_path / "away", router.path)
+    while len(router.events.named("config.applied")) < 2:
+        await router.running.dispatcher.feed.wait_after(router.running.dispatcher.feed.last)
 
 
 async def test_an_emptied_file_changes_nothing(start, stage) -> None:

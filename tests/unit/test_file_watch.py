@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.config.file_watch import FileWatch, NextStep
+from llama_router.config.file_watch import Absence, AbsenceNews, FileWatch, NextStep
 
 WAIT, RECHECK, READ = NextStep.WAIT, NextStep.RECHECK, NextStep.READ
 
@@ -50,3 +50,16 @@ def test_the_last_version_is_always_read(stamps: list[int | None], last: int) ->
             read = now
     assert read == (last,)
     assert watch.observe((last,)) is WAIT
+
+
+def test_a_file_that_stays_away_is_news_once_and_its_return_too() -> None:
+    """One that is missing for a moment is being replaced."""
+    absence = Absence(5)
+    polls = [(True, 0), (True, 4), (False, 5), (True, 6), (True, 11), (True, 20), (False, 21)]
+    news = [absence.observe(is_gone=is_gone, now_s=now_s) for is_gone, now_s in polls]
+    assert [each for each in news if each is not AbsenceNews.NONE] == [
+        AbsenceNews.GONE,
+        AbsenceNews.BACK,
+    ]
+    assert news[4] is AbsenceNews.GONE
+    assert absence.observe(is_gone=False, now_s=22) is AbsenceNews.NONE

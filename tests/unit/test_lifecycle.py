@@ -80,7 +80,13 @@ def test_half_open_is_one_attempt() -> None:
     """After the cool-down, one failure opens the breaker again."""
     opened = fail(CLOSED, now_s=0, retryable=False)
     assert opened.open
-    assert fail(opened, now_s=40).open
+    assert fail(opened, now_s=40) == Breaker(failures=2, retry_at_s=70, open=True)
+    assert not fail(opened, now_s=40, ready_for_s=60).open
+
+
+def test_failures_are_those_that_happened() -> None:
+    """One that opens the breaker at once counts as one."""
+    assert fail(CLOSED, now_s=0, retryable=False).failures == 1
 
 
 def test_every_intent_can_be_left_and_reached() -> None:

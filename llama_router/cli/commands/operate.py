@@ -23,7 +23,7 @@ _HEADINGS: Final = {
     "needs_router_restart": "needs a restart of the router",
 }
 
-_COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "IN FLIGHT", "QUEUED", "READY FOR")
+_COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "MEMORY", "IN FLIGHT", "QUEUED", "READY FOR")
 
 
 def ps(
@@ -73,10 +73,18 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         model["phase"],
         cell(model["pid"]),
         cell(model["port"]),
+        format_memory(model["memory_mib"]),
         cell(model["in_flight"]),
         cell(model["queued"]),
         "-" if ready_s is None else format_duration(ready_s),
     )
+
+
+def format_memory(memory_mib: float | None) -> str:
+    """Return an amount of memory in short form: ``312 MiB``, ``5.2 GiB``; ``-`` if unknown."""
+    if memory_mib is None:
+        return "-"
+    return f"{memory_mib:.0f} MiB" if memory_mib < 1000 else f"{memory_mib / 1024:.1f} GiB"
 
 
 def format_duration(seconds: float) -> str:
@@ -115,6 +123,8 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
             print_line(f"  warning: {program['warning']}")
     print_line(f"configuration {state['config_path']}: {state['reload']['status']}")
     _print_problems(state["reload"])
+    if waiting := state["reload"]["needs_router_restart"]:
+        print_line(f"{_HEADINGS['needs_router_restart']}: {', '.join(waiting)}")
     counts = Counter(model["phase"] for model in state["models"])
     listed = ", ".join(f"{count} {phase}" for phase, count in sorted(counts.items()))
     print_line(f"models: {listed or 'none'}")

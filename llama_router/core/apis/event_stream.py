@@ -5,11 +5,34 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 
 from .dialect import StreamInfo
+
+#: The last events of streams: of OpenAI's chats, of its responses, and of Anthropic's messages. A
+#: line break inside JSON is escaped, so no text of a model is found.
+_LAST_EVENT: Final = re.compile(
+    rb"^(?:data: ?\[DONE\]"
+    rb"|event: ?(?:message_stop|response\.(?:completed|incomplete|failed))\s.*\n\r?\n)",
+    re.MULTILINE | re.DOTALL,
+)
+
+#: The end of ``response.completed``, which has the whole answer in it, and so may be longer than
+#: the tail that is kept: it alone ends with figures.
+_LAST_RESPONSE: Final = re.compile(rb'"output_tokens" ?: ?\d[^\r\n]*\}\s*\Z')
+
+
+def is_complete(tail: bytes, path: str) -> bool:
+    """Return whether *tail*, the end of an event stream of *path*, has the stream's last event.
+
+    A client may close its connection then: there is nothing left for it to read.
+    """
+    if _LAST_EVENT.search(tail) is not None:
+        return True
+    return path.endswith("/responses") and _LAST_RESPONSE.search(tail) is not None
 
 
 def comment(text: str) -> bytes:

@@ -60,12 +60,8 @@ def after_failure(
     """
     before = 0 if ready_for_s >= stable_after_s else breaker.failures
     failures = before + 1
-    if not retryable or failures > max_restarts:
-        return Breaker(
-            # The half-open attempt is the last one allowed.
-            failures=max(failures, max_restarts + 1),
-            retry_at_s=now_s + cooldown_s,
-            open=True,
-        )
+    half_open = breaker.open and before > 0  # that was the one attempt after a cool-down
+    if not retryable or half_open or failures > max_restarts:
+        return Breaker(failures=failures, retry_at_s=now_s + cooldown_s, open=True)
     pause_s = min(BACKOFF_BASE_S * 2 ** (failures - 1), BACKOFF_MAX_S)
     return Breaker(failures=failures, retry_at_s=now_s + pause_s)

@@ -1,0 +1,78 @@
+"""What the commands for a running router print, from what it answers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from llama_router.cli.commands import operate
+
+RELOAD = {
+    "status": "rejected",
+    "problems": [{"line": 16, "where": "router.port", "message": "is wrong"}],
+    "warnings": [],
+    "needs_router_restart": ["base_port"],
+}
+
+MODEL = {
+    "id": "a",
+    "phase": "ready",
+    "pid": 7,
+    "port": 8,
+    "memory_mib": 312.4,
+    "in_flight": 0,
+    "queued": 0,
+    "ready_for_s": 61.0,
+    "last_error": None,
+}
+
+STATUS = {
+    "version": "1",
+    "pid": 1,
+    "uptime_s": 1.0,
+    "urls": ["http://x"],
+    "config_path": "/c",
+    "reload": RELOAD,
+    "models": [MODEL],
+}
+
+
+@pytest.fixture(autouse=True)
+def _router(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer every request with the same state."""
+
+    class Client:
+        def get(self, _path: str) -> Any:
+            return STATUS
+
+    @contextmanager
+    def connected(_connection: object) -> Any:
+        yield Client()
+
+    monkeypatch.setattr(operate, "connected", connected)
+
+
+def test_ps_shows_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a column of its own."""
+    assert operate.ps() == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split("  ")[4].strip() == "MEMORY"
+    assert "  312 MiB  " in line
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "shown"), [(None, "-"), (0.4, "0 MiB"), (999.4, "999 MiB"), (5300, "5.2 GiB")]
+)
+def test_memory_is_short(memory_mib: float | None, shown: str) -> None:
+    """In the unit that makes it readable."""
+    assert operate.format_memory(memory_mib) == shown
+
+
+def test_status_names_settings_that_wait_for_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the mistakes of a file that was rejected later."""
+    assert operate.status() == 0
+    said = capsys.readouterr().out
+    assert "configuration /c: rejected\n  error: line 16: router.port: is wrong\n" in said
+    assert "needs a restart of the router: base_port\n" in said
