@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+import attrs
 import structlog
 import trio
 
@@ -42,6 +43,10 @@ SETTLE_S: Final = 0.2
 #: Time after which a missing file is no longer one that is just being replaced, in seconds.
 GONE_S: Final = 5.0
 
+#: Time for which a request for a reload is told the changes of a file that was applied before the
+#: request, in seconds: saving a file and asking for a reload is one act.
+RECENT_S: Final = 10.0
+
 #: The digest of an empty file, and of a missing one that is optional.
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
 
@@ -58,6 +63,21 @@ raises `ConfigError`."""
 def load_without_scans(file: ConfigFile, _: Config) -> LoadedConfig:
     """Return the configuration of *file*, without models that a scan found."""
     return load_file(file)
+
+
+@attrs.frozen
+class _Change:
+    """A reload that changed models.
+
+    Attributes:
+        digest: The digest of the file.
+        at_s: Its clock time, in seconds.
+        report: Its report.
+    """
+
+    digest: bytes
+    at_s: float
+    report: ReloadReport
 
 
 class Watcher:
@@ -96,6 +116,7 @@ class Watcher:
         self._doubted = {str(warning) for warning in loaded.warnings}  # logged, at the start too
         self._fault: str | None = None  # the reason why the file cannot be read
         self._absence = Absence(GONE_S)
+        self._latest_change: _Change | None = None
         self._editing = trio.Lock()
         self._requested = trio.Event()
         self._begun = 0  # number of reloads, so that `reload` waits for one that began after it
@@ -121,6 +142,25 @@ class Watcher:
         while self._finished < number:
             await self._reloaded.wait()
         return self.report
+
+    async def reload_by_request(self) -> ReloadReport:
+        """Read the file now; return what became of its content, also if it is in force already.
+
+        The poll may have applied a file that was saved a moment before the request.
+        """
+        report = await self.reload()
+        latest = self._latest_change
+        if report.outcome is not ReloadOutcome.APPLIED or latest is None or report.changes_models:
+            return report
+        if latest.digest != self._digest or trio.current_time() - latest.at_s > RECENT_S:
+            return report
+        return attrs.evolve(
+            report,
+            added=latest.report.added,
+            removed=latest.report.removed,
+            restarted=latest.report.restarted,
+            retuned=latest.report.retuned,
+        )
 
     async def edit(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
         """Change the file, and apply it.
@@ -151,7 +191,7 @@ class Watcher:
                 problems=exc.problems,
                 warnings=exc.warnings,
             )
-        return await self.reload()
+        return await self.reload_by_request()
 
     def _edit(self, current: Config, change: Callable[[str], str], expected: str | None) -> None:
         file = read_config(self._path)
@@ -334,6 +374,8 @@ class Watcher:
                 needs_router_restart=needs_restart,
             )
         )
+        if self.report.changes_models:
+            self._latest_change = _Change(loaded.digest, trio.current_time(), self.report)
         log.info(
             "config.applied",
             path=str(self._path),

@@ -130,7 +130,7 @@ class Frontend:
             state_dir=self.state_dir,
             started_s=time.time(),
             urls=lambda: self.address.urls,
-            reload=watcher.reload,
+            reload=watcher.reload_by_request,
             edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=scans.scan,

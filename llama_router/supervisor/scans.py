@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
+import attrs
 import structlog
 import trio
 
@@ -39,6 +40,9 @@ class Scans:
     async def scan(self) -> ScanReport:
         """Scan for models; those found are in force when this returns.
 
+        The report has the models that are new to this router or gone from it, also those that an
+        import had stored before.
+
         Raises:
             ScanError: if the scan fails, or if a mistake in the configuration prevents the
                 reload that would apply its result.
@@ -54,7 +58,10 @@ class Scans:
                 "models were looked for, but the configuration stays as it was, "
                 f"because its file has mistakes: {problems}"
             )
-        return scanned
+        # What an import by another process had stored is new to this router, too.
+        new = tuple(sorted({*scanned.new, *report.added}))
+        removed = tuple(sorted({*scanned.removed, *report.removed}))
+        return attrs.evolve(scanned, new=new, removed=removed)
 
     async def run(self, next_request: Callable[[], Awaitable[None]]) -> NoReturn:
         """Scan whenever *next_request* returns, until cancelled."""

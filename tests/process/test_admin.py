@@ -14,6 +14,7 @@ import pytest
 import tomlkit
 import trio
 
+from llama_router.config import watcher
 from tests.limits import LIMIT_S
 from tests.process.harness import Answer, RawClient, Router, free_port, post, request
 
@@ -406,3 +407,17 @@ async def test_the_stream_of_events_does_not_hold_up_the_end(start, stage) -> No
         assert (await anext(events))[1:] == ("router", {"state": "draining"})
         with trio.fail_after(LIMIT_S):
             await router.ended.wait()
+
+
+async def test_a_request_is_told_what_became_of_a_file_that_was_applied_already(
+    start, stage, monkeypatch
+) -> None:
+    """Saving and asking is one act, whoever was first; later nothing has changed any more."""
+    monkeypatch.setattr(watcher, "POLL_S", 0.01)
+    router = await start({"a": stage.model("a")})
+    router.document["models"]["b"] = stage.model("b")
+    router.path.write_text(tomlkit.dumps(router.document))
+    await router.events.wait("config.applied", added=["b"])
+    assert (await admin(router, "POST", "reload")).json()["added"] == ["b"]
+    monkeypatch.setattr(watcher, "RECENT_S", 0.0)
+    assert (await admin(router, "POST", "reload")).json()["added"] == []

@@ -104,6 +104,22 @@ async def test_a_replaced_model_file_is_served_after_a_rescan(tmp_path, folder) 
             assert answer.status_code == 200, answer.text
 
 
+async def test_a_rescan_counts_what_an_import_brought(tmp_path, folder) -> None:
+    """The import has stored them; new to this router they are nevertheless."""
+    config = config_for(tmp_path, folder)
+    more = tmp_path / "more"
+    more.mkdir()
+    make_chat_model(more / "second.gguf", name="second", seed=5)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router, router.client() as client:
+            done = await run_cli("import", str(more), "-c", str(config), folder=tmp_path)
+            assert done.stdout == b"imported: second\n", done.stderr
+            for said in (b"new models: 1, removed: 0\n", b"new models: 0, removed: 0\n"):
+                done = await run_cli("rescan", "-c", str(config), folder=tmp_path)
+                assert done.stdout == said, done.stderr
+            assert "second" in await listed(client)
+
+
 async def test_an_import_needs_no_configuration(tmp_path, folder) -> None:
     """Models that were imported are served without any ``router.toml``, and stay known."""
     home: dict[str, Any] = {

@@ -145,3 +145,8 @@ class ReloadReport:
     restarted: tuple[str, ...] = ()
     retuned: tuple[str, ...] = ()
     needs_router_restart: tuple[str, ...] = ()
+
+    @property
+    def changes_models(self) -> bool:
+        """True if a model was added, removed or changed."""
+        return bool(self.added or self.removed or self.restarted or self.retuned)
