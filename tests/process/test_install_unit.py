@@ -1,5 +1,6 @@
 """``install-unit``, and what systemd's own tools think of its units."""
 
+import grp
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -111,3 +112,12 @@ async def test_the_service_is_hardened(tmp_path) -> None:
     await run_cli("install-unit", "--folder", ".", folder=tmp_path)
     arguments = ("security", "--offline=true", "--threshold=25", str(tmp_path / SERVICE))
     assert (await analyze(*arguments)).returncode == 0
+
+
+async def test_the_groups_of_the_unit_exist(tmp_path) -> None:
+    """Those of this machine, and no others."""
+    await run_cli("install-unit", "--folder", ".", folder=tmp_path)
+    lines = (tmp_path / SERVICE).read_text().splitlines()
+    named = [line.partition("=")[2].split() for line in lines if line.startswith("Supplementary")]
+    there = [name for name in ("video", "render") if name in {g.gr_name for g in grp.getgrall()}]
+    assert named == ([there] if there else [])

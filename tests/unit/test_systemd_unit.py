@@ -41,6 +41,22 @@ def test_a_reload_is_a_command_that_fails_with_the_file(*, user: bool) -> None:
     assert value(named, "ExecReload") == f'{PROGRAM[0]} reload --config "/srv/my router.toml"'
 
 
+def test_only_groups_that_exist_are_named() -> None:
+    """systemd would not start the service otherwise."""
+    assert value(service(groups=("video",)), "SupplementaryGroups") == "video"
+    assert value(service(groups=("video", "render")), "SupplementaryGroups") == "video render"
+    assert "SupplementaryGroups" not in service()
+
+
+def test_devices_of_a_headless_driver_are_made_first() -> None:
+    """By the driver's program, where it is installed, and only by the system's service."""
+    text = service(nvidia_modprobe="/usr/bin/nvidia-modprobe")
+    assert value(text, "ExecStartPre") == "+-/usr/bin/nvidia-modprobe -u -c=0"
+    assert "DeviceAllow=char-nvidia* rwm\n" in text
+    assert "ExecStartPre" not in service()
+    assert "ExecStartPre" not in service(user=True, nvidia_modprobe="/usr/bin/nvidia-modprobe")
+
+
 def test_a_user_s_service_needs_no_privilege() -> None:
     """What only the system's manager may do is left out."""
     text = service(user=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shlex
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -20,6 +22,12 @@ SYSTEM_FOLDER: Final = Path("/etc/systemd/system")
 
 #: Largest unit file that is read, in bytes.
 _MAX_BYTES: Final = 2**20
+
+#: The groups of GPU devices.
+_GPU_GROUPS: Final = ("video", "render")
+
+#: Where a unit finds programs, whatever PATH this command has.
+_SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: Folders that the unit makes invisible to the service (``PrivateTmp=``).
 _HIDDEN: Final = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 -- nothing is written there
@@ -53,6 +61,8 @@ def install_unit(
                 config=None if config is None else str(config.absolute()),
                 user=user,
                 socket=socket,
+                groups=tuple(filter(_has_group, _GPU_GROUPS)),
+                nvidia_modprobe=shutil.which("nvidia-modprobe", path=_SYSTEM_PATH),
             )
         )
     except ValueError as exc:
@@ -68,6 +78,14 @@ def install_unit(
     for line in _next_steps(list(texts), config, user=user):
         print_line(line)
     return 0
+
+
+def _has_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _program() -> tuple[str, ...]:
