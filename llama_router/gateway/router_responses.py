@@ -51,12 +51,15 @@ def slash_redirect(
 ) -> bytes:
     """Return a redirect to the same path with a slash behind it.
 
+    It is relative, because a proxy in front may have removed a prefix of the path.
+
     Args:
         head: The request.
         fields: Further header fields.
         close: The connection ends with the response.
     """
-    location = head.path + b"/"
+    # "./": a name with a colon would be read as a scheme. Source: RFC 3986, section 4.2.
+    location = b"./%b/" % head.path.rpartition(b"/")[2]
     location += b"?" + head.query if head.query else b""
     lines = [b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b\r\n" % location]
     lines += [b"%b: %b\r\n" % field for field in fields]

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 import trio
 
+from ..core.config.exposure import without_brackets
 from ..errors.base import RouterError
 from .connection import serve_connection
 from .gateway import Gateway
@@ -56,7 +57,9 @@ def listen(host: str, port: int, *, replacing: Sequence[socket.socket] = ()) -> 
     listeners: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(
-            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            socket.getaddrinfo(
+                without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         ):
             where = (str(address[0]), listeners[0].getsockname()[1] if listeners else port)
             listeners.append(_listener(family, where, replacing))

@@ -363,6 +363,7 @@ def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, scope) -> 
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
+     ("[::1]", True), ("[::]", False), ("[", False), ("", False),
      ("0.0.0.0", False), ("::", False), ("192.168.1.1", False), ("box.lan", False),
      ("localhost.evil.example", False)],
 )  # fmt: skip

@@ -5,8 +5,14 @@ from __future__ import annotations
 import ipaddress
 
 
+def without_brackets(host: str) -> str:
+    """Return *host* without the brackets around an IPv6 address, as in a URL."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach a router that listens on *host*."""
+    host = without_brackets(host)
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:
