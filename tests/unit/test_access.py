@@ -318,6 +318,50 @@ def test_a_listed_origin_may_use_the_router_and_read_the_answer() -> None:
     assert gate().cors_fields(fields(origin="https://chat.example")) == ()
 
 
+@pytest.mark.parametrize(
+    ("listed", "origin", "is_listed"),
+    [
+        ("http://localhost:*", "http://localhost:5173", True),
+        ("http://localhost:*", "http://localhost", True),
+        ("http://[::1]:*", "http://[::1]:3000", True),
+        ("http://localhost:*", "https://localhost:5173", False),
+        ("http://localhost:*", "http://localhost.evil.example:5173", False),
+        ("http://localhost:*", "http://localhost:5173@evil.example", False),
+        ("http://localhost:*", "http://localhost:5173.evil.example", False),
+        ("http://localhost:80", "http://localhost", True),
+        ("https://chat.example:443", "https://chat.example", True),
+        ("https://chat.example", "https://chat.example:8443", False),
+        ("https://chat.example", "http://chat.example", False),
+    ],
+)
+def test_an_origin_is_listed_with_its_port_or_with_any(
+    listed: str, origin: str, *, is_listed: bool
+) -> None:
+    """A browser leaves out the port that a scheme implies."""
+    g = gate(cors_origins=[listed])
+    answer = dict(g.cors_fields(fields(origin=origin)))
+    assert (b"access-control-allow-origin" in answer) is is_listed
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://*",
+        "https://*.example.org",
+        "http://localhost:*/",
+        "http://localhost:50*",
+        "*://localhost",
+        "localhost:*",
+        "https://m\u00fcnchen.example",
+        "https://user@chat.example",
+    ],
+)
+def test_an_origin_that_never_matches_is_refused(origin: str) -> None:
+    """It would pass the check of the configuration and then keep the page out."""
+    with pytest.raises(ConfigError, match="no other patterns"):
+        parse_config({"router": {"cors_origins": [origin]}})
+
+
 def test_a_browser_may_ask_before() -> None:
     """Only for a listed origin; what it wants to send is repeated if it looks like names."""
     g = gate(cors_origins=["https://chat.example"])

@@ -106,6 +106,12 @@ UNRESTRICTED: Final = Caller()
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
 _CHECKED_FIELDS: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
+#: The ports that browsers leave out of an origin.
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+#: The port at the end of an origin.
+_PORT: Final = re.compile(r":[0-9]+\Z")
+
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
 #: Header fields that browsers send, and programs do not.
@@ -147,7 +153,7 @@ class Gate:
         }
         self._hosts = {"localhost", router.host.lower(), *self._own_hosts}
         self._hosts |= {host.lower() for host in router.allowed_hosts}
-        self._origins = frozenset(origin.lower() for origin in router.cors_origins)
+        self._origins = frozenset(map(_without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
         self._local = all(map(is_loopback, self._listening or (router.host,)))
@@ -232,7 +238,10 @@ class Gate:
         )
 
     def _is_listed(self, origin: bytes) -> bool:
-        return "*" in self._origins or origin.decode("latin-1").lower() in self._origins
+        if "*" in self._origins:
+            return True
+        asked = _without_default_port(origin.decode("latin-1"))
+        return asked in self._origins or _PORT.sub("", asked) + ":*" in self._origins
 
     def _check_host(self, value: bytes) -> None:
         if not value:
@@ -390,6 +399,13 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _without_default_port(origin: str) -> str:
+    """Return *origin* in lower case, without the port that its scheme implies."""
+    origin = origin.lower()
+    scheme = origin.partition("://")[0]
+    return origin.removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else origin
 
 
 def _is_same_origin(origin: bytes, host: bytes) -> bool:

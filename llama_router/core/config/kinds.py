@@ -132,8 +132,11 @@ _URL_PATH: Final = matching(
     r"/[!-~]*", "must begin with '/' and hold only visible ASCII characters"
 )
 _ORIGIN: Final = matching(
-    r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#]+",
-    "must be an origin like 'https://chat.example.org', without a path, or '*'",
+    # What a browser sends, or any port of it: a wildcard elsewhere would never match, nor would a
+    # name in other letters, which a browser sends in its ASCII form.
+    r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\*))?",
+    "must be an origin like 'https://chat.example.org', without a path, or '*'; "
+    "'http://localhost:*' is every port of a host, and there are no other patterns",
 )
 
 Port = Annotated[int, between(0, 65535)]
