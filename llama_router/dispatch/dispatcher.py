@@ -7,10 +7,11 @@ is ever asynchronous.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import NoReturn, assert_never
+from typing import Final, NoReturn, assert_never
 
 import structlog
 import trio
@@ -45,11 +46,16 @@ from ..errors.admission import UnknownModelError
 from ..errors.backends import BackendError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
+from ..timeouts import LATE_S
 from .backend_tasks import BackendTasks, Launch
 from .lease import Lease
 from .waits import Waits
 
 log = structlog.get_logger()
+
+#: Time between two looks at the clock while requests wait, in seconds. A look that comes late
+#: shows that the router was held up: that time does not count for ``max_queue_wait_s``.
+LOOK_S: Final = 1.0
 
 
 class Dispatcher:
@@ -80,6 +86,7 @@ class Dispatcher:
         self._tasks = BackendTasks(launch, self._on_backend_event)
         self._backends = self._tasks.ready  # the same table: each request looks there
         self._alarm = trio.CancelScope()
+        self._alarm_s = math.inf  # its deadline
         self._moved = trio.Event()
         self.feed = EventFeed()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
@@ -98,7 +105,7 @@ class Dispatcher:
             self.submit(Tick())  # some models start without a request
             task_status.started()
             while True:
-                with trio.CancelScope(deadline=self._scheduler.wake_s) as self._alarm:
+                with trio.CancelScope(deadline=self._alarm_s) as self._alarm:
                     await trio.sleep_forever()
                 self.submit(Tick())
 
@@ -280,6 +287,8 @@ class Dispatcher:
         """Feed one event to the scheduler and perform its actions; synchronous, hence atomic."""
         if now_s is None:
             now_s = trio.current_time()
+        if now_s > self._alarm_s + LATE_S:
+            self._scheduler.held_up(now_s - self._alarm_s, now_s=now_s)
         actions = self._scheduler.handle(event, now_s=now_s)
         for action in actions:
             match action:
@@ -298,8 +307,16 @@ class Dispatcher:
             self._publish(moves)
         elif actions and self.waits.watching:  # a grant changes the places in the same queue
             self.waits.notify({action.model for action in actions if isinstance(action, Grant)})
-        if self._alarm.deadline != self._scheduler.wake_s:
-            self._alarm.deadline = self._scheduler.wake_s
+        self._set_alarm(now_s)
+
+    def _set_alarm(self, now_s: float) -> None:
+        """Set the time of the next `Tick`, and of the next look at the clock."""
+        at_s = self._scheduler.wake_s
+        if self._scheduler.has_queue:
+            at_s = min(at_s, now_s + LOOK_S)
+        self._alarm_s = at_s
+        if self._alarm.deadline != at_s:
+            self._alarm.deadline = at_s
 
     def _publish(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
         for model, phase in moves:

@@ -188,6 +188,32 @@ async def test_a_queue_timeout_fires_by_itself(
     assert trio.current_time() == 7
 
 
+async def test_a_router_that_stood_still_refuses_nothing_for_it(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    """Whatever event comes first after that; the rest of the limit is waited."""
+    d = await start(nursery, config({"max_queue_wait_s": 7}, a={}), FakeBackends(load_s=900))
+    refused = trio.Event()
+
+    async def wait() -> None:
+        with pytest.raises(QueueTimeoutError):
+            await use(d, "a")
+        refused.set()
+
+    nursery.start_soon(wait)
+    await wait_all_tasks_blocked()
+    mock_clock.jump(300)  # nothing runs meanwhile
+    d.keep(A, None)
+    await wait_all_tasks_blocked()
+    assert not refused.is_set()
+    for _ in range(5):
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+    assert not refused.is_set()
+    mock_clock.jump(1)
+    await refused.wait()
+
+
 async def test_a_busy_model_yields_after_its_dwell(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:

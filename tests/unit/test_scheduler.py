@@ -259,6 +259,19 @@ def test_queue_timeout_says_what_it_waited_for() -> None:
     assert s.statistics()[B].queued == 0
 
 
+def test_time_in_which_the_router_stood_still_is_not_waited() -> None:
+    """It counts for those that waited then, not for later requests."""
+    s = Scheduler(config(router={"max_queue_wait_s": 10, "max_dwell_s": 1e6}, a={}, b={}))
+    running(s, A, 1, 0)
+    s.handle(Arrived(2, B), now_s=1)
+    s.held_up(300, now_s=305)
+    s.handle(Arrived(3, B), now_s=306)
+    assert s.wake_s == 311
+    assert [a.request for a in s.handle(Tick(), now_s=311) if isinstance(a, Refuse)] == [2]
+    assert s.wake_s == 316
+    assert [a.request for a in s.handle(Tick(), now_s=316) if isinstance(a, Refuse)] == [3]
+
+
 def died(model: ModelId) -> BackendExitedError:
     return BackendExitedError(model, 3, ("boom",))
 

@@ -81,6 +81,19 @@ class Scheduler:
         """Clock time at which a `Tick` is due, in seconds; infinite if nothing is timed."""
         return self._state.wake_s
 
+    @property
+    def has_queue(self) -> bool:
+        """True if any request waits."""
+        return bool(self._state.waiting)
+
+    def held_up(self, lost_s: float, *, now_s: float) -> None:
+        """Record that the router stood still for *lost_s* seconds, until now.
+
+        A request that waits has not waited for its model in that time.
+        """
+        if self._state.waiting:
+            self._state.stalls.append((now_s, lost_s))
+
     def handle(self, event: Event, *, now_s: float) -> list[Action]:
         """Record *event* and return the actions that are now due, in order."""
         state = self._state
@@ -430,11 +443,14 @@ class Scheduler:
     def _time_out(self, now_s: float) -> list[Action]:
         state = self._state
         limit_s = state.config.router.max_queue_wait_s
+        if not state.waiting:
+            state.stalls.clear()
         actions: list[Action] = []
         for model in tuple(state.waiting):
             entry = state.entries[model]
             for request, arrived_s in tuple(entry.queued.items()):
-                if not state.due(arrived_s + limit_s, now_s):
+                lost_s = sum(lost_s for end_s, lost_s in state.stalls if end_s > arrived_s)
+                if not state.due(arrived_s + limit_s + lost_s, now_s):
                     break
                 error = refusals.queue_timeout(model, limit_s, self._obstacle(entry, now_s))
                 actions.append(state.refuse(request, error, now_s))

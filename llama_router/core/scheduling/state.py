@@ -161,6 +161,8 @@ class SchedulerState:
         home: The home model, if there is one.
         expiring: True if idleness may stop any model.
         has_timed_work: True if any model may start or stop without a request.
+        stalls: Times in which the router stood still while requests waited: each by the clock time
+            of its end, and its length, in seconds.
         no_request_yet: True until the first request.
         wake_s: Clock time of the next `Tick`, in seconds.
     """
@@ -182,6 +184,7 @@ class SchedulerState:
         "placement_for",
         "resident",
         "returning",
+        "stalls",
         "waiting",
         "wake_s",
     )
@@ -204,6 +207,7 @@ class SchedulerState:
         self.returning: set[ModelId] = set()
         self.dwell_since_s: dict[str, float] = {}
         self.moves: list[tuple[ModelId, Phase]] = []
+        self.stalls: list[tuple[float, float]] = []
         self.no_request_yet = True
         self.wake_s = math.inf
         self.note_faults()
