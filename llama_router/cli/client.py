@@ -35,6 +35,9 @@ _UNIX_SCHEME: Final = "unix:"
 #: Time limit for a connection, in seconds. Responses have none: a load may take minutes.
 _CONNECT_S: Final = 5.0
 
+#: Addresses that a router may listen on but is not asked by, and those to ask it by.
+_LOCAL: Final = {"http://0.0.0.0": "http://127.0.0.1", "http://[::]": "http://[::1]"}
+
 
 class NoRouterError(RouterError):
     """No running router was found, or it does not answer."""
@@ -80,7 +83,7 @@ class AdminClient:
         # An abstract socket name is written with "@"; for the kernel it begins with a zero byte.
         uds = f"\0{path[1:]}" if path.startswith("@") else path
         self._http = httpx.Client(
-            base_url="http://localhost" if is_unix else self.url,
+            base_url="http://localhost" if is_unix else _local_url(self.url),
             transport=httpx.HTTPTransport(uds=uds) if is_unix else None,
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             trust_env=False,
@@ -158,6 +161,15 @@ class AdminClient:
             yield
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise NoRouterError(f"the router at {self.url} does not answer: {exc}") from exc
+
+
+def _local_url(url: str) -> str:
+    """Return *url* with an address of this machine in place of every address."""
+    for listening, local in _LOCAL.items():
+        rest = url.removeprefix(listening)
+        if rest != url and rest[:1] in ("", ":", "/"):
+            return local + rest
+    return url
 
 
 @contextmanager

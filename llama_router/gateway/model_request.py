@@ -101,6 +101,8 @@ class ModelRequest:
             gate = gateway.gate
             self._cors_headers = gate.cors_fields(head.fields)
             self._caller = gate.check(Scope.MODELS, head.method, head.fields)
+            if isinstance(destination, ByPath | ByQuery):
+                gate.check_load(head.method, head.fields)
             self._strip_headers = gate.strip_headers
             limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
             self._body = self._reader.take_body(head, limit_bytes)

@@ -183,6 +183,26 @@ async def test_a_page_of_another_site_can_do_nothing(start, stage) -> None:
     assert router.spawned() == []
 
 
+@pytest.mark.parametrize("target", ["/upstream/a/v1/x", "/upstream/a", "/v1/echo?model=a"])
+async def test_a_page_cannot_load_a_model_by_another_address(start, stage, target: str) -> None:
+    """``<img src=http://0.0.0.0:…>``: the browser says nothing about the page that has it."""
+    router = await start({"a": stage.model("a")})
+    page = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+    for host, code in (
+        ("0.0.0.0:8082", "host_not_allowed"),
+        ("[::ffff:7f00:1]:8082", "host_not_allowed"),
+        ("192.168.1.20:8082", "origin_not_allowed"),
+        ("box:8082", "origin_not_allowed"),
+    ):
+        for method in ("GET", "HEAD"):
+            head = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{page}\r\n\r\n"
+            answer = await router.ask(head.encode())
+            assert answer.status == 403, host
+            if method == "GET":
+                assert answer.error["code"] == code
+    assert router.spawned() == []
+
+
 async def test_a_program_need_not_say_that_it_sends_json(start, stage) -> None:
     """``curl -d`` says that it is a form; a browser that hides where its page is from may not."""
     router = await start({"a": stage.model("a")})

@@ -243,6 +243,36 @@ def test_a_name_can_be_allowed() -> None:
     check(gate(allowed_hosts=["*"]), host="evil.example")
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0:8082", "0.0.0.0", "0.1.2.3", "[::]:8082", "[::ffff:127.0.0.1]:8082",
+     "[::ffff:7f00:1]", "[::FFFF:192.168.1.20]", "[0:0::ffff:7f00:1]", "[::7f00:1]",
+     "[::ffff:0.0.0.0]", "0.0.0.0.", "[localhost]", "[]", "[box]"],
+)  # fmt: skip
+@pytest.mark.parametrize("listening", ["127.0.0.1", "0.0.0.0", "::"])
+def test_other_spellings_of_an_address_of_this_machine_are_not_allowed(
+    host: str, listening: str
+) -> None:
+    """Browsers do not say which page sends a request to them."""
+    with pytest.raises(HostNotAllowedError):
+        check(gate(host=listening, public_without_keys=True), Scope.OPEN, host=host)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host"),
+    [("0.0.0.0", "0.0.0.0:1"), ("::ffff:127.0.0.1", "[::ffff:7f00:1]"), ("[::]", "[0::0]:1")],
+)
+def test_such_a_spelling_can_be_allowed(allowed: str, host: str) -> None:
+    """However it is spelled in the configuration."""
+    check(gate(allowed_hosts=[allowed]), host=host)
+
+
+def test_the_refusal_of_such_a_spelling_names_another_address() -> None:
+    """It does not say that the router is not called so."""
+    with pytest.raises(HostNotAllowedError, match=r"use 127\.0\.0\.1 or .*allowed_hosts"):
+        check(gate(), host="0.0.0.0:8082")
+
+
 def test_a_request_without_host_is_allowed() -> None:
     """HTTP/1.0 has none, and browsers do not speak it."""
     gate().check(Scope.MODELS, b"GET", [])
@@ -360,6 +390,67 @@ def test_an_origin_that_never_matches_is_refused(origin: str) -> None:
     """It would pass the check of the configuration and then keep the page out."""
     with pytest.raises(ConfigError, match="no other patterns"):
         parse_config({"router": {"cors_origins": [origin]}})
+
+
+BROWSER = {"user_agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
+LAN = "192.168.1.20:8082"
+
+
+def loads(g: Gate, method: bytes = b"GET", **values: str) -> bool:
+    """Return whether a request to an address of the network may load a model."""
+    try:
+        g.check_load(method, fields(**{"host": LAN, **values}))
+    except OriginNotAllowedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BROWSER,
+        {**BROWSER, "host": "127.0.0.1:8082"},  # a browser older than Sec-Fetch-Site
+        {**BROWSER, "referer": "http://evil.example/"},
+        {**BROWSER, "referer": "http://192.168.1.20:8083/"},
+        {**BROWSER, "referer": "http://192.168.1.20:8082.evil.example/"},
+        {**BROWSER, "referer": ""},
+        {"referer": "http://evil.example/"},
+        {"user_agent": "unusual", "upgrade_insecure_requests": "1"},
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_a_browser_that_does_not_name_its_page_loads_nothing(values, method) -> None:
+    """Over plain HTTP an image in a page of another site looks like an address typed by hand."""
+    assert not loads(gate(cors_origins=["https://chat.example"]), method, **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"user_agent": "curl/8.5.0", "accept": "*/*"},
+        {"user_agent": "Mozilla/5.0 (Windows NT 10.0; en-US) PowerShell/7.4.1"},
+        {**BROWSER, "referer": f"http://{LAN}/"},
+        {**BROWSER, "referer": f"http://{LAN}"},
+        {**BROWSER, "referer": "https://chat.example/a/b?c"},
+        {**BROWSER, "sec_fetch_site": "none"},
+        {**BROWSER, "sec_fetch_site": "same-origin"},
+        {**BROWSER, "origin": "https://chat.example"},
+    ],
+)
+def test_programs_and_pages_that_are_named_load_models(values) -> None:
+    """`Gate.check` has judged the fields Origin and Sec-Fetch-Site."""
+    assert loads(gate(cors_origins=["https://chat.example"]), **values)
+
+
+def test_a_body_says_enough_about_its_page() -> None:
+    """Browsers send Origin with it, and programs with the User-Agent of a browser may go on."""
+    assert loads(gate(), b"POST", **BROWSER)
+
+
+def test_every_page_loads_models_where_every_origin_is_listed() -> None:
+    """It need not be named then."""
+    assert loads(gate(cors_origins=["*"]), **BROWSER)
 
 
 def test_a_browser_may_ask_before() -> None:

@@ -69,6 +69,19 @@ def test_commands_reach_a_router_that_listens_on_a_unix_socket(socket_path) -> N
     client.close()
 
 
+def test_commands_do_not_ask_a_router_that_listens_everywhere_by_that_address() -> None:
+    """The router answers to 127.0.0.1; of the address 0.0.0.0 pages make use."""
+    with socketserver.ThreadingTCPServer(("0.0.0.0", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        port = server.server_address[1]
+        client = AdminClient(f"http://0.0.0.0:{port}/", Token("secret", "a test"))
+        assert client.get("/admin/status")["host"] == f"127.0.0.1:{port}"
+        client.close()
+        server.shutdown()
+        thread.join()
+
+
 def test_a_token_that_was_changed_just_now_is_read_again(socket_path) -> None:
     """Once: a command does not go on trying, and says where the refused one is from."""
     tokens = [Token("outdated", "there"), Token("current", "there")]

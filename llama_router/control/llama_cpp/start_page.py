@@ -23,7 +23,7 @@ def start_page() -> Response:
     response = Response(page, content_type="text/html; charset=utf-8")
     response.headers["content-security-policy"] = policy
     response.headers["cache-control"] = "no-store"  # a backend may have a UI soon
-    response.headers["referrer-policy"] = "no-referrer"
+    response.headers["referrer-policy"] = "same-origin"  # see Gate.check_load
     return response
 
 

@@ -4,10 +4,11 @@ One `Gate` decides for both planes, before a body is read, from the header field
 received. What no rule allows is forbidden.
 
 The attacker that matters for a router on a desk is a page in a browser, because the browser
-runs inside the network. Two checks keep it out, with or without API keys. ``Host`` must be a
+runs inside the network. Three checks keep it out, with or without API keys. ``Host`` must be a
 name of this router, or an address: a page with a name that was rebound to the router's address
-still sends that name. And a request that a browser sends for a page of another origin passes
-only if ``cors_origins`` lists the origin.
+still sends that name. A request that a browser sends for a page of another origin passes only if
+``cors_origins`` lists the origin. And a read from a browser that does not name the page, as over
+plain HTTP to another address than 127.0.0.1, loads nothing (`Gate.check_load`).
 """
 
 from __future__ import annotations
@@ -114,6 +115,18 @@ _PORT: Final = re.compile(r":[0-9]+\Z")
 
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
+#: Header fields that name the page of a request, or are typical of a browser.
+_LOAD_FIELDS: Final = frozenset(
+    (b"host", b"origin", b"sec-fetch-site", b"referer", b"user-agent", b"upgrade-insecure-requests")
+)
+
+#: Embedded IPv4 addresses: ``::ffff:127.0.0.1`` leads to the same sockets as ``127.0.0.1``.
+_EMBEDDING: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96")))
+
+_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 #: Header fields that browsers send, and programs do not.
 _BROWSER_FIELDS: Final = frozenset((b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode"))
 
@@ -151,8 +164,10 @@ class Gate:
             bytes.fromhex(key.sha256): Caller(name, key.models)
             for name, key in config.api_keys.items()
         }
-        self._hosts = {"localhost", router.host.lower(), *self._own_hosts}
-        self._hosts |= {host.lower() for host in router.allowed_hosts}
+        self._hosts = {"localhost", *self._own_hosts}
+        if not _is_unspecified(router.host):  # every address, so no name of the router
+            self._hosts.add(_canonical(router.host.lower()))
+        self._hosts |= {_canonical(host.lower()) for host in router.allowed_hosts}
         self._origins = frozenset(map(_without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
@@ -193,6 +208,38 @@ class Gate:
         if scope is Scope.ADMIN or (scope is Scope.CHANGES and not self.changes_are_open):
             return self._check_token(scope, seen)
         return self._check_key(seen) if self._keys else UNRESTRICTED
+
+    def check_load(self, method: bytes, fields: Fields) -> None:
+        """Refuse a read that may load a model or gets a page of one, if a hidden page sent it.
+
+        Browsers send neither ``Origin`` nor ``Sec-Fetch-Site`` with a read over plain HTTP, except
+        to 127.0.0.1, ::1 and localhost. Then only ``Referer`` may name the page, and a page can
+        suppress it, but not forge it.
+
+        Args:
+            method: As received.
+            fields: The header fields of a request that `check` has passed.
+
+        Raises:
+            OriginNotAllowedError: if a browser sent it, and no field says that its page may.
+        """
+        if method not in _READS or "*" in self._origins:
+            return
+        seen = {name: value for name, value in fields if name in _LOAD_FIELDS}
+        if b"origin" in seen or b"sec-fetch-site" in seen:
+            return
+        referer = seen.get(b"referer")
+        if referer is not None:
+            origin = b"/".join(referer.split(b"/", 3)[:3])
+            if self._is_listed(origin) or _is_same_origin(origin, seen.get(b"host", b"")):
+                return
+            raise _origin_error(origin)
+        if b"upgrade-insecure-requests" in seen or _is_browser(seen.get(b"user-agent", b"")):
+            raise OriginNotAllowedError(
+                "the browser does not say which page asks for this, which may load a model: "
+                "follow a link on a page of this router, or use http://127.0.0.1, "
+                "http://localhost or https"
+            )
 
     @property
     def strip_headers(self) -> frozenset[bytes]:
@@ -250,6 +297,12 @@ class Gate:
             )
         host = host_of(value.decode("latin-1"))
         if host is None or not self._is_own_host(host):
+            if host is not None and _is_misleading(host):
+                raise HostNotAllowedError(
+                    f"{_quoted(value)} is another way to write an address of this machine, which "
+                    "pages can use unnoticed: use 127.0.0.1 or the machine's own address, or add "
+                    "it to router.allowed_hosts"
+                )
             raise HostNotAllowedError(
                 f"this router is not called {_quoted(value)}; if it should be, add the name "
                 "to router.allowed_hosts"
@@ -260,13 +313,11 @@ class Gate:
     def _is_own_host(self, host: str) -> bool:
         # A name without a dot is one of this network (of a container, often). It cannot be
         # owned on the internet, so it cannot be rebound.
-        return (
-            "." not in host
-            or host in self._hosts
-            or "*" in self._hosts
-            or host.endswith(".localhost")
-            or _is_address(host)
-        )
+        if "*" in self._hosts or _canonical(host) in self._hosts:
+            return True
+        if _address(host) is not None:  # it cannot be a rebound name
+            return not _is_misleading(host)
+        return "." not in host or host.endswith(".localhost")
 
     def _check_origin(self, scope: Scope, method: bytes, seen: dict[bytes, bytes]) -> None:
         origin = seen.get(b"origin")
@@ -344,7 +395,7 @@ def check_media_type(fields: Fields, body: bytes) -> None:
     kind = seen.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind == b"application/json":
         return
-    browser = seen.get(b"user-agent", b"").lower().startswith(b"mozilla/")
+    browser = _is_browser(seen.get(b"user-agent", b""))
     is_unnamed = kind in _UNNAMED_TYPES and body.lstrip()[:1] == b"{"
     if browser or seen.keys() & _BROWSER_FIELDS or not is_unnamed:
         raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
@@ -386,19 +437,48 @@ def host_of(value: str) -> str | None:
     if (port and not (port.isascii() and port.isdigit())) or (colon and not host):
         return None
     if host.startswith("[") and host.endswith("]"):
-        return host[1:-1].lower()
+        host = host[1:-1].lower()
+        return host if isinstance(_address(host), ipaddress.IPv6Address) else None
     if not host or any(c in ":/#@?\\[]%" or not "!" <= c <= "~" for c in host):
         return None
     return host.removesuffix(".").lower()
 
 
-def _is_address(host: str) -> bool:
-    """Return whether *host* is an IP address, which cannot be a rebound name."""
+def _address(host: str) -> _Address | None:
+    """Return the IP address that *host* is; None for a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def _canonical(host: str) -> str:
+    """Return *host*, an address in its usual form and without brackets."""
+    address = _address(host.removeprefix("[").removesuffix("]"))
+    return host if address is None else str(address)
+
+
+def _is_unspecified(host: str) -> bool:
+    address = _address(host)
+    return address is not None and address.is_unspecified
+
+
+def _is_misleading(host: str) -> bool:
+    """Return whether *host* leads to this machine, or to IPv4, by an address not meant for that.
+
+    Browsers do not treat such an address as the machine itself: they send no ``Sec-Fetch-Site``.
+    """
+    address = _address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = any(address in network for network in _EMBEDDING)
+        return embedded and not address.is_loopback
+    return address is not None and address in _THIS_NETWORK
+
+
+def _is_browser(user_agent: bytes) -> bool:
+    """Return whether *user_agent* is that of a browser; PowerShell's begins like one."""
+    agent = user_agent.lower()
+    return agent.startswith(b"mozilla/") and b"powershell" not in agent
 
 
 def _without_default_port(origin: str) -> str:
