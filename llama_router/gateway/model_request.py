@@ -16,7 +16,7 @@ from ..core.apis.usage import usage_of
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.overrides import RequestOverrides
-from ..core.requests.body_overrides import override_in_place, with_overrides
+from ..core.requests.body_overrides import can_be_changed, override_in_place, with_overrides
 from ..core.requests.json_scan import FieldScanner
 from ..core.requests.request_target import RequestTarget, request_target
 from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, allowed, split_model
@@ -132,11 +132,18 @@ class ModelRequest:
     ) -> None:
         """Receive the rest of the body, unless it is passed on while it arrives."""
         head, reader, config = self._head, self._reader, self._gateway.dispatcher.config
-        if isinstance(destination, ByPath):
+        if isinstance(destination, ByPath) and not self._has_overrides(destination, config):
             self._upload, reader.buffer = reader.buffer[head.size :], b""
             return
         self._gateway.loop.bodies.limit_bytes = config.router.max_bodies_mib * 1024 * 1024
         self._body = await reader.receive_body(head, limit_bytes, config.touched)
+
+    def _has_overrides(self, destination: ByPath, config: Config) -> bool:
+        """Return whether the model that the path names changes requests of this caller."""
+        resolved = config.resolve_request(self._named(destination, config)[0])
+        if resolved is None or not self._caller.may_use(config.models[resolved.model]):
+            return False
+        return resolved.overrides is not None
 
     async def _serve_model(self, destination: ByBody | ByQuery | ByPath) -> bool:
         """Serve a request that starts its model; return as `serve` does."""
@@ -145,18 +152,14 @@ class ModelRequest:
         stream: bool | None
         in_path: ModelPath | None = None
         response_model: str | None = None
+        body = self._body
         if isinstance(destination, ByBody):
-            body = self._body
             assert body is not None, "only the body of a request by path is not kept"
             asked = self._parse_body(body, destination, config)
             name, stream = asked.model, asked.stream
             resolved = config.resolve_request(name)
-            if resolved is not None and resolved.overrides is not None:
-                if not asked.opaque:
-                    await self._apply_overrides(body, resolved.overrides)
-                if resolved.preset is not None:
-                    response_model = resolved.name
-            body.scan = None
+            if resolved is not None and resolved.preset is not None:
+                response_model = resolved.name
         else:
             name, stream, in_path = self._named(destination, config)
             resolved = config.resolve_request(name)
@@ -165,6 +168,10 @@ class ModelRequest:
         target = self._checked_target(model, name, in_path, config)
         if target is None:
             return await self._redirect()
+        if body is not None:
+            if resolved is not None and resolved.overrides is not None:
+                await self._apply_overrides(body, resolved.overrides)
+            body.scan = None
         if isinstance(destination, ByBody) and not destination.autoload and model is not None:
             dispatcher.check_loaded(model)
         # Without a model, the scheduler refuses the name, as it does for an id just removed.
@@ -190,10 +197,17 @@ class ModelRequest:
         )
 
     async def _apply_overrides(self, body: RequestBody, overrides: RequestOverrides) -> None:
-        """Apply the overrides of the model, or of its preset, to the body."""
-        scan = body.scan
+        """Apply the overrides of the model, or of its preset, to the body.
+
+        Raises:
+            RequestError: if a backend may read parameters in it that cannot be changed.
+        """
+        head, scan = self._head, body.scan
+        kind, encoding = head.get(b"content-type") or b"", head.get(b"content-encoding") or b""
+        if not body.data or not can_be_changed(body.data, kind, encoding, scan):
+            return
         if not isinstance(scan, FieldScanner):
-            body.data = with_overrides(overrides, body.data or b"")
+            body.data = with_overrides(overrides, body.data)
             return
         assert isinstance(body.data, bytearray), "only a body that came in pieces is scanned"
         for _ in override_in_place(overrides, body.data, scan):

@@ -124,6 +124,60 @@ async def test_a_form_stays_as_it_is(router) -> None:
     assert (got["name"], got["body"].encode()) == ("a", form)
 
 
+SHAPE = {"model": "org/a", "max_tokens": 7, "n": 1, "q": 1}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/json", "audio/wav"])
+@pytest.mark.parametrize(
+    ("target", "n"),
+    [(f"{ECHO}?model=a", 1), ("/upstream/a/v1/echo", 1), ("/upstream/x%3Ahigh/v1/echo", 2)],
+)
+async def test_the_model_may_be_in_the_address(router, target: str, n: int, kind: str) -> None:
+    """Whatever the media type is: backends do not look at it."""
+    body = b" " * 70 + b'{"user": "me", "n": 5, "q": 1}'
+    got = json.loads(
+        (await received(router, request("POST", target, body, content_type=kind)))["body"]
+    )
+    assert {name: got[name] for name in SHAPE} == SHAPE | {"n": n}
+    assert "user" not in got
+
+
+@pytest.mark.parametrize("target", [f"{ECHO}?model=a", "/upstream/a/v1/echo"])
+async def test_a_large_object_of_another_media_type(router, target: str) -> None:
+    """It is changed in place, although it comes in chunks."""
+    body = json.dumps({"n": 5, "user": "me", "q": "x" * 500_000}).encode()
+    chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    head = request("POST", target, transfer_encoding="chunked", content_type="text/plain")
+    got = json.loads((await received(router, head + chunks))["body"])
+    assert (got["n"], got["max_tokens"], len(got["q"])) == (1, 7, 500_000)
+    assert "user" not in got
+
+
+@pytest.mark.parametrize("target", [f"{ECHO}?model=a", "/upstream/a/v1/echo"])
+async def test_an_object_that_only_a_backend_can_read_is_refused(router, target: str) -> None:
+    """Compressed, in another form of Unicode, or said to be a form."""
+    body = b'{"n": 5}'
+    for data, fields in (
+        (body.decode().encode("utf-16"), {}),
+        (body, {"content_encoding": "gzip"}),
+        (body + b"\r\n--z--\r\n", {"content_type": "multipart/form-data; boundary=z"}),
+    ):
+        answer = await router.ask(request("POST", target, data, **fields))
+        assert (answer.status, answer.error["code"]) == (400, "invalid_request"), fields
+
+
+async def test_files_and_other_models_are_left_alone_below_upstream(router) -> None:
+    """A form, an array, and the requests of a model that overrides nothing."""
+    form = '--z\r\ncontent-disposition: form-data; name="n"\r\n\r\n5\r\n--z--\r\n'
+    for target, body, kind in (
+        ("/upstream/a/v1/echo", form, "multipart/form-data; boundary=z"),
+        ("/upstream/a/v1/echo", '[{"n": 5}]', "application/json"),
+        ("/upstream/b/v1/echo", '{ "n" : 5.0 }', "application/json"),
+    ):
+        got = await received(router, request("POST", target, body.encode(), content_type=kind))
+        assert got["body"] == body
+
+
 async def test_a_query_may_name_a_preset_or_nobody(router) -> None:
     """What has no body has no parameters; the name alone counts."""
     assert (await received(router, request("GET", "/v1/x?model=a:high")))["name"] == "a"

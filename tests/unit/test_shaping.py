@@ -11,7 +11,8 @@ from llama_router.core.config.config import Config
 from llama_router.core.config.overrides import RequestOverrides
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.reload import plan_reload
-from llama_router.core.requests.body_overrides import with_overrides
+from llama_router.core.requests.body_overrides import can_be_changed, with_overrides
+from llama_router.core.requests.json_scan import WINDOW_BYTES, FieldScanner
 from llama_router.errors.config import ConfigError
 from llama_router.errors.requests import RequestError
 
@@ -154,3 +155,64 @@ def test_changed_shaping_restarts_nothing() -> None:
     """The next request sees it."""
     plan = plan_reload(config(a={}), config(a={"set_params": {"n": 1}, "presets": {"p": {}}}))
     assert (plan.restart, plan.retune) == (frozenset(), {"a"})
+
+
+# -- bodies that need not be JSON -----------------------------------------------------------
+
+JSON, TEXT = b"application/json", b"text/plain"
+FORM = b"multipart/form-data; boundary=x"
+
+
+@pytest.mark.parametrize("kind", [JSON, TEXT, b"", b"audio/wav", b"text/plain; charset=UTF-8"])
+@pytest.mark.parametrize("blanks", [b"", b" \r\n\t", b" " * 100, b"\xef\xbb\xbf"])
+def test_a_json_object_is_changed_whatever_its_media_type(kind: bytes, blanks: bytes) -> None:
+    """Backends do not look at the type."""
+    assert can_be_changed(blanks + b'{"n": 1}', kind, b"", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(b"--x\r\n{", FORM), (b"[{}]", JSON), (b"RIFF{", b"audio/wav"), (b"n=1", b""), (b" ", TEXT)],
+)
+def test_other_bodies_are_left_as_they_are(body: bytes, kind: bytes) -> None:
+    """Forms, arrays and files have no parameters that are overridden."""
+    assert not can_be_changed(body, kind, b"identity", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "encoding"),
+    [
+        (b"\x1f\x8b", JSON, b"gzip"),
+        (b"{}", JSON, b"br"),
+        (b"+AHs-", b"application/json; charset=utf-7", b""),
+        (b"{}", b'text/plain; charset="UTF-7"', b""),
+        (b"{}", FORM, b""),
+        (b" " * (WINDOW_BYTES + 9) + b"{}", TEXT, b""),
+    ],
+)
+def test_an_object_that_only_the_backend_can_read_is_refused(
+    body: bytes, kind: bytes, encoding: bytes
+) -> None:
+    """Its parameters would pass unseen."""
+    with pytest.raises(RequestError):
+        can_be_changed(body, kind, encoding, None)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"])
+def test_other_forms_of_unicode_are_refused(codec: str) -> None:
+    """Python's decoder of JSON reads them; the router's does not."""
+    body = json.dumps({"n": 5}).encode(codec)
+    assert json.loads(body) == {"n": 5}
+    assert can_be_changed(body, TEXT, b"", None)
+    with pytest.raises(RequestError, match="not valid JSON"):
+        with_overrides(RequestOverrides(sets={"n": 1}), body)
+
+
+@pytest.mark.parametrize("body", [b'{"n": 1', b"{" + b'"n":1,' * 2000 + b'"n":1}'])
+def test_a_large_object_must_be_one_that_can_be_changed_in_place(body: bytes) -> None:
+    """Whatever its media type says."""
+    scanner = FieldScanner(bytearray(body), {"n"})
+    while not scanner.step():
+        pass
+    with pytest.raises(RequestError):
+        can_be_changed(body, TEXT, b"", scanner)

@@ -15,7 +15,8 @@ import msgspec
 from ...errors.requests import RequestError
 from ..apis.notices import MARK
 from ..config.overrides import RequestOverrides
-from .json_scan import MAX_FIELDS, SEARCHED_BYTES, FieldScanner, change, too_complex_error
+from .json_scan import MAX_FIELDS, SEARCHED_BYTES, WINDOW_BYTES, FieldScanner, change, too_complex_error
+from .multipart import FormScanner, boundary_of
 
 #: The mark of a notice as JSON has it: as it is, or as an escape.
 _MARKS: Final = (MARK.encode(), b"\\u%04x" % ord(MARK))
@@ -37,6 +38,58 @@ MAX_NOTICES: Final = 4096
 _JSON: Final = re.compile(rb"[ \t\r\n]*+[{\[]")
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+#: Bytes before an object that some decoder of JSON skips: blanks, and the marks and zeros of
+#: every form of Unicode.
+_BLANKS: Final = re.compile(rb"[\s\0\xef\xbb\xbf\xff\xfe]*+")
+
+_CHARSET: Final = re.compile(rb";\s*charset\s*=\s*\"?([^\s;\"]*)", re.IGNORECASE)
+
+#: Character sets in which names of parameters are written as in UTF-8.
+_LIKE_UTF8: Final = frozenset((b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1"))
+
+
+def can_be_changed(
+    body: bytes | bytearray,
+    content_type: bytes,
+    content_encoding: bytes,
+    scanner: FormScanner | FieldScanner | None,
+) -> bool:
+    """Return whether *body* is a JSON object, whatever its media type says; backends may ignore it.
+
+    Other bodies (forms, arrays, files) are passed on as they are.
+
+    Args:
+        body: The whole request body, which is not empty.
+        content_type: Value of its Content-Type field; empty if it has none.
+        content_encoding: The same of Content-Encoding.
+        scanner: Has scanned the body already.
+
+    Raises:
+        RequestError: if a backend may read an object in it that cannot be read here.
+    """
+    if content_encoding.strip().lower() not in (b"", b"identity"):
+        raise RequestError(
+            "the body is compressed, so the parameters that this model overrides cannot be seen: "
+            "send it uncompressed"
+        )
+    charset = _CHARSET.search(content_type)
+    if charset is not None and charset[1].lower() not in _LIKE_UTF8:
+        raise RequestError("the parameters that this model overrides are read as UTF-8 only")
+    found = _BLANKS.match(body, 0, WINDOW_BYTES)
+    start = 0 if found is None else found.end()
+    if start == WINDOW_BYTES:
+        raise RequestError(f"the body begins with {WINDOW_BYTES} blanks")
+    if body[start : start + 1] != b"{":
+        return False
+    if boundary_of(content_type) is not None:
+        raise RequestError("the body is said to be a form, but begins like a JSON object")
+    if isinstance(scanner, FieldScanner):
+        if scanner.is_too_complex:
+            raise too_complex_error()
+        if scanner.is_malformed:
+            raise RequestError("the body is not valid JSON: it is no object, or is cut off")
+    return True
 
 
 def with_overrides(overrides: RequestOverrides, body: bytes | bytearray) -> bytes:
