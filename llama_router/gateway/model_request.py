@@ -191,7 +191,7 @@ class ModelRequest:
         return request_target(
             body.data or b"",
             self._head.get(b"content-type") or b"",
-            default=config.router.default_model,
+            default=self._caller.default_model(config),
             query_model=destination.model,
             scanner=body.scan,
         )

@@ -321,6 +321,18 @@ async def test_a_key_does_not_tell_which_models_there_are(start, stage) -> None:
     assert (await keyed(router, "sk-bob-0123", "/health")).status == 200
 
 
+@pytest.mark.parametrize("target", ["/v1/echo", "/v1/chat/completions", "/api/chat"])
+async def test_a_key_does_not_tell_which_model_is_the_default(start, stage, target: str) -> None:
+    """For a key that may not use it there is none."""
+    models = {"a": stage.model("a", group="g"), "b": stage.model("b", group="g")}
+    router = await start(models, api_keys=KEYS, default_model="a")
+    fields = {"authorization": "Bearer sk-bob-0123", "content_type": "application/json"}
+    answer = await router.ask(request("POST", target, b'{"messages": []}', **fields))
+    assert answer.status == 400
+    assert b"'a'" not in answer.body
+    assert router.spawned() == []
+
+
 async def test_an_api_key_is_no_admin_token(start, stage) -> None:
     """And without API keys any Authorization reaches the backend, but never the admin token."""
     router = await start({"a": stage.model("a")}, api_keys=KEYS)

@@ -153,6 +153,16 @@ def test_who_may_not_use_a_model_does_not_learn_that_there_is_one() -> None:
     )
 
 
+def test_a_key_has_the_default_model_only_if_it_may_use_it() -> None:
+    """It does not learn that there is another one."""
+    bob = check(gate(keys=KEYS), x_api_key=BOB)
+    for name, expected in (("large", "large"), ("other", None)):
+        config = parse_config({"router": {"default_model": name}, "models": MODELS})
+        assert bob.default_model(config) == expected
+        assert UNRESTRICTED.default_model(config) == name
+    assert bob.default_model(parse_config({"models": MODELS})) is None
+
+
 def test_an_unknown_preset_says_nothing_about_other_models() -> None:
     """Presets of a model that the key may use are listed, whether the name is a model's or not."""
     some = {"path": "m", "presets": {"fast": {}, "slow": {}}}

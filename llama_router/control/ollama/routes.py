@@ -143,11 +143,10 @@ async def _translate(
 ) -> tuple[TranslatedRequest, bytes]:
     """Return the current request, translated, and the body for its backend."""
     data = await raw_body()
+    default_model = caller().default_model(config)
 
     def parse() -> tuple[TranslatedRequest, bytes]:
-        body = bodies.decode(
-            without_notices(data), type_, default_model=config.router.default_model
-        )
+        body = bodies.decode(without_notices(data), type_, default_model=default_model)
         translated = translate(body)
         resolved = listing.resolve_request(config, translated.model)
         return translated, translated.body(None if resolved is None else resolved.overrides)

@@ -77,6 +77,11 @@ class Caller:
             return resolved
         return None
 
+    def default_model(self, config: Config) -> str | None:
+        """Return the name of the default model; None if there is none that this caller may use."""
+        name = config.router.default_model
+        return None if name is None or self.find(config, name) is None else name
+
     def check_model(self, spec: ModelSpec, name: str, config: Config) -> None:
         """Refuse a model that this caller may not use, as if no model had that name.
 
