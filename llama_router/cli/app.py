@@ -140,6 +140,7 @@ for _name, _function, _ in COMMANDS:
 
 def main() -> None:
     """Run the command in ``sys.argv``, and exit with its status."""
+    _open_missing_streams()
     try:
         with fewer_collections():  # the imports of the command
             command, arguments, _ = app.parse_args()
@@ -154,6 +155,22 @@ def main() -> None:
             raise
         _discard_output()
         sys.exit(f"error: cannot write the output: {exc.strerror}")
+
+
+def _open_missing_streams() -> None:
+    """Open /dev/null in place of standard streams that the program was started without.
+
+    Python has None for them then, and the next file or socket would get their descriptors.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free descriptor
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _discard_output() -> None:

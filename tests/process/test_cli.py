@@ -21,6 +21,7 @@ from tests.process.real import (
     alive,
     chat,
     endless_table,
+    environment,
     make_models,
     model_table,
     run_cli,
@@ -224,6 +225,23 @@ async def test_output_that_cannot_be_written_is_a_sentence(tmp_path) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["logs a", "list"])
+async def test_commands_run_without_standard_streams(tmp_path, command: str, closed: str) -> None:
+    """What would be written there is lost, and nothing of it gets to another stream."""
+    done = await trio.run_process(
+        ["sh", "-c", f'exec "$0" -m llama_router {command} {closed}', sys.executable],
+        cwd=tmp_path,
+        env=environment(HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path)),
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    assert done.returncode == (1 if command == "logs a" else 0)
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
 
 
 # -- a running router ---------------------------------------------------------------------
