@@ -40,6 +40,9 @@ _MAX_ERROR_BYTES: Final = 64 * 1024
 #: Longest quotation of an answer that is not an event stream, in characters.
 _QUOTED_CHARACTERS: Final = 300
 
+#: Most interim responses before the final one.
+_MAX_INTERIM: Final = 128
+
 _EVENT_STREAM: Final = "text/event-stream"
 
 #: Statuses of errors.
@@ -243,6 +246,7 @@ class BackendExchange:
 
     async def _next(self, *kinds: type[h11.Event]) -> h11.Event:
         """Return the next event of one of these kinds."""
+        interim_count = 0
         while True:
             try:
                 event = self._http.next_event()
@@ -254,6 +258,12 @@ class BackendExchange:
                 return event
             elif isinstance(event, h11.ConnectionClosed):
                 raise await self.error_for("it closed the connection without an answer")
+            elif isinstance(event, h11.InformationalResponse):
+                interim_count += 1
+                if interim_count > _MAX_INTERIM:
+                    raise UpstreamError(
+                        f"{self._name} sent {_MAX_INTERIM} interim responses and no other"
+                    )
 
     def _violation(self, exc: h11.RemoteProtocolError) -> str:
         """Return a symptom for *exc*; h11's sentence about a closed connection names its states."""

@@ -27,6 +27,7 @@ from ..http1 import (
 )
 from .backend_request import BackendRequest, ExchangeResult
 from .body import (
+    LAST_CHUNK,
     BodyEncoder,
     ModelNameEncoder,
     encoder_for_stream,
@@ -44,6 +45,9 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 _CONTINUE: Final = 100
 SWITCHING_PROTOCOLS: Final = 101
 FIRST_FINAL_STATUS: Final = 200
+
+#: Most interim responses before the final one; real backends send one or two.
+MAX_INTERIM: Final = 128
 
 _LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
@@ -68,6 +72,7 @@ class Exchange:
         "_error",
         "_fiber",
         "_first_byte_s",
+        "_interim_count",
         "_loop",
         "_request",
         "_reusable",
@@ -85,6 +90,7 @@ class Exchange:
         self._request = request
         self._status = 0
         self._first_byte_s: float | None = None
+        self._interim_count = 0
         self._sent_bytes = 0
         self._tail: Tail | bytes = b""
         self._begun = False  # the client got a part of the response
@@ -173,8 +179,14 @@ class Exchange:
     def _interim_head(self, head: ResponseHead) -> bytes:
         """Return an interim response for the client; empty if the client must not get it.
 
+        Raises:
+            UpstreamError: if there were too many; nothing else ends a backend that sends no more.
+
         Source: RFC 9110, section 15.2.
         """
+        self._interim_count += 1
+        if self._interim_count > MAX_INTERIM:
+            raise UpstreamError(f"the backend sent {MAX_INTERIM} interim responses and no other")
         # 100 is for the backend's connection alone: the router has the body already. HTTP/1.0
         # has no interim responses, and none may follow a response that has begun.
         request = self._request
@@ -212,16 +224,22 @@ class Exchange:
         assert isinstance(exc, RouterError)
         return exc
 
-    async def _end_early(self, encoder: BodyEncoder, exc: Exception) -> None:
-        """End a response that has begun, with an error. Best effort: the client may be stuck."""
+    async def _end_early(self, encoder: BodyEncoder, exc: Exception) -> bool:
+        """End a response that has begun, with an error. Best effort: the client may be stuck.
+
+        Returns:
+            Whether its framing is complete, so that the client can take another response.
+        """
         self._error = error = self._as_router_error(exc)
         api = APIS.api_of_stream(self._request.head.path.decode("ascii", "replace"))
         ending = encoder.error_ending(api.last_event(error))
         if self._client.mid_send:
-            return
+            return False
         self._fiber.expire_in(ENDING_S)
         with contextlib.suppress(ClientGoneError, FiberTimeoutError):
             await self._client.send(ending)
+            return ending.endswith(LAST_CHUNK)
+        return False
 
 
 class BufferedExchange(Exchange):
@@ -305,6 +323,8 @@ class BufferedExchange(Exchange):
     ) -> tuple[ResponseHead, bytes, bool]:
         """Return the final response head, the bytes after it, and whether all was sent.
 
+        Neither a part of the head nor an interim response postpones the deadline.
+
         Args:
             upstream: The backend's connection.
             rest: The part of the request that was not sent yet.
@@ -329,7 +349,6 @@ class BufferedExchange(Exchange):
                 if rest:
                     rest = await upstream.send(rest, silence_s=self._request.read_timeout_s)
             searched = len(buffer)
-            self._fiber.expire_in(self._request.read_timeout_s)
 
     async def _respond(self, upstream: UpstreamSocket, head: ResponseHead, data: bytes) -> bool:
         """Send the response; return whether the backend's connection can be used again.
@@ -430,7 +449,7 @@ class BufferedExchange(Exchange):
         except FAILURES as exc:
             if not self._begun:
                 raise
-            await self._end_early(encoder, exc)
+            self._reusable = await self._end_early(encoder, exc) and reusable
             return False
         self._reusable = reusable
         return head.keep_alive and not surplus and head.framing is not _CLOSE

@@ -144,8 +144,10 @@ class StreamingUpload(Exchange):
         """Move bytes both ways until the response is complete and sent to the client."""
         client, chunks = self._client, 0
         while not self._is_over:
-            if self._move_up(upstream) | await self._move_down(upstream):
-                self._fiber.expire_in(self._request.read_timeout_s)
+            moved_up, moved_down = self._move_up(upstream), await self._move_down(upstream)
+            if moved_up or moved_down:
+                if moved_up or self._framing is not None:  # interim responses do not count
+                    self._fiber.expire_in(self._request.read_timeout_s)
                 before, chunks = chunks, self._chunks
                 await self._fiber.yield_if_over_budget(1 + (chunks - before) // CHUNKS_PER_PIECE)
                 continue

@@ -126,3 +126,13 @@ async def test_what_http_does_not_allow_is_not_sent() -> None:
     async with answering(sends()) as backend:
         with pytest.raises(UpstreamError, match="cannot be sent '/x y'"):
             await fetch(backend, "/x y", max_bytes=4, timeout_s=60)
+
+
+async def test_interim_responses_without_end_are_given_up() -> None:
+    """A few are skipped, but not any number."""
+    hint, end = b"HTTP/1.1 103 Hint\r\n\r\n", HEAD + b"content-length: 1\r\n\r\n1"
+    async with answering(sends(hint * 3 + end)) as backend:
+        assert await get(backend) == b"1"
+    async with answering(sends(hint * 1000 + end)) as backend:
+        with pytest.raises(UpstreamError, match="model 'a' sent 128 interim responses"):
+            await get(backend)

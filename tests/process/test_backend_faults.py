@@ -309,6 +309,35 @@ class TestMisbehaviour:
         assert await client.chunk() == b""
         await script.gone_s()
 
+    async def test_interim_answers_do_not_postpone_the_end(self, start, stage, monkeypatch) -> None:
+        """However many there are, the answer must come within read_timeout_s."""
+        monkeypatch.setattr("llama_router.gateway.exchange.MAX_INTERIM", 10**9)
+        router = await start({"a": stage.model("a")}, read_timeout_s=0.3)
+        client = await router.connect()
+        await client.send(post(SCRIPT, "a"))
+        script = await (await stage.backend("a")).request()
+        status = 103
+        while status == 103:
+            await script.send(b"HTTP/1.1 103 Hint\r\n\r\n")
+            status = (await client.head()).status
+        assert status == 504
+
+    @pytest.mark.parametrize("target", [SCRIPT, "/upstream/a/v1/script"])
+    async def test_interim_answers_without_end_are_502(self, start, stage, target: str) -> None:
+        """Some are passed on; a flood of them holds up nothing else."""
+        router = await start({"a": stage.model("a")})
+        client = await router.connect()
+        if target == SCRIPT:
+            await client.send(post(target, "a"))
+        else:  # its body is passed on while it arrives
+            await client.send(request("POST", target, transfer_encoding="chunked") + b"1\r\nx\r\n")
+        script = await (await stage.backend("a")).request()
+        await script.send(b"HTTP/1.1 103 Hint\r\n\r\n" * 1000)
+        head = await client.head()
+        while head.status == 103:
+            head = await client.head()
+        assert head.status == 502
+
     @pytest.mark.parametrize(
         "data",
         [
@@ -360,8 +389,23 @@ class TestDeath:
         assert b'"code":"backend_exited"' in event
         assert b"code 7" in event
         assert await client.chunk() == b""
-        assert await client.rest() == b""
         assert (await router.ask(post(ECHO, "a"))).status == 200
+
+    @pytest.mark.parametrize("at", ["before", "after"])
+    async def test_the_connection_of_a_stream_that_was_ended_goes_on(
+        self, start, stage, at: str
+    ) -> None:
+        """Its next request is served, although it came while the stream was running."""
+        router = await start({"a": stage.model("a")})
+        client, script = await begun_stream(router, stage)
+        if at == "before":
+            await client.send(post(ECHO, "a"))
+        await script.backend.exit(7)
+        assert b'"code":"backend_exited"' in await client.chunk()
+        assert await client.chunk() == b""
+        if at == "after":
+            await client.send(post(ECHO, "a"))
+        assert (await client.answer()).status == 200
 
     async def test_mid_answer(self, start, stage) -> None:
         """Any other body is visibly incomplete."""
