@@ -18,7 +18,7 @@ from ..core.config.names import ModelId
 from ..core.config.overrides import RequestOverrides
 from ..core.requests.body_overrides import can_be_changed, override_in_place, with_overrides
 from ..core.requests.json_scan import FieldScanner
-from ..core.requests.request_target import RequestTarget, request_target
+from ..core.requests.request_target import RequestTarget, checked_name, request_target
 from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, allowed, split_model
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
@@ -218,7 +218,7 @@ class ModelRequest:
     ) -> tuple[str, bool | None, ModelPath | None]:
         """Return the model's name, whether a stream is requested, and the path after the name."""
         if isinstance(destination, ByQuery):
-            return destination.model, False, None
+            return checked_name(destination.model), False, None
         in_path = split_model(destination.tail, partial(self._caller.find, config))
         return in_path.model, None, in_path
 
@@ -301,6 +301,7 @@ class ModelRequest:
         dispatcher, caller, name = self._gateway.dispatcher, self._caller, destination.model
         model: ModelId | None = None
         if name is not None:
+            checked_name(name)
             model = dispatcher.config.resolve(name) or ModelId(name)
             if caller.models is not None:
                 spec = dispatcher.config.models.get(model)

@@ -11,7 +11,7 @@ import hyperframe.frame as h2
 import pytest
 import trio
 
-from tests.process.harness import Answer, Router, request
+from tests.process.harness import Answer, Router, post, request
 from tests.process.real import LIMIT_S, endless_table, serving, write_config
 
 pytestmark = pytest.mark.process
@@ -142,6 +142,33 @@ async def test_the_host_of_a_whole_uri_counts(start, stage, target) -> None:
     assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
     answer = await router.ask(ask.format("localhost", "evil.example").encode())
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_path_cannot_smuggle_a_request_to_a_backend(start, stage, method: str) -> None:
+    """Not even one that only looks: an encoded line end stays encoded."""
+    router = await start({"a": stage.model("a")})
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    path = "/v1/x%20HTTP/1.1%0d%0ahost:%20x%0d%0a%0d%0aGET%20/v1/y"
+    for query in ("model=a&autoload=false", "model=a"):
+        client = await router.connect()
+        await client.send(request(method, f"{path}?{query}"))
+        answer = await client.answer(bodiless=method == "HEAD")
+        assert answer.status == 200
+        if method != "HEAD":
+            assert answer.json()["target"] == f"{path}?{query}"
+        await client.send(post("/v1/next", "a"))
+        assert (await client.answer()).json()["target"] == "/v1/next"
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/x?model={}", "/{}/health", "/upstream/{}/x", "/v1/x?model={}&autoload=0"]
+)
+async def test_a_long_name_in_an_address_is_refused_at_once(start, stage, target: str) -> None:
+    """Its colons are not all tried as the end of a model's name."""
+    router = await start({"a": stage.model("a", presets={"p": {"n": 1}})})
+    answer = await router.ask(request("GET", target.format(":" * 60_000)))
+    assert answer.status in (400, 404)
 
 
 async def test_an_old_client_need_not_say_which_host_it_means(start, stage) -> None:

@@ -1,5 +1,7 @@
 """What a method and a path ask for."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from llama_router.core.requests.routes import (
     Control,
     ModelPath,
     Observe,
+    _cached_route,
     _route,
     allowed,
     decoded,
@@ -46,6 +49,12 @@ from llama_router.core.requests.routes import (
         (b"GET", b"/props", b"model=a&autoload=true", ByQuery("a")),
         (b"GET", b"/props", b"model=a&autoload=1", ByQuery("a")),
         (b"GET", b"/slots", b"autoload=0&model=a", Observe("a", "/slots")),
+        (
+            b"GET",
+            b"/v1/x%0d%0ay%20z%C3%A4",
+            b"model=a&autoload=0",
+            Observe("a", "/v1/x%0d%0ay%20z%C3%A4"),
+        ),
         (b"POST", b"/completion", b"autoload=false", ByBody(autoload=False)),
         (b"POST", b"/completion", b"autoload=true", ByBody()),
         (b"POST", b"/models/load", b"", Control()),
@@ -83,6 +92,27 @@ def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
 def test_any_bytes_have_a_route(method: bytes, path: bytes, query: bytes) -> None:
     """Nothing that a client sends makes the lookup fail."""
     assert isinstance(route(method, path, query), ByBody | ByQuery | ByPath | Control | Observe)
+
+
+@given(
+    st.sampled_from([b"GET", b"HEAD", b"DELETE", b"POST"]),
+    st.text("/%0dDaA2x", max_size=20),
+    st.sampled_from([b"model=a", b"model=a&autoload=false", b""]),
+)
+def test_no_path_for_a_backend_can_end_the_request_line(
+    method: bytes, tail: str, query: bytes
+) -> None:
+    """Of what the client sent, nothing is decoded."""
+    found = route(method, b"/" + tail.encode() + b"/health", query)
+    if isinstance(found, Observe):
+        assert re.fullmatch(r"[!-~]+", found.path)
+
+
+def test_no_method_fills_the_memory() -> None:
+    """Long ones are not remembered."""
+    before = _cached_route.cache_info().currsize
+    assert route(b"X" * 300, b"/x", b"") == Control()
+    assert _cached_route.cache_info().currsize == before
 
 
 @given(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Final
 
 import attrs
 
 from .file_needs import FileFault
 from .names import ModelId, Names, ResolvedModel
 from .specs import ApiKey, ModelSpec, RouterSpec
+
+#: Longest name in which presets are searched; no name on any hub comes near it.
+_MAX_NAME_CHARACTERS: Final = 1024
 
 
 def _frozen_models(models: Mapping[ModelId, ModelSpec]) -> Mapping[ModelId, ModelSpec]:
@@ -76,6 +80,9 @@ class Config:
 
         The longest such name wins. None if there is none. For the error about an unknown preset.
         """
+        # Each step copies the rest of the name, which may have come from an address.
+        if len(name) > _MAX_NAME_CHARACTERS:
+            return None
         while (colon := name.rfind(":")) >= 0:
             name = name[:colon]
             resolved = self.lookup(name)

@@ -96,7 +96,7 @@ def request_target(
     if isinstance(form, FormScanner):
         return _target_of_form(body, form, query_model or default)
     if query_model is not None and not _can_name_model(body, content_type):
-        return RequestTarget(_checked(query_model), stream=False, opaque=True)
+        return RequestTarget(checked_name(query_model), stream=False, opaque=True)
     if form is not None:
         return _target_of_json(_skeleton(form, body), query_model or default)
     return _target_of_json(body, query_model or default)
@@ -174,7 +174,7 @@ def _target_of_json(body: bytes | bytearray | memoryview, default: str | None) -
         raise _compressed_error(body) or RequestError(f"the body is not valid JSON: {exc}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
-    return RequestTarget(_checked(target.model or default), bool(target.stream))
+    return RequestTarget(checked_name(target.model or default), bool(target.stream))
 
 
 def _field_of(exc: msgspec.ValidationError) -> str | None:
@@ -197,10 +197,15 @@ def _target_of_form(
     except UnicodeDecodeError:
         raise RequestError('the form field "model" is not UTF-8', param="model") from None
     stream = (form.values.get(b"stream") or b"").strip().lower() in (b"true", b"1")
-    return RequestTarget(_checked(name or default), stream, opaque=True)
+    return RequestTarget(checked_name(name or default), stream, opaque=True)
 
 
-def _checked(model: str | None) -> str:
+def checked_name(model: str | None) -> str:
+    """Return the name *model* of a model.
+
+    Raises:
+        RequestError: if it is missing or too long.
+    """
     if not model:
         raise RequestError('no model is named: the field "model" is missing', param="model")
     if len(model) > MAX_NAME_BYTES:

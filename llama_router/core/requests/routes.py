@@ -30,7 +30,7 @@ _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
 #: Decisions in the cache: clients send the same few paths again and again.
 _CACHE_SIZE: Final = 1024
 
-#: Longest path in the cache, in bytes, so that no client can fill the memory with paths.
+#: Longest method and path in the cache, in bytes, so that no client can fill the memory with them.
 _CACHED_BYTES: Final = 256
 
 #: Path on which llama.cpp's UI asks the server itself, with a body that names no model: the
@@ -90,7 +90,7 @@ class Observe:
 
     Attributes:
         model: The model; None for the one that was started last.
-        path: Path for its backend.
+        path: Path for its backend, still percent-encoded: decoded, it could end the request line.
     """
 
     model: str | None
@@ -124,7 +124,7 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
         query: Its query without the question mark.
     """
     # Few queries are relevant here: Anthropic's SDK sends ?beta=true, for instance.
-    if len(path) <= _CACHED_BYTES and not (query and _RELEVANT_QUERY.search(query)):
+    if len(method) + len(path) <= _CACHED_BYTES and not (query and _RELEVANT_QUERY.search(query)):
         return _cached_route(method, path)
     return _route(method, path, query)
 
@@ -144,7 +144,7 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
     if method in _WITH_BODY:
         return ByBody(autoload, model)
     if model is not None:
-        return ByQuery(model) if autoload else Observe(model, plain)
+        return ByQuery(model) if autoload else Observe(model, path.decode("ascii", "replace"))
     of_router = plain == "/props" and "autoload" in values
     return Control() if of_router or method == b"DELETE" else _observed(plain)
 
