@@ -202,9 +202,8 @@ class ModelRequest:
         Raises:
             RequestError: if a backend may read parameters in it that cannot be changed.
         """
-        head, scan = self._head, body.scan
-        kind, encoding = head.get(b"content-type") or b"", head.get(b"content-encoding") or b""
-        if not body.data or not can_be_changed(body.data, kind, encoding, scan):
+        scan = body.scan
+        if not body.data or not can_be_changed(body.data, self._head.fields, scan):
             return
         if not isinstance(scan, FieldScanner):
             body.data = with_overrides(overrides, body.data)

@@ -108,7 +108,8 @@ def _add_loads(routes: Blueprint, context: ControlContext) -> None:
     @open_to(Scope.CHANGES)
     async def unload() -> Response:
         name = (await json_body(ModelBody)).model
-        if dispatcher.config.resolve(name) is None and (found := _download(context, name)):
+        is_new = dispatcher.config.resolve(name) is None and caller().models is None
+        if is_new and (found := _download(context, name)):
             context.downloads.cancel(found.id)
             return _success()
         spec = named(context, name)

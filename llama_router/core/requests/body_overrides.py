@@ -7,7 +7,7 @@ the client wrote it, number for number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -51,8 +51,7 @@ _LIKE_UTF8: Final = frozenset((b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8
 
 def can_be_changed(
     body: bytes | bytearray,
-    content_type: bytes,
-    content_encoding: bytes,
+    fields: Iterable[tuple[bytes, bytes]],
     scanner: FormScanner | FieldScanner | None,
 ) -> bool:
     """Return whether *body* is a JSON object, whatever its media type says; backends may ignore it.
@@ -61,28 +60,20 @@ def can_be_changed(
 
     Args:
         body: The whole request body, which is not empty.
-        content_type: Value of its Content-Type field; empty if it has none.
-        content_encoding: The same of Content-Encoding.
+        fields: The header fields of the request. All of a name count: backends differ in which.
         scanner: Has scanned the body already.
 
     Raises:
         RequestError: if a backend may read an object in it that cannot be read here.
     """
-    if content_encoding.strip().lower() not in (b"", b"identity"):
-        raise RequestError(
-            "the body is compressed, so the parameters that this model overrides cannot be seen: "
-            "send it uncompressed"
-        )
-    charset = _CHARSET.search(content_type)
-    if charset is not None and charset[1].lower() not in _LIKE_UTF8:
-        raise RequestError("the parameters that this model overrides are read as UTF-8 only")
+    types = _checked_types(fields)
     found = _BLANKS.match(body, 0, WINDOW_BYTES)
     start = 0 if found is None else found.end()
     if start == WINDOW_BYTES:
         raise RequestError(f"the body begins with {WINDOW_BYTES} blanks")
     if body[start : start + 1] != b"{":
         return False
-    if boundary_of(content_type) is not None:
+    if any(boundary_of(value) is not None for value in types):
         raise RequestError("the body is said to be a form, but begins like a JSON object")
     if isinstance(scanner, FieldScanner):
         if scanner.is_too_complex:
@@ -90,6 +81,27 @@ def can_be_changed(
         if scanner.is_malformed:
             raise RequestError("the body is not valid JSON: it is no object, or is cut off")
     return True
+
+
+def _checked_types(fields: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return all values of Content-Type.
+
+    Raises:
+        RequestError: if a body with these *fields* is compressed, or not in UTF-8.
+    """
+    types: list[bytes] = []
+    for name, value in fields:
+        if name == b"content-type":
+            types.append(value)
+        elif name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise RequestError(
+                "the body is compressed, so the parameters that this model overrides cannot be "
+                "seen: send it uncompressed"
+            )
+    charsets = (charset for value in types for charset in _CHARSET.findall(value))
+    if any(charset.lower() not in _LIKE_UTF8 for charset in charsets):
+        raise RequestError("the parameters that this model overrides are read as UTF-8 only")
+    return types
 
 
 def with_overrides(overrides: RequestOverrides, body: bytes | bytearray) -> bytes:
