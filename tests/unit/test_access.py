@@ -193,7 +193,7 @@ def test_an_unknown_preset_is_told_those_there_are() -> None:
 def test_presets_are_not_searched_in_a_name_without_end() -> None:
     """It may have come from an address, and each of its colons would cost a copy of it."""
     config = parse_config({"models": {"chat": {"path": "m", "presets": {"fast": {}}}}})
-    assert "presets" not in str(UNRESTRICTED.unknown("chat" + ":" * 2000, config))
+    assert "preset" not in str(UNRESTRICTED.unknown("chat" + ":" * 2000, config))
 
 
 def test_backends_do_not_see_the_routers_secrets() -> None:
