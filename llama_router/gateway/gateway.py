@@ -20,6 +20,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..http1 import ChunkedBody, LengthBody, RequestHead
 from .loop.event_loop import EventLoop
 from .loop.fiber import Fiber
+from .reader import DRAINING_S
 
 log = structlog.get_logger()
 
@@ -39,7 +40,8 @@ class Gateway:
         conversations: The backends that keep resumable streams.
         loop: Runs the connections.
         draining: Set at shutdown: every connection ends with its current response.
-        idle: Fibers of connections without a complete request head; draining wakes them.
+        idle: Fibers of connections without a complete request; draining wakes them, and leaves
+            them `DRAINING_S` for it.
         tasks: Nursery of the connections that the control plane serves.
         handed_over: Number of these connections.
     """
@@ -57,7 +59,9 @@ class Gateway:
     def drain(self) -> None:
         """End idle connections soon, and busy ones with their response."""
         self.draining.set()
+        self.loop.now_s = self.loop.clock()
         for fiber in self.idle:
+            fiber.expire_in(DRAINING_S)
             self.loop.wake(fiber)
 
     def hand_over(self, connection: socket.socket, head: RequestHead, received: bytes) -> None:

@@ -26,9 +26,9 @@ IDLE_CONNECTION_S: Final = 75.0
 #: Longest time from the first to the last byte of a request's head, in seconds.
 HEAD_TIMEOUT_S: Final = 30.0
 
-#: The same for the rest of a head once draining has begun, in seconds: it is usually on its
-#: way.
-DRAINING_HEAD_S: Final = 1.0
+#: The same for the rest of a head or a body once draining has begun, in seconds: it is usually
+#: on its way.
+DRAINING_S: Final = 1.0
 
 #: Longest time for the next `PROGRESS_BYTES` of a request's body, in seconds.
 BODY_TIMEOUT_S: Final = 60.0
@@ -71,7 +71,7 @@ class Reader:
         Args:
             loop: Runs the connection.
             client: The connection.
-            idle: Contains the connection's fiber while no complete head has arrived.
+            idle: Contains the connection's fiber while no complete request has arrived.
             draining: Set when no further request is accepted.
         """
         self._loop = loop
@@ -102,7 +102,7 @@ class Reader:
                 while (data := self._client.receive_nowait()) is None:
                     if self._draining.is_set() and not draining:
                         draining = True
-                        self._fiber.expire_in(DRAINING_HEAD_S)
+                        self._fiber.expire_in(DRAINING_S)
                     await self._client.wait_readable()
                 if not data:
                     return None
@@ -164,8 +164,10 @@ class Reader:
             BodyTooLargeError: if it is over *limit_bytes*.
             BodiesFullError: if the bodies of other requests leave no room for it.
             RequestError: if it is malformed, or stops arriving.
+            ShuttingDownError: if it stops arriving, and draining has begun.
             ClientGoneError: if the client left.
         """
+        self._idle.add(self._fiber)
         try:
             return await self._receive_body(head, limit_bytes, override_names)
         except BaseException:
@@ -173,6 +175,7 @@ class Reader:
                 self._share.give_back()
             raise
         finally:
+            self._idle.discard(self._fiber)
             self._share = None
 
     async def _receive_body(
@@ -202,6 +205,8 @@ class Reader:
             else:
                 body = await self._receive_chunks(received, limit_bytes, form)
         except FiberTimeoutError:
+            if self._draining.is_set():
+                raise refusals.shutting_down() from None
             raise RequestTimeoutError(
                 f"less than {PROGRESS_BYTES // 1024} KiB of the request body came within "
                 f"{BODY_TIMEOUT_S:g} s"

@@ -510,6 +510,40 @@ class TestEnd:
             await client.stream.aclose()
             await router.ended.wait()
 
+    @pytest.mark.parametrize("framing", ["length", "chunked"])
+    async def test_in_a_body_for_a_model(self, start, stage, framing: str) -> None:
+        """It is told so, too: the request could not be served any more."""
+        router = await start({"a": stage.model("a")}, drain_s=25.0)
+        client = await router.connect()
+        await client.send(request("GET", "/x?model=none"))  # to know when the rest is there
+        await client.answer()
+        fields = (
+            {"content_length": "100"} if framing == "length" else {"transfer_encoding": "chunked"}
+        )
+        begun = b"{" if framing == "length" else b"64\r\n{"
+        await client.send(request("POST", "/v1/echo", **fields) + begun)
+        await trio.testing.wait_all_tasks_blocked()
+        router.requests.stop.set()
+        with trio.fail_after(GONE_S):
+            answer = await client.answer()
+            assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+            await client.stream.aclose()
+            await router.ended.wait()
+        assert router.spawned() == []
+
+    async def test_a_body_that_is_on_its_way(self, start, stage) -> None:
+        """It is waited for; then its request is refused like all that nothing was begun for."""
+        router = await start({"a": stage.model("a")}, drain_s=25.0)
+        client = await router.connect()
+        body = b'{"model": "a"}'
+        await client.send(request("POST", "/v1/echo", content_length=str(len(body))))
+        await trio.testing.wait_all_tasks_blocked()
+        router.requests.stop.set()
+        await router.events.wait("router.draining")
+        await client.send(body)
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+
     async def test_after_the_answer(self, start, stage) -> None:
         """It need not close its connection."""
         router = await start({"a": stage.model("a")}, drain_s=25.0)
