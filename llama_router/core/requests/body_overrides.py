@@ -15,7 +15,14 @@ import msgspec
 from ...errors.requests import RequestError
 from ..apis.notices import MARK
 from ..config.overrides import RequestOverrides
-from .json_scan import MAX_FIELDS, SEARCHED_BYTES, WINDOW_BYTES, FieldScanner, change, too_complex_error
+from .json_scan import (
+    MAX_FIELDS,
+    SEARCHED_BYTES,
+    WINDOW_BYTES,
+    FieldScanner,
+    change,
+    too_complex_error,
+)
 from .multipart import FormScanner, boundary_of
 
 #: The mark of a notice as JSON has it: as it is, or as an escape.
