@@ -245,6 +245,19 @@ def test_queue_cap() -> None:
     assert refusal.error.retry_after_s
 
 
+def test_requests_that_a_slot_waits_for_do_not_fill_the_queue() -> None:
+    """While a model loads, max_in_flight requests may wait beside max_queued others."""
+    s = Scheduler(config(a={"max_queued": 1, "max_in_flight": 2}))
+    for request in (1, 2, 3):
+        assert not any(isinstance(a, Refuse) for a in s.handle(Arrived(request, A), now_s=0))
+    (refusal,) = s.handle(Arrived(4, A), now_s=0)
+    assert isinstance(refusal.error, QueueFullError)
+    granted = s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
+    assert [action.request for action in granted if isinstance(action, Grant)] == [1, 2]
+    (refusal,) = s.handle(Arrived(5, A), now_s=1)
+    assert isinstance(refusal.error, QueueFullError)
+
+
 def test_queue_timeout_says_what_it_waited_for() -> None:
     """After max_queue_wait_s the refusal names the busy model in the way."""
     s = Scheduler(config(router={"max_queue_wait_s": 600, "max_dwell_s": 1e6}, a={}, b={}))

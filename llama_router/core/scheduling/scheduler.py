@@ -254,7 +254,7 @@ class Scheduler:
             if entry.breaker.retry_at_s > now_s:
                 return [Refuse(request, _why_failed(entry, now_s))]
             state.move(entry, Signal.RETRY)  # half-open: one attempt
-        if len(entry.queued) >= entry.spec.max_queued:
+        if len(entry.queued) >= _queue_limit(entry):
             return [Refuse(request, refusals.queue_full(model, len(entry.queued)))]
         state.owner[request] = model
         entry.queued[request] = now_s
@@ -483,6 +483,15 @@ class Scheduler:
             for m in sorted(state.resident)
         )
         return f"it cannot start before these have left: {others or 'none'}"
+
+
+def _queue_limit(entry: ModelEntry) -> int:
+    """Return the most requests in a model's queue.
+
+    While it is not ready, those that a slot will be free for are in the queue, too.
+    """
+    limit, slots = entry.spec.max_queued, entry.spec.max_in_flight
+    return limit if entry.phase is Phase.READY or slots is None else limit + slots
 
 
 def _why_failed(entry: ModelEntry, now_s: float) -> BackendError:
