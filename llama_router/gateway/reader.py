@@ -214,10 +214,11 @@ class Reader:
         finally:
             self._fiber.deadline_s = math.inf
         scan: FormScanner | FieldScanner | None = form
-        if form is None:
-            body = await self._without_notices(body)
-            scan = await self._scan(body, content_type, override_names)
-        return RequestBody(body, scan=scan, share=self._share)
+        if form is not None:
+            return RequestBody(body, scan=scan, share=self._share)
+        cleared = await self._without_notices(body)
+        scan = await self._scan(cleared, content_type, override_names)
+        return RequestBody(cleared, scan=scan, share=self._share)
 
     async def _scan(
         self, body: bytes | bytearray, content_type: bytes, override_names: frozenset[str]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
+from anthropic.types import ModelInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.control.llama_cpp.entries import (
     BackendInfo,
+    anthropic_list,
     downloading_entry,
     model_entry,
     read_backend_info,
@@ -157,6 +160,18 @@ def test_an_entry_has_what_the_settings_declare() -> None:
     loaded = entry_of(Phase.READY, info, **declared)
     assert loaded["capabilities"] == ["completion", "tools"]
     assert loaded["context_length"] == 2048
+
+
+def test_clients_of_anthropic_get_their_own_form() -> None:
+    """It has that API's fields only, and one page."""
+    entries = [entry_of(Phase.STOPPED), downloading_entry("u/r", 1, 2, created_s=1)]
+    document = anthropic_list(entries)
+    first, second = map(ModelInfo.model_validate, document.pop("data"))
+    assert (first.id, first.display_name, first.type) == ("a", "a", "model")
+    assert first.created_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert (first.max_input_tokens, second.max_input_tokens) == (4096, None)
+    assert document == {"has_more": False, "first_id": "a", "last_id": "u/r"}
+    assert anthropic_list([])["first_id"] is None
 
 
 def test_an_entry_has_the_context_of_the_command() -> None:

@@ -6,6 +6,7 @@ Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -163,6 +164,33 @@ def model_entry(
     if context is not None:
         entry["context_length"] = context
     return entry | described(spec)
+
+
+def anthropic_entry(entry: Json) -> Json:
+    """Return an entry in the form of Anthropic's API.
+
+    Source: https://docs.anthropic.com/en/api/models-list.
+    """
+    created = datetime.fromtimestamp(entry["created"], UTC)
+    return {
+        "type": "model",
+        "id": entry["id"],
+        "display_name": entry["id"],
+        "created_at": created.isoformat().replace("+00:00", "Z"),
+        "lifecycle": "active",
+        "max_input_tokens": entry.get("context_length"),
+    }
+
+
+def anthropic_list(entries: Sequence[Json]) -> Json:
+    """Return the list of *entries* in the form of Anthropic's API, as one page."""
+    ids = [entry["id"] for entry in entries]
+    return {
+        "data": list(map(anthropic_entry, entries)),
+        "has_more": False,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
 
 
 def is_awaited(spec: ModelSpec, statistics: ModelStatistics) -> bool:

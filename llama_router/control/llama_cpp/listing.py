@@ -1,6 +1,7 @@
 """``/v1/models``: OpenAI's list of models, with the additional fields of llama.cpp's router.
 
-The two APIs share the path, so they share the list; `entries` has the format of an entry.
+The two APIs share the path, so they share the list; `entries` has the format of an entry. A
+client of Anthropic's API, which has the path, too, is recognised by a header field.
 
 Sources: https://platform.openai.com/docs/api-reference/models; llama.cpp, tools/server
 (router mode), at 0c1e570.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from quart import Blueprint, Response, request
 
@@ -21,7 +23,10 @@ from ...core.scheduling.state import ModelStatistics
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check, open_to
-from .entries import Json, downloading_entry, model_entry
+from .entries import Json, anthropic_entry, anthropic_list, downloading_entry, model_entry
+
+#: Header field that each request of Anthropic's API has, and no other.
+_ANTHROPIC_FIELD: Final = "anthropic-version"
 
 
 class Listing:
@@ -125,11 +130,15 @@ def blueprint(context: ControlContext) -> Blueprint:
         if request.args.get("reload"):
             check(context.gate, Scope.CHANGES)
             await context.rescan()
-        return answer({"object": "list", "data": listing.entries(caller())})
+        entries = listing.entries(caller())
+        if _ANTHROPIC_FIELD in request.headers:
+            return answer(anthropic_list(entries))
+        return answer({"object": "list", "data": entries})
 
     @routes.get("/v1/models/<path:name>")
     @open_to(Scope.MODELS)
     async def retrieve_model(name: str) -> Response:
-        return answer(listing.entry(*named_with_preset(context, name)))
+        entry = listing.entry(*named_with_preset(context, name))
+        return answer(anthropic_entry(entry) if _ANTHROPIC_FIELD in request.headers else entry)
 
     return routes
