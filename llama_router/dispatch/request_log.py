@@ -43,18 +43,19 @@ class RequestLog:
         first_byte_s: Clock time of the first byte from the backend, in seconds.
         sent_bytes: Bytes of the response's body that the client got.
         usage: Token figures of the response.
+        request_id: The id of the request in its response; None if it has none.
     """
 
     __slots__ = (
         "_began_s",
         "_method",
         "_path",
-        "_request_id",
         "error",
         "first_byte_s",
         "lease",
         "model",
         "outcome",
+        "request_id",
         "sent_bytes",
         "status",
         "usage",
@@ -64,7 +65,7 @@ class RequestLog:
         self._method = method
         self._path = path
         self._began_s = began_s
-        self._request_id: str | None = None
+        self.request_id: str | None = None
         self.model: str | None = None
         self.lease: Lease | None = None
         self.outcome = _CUT
@@ -82,7 +83,7 @@ class RequestLog:
             request_id: The id of the request in that response, if it has one.
         """
         self.error = error
-        self._request_id = request_id
+        self.request_id = request_id
         self.outcome = _REFUSED
 
     def write(self, *, now_s: float) -> None:
@@ -105,8 +106,8 @@ class RequestLog:
             fields["reason"] = str(error)
             if self.outcome is _REFUSED:
                 fields["status"] = int(error.status)
-                if self._request_id is not None:
-                    fields["request_id"] = self._request_id
+                if self.request_id is not None:
+                    fields["request_id"] = self.request_id
                 log_info("request.refused", fields)
                 return
             self.outcome = _CUT
@@ -116,6 +117,8 @@ class RequestLog:
         fields["sent_bytes"] = self.sent_bytes
         fields["prompt_tokens"] = usage.prompt_tokens
         fields["completion_tokens"] = usage.completion_tokens
+        if self.request_id is not None:
+            fields["request_id"] = self.request_id
         log_info("request.completed", fields)
 
     def _add_lease(self, fields: dict[str, object], lease: Lease) -> None:

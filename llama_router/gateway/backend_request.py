@@ -56,6 +56,7 @@ class BackendRequest(NamedTuple):
         close: The client's connection ends with this response.
         upgrade: Offer the backend to switch to WebSocket.
         response_model: Name that replaces the model's in the response; None to leave it.
+        id_field: The field with the request id, for a response without such a field.
         early: The response, if it began before the backend was granted; it is continued.
     """
 
@@ -69,6 +70,7 @@ class BackendRequest(NamedTuple):
     close: bool
     upgrade: bool = False
     response_model: str | None = None
+    id_field: tuple[bytes, bytes] | None = None
     early: EarlyStream | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -175,6 +176,14 @@ class Exchange:
         if head is not None and head.status == SWITCHING_PROTOCOLS and not request.upgrade:
             raise UpstreamError("the backend switched protocols without being asked to")
         return head
+
+    def _added_fields(self, head: ResponseHead) -> Sequence[tuple[bytes, bytes]]:
+        """Return the fields to add to a response; a backend's own request id stays."""
+        request = self._request
+        field = request.id_field
+        if field is None or head.get(field[0]) is not None:
+            return request.add_headers
+        return (*request.add_headers, field)
 
     def _interim_head(self, head: ResponseHead) -> bytes:
         """Return an interim response for the client; empty if the client must not get it.
@@ -375,7 +384,7 @@ class BufferedExchange(Exchange):
                 head = replace(head, content_length=len(data))
         http10 = not request.head.version_minor
         out = client_response_head(
-            head, close=close, http10=http10, add_headers=request.add_headers
+            head, close=close, http10=http10, add_headers=self._added_fields(head)
         )
         if complete:  # as most responses that are no streams: there is nothing to wait for
             self._status = head.status
@@ -405,7 +414,7 @@ class BufferedExchange(Exchange):
         in_chunks = sent_head.framing is _CHUNKED and not http10
         close = close or not in_chunks
         out = client_response_head(
-            sent_head, close=close, http10=http10, add_headers=request.add_headers
+            sent_head, close=close, http10=http10, add_headers=self._added_fields(head)
         )
         encoder = ModelNameEncoder(head, rewriter, in_chunks=in_chunks)
         return await self._stream(upstream, head, out, data, encoder, reusable=not close)

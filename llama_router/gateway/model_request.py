@@ -12,6 +12,7 @@ from typing import Final
 from ..backends.backend import Backend
 from ..core.access.gate import UNRESTRICTED, Scope
 from ..core.apis.event_stream import is_complete
+from ..core.apis.registry import APIS
 from ..core.apis.usage import usage_of
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -64,6 +65,7 @@ class ModelRequest:
         "_head",
         "_log",
         "_reader",
+        "_request_id",
         "_strip_headers",
         "_upgrade",
         "_upload",
@@ -89,6 +91,7 @@ class ModelRequest:
         self._upgrade = False
         self._early: EarlyStream | None = None
         self._complete = False  # the client got the last event before it left
+        self._request_id = new_request_id()
 
     async def serve(self, destination: ByBody | ByQuery | ByPath | Observe) -> bool:
         """Serve the request; return whether the connection can be used for another one.
@@ -279,7 +282,7 @@ class ModelRequest:
             model_name=name,
             caller=self._caller,
             stream=None if self._upgrade else stream,
-            add_headers=self._cors_headers,
+            add_headers=self._early_fields(),
             close=not head.keep_alive or gateway.draining.is_set(),
         )
         try:
@@ -354,12 +357,23 @@ class ModelRequest:
             self._gateway.draining.is_set(),
             self._upgrade,
             response_model,
+            self._id_field(),
             self._early,
         )
         loop, client = self._gateway.loop, self._client
         if self._upload is not None:
             return StreamingUpload(loop, client, request, self._upload)
         return (HandshakeExchange if self._upgrade else BufferedExchange)(loop, client, request)
+
+    def _id_field(self) -> tuple[bytes, bytes] | None:
+        """Return the field with the request id; None if the API has none."""
+        api = APIS.api_of(self._head.path.decode("ascii", "replace"))
+        return next(iter(api.request_id_fields(self._request_id)), None)
+
+    def _early_fields(self) -> Sequence[tuple[bytes, bytes]]:
+        """Return the fields to add to a response that begins before its backend's."""
+        field = self._id_field()
+        return self._cors_headers if field is None else (*self._cors_headers, field)
 
     def _log_result(self, result: ExchangeResult) -> None:
         log = self._log
@@ -369,16 +383,16 @@ class ModelRequest:
         path = self._head.path.decode("ascii", "replace")
         log.usage = usage_of(path, result.tail, result.first)
         log.error = result.error
+        log.request_id = self._request_id
 
     async def _refuse(self, error: RouterError) -> bool:
         """Respond with *error*; return as `serve` does."""
         reusable = self._is_reusable()
+        request_id = self._request_id
+        self._log.refuse(error, request_id)
         if self._early is not None:
-            self._log.refuse(error)
             await self._early.end(error)
             return reusable
-        request_id = new_request_id()
-        self._log.refuse(error, request_id)
         headers = self._cors_headers
         close = not reusable
         await send_refusal(self._client, self._head, error, request_id, headers, close=close)

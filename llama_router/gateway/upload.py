@@ -264,7 +264,7 @@ class StreamingUpload(Exchange):
             self._framing = ResponseFraming(head)
             self._encoder = BodyEncoder(head, http10=http10)
             out = client_response_head(
-                head, close=True, http10=http10, add_headers=request.add_headers
+                head, close=True, http10=http10, add_headers=self._added_fields(head)
             )
             self._take_body(interim + out, self._buffer)
             return

@@ -1,6 +1,6 @@
-"""Request ids: in error responses of the router, and in its log.
+"""Request ids: in responses, and in the router's log.
 
-Responses of backends have none, because they are passed on unchanged.
+A response whose backend has put a request id into it keeps that.
 """
 
 from __future__ import annotations

@@ -197,6 +197,18 @@ async def test_an_error_is_found_in_the_log_by_its_request_id(router) -> None:
     assert not [name for name in answer.fields if "request-id" in name]
 
 
+async def test_an_answer_is_found_in_the_log_by_its_request_id(router) -> None:
+    """On both planes; the field is that of the API, and Ollama knows no such thing."""
+    for path, field in (("/v1/messages", "request-id"), ("/v1/echo", "x-request-id")):
+        answer = await router.ask(json_request(path, b'{"model": "a"}'))
+        assert answer.status == 200
+        assert await router.events.wait("request.completed", request_id=answer.fields[field])
+    answer = await router.ask(request("GET", "/v1/models"))
+    assert answer.fields["x-request-id"].startswith("req_")
+    answer = await router.ask(request("GET", "/api/tags"))
+    assert not [name for name in answer.fields if "request-id" in name]
+
+
 async def test_a_mistake_in_large_json_is_the_backends_affair(router) -> None:
     """It is not checked as a whole; that it ends is."""
     for filler, status in ((b"x", 400), (b"x" * 300 * 1024, 200)):

@@ -305,7 +305,7 @@ async def test_presets_can_be_chosen(start, stage) -> None:
             assert listed == ["a", "a:high", "b"]
         tags = (await client.get("/api/tags")).json()["models"]
         assert [tag["name"] for tag in tags] == ["a", "a:high", "b"]
-        assert tags[0]["digest"] == tags[1]["digest"] != tags[2]["digest"]
+        assert len({tag["digest"] for tag in tags}) == 3
         async with aclosing(events(client)) as stream:
             await anext(stream)
             answer = await client.post("/models/load", json={"model": "a:high"})

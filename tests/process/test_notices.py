@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -228,18 +229,24 @@ class TestSwap:
         assert await notice(client) == "Waiting for another model to finish its requests."
 
 
+#: Length of what follows `STREAM_HEAD`: request id, length, blank line, body.
+_REST_BYTES = len(b"x-request-id: req_\r\ncontent-length: 2\r\n\r\n\n\n") + 24
+
+
 class TestWhoGetsThem:
     """Only who asked for a stream, waits, and wants them."""
 
     async def test_nothing_is_added_without_a_wait(self, router, stage) -> None:
-        """A granted request gets the backend's bytes and nothing else."""
+        """A granted request gets the backend's bytes and, in the head, its id, nothing else."""
         await router.ask(post("/v1/echo", "a"))
         client = await router.connect()
         await client.send(ask("a", x_notify_model_swap="true"))
         script = await (await stage.backend("a")).request()
-        answer = STREAM_HEAD + b"content-length: 2\r\n\r\n\n\n"
-        await script.send(answer)
-        assert await client.exactly(len(answer)) == answer
+        await script.send(STREAM_HEAD + b"content-length: 2\r\n\r\n\n\n")
+        got = (await client.exactly(len(STREAM_HEAD))) + (await client.exactly(_REST_BYTES))
+        id_ = b"x-request-id: req_[0-9a-f]{24}\r\n"
+        wanted = re.escape(STREAM_HEAD) + id_ + b"content-length: 2\r\n\r\n\n\n"
+        assert re.fullmatch(wanted, got)
 
     async def test_the_header_turns_them_off(self, router, stage) -> None:
         """The next thing that the client gets is the backend's own answer."""

@@ -89,7 +89,7 @@ async def told_of_the_load(router: Router, **more: Any) -> RawClient:
 
 async def failure(client: RawClient) -> str:
     """Return the error that ends the stream, which its answer contains, too."""
-    piece, last = pieces(await rest(client))
+    piece, last = map(json.loads, (await rest(client)).splitlines())
     assert list(last) == ["error"]
     assert piece["done"] is False
     assert piece["message"] == {"role": "assistant", "content": f"Error: {last['error']}"}

@@ -40,7 +40,7 @@ def written(log: RequestLog) -> dict[str, object]:
 def test_a_completed_request(log: RequestLog) -> None:
     """Its fields are complete, and in the documented order."""
     log.outcome, log.status, log.sent_bytes = Outcome.OK, 200, 7
-    log.usage = Usage(3, 4)
+    log.usage, log.request_id = Usage(3, 4), "req_1"
     assert list(written(log).items()) == [
         ("model", "a"),
         ("method", "POST"),
@@ -51,6 +51,7 @@ def test_a_completed_request(log: RequestLog) -> None:
         ("sent_bytes", 7),
         ("prompt_tokens", 3),
         ("completion_tokens", 4),
+        ("request_id", "req_1"),
         ("event", "request.completed"),
         ("log_level", "info"),
     ]

@@ -191,7 +191,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for name, limit in self.limits.items():
             crashed = stats[ModelId(name)].phase is not Phase.READY
             assert crashed or stats[ModelId(name)].in_flight <= limit
-        assert all(s.queued <= 5 for s in stats.values())
+        # Beside `max_queued`, those that got or get a slot when the model is loaded.
+        assert all(s.queued <= 5 + self.limits.get(str(m), 0) for m, s in stats.items())
 
     @invariant()
     def nothing_is_due_twice(self) -> None:

@@ -137,8 +137,16 @@ def build_app(context: ControlContext) -> QuartTrio:
     async def close(response: Response) -> Response:
         # The control plane serves one request per connection.
         response.headers["connection"] = "close"
-        status = response.status_code
-        log.debug("control.answered", method=request.method, path=request.path, status=status)
+        name = APIS.api_of(request.path).request_id_header
+        if name is not None and name.decode() not in response.headers:
+            response.headers[name.decode()] = g.request_id = new_request_id()
+        log.debug(
+            "control.answered",
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            request_id=g.get("request_id"),
+        )
         return response
 
     return app
