@@ -56,6 +56,21 @@ PERMANENT_CAUSES: Final = frozenset(
 )
 
 
+#: Remedies for a backend that is never ready, by the beginning of the result of its last probe.
+_PROBE_ADVICE: Final = {
+    "503|429|Connection refused|no answer": "if it only needs longer, raise ready_timeout_s",
+    "401|403|407": "it wants a key there; start it without one (only the router connects to it), "
+    "or set health_endpoint to a path that needs none",
+    "404|405|406|410|501": "set health_endpoint to a path that answers 200 to a GET",
+    "400|421|426": "it refuses a plain HTTP request to 127.0.0.1; start it without TLS and "
+    "without a check of the host, or set health_endpoint to another path",
+    r"3\d\d": "it redirects; set health_endpoint to the path that the redirect leads to",
+    r"2\d\d": "only 200 counts; set health_endpoint to a path that answers so",
+    r"[45]\d\d": "its output may say why; set health_endpoint to a path that answers 200",
+    "not an HTTP answer|closed without": "it must speak HTTP on $port, without TLS",
+}
+
+
 @attrs.frozen
 class Diagnosis:
     """The cause of a process's exit.
@@ -294,6 +309,21 @@ def diagnose(
         )
     examined = _EXAMINED_LINES_ON_SIGNAL if crashed else EXAMINED_LINES
     return _from_lines(lines[-examined:]) or _from_status(returncode, signum)
+
+
+def advice_on_probe(result: str) -> str:
+    """Return the remedy for a backend whose last health probe had *result*.
+
+    Args:
+        result: The status as digits, or the failure in words.
+
+    Returns:
+        The end of a message; empty if there is no remedy.
+    """
+    for pattern, advice in _PROBE_ADVICE.items():
+        if re.match(pattern, result):
+            return f"; {advice}"
+    return ""
 
 
 def _killed(signum: Signals, *, oom_killed: bool) -> Diagnosis:

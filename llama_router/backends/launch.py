@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -21,6 +23,7 @@ from ..errors.backends import (
     BackendError,
     PortTakenError,
     ReadinessTimeoutError,
+    SpawnError,
     first_error,
     quoted,
 )
@@ -34,12 +37,12 @@ from ..process.cgroup import ControlGroup, ControlGroups
 from ..process.instances import InstanceRecord
 from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
-from ..process.port_owner import foreign_listener
-from ..process.process import SpawnedProcess, run_process
+from ..process.port_owner import foreign_listener, listening_addresses
+from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
 from ..timeouts import move_on_after_running
 from . import child_protocol
 from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
-from .diagnosis import PERMANENT_CAUSES
+from .diagnosis import PERMANENT_CAUSES, advice_on_probe
 from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
 from .ports import Ports
@@ -53,13 +56,6 @@ BACKEND_HOST: Final = "127.0.0.1"
 
 #: Sets the model name of a llama-server. An ``--alias`` in its command has precedence.
 ALIAS_VARIABLE: Final = "LLAMA_ARG_ALIAS"
-
-#: A remedy for a backend that was not ready in time, by the result of the last probe.
-_ADVICE: Final = {
-    "404": "; set health_endpoint to a path that answers 200",
-    "503": "; if it only needs longer, raise ready_timeout_s",
-    "Connection refused": "; if it only needs longer, raise ready_timeout_s",
-}
 
 #: How often a backend that lost its port to another process is started again at once on
 #: another port. After that it counts as a failure.
@@ -172,7 +168,8 @@ class Launcher:
             )
             wait = partial(self._wait_ready, spec, port, process, readiness)
             if not await move_on_after_running(wait, spec.spawn.ready_timeout_s):
-                raise _not_ready(spec, port, readiness, model_log)
+                elsewhere = await _find_elsewhere(spec, process, readiness)
+                raise _not_ready(spec, port, readiness, model_log, elsewhere)
             backend = Backend(
                 model=spec.id,
                 spec=spec,
@@ -360,12 +357,31 @@ async def _report(spec: ModelSpec, readiness: ReadinessState) -> None:
         )
 
 
+async def _find_elsewhere(
+    spec: ModelSpec, process: SpawnedProcess, readiness: ReadinessState
+) -> tuple[str, ...]:
+    """Return the addresses on which a backend listens that refuses connections to its port."""
+    found: tuple[str, ...] = ()
+    if readiness.last_probe == os.strerror(errno.ECONNREFUSED):
+        with trio.move_on_after(SCAN_TIMEOUT_S), suppress(SpawnError):
+            found = await in_start_thread(
+                spec, listening_addresses, process.pid, abandon_on_cancel=True
+            )
+    return found
+
+
 def _not_ready(
-    spec: ModelSpec, port: int, readiness: ReadinessState, model_log: ModelLog
+    spec: ModelSpec,
+    port: int,
+    readiness: ReadinessState,
+    model_log: ModelLog,
+    elsewhere: tuple[str, ...],
 ) -> ReadinessTimeoutError:
     tail = model_log.tail(LAST_LINES, since_mark=True)
     output = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"
-    advice = _ADVICE.get(readiness.last_probe, "")
+    advice = advice_on_probe(readiness.last_probe)
+    if elsewhere:
+        advice = f"; it listens on {', '.join(elsewhere)}, and must listen on $host and $port"
     return ReadinessTimeoutError(
         f"the backend of model {str(spec.id)!r} was not ready within "
         f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from ..core.config import placeholders
+from ..core.config.command_warnings import command_place, command_warnings
 from ..core.config.config import Config
 from ..core.config.file_needs import FileFault, FileKind, needs_of
 from ..core.config.merge import FoundModels, parse_merged
@@ -127,6 +128,7 @@ def _checked(file: ConfigFile, found: FoundModels | None, *, running: bool) -> L
             *merge_warnings,
             *paths.warnings,
             *_warnings_about(config),
+            *_command_warnings(document, config),
             *_exposed_secrets(file),
         ]
     )
@@ -192,6 +194,19 @@ def _warnings_about(config: Config) -> Iterator[Problem]:
     )
     if (first := next(defaults, None)) and (warning := missing_on_path(DEFAULT_SPAWN.command[0])):
         yield Problem(("models", first), warning)
+
+
+def _command_warnings(document: Mapping[str, Any], config: Config) -> Iterator[Problem]:
+    """Yield probable mistakes in commands; one that many models inherit is reported once."""
+    reported = set[tuple[Where, str]]()
+    for spec in config.models.values():
+        if spec.spawn.command is DEFAULT_SPAWN.command and not spec.spawn.args:
+            continue  # the built-in command, as nearly always
+        for message in command_warnings(spec):
+            where = command_place(document, spec)
+            if (where, message) not in reported:
+                reported.add((where, message))
+                yield Problem(where, message)
 
 
 def _exposed_secrets(file: ConfigFile) -> Iterator[Problem]:

@@ -9,6 +9,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from . import procfs
 
@@ -95,6 +97,32 @@ def listener_owner(port: int, host: str = "127.0.0.1", candidates: Iterable[int]
             return set(found)
     inodes = listener_inodes(port, host)
     return set(_holders(inodes, procfs.all_pids())) if inodes else set()
+
+
+def listening_addresses(pid: int) -> tuple[str, ...]:
+    """Return the TCP addresses on which *pid* and its descendants listen, as in a URL.
+
+    Empty if that cannot be determined.
+    """
+    addresses: dict[int, str] = {}
+    for table in _TCP_TABLES:
+        with suppress(OSError, ValueError, IndexError), Path(table).open(encoding="ascii") as lines:
+            next(lines, None)  # the headline
+            for fields in map(str.split, lines):
+                if fields[3] == _TCP_LISTEN:
+                    addresses[int(fields[9])] = _written(fields[1])
+    pids = {pid, *procfs.descendants(pid), *procfs.session_members((pid,))}
+    held = _holders(set(addresses), pids).values()
+    return tuple(sorted({addresses[inode] for inode in set[int]().union(*held)}))
+
+
+def _written(address: str) -> str:
+    """Return an address and port of /proc/net/tcp as in a URL."""
+    host, _, port = address.partition(":")
+    packed = _address(host)
+    if len(packed) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, packed)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{int(port, 16)}"
 
 
 def _accepting(host: str) -> set[bytes]:

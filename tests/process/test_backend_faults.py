@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 import trio
 
+from llama_router.backends import environment
 from llama_router.backends.launch import PORT_CHANGES
 from llama_router.core.scheduling.lifecycle import Phase
 from tests.process.harness import RawClient, Scripted, base_port, post, request
@@ -30,6 +32,48 @@ class TestStart:
         assert answer.error["code"] == "backend_spawn_failed"
         assert "no-such-program-x" in answer.error["message"]
         assert router.spawned() == []
+
+    async def test_no_llama_server_at_all(self, start, tmp_path, monkeypatch) -> None:
+        """One attempt, and both remedies."""
+        monkeypatch.setattr(environment, "find_llama_server", lambda **_: None)
+        (tmp_path / "m.gguf").touch()
+        router = await start({"a": {"path": str(tmp_path / "m.gguf")}})
+        answer = await router.ask(post(ECHO, "a"))
+        assert answer.error["cause"] == "command_missing"
+        assert "install llama.cpp" in answer.error["message"]
+        assert "llama-router[embedded]" in answer.error["message"]
+        assert len(router.events.named("backend.failed", model="a")) == 1
+        assert router.events.named("backend.crashed") == []
+
+    async def test_withheld_variables_are_said_once(self, start, stage, monkeypatch) -> None:
+        """In the log and in the model's own, not for every start."""
+        monkeypatch.setenv("LLAMA_ARG_CTX_SIZE", "9")
+        model = stage.model("a", "--exit", "5")
+        router = await start({"a": model}, max_restarts=1)
+        await router.ask(post(ECHO, "a"))
+        assert router.spawned() == ["a", "a"]
+        (event,) = router.events.named("backend.variables_withheld")
+        assert "LLAMA_ARG_CTX_SIZE" in event["names"]
+
+    @pytest.mark.parametrize("address", ["[::1]:%d", "127.0.0.1:%d"])
+    async def test_a_backend_that_listens_elsewhere(self, start, address) -> None:
+        """The error says where."""
+        host = "::1" if "::1" in address else "127.0.0.1"
+        script = (
+            "import socket, sys, time\n"
+            "family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET\n"
+            "server = socket.socket(family)\n"
+            "server.bind((sys.argv[1], 0))\n"
+            "server.listen()\n"
+            "print('at', server.getsockname()[1], flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        spawn = {"command": [sys.executable, "-c", script, host, "$port"], "ready_timeout_s": 1.5}
+        router = await start({"a": {"spawn": spawn}})
+        message = (await router.ask(post(ECHO, "a"))).error["message"]
+        found = re.search(r"its last output: at (\d+)", message)
+        assert found is not None
+        assert f"; it listens on {address % int(found[1])}, and must listen on" in message
 
     async def test_exit_at_once(self, start, stage) -> None:
         """The error has the exit code and the last words, also without a line end."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.diagnosis import PERMANENT_CAUSES, diagnose
+from llama_router.backends.diagnosis import PERMANENT_CAUSES, advice_on_probe, diagnose
 from llama_router.errors.causes import Cause
 
 # --- llama-server ---------------------------------------------------------------------
@@ -305,3 +305,29 @@ def test_much_output_is_judged_quickly() -> None:
     begun_s = time.process_time()
     diagnose(1, lines)
     assert time.process_time() - begun_s < 0.5
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("404", "health_endpoint"),
+        ("405", "health_endpoint"),
+        ("401", "a key"),
+        ("403", "a key"),
+        ("307", "redirects"),
+        ("204", "only 200 counts"),
+        ("400", "TLS"),
+        ("500", "its output"),
+        ("503", "ready_timeout_s"),
+        ("Connection refused", "ready_timeout_s"),
+        ("not an HTTP answer: b'\\x15\\x03'", "HTTP"),
+    ],
+)
+def test_each_answer_to_a_probe_but_200_has_its_advice(result: str, words: str) -> None:
+    """A backend that is never ready is mostly a wrong path, a key, or a redirect."""
+    assert words in advice_on_probe(result)
+
+
+def test_a_probe_that_says_nothing_gets_no_advice() -> None:
+    """No guess is better than a wrong one."""
+    assert advice_on_probe("it has not been probed yet") == ""

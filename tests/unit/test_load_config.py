@@ -22,7 +22,7 @@ from llama_router.errors.config import ConfigError, Problem
 from tests.opens import count_opens
 from tests.privileges import like_anybody
 
-ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh"]\n'  # a model that needs no file
+ANYTHING = '[models.a.spawn]\ncommand = ["/bin/sh", "$port"]\n'  # a model that needs no file
 
 
 @pytest.fixture
@@ -487,7 +487,7 @@ def test_no_models_is_a_warning(folder: Path) -> None:
 
 def test_a_program_that_is_not_on_path_is_a_warning(folder: Path) -> None:
     """PATH may be another one when it is spawned."""
-    (warning,) = load(folder, "[models.a.spawn]\ncommand = [\n'no-such-program']").warnings
+    (warning,) = load(folder, "[models.a.spawn]\ncommand = [\n'no-such-program', '$port']").warnings
     assert (warning.line, warning.location) == (3, "models.a.spawn.command[0]")
     assert warning.message == "there is no program 'no-such-program' on PATH"
 
@@ -495,10 +495,12 @@ def test_a_program_that_is_not_on_path_is_a_warning(folder: Path) -> None:
 def test_a_program_on_path_is_no_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual case."""
     monkeypatch.setenv("PATH", str(folder / "bin"))
-    assert load(folder, "models.a.spawn.command = ['serve']").warnings == ()
+    assert load(folder, "models.a.spawn.command = ['serve', '$port']").warnings == ()
 
 
-@pytest.mark.parametrize("written", ["", "default_spawn.command = ['llama-server', '$path']\n"])
+@pytest.mark.parametrize(
+    "written", ["", "default_spawn.command = ['llama-server', '-m', '$path', '--port', '$port']\n"]
+)
 @pytest.mark.parametrize("embedded", [True, False])
 def test_llama_server_may_be_missing_if_the_embedded_one_is_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch, written: str, *, embedded: bool
@@ -521,7 +523,8 @@ def test_a_named_llama_server_belongs_to_the_folder_of_the_file(
     program.chmod(0o755)
     text = (
         "router.llama_server = 'bin/llama-server'\n"
-        "default_spawn.command = ['llama-server', '$path']\nmodels.a.path = 'm.gguf'"
+        "default_spawn.command = ['llama-server', '-m', '$path', '--port', '$port']\n"
+        "models.a.path = 'm.gguf'"
     )
     loaded = load(folder, text)
     assert loaded.warnings == ()
@@ -544,14 +547,25 @@ def test_a_named_llama_server_that_is_missing_costs_the_models_that_it_serves(
 
 def test_a_program_given_by_a_placeholder_is_not_looked_for(folder: Path) -> None:
     """It is another one for each model."""
-    loaded = load(folder, "models.a = { path = 'm.gguf', spawn.command = ['$path'] }")
+    loaded = load(folder, "models.a = { path = 'm.gguf', spawn.command = ['$path', '$port'] }")
     assert loaded.warnings == ()
+
+
+def test_a_command_that_many_models_inherit_is_doubted_once(folder: Path) -> None:
+    """At the place where it is written."""
+    text = (
+        "[default_spawn]\ncommand = ['/bin/sh', '$path']\n"
+        "[models]\na.path = 'm.gguf'\nb.path = 'm.gguf'\n"
+    )
+    (warning,) = load(folder, text).warnings
+    assert (warning.line, warning.location) == (2, "default_spawn.command")
+    assert "'$port'" in warning.message
 
 
 def test_an_mmproj_that_nothing_uses_is_a_warning(folder: Path) -> None:
     """Nothing is appended behind the user's back, so they must hear of it."""
     text = "[models.a]\npath = 'm.gguf'\nmmproj = 'p.gguf'\n"
-    command = "spawn.command = ['/bin/sh', '$path']\n"
+    command = "spawn.command = ['/bin/sh', '$path', '$port']\n"
     (warning,) = load(folder, text + command).warnings
     assert (warning.line, warning.location) == (3, "models.a.mmproj")
     assert load(folder, text + command + "args = ['--mmproj=$mmproj']").warnings == ()
@@ -590,7 +604,7 @@ def test_the_working_folder_comes_before_the_users_own(
 def test_a_secret_that_everybody_may_read_is_doubted(tmp_path, text, place) -> None:
     """As long as the mode of the file lets them."""
     path = tmp_path / "router.toml"
-    path.write_text(text + '[models.a]\nspawn.command = ["true"]\n')
+    path.write_text(text + '[models.a]\nspawn.command = ["true", "$port"]\n')
     path.chmod(0o644)
     modes = [problem for problem in load_config(path).warnings if "0644" in problem.message]
     assert [(problem.location, problem.line) for problem in modes] == ([(place, 2)] * bool(place))
