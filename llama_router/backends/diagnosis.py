@@ -41,21 +41,6 @@ _SHELL_FAILURES: Final = {
 }
 
 
-#: Causes that a second start of the same command would have again.
-PERMANENT_CAUSES: Final = frozenset(
-    (
-        Cause.UNKNOWN_ARCHITECTURE,
-        Cause.WRONG_FLAG,
-        Cause.BROKEN_MODEL,
-        Cause.LIBRARY_MISSING,
-        Cause.MODULE_MISSING,
-        Cause.FILE_MISSING,
-        Cause.COMMAND_MISSING,
-        Cause.ILLEGAL_INSTRUCTION,
-    )
-)
-
-
 #: Remedies for a backend that is never ready, by the beginning of the result of its last probe.
 _PROBE_ADVICE: Final = {
     "503|429|Connection refused|no answer": "if it only needs longer, raise ready_timeout_s",

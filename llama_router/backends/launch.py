@@ -27,7 +27,7 @@ from ..errors.backends import (
     first_error,
     quoted,
 )
-from ..errors.causes import Cause
+from ..errors.causes import PERMANENT_CAUSES, Cause
 from ..logs.lines import Line
 from ..model_logs.model_log import ModelLog
 from ..model_logs.store import LogStore
@@ -42,7 +42,7 @@ from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
 from ..timeouts import move_on_after_running
 from . import child_protocol
 from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
-from .diagnosis import PERMANENT_CAUSES, advice_on_probe
+from .diagnosis import advice_on_probe
 from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
 from .ports import Ports

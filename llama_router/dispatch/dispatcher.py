@@ -346,6 +346,8 @@ class Dispatcher:
             "failures": stats.failures if stats else 0,
         }
         if stats and stats.phase is Phase.FAILED:
-            log.error("backend.failed", **fields, retry_in_s=error.retry_after_s)
+            wait_s = None if stats.retry_at_s is None else stats.retry_at_s - trio.current_time()
+            retry_in_s = None if wait_s is None else round(wait_s, 3)
+            log.error("backend.failed", **fields, retry_in_s=retry_in_s)
         else:
             log.warning("backend.crashed", **fields)

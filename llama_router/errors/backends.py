@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Final
 
 from .base import RouterError
+from .causes import PERMANENT_CAUSES
 
 _QUOTED_CHARACTERS: Final = 300
 
@@ -39,6 +40,11 @@ class BackendError(RouterError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    @property
+    def permanent(self) -> bool:
+        """True if another start fails too, until a person mends the cause."""
+        return self.cause in PERMANENT_CAUSES
 
 
 def first_error(group: BaseExceptionGroup[BackendError]) -> BackendError:

@@ -22,3 +22,8 @@ class RouterError(Exception):
     type: ClassVar[str] = "server_error"
     param: str | None = None
     retry_after_s: float | None = None
+
+    @property
+    def permanent(self) -> bool:
+        """True if a repetition of the request fails too, until a person mends the cause."""
+        return self.status is HTTPStatus.UNAUTHORIZED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 
 class Cause(StrEnum):
@@ -30,3 +31,20 @@ class Cause(StrEnum):
     KILLED = "killed"
     ENDED = "ended"
     UNKNOWN = "unknown"
+
+
+#: Causes that a second start of the same command would have again, until something is mended.
+PERMANENT_CAUSES: Final = frozenset(
+    (
+        Cause.UNKNOWN_ARCHITECTURE,
+        Cause.WRONG_FLAG,
+        Cause.BROKEN_MODEL,
+        Cause.LIBRARY_MISSING,
+        Cause.MODULE_MISSING,
+        Cause.HUB_REFUSED,
+        Cause.PERMISSION,
+        Cause.FILE_MISSING,
+        Cause.COMMAND_MISSING,
+        Cause.ILLEGAL_INSTRUCTION,
+    )
+)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import llama_router
 from llama_router.errors.base import RouterError
-from llama_router.errors.causes import Cause
+from llama_router.errors.causes import PERMANENT_CAUSES, Cause
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "errors.md"
 ROW = re.compile(
@@ -51,3 +51,9 @@ def test_every_cause_is_explained() -> None:
     """Causes are part of the API: each has one row, in order."""
     causes = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", PAGE.read_text(), re.MULTILINE)
     assert causes == sorted(Cause)
+
+
+def test_permanent_causes_are_listed() -> None:
+    """The sentence below the table names each of them, in order."""
+    (listed,) = re.findall(r"^Permanent causes, [^:]+: (.+)\.$", PAGE.read_text(), re.MULTILINE)
+    assert re.findall(r"`(\w+)`", listed) == sorted(PERMANENT_CAUSES)

@@ -456,7 +456,7 @@ def test_a_browser_that_does_not_name_its_page_loads_nothing(values, method) -> 
 )
 def test_programs_and_pages_that_are_named_load_models(values) -> None:
     """`Gate.check` has judged the fields Origin and Sec-Fetch-Site."""
-    assert loads(gate(cors_origins=["https://chat.example"]), **values)
+    assert loads(gate(cors_origins=["https://chat.example"]), b"GET", **values)
 
 
 def test_a_body_says_enough_about_its_page() -> None:

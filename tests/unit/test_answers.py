@@ -8,8 +8,11 @@ from llama_router.backends.child_protocol import ChildState, parse_state
 from llama_router.core.apis.errors import error_headers
 from llama_router.core.apis.openai import OPENAI
 from llama_router.core.apis.usage import Usage, usage_of
+from llama_router.errors.access import AdminTokenError, ApiKeyError
 from llama_router.errors.admission import QueueFullError, UnknownModelError
 from llama_router.errors.backends import BackendExitedError, SpawnError
+from llama_router.errors.base import RouterError
+from llama_router.errors.causes import PERMANENT_CAUSES
 from llama_router.errors.requests import RequestError
 
 
@@ -145,3 +148,25 @@ def test_long_lists_have_their_usage_in_front(path: str) -> None:
 def test_child_protocol(line: str, state: ChildState | None) -> None:
     """State lines are understood, anything else is somebody's output."""
     assert parse_state(line) == state
+
+
+@pytest.mark.parametrize("cause", sorted(PERMANENT_CAUSES))
+def test_an_error_that_cannot_pass_asks_for_no_retry(cause: str) -> None:
+    """Clients stop at once, for every cause that only a person can mend."""
+    error = BackendExitedError("m", 1, cause=cause)
+    error.retry_after_s = 30.0
+    fields = dict(error_headers(error))
+    assert fields[b"x-should-retry"] == b"false"
+    assert b"retry-after" not in fields
+
+
+@pytest.mark.parametrize("error", [ApiKeyError("no key"), AdminTokenError("no token")])
+def test_a_missing_key_asks_for_no_retry(error: RouterError) -> None:
+    """A repetition has the same key."""
+    assert dict(error_headers(error))[b"x-should-retry"] == b"false"
+
+
+def test_an_error_that_may_pass_leaves_the_retry_to_the_client() -> None:
+    """A full queue and a backend that was killed are worth another try."""
+    for error in (QueueFullError("full"), BackendExitedError("m", -9, cause="oom_killed")):
+        assert b"x-should-retry" not in dict(error_headers(error))

@@ -13,6 +13,7 @@ from llama_router.core.apis.ollama import OLLAMA
 from llama_router.core.apis.openai import CHAT, OPENAI, RESPONSES
 from llama_router.core.apis.registry import APIS
 from llama_router.errors.admission import QueueTimeoutError, UnknownModelError
+from llama_router.errors.backends import BackendExitedError
 from llama_router.errors.base import RouterError
 
 
@@ -107,6 +108,14 @@ def test_an_error_of_a_service() -> None:
     anthropic = json.loads(body("/v1/messages", error))["error"]["type"]
     assert anthropic == "overloaded_error"
     assert json.loads(body("/infill", error))["error"]["type"] == "unavailable_error"
+
+
+def test_a_failure_that_cannot_pass_is_no_overload() -> None:
+    """Anthropic's clients repeat a request to an overloaded service, in a stream, too."""
+    error = BackendExitedError("m", 1, cause="broken_model")
+    assert json.loads(body("/v1/messages", error))["error"]["type"] == "api_error"
+    event = APIS.api_of("/v1/messages").last_event(error)
+    assert b'"type":"api_error"' in event
 
 
 @pytest.mark.parametrize("api", APIS.dialects, ids=lambda api: api.name)

@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -361,7 +363,7 @@ def test_a_damaged_table_is_refused(path: Path) -> None:
 def test_a_vocabulary_that_was_read_before_is_not_read_again(tmp_path, monkeypatch) -> None:
     """Most models of a collection share a few; one that only begins like another is read."""
     tokens = [f"token {n}" for n in range(20_000)]
-    files = []
+    files: list[Any] = []
     for last in ("the end", "the end", "another end", "tokenizer."):
         keys = model_keys() | {"tokenizer.tokens": Items(STRING, [*tokens, last])}
         keys |= {"tokenizer.more": Items(STRING, tokens), "general.file_type": 15}
@@ -374,7 +376,7 @@ def test_a_vocabulary_that_was_read_before_is_not_read_again(tmp_path, monkeypat
         read_bytes[-1] += len(data)
         return data
 
-    monkeypatch.setattr(gguf.os, "pread", counted)
+    monkeypatch.setattr(os, "pread", counted)
     known = KnownArrays()
     for file in files:
         read_bytes.append(0)

@@ -9,6 +9,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
+    FileRestored,
     Finished,
     Grant,
     Reconfigured,
@@ -17,6 +18,7 @@ from llama_router.core.scheduling.events import (
     Start,
     Stop,
     Tick,
+    Unload,
 )
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
@@ -479,3 +481,94 @@ def test_a_timeout_names_no_other_models_where_keys_are_limited_to_some() -> Non
         (refusal,) = s.handle(Tick(), now_s=10)
         assert isinstance(refusal.error, QueueTimeoutError)
         assert ("secret" in str(refusal.error)) == bool(words)
+
+
+def broken(model: ModelId) -> BackendExitedError:
+    """Return the failure of a start that no repetition cures."""
+    error = BackendExitedError(model, 1, cause="broken_model")
+    error.retryable = False
+    return error
+
+
+def broken_beside_another(s: Scheduler) -> None:
+    """Let the start of B fail for good at 0 s, then let A run idle."""
+    s.handle(Arrived(1, B), now_s=0)
+    gone(s, B, 0, broken(B))
+    running(s, A, 2, 1)
+    s.handle(Finished(2), now_s=2)
+
+
+def test_a_broken_model_evicts_nothing_after_its_cool_down() -> None:
+    """Each try would unload a model that works."""
+    s = Scheduler(config(router={"cooldown_s": 30}, a={}, b={}))
+    broken_beside_another(s)
+    (refusal,) = s.handle(Arrived(3, B), now_s=100)
+    assert isinstance(refusal, Refuse)
+    assert refusal.error.permanent
+    assert refusal.error.retry_after_s is None
+    assert "llama-router load b" in str(refusal.error)
+    assert (s.phase(A), s.phase(B)) == (Phase.READY, Phase.FAILED)
+
+
+def test_a_broken_model_is_tried_where_it_is_in_no_place_but_its_own() -> None:
+    """A library may have been installed: after the cool-down, a try costs nothing."""
+    s = Scheduler(config(router={"cooldown_s": 30}, a={}, b={}))
+    s.handle(Arrived(1, B), now_s=0)
+    gone(s, B, 0, broken(B))
+    assert s.handle(Arrived(2, B), now_s=30) == [Start(B)]
+
+
+def test_a_broken_model_does_not_wait_for_the_place_of_another() -> None:
+    """It had a place when its request came; when another model takes it, the wait ends."""
+    router = {"cooldown_s": 30, "max_dwell_s": 10, "min_residency_s": 0}
+    s = Scheduler(config(router=router, a={"group": "g"}, b={"group": "g"}, c={}))
+    s.handle(Arrived(1, B), now_s=0)
+    gone(s, B, 0, broken(B))
+    running(s, A, 2, 1)
+    s.handle(Arrived(3, C), now_s=2)
+    assert s.handle(Arrived(4, B), now_s=40) == []  # beside a, but it is the turn of c
+    assert stops(s.handle(Finished(2), now_s=41)) == [A]
+    started, refusal = gone(s, A, 42)
+    assert started == Start(C)
+    assert isinstance(refusal, Refuse)
+    assert refusal.request == 4
+
+
+@pytest.mark.parametrize(
+    "mend",
+    [
+        FileRestored(B),
+        Reconfigured(config(a={}, b={"args": ["--mended"]})),
+        Unload(B, force=False),
+    ],
+    ids=["file", "settings", "unload"],
+)
+def test_a_mended_model_evicts_again(mend) -> None:
+    """Its file or its settings changed, or its breaker was closed by request."""
+    s = Scheduler(config(a={}, b={}))
+    broken_beside_another(s)
+    s.handle(mend, now_s=3)
+    assert stops(s.handle(Arrived(3, B), now_s=4)) == [A]
+
+
+def test_a_model_that_was_ready_again_evicts_again() -> None:
+    """Its breaker is still open, but its start is no longer known to fail."""
+    s = Scheduler(config(router={"cooldown_s": 30}, a={}, b={}))
+    s.handle(Arrived(1, B), now_s=0)
+    gone(s, B, 0, broken(B))
+    running(s, B, 2, 40)
+    s.handle(Finished(2), now_s=41)
+    assert stops(s.handle(Arrived(3, A), now_s=42)) == [B]
+    assert gone(s, B, 43) == [Start(A)]
+    ready(s, A, 44)
+    s.handle(Finished(3), now_s=45)
+    assert stops(s.handle(Arrived(4, B), now_s=46)) == [A]
+
+
+def test_a_broken_home_model_evicts_nothing() -> None:
+    """It would do so after each cool-down, without any request."""
+    router = {"cooldown_s": 30, "home_model": "b", "home_after_s": 5}
+    s = Scheduler(config(router=router, a={}, b={}))
+    broken_beside_another(s)
+    assert s.handle(Tick(), now_s=100) == []
+    assert s.phase(B) is Phase.FAILED

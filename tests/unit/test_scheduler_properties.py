@@ -146,12 +146,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         model = data.draw(st.sampled_from(sorted(self.alive)))
         starting = self.scheduler.phase(model) is Phase.STARTING
         move = data.draw(
-            st.sampled_from(["ready", "ready", "exit", "spawn"] if starting else ["exit"])
+            st.sampled_from(["ready", "ready", "exit", "spawn", "broken"] if starting else ["exit"])
         )
         if move == "ready":
             self.feed(Changed(model, Signal.PROBE_OK))
             return
-        error = SpawnError("no") if move == "spawn" else BackendExitedError(model, 1)
+        error = BackendExitedError(model, 1) if move == "exit" else SpawnError("no")
+        if move == "broken":  # it evicts nothing until it is mended
+            error.cause = "broken_model"
         self.process_ended(model)
         self.feed(Changed(model, Signal.EXITED, error))
 
@@ -248,6 +250,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.time_passes(0.1)
         # 40 s of pretended time are far below max_queue_wait_s: no request was refused for that.
         assert not self.waiting
+        for name in (*GROUPS, KEPT):
+            self.mended(name)
         self.everything_comes_to_rest()
 
     def everything_comes_to_rest(self) -> None:

@@ -264,7 +264,10 @@ class Gate:
         origin = next((value for name, value in fields if name == b"origin"), None)
         if origin is None or not self._is_listed(origin):
             return ((b"vary", b"origin"),)
-        exposed = (b"access-control-expose-headers", b"retry-after, request-id, x-request-id")
+        exposed = (
+            b"access-control-expose-headers",
+            b"retry-after, x-should-retry, request-id, x-request-id",
+        )
         return ((b"access-control-allow-origin", origin), (b"vary", b"origin"), exposed)
 
     def preflight_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]] | None:

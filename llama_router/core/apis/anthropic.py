@@ -12,7 +12,9 @@ from typing import Final
 import msgspec
 
 from ...errors.base import RouterError
+from ...errors.causes import PERMANENT_CAUSES
 from .dialect import POST, ApiDialect, ErrorFields, StreamInfo, UsageFields
+from .errors import error_fields
 from .event_stream import comment, event
 
 #: Error types by status; see `_error_type` for all others.
@@ -30,18 +32,21 @@ _ERROR_TYPES: Final = {
 _PING: Final = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
-def _error_type(status: int) -> str:
+def _error_type(fields: ErrorFields, status: int) -> str:
+    # Clients repeat a request while they are told that the service is overloaded.
+    if str(fields.get("cause")) in PERMANENT_CAUSES:
+        return "api_error"
     other = "invalid_request_error" if status < 500 else "api_error"
     return _ERROR_TYPES.get(status, other)
 
 
 def _error_body(error: RouterError, request_id: str) -> bytes:
-    fields = {"type": _error_type(error.status), "message": str(error)}
+    fields = {"type": _error_type(error_fields(error), error.status), "message": str(error)}
     return msgspec.json.encode({"type": "error", "error": fields, "request_id": request_id})
 
 
 def _error_event(fields: ErrorFields, status: int) -> bytes:
-    own = {"type": _error_type(status), "message": fields["message"]}
+    own = {"type": _error_type(fields, status), "message": fields["message"]}
     return event({"type": "error", "error": own}, name=b"error")
 
 

@@ -29,9 +29,13 @@ def error_fields(error: RouterError) -> dict[str, Any]:
 
 
 def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
-    """Return the header fields of an answer with *error*: media type, time of a retry."""
+    """Return the header fields of an answer with *error*: media type, sense and time of a retry."""
     fields = [(b"content-type", b"application/json")]
-    if error.retry_after_s is not None:
+    if error.permanent:
+        # OpenAI's and Anthropic's clients repeat a 503 and, for long, a POST without a key.
+        # Source: ``_should_retry`` in openai-python and anthropic-sdk-python.
+        fields.append((b"x-should-retry", b"false"))
+    elif error.retry_after_s is not None:
         # Whole seconds, at least one. Source: RFC 9110, section 10.2.3.
         fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if error.status is HTTPStatus.UNAUTHORIZED:

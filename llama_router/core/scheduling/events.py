@@ -85,7 +85,7 @@ class Keep:
 
 @attrs.frozen
 class FileRestored:
-    """The missing file of a model that was given up is back: the model may be tried again."""
+    """A file of a model that was given up is back, or was changed: the model may be tried again."""
 
     model: ModelId
 

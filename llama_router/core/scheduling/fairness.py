@@ -62,7 +62,7 @@ def swap(state: SchedulerState, now_s: float) -> list[Action]:
             occupancy = state.occupancy(now_s)
             continue
         older.append(entry)
-        if not verdict.allowed and not evicting:
+        if not verdict.allowed and entry.may_displace and not evicting:
             evicting = True  # for one turn at a time
             closed = closed_models(state, occupancy)
             for victim in state.placement.victims(entry.spec, occupancy, closed):

@@ -118,6 +118,8 @@ def _start_or_make_room(
     spec, occupancy = state.entries[model].spec, state.occupancy(now_s)
     if state.may_start(spec, occupancy).allowed:
         return [state.start(model)]
+    if not state.entries[model].may_displace:
+        return []
     reason = f"the {role} model {str(model)!r} takes its place"
     victims = state.placement.victims(spec, occupancy, frozenset())
     return [state.stop(victim, reason) for victim in victims]
@@ -127,6 +129,10 @@ def _is_startable(state: SchedulerState, entry: ModelEntry, now_s: float) -> boo
     """Return whether a model may be started without a request, the placement apart."""
     if entry.intent is Intent.HELD_OFF:
         return False
-    if entry.phase is Phase.FAILED and state.due(entry.breaker.retry_at_s, now_s):
+    if (
+        entry.phase is Phase.FAILED
+        and state.due(entry.breaker.retry_at_s, now_s)
+        and state.finds_place(entry, now_s)
+    ):
         state.move(entry, Signal.RETRY)
     return entry.phase is Phase.STOPPED

@@ -87,13 +87,26 @@ def queue_timeout(model: ModelId, limit_s: float, awaited: str) -> QueueTimeoutE
 
 
 def failed(model: ModelId, error: BackendError | None, wait_s: float) -> BackendFailedError:
-    """Return the error for a model that failed too often; *wait_s* of cool-down are left."""
+    """Return the error for a model that was given up.
+
+    Args:
+        model: The model.
+        error: Its last failure.
+        wait_s: Seconds of the cool-down that are left. If none are, the model is refused because
+            it may not take the place of others.
+    """
+    if wait_s > 0:
+        until = f"is not tried again for {wait_s:.0f} s"
+    else:
+        until = (
+            "does not take the place of a loaded model before its cause is mended "
+            f"(then `llama-router load {model}` tries it)"
+        )
     refusal = BackendFailedError(
-        f"model {str(model)!r} is not tried again for {wait_s:.0f} s, because its backend "
-        f"failed: {error}",
-        retry_after_s=wait_s,
+        f"model {str(model)!r} {until}, because its backend failed: {error}"
     )
     refusal.cause = error.cause if error is not None else None
+    refusal.retry_after_s = None if refusal.permanent else wait_s
     return refusal
 
 

@@ -251,7 +251,7 @@ class Scheduler:
             state.hold(request, entry)
             return [Grant(request, model)]
         if entry.phase is Phase.FAILED:
-            if entry.breaker.retry_at_s > now_s:
+            if entry.breaker.retry_at_s > now_s or not state.finds_place(entry, now_s):
                 return [Refuse(request, _why_failed(entry, now_s))]
             state.move(entry, Signal.RETRY)  # half-open: one attempt
         if len(entry.queued) >= _queue_limit(entry):
@@ -268,6 +268,7 @@ class Scheduler:
         state.move(entry, Signal.PROBE_OK)
         entry.ready_since_s = entry.idle_since_s = now_s
         entry.served = False
+        entry.may_displace = True
         state.cue(entry, Cue.READY)
         state.dwell_since_s.setdefault(state.dwell_key(entry), now_s)
 
@@ -304,6 +305,8 @@ class Scheduler:
             stable_after_s=router.stable_after_s,
             cooldown_s=router.cooldown_s,
         )
+        if error.permanent and not error.retryable:
+            entry.may_displace = False
         if not entry.breaker.open:
             state.backing_off.add(entry.spec.id)
             return []
@@ -311,7 +314,7 @@ class Scheduler:
         state.cue(entry, Cue.GIVEN_UP)
         if entry.lacks_file:
             entry.breaker = attrs.evolve(entry.breaker, retry_at_s=math.inf)
-        else:
+        elif not error.permanent:
             error.retry_after_s = router.cooldown_s
         return state.refuse_queue(entry.spec.id, error, now_s)
 
@@ -394,6 +397,7 @@ class Scheduler:
         if entry.phase in (Phase.BACKOFF, Phase.FAILED):
             state.move(entry, Signal.RETRY)
         entry.breaker = CLOSED
+        entry.may_displace = True
         state.backing_off.discard(model)
 
     def _file_restored(self, model: ModelId) -> None:
@@ -431,13 +435,28 @@ class Scheduler:
         actions += idle_policy.expire(state, now_s)
         actions += idle_policy.keep(state, now_s)
         if state.waiting:
+            actions += self._refuse_without_place(now_s)
             actions += fairness.grant(state, now_s)
             actions += fairness.swap(state, now_s)
+            actions += self._refuse_without_place(now_s)
         if state.returning:
             actions += idle_policy.bring_back(state, now_s)
         # Both may be empty since just now.
         if state.home is not None and not state.waiting and not state.returning:
             actions += idle_policy.go_home(state, state.home, now_s)
+        return actions
+
+    def _refuse_without_place(self, now_s: float) -> list[Action]:
+        """Give up the waiting models that could start only in the place of others, but may not."""
+        state = self._state
+        actions: list[Action] = []
+        for model in tuple(state.waiting):
+            entry = state.entries[model]
+            if entry.phase is not Phase.STOPPED or state.finds_place(entry, now_s):
+                continue
+            state.move(entry, Signal.GIVE_UP)
+            state.cue(entry, Cue.GIVEN_UP)
+            actions += state.refuse_queue(model, _why_failed(entry, now_s), now_s)
         return actions
 
     def _time_out(self, now_s: float) -> list[Action]:

@@ -67,6 +67,8 @@ class ModelEntry:
         served: True if a request was granted since it became ready.
         breaker: Its failures, and the time of the next attempt.
         last_error: Its last failure.
+        may_displace: False after a start that failed for a permanent cause. Until it was ready,
+            or its breaker is closed, it takes the place of no other model.
         keep_s: Idle seconds after which it is stopped, if a request set them.
     """
 
@@ -81,6 +83,7 @@ class ModelEntry:
     served: bool = False
     breaker: Breaker = CLOSED
     last_error: BackendError | None = None
+    may_displace: bool = True
     keep_s: float | None = None
 
     @property
@@ -335,6 +338,10 @@ class SchedulerState:
         verdict = self.placement.may_start(spec, occupancy)
         self.due(verdict.look_again_s, occupancy.now_s)
         return verdict
+
+    def finds_place(self, entry: ModelEntry, now_s: float) -> bool:
+        """Return whether a model may start, or take the place of those in its way."""
+        return entry.may_displace or self.may_start(entry.spec, self.occupancy(now_s)).allowed
 
     def dwell_key(self, entry: ModelEntry) -> str:
         """Return the key of `dwell_since_s` for a model."""
