@@ -26,6 +26,7 @@ from ..core.scheduling.events import (
     Arrived,
     Changed,
     Event,
+    ExplicitLoad,
     Finished,
     Grant,
     Keep,
@@ -123,7 +124,8 @@ class Dispatcher:
 
     @contextmanager
     def load(self, model: ModelId) -> Iterator[Lease]:
-        """Request *model* as `lease` does, only in order to load it."""
+        """Request *model* as `lease` does, only in order to load it, whatever failed before."""
+        self.submit(ExplicitLoad(model))
         with self.lease(model) as lease:
             self.waits.loads.add(lease.request)
             try:

@@ -387,3 +387,16 @@ async def test_a_grant_is_news_for_the_same_queue_only(
             d.release(first.request)
             assert second.settled
             assert news == ["third"]
+
+
+async def test_a_load_tries_a_failed_model_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The router's own pause is for requests that come by themselves."""
+    fake = FakeBackends()
+    fake.fails[A] = [SpawnError("no such program")]
+    d = await start(nursery, config({"cooldown_s": 1e6}, a={}), fake)
+    with pytest.raises(SpawnError):
+        await use(d, "a")
+    with d.load(A) as lease:
+        assert (await lease.granted()).model == A

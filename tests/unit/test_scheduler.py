@@ -9,6 +9,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
+    ExplicitLoad,
     FileRestored,
     Finished,
     Grant,
@@ -28,7 +29,12 @@ from llama_router.errors.admission import (
     ShuttingDownError,
     UnknownModelError,
 )
-from llama_router.errors.backends import BackendExitedError, BackendFailedError, SpawnError
+from llama_router.errors.backends import (
+    BackendExitedError,
+    BackendFailedError,
+    FileMissingError,
+    SpawnError,
+)
 
 A, B, C, D = map(ModelId, "abcd")
 
@@ -537,11 +543,12 @@ def test_a_broken_model_does_not_wait_for_the_place_of_another() -> None:
 @pytest.mark.parametrize(
     "mend",
     [
+        ExplicitLoad(B),
         FileRestored(B),
         Reconfigured(config(a={}, b={"args": ["--mended"]})),
         Unload(B, force=False),
     ],
-    ids=["file", "settings", "unload"],
+    ids=["load", "file", "settings", "unload"],
 )
 def test_a_mended_model_evicts_again(mend) -> None:
     """Its file or its settings changed, or its breaker was closed by request."""
@@ -572,3 +579,31 @@ def test_a_broken_home_model_evicts_nothing() -> None:
     broken_beside_another(s)
     assert s.handle(Tick(), now_s=100) == []
     assert s.phase(B) is Phase.FAILED
+
+
+def test_an_explicit_load_does_not_wait_for_the_cool_down() -> None:
+    """A person has mended something, and says so."""
+    s = Scheduler(config(router={"cooldown_s": 30}, a={}))
+    s.handle(Arrived(1, A), now_s=0)
+    gone(s, A, 0, SpawnError("no such program"))
+    s.handle(ExplicitLoad(A), now_s=1)
+    assert s.handle(Arrived(2, A), now_s=1) == [Start(A)]
+
+
+def test_an_explicit_load_does_not_wait_for_the_backoff() -> None:
+    """The pause between two restarts is for requests only."""
+    s = Scheduler(config(a={}))
+    running(s, A, 1, 0)
+    gone(s, A, 0, died(A))
+    s.handle(ExplicitLoad(A), now_s=0.1)
+    assert s.handle(Arrived(2, A), now_s=0.1) == [Start(A)]
+
+
+def test_an_explicit_load_of_a_model_without_its_file_is_refused() -> None:
+    """It would unload another model in vain."""
+    s = Scheduler(config(a={}))
+    s.handle(Arrived(1, A), now_s=0)
+    gone(s, A, 0, FileMissingError("a", "a.gguf"))
+    s.handle(ExplicitLoad(A), now_s=1)
+    (refusal,) = s.handle(Arrived(2, A), now_s=1)
+    assert isinstance(refusal.error, FileMissingError)

@@ -109,7 +109,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     async def load() -> Response:
         spec = spec_of(context, (await json_body(schemas.LoadBody)).model)
         without_deadline()  # bounded by max_queue_wait_s and ready_timeout_s
-        with dispatcher.lease(spec.id) as lease:
+        with dispatcher.load(spec.id) as lease:
             await lease.granted()
         return answer(await page.model(spec))
 

@@ -84,6 +84,16 @@ class Keep:
 
 
 @attrs.frozen
+class ExplicitLoad:
+    """A person is about to request the model in order to load it: earlier failures do not count.
+
+    A model without one of its files stays given up: a start is pointless.
+    """
+
+    model: ModelId
+
+
+@attrs.frozen
 class FileRestored:
     """A file of a model that was given up is back, or was changed: the model may be tried again."""
 
@@ -110,7 +120,16 @@ class ShutDown:
 
 
 Event: TypeAlias = (
-    Arrived | Finished | Changed | Tick | Unload | Keep | FileRestored | Reconfigured | ShutDown
+    Arrived
+    | Finished
+    | Changed
+    | Tick
+    | Unload
+    | Keep
+    | ExplicitLoad
+    | FileRestored
+    | Reconfigured
+    | ShutDown
 )
 
 

@@ -33,6 +33,7 @@ from .events import (
     Arrived,
     Changed,
     Event,
+    ExplicitLoad,
     FileRestored,
     Finished,
     Grant,
@@ -137,7 +138,7 @@ class Scheduler:
         state.forget(request, now_s)
         return True
 
-    def _record(  # noqa: C901 -- one line for each kind of event
+    def _record(  # noqa: C901, PLR0912 -- one line for each kind of event
         self, event: Event, now_s: float
     ) -> list[Action]:
         match event:
@@ -155,6 +156,8 @@ class Scheduler:
                 return self._unload(model, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
+            case ExplicitLoad(model):
+                self._forgive_for_load(model)
             case FileRestored(model):
                 self._file_restored(model)
             case Reconfigured(config, plan):
@@ -399,6 +402,11 @@ class Scheduler:
         entry.breaker = CLOSED
         entry.may_displace = True
         state.backing_off.discard(model)
+
+    def _forgive_for_load(self, model: ModelId) -> None:
+        entry = self._state.entries.get(model)
+        if entry is not None and not entry.lacks_file:
+            self._forgive(model)
 
     def _file_restored(self, model: ModelId) -> None:
         entry = self._state.entries.get(model)
