@@ -56,8 +56,30 @@ _LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 FAILURES: Final = (UpstreamError, BackendError, FiberTimeoutError, FiberCancelledError)
 
 
+class NotDeliveredError(Exception):
+    """The backend's process ended by itself before it read the request.
+
+    The request can be sent to the next backend of the model safely.
+
+    Attributes:
+        error: The reason of its end: for the client, if the request is not repeated.
+    """
+
+    def __init__(self, error: RouterError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _StaleError(Exception):
-    """A kept connection was closed before the first byte of the response."""
+    """A kept connection was closed before the first byte of the response.
+
+    Attributes:
+        unread: The backend did not read the request.
+    """
+
+    def __init__(self, *, unread: bool) -> None:
+        super().__init__()
+        self.unread = unread
 
 
 class Exchange:
@@ -107,6 +129,7 @@ class Exchange:
 
         Raises:
             ClientGoneError: if the client left; the backend's connection was closed.
+            NotDeliveredError: if the backend's process ended before it read the request.
             BackendError: if the backend's process ended before it responded.
             UpstreamError: if the exchange failed in another way.
             FiberCancelledError: if the request is cancelled before the response has begun.
@@ -133,7 +156,7 @@ class Exchange:
         try:
             return connect(self._loop, self._client, backend.host, backend.port)
         except OSError as exc:
-            raise await self._explain(f"it does not accept connections: {exc}") from exc
+            raise await self._undelivered(f"it does not accept connections: {exc}") from exc
 
     def _request_head(self, content_length: int | None, *, chunked: bool = False) -> bytes:
         request = self._request
@@ -162,7 +185,8 @@ class Exchange:
             return await upstream.send_rest(rest, silence_s=self._request.read_timeout_s)
         except OSError as exc:
             if not upstream.connected:
-                raise await self._explain(f"it does not accept connections: {exc}") from exc
+                raise await self._undelivered(f"it does not accept connections: {exc}") from exc
+            upstream.reset = True
             return memoryview(b"")
 
     def _parse_head(self, buffer: bytes, searched: int = 0) -> ResponseHead | None:
@@ -218,6 +242,15 @@ class Exchange:
             raise ClientGoneError
         return error
 
+    async def _undelivered(self, symptom: str) -> RouterError | NotDeliveredError:
+        """Return what to raise for *symptom*, which means that the request was not read.
+
+        Raises:
+            ClientGoneError: as `_explain`.
+        """
+        error = await self._explain(symptom)
+        return error if self._backend.error is None else NotDeliveredError(error)
+
     def _silence(self) -> UpstreamTimeoutError:
         return UpstreamTimeoutError(
             f"the backend of model {str(self._backend.model)!r} was silent for "
@@ -263,9 +296,9 @@ class BufferedExchange(Exchange):
         try:
             try:
                 await self._attempt(self._kept_connection())
-            except _StaleError:
+            except _StaleError as stale:
                 # No byte of a response arrived, so the request can be repeated safely.
-                await self._attempt(None)
+                await self._repeat(stale)
         except FiberTimeoutError:
             raise self._silence() from None
         except UpstreamError as exc:
@@ -275,6 +308,15 @@ class BufferedExchange(Exchange):
         finally:
             self._fiber.deadline_s = math.inf
         return self.result()
+
+    async def _repeat(self, stale: _StaleError) -> None:
+        """Send the request again, over a new connection to the same process."""
+        try:
+            await self._attempt(None)
+        except NotDeliveredError as exc:
+            if stale.unread:
+                raise
+            raise exc.error from None  # the process read it, and perhaps ended because of it
 
     async def _attempt(self, upstream: UpstreamSocket | None) -> None:
         """Send request and response over *upstream*, or over a new connection."""
@@ -342,9 +384,11 @@ class BufferedExchange(Exchange):
         while True:
             data = await upstream.receive()
             if not data:
-                if upstream.reused and self._first_byte_s is None:
-                    raise _StaleError
-                raise await self._explain("it closed the connection without an answer")
+                silent = self._first_byte_s is None
+                if upstream.reused and silent:
+                    raise _StaleError(unread=upstream.reset)
+                explain = self._undelivered if upstream.reset and silent else self._explain
+                raise await explain("it closed the connection without an answer")
             if self._first_byte_s is None:
                 self._first_byte_s = self._loop.clock()
             buffer = buffer + data if buffer else data

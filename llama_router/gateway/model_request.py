@@ -29,7 +29,7 @@ from ..errors.requests import EndpointNotAllowedError
 from ..http1 import RequestHead
 from ..logs.request_ids import new_request_id
 from .backend_request import BackendRequest, ExchangeResult, RequestBody
-from .exchange import BufferedExchange, Exchange
+from .exchange import BufferedExchange, Exchange, NotDeliveredError
 from .gateway import Gateway
 from .loop.fiber import FiberCancelledError, FiberTimeoutError
 from .reader import BODY_TIMEOUT_S, Reader
@@ -117,8 +117,8 @@ class ModelRequest:
                 reusable = await self._observe(destination)
             else:
                 reusable = await self._serve_model(destination)
-        except (RouterError, FiberCancelledError) as exc:
-            return await self._refuse(exc.error if isinstance(exc, FiberCancelledError) else exc)
+        except (RouterError, FiberCancelledError, NotDeliveredError) as exc:
+            return await self._refuse(exc if isinstance(exc, RouterError) else exc.error)
         except ClientGoneError:
             log.outcome = _OK if self._complete else _CLIENT_GONE
             raise
@@ -175,15 +175,46 @@ class ModelRequest:
             if resolved is not None and resolved.overrides is not None:
                 await self._apply_overrides(body, resolved.overrides)
             body.scan = None
-        if isinstance(destination, ByBody) and not destination.autoload and model is not None:
+        may_load = not isinstance(destination, ByBody) or destination.autoload
+        if not may_load and model is not None:
             dispatcher.check_loaded(model)
         # Without a model, the scheduler refuses the name, as it does for an id just removed.
-        with dispatcher.lease(model or ModelId(name), caller=self._caller.name) as lease:
+        serve_once = partial(
+            self._serve_leased, model or ModelId(name), name, target, response_model, stream=stream
+        )
+        try:
+            return await serve_once()
+        except NotDeliveredError:
+            if not may_load:
+                raise
+        return await serve_once()  # by the next backend, and not more often
+
+    async def _serve_leased(
+        self,
+        model: ModelId,
+        name: str,
+        target: bytes,
+        response_model: str | None,
+        *,
+        stream: bool | None,
+    ) -> bool:
+        """Serve the request by the model's backend, once that is granted; return as `serve` does.
+
+        Args:
+            model: The model.
+            name: Its name in the request.
+            target: The request target at the backend.
+            response_model: Name that replaces the model's in the response; None to leave it.
+            stream: The request asks for a stream; None if that is not known.
+
+        Raises:
+            NotDeliveredError: if that backend ended before it read the request.
+        """
+        with self._gateway.dispatcher.lease(model, caller=self._caller.name) as lease:
             self._log.lease = lease
             lease.cut = partial(self._gateway.loop.cancel, self._client.fiber)
             backend = lease.granted_nowait()
             if backend is None:
-                assert model is not None, "an unknown model is refused at once"
                 backend = await self._wait(lease, model, response_model or name, stream=stream)
             if stream:
                 self._record_conversation(backend, response_model)
@@ -284,6 +315,7 @@ class ModelRequest:
             stream=None if self._upgrade else stream,
             add_headers=self._early_fields(),
             close=not head.keep_alive or gateway.draining.is_set(),
+            early=self._early,
         )
         try:
             return await wait.run(lease, model)

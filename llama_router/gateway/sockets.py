@@ -203,14 +203,24 @@ class UpstreamSocket(Channel):
     Attributes:
         reused: An earlier exchange used it, so it may be stale.
         connected: Bytes were sent on it.
+        reset: It broke before its end: the backend did not read all that was sent.
     """
 
-    __slots__ = ("_client", "_kept_in_iteration", "_receive", "_send", "connected", "reused")
+    __slots__ = (
+        "_client",
+        "_kept_in_iteration",
+        "_receive",
+        "_send",
+        "connected",
+        "reset",
+        "reused",
+    )
 
     def __init__(self, loop: EventLoop, connection: socket.socket, client: ClientSocket) -> None:
         super().__init__(loop, connection, client.fiber)
         self.reused = False
         self.connected = False
+        self.reset = False
         self._client = client
         self._kept_in_iteration = 0
         self._receive = connection.recv
@@ -265,6 +275,7 @@ class UpstreamSocket(Channel):
                     self.readable = False
                     continue
                 except OSError:
+                    self.reset = True
                     return b""
                 if len(data) < most and not self.peer_closed:
                     self.readable = False

@@ -117,7 +117,7 @@ class RequestWait:
         stream: The body asks for a stream; None if the response must not begin early.
         add_headers: Fields to add to the response.
         close: The client's connection ends with the response.
-        early: Set once the response has begun.
+        early: Set once the response has begun; perhaps during an earlier wait.
     """
 
     loop: EventLoop
@@ -151,6 +151,8 @@ class RequestWait:
 
     def _stream(self) -> EarlyStream | None:
         """Return the stream that can begin early; None if the response cannot."""
+        if self.early is not None:
+            return self.early
         head = self.head
         if self.stream is None or not head.version_minor:
             return None

@@ -16,6 +16,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.requests.control_request import ControlRequest
 from llama_router.dispatch.dispatcher import Dispatcher
+from llama_router.errors.backends import BackendExitedError
 from llama_router.gateway.gateway import Gateway
 from llama_router.gateway.server import ListenerSet, listen, serve
 from tests.http_cases import HOST
@@ -68,6 +69,8 @@ class Lane:
         host: What it puts into ``Host`` for the backend.
         peers: Its connections to the backend, oldest first.
         events: What was logged.
+        crash: Ends the running backend as if its process had crashed.
+        ports: Ports of the next backends; those after them listen.
     """
 
     gateway: Gateway
@@ -75,6 +78,8 @@ class Lane:
     host: bytes
     events: Events
     peers: list[Peer] = attrs.field(factory=list)
+    crash: trio.Event = attrs.field(factory=trio.Event)
+    ports: list[int] = attrs.field(factory=list)
     _arrivals: Any = attrs.field(factory=lambda: trio.open_memory_channel[Peer](math.inf))
     _clients: list[RawClient] = attrs.field(factory=list)
 
@@ -135,16 +140,19 @@ async def running(**router: object) -> AsyncIterator[Lane]:
                 model=spec.id,
                 spec=spec,
                 host="127.0.0.1",
-                port=backend_port,
+                port=lane.ports.pop(0) if lane.ports else backend_port,
                 pid=1,
                 spawned_s=now_s,
                 ready_s=now_s,
             )
             report(BackendReady(backend))
             try:
-                await trio.sleep_forever()
-            finally:
+                await lane.crash.wait()
+            except trio.Cancelled:
                 backend.end(None)
+                raise
+            lane.crash = trio.Event()
+            raise BackendExitedError("a", 1)
 
         dispatcher = Dispatcher(config, launch)
         gateway = Gateway(dispatcher, Gate(config, own_hosts=(), admin_token="t"), _control)
