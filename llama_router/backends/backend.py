@@ -39,7 +39,8 @@ class Backend:
         ready_s: Clock time at which it became ready, in seconds.
         group: Its control group, if it has one.
         gone: Set when the process has ended or is being ended.
-        error: The reason for its end, if the router did not stop it; set before *gone* is.
+        error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
+        failures: Requests in a row that it failed; see `HealthChecks`.
     """
 
     model: ModelId
@@ -52,6 +53,7 @@ class Backend:
     group: ControlGroup | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
+    failures: int = 0
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
     @property

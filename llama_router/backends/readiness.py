@@ -103,15 +103,15 @@ async def wait_ready(
         await state.pause(trio.current_time() - begun_s)
 
 
-async def probe(host: str, port: int, path: str) -> str:
+async def probe(host: str, port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> str:
     """Send one request; return the status as digits, or the failure in words."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as connection:
             connection.setblocking(False)
-            with trio.fail_after(PROBE_TIMEOUT_S):
+            with trio.fail_after(timeout_s):
                 return await _exchange(connection, host, port, path)
     except trio.TooSlowError:
-        return f"no answer within {PROBE_TIMEOUT_S:g} s"
+        return f"no answer within {timeout_s:g} s"
     except OSError as exc:  # also if no socket can be had: too many files are open
         return exc.strerror or str(exc)
 

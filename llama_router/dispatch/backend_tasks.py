@@ -58,11 +58,17 @@ class BackendTasks:
         self._scopes[spec.id] = trio.CancelScope()
         self._nursery.start_soon(self._contain, spec)
 
-    def stop(self, model: ModelId, reason: str) -> None:
-        """Stop *model*'s backend; no request begins to use it any more."""
+    def stop(self, model: ModelId, reason: str, error: BackendError | None = None) -> None:
+        """Stop *model*'s backend; no request begins to use it any more.
+
+        Args:
+            model: The model.
+            reason: Why, in words for the log.
+            error: The error for requests in flight, if it failed them.
+        """
         log.info("backend.stopping", model=model, reason=reason)
         self._scopes[model].cancel()
-        self._end(model, None)
+        self._end(model, error)
 
     def latest_first(self) -> Iterator[Backend]:
         """Yield the ready backends, the last spawned one first."""

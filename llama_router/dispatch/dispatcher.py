@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from ..backends.backend import Backend, LoadProgress
+from ..backends.readiness import probe as probe_health
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan
@@ -29,6 +30,7 @@ from ..core.scheduling.events import (
     ExplicitLoad,
     Finished,
     Grant,
+    Hung,
     Keep,
     Reconfigured,
     Refuse,
@@ -49,6 +51,7 @@ from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
 from ..timeouts import LATE_S
 from .backend_tasks import BackendTasks, Launch
+from .health import HealthChecks, Probe
 from .lease import Lease
 from .waits import Waits
 
@@ -68,6 +71,7 @@ class Dispatcher:
         config: The configuration in force.
         launch: Runs one backend.
         placement_for: Returns the placement policy of a configuration.
+        probe: Sends one request to the health endpoint of a backend.
 
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
@@ -80,12 +84,19 @@ class Dispatcher:
         launch: Launch,
         *,
         placement_for: Callable[[Config], Placement] = placement.placement_for,
+        probe: Probe = probe_health,
     ) -> None:
         self._scheduler = Scheduler(config, placement_for)
         self._ids = count(1)
         self._leases: dict[int, Lease] = {}
         self._tasks = BackendTasks(launch, self._on_backend_event)
         self._backends = self._tasks.ready  # the same table: each request looks there
+        self._health = HealthChecks(
+            probe,
+            leases_of=self._leases_of,
+            replace=lambda backend, error: self.submit(Hung(backend.model, error)),
+        )
+        self._nursery: trio.Nursery | None = None
         self._alarm = trio.CancelScope()
         self._alarm_s = math.inf  # its deadline
         self._moved = trio.Event()
@@ -101,8 +112,8 @@ class Dispatcher:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
         """Own the backends' tasks until cancelled; backends end with this task."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._tasks.run)
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self._tasks.run)
             self.submit(Tick())  # some models start without a request
             task_status.started()
             while True:
@@ -144,6 +155,20 @@ class Dispatcher:
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
         return self.waits.of(request)
+
+    def note_failure(self, backend: Backend, symptom: str, *, silent: bool) -> None:
+        """Take note that *backend* failed a request; it is replaced if it turns out to hang.
+
+        Args:
+            backend: The backend.
+            symptom: What was seen, as the end of a sentence about it.
+            silent: It did not answer in time, so its health is checked at once.
+        """
+        if self._nursery is not None:
+            self._health.note_failure(backend, symptom, silent=silent, nursery=self._nursery)
+
+    def _leases_of(self, backend: Backend) -> list[Lease]:
+        return [lease for lease in self._leases.values() if lease.backend is backend]
 
     def find_lease(self, request: int) -> Lease | None:
         """Return the lease of *request*, unless it is over."""
@@ -296,13 +321,13 @@ class Dispatcher:
             match action:
                 case Grant(request, model):
                     self._leases[request].settle(self._backends[model], now_s)
-                case Refuse(request, error):
-                    self._leases[request].settle(error, now_s)
+                case Refuse(request, refusal):
+                    self._leases[request].settle(refusal, now_s)
                 case Start(model):
                     self.waits.begin_progress(model)
                     self._tasks.start(self._scheduler.spec(model))
-                case Stop(model, reason):
-                    self._tasks.stop(model, reason)
+                case Stop(model, reason, error):
+                    self._tasks.stop(model, reason, error)
                 case _:
                     assert_never(action)
         if moves := self._scheduler.take_moves():

@@ -24,6 +24,10 @@ class LeaseOwner(Protocol):
         """Return what *request* waits for; None if it does not."""
 
 
+def _none_moved() -> int:
+    return 0
+
+
 class Lease:
     """The lease of a request on a model, from its arrival to its end.
 
@@ -38,6 +42,8 @@ class Lease:
         caller: Name of the API key that the request came with, if it needed one.
         cut: Ends a request in flight, with an error for its client; set by the code that
             serves the request.
+        moved_bytes: Returns the bytes of the response that have come from the backend so far; set
+            by the code that serves the request.
         on_news: Called when the wait is over or its state changes; see `Waits.watch`.
     """
 
@@ -50,6 +56,7 @@ class Lease:
         "caller",
         "cut",
         "granted_s",
+        "moved_bytes",
         "on_news",
         "request",
     )
@@ -66,6 +73,7 @@ class Lease:
         self.backend: Backend | None = None
         self.caller = caller
         self.cut: Callable[[RouterError], None] | None = None
+        self.moved_bytes: Callable[[], int] = _none_moved
         self.on_news: Callable[[], None] | None = None
 
     @property

@@ -16,7 +16,7 @@
     * SpawnError
       * FileMissingError
     * PortTakenError, ReadinessTimeoutError, BackendExitedError
-    * BackendUnreapableError, BackendFailedError
+    * BackendUnreapableError, BackendFailedError, BackendHungError
   * DownloadError (`downloads`)
     * HubReferenceError, RepositoryMissingError, HubFileMissingError
     * HubAccessError, HubTokenError, HubUnreachableError, HubAnswerError

@@ -162,6 +162,12 @@ class BackendFailedError(BackendError):
     code = "backend_failed"
 
 
+class BackendHungError(BackendError):
+    """The process ran, but neither served requests nor answered its health check any more."""
+
+    code = "backend_hung"
+
+
 class UpstreamError(RouterError):
     """The backend was ready, but the exchange with it failed."""
 

@@ -97,6 +97,7 @@ class Exchange:
         "_first_byte_s",
         "_interim_count",
         "_loop",
+        "_pump",
         "_request",
         "_reusable",
         "_sent_bytes",
@@ -116,6 +117,7 @@ class Exchange:
         self._interim_count = 0
         self._sent_bytes = 0
         self._tail: Tail | bytes = b""
+        self._pump: Pump | None = None
         self._begun = False  # the client got a part of the response
         self._reusable = False
         self._error: RouterError | None = None
@@ -148,6 +150,10 @@ class Exchange:
             self._reusable,
             self._error,
         )
+
+    def moved_bytes(self) -> int:
+        """Return the bytes of the response's body that have come so far; it only grows."""
+        return self._sent_bytes if self._pump is None else self._pump.moved_bytes
 
     # -- steps --------------------------------------------------------------------------------
 
@@ -486,7 +492,7 @@ class BufferedExchange(Exchange):
         self._status = head.status
         self._begun |= self._request.early is not None  # the client has the head already
         self._tail = tail = Tail()
-        pump = Pump(
+        self._pump = pump = Pump(
             self._loop,
             upstream,
             self._client,

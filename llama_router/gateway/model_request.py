@@ -24,6 +24,7 @@ from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, 
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
+from ..errors.backends import UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError
 from ..http1 import RequestHead
@@ -360,6 +361,8 @@ class ModelRequest:
             response_model: Name that replaces the model's in the response; None to leave it.
         """
         exchange = self._exchange(target, response_model)
+        if (lease := self._log.lease) is not None:
+            lease.moved_bytes = exchange.moved_bytes
         try:
             result = await exchange.run(backend)
         except BaseException as exc:
@@ -368,9 +371,23 @@ class ModelRequest:
             if isinstance(exc, ClientGoneError):
                 path = self._head.path.decode("ascii", "replace")
                 self._complete = is_complete(result.tail, path)
+            if isinstance(exc, UpstreamError):
+                self._note_failure(backend, exc)
             raise
         self._log_result(result)
+        if isinstance(result.error, UpstreamError):
+            self._note_failure(backend, result.error)
+        elif result.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            symptom = f"it answered with status {result.status}"
+            self._gateway.dispatcher.note_failure(backend, symptom, silent=False)
+        elif backend.failures:
+            backend.failures = 0
         return result.reusable
+
+    def _note_failure(self, backend: Backend, error: UpstreamError) -> None:
+        silent = isinstance(error, UpstreamTimeoutError)
+        symptom = f"it was silent ({error})" if silent else str(error)
+        self._gateway.dispatcher.note_failure(backend, symptom, silent=silent)
 
     def _exchange(self, target: bytes, response_model: str | None) -> Exchange:
         router = self._gateway.dispatcher.config.router

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ import trio
 from llama_router.backends import environment
 from llama_router.backends.launch import PORT_CHANGES
 from llama_router.core.scheduling.lifecycle import Phase
+from llama_router.dispatch import health
 from tests.process.harness import RawClient, Scripted, base_port, post, request
 
 pytestmark = pytest.mark.process
@@ -510,6 +513,21 @@ class TestDeath:
         await router.events.wait("backend.crashed", model="a")
         assert router.spawned() == ["a"]
         assert (await router.ask(post(ECHO, "a"))).status == 200
+
+    async def test_hanging(self, start, stage, monkeypatch) -> None:
+        """It is silent, and so is its health check: it is replaced, and the next request served."""
+        monkeypatch.setattr(health, "TIMEOUT_S", 0.2)
+        monkeypatch.setattr(health, "PAUSE_S", 0.01)
+        model = stage.model("a", spawn={"stop_timeout_s": 0.1})
+        router = await start({"a": model}, read_timeout_s=0.3)
+        await router.ask(post(ECHO, "a"))
+        (backend,) = router.running.dispatcher.ready_backends()
+        os.kill(backend.pid, signal.SIGSTOP)
+        assert (await router.ask(post(ECHO, "a"))).status == 504
+        hung = await router.events.wait("backend.hung", model="a")
+        assert (hung["pid"], hung["health"]) == (backend.pid, "no answer within 0.2 s")
+        assert (await router.ask(post(ECHO, "a"))).status == 200
+        assert router.spawned() == ["a", "a"]
 
     async def test_stale_connection_is_not_an_error(self, start, stage) -> None:
         """A request that meets a kept connection just closed by the backend is sent again."""

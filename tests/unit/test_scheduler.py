@@ -13,6 +13,7 @@ from llama_router.core.scheduling.events import (
     FileRestored,
     Finished,
     Grant,
+    Hung,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -32,6 +33,7 @@ from llama_router.errors.admission import (
 from llama_router.errors.backends import (
     BackendExitedError,
     BackendFailedError,
+    BackendHungError,
     FileMissingError,
     SpawnError,
 )
@@ -607,3 +609,39 @@ def test_an_explicit_load_of_a_model_without_its_file_is_refused() -> None:
     s.handle(ExplicitLoad(A), now_s=1)
     (refusal,) = s.handle(Arrived(2, A), now_s=1)
     assert isinstance(refusal.error, FileMissingError)
+
+
+def hung() -> BackendHungError:
+    return BackendHungError("it was silent")
+
+
+def test_a_hung_backend_is_replaced_for_the_next_request() -> None:
+    """It is stopped with its requests, and started again without a pause once it is gone."""
+    s = Scheduler(config(a={}))
+    running(s, A, 1, 0)
+    error = hung()
+    assert s.handle(Hung(A, error), now_s=700) == [Stop(A, "it hangs", error)]
+    assert s.handle(Arrived(2, A), now_s=701) == []
+    assert gone(s, A, 702) == [Start(A)]
+    assert s.statistics()[A].failures == 1
+
+
+def test_a_backend_that_hangs_again_and_again_is_given_up() -> None:
+    """Each load costs minutes, and serves nothing."""
+    s = Scheduler(config(router={"max_restarts": 0, "cooldown_s": 30}, a={}))
+    running(s, A, 1, 0)
+    s.handle(Hung(A, hung()), now_s=1)
+    s.handle(Arrived(2, A), now_s=2)
+    (refusal,) = gone(s, A, 3)
+    assert isinstance(refusal, Refuse)
+    assert "it was silent" in str(refusal.error)
+    assert s.phase(A) is Phase.FAILED
+    assert s.handle(Arrived(3, A), now_s=40) == [Start(A)]
+
+
+def test_a_backend_that_left_meanwhile_is_not_replaced() -> None:
+    """The check of its health took a while."""
+    s = Scheduler(config(a={}))
+    running(s, A, 1, 0)
+    s.handle(Unload(A, force=True), now_s=1)
+    assert s.handle(Hung(A, hung()), now_s=2) == []

@@ -13,6 +13,7 @@ from llama_router.core.scheduling.events import (
     FileRestored,
     Finished,
     Grant,
+    Hung,
     Reconfigured,
     Refuse,
     Start,
@@ -23,7 +24,7 @@ from llama_router.core.scheduling.events import (
 from llama_router.core.scheduling.lifecycle import RESIDENT, Intent, Phase, Signal
 from llama_router.core.scheduling.placement import Placement, placement_for
 from llama_router.core.scheduling.scheduler import Scheduler
-from llama_router.errors.backends import BackendExitedError, SpawnError
+from llama_router.errors.backends import BackendExitedError, BackendHungError, SpawnError
 from tests.policies import AtMost
 
 GROUPS = {"a": "g", "b": "g", "c": None, "d": "h", "e": None}
@@ -111,6 +112,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.unloading = True  # from now on: it may still have to drain
         self.forced = force
         self.feed(Unload(model, force))
+        self.forced = False
+        if self.scheduler.phase(model) is Phase.STOPPING:
+            for request in [r for r, m in self.granted.items() if m == model]:
+                self.granted[request] = None
+
+    @rule(name=st.sampled_from([*GROUPS, KEPT]))
+    def hang(self, name: str) -> None:
+        model = ModelId(name)
+        self.forced = True
+        self.feed(Hung(model, BackendHungError("silent")))
         self.forced = False
         if self.scheduler.phase(model) is Phase.STOPPING:
             for request in [r for r, m in self.granted.items() if m == model]:

@@ -84,6 +84,19 @@ class Keep:
 
 
 @attrs.frozen
+class Hung:
+    """A ready backend serves no more, and is to be replaced; its requests cannot be completed.
+
+    Attributes:
+        model: The model of the backend.
+        error: What was seen.
+    """
+
+    model: ModelId
+    error: BackendError
+
+
+@attrs.frozen
 class ExplicitLoad:
     """A person is about to request the model in order to load it: earlier failures do not count.
 
@@ -126,6 +139,7 @@ Event: TypeAlias = (
     | Tick
     | Unload
     | Keep
+    | Hung
     | ExplicitLoad
     | FileRestored
     | Reconfigured
@@ -158,15 +172,17 @@ class Start:
 
 @attrs.frozen
 class Stop:
-    """Stop the model's backend, on which no request is in flight.
+    """Stop the model's backend, on which no request is in flight unless it is forced to leave.
 
     Attributes:
         model: The model.
         reason: Why, in words for the log.
+        error: The error for requests in flight, if it failed them.
     """
 
     model: ModelId
     reason: str
+    error: BackendError | None = None
 
 
 Action: TypeAlias = Grant | Refuse | Start | Stop

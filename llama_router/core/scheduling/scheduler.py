@@ -22,7 +22,7 @@ from typing import Final, assert_never
 
 import attrs
 
-from ...errors.backends import BackendError
+from ...errors.backends import BackendError, FileMissingError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan, plan_reload
@@ -37,6 +37,7 @@ from .events import (
     FileRestored,
     Finished,
     Grant,
+    Hung,
     Keep,
     Reconfigured,
     Refuse,
@@ -138,7 +139,7 @@ class Scheduler:
         state.forget(request, now_s)
         return True
 
-    def _record(  # noqa: C901, PLR0912 -- one line for each kind of event
+    def _record(  # noqa: C901, PLR0911, PLR0912 -- one line for each kind of event
         self, event: Event, now_s: float
     ) -> list[Action]:
         match event:
@@ -156,6 +157,8 @@ class Scheduler:
                 return self._unload(model, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
+            case Hung(model, error):
+                return self._hung(model, error, now_s)
             case ExplicitLoad(model):
                 self._forgive_for_load(model)
             case FileRestored(model):
@@ -288,9 +291,10 @@ class Scheduler:
         state.dwell_since_s = {k: t for k, t in state.dwell_since_s.items() if k in keys}
         if entry.phase is not Phase.BACKOFF:
             state.drop_if_removed(model)
+            if entry.breaker.open and entry.breaker.retry_at_s > now_s:  # it hung too often
+                return self._give_up(entry, _why_failed(entry, now_s), now_s)
             return []
         error = error or BackendError(f"the backend of model {model!r} ended unexpectedly")
-        entry.last_error = error
         ready_for_s = now_s - entry.ready_since_s if was_ready else 0.0
         return self._after_failure(entry, error, ready_for_s, now_s)
 
@@ -299,6 +303,23 @@ class Scheduler:
     ) -> list[Action]:
         """Let a model be tried again after a pause, or give it up."""
         state, router = self._state, self.config.router
+        self._count_failure(entry, error, ready_for_s, now_s)
+        if error.permanent and not error.retryable:
+            entry.may_displace = False
+        if not entry.breaker.open:
+            state.backing_off.add(entry.spec.id)
+            return []
+        if isinstance(error, FileMissingError):
+            entry.breaker = attrs.evolve(entry.breaker, retry_at_s=math.inf)
+        elif not error.permanent:
+            error.retry_after_s = router.cooldown_s
+        return self._give_up(entry, error, now_s)
+
+    def _count_failure(
+        self, entry: ModelEntry, error: BackendError, ready_for_s: float, now_s: float
+    ) -> None:
+        router = self.config.router
+        entry.last_error = error
         entry.breaker = after_failure(
             entry.breaker,
             now_s=now_s,
@@ -308,18 +329,20 @@ class Scheduler:
             stable_after_s=router.stable_after_s,
             cooldown_s=router.cooldown_s,
         )
-        if error.permanent and not error.retryable:
-            entry.may_displace = False
-        if not entry.breaker.open:
-            state.backing_off.add(entry.spec.id)
+
+    def _give_up(self, entry: ModelEntry, error: BackendError, now_s: float) -> list[Action]:
+        """Give up a model, and refuse its queue with *error*."""
+        self._state.move(entry, Signal.GIVE_UP)
+        self._state.cue(entry, Cue.GIVEN_UP)
+        return self._state.refuse_queue(entry.spec.id, error, now_s)
+
+    def _hung(self, model: ModelId, error: BackendError, now_s: float) -> list[Action]:
+        """Stop a backend that hangs; count it as a failure, without a pause before the next."""
+        entry = self._state.entries.get(model)
+        if entry is None or entry.phase not in (Phase.READY, Phase.DRAINING):
             return []
-        state.move(entry, Signal.GIVE_UP)
-        state.cue(entry, Cue.GIVEN_UP)
-        if entry.lacks_file:
-            entry.breaker = attrs.evolve(entry.breaker, retry_at_s=math.inf)
-        elif not error.permanent:
-            error.retry_after_s = router.cooldown_s
-        return state.refuse_queue(entry.spec.id, error, now_s)
+        self._count_failure(entry, error, now_s - entry.ready_since_s, now_s)
+        return [self._state.stop(model, "it hangs", error)]
 
     def _reconfigure(self, config: Config, plan: ReloadPlan, now_s: float) -> list[Action]:
         state = self._state
@@ -462,9 +485,7 @@ class Scheduler:
             entry = state.entries[model]
             if entry.phase is not Phase.STOPPED or state.finds_place(entry, now_s):
                 continue
-            state.move(entry, Signal.GIVE_UP)
-            state.cue(entry, Cue.GIVEN_UP)
-            actions += state.refuse_queue(model, _why_failed(entry, now_s), now_s)
+            actions += self._give_up(entry, _why_failed(entry, now_s), now_s)
         return actions
 
     def _time_out(self, now_s: float) -> list[Action]:

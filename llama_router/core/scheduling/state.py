@@ -262,11 +262,11 @@ class SchedulerState:
         self.resident.add(model)
         return Start(model)
 
-    def stop(self, model: ModelId, reason: str) -> Stop:
+    def stop(self, model: ModelId, reason: str, error: BackendError | None = None) -> Stop:
         """Record the stop of a model; return the action."""
         self.move(self.entries[model], Signal.STOP)
         self.draining.pop(model, None)
-        return Stop(model, reason)
+        return Stop(model, reason, error)
 
     def never_expires(self, entry: ModelEntry) -> bool:
         """Return whether a model stays loaded however long it is idle."""
