@@ -70,6 +70,11 @@ class BackendTasks:
         self._scopes[model].cancel()
         self._end(model, error)
 
+    @property
+    def running(self) -> tuple[ModelId, ...]:
+        """The models with a backend: ready, starting, or being stopped."""
+        return tuple(self._scopes)
+
     def latest_first(self) -> Iterator[Backend]:
         """Yield the ready backends, the last spawned one first."""
         for model in reversed(self._last_spawned):

@@ -46,7 +46,7 @@ from ..core.scheduling.scheduler import Scheduler
 from ..core.scheduling.state import ModelStatistics
 from ..core.scheduling.waits import Wait
 from ..errors.admission import UnknownModelError
-from ..errors.backends import BackendError
+from ..errors.backends import BackendError, BackendExitedError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
 from ..timeouts import LATE_S
@@ -72,6 +72,7 @@ class Dispatcher:
         launch: Runs one backend.
         placement_for: Returns the placement policy of a configuration.
         probe: Sends one request to the health endpoint of a backend.
+        note: Adds a sentence to the log of a model, between the output of its backends.
 
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
@@ -85,8 +86,10 @@ class Dispatcher:
         *,
         placement_for: Callable[[Config], Placement] = placement.placement_for,
         probe: Probe = probe_health,
+        note: Callable[[ModelId, str], None] = lambda *_: None,
     ) -> None:
         self._scheduler = Scheduler(config, placement_for)
+        self._note = note
         self._ids = count(1)
         self._leases: dict[int, Lease] = {}
         self._tasks = BackendTasks(launch, self._on_backend_event)
@@ -272,6 +275,8 @@ class Dispatcher:
 
     def shut_down(self) -> None:
         """Refuse all queued requests, and start nothing more."""
+        for model in self._tasks.running:
+            self._note(model, "the router is shutting down, and ends it after its requests")
         self.submit(ShutDown())
 
     # -- snapshots ------------------------------------------------------------------------
@@ -327,6 +332,7 @@ class Dispatcher:
                     self.waits.begin_progress(model)
                     self._tasks.start(self._scheduler.spec(model))
                 case Stop(model, reason, error):
+                    self._note(model, f"the router ends it: {error or reason}")
                     self._tasks.stop(model, reason, error)
                 case _:
                     assert_never(action)
@@ -365,6 +371,8 @@ class Dispatcher:
         if error is None:
             log.info("backend.stopped", model=model)
             return
+        if not isinstance(error, BackendExitedError):  # that is noted with its process id
+            self._note(model, str(error))
         stats = self.statistics_of(model)
         fields = {
             "model": model,

@@ -104,7 +104,11 @@ async def router_parts(
                 force_stop=trio.Event(),
                 groups=groups,
             )
-            dispatcher = Dispatcher(loaded.config, launcher)
+            dispatcher = Dispatcher(
+                loaded.config,
+                launcher,
+                note=lambda model, sentence: logs.for_model(model).note(sentence),
+            )
             address = Address(
                 loaded=loaded,
                 listeners=listeners,

@@ -400,3 +400,46 @@ async def test_a_load_tries_a_failed_model_at_once(
         await use(d, "a")
     with d.load(A) as lease:
         assert (await lease.granted()).model == A
+
+
+@pytest.mark.usefixtures("autojump_clock")
+class TestNotes:
+    """The log of a model says what the router did to its backend, and why."""
+
+    async def noting(
+        self, nursery: trio.Nursery, conf: Config, fake: FakeBackends
+    ) -> tuple[Dispatcher, list[tuple[ModelId, str]]]:
+        notes: list[tuple[ModelId, str]] = []
+        dispatcher = Dispatcher(conf, fake, note=lambda *note: notes.append(note))
+        await nursery.start(dispatcher.run)
+        return dispatcher, notes
+
+    async def test_an_eviction(self, nursery: trio.Nursery) -> None:
+        """It names the other model."""
+        d, notes = await self.noting(nursery, config(a={}, b={}), FakeBackends())
+        await use(d, "a")
+        await use(d, "b")
+        assert notes == [(A, "the router ends it: model 'b' takes its place")]
+
+    async def test_idleness(self, nursery: trio.Nursery) -> None:
+        """It names the setting."""
+        d, notes = await self.noting(nursery, config(a={"ttl_s": 5}), FakeBackends())
+        await use(d, "a")
+        await trio.sleep(6)
+        assert notes == [(A, "the router ends it: it was idle for 5 s (ttl_s)")]
+
+    async def test_a_failed_start(self, nursery: trio.Nursery) -> None:
+        """There may be no output that says it."""
+        fake = FakeBackends()
+        fake.fails[A] = [SpawnError("no such program")]
+        d, notes = await self.noting(nursery, config(a={}), fake)
+        with pytest.raises(SpawnError):
+            await use(d, "a")
+        assert notes == [(A, "no such program")]
+
+    async def test_the_shutdown(self, nursery: trio.Nursery) -> None:
+        """Only models with a backend are concerned."""
+        d, notes = await self.noting(nursery, config(a={}, b={}), FakeBackends())
+        await use(d, "a")
+        d.shut_down()
+        assert notes == [(A, "the router is shutting down, and ends it after its requests")]
