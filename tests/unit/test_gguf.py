@@ -7,7 +7,6 @@ import struct
 import time
 from contextlib import suppress
 from pathlib import Path
-
 from typing import Any
 
 import pytest

@@ -645,3 +645,26 @@ def test_a_backend_that_left_meanwhile_is_not_replaced() -> None:
     running(s, A, 1, 0)
     s.handle(Unload(A, force=True), now_s=1)
     assert s.handle(Hung(A, hung()), now_s=2) == []
+
+
+def test_a_crash_while_idle_leaves_a_trace_until_the_next_start() -> None:
+    """The model is stopped like any other one, but not because it was told to."""
+    s = Scheduler(config(a={}))
+    running(s, A, 1, 0)
+    s.handle(Finished(1), now_s=1)
+    gone(s, A, 5, died(A))
+    s.handle(Tick(), now_s=60)
+    stats = s.statistics()[A]
+    assert (stats.phase, stats.crashed, stats.failed_s) == (Phase.STOPPED, True, 5)
+    s.handle(Arrived(2, A), now_s=61)
+    assert not s.statistics()[A].crashed
+
+
+def test_an_unloaded_model_has_not_crashed() -> None:
+    """An operator who unloads it has seen the trace."""
+    s = Scheduler(config(a={}))
+    running(s, A, 1, 0)
+    s.handle(Finished(1), now_s=1)
+    gone(s, A, 5, died(A))
+    s.handle(Unload(A, force=False), now_s=6)
+    assert not s.statistics()[A].crashed

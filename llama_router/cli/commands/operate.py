@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from textwrap import shorten
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -23,6 +24,9 @@ _HEADINGS: Final = {
     "needs_router_restart": "needs a restart of the router",
 }
 
+#: Longest beginning of a failure's message in a list, in characters.
+_MESSAGE_CHARACTERS: Final = 120
+
 _COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "MEMORY", "IN FLIGHT", "QUEUED", "READY FOR")
 
 
@@ -34,6 +38,8 @@ def ps(
 ) -> int:
     """List the models that a running router has loaded.
 
+    Models that crashed and were not started since are among them.
+
     Args:
         all: Include the models that are not loaded.
         json: Print JSON.
@@ -44,7 +50,7 @@ def ps(
             models = client.get("/admin/status")["models"]
     except RouterError as exc:
         return report_failure(exc)
-    listed = [model for model in models if all or model["phase"] != "stopped"]
+    listed = [model for model in models if all or model["phase"] != "stopped" or model["crashed"]]
     if json:
         print_json(listed)
     else:
@@ -59,8 +65,24 @@ def _print_table(models: list[dict[str, Any]]) -> None:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print_line("  ".join(cells).rstrip())
     for model in models:
-        if model["last_error"] is not None and model["phase"] in ("failed", "backoff"):
-            print_line(f"{model['id']}: {model['last_error']['message']}")
+        if (failure := model["last_error"]) is not None and _concerns_now(model):
+            print_line(_failure_line(model, failure))
+
+
+def _concerns_now(model: dict[str, Any]) -> bool:
+    """Return whether the last failure of a model says why it does not run."""
+    return model["crashed"] or model["phase"] in ("failed", "backoff")
+
+
+def _failure_line(model: dict[str, Any], failure: dict[str, Any]) -> str:
+    """Return a failure in one line; the model's log has all of it."""
+    name = model["id"]
+    ago = "" if failure["ago_s"] is None else f" {format_duration(failure['ago_s'])} ago"
+    cause = "" if failure["cause"] is None else f" ({failure['cause']})"
+    retry_s = model["retry_in_s"]
+    pause = f", not tried again for {format_duration(retry_s)}" if retry_s else ""
+    message = shorten(failure["message"], _MESSAGE_CHARACTERS, placeholder=" …")
+    return f"{name}: failed{ago}{cause}{pause}: {message} (see: llama-router logs {name})"
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

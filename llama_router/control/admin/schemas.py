@@ -81,12 +81,13 @@ class Reload(msgspec.Struct):
 
 
 class Failure(msgspec.Struct):
-    """The last failure of a backend."""
+    """The last failure of a backend; *ago_s* is null if its time is not known."""
 
     code: str
     message: str
     cause: str | None
     log_tail: list[str]
+    ago_s: float | None
 
 
 class Waiting(msgspec.Struct):
@@ -106,7 +107,10 @@ class Serving(msgspec.Struct):
 
 
 class Model(msgspec.Struct):
-    """A model and its backend."""
+    """A model and its backend.
+
+    *crashed* says that the model has not been started since *last_error*.
+    """
 
     id: str
     aliases: list[str]
@@ -123,6 +127,7 @@ class Model(msgspec.Struct):
     serving: list[Serving]
     waiting: list[Waiting]
     failures: int
+    crashed: bool
     retry_in_s: float | None
     last_error: Failure | None
 

@@ -132,12 +132,13 @@ class StatusPage:
                 for request, since_s in statistics.waiting_since_s.items()
             ],
             failures=statistics.failures,
+            crashed=statistics.crashed,
             retry_in_s=(
                 None
                 if statistics.retry_at_s is None
                 else round(max(0.0, statistics.retry_at_s - now_s), 3)
             ),
-            last_error=_failure(statistics.last_error),
+            last_error=_failure(statistics.last_error, _ago(statistics.failed_s, now_s)),
         )
 
 
@@ -164,12 +165,16 @@ def _problem(problem: Problem) -> schemas.Problem:
     return schemas.Problem(line=problem.line, where=problem.location, message=problem.message)
 
 
-def _failure(error: BackendError | None) -> schemas.Failure | None:
+def _failure(error: BackendError | None, ago_s: float | None) -> schemas.Failure | None:
     if error is None:
         return None
     tail = error.log_tail if isinstance(error, BackendExitedError) else ()
     return schemas.Failure(
-        code=error.code, message=str(error), cause=error.cause, log_tail=list(tail)
+        code=error.code,
+        message=str(error),
+        cause=error.cause,
+        log_tail=list(tail),
+        ago_s=ago_s,
     )
 
 

@@ -319,7 +319,7 @@ class Scheduler:
         self, entry: ModelEntry, error: BackendError, ready_for_s: float, now_s: float
     ) -> None:
         router = self.config.router
-        entry.last_error = error
+        entry.last_error, entry.failed_s, entry.crashed = error, now_s, True
         entry.breaker = after_failure(
             entry.breaker,
             now_s=now_s,
@@ -423,6 +423,7 @@ class Scheduler:
         if entry.phase in (Phase.BACKOFF, Phase.FAILED):
             state.move(entry, Signal.RETRY)
         entry.breaker = CLOSED
+        entry.crashed = False
         entry.may_displace = True
         state.backing_off.discard(model)
 

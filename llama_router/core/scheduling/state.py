@@ -31,6 +31,8 @@ class ModelStatistics:
         queued: Number of requests waiting.
         failures: Failures in a row.
         last_error: Its last failure.
+        failed_s: Clock time of that failure, in seconds; None if it is not known.
+        crashed: It has not been started since that failure, nor was it forgiven.
         requests: Requests being served.
         waiting_since_s: Requests waiting, oldest first, and the clock time of each arrival.
         idle_since_s: Clock time since when it is ready and idle, in seconds; None if it is not.
@@ -44,6 +46,8 @@ class ModelStatistics:
     queued: int
     failures: int
     last_error: BackendError | None
+    failed_s: float | None = None
+    crashed: bool = False
     requests: tuple[int, ...] = ()
     waiting_since_s: Mapping[int, float] = attrs.field(factory=dict[int, float])
     idle_since_s: float | None = None
@@ -67,6 +71,8 @@ class ModelEntry:
         served: True if a request was granted since it became ready.
         breaker: Its failures, and the time of the next attempt.
         last_error: Its last failure.
+        failed_s: Clock time of that failure, in seconds; None if it is not known.
+        crashed: It has not been started since that failure, nor was it forgiven.
         may_displace: False after a start that failed for a permanent cause. Until it was ready,
             or its breaker is closed, it takes the place of no other model.
         keep_s: Idle seconds after which it is stopped, if a request set them.
@@ -83,6 +89,8 @@ class ModelEntry:
     served: bool = False
     breaker: Breaker = CLOSED
     last_error: BackendError | None = None
+    failed_s: float | None = None
+    crashed: bool = False
     may_displace: bool = True
     keep_s: float | None = None
 
@@ -137,6 +145,8 @@ class ModelEntry:
             queued=len(self.queued),
             failures=self.breaker.failures,
             last_error=self.last_error,
+            failed_s=self.failed_s,
+            crashed=self.crashed,
             requests=tuple(self.in_flight),
             waiting_since_s=dict(self.queued),
             idle_since_s=self.idle_since_s if idle else None,
@@ -249,7 +259,7 @@ class SchedulerState:
                 continue  # a running process has its files open
             need = fault.need
             error = FileMissingError(str(model), need.path, fault.reason, need.kind)
-            entry.last_error = error
+            entry.last_error, entry.failed_s = error, None
             entry.breaker = GIVEN_UP
             self.backing_off.discard(model)
             self.move(entry, Signal.GIVE_UP)
@@ -259,6 +269,7 @@ class SchedulerState:
     def start(self, model: ModelId) -> Start:
         """Record the start of a model; return the action."""
         self.move(self.entries[model], Signal.START)
+        self.entries[model].crashed = False
         self.resident.add(model)
         return Start(model)
 

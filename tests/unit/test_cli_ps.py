@@ -1,0 +1,74 @@
+"""The table of ``llama-router ps``, from what the router answers."""
+
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from llama_router.cli.commands import operate
+
+
+class Client:
+    """Answers with one list of models."""
+
+    def __init__(self, models: list[dict[str, Any]]) -> None:
+        self._models = models
+
+    def get(self, _: str) -> dict[str, Any]:
+        """Return the state of the router."""
+        return {"models": self._models}
+
+
+def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
+    """Return a model as the admin API answers it."""
+    return {
+        "id": name,
+        "phase": phase,
+        "pid": None,
+        "port": None,
+        "in_flight": 0,
+        "queued": 0,
+        "ready_for_s": None,
+        "crashed": False,
+        "retry_in_s": None,
+        "last_error": None,
+        **fields,
+    }
+
+
+def failure(message: str, cause: str | None = "segfault") -> dict[str, Any]:
+    """Return a failure two minutes ago."""
+    return {"code": "backend_exited", "message": message, "cause": cause, "ago_s": 125.0}
+
+
+def listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *models: dict[str, Any]
+) -> list[str]:
+    """Return the lines below the head of the table."""
+
+    @contextmanager
+    def connected(_: object) -> Any:
+        yield Client(list(models))
+
+    monkeypatch.setattr(operate, "connected", connected)
+    assert operate.ps() == 0
+    return capsys.readouterr().out.splitlines()[1:]
+
+
+def test_a_model_that_crashed_while_idle(monkeypatch, capsys) -> None:
+    """It is listed, with the time and the cause; one that was unloaded is not."""
+    crashed = model("a", "stopped", crashed=True, last_error=failure("it crashed"))
+    unloaded = model("b", "stopped", last_error=failure("long ago"))
+    row, line = listed(monkeypatch, capsys, crashed, unloaded)
+    assert row.split()[:2] == ["a", "stopped"]
+    assert line == "a: failed 2m05s ago (segfault): it crashed (see: llama-router logs a)"
+
+
+def test_a_failed_model_takes_one_line(monkeypatch, capsys) -> None:
+    """Its message has the last lines of output, which the log has, too."""
+    error = failure("word " * 100, cause=None)
+    failed = model("a", "failed", crashed=True, retry_in_s=29.5, last_error=error)
+    _, line = listed(monkeypatch, capsys, failed)
+    assert line.startswith("a: failed 2m05s ago, not tried again for 29s: word word")
+    assert line.endswith(" … (see: llama-router logs a)")
+    assert len(line) < 200
