@@ -31,7 +31,7 @@ PAUSE_S: Final = 1.0
 class Probe(Protocol):
     """Sends one request to a health endpoint; see `backends.readiness.probe`."""
 
-    async def __call__(self, host: str, port: int, path: str, *, timeout_s: float) -> str:
+    async def __call__(self, host: str, port: int, path: str, /, *, timeout_s: float) -> str:
         """Return the status as digits, or the failure in words."""
 
 

@@ -26,13 +26,13 @@ async def lane(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Lane]:
     explain = Backend.error_for
 
     async def error_for(self: Backend, symptom: str) -> RouterError:
-        lane.crash.set()
+        running_lane.crash.set()
         return await explain(self, symptom)
 
     monkeypatch.setattr(Backend, "error_for", error_for)
     with trio.fail_after(20):
-        async with running(notify_model_swap=True) as lane:
-            yield lane
+        async with running(notify_model_swap=True) as running_lane:
+            yield running_lane
 
 
 def closed_port() -> int:

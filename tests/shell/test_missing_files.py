@@ -20,7 +20,7 @@ from tests.shell.test_dispatcher import config
 A = ModelId("a")
 
 
-async def fail_for_good(spec: ModelSpec, _: Any) -> None:
+async def fail_for_good(spec: ModelSpec, report: Any) -> None:
     """Fail as a backend with a damaged model does."""
     error = BackendExitedError(str(spec.id), 1, cause="broken_model")
     error.retryable = False
