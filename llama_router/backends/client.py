@@ -81,6 +81,9 @@ class BackendExchange:
     * the error given to `cancel`.
 
     Attributes:
+        backend: The backend.
+        undelivered: The process ended by itself before it read the request: the connection was
+            refused, or reset before the first byte of the response.
         status: Status of the response; 0 before it.
         fields: Header fields of the response.
         first_byte_s: Clock time of its first byte, in seconds; NaN before.
@@ -88,7 +91,7 @@ class BackendExchange:
 
     def __init__(self, backend: Backend, timeouts: Timeouts) -> None:
         """Prepare an exchange; the total time begins now."""
-        self._backend = backend
+        self.backend = backend
         self._timeouts = timeouts
         self._deadline_s = trio.current_time() + timeouts.total_s
         self._scope = trio.CancelScope()
@@ -97,6 +100,7 @@ class BackendExchange:
         self._unsent = memoryview(b"")
         self._http = h11.Connection(h11.CLIENT)
         self._closed = False
+        self.undelivered = False
         self.status = 0
         self.fields: Fields = ()
         self.first_byte_s = math.nan
@@ -196,7 +200,7 @@ class BackendExchange:
 
     async def error_for(self, symptom: str) -> RouterError:
         """Return the end of the backend's process as the error, if it ended; else *symptom*."""
-        return await self._backend.error_for(symptom)
+        return await self.backend.error_for(symptom)
 
     # -- steps ----------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class BackendExchange:
         Raises:
             UpstreamError: if HTTP does not allow the target or a field.
         """
-        head = [(b"host", self._backend.authority), (b"connection", b"close")]
+        head = [(b"host", self.backend.authority), (b"connection", b"close")]
         if body is not None:
             head.append((b"content-type", b"application/json"))
             head.append((b"content-length", b"%d" % len(body)))
@@ -222,7 +226,7 @@ class BackendExchange:
         return sent, data
 
     async def _connect(self) -> None:
-        self._socket = await trio.open_tcp_stream(self._backend.host, self._backend.port)
+        self._socket = await trio.open_tcp_stream(self.backend.host, self.backend.port)
 
     async def _send(self, data: bytes) -> None:
         self._unsent = memoryview(data)
@@ -289,13 +293,19 @@ class BackendExchange:
                 try:
                     return await step()
                 except OSError as exc:  # of open_tcp_stream()
-                    raise await self.error_for(f"it does not accept connections: {exc}") from exc
+                    raise await self._unread(f"it does not accept connections: {exc}") from exc
                 except trio.BrokenResourceError as exc:
-                    raise await self.error_for("it closed the connection mid-answer") from exc
+                    raise await self._unread("it closed the connection mid-answer") from exc
             if was_held_up(self._scope):
                 self._deadline_s = trio.current_time() + self._timeouts.total_s
             elif self._cancelled is None:
                 raise self._timeout(f"{symptom} for {limit_s:g} s")
+
+    async def _unread(self, symptom: str) -> RouterError:
+        """Return the error for *symptom*; note whether the request was not read."""
+        error = await self.error_for(symptom)
+        self.undelivered = self.backend.error is not None and math.isnan(self.first_byte_s)
+        return error
 
     def _timeout(self, symptom: str) -> UpstreamTimeoutError:
         if trio.current_time() >= self._deadline_s:
@@ -304,7 +314,7 @@ class BackendExchange:
 
     @property
     def _name(self) -> str:
-        return f"the backend of model {str(self._backend.model)!r}"
+        return f"the backend of model {str(self.backend.model)!r}"
 
     async def _refusal(self) -> RouterError:
         """Return the error that the backend reports, with its status."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from itertools import count
 from typing import Final, NoReturn, assert_never
 
@@ -46,7 +47,13 @@ from ..core.scheduling.scheduler import Scheduler
 from ..core.scheduling.state import ModelStatistics
 from ..core.scheduling.waits import Wait
 from ..errors.admission import UnknownModelError
-from ..errors.backends import BackendError, BackendExitedError
+from ..errors.backends import (
+    BackendError,
+    BackendExitedError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
+from ..errors.base import RouterError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
 from ..timeouts import LATE_S
@@ -159,16 +166,22 @@ class Dispatcher:
         """Return what *request* waits for; None if it does not."""
         return self.waits.of(request)
 
-    def note_failure(self, backend: Backend, symptom: str, *, silent: bool) -> None:
-        """Take note that *backend* failed a request; it is replaced if it turns out to hang.
+    def note_outcome(self, backend: Backend, *, status: int, error: RouterError | None) -> None:
+        """Take note of the end of a request; *backend* is replaced if it turns out to hang.
 
         Args:
-            backend: The backend.
-            symptom: What was seen, as the end of a sentence about it.
-            silent: It did not answer in time, so its health is checked at once.
+            backend: The backend that served it.
+            status: Status of its response; 0 if there was none.
+            error: The error of the exchange, if it failed.
         """
-        if self._nursery is not None:
+        if isinstance(error, UpstreamError) or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if self._nursery is None:
+                return
+            symptom = f"it answered with status {status}" if error is None else str(error)
+            silent = isinstance(error, UpstreamTimeoutError)
             self._health.note_failure(backend, symptom, silent=silent, nursery=self._nursery)
+        elif status:
+            backend.failures = 0
 
     def _leases_of(self, backend: Backend) -> list[Lease]:
         return [lease for lease in self._leases.values() if lease.backend is backend]

@@ -24,7 +24,7 @@ from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, 
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
-from ..errors.backends import UpstreamError, UpstreamTimeoutError
+from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError
 from ..http1 import RequestHead
@@ -45,6 +45,9 @@ CONVERSATION_FIELD: Final = b"x-conversation-id"
 
 _ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
 _AUTHORIZATION: Final = frozenset((b"authorization",))
+
+#: First status of a failure of the backend.
+_FIRST_FAILURE: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 _OK, _CLIENT_GONE = Outcome.OK, Outcome.CLIENT_GONE
 
@@ -372,22 +375,12 @@ class ModelRequest:
                 path = self._head.path.decode("ascii", "replace")
                 self._complete = is_complete(result.tail, path)
             if isinstance(exc, UpstreamError):
-                self._note_failure(backend, exc)
+                self._gateway.dispatcher.note_outcome(backend, status=0, error=exc)
             raise
         self._log_result(result)
-        if isinstance(result.error, UpstreamError):
-            self._note_failure(backend, result.error)
-        elif result.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            symptom = f"it answered with status {result.status}"
-            self._gateway.dispatcher.note_failure(backend, symptom, silent=False)
-        elif backend.failures:
-            backend.failures = 0
+        if result.error is not None or backend.failures or result.status >= _FIRST_FAILURE:
+            self._gateway.dispatcher.note_outcome(backend, status=result.status, error=result.error)
         return result.reusable
-
-    def _note_failure(self, backend: Backend, error: UpstreamError) -> None:
-        silent = isinstance(error, UpstreamTimeoutError)
-        symptom = f"it was silent ({error})" if silent else str(error)
-        self._gateway.dispatcher.note_failure(backend, symptom, silent=silent)
 
     def _exchange(self, target: bytes, response_model: str | None) -> Exchange:
         router = self._gateway.dispatcher.config.router

@@ -256,6 +256,7 @@ async def test_following_on_the_command_line(tmp_path: Path) -> None:
                     lines = await command.until(f" | {number}")
                     assert len(lines) == 31
                 router.signal(signal.SIGTERM)
+                assert "the router is shutting down" in await command.line()
                 assert (await command.line()).endswith("was ended by the router")
                 async with serving(config) as again, again.client() as second:
                     await say(second, "four\n")
@@ -270,13 +271,13 @@ async def test_without_a_router_the_files_are_read(tmp_path: Path) -> None:
         async with serving(config) as router, router.client() as client:
             await say(client, "one\n\x1b[2Jtwo\n")
         shown = await run_cli("logs", "m", folder=tmp_path)
-        as_json = await run_cli("logs", "--json", "-n", "2", "m", folder=tmp_path)
+        as_json = await run_cli("logs", "--json", "-n", "3", "m", folder=tmp_path)
         missing = await run_cli("logs", "other", folder=tmp_path)
     lines = shown.stdout.decode().splitlines()
     assert [line.partition(" ")[2] for line in lines[1:3]] == ["| one", "| two"]
     assert lines[-1].endswith("was ended by the router")
-    last, note = map(json.loads, as_json.stdout.splitlines())
-    assert (last["line"], note["by"]) == ("two", "router")
+    last, *notes = map(json.loads, as_json.stdout.splitlines())
+    assert (last["line"], *(note["by"] for note in notes)) == ("two", "router", "router")
     assert missing.returncode == 1
     assert b"no log of a model 'other'" in missing.stderr
 

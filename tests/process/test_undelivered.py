@@ -17,6 +17,11 @@ pytestmark = pytest.mark.process
 
 PATH = "/v1/x"
 BODY = b'{"model": "a"}'
+EVENTS = (
+    b'data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'
+    b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+)
+MESSAGE = b'{"choices": [{"message": {"role": "assistant", "content": "hi"}}]}'
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -114,3 +119,33 @@ async def test_a_stream_that_has_begun(lane: Lane) -> None:
     assert b"HTTP/1.1" not in body
     assert body.count(b"reasoning_content") > 1
     assert body.endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_in_ollamas_api(start, stage, monkeypatch, stream: bool) -> None:  # noqa: FBT001 -- parametrized
+    """A request that the router translates has the same second chance."""
+    path = "/v1/chat/completions"
+    router = await start({"a": stage.model("a", "--script", path)})
+    await router.ask(post("/v1/echo", "a"))
+    doomed, process = await stage.backend("a"), router.running.dispatcher.ready_backends()[0]
+    explain = Backend.error_for
+
+    async def error_for(self: Backend, symptom: str) -> RouterError:
+        if self is process and not doomed.ended.is_set() and "accept" in symptom:
+            await doomed.exit(1)
+        return await explain(self, symptom)
+
+    monkeypatch.setattr(Backend, "error_for", error_for)
+    process.port = closed_port()
+    client = await router.connect()
+    asked = [{"role": "user", "content": "hello"}]
+    await client.send(post("/api/chat", "a", messages=asked, stream=stream))
+    script = await (await stage.backend("a")).request()
+    kind, body = (b"text/event-stream", EVENTS) if stream else (b"application/json", MESSAGE)
+    await script.send(
+        b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (kind, len(body), body)
+    )
+    answer = await client.answer()
+    assert answer.status == 200
+    assert b'"content":"hi"' in answer.body

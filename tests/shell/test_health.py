@@ -12,9 +12,11 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.dispatch.health import FAILURES_IN_ROW, PROBES
+from llama_router.errors.backends import UpstreamTimeoutError
 from tests.shell.test_dispatcher import FakeBackends, config
 
 A = ModelId("a")
+SILENT = UpstreamTimeoutError("it was silent for 600 s")
 
 
 @attrs.define
@@ -47,7 +49,7 @@ async def test_a_silent_backend_without_health_is_replaced(
     """One request timed out, and no probe is answered: its requests fail with that reason."""
     health = Health(["no answer within 5 s"])
     dispatcher, backend = await ready(nursery, health)
-    dispatcher.note_failure(backend, "it was silent for 600 s", silent=True)
+    dispatcher.note_outcome(backend, status=0, error=SILENT)
     await backend.gone.wait()
     assert health.probes == PROBES
     assert "it was silent for 600 s, and /health says: no answer within 5 s" in str(backend.error)
@@ -60,7 +62,7 @@ async def test_a_silent_backend_in_good_health_stays(
 ) -> None:
     """A long prompt is no reason to load the model again."""
     dispatcher, backend = await ready(nursery, Health(["no answer within 5 s", "200"]))
-    dispatcher.note_failure(backend, "it was silent for 600 s", silent=True)
+    dispatcher.note_outcome(backend, status=0, error=SILENT)
     await trio.sleep(100)
     assert dispatcher.phase(A) is Phase.READY
 
@@ -72,10 +74,10 @@ async def test_errors_in_a_row_are_a_reason_to_ask(
     health = Health(["503"])
     dispatcher, backend = await ready(nursery, health)
     for _ in range(FAILURES_IN_ROW - 1):
-        dispatcher.note_failure(backend, "it answered with status 500", silent=False)
+        dispatcher.note_outcome(backend, status=500, error=None)
     await trio.sleep(100)
     assert not health.probes
-    dispatcher.note_failure(backend, "it answered with status 500", silent=False)
+    dispatcher.note_outcome(backend, status=500, error=None)
     await backend.gone.wait()
     assert "/health says: 503" in str(backend.error)
 
@@ -86,8 +88,8 @@ async def test_a_request_that_succeeds_meanwhile_is_a_sign_of_life(
     """The health endpoint may be slower than the rest."""
     health = Health(["no answer within 5 s"])
     dispatcher, backend = await ready(nursery, health)
-    health.on_probe = lambda: setattr(backend, "failures", 0)
-    dispatcher.note_failure(backend, "it was silent for 600 s", silent=True)
+    health.on_probe = lambda: dispatcher.note_outcome(backend, status=200, error=None)
+    dispatcher.note_outcome(backend, status=0, error=SILENT)
     await trio.sleep(100)
     assert dispatcher.phase(A) is Phase.READY
 
@@ -101,7 +103,7 @@ async def test_a_stream_that_moves_is_a_sign_of_life(
     with dispatcher.lease(A) as lease:
         await lease.granted()
         lease.moved_bytes = lambda: health.probes
-        dispatcher.note_failure(backend, "it was silent for 600 s", silent=True)
+        dispatcher.note_outcome(backend, status=0, error=SILENT)
         await trio.sleep(100)
         assert dispatcher.phase(A) is Phase.READY
 
@@ -114,6 +116,6 @@ async def test_one_check_at_a_time(
     health = Health(["no answer within 5 s"])
     dispatcher, backend = await ready(nursery, health)
     for _ in range(failures):
-        dispatcher.note_failure(backend, "it was silent for 600 s", silent=True)
+        dispatcher.note_outcome(backend, status=0, error=SILENT)
     await backend.gone.wait()
     assert health.probes == PROBES

@@ -26,7 +26,7 @@ from ...core.scheduling.waits import Wait
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
 from ...dispatch.request_log import Outcome, RequestLog
-from ...errors.backends import UpstreamError
+from ...errors.backends import BackendError, UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import EndpointNotAllowedError, RequestError
 from ...threads import in_thread
@@ -161,6 +161,7 @@ class OllamaExchange:
             return self._complete(self._empty_answer(load_s=0.0))
         lease = dispatcher.lease(spec.id, caller=self._caller.name)
         self._log.lease = self._holding.enter_context(lease)
+        lease.moved_bytes = lambda: self._log.sent_bytes
         if translated.stream and lease.granted_nowait() is None:
             wait = self._stream_wait(lease, spec)
             if lines := await wait.next_lines():
@@ -183,7 +184,23 @@ class OllamaExchange:
         return StreamWait(self._context.dispatcher, lease, spec.id, reporter, self._caller)
 
     async def _send(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
-        """Send the request to the backend; return the exchange once a successful answer begins."""
+        """Send the request to the backend; return the exchange once a successful answer begins.
+
+        It is sent to the next backend, once, if this one ended before it read the request.
+        """
+        try:
+            return await self._send_once(lease, backend, path)
+        except BackendError:
+            if self._upstream is None or not self._upstream.undelivered:
+                raise
+        dispatcher = self._context.dispatcher
+        dispatcher.release(lease.request)  # not at the end: max_in_flight may be 1
+        again = dispatcher.lease(backend.model, caller=self._caller.name)
+        self._log.lease = self._holding.enter_context(again)
+        again.moved_bytes = lease.moved_bytes
+        return await self._send_once(again, await again.granted(), path)
+
+    async def _send_once(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
         dispatcher = self._context.dispatcher
         dispatcher.keep(backend.model, self._request.keep_s)
         upstream = BackendExchange(backend, Timeouts.of(dispatcher.config.router))
@@ -299,6 +316,10 @@ class OllamaExchange:
             log.first_byte_s = upstream.first_byte_s
         if log.outcome in (Outcome.OK, Outcome.CUT):
             log.status = int(HTTPStatus.OK)
+        if upstream is not None and log.outcome is not Outcome.CLIENT_GONE:
+            self._context.dispatcher.note_outcome(
+                upstream.backend, status=upstream.status, error=log.error
+            )
         log.write(now_s=trio.current_time())
 
 
