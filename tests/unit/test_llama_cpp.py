@@ -56,9 +56,9 @@ def spec_of(**fields: Any) -> ModelSpec:
 def entry_of(
     phase: Phase, info: BackendInfo | None = None, *, queued: int = 0, **fields: Any
 ) -> dict[str, Any]:
-    error = fields.pop("error", None)
+    error, crashed = fields.pop("error", None), fields.pop("crashed", False)
     statistics = ModelStatistics(
-        phase=phase, in_flight=0, queued=queued, failures=0, last_error=error
+        phase=phase, in_flight=0, queued=queued, failures=0, last_error=error, crashed=crashed
     )
     return model_entry(
         spec_of(**fields), statistics, info, args=["x"], created_s=1, can_remove=False
@@ -114,6 +114,13 @@ def test_a_failed_model_says_so(phase: Phase) -> None:
         "failed": True,
         "exit_code": -9,
     }
+
+
+def test_a_model_that_crashed_while_idle_says_so_until_its_next_start() -> None:
+    """The pause before a restart is over, and nothing restarts it."""
+    exited = BackendExitedError("it ended", returncode=-9)
+    status = entry_of(Phase.STOPPED, error=exited, crashed=True)["status"]
+    assert (status["value"], status["failed"], status["exit_code"]) == ("unloaded", True, -9)
 
 
 @pytest.mark.parametrize("fields", [{"queued": 1}, {"keep_loaded": True}])

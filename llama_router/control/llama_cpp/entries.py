@@ -137,7 +137,8 @@ def model_entry(
     names = [name for name, named in spec.names().items() if named == preset]
     value = status_of(statistics.phase, awaited=is_awaited(spec, statistics))
     status: Json = {"value": value, "args": list(args)}
-    if value == "unloaded" and statistics.phase in AFTER_FAILURE:
+    failed = statistics.phase in AFTER_FAILURE or statistics.crashed
+    if value == "unloaded" and failed:
         status["failed"] = True
         if isinstance(statistics.last_error, BackendExitedError):
             status["exit_code"] = statistics.last_error.returncode
