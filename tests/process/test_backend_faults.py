@@ -545,6 +545,21 @@ class TestDeath:
         await again.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
         assert (await client.answer()).body == b"ok"
 
+    async def test_a_failure_that_cannot_pass(self, start, stage) -> None:
+        """Clients are told not to come back; when they do, the other model stays loaded."""
+        wrong = stage.model("b", "--say", "error: invalid argument: --nope\n", "--exit", "1")
+        router = await start({"a": stage.model("a"), "b": wrong}, cooldown_s=0.001)
+        assert (await router.ask(post(ECHO, "a"))).status == 200
+        failed = await router.ask(post(ECHO, "b"))
+        assert (failed.status, failed.error["cause"]) == (503, "wrong_flag")
+        assert failed.fields["x-should-retry"] == "false"
+        assert "retry-after" not in failed.fields
+        assert (await router.ask(post(ECHO, "a"))).status == 200
+        again = await router.ask(post("/v1/messages", "b"))
+        assert again.json()["error"]["type"] == "api_error"
+        assert again.fields["x-should-retry"] == "false"
+        assert router.spawned() == ["a", "b", "a"]
+
     async def test_crash_loop_opens_the_breaker(self, start, stage) -> None:
         """Then requests fail at once, with the reason and when to come back; later one attempt."""
         router = await start({"a": stage.model("a", "--exit", "9")}, max_restarts=0, cooldown_s=0.4)
