@@ -81,6 +81,14 @@ class NoModelRunningError(RequestError):
     type = "server_error"
 
 
+class ModelLoadingError(RequestError):
+    """The health of the router was requested while the only wanted model loads."""
+
+    code = "model_loading"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "server_error"
+
+
 class ModelNotLoadedError(RequestError):
     """The model is not loaded, and the request must not load it."""
 

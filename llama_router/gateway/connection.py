@@ -7,15 +7,19 @@ the connection does not return.
 from __future__ import annotations
 
 import socket
+from typing import Final
 
 import structlog
 
-from ..core.requests.routes import Control, route
+from ..core.access.gate import Scope
+from ..core.requests.routes import Control, DataRoute, Observe, RouterHealth, route
 from ..dispatch.request_log import log_unread_refusal
+from ..errors.access import AccessError
 from ..errors.requests import RequestError
 from ..http1 import RequestHead
 from ..logs.request_ids import new_request_id
 from .gateway import Gateway
+from .health import answer_health, is_loading
 from .loop.fiber import Fiber, FiberCancelledError, FiberTimeoutError
 from .model_request import ModelRequest, send_refusal
 from .reader import Reader
@@ -46,6 +50,10 @@ async def serve_connection(gateway: Gateway, connection: socket.socket, fiber: F
         client.close()
 
 
+#: The request for the properties of the running model; if none runs, the router has some.
+_PROPS: Final = Observe(None, "/props")
+
+
 class _Connection:
     def __init__(self, gateway: Gateway, client: ClientSocket) -> None:
         self._gateway = gateway
@@ -62,19 +70,42 @@ class _Connection:
                 return
             if head is None:
                 return
-            destination = route(head.method, head.path, head.query)
-            if isinstance(destination, Control):
-                by_path = destination.only_preflight
-                if by_path is None or head.get(b"access-control-request-method") is not None:
-                    self._hand_over(head)
-                    return
-                destination = by_path
-            request = ModelRequest(self._gateway, self._client, self._reader, head)
-            if not await request.serve(destination):
+            destination = self._destination(head)
+            if destination is None:
+                self._hand_over(head)
+                return
+            if isinstance(destination, RouterHealth):
+                reusable = await answer_health(
+                    self._gateway, self._client, head, readiness=destination.readiness
+                )
+            else:
+                request = ModelRequest(self._gateway, self._client, self._reader, head)
+                reusable = await request.serve(destination)
+            if not reusable:
                 await self._client.linger()
                 return
             if self._reader.buffer:  # pipelined requests may be refused without a wait
                 await self._client.fiber.yield_if_over_budget()
+
+    def _destination(self, head: RequestHead) -> DataRoute | None:
+        """Return the route of a request; None if the control plane answers it."""
+        destination = route(head.method, head.path, head.query)
+        if isinstance(destination, Control):
+            is_preflight = head.get(b"access-control-request-method") is not None
+            return None if is_preflight else destination.only_preflight
+        if isinstance(destination, Observe) and destination == _PROPS and self._is_idle_for(head):
+            return None
+        return destination
+
+    def _is_idle_for(self, head: RequestHead) -> bool:
+        """Return whether no model runs or loads that the sender of *head* may use."""
+        dispatcher = self._gateway.dispatcher
+        try:
+            caller = self._gateway.gate.check(Scope.MODELS, head.method, head.fields)
+        except AccessError:
+            return False  # the request is refused
+        running = any(caller.may_use(backend.spec) for backend in dispatcher.ready_backends())
+        return not running and not is_loading(dispatcher)
 
     def _hand_over(self, head: RequestHead) -> None:
         received, self._reader.buffer = self._reader.buffer[head.size :], b""

@@ -20,21 +20,31 @@ from ..core.config.overrides import RequestOverrides
 from ..core.requests.body_overrides import can_be_changed, override_in_place, with_overrides
 from ..core.requests.json_scan import FieldScanner
 from ..core.requests.request_target import RequestTarget, checked_name, request_target
-from ..core.requests.routes import ByBody, ByPath, ByQuery, ModelPath, Observe, allowed, split_model
+from ..core.requests.routes import (
+    HEALTH,
+    ByBody,
+    ByPath,
+    ByQuery,
+    ModelPath,
+    Observe,
+    allowed,
+    split_model,
+)
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
 from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
-from ..errors.requests import EndpointNotAllowedError
+from ..errors.requests import EndpointNotAllowedError, NoModelRunningError
 from ..http1 import RequestHead
 from ..logs.request_ids import new_request_id
 from .backend_request import BackendRequest, ExchangeResult, RequestBody
 from .exchange import BufferedExchange, Exchange, NotDeliveredError
 from .gateway import Gateway
+from .health import health_error
 from .loop.fiber import FiberCancelledError, FiberTimeoutError
 from .reader import BODY_TIMEOUT_S, Reader
-from .router_responses import error_response, slash_redirect
+from .router_responses import error_response, healthy_response, slash_redirect
 from .sockets import ClientGoneError, ClientSocket
 from .tunnel import HandshakeExchange
 from .upload import StreamingUpload
@@ -49,6 +59,10 @@ _AUTHORIZATION: Final = frozenset((b"authorization",))
 #: First status of a failure of the backend.
 _FIRST_FAILURE: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
+#: Routes without a key: the health of the router, which supervisors ask for.
+_OPEN_ROUTES: Final = frozenset(Observe(None, path) for path in HEALTH)
+
+_OPEN, _MODELS = Scope.OPEN, Scope.MODELS
 _OK, _CLIENT_GONE = Outcome.OK, Outcome.CLIENT_GONE
 
 
@@ -107,7 +121,9 @@ class ModelRequest:
         try:
             gate = gateway.gate
             self._cors_headers = gate.cors_fields(head.fields)
-            self._caller = gate.check(Scope.MODELS, head.method, head.fields)
+            observes = isinstance(destination, Observe)
+            scope = _OPEN if observes and destination in _OPEN_ROUTES else _MODELS
+            self._caller = gate.check(scope, head.method, head.fields)
             if isinstance(destination, ByPath | ByQuery):
                 gate.check_load(head.method, head.fields)
             self._strip_headers = gate.strip_headers
@@ -299,10 +315,13 @@ class ModelRequest:
         """
         self._log.status = int(HTTPStatus.TEMPORARY_REDIRECT)
         reusable = self._is_reusable()
-        self._client.fiber.expire_in(BODY_TIMEOUT_S)
-        await self._client.send(slash_redirect(self._head, self._cors_headers, close=not reusable))
-        self._client.fiber.deadline_s = math.inf
+        await self._send(slash_redirect(self._head, self._cors_headers, close=not reusable))
         return reusable
+
+    async def _send(self, response: bytes) -> None:
+        self._client.fiber.expire_in(BODY_TIMEOUT_S)
+        await self._client.send(response)
+        self._client.fiber.deadline_s = math.inf
 
     async def _wait(
         self, lease: Lease, model: ModelId, name: str, *, stream: bool | None
@@ -346,12 +365,46 @@ class ModelRequest:
                 if spec is None:
                     raise caller.unknown(name, dispatcher.config)
                 caller.check_model(spec, name, dispatcher.config)
-        backend = dispatcher.running(model, caller.may_use)
-        self._log.model = backend.model
         path = destination.path.encode()
-        _check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
+        if destination in _OPEN_ROUTES:
+            found = self._backend_with_health(path)
+            if found is None:
+                return await self._answer_health()
+            backend, path = found
+        else:
+            backend = dispatcher.running(model, caller.may_use)
+            _check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
+        self._log.model = backend.model
         query = self._head.query
         return await self._run_exchange(backend, path + b"?" + query if query else path, None)
+
+    def _backend_with_health(self, path: bytes) -> tuple[Backend, bytes] | None:
+        """Return the backend that was started last, and its path for *path*.
+
+        None if no model runs, or the path is not among its ``proxy_endpoints``.
+        """
+        try:
+            backend = self._gateway.dispatcher.running(None)
+        except NoModelRunningError:
+            return None
+        spawn = backend.spec.spawn
+        if not allowed(path, spawn.proxy_endpoints):
+            return None
+        own = spawn.health_endpoint
+        return backend, path if own == HEALTH[0] else own.encode()
+
+    async def _answer_health(self) -> bool:
+        """Answer for the router, because no model does; return as `serve` does.
+
+        Raises:
+            RouterError: if the router is not ready.
+        """
+        if (error := health_error(self._gateway)) is not None:
+            raise error
+        reusable = self._is_reusable()
+        await self._send(healthy_response(self._head, self._cors_headers, close=not reusable))
+        self._log.status = int(HTTPStatus.OK)
+        return reusable
 
     async def _run_exchange(
         self, backend: Backend, target: bytes, response_model: str | None

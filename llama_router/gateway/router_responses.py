@@ -46,6 +46,28 @@ def error_response(
     return b"".join(lines)
 
 
+def healthy_response(
+    head: RequestHead, fields: Sequence[tuple[bytes, bytes]], *, close: bool
+) -> bytes:
+    """Return the answer of a healthy router, which is that of a healthy llama-server.
+
+    Args:
+        head: The request.
+        fields: Further header fields.
+        close: The connection ends with the response.
+    """
+    body = b'{"status":"ok"}'
+    lines = [b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"]
+    lines += [b"%b: %b\r\n" % field for field in fields]
+    lines.append(b"content-length: %d\r\n" % len(body))
+    if close:
+        lines.append(b"connection: close\r\n")
+    elif not head.version_minor:
+        lines.append(b"connection: keep-alive\r\n")
+    lines.append(b"\r\n" if head.method == b"HEAD" else b"\r\n" + body)
+    return b"".join(lines)
+
+
 def slash_redirect(
     head: RequestHead, fields: Sequence[tuple[bytes, bytes]], *, close: bool
 ) -> bytes:

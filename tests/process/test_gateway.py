@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
 
 from tests.process.harness import post, request
 
@@ -203,10 +204,48 @@ class TestNames:
         assert answer.error["code"] == "model_not_found"
 
     async def test_health_of_the_last_spawned_model(self, router) -> None:
-        """Without a model it is 503 until one runs, and then its answer."""
-        answer = await router.ask(request("GET", "/health"))
-        assert answer.status == 503
-        assert answer.error["message"] == "no models running"
+        """Without a model it is the router's, because it is ready to load; then the model's."""
+        assert (await router.ask(request("GET", "/health"))).json() == {"status": "ok"}
+        assert router.spawned() == []
+        await router.ask(post(ECHO, "a"))
+        assert (await router.ask(request("GET", "/health"))).json() == {"status": "ok"}
+        assert (await router.ask(request("GET", "/slots"))).status == 200
+
+    @pytest.mark.parametrize("target", ["/health", "/v1/health", "/readyz", "/props"])
+    async def test_health_while_the_only_wanted_model_loads(self, start, stage, target) -> None:
+        """It is 503 until the model is ready; the router is alive all the time."""
+        router = await start({"a": stage.model("a", "--health", "told")})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(router.ask, post(ECHO, "a"))
+            backend = await stage.backend("a")
+            answer = await router.ask(request("GET", target))
+            assert (answer.status, answer.error["code"]) == (503, "model_loading")
+            assert (await router.ask(request("GET", "/livez"))).json() == {"status": "ok"}
+            await backend.do("ready")
+        assert (await router.ask(request("GET", target))).status == 200
+
+    @pytest.mark.parametrize("target", ["/livez", "/readyz", "/health"])
+    async def test_health_keeps_the_connection(self, router, target) -> None:
+        """A supervisor may ask again on it; HEAD has no body."""
+        client = await router.connect()
+        await client.send(request("HEAD", target) + request("GET", target))
+        assert (await client.answer(bodiless=True)).status == 200
+        assert (await client.answer()).json() == {"status": "ok"}
+
+    async def test_props_of_an_idle_router(self, router) -> None:
+        """They are the router's, as with ``?autoload``; a running model's take their place."""
+        answer = await router.ask(request("GET", "/props"))
+        assert answer.json()["role"] == "router"
+        assert answer.json() == (await router.ask(request("GET", "/props?autoload=false"))).json()
+        assert (answer.json()["max_instances"], answer.json()["models_autoload"]) == (1, True)
+        await router.ask(post(ECHO, "a"))
+        assert (await router.ask(request("GET", "/props"))).json()["target"] == "/props"
+
+    async def test_health_is_asked_where_the_backend_has_it(self, start, stage) -> None:
+        """At ``health_endpoint``; a backend that does not serve it leaves it to the router."""
+        model = stage.model("a")
+        model["spawn"]["proxy_endpoints"] = ["/v1/"]
+        router = await start({"a": model})
         await router.ask(post(ECHO, "a"))
         assert (await router.ask(request("GET", "/health"))).json() == {"status": "ok"}
 
@@ -242,7 +281,7 @@ class TestHttp:
     async def test_head_of_an_error_has_no_body(self, router) -> None:
         """The router's own answers obey HEAD, too."""
         client = await router.connect()
-        await client.send(request("HEAD", "/health") * 2)
+        await client.send(request("HEAD", "/slots") * 2)
         assert [(await client.answer(bodiless=True)).status for _ in range(2)] == [503, 503]
 
     async def test_expect_100_continue(self, router) -> None:

@@ -305,10 +305,12 @@ async def test_keys_decide_who_may_use_which_model(start, stage) -> None:
         for answer in (
             await keyed(router, key, "/v1/echo", "a"),
             await keyed(router, key, "/v1/models"),
-            await keyed(router, key, "/health"),
+            await keyed(router, key, "/props"),
             await keyed(router, key, "/v1/echo?model=a"),
         ):
             assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
+        for target in ("/health", "/livez", "/readyz"):
+            assert (await keyed(router, key, target)).json() == {"status": "ok"}
     assert router.spawned() == []
     answer = await keyed(router, "sk-alice-0123", "/v1/echo", "a")
     assert answer.status == 200
@@ -342,10 +344,11 @@ async def test_a_key_does_not_tell_which_models_there_are(start, stage) -> None:
     assert hidden == await answers("z")
     assert {status for status, _ in hidden} == {404}
     # The model that was spawned last runs, but not for this key.
-    assert (await keyed(router, "sk-bob-0123", "/health")).error["code"] == "no_models_running"
+    assert (await keyed(router, "sk-bob-0123", "/slots")).error["code"] == "no_models_running"
+    assert (await keyed(router, "sk-bob-0123", "/props")).json()["role"] == "router"
     assert (await keyed(router, "sk-bob-0123", "/v1/echo", "b")).status == 200
     assert (await keyed(router, "sk-alice-0123", "/v1/echo", "a")).status == 200
-    assert (await keyed(router, "sk-bob-0123", "/health")).status == 200
+    assert (await keyed(router, "sk-bob-0123", "/slots")).status == 200
 
 
 @pytest.mark.parametrize("target", ["/v1/echo", "/v1/chat/completions", "/api/chat"])

@@ -17,6 +17,7 @@ from llama_router.control.llama_cpp.entries import (
     anthropic_list,
     downloading_entry,
     model_entry,
+    most_instances,
     read_backend_info,
     router_props,
     status_of,
@@ -270,8 +271,22 @@ def test_progress_is_in_the_entry_and_in_the_event() -> None:
 
 def test_the_router_says_that_it_is_one() -> None:
     """llama.cpp's UI shows a choice of models then."""
-    assert router_props("1.2")["role"] == "router"
+    assert router_props("1.2", max_instances=1)["role"] == "router"
     assert plain_event("models_reload") == {"model": "*", "event": "models_reload", "data": {}}
+
+
+def test_the_router_says_how_many_models_can_run_at_once() -> None:
+    """The largest group decides, and a model that is kept loaded runs beside it."""
+    tables = {
+        "alone": {},
+        "one": {"group": "g"},
+        "two": {"group": "g"},
+        "kept": {"keep_loaded": True},
+    }
+    given = {name: {"spawn": {"command": ["x"]}, **table} for name, table in tables.items()}
+    models = parse_config({"models": given}).models.values()
+    assert most_instances(models) == 3
+    assert most_instances([]) == 0
 
 
 def test_progress_has_the_form_that_the_ui_reads() -> None:

@@ -14,6 +14,8 @@ from llama_router.core.requests.routes import (
     ModelPath,
     Observe,
     _cached_route,
+    Route,
+    RouterHealth,
     _route,
     allowed,
     decoded,
@@ -42,6 +44,10 @@ from llama_router.core.requests.routes import (
         (b"OPTIONS", b"/v1/chat/completions", b"", Control()),
         (b"GET", b"/health", b"", Observe(None, "/health")),
         (b"HEAD", b"/slots", b"", Observe(None, "/slots")),
+        (b"GET", b"/livez", b"", RouterHealth(readiness=False)),
+        (b"HEAD", b"/readyz", b"verbose", RouterHealth(readiness=True)),
+        (b"POST", b"/livez", b"", Control()),
+        (b"GET", b"/livez/", b"", Control()),
         (b"GET", b"/props", b"model=a%2Fb:Q4", ByQuery("a/b:Q4")),
         (b"GET", b"/props", b"", Observe(None, "/props")),
         (b"GET", b"/props", b"autoload=false", Control()),
@@ -91,7 +97,7 @@ def test_route(method: bytes, path: bytes, query: bytes, expected) -> None:
 @given(st.binary(), st.binary(), st.binary())
 def test_any_bytes_have_a_route(method: bytes, path: bytes, query: bytes) -> None:
     """Nothing that a client sends makes the lookup fail."""
-    assert isinstance(route(method, path, query), ByBody | ByQuery | ByPath | Control | Observe)
+    assert isinstance(route(method, path, query), Route)
 
 
 @given(

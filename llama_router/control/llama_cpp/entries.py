@@ -5,7 +5,8 @@ Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
@@ -219,11 +220,23 @@ def downloading_entry(
     }
 
 
-def router_props(version: str) -> Json:
-    """Return the router's own ``/props``."""
+def most_instances(models: Iterable[ModelSpec]) -> int:
+    """Return how many of *models* can run at the same time: a group, and those kept loaded."""
+    groups = Counter(spec.group_key for spec in models if not spec.keep_loaded)
+    kept = sum(spec.keep_loaded for spec in models)
+    return kept + max(groups.values(), default=0)
+
+
+def router_props(version: str, *, max_instances: int) -> Json:
+    """Return the router's own ``/props``.
+
+    Args:
+        version: The version of the router.
+        max_instances: Most models that can run at the same time.
+    """
     return {
         "role": "router",
-        "max_instances": 0,  # no limit in number: groups decide
+        "max_instances": max_instances,
         "models_autoload": True,
         # Fields that llama.cpp's UI reads from every server.
         "model_alias": "llama-router",

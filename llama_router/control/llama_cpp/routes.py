@@ -29,7 +29,7 @@ from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, json_body, open_to
 from ..web.server import without_deadline
-from .entries import RUNNING, router_props
+from .entries import RUNNING, most_instances, router_props
 from .event_stream import ModelEventStream
 from .listing import named
 
@@ -55,17 +55,18 @@ def blueprint(context: ControlContext) -> Blueprint:
     _add_loads(routes, context)
     _add_downloads(routes, context)
     _add_events(routes, context)
-    _add_server_routes(routes)
+    _add_server_routes(routes, context)
     return routes
 
 
-def _add_server_routes(routes: Blueprint) -> None:
+def _add_server_routes(routes: Blueprint, context: ControlContext) -> None:
     """Add routes by which llama.cpp's UI recognizes a router."""
 
     @routes.get("/props")
     @open_to(Scope.MODELS)
     async def props() -> Response:
-        return answer(router_props(__version__))
+        models = context.dispatcher.config.models.values()
+        return answer(router_props(__version__, max_instances=most_instances(models)))
 
     # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
     @routes.route("/tools", methods=["GET", "POST"])

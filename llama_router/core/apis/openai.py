@@ -83,7 +83,8 @@ OPENAI: Final = ApiDialect(
         ),
         POST,
     )
-    | {"/health": GET, "/v1/health": GET, "/slots": GET, "/props": GET | POST},
+    | dict.fromkeys(("/livez", "/readyz", "/health", "/v1/health", "/slots"), GET)
+    | {"/props": GET | POST},
     stream_endings=("/completions",),
     error_body=_error_body,
     error_event=_error_event,

@@ -25,6 +25,13 @@ _CONTROL_EXACT: Final = {
     *("/", "/v1/models", "/models"),
     *("/v1/stream", "/v1/streams/lookup"),  # passed to the backend that keeps the conversation
 }
+#: Paths of the router's own health, for supervisors and load balancers.
+LIVENESS: Final = "/livez"
+READINESS: Final = "/readyz"
+
+#: The path of health, and llama-server's other name for it.
+HEALTH: Final = ("/health", "/v1/health")
+
 _CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
 
 #: Decisions in the cache: clients send the same few paths again and again.
@@ -98,6 +105,17 @@ class Observe:
 
 
 @attrs.frozen
+class RouterHealth:
+    """Answered by the router at once: whether it runs, or whether it is ready for requests.
+
+    Attributes:
+        readiness: The question is whether it is ready.
+    """
+
+    readiness: bool
+
+
+@attrs.frozen
 class Control:
     """Answered by the control plane.
 
@@ -112,7 +130,10 @@ class Control:
 #: Parts of a query that `_route` reads; any of it may be percent-encoded.
 _RELEVANT_QUERY: Final = re.compile(rb"model|autoload|%")
 
-Route: TypeAlias = ByBody | ByQuery | ByPath | Observe | Control
+#: Routes of the data plane.
+DataRoute: TypeAlias = ByBody | ByQuery | ByPath | Observe | RouterHealth
+
+Route: TypeAlias = DataRoute | Control
 
 
 def route(method: bytes, path: bytes, query: bytes) -> Route:
@@ -150,7 +171,9 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
 
 
 def _observed(path: str) -> Route:
-    if path == "/v1/health":  # llama-server's other name for it
+    if path in (LIVENESS, READINESS):
+        return RouterHealth(readiness=path == READINESS)
+    if path in HEALTH:
         return Observe(None, path)
     for observed in OBSERVED:
         if path.endswith(observed):
