@@ -76,7 +76,11 @@ class _Connection:
                 return
             if isinstance(destination, RouterHealth):
                 reusable = await answer_health(
-                    self._gateway, self._client, head, readiness=destination.readiness
+                    self._gateway,
+                    self._client,
+                    self._reader,
+                    head,
+                    readiness=destination.readiness,
                 )
             else:
                 request = ModelRequest(self._gateway, self._client, self._reader, head)

@@ -15,13 +15,13 @@ from ..errors.requests import ModelLoadingError
 from ..http1 import RequestHead
 from ..logs.request_ids import new_request_id
 from .gateway import Gateway
-from .reader import BODY_TIMEOUT_S
+from .reader import BODY_TIMEOUT_S, Reader
 from .router_responses import error_response, healthy_response
 from .sockets import ClientSocket
 
 
 async def answer_health(
-    gateway: Gateway, client: ClientSocket, head: RequestHead, *, readiness: bool
+    gateway: Gateway, client: ClientSocket, reader: Reader, head: RequestHead, *, readiness: bool
 ) -> bool:
     """Answer ``/livez`` or ``/readyz``; return whether the connection can be used again.
 
@@ -30,6 +30,7 @@ async def answer_health(
     Args:
         gateway: The parts that all connections share.
         client: The client's connection.
+        reader: Reads it.
         head: The request.
         readiness: The question is whether the router is ready for requests.
 
@@ -37,6 +38,7 @@ async def answer_health(
         ClientGoneError: if the client left.
         FiberTimeoutError: if it does not read.
     """
+    reader.buffer = reader.buffer[head.size :]
     has_body = head.chunked or bool(head.content_length)
     close = has_body or not head.keep_alive or gateway.draining.is_set()
     error: RouterError | None = None

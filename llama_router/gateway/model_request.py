@@ -372,11 +372,23 @@ class ModelRequest:
                 return await self._answer_health()
             backend, path = found
         else:
-            backend = dispatcher.running(model, caller.may_use)
+            backend = self._running(model, destination)
             _check_allowed(path, backend.spec.spawn.proxy_endpoints, backend.model)
         self._log.model = backend.model
         query = self._head.query
         return await self._run_exchange(backend, path + b"?" + query if query else path, None)
+
+    def _running(self, model: ModelId | None, destination: Observe) -> Backend:
+        """Return the running backend that *destination* means.
+
+        Raises:
+            RouterError: if there is none.
+        """
+        try:
+            return self._gateway.dispatcher.running(model, self._caller.may_use)
+        except NoModelRunningError as exc:
+            is_props = model is None and destination.path == "/props"
+            raise (health_error(self._gateway) if is_props else None) or exc from None
 
     def _backend_with_health(self, path: bytes) -> tuple[Backend, bytes] | None:
         """Return the backend that was started last, and its path for *path*.

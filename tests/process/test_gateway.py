@@ -138,7 +138,7 @@ class TestRefused:
 
     async def test_a_path_outside_proxy_endpoints_is_404(self, router) -> None:
         """The error lists what is allowed; the model is not loaded for it."""
-        answer = await router.ask(post("/v2/echo", "a"))
+        answer = await router.ask(post("/v3/echo", "a"))
         assert answer.status == 404
         assert answer.error["code"] == "endpoint_not_allowed"
         assert "/v1/" in answer.error["message"]
