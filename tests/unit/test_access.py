@@ -466,7 +466,7 @@ def test_a_body_says_enough_about_its_page() -> None:
 
 def test_every_page_loads_models_where_every_origin_is_listed() -> None:
     """It need not be named then."""
-    assert loads(gate(cors_origins=["*"]), **BROWSER)
+    assert loads(gate(cors_origins=["*"]), b"GET", **BROWSER)
 
 
 def test_a_browser_may_ask_before() -> None:

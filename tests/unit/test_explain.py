@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.backends.diagnosis import PERMANENT_CAUSES, advice_on_probe, diagnose
-from llama_router.errors.causes import Cause
+from llama_router.backends.diagnosis import advice_on_probe, diagnose
+from llama_router.errors.causes import PERMANENT_CAUSES, Cause
 
 # --- llama-server ---------------------------------------------------------------------
 

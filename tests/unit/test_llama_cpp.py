@@ -277,7 +277,7 @@ def test_the_router_says_that_it_is_one() -> None:
 
 def test_the_router_says_how_many_models_can_run_at_once() -> None:
     """The largest group decides, and a model that is kept loaded runs beside it."""
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "alone": {},
         "one": {"group": "g"},
         "two": {"group": "g"},
