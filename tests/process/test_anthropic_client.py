@@ -146,6 +146,35 @@ async def test_counting_tokens(served) -> None:
     assert count.input_tokens == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 0
 
 
+async def test_the_log_has_the_whole_prompt(tmp_path, tmp_path_factory) -> None:
+    """Streamed or not, cached or not, it has the same number of tokens."""
+    config = write_config(tmp_path, *tables(tmp_path_factory), router=ROUTER)
+
+    def use(client: anthropic.Anthropic) -> int:
+        for _ in range(2):
+            client.messages.create(model="b", max_tokens=40, messages=HELLO)
+            with client.messages.stream(model="b", max_tokens=40, messages=HELLO) as stream:
+                stream.get_final_message()
+        return client.messages.count_tokens(model="b", messages=HELLO).input_tokens
+
+    async with serving(config) as router:
+        count = await with_client(router, use)
+        await router.event("request.completed", path="/v1/messages/count_tokens")
+        done = [e for e in router.named("request.completed") if e["path"] == "/v1/messages"]
+    assert [event["prompt_tokens"] for event in done] == [count] * 4
+    assert [event["completion_tokens"] for event in done] == [40] * 4
+
+
+async def test_the_list_of_models_has_its_form(served) -> None:
+    """Every entry has the fields of the official client's class."""
+    models = await with_client(served, lambda client: client.models.list().data)
+    shown = await with_client(served, lambda client: client.models.retrieve("claude-here"))
+    assert [(model.type, model.id, model.display_name) for model in models] == [
+        ("model", name, name) for name in ("a", "b", "broken")
+    ]
+    assert (shown.id, shown.created_at.year >= 2000) == ("a", True)
+
+
 async def test_tools(served) -> None:
     """What is said of tools reaches the model: the same message has more tokens."""
 

@@ -298,6 +298,36 @@ async def test_lists(client) -> None:
     assert shown.modelinfo["llama.context_length"] == 2048
 
 
+async def test_the_context_is_the_one_that_is_served(tmp_path, tmp_path_factory) -> None:
+    """It is that of the command before a load, and of the backend after it."""
+    models = make_models(tmp_path_factory)
+    args = ["--ctx-size", "512", "--parallel", "2", "--kv-unified"]
+    config = write_config(tmp_path, model_table(models, "a", args=args))
+    async with serving(config) as router, router.client() as client:
+        before = (await client.get("/api/tags")).json()["models"][0]
+        await client.post("/api/generate", json={"model": "a"})
+        (running,) = (await client.get("/api/ps")).json()["models"]
+        shown = (await client.post("/api/show", json={"model": "a"})).json()
+        (entry,) = (await client.get("/v1/models")).json()["data"]
+    told = [document["context_length"] for document in (before, running, entry)]
+    assert [*told, shown["model_info"]["llama.context_length"]] == [512] * 4
+    assert before["capabilities"] == running["capabilities"] == shown["capabilities"]
+
+
+async def test_long_lists_of_embeddings_log_their_tokens(tmp_path, tmp_path_factory) -> None:
+    """Their figures are at the beginning of the answer."""
+    models = make_models(tmp_path_factory)
+    config = write_config(tmp_path, model_table(models, "embedder", args=["--embeddings"]))
+    async with serving(config) as router, router.client() as client:
+        asked = {"model": "embedder", "input": ["water"] * 40}
+        usage = (await client.post("/v1/embeddings", json=asked)).json()["usage"]
+        (await client.post("/api/embed", json=asked)).raise_for_status()
+        for path in ("/v1/embeddings", "/api/embed"):
+            logged = await router.event("request.completed", path=path)
+            assert logged["sent_bytes"] > 8192
+            assert logged["prompt_tokens"] == usage["prompt_tokens"] > 0
+
+
 async def test_keep_alive(config) -> None:
     """A duration moves the end of the model's stay; 0 ends it once nobody uses the model."""
     async with connected(config) as (client, router):
