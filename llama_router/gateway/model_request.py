@@ -473,9 +473,15 @@ class ModelRequest:
         return (HandshakeExchange if self._upgrade else BufferedExchange)(loop, client, request)
 
     def _id_field(self) -> tuple[bytes, bytes] | None:
-        """Return the field with the request id; None if the API has none."""
-        api = APIS.api_of(self._head.path.decode("ascii", "replace"))
-        return next(iter(api.request_id_fields(self._request_id)), None)
+        """Return the field with the request id; None if the API has none.
+
+        Only the paths of an API have it: any other response is passed on as it is.
+        """
+        path = self._head.path.decode("ascii", "replace")
+        if APIS.methods_of(path) is None:
+            return None
+        self._log.request_id = self._request_id
+        return next(iter(APIS.api_of(path).request_id_fields(self._request_id)), None)
 
     def _early_fields(self) -> Sequence[tuple[bytes, bytes]]:
         """Return the fields to add to a response that begins before its backend's."""
@@ -490,7 +496,6 @@ class ModelRequest:
         path = self._head.path.decode("ascii", "replace")
         log.usage = usage_of(path, result.tail, result.first)
         log.error = result.error
-        log.request_id = self._request_id
 
     async def _refuse(self, error: RouterError) -> bool:
         """Respond with *error*; return as `serve` does."""

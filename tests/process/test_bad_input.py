@@ -199,7 +199,7 @@ async def test_an_error_is_found_in_the_log_by_its_request_id(router) -> None:
 
 async def test_an_answer_is_found_in_the_log_by_its_request_id(router) -> None:
     """On both planes; the field is that of the API, and Ollama knows no such thing."""
-    for path, field in (("/v1/messages", "request-id"), ("/v1/echo", "x-request-id")):
+    for path, field in (("/v1/messages", "request-id"), ("/v1/completions", "x-request-id")):
         answer = await router.ask(json_request(path, b'{"model": "a"}'))
         assert answer.status == 200
         assert await router.events.wait("request.completed", request_id=answer.fields[field])
