@@ -7,7 +7,7 @@ import attrs
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import Phase
-from llama_router.core.scheduling.placement import Occupancy, ReloadOutcome, is_idle
+from llama_router.core.scheduling.placement import Occupancy, Verdict, is_idle
 
 
 @attrs.frozen(kw_only=True)
@@ -30,14 +30,14 @@ class AtMost:
         self,
         spec: ModelSpec,  # noqa: ARG002 -- the protocol asks for it
         occupancy: Occupancy,
-    ) -> ReloadOutcome:
+    ) -> Verdict:
         """Allow it while fewer than *limit* models are resident."""
         running = len(occupancy.residents)
         if running < self.limit:
-            return ReloadOutcome()
+            return Verdict()
         others = [each for each in occupancy.residents if not each.spec.keep_loaded]
         guarded_s = (each.ready_since_s + self.guard_s for each in others)
-        return ReloadOutcome(
+        return Verdict(
             blockers=tuple(each.model for each in others),
             reason=f"{running} models run, and no more than {self.limit} may",
             look_again_s=min((t for t in guarded_s if t > occupancy.now_s), default=float("inf")),

@@ -24,7 +24,7 @@ from bench.results import Results
 from . import chart, report
 from .client import LoadError
 from .contestants import CONTESTANTS, Contestant, Setting
-from .goals import Outcome, ReloadOutcome, judge
+from .goals import Outcome, Verdict, judge
 from .workloads import WORKLOADS, Scale, Stage, Workload
 
 #: Pause before each measurement, in seconds, so that the previous contestant comes to rest.
@@ -144,7 +144,7 @@ class Bench:
         if not self._results.rounds:
             print("bench proxy: no contestant could be measured", file=sys.stderr)
             return 2
-        failed = self._problems or any(one.verdict is ReloadOutcome.MISSED for one in outcomes)
+        failed = self._problems or any(one.verdict is Verdict.MISSED for one in outcomes)
         try:
             if options.json is not None:
                 options.json.write_text(json.dumps(self._document(outcomes, rounds), indent=1))

@@ -17,7 +17,7 @@ SUBJECT = "llama-router"
 DIRECT = "direct"
 
 
-class ReloadOutcome(StrEnum):
+class Verdict(StrEnum):
     """The verdict on a goal."""
 
     MET = "met"
@@ -103,7 +103,7 @@ class Outcome:
     """
 
     goal: Goal
-    verdict: ReloadOutcome
+    verdict: Verdict
     value: Spread | None
     reason: str = ""
 
@@ -125,10 +125,8 @@ def _judged(goal: Goal, results: Results) -> Outcome:
         if (reason := results.unusable(goal.workload, name)) is not None
     )
     if value is None or reason:
-        return Outcome(
-            goal, ReloadOutcome.NOT_MEASURED, value, reason or "there is nothing to compare"
-        )
-    verdict = ReloadOutcome.MISSED if value.median > goal.limit else ReloadOutcome.MET
+        return Outcome(goal, Verdict.NOT_MEASURED, value, reason or "there is nothing to compare")
+    verdict = Verdict.MISSED if value.median > goal.limit else Verdict.MET
     return Outcome(goal, verdict, value)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.proxy import report
-from bench.proxy.goals import DIRECT, GOALS, SUBJECT, Goal, Measure, ReloadOutcome, judge
+from bench.proxy.goals import DIRECT, GOALS, SUBJECT, Goal, Measure, Verdict, judge
 from bench.proxy.workloads import WORKLOADS
 from bench.results import Results, Spread, spread_of
 
@@ -70,9 +70,7 @@ def test_a_goal_takes_its_value_as_it_says(measure: Measure, expected: float) ->
     assert value.median == expected
 
 
-def verdicts(
-    results: Results, monkeypatch: pytest.MonkeyPatch, *goals: Goal
-) -> list[ReloadOutcome]:
+def verdicts(results: Results, monkeypatch: pytest.MonkeyPatch, *goals: Goal) -> list[Verdict]:
     monkeypatch.setattr("bench.proxy.goals.GOALS", goals)
     return [outcome.verdict for outcome in judge(results, ["load"])]
 
@@ -81,13 +79,13 @@ def test_the_limit_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most 5 is met by 5, and missed by a bit more."""
     results = results_of("load", "cpu_us", llama_router=[10.0], nginx=[2.0])
     met, missed = goal(Measure.TIMES, 5), goal(Measure.TIMES, 4.99)
-    assert verdicts(results, monkeypatch, met, missed) == [ReloadOutcome.MET, ReloadOutcome.MISSED]
+    assert verdicts(results, monkeypatch, met, missed) == [Verdict.MET, Verdict.MISSED]
 
 
 def test_a_goal_without_its_peer_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts neither as met nor as missed."""
     results = results_of("load", "cpu_us", llama_router=[10.0])
-    assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [ReloadOutcome.NOT_MEASURED]
+    assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [Verdict.NOT_MEASURED]
 
 
 @pytest.mark.parametrize("name", [SUBJECT, "nginx", DIRECT])
@@ -97,7 +95,7 @@ def test_a_goal_with_errors_is_not_measured(name: str, monkeypatch: pytest.Monke
     results.rounds["load"][name][0]["errors"] = 3
     monkeypatch.setattr("bench.proxy.goals.GOALS", [goal(Measure.ADDED_TIMES, 5)])
     (outcome,) = judge(results, ["load"])
-    assert outcome.verdict is ReloadOutcome.NOT_MEASURED
+    assert outcome.verdict is Verdict.NOT_MEASURED
     assert outcome.reason == f"{name} had 3 errors"
     assert f"not measured: {name} had 3 errors" in list(report.goals([outcome]))[-1]
 
@@ -106,7 +104,7 @@ def test_errors_of_other_contestants_do_not_matter(monkeypatch: pytest.MonkeyPat
     """A goal against nginx is measured although llama-swap refused requests."""
     results = results_of("load", "cpu_us", llama_router=[2.0], nginx=[9.0], llama_swap=[1.0])
     results.rounds["load"]["llama-swap"][0]["errors"] = 3
-    assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [ReloadOutcome.MET]
+    assert verdicts(results, monkeypatch, goal(Measure.TIMES, 5)) == [Verdict.MET]
 
 
 def test_a_goal_with_a_failed_round_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +112,7 @@ def test_a_goal_with_a_failed_round_is_not_measured(monkeypatch: pytest.MonkeyPa
     results = results_of("load", "cpu_us", llama_router=[2.0, 2.0], nginx=[9.0, None])
     monkeypatch.setattr("bench.proxy.goals.GOALS", [goal(Measure.TIMES, 5)])
     (outcome,) = judge(results, ["load"])
-    assert outcome.verdict is ReloadOutcome.NOT_MEASURED
+    assert outcome.verdict is Verdict.NOT_MEASURED
     assert outcome.reason == "nginx failed in 1 of 2 rounds"
 
 

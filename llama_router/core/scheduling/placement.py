@@ -87,7 +87,7 @@ class Occupancy:
 
 
 @attrs.frozen(kw_only=True)
-class ReloadOutcome:
+class Verdict:
     """Verdict on the start of a model: allowed, or the reason why it has to wait.
 
     Attributes:
@@ -127,7 +127,7 @@ class Placement(Protocol):
         ready, and ends for all of them at once.
         """
 
-    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> ReloadOutcome:
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
         """Return whether a model without a process may start, and what is in its way.
 
         The answer must not depend on how many requests a resident has: blockers are granted
@@ -171,10 +171,10 @@ class GroupPlacement:
         """Return the group; a model with ``keep_loaded`` is not in one."""
         return f"model:{spec.id}" if spec.keep_loaded else spec.group_key
 
-    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> ReloadOutcome:
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
         """Allow it unless a model of another group is resident."""
         blockers = tuple(resident.model for resident in _in_the_way(spec, occupancy))
-        return ReloadOutcome(blockers=blockers)
+        return Verdict(blockers=blockers)
 
     def victims(
         self, spec: ModelSpec, occupancy: Occupancy, closed: frozenset[ModelId]

@@ -17,7 +17,7 @@ from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import INTENTS, Cue, Intent, Phase, Signal, advance
-from .placement import Occupancy, Placement, ReloadOutcome, Resident, Waiter
+from .placement import Occupancy, Placement, Resident, Verdict, Waiter
 from .restart import CLOSED, GIVEN_UP, Breaker
 
 
@@ -344,7 +344,7 @@ class SchedulerState:
         startable = (entry for entry in waiting if entry.phase is Phase.STOPPED)
         return sorted(startable, key=lambda entry: entry.turn_s)
 
-    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> ReloadOutcome:
+    def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
         """Return the policy's verdict; schedule a `Tick` for the time at which it may change."""
         verdict = self.placement.may_start(spec, occupancy)
         self.due(verdict.look_again_s, occupancy.now_s)
