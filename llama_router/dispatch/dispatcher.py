@@ -23,7 +23,7 @@ from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan
 from ..core.config.specs import ModelSpec
-from ..core.scheduling import placement, refusals
+from ..core.scheduling import policies, refusals
 from ..core.scheduling.events import (
     Arrived,
     Changed,
@@ -91,7 +91,7 @@ class Dispatcher:
         config: Config,
         launch: Launch,
         *,
-        placement_for: Callable[[Config], Placement] = placement.placement_for,
+        placement_for: Callable[[Config], Placement] = policies.placement_for,
         probe: Probe = probe_health,
         note: Callable[[ModelId, str], None] = lambda *_: None,
     ) -> None:

@@ -28,8 +28,8 @@ from llama_router.core.scheduling.placement import (
     Occupancy,
     Placement,
     Resident,
-    placement_for,
 )
+from llama_router.core.scheduling.policies import placement_for
 from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.core.scheduling.waits import Blocker, Wait
 from tests.policies import AtMost

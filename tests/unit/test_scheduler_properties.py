@@ -22,7 +22,8 @@ from llama_router.core.scheduling.events import (
     Unload,
 )
 from llama_router.core.scheduling.lifecycle import RESIDENT, Intent, Phase, Signal
-from llama_router.core.scheduling.placement import Placement, placement_for
+from llama_router.core.scheduling.placement import Placement
+from llama_router.core.scheduling.policies import placement_for
 from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError, BackendHungError, SpawnError
 from tests.policies import AtMost

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import attrs
 
-from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from .lifecycle import Phase
@@ -197,8 +196,3 @@ def _in_the_way(spec: ModelSpec, occupancy: Occupancy) -> Iterator[Resident]:
     for resident in occupancy.residents:
         if not resident.spec.keep_loaded and resident.spec.group_key != spec.group_key:
             yield resident
-
-
-def placement_for(config: Config) -> Placement:  # noqa: ARG001 -- a policy with settings reads them
-    """Return the placement policy that *config* asks for."""
-    return GroupPlacement()

@@ -27,7 +27,7 @@ from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan, plan_reload
 from ..config.specs import ModelSpec
-from . import fairness, idle_policy, placement, refusals
+from . import fairness, idle_policy, policies, refusals
 from .events import (
     Action,
     Arrived,
@@ -66,7 +66,7 @@ class Scheduler:
     def __init__(
         self,
         config: Config,
-        placement_for: Callable[[Config], Placement] = placement.placement_for,
+        placement_for: Callable[[Config], Placement] = policies.placement_for,
     ) -> None:
         self._state = SchedulerState(config, placement_for)
         self._shutting_down = False
