@@ -163,7 +163,8 @@ async def test_a_home_that_may_not_be_entered_is_a_warning(tmp_path) -> None:
         XDG_STATE_HOME=str(tmp_path / "state"),
     ) as router:
         assert await listed(router) == {"a"}
-        assert any("is left out: Permission denied" in line for line in router.said)
+        doubted = [event["problem"] for event in router.named("config.doubted")]
+        assert any("is left out: Permission denied" in problem for problem in doubted)
         await router.event("models.doubted", reason="it cannot be read: Permission denied")
 
 
