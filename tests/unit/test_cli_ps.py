@@ -28,6 +28,7 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
         "port": None,
         "in_flight": 0,
         "queued": 0,
+        "memory_mib": None,
         "ready_for_s": None,
         "crashed": False,
         "retry_in_s": None,

@@ -17,7 +17,6 @@ from llama_router.control.llama_cpp.entries import (
     anthropic_list,
     downloading_entry,
     model_entry,
-    most_instances,
     read_backend_info,
     router_props,
     status_of,
@@ -33,6 +32,7 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import TRANSITIONS, Phase, Signal, advance
+from llama_router.core.scheduling.placement import most_instances
 from llama_router.core.scheduling.state import ModelStatistics
 from llama_router.errors.backends import BackendExitedError, SpawnError
 

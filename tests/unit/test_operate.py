@@ -33,6 +33,7 @@ STATUS = {
     "pid": 1,
     "uptime_s": 1.0,
     "urls": ["http://x"],
+    "programs": [],
     "config_path": "/c",
     "reload": RELOAD,
     "models": [MODEL],

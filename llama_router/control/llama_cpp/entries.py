@@ -5,8 +5,7 @@ Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
@@ -218,13 +217,6 @@ def downloading_entry(
         "can_remove": True,
         **download_progress(name, done_bytes, total_bytes),
     }
-
-
-def most_instances(models: Iterable[ModelSpec]) -> int:
-    """Return how many of *models* can run at the same time: a group, and those kept loaded."""
-    groups = Counter(spec.group_key for spec in models if not spec.keep_loaded)
-    kept = sum(spec.keep_loaded for spec in models)
-    return kept + max(groups.values(), default=0)
 
 
 def router_props(version: str, *, max_instances: int) -> Json:

@@ -17,6 +17,7 @@ from ... import __version__
 from ...core.access.gate import Scope
 from ...core.scheduling.events import Unload
 from ...core.scheduling.lifecycle import Phase
+from ...core.scheduling.placement import most_instances
 from ...errors.requests import (
     ModelExistsError,
     ModelLoadedError,
@@ -29,7 +30,7 @@ from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, json_body, open_to
 from ..web.server import without_deadline
-from .entries import RUNNING, most_instances, router_props
+from .entries import RUNNING, router_props
 from .event_stream import ModelEventStream
 from .listing import named
 

@@ -7,7 +7,8 @@ model are in `idle_policy`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import attrs
@@ -196,3 +197,10 @@ def _in_the_way(spec: ModelSpec, occupancy: Occupancy) -> Iterator[Resident]:
     for resident in occupancy.residents:
         if not resident.spec.keep_loaded and resident.spec.group_key != spec.group_key:
             yield resident
+
+
+def most_instances(models: Iterable[ModelSpec]) -> int:
+    """Return how many of *models* can run at the same time: a group, and those kept loaded."""
+    groups = Counter(spec.group_key for spec in models if not spec.keep_loaded)
+    kept = sum(spec.keep_loaded for spec in models)
+    return kept + max(groups.values(), default=0)
