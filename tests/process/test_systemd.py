@@ -210,7 +210,7 @@ async def test_a_rejected_file_is_in_the_status(tmp_path, monkeypatch) -> None:
     async with serving(config):
         await manager.field("STATUS=1 model; no model is running")
         right = config.read_text()
-        config.write_text(f"models = 3\n{right}")
+        config.write_text(f"nonsense = true\n{right}")
         await manager.field("STATUS=configuration rejected (line 1); 1 model; no model is running")
         config.write_text(right)
         await manager.field("STATUS=1 model; no model is running")
