@@ -224,7 +224,9 @@ async def test_output_that_cannot_be_written_is_a_sentence(tmp_path) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == b"error: cannot write the output: No space left on device"
+    assert (
+        done.stderr.splitlines()[-1] == b"error: cannot write the output: No space left on device"
+    )
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
