@@ -7,6 +7,7 @@ call can be given up (`files.stalls`).
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import stat
@@ -142,6 +143,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _unused_name_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove the temporary files of writers of *path* that were killed; none may run now.
+
+    Raises:
+        OSError: if one cannot be removed.
+    """
+    with look_at(path):
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            left.unlink(missing_ok=True)
 
 
 def replace_atomically(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import msgspec
 
-from ..files import make_folder, reason_of
+from ..files import make_folder, reason_of, remove_temporaries, replace_atomically
 from . import procfs
 from .treekill import Trees
 
@@ -148,9 +148,7 @@ class InstanceRecord:
 
     def _write(self) -> None:
         # Not synced to the disk: it need not outlive the boot.
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self._record)))
-        temporary.replace(self.path)
+        replace_atomically(self.path, msgspec.json.format(msgspec.json.encode(self._record)))
 
 
 def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[SweptRecord]:
@@ -205,7 +203,7 @@ def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> SweptRecord
     survivors = trees.end(timeout_s=timeout_s)
     if not survivors:
         path.unlink(missing_ok=True)
-        path.with_suffix(".tmp").unlink(missing_ok=True)  # it was killed while it wrote
+        remove_temporaries(path)  # it was killed while it wrote
     return SweptRecord(
         path=path,
         outcome=SweepOutcome.SURVIVED if survivors else SweepOutcome.SWEPT,

@@ -252,19 +252,32 @@ def test_record_follows_what_runs(tmp_path, instance) -> None:
     assert list(record.path.parent.iterdir()) == []
 
 
-def test_record_is_never_half_written(tmp_path, instance, monkeypatch) -> None:
+def test_record_is_never_half_written(tmp_path, instance) -> None:
     """A write that fails leaves the last whole record, and the next one holds everything."""
     record = InstanceRecord(tmp_path, instance)
     record.add(1, 2, argv=[], model="m", marker="x.1")
     before = record.path.read_bytes()
-    fresh = record.path.with_suffix(".tmp")
-    fresh.mkdir()
-    with pytest.raises(OSError, match="Is a directory"):
+    away = record.path.parent.rename(tmp_path / "away")
+    with pytest.raises(FileNotFoundError):
         record.add(3, 4, argv=[], model="n", marker="x.2")
+    away.rename(record.path.parent)
     assert record.path.read_bytes() == before
-    fresh.rmdir()
     record.remove(1)
     assert [each["pid"] for each in json.loads(record.path.read_text())["backends"]] == [3]
+
+
+def test_half_written_file_of_a_killed_router_is_removed(tmp_path, instance) -> None:
+    """Nothing is left of a router that was killed while it wrote its record."""
+    record = InstanceRecord(tmp_path, instance)
+    dead(record)
+    killed_while_writing = (
+        "import os, pathlib, sys; from llama_router.files import replacing\n"
+        "with replacing(pathlib.Path(sys.argv[1])) as temporary: temporary.touch(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", killed_while_writing, record.path], check=True)
+    assert len(list(record.path.parent.iterdir())) == 2
+    assert [swept.outcome for swept in sweep(tmp_path)] == [SweepOutcome.SWEPT]
+    assert list(record.path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
