@@ -11,6 +11,7 @@ from typing import Final
 
 import attrs
 
+from ..core.config.specs import DEFAULT_ENDPOINTS
 from ..errors.config import ConfigError, Problem
 from .draft import Draft, Note
 from .fields import Fields
@@ -26,10 +27,7 @@ MIN_READY_TIMEOUT_S: Final = 15
 STOP_TIMEOUT_S: Final = 10
 
 #: The paths that llama-swap forwards to models.
-PROXY_ENDPOINTS: Final = (
-    *("/v1/", "/health", "/slots", "/props", "/completion", "/infill", "/rerank", "/reranking"),
-    *("/tokenize", "/detokenize", "/apply-template", "/sdapi/"),
-)
+PROXY_ENDPOINTS: Final = (*DEFAULT_ENDPOINTS, "/sdapi/")
 
 _LOG_LEVELS: Final = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
 

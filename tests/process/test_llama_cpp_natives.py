@@ -23,13 +23,12 @@ HELLO = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Shared]:
-    """A chat model, an embedding model and a reranker, whose every path may be used."""
+    """A chat model, an embedding model and a reranker, with the default settings."""
     models = make_models(tmp_path_factory)
-    opened = "spawn.proxy_endpoints = []"
     tables = [
-        model_table(models, "a", opened),
-        model_table(models, "embedder", opened, args=["--embeddings"]),
-        model_table(models, "ranker", opened, file="embedder", args=["--reranking"]),
+        model_table(models, "a", args=["--metrics"]),
+        model_table(models, "embedder", args=["--embeddings"]),
+        model_table(models, "ranker", file="embedder", args=["--reranking"]),
     ]
     with shared(tmp_path_factory, *tables) as served:
         yield served
@@ -104,6 +103,28 @@ async def test_infill(http) -> None:
     answer = await http.post("/infill", json=asked)
     assert answer.status_code == 501
     assert "Infill is not supported by this model" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("/chat/completions/input_tokens", 200, "input_tokens"),
+        ("/v1/responses/input_tokens", 400, "'input' is required"),
+        ("/v1/chat/completions/control", 400, "missing completion id"),
+        ("/v1/systemone", 501, "not a decision model"),
+        ("/audio/transcriptions", 501, "does not support audio input"),
+        ("/cors-proxy", 403, "this feature is disabled"),
+    ],
+)
+async def test_every_path_of_llama_server(http, path, status, says) -> None:
+    """The default settings pass it on, and the backend answers."""
+    answer = await http.post(path, json={"model": "a", "messages": HELLO})
+    assert (answer.status_code, says in answer.text) == (status, True), answer.text
+
+
+async def test_metrics(http) -> None:
+    """Those of the model that the query names."""
+    assert "llamacpp:" in (await http.get("/metrics?model=a")).text
 
 
 async def test_the_backends_own_paths(http) -> None:

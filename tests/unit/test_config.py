@@ -67,7 +67,7 @@ def test_the_built_in_spawn_is_the_documented_command() -> None:
         "llama-server --model $path --port $port --host $host"
         " --jinja --ctx-size 4096 --n-gpu-layers 99"
     )
-    assert DEFAULT_SPAWN.proxy_endpoints == ("/v1/", "/health", "/slots", "/props")
+    assert {"/v1/", "/health", "/slots", "/props"} < set(DEFAULT_SPAWN.proxy_endpoints)
 
 
 def test_every_field_of_the_router_can_be_set() -> None:

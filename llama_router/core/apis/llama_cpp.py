@@ -45,10 +45,13 @@ LLAMA_CPP: Final = ApiDialect(
         (
             *("/completion", "/completions", "/infill", "/embedding", "/embeddings"),
             *("/rerank", "/reranking", "/tokenize", "/detokenize", "/apply-template"),
+            *("/audio/transcriptions", "/v1/systemone", "/v1/chat/completions/control"),
+            *("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens"),
+            *("/responses/input_tokens", "/v1/responses/input_tokens"),
         ),
         POST,
     )
-    | {"/lora-adapters": GET | POST},
+    | {"/lora-adapters": GET | POST, "/cors-proxy": GET | POST, "/metrics": GET},
     path_prefixes=("/slots/",),
     stream_endings=("/completion", "/infill"),
     error_body=_error_body,

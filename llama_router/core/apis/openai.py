@@ -61,7 +61,7 @@ CHAT: Final = ApiDialect(
 
 RESPONSES: Final = ApiDialect(
     name="OpenAI responses",
-    paths={"/v1/responses": POST},
+    paths={"/v1/responses": POST, "/responses": POST},
     stream_endings=("/responses",),
     error_body=_error_body,
     error_event=_responses_error_event,
@@ -77,7 +77,7 @@ OPENAI: Final = ApiDialect(
     paths=dict.fromkeys(
         (
             *("/v1/completions", "/v1/embeddings", "/v1/moderations"),
-            *("/v1/rerank", "/v1/reranking"),
+            *("/v1/rerank", "/v1/reranking", "/v2/rerank"),
             *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"),
             *("/v1/images/generations", "/v1/images/edits", "/v1/images/variations"),
         ),

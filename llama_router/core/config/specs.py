@@ -276,11 +276,19 @@ class ModelSpec:
         return f"model:{self.id}" if self.group is None else f"group:{self.group}"
 
 
+#: The paths of llama-server, and ``/v2/rerank``, which other servers have. ``/tools`` is not
+#: among them, because it runs commands. Source: llama.cpp, tools/server/server.cpp at b11549.
+DEFAULT_ENDPOINTS: Final = (
+    *("/v1/", "/v2/rerank", "/health", "/slots", "/props", "/metrics", "/lora-adapters"),
+    *("/completion", "/chat/completions", "/responses", "/infill", "/audio/transcriptions"),
+    *("/embedding", "/rerank", "/tokenize", "/detokenize", "/apply-template", "/cors-proxy"),
+)
+
 DEFAULT_SPAWN = SpawnSpec(
     command=(
         *("llama-server", "--model", "$path", "--port", "$port", "--host", "$host"),
         *("--jinja", "--ctx-size", "4096", "--n-gpu-layers", "99"),
     ),
-    proxy_endpoints=("/v1/", "/health", "/slots", "/props"),
+    proxy_endpoints=DEFAULT_ENDPOINTS,
 )
 """Spawn settings of a model if itself, its template and ``[default_spawn]`` have none."""
