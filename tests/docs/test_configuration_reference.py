@@ -14,9 +14,11 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import (
     DEFAULT_SPAWN,
+    DeviceSpec,
     ModelSpec,
     OnChange,
     RouterSpec,
+    SchedulerSpec,
     SpawnSpec,
 )
 
@@ -33,12 +35,19 @@ ARGS = {"args", "found_args"}
 MODEL_KEYS = {field.name for field in attrs.fields(ModelSpec)} - {"id"} | ARGS
 SECTIONS: dict[str, tuple[type[attrs.AttrsInstance], Any]] = {
     "## `[router]`": (RouterSpec, RouterSpec()),
+    "## `[scheduler]`": (SchedulerSpec, SchedulerSpec()),
+    "## Devices: `[devices.NAME]`": (DeviceSpec, DeviceSpec()),
     "## Spawn settings": (SpawnSpec, DEFAULT_SPAWN),
 }
 
 
 def uncommented() -> str:
     return EXAMPLE_LINE.sub(r"\1", EXAMPLE.read_text())
+
+
+def _section(name: str) -> str:
+    """Return the text of the example from the first table of a section to the next section."""
+    return re.split(rf"^# \[{name}\.", EXAMPLE.read_text(), flags=re.MULTILINE)[1].split("[api_")[0]
 
 
 def rows(heading: str) -> dict[str, tuple[str, str]]:
@@ -63,6 +72,10 @@ def test_the_example_has_every_field() -> None:
     """Everything that can be set is in it."""
     document = tomllib.loads(uncommented())
     assert document["router"].keys() == fields(RouterSpec)
+    assert document["scheduler"].keys() == fields(SchedulerSpec) - {"max_models"}
+    assert "# # max_models = " in EXAMPLE.read_text()  # it contradicts the default policy
+    shown = set(re.findall(r"^#(?: #)? (\w+) = ", _section("devices"), re.MULTILINE))
+    assert shown == fields(DeviceSpec)
     assert document["default_spawn"].keys() == fields(SpawnSpec)
     assert set[str]().union(*document["models"].values()) == MODEL_KEYS
 
@@ -90,8 +103,15 @@ def test_the_example_shows_the_defaults() -> None:
         )
     }
     router = {k: v for k, v in document["router"].items() if k not in without_default}
+    scheduler = document["scheduler"]
     spawn = {k: v for k, v in document["default_spawn"].items() if k not in without_default}
-    config = parse_config({"router": router, "models": {"a": {"path": "/m", "spawn": spawn}}})
+    config = parse_config(
+        {
+            "router": router,
+            "scheduler": scheduler,
+            "models": {"a": {"path": "/m", "spawn": spawn}},
+        }
+    )
     assert config == parse_config({"models": {"a": {"path": "/m"}}})
 
 

@@ -14,11 +14,15 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.config.reload import plan_reload, router_fields_to_restart_for
 from llama_router.core.config.specs import (
     DEFAULT_SPAWN,
+    DeclaredKind,
+    DeviceSpec,
     LogFormat,
     LogLevel,
     ModelSpec,
     ModelState,
+    Policy,
     RouterSpec,
+    SchedulerSpec,
     SpawnSpec,
 )
 from llama_router.errors.config import ConfigError
@@ -243,8 +247,13 @@ def test_a_model_keeps_what_its_table_says() -> None:
                     "max_in_flight": 4,
                     "ttl_s": 60,
                     "keep_loaded": True,
+                    "memory_mib": {"nvidia0": 8000, "host": 900},
+                    "exclusive": True,
+                    "devices": ["nvidia0"],
+                    "needs": {"licence": 1},
                 }
-            }
+            },
+            "devices": {"licence": {"kind": "pool", "amount": 2}},
         }
     )
     assert spec == ModelSpec(
@@ -258,7 +267,82 @@ def test_a_model_keeps_what_its_table_says() -> None:
         max_in_flight=4,
         ttl_s=60,
         keep_loaded=True,
+        memory_mib={"nvidia0": 8000, "host": 900},
+        exclusive=True,
+        devices=["nvidia0"],
+        needs={"licence": 1},
     )
+
+
+def test_the_scheduler_and_devices_keep_what_their_tables_say() -> None:
+    """The fields of both arrive as they were written."""
+    config = parse_config(
+        {
+            "scheduler": {"policy": "memory", "max_models": 3, "swap_patience": 0.5},
+            "devices": {
+                "nvidia0": {"memory_mib": 20000, "reserve_mib": 1000},
+                "host": {"ignore": True},
+                "lab": {"kind": "simulated", "memory_mib": 24000},
+            },
+        }
+    )
+    assert config.scheduler == SchedulerSpec(policy=Policy.MEMORY, max_models=3, swap_patience=0.5)
+    assert config.devices == {
+        "nvidia0": DeviceSpec(memory_mib=20000, reserve_mib=1000),
+        "host": DeviceSpec(ignore=True),
+        "lab": DeviceSpec(kind=DeclaredKind.SIMULATED, memory_mib=24000),
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "part"),
+    [
+        ({"scheduler": {"max_models": 2}}, "scheduler.max_models", "policy = 'memory'"),
+        ({"scheduler": {"policy": "lru"}}, "scheduler.policy", "one of"),
+        ({"devices": {"a": {"kind": "pool"}}}, "devices.a", "amount"),
+        ({"devices": {"a": {"amount": 1}}}, "devices.a.amount", "pool"),
+        (
+            {"devices": {"a": {"kind": "pool", "amount": 1, "memory_mib": 5}}},
+            "devices.a.memory_mib",
+            "no memory",
+        ),
+        ({"devices": {"a": {"kind": "simulated"}}}, "devices.a", "memory_mib"),
+        ({"devices": {"a": {"memory_mib": 0}}}, "devices.a.memory_mib", "at least 1"),
+        (
+            {"devices": {"a": {"memory_mib": 5, "reserve_mib": 5}}},
+            "devices.a.reserve_mib",
+            "leaves nothing",
+        ),
+        ({"models": {"m": {**PATH, "needs": {"a": 1}}}}, "models.m.needs.a", "no device"),
+        (
+            {
+                "devices": {"a": {"kind": "pool", "amount": 1}},
+                "models": {"m": {**PATH, "needs": {"a": 2}}},
+            },
+            "models.m.needs.a",
+            "more than",
+        ),
+        ({"models": {"m": {**PATH, "memory_mib": 0}}}, "models.m.memory_mib", "at least 1"),
+        ({"models": {"m": {**PATH, "memory_mib": True}}}, "models.m.memory_mib", "boolean"),
+        ({"models": {"m": {**PATH, "memory_mib": {}}}}, "models.m.memory_mib", "name a device"),
+        (
+            {"models": {"m": {**PATH, "memory_mib": {"host": 0}}}},
+            "models.m.memory_mib",
+            "at least 1",
+        ),
+        ({"models": {"m": {**PATH, "devices": []}}}, "models.m.devices", "at least one"),
+        ({"models": {"m": {**PATH, "devices": "gpu"}}}, "models.m.devices", "'auto'"),
+    ],
+)
+def test_contradictory_settings_of_memory_are_refused(
+    document: dict[str, Any], path: str, part: str
+) -> None:
+    """Each with its place in the file."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(document)
+    (problem,) = caught.value.problems
+    assert ".".join(map(str, problem.path)) == path
+    assert part in problem.message
 
 
 # --- The values ----------------------------------------------------------------------
@@ -347,7 +431,8 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
     """Where nothing is near, everything that is possible is named."""
     _, message = problem({"zzz": 1})
     assert message == (
-        "unknown key 'zzz'; known here: api_keys, default_spawn, models, router, templates"
+        "unknown key 'zzz'; known here: api_keys, default_spawn, devices, models, router, "
+        "scheduler, templates"
     )
 
 

@@ -10,7 +10,7 @@ import attrs
 
 from .file_needs import FileFault
 from .names import ModelId, Names, ResolvedModel
-from .specs import ApiKey, ModelSpec, RouterSpec
+from .specs import ApiKey, DeviceSpec, ModelSpec, RouterSpec, SchedulerSpec
 
 #: Longest name in which presets are searched; no name on any hub comes near it.
 _MAX_NAME_CHARACTERS: Final = 1024
@@ -33,6 +33,8 @@ class Config:
     """
 
     router: RouterSpec = attrs.field(factory=RouterSpec)
+    scheduler: SchedulerSpec = attrs.field(factory=SchedulerSpec)
+    devices: Mapping[str, DeviceSpec] = attrs.field(factory=dict[str, DeviceSpec])
     api_keys: Mapping[str, ApiKey] = attrs.field(factory=dict[str, ApiKey])
     models: Mapping[ModelId, ModelSpec] = attrs.field(
         factory=dict[ModelId, ModelSpec], converter=_frozen_models

@@ -112,6 +112,38 @@ def _zero_fault(seconds: float) -> str | None:
     return None if seconds > 0 else "must be more than 0 seconds"
 
 
+def _memory_fault(value: object) -> str | None:
+    """Return the fault of a footprint: MiB, or a table of MiB by device."""
+    match value:
+        case bool():
+            return "expected an integer of MiB or a table of them by device, got a boolean"
+        case int():
+            return None if value >= 1 else "must be at least 1 MiB"
+        case Mapping():
+            faults = (
+                name_fault(str(name)) or (_memory_fault(mib) if isinstance(mib, int) else "")
+                for name, mib in value.items()
+            )
+            if any(isinstance(mib, bool) or not isinstance(mib, int) for mib in value.values()):
+                return "expected an integer of MiB for each device"
+            return next(filter(None, faults), None) if value else "must name a device"
+        case _:
+            return "expected an integer of MiB or a table of them by device"
+
+
+def _devices_fault(value: object) -> str | None:
+    """Return the fault of a choice of devices: ``"auto"``, or an array of names."""
+    match value:
+        case "auto":
+            return None
+        case list():
+            if not value or not all(isinstance(name, str) for name in value):
+                return "must name at least one device"
+            return next(filter(None, map(name_fault, value)), None)
+        case _:
+            return "must be 'auto' or an array of names of devices"
+
+
 def _json_fault(value: object) -> str | None:
     match value:
         case Mapping():
@@ -167,6 +199,13 @@ KeySecret = Annotated[str, at_least(8), _VISIBLE]
 Sha256 = Annotated[str, matching(r"[0-9A-Fa-f]{64}", "must be 64 hexadecimal digits")]
 
 Name = Annotated[str, name_fault]
+
+MemoryMib = Annotated[Any, _memory_fault]
+"""MiB, or a table of MiB by device."""
+
+DeviceChoice = Annotated[Any, _devices_fault]
+"""``"auto"``, or an array of names of devices."""
+
 JsonValue = Annotated[Any, _json_fault]
 Table = Mapping[str, Any]
 """A table with keys that are converted one by one."""

@@ -15,7 +15,17 @@ from .config import Config
 from .exposure import host_fault
 from .kinds import LLAMA_SERVER, KeySecret, Table, Word, name_fault
 from .names import ModelId
-from .specs import DEFAULT_SPAWN, ApiKey, ModelSpec, RouterSpec, SpawnSpec
+from .specs import (
+    DEFAULT_SPAWN,
+    ApiKey,
+    DeclaredKind,
+    DeviceSpec,
+    ModelSpec,
+    Policy,
+    RouterSpec,
+    SchedulerSpec,
+    SpawnSpec,
+)
 from .strict import INVALID, Reader, problems_in, reader
 
 Keys = Mapping[str, Reader]
@@ -29,9 +39,12 @@ def _keys_of(spec: type[attrs.AttrsInstance], **others: Any) -> Keys:  # noqa: A
 
 
 _SECTIONS: Final[Keys] = dict.fromkeys(
-    ("router", "api_keys", "default_spawn", "templates", "models"), reader(Table)
+    ("router", "scheduler", "devices", "api_keys", "default_spawn", "templates", "models"),
+    reader(Table),
 )
 _ROUTER_KEYS: Final = _keys_of(RouterSpec)
+_SCHEDULER_KEYS: Final = _keys_of(SchedulerSpec)
+_DEVICE_KEYS: Final = _keys_of(DeviceSpec)
 _SPAWN_KEYS: Final = _keys_of(SpawnSpec)
 _API_KEY_KEYS: Final = _keys_of(ApiKey, key=KeySecret)
 _MODEL_KEYS: Final = _keys_of(
@@ -81,12 +94,21 @@ class _Parser:
         }
         self.check_names(router, models, sections.get("models", {}))
         self.check_keys(keys)
+        scheduler = SchedulerSpec(
+            **self.fields(sections.get("scheduler", {}), _SCHEDULER_KEYS, ("scheduler",))
+        )
+        devices = {
+            name: self.device(name, table) for name, table in self.named_tables(sections, "devices")
+        }
+        self.check_memory(scheduler, devices, models)
         written = sections.get("api_keys", {})
         if fault := host_fault(
             router.host, has_keys=bool(written), public_without_keys=router.public_without_keys
         ):
             self.report(("router", "host"), fault)
-        return Config(router=router, api_keys=keys, models=models)
+        return Config(
+            router=router, scheduler=scheduler, devices=devices, api_keys=keys, models=models
+        )
 
     def report(self, where: Where, message: str) -> None:
         self.problems.append(Problem(where, message))
@@ -185,6 +207,42 @@ class _Parser:
         if key is not None:
             own["sha256"] = hashlib.sha256(key.encode()).hexdigest()
         return ApiKey(**own) if "sha256" in own else None
+
+    def device(self, name: str, table: Mapping[str, object]) -> DeviceSpec:
+        where = ("devices", name)
+        spec = DeviceSpec(**self.fields(table, _DEVICE_KEYS, where))
+        if spec.kind is DeclaredKind.POOL:
+            if "amount" not in table:
+                self.report(where, "a pool needs an 'amount'")
+            for key in ("memory_mib", "reserve_mib"):
+                if key in table:
+                    self.report((*where, key), "a pool has an 'amount', and no memory")
+        elif "amount" in table:
+            self.report((*where, "amount"), "only a device with kind = 'pool' has an 'amount'")
+        if spec.kind is DeclaredKind.SIMULATED and "memory_mib" not in table:
+            self.report(where, "a simulated device needs 'memory_mib'")
+        if spec.memory_mib is not None and (spec.reserve_mib or 0) >= spec.memory_mib:
+            self.report((*where, "reserve_mib"), "leaves nothing of 'memory_mib' to models")
+        return spec
+
+    def check_memory(
+        self,
+        scheduler: SchedulerSpec,
+        devices: Mapping[str, DeviceSpec],
+        models: Mapping[ModelId, ModelSpec],
+    ) -> None:
+        """Report settings of memory that contradict each other."""
+        if scheduler.max_models is not None and scheduler.policy is not Policy.MEMORY:
+            self.report(("scheduler", "max_models"), "needs policy = 'memory'")
+        pools = {name: d for name, d in devices.items() if d.kind is DeclaredKind.POOL}
+        for model, spec in models.items():
+            for name, units in spec.needs.items():
+                where = ("models", model, "needs", name)
+                if name not in pools:
+                    hint = _suggest(name, pools)
+                    self.report(where, f"there is no device {name!r} with kind = 'pool'{hint}")
+                elif units > (amount := pools[name].amount or units):
+                    self.report(where, f"more than the pool has (amount = {amount})")
 
     def check_keys(self, keys: Mapping[str, ApiKey]) -> None:
         """Report keys with two names: a request could not be attributed to one of them."""

@@ -16,9 +16,11 @@ from .kinds import (
     AdminSecret,
     Command,
     Count,
+    DeviceChoice,
     Env,
     JsonValue,
     LlamaServer,
+    MemoryMib,
     Name,
     Origin,
     Port,
@@ -77,6 +79,20 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class Policy(StrEnum):
+    """What decides which models run at the same time."""
+
+    GROUPS = "groups"
+    MEMORY = "memory"
+
+
+class DeclaredKind(StrEnum):
+    """The kind of a device that nobody finds: it exists because ``[devices.NAME]`` says so."""
+
+    POOL = "pool"
+    SIMULATED = "simulated"
+
+
 @attrs.frozen(kw_only=True)
 class RouterSpec:
     """The ``[router]`` table. ``docs/reference/configuration.md`` documents each field."""
@@ -118,6 +134,34 @@ class RouterSpec:
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
     public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)
+
+
+@attrs.frozen(kw_only=True)
+class SchedulerSpec:
+    """The ``[scheduler]`` table. ``docs/reference/configuration.md`` documents each field."""
+
+    policy: Policy = attrs.field(default=Policy.GROUPS, metadata=RETUNE)
+    max_models: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    swap_patience: Seconds = attrs.field(default=1.0, metadata=RETUNE)
+
+
+@attrs.frozen(kw_only=True)
+class DeviceSpec:
+    """One table ``[devices.NAME]``.
+
+    Attributes:
+        kind: POOL or SIMULATED for a device that exists only here; None for one that is found.
+        memory_mib: The part of its memory that the router knows of; None for all.
+        reserve_mib: What is left to other programs; None for 512 on GPUs, a tenth of host memory.
+        ignore: The router does not use it.
+        amount: Units of a pool.
+    """
+
+    kind: DeclaredKind | None = attrs.field(default=None, metadata=RETUNE)
+    memory_mib: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    reserve_mib: Count | None = attrs.field(default=None, metadata=RETUNE)
+    ignore: bool = attrs.field(default=False, metadata=RETUNE)
+    amount: Positive | None = attrs.field(default=None, metadata=RETUNE)
 
 
 def _lower(digest: str) -> str:
@@ -206,6 +250,10 @@ class ModelSpec:
         max_in_flight: Most requests that it serves at once; None for no limit.
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
         keep_loaded: Keep it loaded at all times.
+        memory_mib: What it takes, in MiB or by device; None for what is measured or estimated.
+        exclusive: No other model runs beside it, those kept loaded apart.
+        devices: The devices that it may use: ``"auto"`` for the best fit, or their names.
+        needs: Units of pools that it takes while it runs.
         notify_model_swap: Send notices to streaming clients that wait for it.
         upstream_model: The model name sent to its backend; None for the client's.
         drop_params: Parameters removed from requests.
@@ -231,6 +279,10 @@ class ModelSpec:
     max_in_flight: Positive | None = attrs.field(default=None, metadata=RETUNE)
     ttl_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)
     keep_loaded: bool = attrs.field(default=False, metadata=RETUNE)
+    memory_mib: MemoryMib | None = attrs.field(default=None, metadata=RETUNE)
+    exclusive: bool = attrs.field(default=False, metadata=RETUNE)
+    devices: DeviceChoice = attrs.field(default="auto", metadata=RESTART)
+    needs: Mapping[Name, Positive] = attrs.field(factory=dict[str, int], metadata=RETUNE)
     notify_model_swap: bool = attrs.field(default=False, metadata=RETUNE)
     upstream_model: Text | None = attrs.field(default=None, metadata=RETUNE)
     drop_params: tuple[DropParam, ...] = attrs.field(default=(), metadata=RETUNE)

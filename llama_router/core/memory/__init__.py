@@ -1,0 +1,1 @@
+"""Memory of devices: what there is, what a model takes, and who holds what. Pure."""

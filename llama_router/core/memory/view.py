@@ -1,0 +1,56 @@
+"""The state of all devices at one moment, as placement sees it, with footprints. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from ..config.names import ModelId
+from .devices import Device, DeviceId
+from .footprint import Footprint
+
+Claims = Mapping[DeviceId, int]
+"""What a model takes of each device, in MiB; of a pool, in units."""
+
+
+@attrs.frozen(kw_only=True)
+class DeviceState:
+    """A device and what it is used for, apart from the claims of models.
+
+    Attributes:
+        device: The device.
+        others_mib: What other programs hold beyond the reserve.
+        freeing_mib: What an ended backend held and the driver has not freed yet.
+    """
+
+    device: Device
+    others_mib: int = 0
+    freeing_mib: int = 0
+
+    @property
+    def available_mib(self) -> int:
+        """What models may take together now."""
+        return max(0, self.device.budget_mib - self.others_mib - self.freeing_mib)
+
+
+@attrs.frozen(kw_only=True)
+class MemoryView:
+    """Memory at one moment.
+
+    Attributes:
+        devices: The devices that are used, by name.
+        footprints: What each model would take; a model that is missing is unknown.
+        measured: What each running backend was seen to take at most since its start. Only of
+            devices where it could be told.
+        load_s: How long the last load of each model took, in seconds.
+    """
+
+    devices: Mapping[DeviceId, DeviceState] = attrs.field(factory=dict[DeviceId, DeviceState])
+    footprints: Mapping[ModelId, Footprint] = attrs.field(factory=dict[ModelId, Footprint])
+    measured: Mapping[ModelId, Claims] = attrs.field(factory=dict[ModelId, Claims])
+    load_s: Mapping[ModelId, float] = attrs.field(factory=dict[ModelId, float])
+
+
+NOTHING_KNOWN = MemoryView()
+"""The view before the first reading."""
