@@ -8,15 +8,13 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final, TypeVar, TypeVarTuple
 
-import structlog
 import trio
 
 from .errors.base import RouterError
+from .logs.events import log
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-log = structlog.get_logger()
 
 #: The message of the RuntimeError that CPython's `threading.Thread.start` raises.
 _REFUSAL: Final = "can't start new thread"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import structlog
 import trio
 
 from ..core.config.command import command_line, environment
@@ -28,6 +27,7 @@ from ..errors.backends import (
     quoted,
 )
 from ..errors.causes import PERMANENT_CAUSES, Cause
+from ..logs.events import log
 from ..logs.lines import Line
 from ..model_logs.model_log import ModelLog
 from ..model_logs.store import LogStore
@@ -48,8 +48,6 @@ from .exit_report import LAST_LINES, exit_error
 from .ports import Ports
 from .preflight import check_files, in_start_thread
 from .readiness import ReadinessState, wait_ready
-
-log = structlog.get_logger()
 
 #: The address of every backend: only this machine can reach it.
 BACKEND_HOST: Final = "127.0.0.1"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import structlog
 import trio
 
 from ..core.config.command import environment
@@ -26,9 +25,8 @@ from ..core.config.kinds import is_llama_server
 from ..core.config.placeholders import expand, names_in
 from ..core.config.specs import ModelSpec
 from ..errors.backends import SpawnError
+from ..logs.events import log
 from .environment import find_program, inherited
-
-log = structlog.get_logger()
 
 #: Seconds that a program may take to answer: a driver may have to load first.
 ANSWER_TIMEOUT_S: Final = 30.0

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Final, TypeVar
 
-import structlog
 import trio
 
 from .. import __version__
@@ -18,14 +17,13 @@ from ..config.catalog import Catalog, ScanReport
 from ..config.load import LoadedConfig
 from ..config.locations import state_dir_for
 from ..errors.base import RouterError
+from ..logs.events import log
 from ..logs.output import configure
 from ..models.discovery.found import ScanWarning
 from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from ..threads import ThreadRefusedError
 from .printing import fail
-
-log = structlog.get_logger()
 
 #: Soft limit of open files that the router sets; the usual hard limit is higher.
 OPEN_FILES: Final = 65536

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import structlog
 
 from ..core.config.config import Config
 from ..core.config.merge import FoundModels
@@ -16,6 +15,7 @@ from ..core.config.reload import reuse_unchanged
 from ..core.config.specs import ModelState, RouterSpec
 from ..files import is_missing, reason_of
 from ..files.stalls import despite_stalls, is_below
+from ..logs.events import log
 from ..models import found_file
 from ..models.caches import Caches, find_caches
 from ..models.discovery.discover import discover
@@ -25,8 +25,6 @@ from ..models.scan import Scan, scan
 from .file import ConfigFile, read_file
 from .load import LoadedConfig, load_file
 from .paths import identity_of
-
-log = structlog.get_logger()
 
 #: Most warnings of one scan that are logged; a broken disk has thousands of files.
 MAX_LOGGED_WARNINGS: Final = 50

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
-import structlog
 import trio
 
 from ..core.config.config import Config
@@ -25,13 +24,12 @@ from ..core.config.reload import (
 )
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
+from ..logs.events import log
 from ..threads import ThreadRefusedError, in_thread
 from ..workers.interpreter_settings import loop_goes_first
 from .file import ConfigFile, read_config, read_file, replace_config
 from .file_watch import Absence, AbsenceNews, FileWatch, NextStep, Stamp
 from .load import LoadedConfig, load_file
-
-log = structlog.get_logger()
 
 #: Pause between two polls of the file, in seconds. inotify would lose the file at the first
 #: atomic rename, and would not report changes behind a link.

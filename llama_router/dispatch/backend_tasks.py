@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol, assert_never
 
-import structlog
 import trio
 
 from ..backends.backend import Backend, BackendReady, LaunchEvent, LoadProgress
@@ -15,8 +14,7 @@ from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
 from ..core.scheduling.lifecycle import Signal
 from ..errors.backends import BackendError, first_error
-
-log = structlog.get_logger()
+from ..logs.events import log
 
 
 class Launch(Protocol):

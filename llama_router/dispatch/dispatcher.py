@@ -14,7 +14,6 @@ from http import HTTPStatus
 from itertools import count
 from typing import Final, NoReturn, assert_never
 
-import structlog
 import trio
 
 from ..backends.backend import Backend, LoadProgress
@@ -56,13 +55,12 @@ from ..errors.backends import (
 from ..errors.base import RouterError
 from ..errors.requests import ModelNotLoadedError, NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
+from ..logs.events import log
 from ..timeouts import LATE_S
 from .backend_tasks import BackendTasks, Launch
 from .health import HealthChecks, Probe
 from .lease import Lease
 from .waits import Waits
-
-log = structlog.get_logger()
 
 #: Time between two looks at the clock while requests wait, in seconds. A look that comes late
 #: shows that the router was held up: that time does not count for ``max_queue_wait_s``.

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-import structlog
 import trio
 
 from ..backends.backend import Backend
 from ..errors.backends import BackendHungError
+from ..logs.events import log
 from .lease import Lease
-
-log = structlog.get_logger()
 
 #: Requests in a row that a backend fails before it is asked for its health. After a silence it
 #: is asked at once.

@@ -5,14 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-import structlog
-
 from ..core.apis.usage import Usage
 from ..errors.base import RouterError
-from ..logs.output import log_info
+from ..logs.events import log
 from .lease import Lease
-
-log = structlog.get_logger()
 
 _NO_USAGE: Final = Usage()
 
@@ -108,7 +104,7 @@ class RequestLog:
                 fields["status"] = int(error.status)
                 if self.request_id is not None:
                     fields["request_id"] = self.request_id
-                log_info("request.refused", fields)
+                log.info("request.refused", **fields)
                 return
             self.outcome = _CUT
         usage = self.usage
@@ -119,7 +115,7 @@ class RequestLog:
         fields["completion_tokens"] = usage.completion_tokens
         if self.request_id is not None:
             fields["request_id"] = self.request_id
-        log_info("request.completed", fields)
+        log.info("request.completed", **fields)
 
     def _add_lease(self, fields: dict[str, object], lease: Lease) -> None:
         if lease.caller is not None:
@@ -135,16 +131,14 @@ class RequestLog:
 
 def log_early_refusal(error: RouterError, method: str, path: str) -> None:
     """Log ``request.refused`` for a request of the control plane that named no model yet."""
-    log_info(
+    log.info(
         "request.refused",
-        {
-            "model": None,
-            "method": method,
-            "path": path,
-            "code": error.code,
-            "reason": str(error),
-            "status": int(error.status),
-        },
+        model=None,
+        method=method,
+        path=path,
+        code=error.code,
+        reason=str(error),
+        status=int(error.status),
     )
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-import structlog
-
 from ..core.access.gate import Scope
 from ..core.requests.routes import Control, DataRoute, Observe, RouterHealth, route
 from ..dispatch.request_log import log_unread_refusal
 from ..errors.access import AccessError
 from ..errors.requests import RequestError
 from ..http1 import RequestHead
+from ..logs.events import log
 from ..logs.request_ids import new_request_id
 from .gateway import Gateway
 from .health import answer_health, is_loading
@@ -24,8 +23,6 @@ from .loop.fiber import Fiber, FiberCancelledError, FiberTimeoutError
 from .model_request import ModelRequest, send_refusal
 from .reader import Reader
 from .sockets import ClientGoneError, ClientSocket
-
-log = structlog.get_logger()
 
 
 async def serve_connection(gateway: Gateway, connection: socket.socket, fiber: Fiber) -> None:

@@ -10,7 +10,6 @@ import socket
 from collections.abc import Awaitable, Callable
 
 import attrs
-import structlog
 import trio
 
 from ..core.access.gate import Gate
@@ -18,11 +17,10 @@ from ..core.requests.control_request import ControlRequest
 from ..dispatch.conversations import Conversations
 from ..dispatch.dispatcher import Dispatcher
 from ..http1 import ChunkedBody, LengthBody, RequestHead
+from ..logs.events import log
 from .loop.event_loop import EventLoop
 from .loop.fiber import Fiber
 from .reader import DRAINING_S
-
-log = structlog.get_logger()
 
 Handover = Callable[[trio.SocketStream, ControlRequest, Callable[[], None]], Awaitable[None]]
 """Serves one request and ends its connection. The arguments are the stream, the request, and a

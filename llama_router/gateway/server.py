@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-import structlog
 import trio
 
 from ..core.config.exposure import without_brackets
 from ..errors.base import RouterError
+from ..logs.events import log
 from .connection import serve_connection
 from .gateway import Gateway
 from .sockets import EXHAUSTED
-
-log = structlog.get_logger()
 
 #: Connections that the kernel queues while the router is busy.
 BACKLOG: Final = 1024

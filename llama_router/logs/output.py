@@ -6,23 +6,12 @@ import logging
 import os
 import select
 import sys
-import time
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TextIO
+from typing import Any, Final, Literal, Self, TextIO
 
 from . import journal
-from .rendering import (
-    LEVELS,
-    ConsoleRenderer,
-    json_line,
-    render_journal,
-    render_json,
-    timestamp,
-)
-from .structlog_without_rich import structlog
+from .events import log
+from .rendering import LEVELS, ConsoleRenderer, Renderer, render_journal, render_json
 from .threaded_writer import ThreadedWriter
-
-if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor
 
 
 class LogOutput:
@@ -35,7 +24,7 @@ class LogOutput:
     def __init__(
         self,
         stream: TextIO | None,
-        render: Processor,
+        render: Renderer,
         *,
         level: str,
         to: journal.Journal | None = None,
@@ -45,48 +34,26 @@ class LogOutput:
         self._journal = to  # replaces *stream* if it is set
         self._dropped = 0
         self._line_cut = False  # the last write ended in the middle of a line
-        self._direct = structlog.wrap_logger(
-            _Returning(), [render], structlog.make_filtering_bound_logger("debug")
-        )
         self._writer = ThreadedWriter(self._write, name="logs")
-        self._render = render if LEVELS.index(level) <= LEVELS.index("info") else None
-        self._processor, self._level = render, level
-        _open_outputs.begin(self)
+        self._render = render
+        self._levels = frozenset(LEVELS[LEVELS.index(level) :])
+        log.add(self)
+        _library_events.begin(self)
 
-    def use(self) -> None:
-        """Send the events of this process to this output."""
-        structlog.configure(
-            processors=[self._processor],
-            wrapper_class=structlog.make_filtering_bound_logger(self._level),
-            logger_factory=lambda *_: self,
-            # A cached logger would keep the first configuration of the process for ever.
-            # Caching would save 1.3 of 8 microseconds.
-            cache_logger_on_first_use=False,
-        )
-
-    def put(self, line: bytes) -> None:
-        """Queue one rendered line; never blocks, never raises."""
-        if not self._writer.put(line, len(line)):
-            self._dropped += 1
-
-    def put_info(self, event: str, fields: EventDict) -> None:
-        """Log *event* at the level info; see `log_info`."""
-        if self._render is render_json:
-            stamp = timestamp(time.time())
-            self.put(json_line({"ts": stamp, "level": "info", "event": event, **fields}))
-        elif self._render is not None:
-            line = self._render(None, "info", {"event": event, **fields})
-            assert isinstance(line, bytes), "what both renderers return"
-            self.put(line)
-
-    debug = info = warning = error = critical = put  # structlog calls the level's name
+    def take(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Queue the line of an event, if its level is logged. Never blocks, never raises."""
+        if level in self._levels:
+            line = self._render(level, event, fields)
+            if not self._writer.put(line, len(line)):
+                self._dropped += 1
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Undo `configure`, and write what is queued, for up to *timeout_s* seconds.
 
         Blocks the calling thread. Safe to call again. Returns True if everything is written.
         """
-        _open_outputs.end(self)
+        log.remove(self)
+        _library_events.end(self)
         written = self._writer.close(timeout_s)
         if written and self._journal is not None:
             self._journal.close()
@@ -102,7 +69,7 @@ class LogOutput:
         """Write a batch; runs on the writer's thread."""
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            lines = [*lines, self._direct.warning("logs.dropped", lines=dropped)]
+            lines = [*lines, self._render("warning", "logs.dropped", {"lines": dropped})]
         if self._journal is not None:
             self._send(self._journal, lines, dropped)
             return
@@ -144,66 +111,31 @@ class LogOutput:
             rest = rest[written:]
 
 
-class _OpenOutputs:
-    """The open outputs, and the configuration of structlog from before the first.
+class _LibraryEvents:
+    """Makes the warnings of libraries events, as long as an output is open.
 
-    structlog and `logging` are configured per process. So only this class configures them:
-    outputs may be closed in any order, and the last open one is used.
+    `logging` is configured per process, and outputs may be closed in any order.
     """
 
     def __init__(self) -> None:
         self._outputs: list[LogOutput] = []
-        self._before: dict[str, Any] | None = None  # of structlog; None for its defaults
         self._handler = _LibraryHandler(logging.WARNING)
 
-    @property
-    def last(self) -> LogOutput | None:
-        """Return the output in use, or None."""
-        return self._outputs[-1] if self._outputs else None
-
     def begin(self, output: LogOutput) -> None:
-        """Use *output* until `end`, or until another one begins."""
+        """Take in the warnings of libraries until `end`."""
         if not self._outputs:
-            self._before = structlog.get_config() if structlog.is_configured() else None
             logging.getLogger().addHandler(self._handler)
             logging.captureWarnings(capture=True)
         self._outputs.append(output)
-        output.use()
 
     def end(self, output: LogOutput) -> None:
-        """Stop using *output*. Does nothing if it has ended already."""
+        """End what *output* began. No effect if it has ended already."""
         if output not in self._outputs:
             return
         self._outputs.remove(output)
-        if self.last is not None:
-            self.last.use()
-            return
-        logging.getLogger().removeHandler(self._handler)
-        logging.captureWarnings(capture=False)
-        if self._before is None:
-            structlog.reset_defaults()
-        else:
-            structlog.configure(**self._before)
-
-
-def log_info(event: str, fields: EventDict) -> None:
-    """Log the same line as ``structlog.get_logger().info(event, **fields)``, at half the cost.
-
-    For the line that every request writes: structlog's share of it, 5 us, would be a
-    twentieth of the cost of a request.
-    """
-    if (output := _open_outputs.last) is not None:
-        output.put_info(event, fields)
-    else:
-        structlog.get_logger().info(event, **fields)
-
-
-class _Returning:
-    """A logger that returns the rendered line."""
-
-    @staticmethod
-    def warning(line: bytes) -> bytes:
-        return line
+        if not self._outputs:
+            logging.getLogger().removeHandler(self._handler)
+            logging.captureWarnings(capture=False)
 
 
 class _LibraryHandler(logging.Handler):
@@ -217,12 +149,12 @@ class _LibraryHandler(logging.Handler):
             message = f"{record.msg!r} with arguments that do not fit"
         fields = {"logger": record.name, "message": message, "exc_info": record.exc_info}
         if record.levelno >= logging.ERROR:
-            structlog.get_logger().error("library.logged", **fields)
+            log.error("library.logged", **fields)
         else:
-            structlog.get_logger().warning("library.logged", **fields)
+            log.warning("library.logged", **fields)
 
 
-_open_outputs: Final = _OpenOutputs()
+_library_events: Final = _LibraryEvents()
 
 
 def configure(

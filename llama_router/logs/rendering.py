@@ -6,18 +6,18 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from . import journal
 from .lines import escape_controls
 
-if TYPE_CHECKING:
-    from structlog.typing import EventDict
-
+#: Returns the line of an event: of its level, its name and its fields, which may be changed.
+Renderer: TypeAlias = Callable[[str, str, dict[str, Any]], bytes]
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 
@@ -40,22 +40,21 @@ _PRIORITIES: Final = dict(zip(LEVELS, "76432", strict=True))
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 
-def render_json(_logger: object, level: str, fields: EventDict) -> bytes:
+def render_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
     """Render an event as one JSON object and a newline; accepts fields of any type."""
     head = {
         "ts": timestamp(time.time()),
         "level": level,
-        "event": fields.pop("event"),
+        "event": event,
     }
     if "exc_info" in fields and (trace := _traceback(fields.pop("exc_info"))):
         fields["traceback"] = trace
     return json_line({**head, **fields})
 
 
-def render_journal(_logger: object, level: str, fields: EventDict) -> bytes:
+def render_journal(level: str, event: str, fields: dict[str, Any]) -> bytes:
     """Render an event as an entry of the journal: a message, and one field per event field."""
     trace = _traceback(fields.pop("exc_info", None))
-    event = fields.pop("event")
     words = [_word(event), *(f"{_word(key)}={_word(fields[key])}" for key in fields)]
     entry = {
         "MESSAGE": " ".join(words),
@@ -109,14 +108,13 @@ class ConsoleRenderer:
     def __init__(self, *, colours: bool) -> None:
         self._colours = colours
 
-    def __call__(self, _logger: object, level: str, fields: EventDict) -> bytes:
+    def __call__(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
         """Return the line, and an indented traceback below it if the event has one."""
-        event = self._paint("1", _word(fields.pop("event")))
         trace = _traceback(fields.pop("exc_info", None))
         words = [
             datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3],
             self._paint(_LEVEL_COLOURS[level], f"{level:<8}"),
-            event,
+            self._paint("1", _word(event)),
             *(f"{self._paint('36', _word(key))}={_word(fields[key])}" for key in fields),
         ]
         below = ["    " + escape_controls(line) for line in trace.split("\n") if line]
@@ -145,7 +143,7 @@ def _word(value: object) -> str:
 
 
 def _traceback(exc_info: object) -> str:
-    """Return the traceback for structlog's *exc_info*, or an empty string."""
+    """Return the traceback for the field ``exc_info`` of an event, or an empty string."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]
     error = exc_info if isinstance(exc_info, BaseException) else None

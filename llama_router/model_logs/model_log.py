@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import attrs
-import structlog
 
+from ..logs.events import log
 from ..logs.lines import Line, LineSplitter
 from ..logs.rendering import timestamp
 from .output_throttle import PROTOCOL_PREFIX, OutputThrottle
@@ -16,8 +16,6 @@ from .record import LogRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-log = structlog.get_logger()
 
 # Bounds of one log in memory.
 _MAX_LINES: Final = 1000

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
-import structlog
 import trio
 
+from ..logs.events import log
 from ..logs.rendering import timestamp
 from ..logs.threaded_writer import ThreadedWriter
 from ..threads import ThreadRefusedError, in_thread
@@ -20,8 +20,6 @@ from .follow import LiveFollower
 from .log_files import append_rotating, log_path, record_line, remove_old_files
 from .model_log import REPORT_AFTER_S, LogChunk, ModelLog
 from .record import LogRecord
-
-log = structlog.get_logger()
 
 # Interval at which old files are removed, in seconds; also done after each rotation.
 _CLEAN_UP_S: Final = 3600.0

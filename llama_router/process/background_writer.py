@@ -8,12 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-import structlog
 import trio
 
+from ..logs.events import log
 from ..threads import RETRY_S, ThreadRefusedError, in_thread
-
-log = structlog.get_logger()
 
 #: Seconds for the queued writes when the router ends.
 FLUSH_TIMEOUT_S: Final = 1.0

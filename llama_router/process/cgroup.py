@@ -21,11 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Self
 
 import attrs
-import structlog
 
+from ..logs.events import log
 from . import procfs
-
-log = structlog.get_logger()
 
 #: The group that the router itself moves to: a group with children must have no processes.
 ROUTER: Final = "router"

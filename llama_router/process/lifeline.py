@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from ..errors.backends import SpawnError
+from ..logs.events import log
 from ..threads import thread_refusals
 from . import guardian
 
@@ -35,8 +35,6 @@ _BOOTSTRAP = (
 
 #: Variables that an interpreter may need in order to start.
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "PATH")
-
-log = structlog.get_logger()
 
 
 class Lifeline:

@@ -11,9 +11,9 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
+from ..logs.events import log
 from ..threads import ThreadRefusedError, in_thread, in_thread_or_here
 from . import process_tree, procfs, treekill
 
@@ -29,8 +29,6 @@ END_TIMEOUT_S = 2.0
 
 #: Sent to the guardian in place of a marker; no process has it.
 _NO_MARKER = "orphan"
-
-log = structlog.get_logger()
 
 
 async def reap_orphans(lifeline: Lifeline, *, interval_s: float = SCAN_INTERVAL_S) -> None:

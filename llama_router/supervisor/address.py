@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import attrs
-import structlog
 
 from .. import runtime_file
 from ..config.load import LoadedConfig
@@ -18,10 +17,9 @@ from ..core.config.config import Config
 from ..core.config.specs import RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..gateway.server import ListenError, ListenerSet, listen
+from ..logs.events import log
 from ..threads import in_thread
 from .listeners import exposure_fault, hosts_of, url_of
-
-log = structlog.get_logger()
 
 
 @attrs.define(eq=False, kw_only=True)

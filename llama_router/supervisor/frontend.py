@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-import structlog
 import trio
 
 from ..backends.server_programs import ServerPrograms
@@ -33,6 +32,7 @@ from ..gateway.gateway import Gateway
 from ..gateway.loop.event_loop import EventLoop
 from ..gateway.server import serve
 from ..hub.downloads import Downloads
+from ..logs.events import log
 from ..model_logs.store import LogStore
 from ..models.caches import find_caches
 from ..systemd.manager import ServiceManager
@@ -41,8 +41,6 @@ from .address import Address
 from .running_router import RouterSignals, RunningRouter
 from .scans import Scans
 from .shutdown import drain_s
-
-log = structlog.get_logger()
 
 
 @attrs.define(eq=False, kw_only=True)

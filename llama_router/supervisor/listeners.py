@@ -7,15 +7,13 @@ import socket
 from collections.abc import Iterable, Mapping
 
 import attrs
-import structlog
 
 from ..core.config.config import Config
 from ..core.config.exposure import host_fault
 from ..errors.base import RouterError
 from ..gateway.server import listen
+from ..logs.events import log
 from ..systemd.activation import take_listeners
-
-log = structlog.get_logger()
 
 
 class PublicBindError(RouterError):

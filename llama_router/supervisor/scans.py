@@ -6,15 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import attrs
-import structlog
 import trio
 
 from ..config.catalog import Catalog, ScanReport
 from ..config.scan_worker.parent import ScanError, scan_in_process
 from ..core.config.reload import ReloadReport
 from ..core.config.specs import RouterSpec
-
-log = structlog.get_logger()
+from ..logs.events import log
 
 
 class Scans:

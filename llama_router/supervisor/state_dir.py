@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import structlog
 
 from ..admin_token import AdminToken, admin_token
 from ..errors.base import RouterError
 from ..errors.config import ConfigError, Problem
 from ..files import is_open_to_all, make_folder, reason_of
+from ..logs.events import log
 from ..process.instances import InstanceRecord, SweepOutcome, sweep
-
-log = structlog.get_logger()
 
 #: The lock file; it contains the pid of the router that holds the lock.
 _LOCK: Final = "router.lock"

@@ -13,21 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import structlog
 import trio
 
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.config.reload import ReloadReport
 from ..dispatch.dispatcher import Dispatcher
+from ..logs.events import log
 from ..process.orphans import reap_orphans
 from ..systemd.status_line import status_line
 from .parts import RouterParts, router_parts
 from .running_router import RouterSignals, RunningRouter
 from .shutdown import bound_backend_stops, longest_shutdown_s
 from .startup_model import load_startup_model
-
-log = structlog.get_logger()
 
 
 async def run_router(

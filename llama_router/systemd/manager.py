@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from typing import Final, Self
 
 import attrs
-import structlog
 import trio
 
 from ..event_feed import EventFeed
+from ..logs.events import log
 from .notify import Notifier, watchdog_s
-
-log = structlog.get_logger()
 
 #: Seconds between two extensions of systemd's start timeout: a startup model may take longer
 #: than any timeout that a unit could set.

@@ -7,8 +7,8 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -17,9 +17,7 @@ from typing import Any
 import attrs
 import httpx
 import pytest
-import structlog
 import trio
-from structlog.testing import LogCapture
 from trio.testing import wait_all_tasks_blocked
 
 from llama_router.config.load import LoadedConfig
@@ -29,6 +27,7 @@ from llama_router.process import procfs
 from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router
 from tests import limits
+from tests.events import KeptEvents
 
 #: No test may take longer, in seconds.
 LIMIT_S = limits.LIMIT_S
@@ -94,7 +93,7 @@ def start_time(pid: int) -> int:
     return started
 
 
-class Events(LogCapture):
+class Events(KeptEvents):
     """Everything that is logged, and a way to wait for more."""
 
     def __init__(self) -> None:
@@ -102,13 +101,11 @@ class Events(LogCapture):
         self._token = trio.lowlevel.current_trio_token()
         self._news = trio.Event()
 
-    def __call__(self, logger: Any, method_name: str, event_dict: Any) -> Any:
+    def take(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Keep one event; may be called on any thread."""
-        try:
-            return super().__call__(logger, method_name, event_dict)
-        finally:
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._notify)
+        super().take(level, event, fields)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._notify)
 
     def _notify(self) -> None:
         self._news.set()
@@ -127,17 +124,6 @@ class Events(LogCapture):
         while not (found := self.named(event, **fields)):
             await self._news.wait()
         return found[0]
-
-    @contextmanager
-    def captured(self) -> Iterator[None]:
-        """Take in everything that is logged meanwhile."""
-        processors = structlog.get_config()["processors"]
-        before = list(processors)
-        try:
-            processors[:] = [self]
-            yield
-        finally:
-            processors[:] = before
 
 
 # --- Backends ------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from llama_router.errors.backends import SpawnError
 from llama_router.process import procfs, treekill
 from llama_router.process.lifeline import Lifeline
+from tests.events import capture_logs
 from tests.limits import LIMIT_S, stretched_s
 from tests.process.harness import start_time
 
@@ -330,7 +330,7 @@ import os, subprocess, sys
 from functools import partial
 import trio
 import trio.testing
-from structlog.testing import capture_logs
+from tests.events import capture_logs
 from llama_router.process import procfs
 from llama_router.process.lifeline import Lifeline
 from llama_router.process.orphans import reap_orphans

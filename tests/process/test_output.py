@@ -18,7 +18,6 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from llama_router.logs.lines import Line
 from llama_router.model_logs import log_files
@@ -27,6 +26,7 @@ from llama_router.model_logs import store as output
 from llama_router.model_logs.log_files import append_rotating
 from llama_router.model_logs.model_log import LogChunk, ModelLog
 from llama_router.model_logs.store import LogStore
+from tests.events import capture_logs
 from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.process

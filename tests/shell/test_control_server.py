@@ -10,13 +10,13 @@ from typing import Any
 
 import trio
 import trio.testing
-from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from llama_router.control.web import server as hypercorn
 from llama_router.control.web.server import ControlServer, without_deadline
 from llama_router.core.requests.control_request import ControlRequest
 from llama_router.http1 import LengthBody
+from tests.events import capture_logs
 
 App = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Any]
 

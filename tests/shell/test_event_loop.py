@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
 
 from llama_router.errors.requests import RequestError
@@ -29,6 +28,7 @@ from llama_router.gateway.loop.fiber import (
     pause,
 )
 from llama_router.gateway.sockets import ClientGoneError, ClientSocket, UpstreamSocket
+from tests.events import capture_logs
 from tests.limits import LIMIT_S, stretched_s
 
 pytestmark = pytest.mark.process

@@ -5,10 +5,10 @@ from unittest.mock import Mock
 
 import trio
 import trio.testing
-from structlog.testing import capture_logs
 
 from llama_router.gateway.gateway import Gateway
 from llama_router.http1 import parse_request_head
+from tests.events import capture_logs
 
 
 async def test_a_failure_while_the_router_ends_ends_nothing_else() -> None:

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.logs import journal
+from llama_router.logs.events import log
 from llama_router.logs.journal import Journal, encode, field_name, is_connected
 from llama_router.logs.output import configure
-
-log = structlog.get_logger()
 
 
 class Journald:

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.logs.events import log
 from llama_router.logs.output import configure
 from llama_router.logs.threaded_writer import ThreadedWriter
 from tests.limits import LIMIT_S
-
-log = structlog.get_logger()
 
 
 class Terminal(io.StringIO):
@@ -210,12 +208,12 @@ def test_a_library_record_that_cannot_be_formatted_is_still_an_event() -> None:
 
 
 def test_close_restores_what_was() -> None:
-    """After close, structlog and logging are as they were before."""
-    before = (structlog.is_configured(), list(logging.getLogger().handlers))
+    """After close, `logging` is as it was before."""
+    before = list(logging.getLogger().handlers)
     output = configure(stream=io.StringIO())
     assert output.close()
     assert output.close()
-    assert (structlog.is_configured(), list(logging.getLogger().handlers)) == before
+    assert list(logging.getLogger().handlers) == before
 
 
 def test_every_line_is_written_before_close_returns() -> None:
@@ -324,11 +322,13 @@ def test_a_non_blocking_stream_gets_everything() -> None:
 def test_a_process_without_standard_error_can_log() -> None:
     """Started with descriptor 2 closed, it writes to nobody else's file."""
     code = (
-        "import os, sys, structlog; from llama_router.logs.output import configure\n"
+        "import os, sys\n"
+        "from llama_router.logs.events import log\n"
+        "from llama_router.logs.output import configure\n"
         "assert sys.stderr is None\n"
         "reading, writing = map(os.dup, os.pipe())\n"
         "os.dup2(writing, 2); os.set_blocking(reading, False)\n"
-        "with configure(): structlog.get_logger().info('test.happened')\n"
+        "with configure(): log.info('test.happened')\n"
         "try: os.read(reading, 1)\n"
         "except BlockingIOError: sys.exit(7)\n"
     )
@@ -353,17 +353,18 @@ def test_an_output_that_closes_first_leaves_the_other_in_use() -> None:
 
 def test_outputs_that_close_in_any_order_leave_no_configuration() -> None:
     """What the process logged with before the first one is in use again after the last."""
-    before = structlog.get_config(), logging.getLogger().handlers[:]
+    before = logging.getLogger().handlers[:]
     outputs = [configure(format="json", stream=io.StringIO()) for _ in range(2)]
     for output in outputs:
         output.close()
-    assert (structlog.get_config(), logging.getLogger().handlers) == before
+    assert logging.getLogger().handlers == before
 
 
-def test_import_does_not_bring_rich() -> None:
-    """What structlog would import for a renderer that is not used is not paid for."""
-    code = "import sys, llama_router.logs.output; sys.exit('rich' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_without_an_output_warnings_are_on_standard_error(capsys) -> None:
+    """A program that configured no output does not lose them; its standard output is its own."""
+    log.info("test.happened")
+    log.warning("test.failed", model="m")
+    assert capsys.readouterr() == ("", "warning: test.failed {'model': 'm'}\n")
 
 
 class TestThreadedWriter:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from llama_router.core.apis.usage import Usage
 from llama_router.dispatch.request_log import (
@@ -17,6 +16,7 @@ from llama_router.dispatch.request_log import (
 )
 from llama_router.errors.backends import UpstreamError
 from llama_router.errors.requests import RequestError
+from tests.events import capture_logs
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "log-events.md"
 

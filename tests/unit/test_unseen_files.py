@@ -8,7 +8,6 @@ from collections import deque
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from llama_router.admin_token import AdminTokenFileError, admin_token, read_token
 from llama_router.backends.child_protocol import parse_state
@@ -33,6 +32,7 @@ from llama_router.process.instances import InstanceRecord, SweepOutcome, sweep
 from llama_router.runtime_file import FILE, RuntimeFile, read, write
 from llama_router.supervisor.state_dir import StateDirError, prepare_state_dir
 from tests.broken_files import ERRNOS, break_with
+from tests.events import capture_logs
 from tests.gguf_bytes import write as write_gguf
 
 CONFIG = """\

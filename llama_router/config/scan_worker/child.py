@@ -10,7 +10,6 @@ import sys
 
 import msgspec
 
-from ...logs import structlog_without_rich  # noqa: F401 -- first, as its docstring says
 from ...workers.child import end_with_router
 from ..catalog import Catalog, ScanRequest
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 from quart import Blueprint, Response, request
 
@@ -23,6 +22,7 @@ from ...event_feed import DownloadProgressed, EventFeed, ModelDeleted
 from ...hub.cache import CachedModel, RepoCache, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.references import parse_reference
+from ...logs.events import log
 from ...models import found_file
 from ...threads import in_thread
 from ..web.context import ControlContext
@@ -31,8 +31,6 @@ from ..web.server import without_deadline
 from . import schemas
 from .openapi import Query, describe
 from .routes import spec_of
-
-log = structlog.get_logger()
 
 #: Shortest time between two events about the progress of downloads, in seconds.
 PUBLISH_EVERY_S: Final = 1.0

@@ -9,7 +9,6 @@ from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
-import structlog
 from msgspec import Meta
 from quart import Blueprint, Response, request
 
@@ -26,6 +25,7 @@ from ...errors.requests import (
 )
 from ...hub.downloads import DownloadStatus
 from ...hub.references import parse_reference
+from ...logs.events import log
 from ..admin.downloads import check_not_preset, delete_model
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check_unrestricted, json_body, open_to
@@ -33,8 +33,6 @@ from ..web.server import without_deadline
 from .entries import RUNNING, router_props
 from .event_stream import ModelEventStream
 from .listing import named
-
-log = structlog.get_logger()
 
 
 class NoToolsError(RequestError):

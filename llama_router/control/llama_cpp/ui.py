@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final
 
-import structlog
 from quart import Blueprint, Response, request
 from quart.blueprints import BlueprintSetupState
 from werkzeug.routing import BaseConverter
@@ -19,6 +18,7 @@ from ...core.access.gate import Scope
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
+from ...logs.events import log
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, open_to
@@ -33,8 +33,6 @@ from .ui_backends import (
     is_chat_ui,
     root_content,
 )
-
-log = structlog.get_logger()
 
 #: Time limit for a file, in seconds; then the next backend is tried.
 REQUEST_TIMEOUT_S: Final = 5.0

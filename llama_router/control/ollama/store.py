@@ -11,7 +11,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
-import structlog
 import trio
 from quart import Blueprint, Response
 
@@ -24,6 +23,7 @@ from ...errors.downloads import DownloadError, HubReferenceError
 from ...errors.requests import RequestError
 from ...hub.downloads import DownloadState, DownloadStatus
 from ...hub.references import Reference, parse_reference
+from ...logs.events import log
 from ..admin.downloads import check_not_preset, delete_model
 from ..web.connection import request_stack
 from ..web.context import ControlContext
@@ -32,8 +32,6 @@ from ..web.server import without_deadline
 from .answers import json_line
 from .bodies import DeleteRequest, PullRequest, decode
 from .listing import find_model, lookup
-
-log = structlog.get_logger()
 
 #: Media type of lines of JSON.
 LINES: Final = "application/x-ndjson"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final
 
-import structlog
 from quart import Blueprint, Response, g, request
 from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
@@ -18,6 +17,7 @@ from ...core.apis.registry import APIS
 from ...errors.access import AccessError
 from ...errors.base import RouterError
 from ...errors.requests import BodyTooLargeError, RequestError
+from ...logs.events import log
 from ...logs.request_ids import new_request_id
 from ..admin import downloads, events, logs, settings
 from ..admin import routes as admin
@@ -28,8 +28,6 @@ from ..ollama import store
 from . import guard
 from .connection import connection_class
 from .context import ControlContext
-
-log = structlog.get_logger()
 
 
 class RouteNotFoundError(RequestError):

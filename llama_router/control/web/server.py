@@ -20,7 +20,6 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 import h11
-import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -43,8 +42,7 @@ from ...core.requests.routes import decoded
 from ...errors.admission import ShuttingDownError
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
-
-log = structlog.get_logger()
+from ...logs.events import log
 
 #: Longest time in which a client reads nothing of its response, in seconds; then it is given up.
 WRITE_TIMEOUT_S: Final = 30.0

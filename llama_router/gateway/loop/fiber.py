@@ -9,14 +9,11 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import TYPE_CHECKING, Final, Protocol
 
-import structlog
-
 from ...errors.base import RouterError
+from ...logs.events import log
 
 if TYPE_CHECKING:
     from .event_loop import EventLoop
-
-log = structlog.get_logger()
 
 #: Resolution of deadlines, in seconds.
 TICK_S: Final = 1 / 16
