@@ -53,7 +53,7 @@ from ..errors.backends import (
     UpstreamTimeoutError,
 )
 from ..errors.base import RouterError
-from ..errors.requests import ModelNotLoadedError, NoModelRunningError
+from ..errors.requests import NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged
 from ..logs.events import log
 from ..timeouts import LATE_S
@@ -131,14 +131,20 @@ class Dispatcher:
 
     # -- requests -------------------------------------------------------------------------
 
-    def lease(self, model: ModelId, *, caller: str | None = None) -> Lease:
-        """Request *model*. Never blocks, and raises nothing; see `Lease`."""
+    def lease(self, model: ModelId, *, caller: str | None = None, may_load: bool = True) -> Lease:
+        """Request *model*. Never blocks, and raises nothing; see `Lease`.
+
+        Args:
+            model: The model.
+            caller: Name of the API key that the request came with, if it needed one.
+            may_load: The model may be loaded for the request.
+        """
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, caller, now_s)
         if self._scheduler.admit_at_once(request, model):
             lease.settle(self._backends[model], now_s)
         else:
-            self.submit(Arrived(request, model), now_s)
+            self.submit(Arrived(request, model, may_load), now_s)
         return lease
 
     @contextmanager
@@ -232,19 +238,6 @@ class Dispatcher:
                 f"model {str(model)!r} is not running (it is {phase}); watching does not load it"
             )
         return self._backends[model]
-
-    def check_loaded(self, model: ModelId) -> None:
-        """Refuse a request for *model* that must not load it.
-
-        Raises:
-            ModelNotLoadedError: if it would have to be loaded.
-        """
-        if self.phase(model) is not Phase.READY:
-            raise ModelNotLoadedError(
-                f"model {str(model)!r} is not loaded, and the request has autoload=false: load it "
-                "by POST /models/load, or leave autoload out",
-                param="model",
-            )
 
     def reconfigure(self, config: Config, plan: ReloadPlan | None = None) -> frozenset[ModelId]:
         """Replace the configuration; see `Scheduler` for what that stops and starts.

@@ -59,6 +59,8 @@ _AUTHORIZATION: Final = frozenset((b"authorization",))
 #: First status of a failure of the backend.
 _FIRST_FAILURE: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
+_READS: Final = frozenset((b"GET", b"HEAD"))
+
 #: Routes without a key: the health of the router, which supervisors ask for.
 _OPEN_ROUTES: Final = frozenset(Observe(None, path) for path in HEALTH)
 
@@ -195,12 +197,19 @@ class ModelRequest:
             if resolved is not None and resolved.overrides is not None:
                 await self._apply_overrides(body, resolved.overrides)
             body.scan = None
-        may_load = not isinstance(destination, ByBody) or destination.autoload
-        if not may_load and model is not None:
-            dispatcher.check_loaded(model)
+        may_load = destination.autoload is not False
+        if not may_load and self._head.method in _READS and not self._upgrade:
+            backend = dispatcher.running(model or ModelId(name))
+            return await self._run_exchange(backend, target, None)
         # Without a model, the scheduler refuses the name, as it does for an id just removed.
         serve_once = partial(
-            self._serve_leased, model or ModelId(name), name, target, response_model, stream=stream
+            self._serve_leased,
+            model or ModelId(name),
+            name,
+            target,
+            response_model,
+            stream=stream,
+            may_load=may_load,
         )
         try:
             return await serve_once()
@@ -217,6 +226,7 @@ class ModelRequest:
         response_model: str | None,
         *,
         stream: bool | None,
+        may_load: bool,
     ) -> bool:
         """Serve the request by the model's backend, once that is granted; return as `serve` does.
 
@@ -226,11 +236,13 @@ class ModelRequest:
             target: The request target at the backend.
             response_model: Name that replaces the model's in the response; None to leave it.
             stream: The request asks for a stream; None if that is not known.
+            may_load: The model may be loaded for the request.
 
         Raises:
             NotDeliveredError: if that backend ended before it read the request.
         """
-        with self._gateway.dispatcher.lease(model, caller=self._caller.name) as lease:
+        dispatcher, key = self._gateway.dispatcher, self._caller.name
+        with dispatcher.lease(model, caller=key, may_load=may_load) as lease:
             self._log.lease = lease
             lease.cut = partial(self._gateway.loop.cancel, self._client.fiber)
             backend = lease.granted_nowait()

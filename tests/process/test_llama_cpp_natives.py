@@ -123,8 +123,9 @@ async def test_every_path_of_llama_server(http, path, status, says) -> None:
 
 
 async def test_metrics(http) -> None:
-    """Those of the model that the query names."""
-    assert "llamacpp:" in (await http.get("/metrics?model=a")).text
+    """Those of the model in the query or in the path, or of the one that runs."""
+    for path in ("/metrics?model=a", "/a/metrics", "/metrics"):
+        assert "llamacpp:" in (await http.get(path)).text
 
 
 async def test_the_backends_own_paths(http) -> None:

@@ -164,6 +164,30 @@ async def test_no_autoload_loads_nothing(router, client) -> None:
     assert again.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/a/metrics", 503),
+        ("GET", "/upstream/a/metrics?autoload=false", 503),
+        ("HEAD", "/upstream/a/v1/models?autoload=0", 503),
+        ("POST", "/upstream/a/v1/chat/completions?autoload=false", 400),
+        ("POST", "/api/chat?autoload=false", 400),
+    ],
+)
+async def test_autoload_false_holds_everywhere(router, client, method, path, status) -> None:
+    """Below /upstream/ and in Ollama's API as elsewhere."""
+    answer = await client.request(method, path, json=chat("a") if method == "POST" else None)
+    assert answer.status_code == status, answer.text
+    assert await router.loaded() == []
+
+
+async def test_a_look_below_upstream(client) -> None:
+    """With autoload=false a loaded model answers."""
+    await client.post("/v1/chat/completions", json=chat("a"))
+    listed = await client.get("/upstream/a/v1/models?autoload=false")
+    assert listed.json()["data"][0]["id"] == "a"
+
+
 async def test_the_router_has_props_of_its_own(served) -> None:
     """By them llama.cpp's UI sees that there are models to choose from."""
     with trio.fail_after(LIMIT_S):

@@ -85,6 +85,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.forced = self.unloading = False
         self.revision = 0
         self.waiting: dict[int, float] = {}
+        self.loading: dict[int, ModelId] = {}  # requests that their model may be loaded for
         self.granted: dict[int, ModelId | None] = {}  # None: its process died under it
         self.alive: set[ModelId] = set()  # processes as the shell would see them
         self.feed(Tick())  # as the shell does: some models come without being asked for
@@ -100,12 +101,18 @@ class SchedulerMachine(RuleBasedStateMachine):
                     del self.waiting[request]
                 case Start(model):
                     assert model not in self.alive, "two processes of one model"
+                    assert model in self.may_start(), "no request may load it"
                     self.alive.add(model)
                     self.check_placed(self.alive)
                 case Stop(model):
                     assert model in self.alive
                     assert self.forced or model not in self.granted.values(), "a request was cut"
                     assert self.forced or self.unloading or model != KEPT, "it was to be kept"
+
+    def may_start(self) -> set[ModelId]:
+        """Return the models that may be loaded now."""
+        unasked = {ModelId(KEPT), ModelId(HOME), *self.scheduler.returning}
+        return unasked | {self.loading[r] for r in self.waiting if r in self.loading}
 
     @rule(name=st.sampled_from([*GROUPS, KEPT]), force=st.booleans())
     def unload(self, name: str, *, force: bool) -> None:
@@ -132,11 +139,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     def mended(self, name: str) -> None:
         self.feed(FileRestored(ModelId(name)))
 
-    @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]))
-    def arrive(self, name: str) -> None:
+    @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]), may_load=st.booleans() | st.just(True))
+    def arrive(self, name: str, *, may_load: bool) -> None:
         self.last_request += 1
         self.waiting[self.last_request] = self.now_s
-        self.feed(Arrived(self.last_request, ModelId(name)))
+        if may_load:
+            self.loading[self.last_request] = ModelId(name)
+        self.feed(Arrived(self.last_request, ModelId(name), may_load))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -295,6 +304,7 @@ class BusyMachine(SchedulerMachine):
             if len(self.waiting.keys() - victims) < 4:
                 self.last_request += 1
                 self.waiting[self.last_request] = self.now_s
+                self.loading[self.last_request] = ModelId("c")
                 self.feed(Arrived(self.last_request, ModelId("c")))
             self.honest_backends()
             for request in self.granted:

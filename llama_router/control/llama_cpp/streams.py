@@ -184,7 +184,9 @@ class _Finder:
         if self._dispatcher.phase(model) is not Phase.READY:
             return upstream
         with ExitStack() as holding, suppress(RouterError):
-            lease = holding.enter_context(self._dispatcher.lease(model, caller=caller().name))
+            lease = holding.enter_context(
+                self._dispatcher.lease(model, caller=caller().name, may_load=False)
+            )
             if lease.granted_nowait() is backend:
                 lease.cut = upstream.cancel
                 stack.push(holding.pop_all())

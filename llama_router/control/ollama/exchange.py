@@ -21,7 +21,7 @@ from ...core.apis.ollama import OLLAMA, failure_lines
 from ...core.apis.usage import HEAD_BYTES, TAIL_BYTES, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
-from ...core.requests.routes import allowed
+from ...core.requests.routes import allowed, autoload_of
 from ...core.scheduling.waits import Wait
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
@@ -126,6 +126,7 @@ class OllamaExchange:
         self._log.outcome = Outcome.CLIENT_GONE  # until another end is known
         self._holding = AsyncExitStack()
         self._upstream: BackendExchange | None = None
+        self._may_load = autoload_of(request.args.to_dict(flat=False)) is not False
         self._notify = request.headers.get(NOTIFY_FIELD, "")
         self._fields = _authorization(context.gate)
         self._info = StreamInfo(
@@ -159,7 +160,7 @@ class OllamaExchange:
         elif translated.unloads:
             dispatcher.keep(spec.id, translated.keep_s)
             return self._complete(self._empty_answer(load_s=0.0))
-        lease = dispatcher.lease(spec.id, caller=self._caller.name)
+        lease = dispatcher.lease(spec.id, caller=self._caller.name, may_load=self._may_load)
         self._log.lease = self._holding.enter_context(lease)
         lease.moved_bytes = lambda: self._log.sent_bytes
         if translated.stream and lease.granted_nowait() is None:
@@ -195,7 +196,7 @@ class OllamaExchange:
                 raise
         dispatcher = self._context.dispatcher
         dispatcher.release(lease.request)  # not at the end: max_in_flight may be 1
-        again = dispatcher.lease(backend.model, caller=self._caller.name)
+        again = dispatcher.lease(backend.model, caller=self._caller.name, may_load=self._may_load)
         self._log.lease = self._holding.enter_context(again)
         again.moved_bytes = lease.moved_bytes
         return await self._send_once(again, await again.granted(), path)

@@ -7,7 +7,7 @@ control plane.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import parse_qs, unquote
@@ -17,7 +17,7 @@ import attrs
 from ..apis.registry import APIS, UPSTREAM_PREFIX
 
 #: Paths that monitoring systems read. Read-only requests never load a model.
-OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters")
+OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters", "/metrics")
 
 #: Paths that the control plane answers, even if backends serve them, too; those of APIs that
 #: the router itself serves come in addition.
@@ -65,30 +65,38 @@ class ByBody:
     """Proxied to the model that the body names.
 
     Attributes:
-        autoload: The model may be loaded; else it must be running.
+        autoload: Whether the model may be loaded; None if the request does not say.
         model: Value of ``?model=``, which counts where the body names no model.
     """
 
-    autoload: bool = True
+    autoload: bool | None = None
     model: str | None = None
 
 
 @attrs.frozen
 class ByQuery:
-    """Proxied to the model of ``?model=``, which may be loaded."""
+    """Proxied to the model of ``?model=``.
+
+    Attributes:
+        model: The name of the model.
+        autoload: As in `ByBody`; a request that says no is an `Observe`.
+    """
 
     model: str
+    autoload: bool | None = None
 
 
 @attrs.frozen
 class ByPath:
-    """Proxied to the model that the path names below `UPSTREAM`, which may be loaded.
+    """Proxied to the model that the path names below `UPSTREAM`.
 
     Attributes:
         tail: The path below it, still percent-encoded; see `split_model`.
+        autoload: As in `ByBody`.
     """
 
     tail: bytes
+    autoload: bool | None = None
 
 
 @attrs.frozen
@@ -152,22 +160,33 @@ def route(method: bytes, path: bytes, query: bytes) -> Route:
 
 def _route(method: bytes, path: bytes, query: bytes) -> Route:
     if path.startswith(UPSTREAM) and path != UPSTREAM:
-        by_path = ByPath(path[len(UPSTREAM) :])
+        by_path = ByPath(path[len(UPSTREAM) :], autoload_of(_values_of(query)))
         return Control(by_path) if method == b"OPTIONS" else by_path
     plain = decoded(path)
     if _is_control(plain) or method not in _PROXIED:
         return Control()
-    values = parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
-    autoload = values.get("autoload", ["true"])[0] in _TRUE
+    values = _values_of(query)
+    autoload = autoload_of(values)
     model = values.get("model", [None])[0]
     if model is None and (plain == _TOOLS or _is_wrong_method(method, plain)):
         return Control()
     if method in _WITH_BODY:
         return ByBody(autoload, model)
     if model is not None:
-        return ByQuery(model) if autoload else Observe(model, path.decode("ascii", "replace"))
+        look = Observe(model, path.decode("ascii", "replace"))
+        return look if autoload is False else ByQuery(model, autoload)
     of_router = plain == "/props" and "autoload" in values
     return Control() if of_router or method == b"DELETE" else _observed(plain)
+
+
+def _values_of(query: bytes) -> dict[str, list[str]]:
+    return parse_qs(query.decode("ascii", "replace"), errors="replace") if query else {}
+
+
+def autoload_of(values: Mapping[str, Sequence[str]]) -> bool | None:
+    """Return what the query of a request says about loading; None if it says nothing."""
+    said = values.get("autoload")
+    return None if said is None else said[0] in _TRUE
 
 
 def _observed(path: str) -> Route:

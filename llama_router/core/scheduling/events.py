@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import attrs
 
-from ...errors.admission import AdmissionError
 from ...errors.backends import BackendError
+from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan
@@ -22,10 +22,13 @@ class Arrived:
         request: Its number; later requests have higher ones.
         model: The requested model. It is refused if the configuration does not have it (any
             more).
+        may_load: The model may be loaded for it; else it is refused unless the model is loaded,
+            or is about to be for another reason.
     """
 
     request: int
     model: ModelId
+    may_load: bool = True
 
 
 @attrs.frozen
@@ -160,7 +163,7 @@ class Refuse:
     """Answer the request with an error."""
 
     request: int
-    error: AdmissionError | BackendError
+    error: RouterError
 
 
 @attrs.frozen

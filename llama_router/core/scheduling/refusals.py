@@ -13,7 +13,7 @@ from ...errors.admission import (
     UnknownModelError,
 )
 from ...errors.backends import BackendError, BackendFailedError
-from ...errors.requests import BodiesFullError, RequestCancelledError
+from ...errors.requests import BodiesFullError, ModelNotLoadedError, RequestCancelledError
 from ..config.config import Config
 from ..config.names import ModelId
 
@@ -68,6 +68,15 @@ def _listed(names: Collection[str]) -> str:
 def removed(model: ModelId) -> UnknownModelError:
     """Return the error for requests that waited for a model which a reload removed."""
     return UnknownModelError(f"model {str(model)!r} was removed from the configuration")
+
+
+def not_loaded(model: ModelId) -> ModelNotLoadedError:
+    """Return the error for a request that may not load its model."""
+    return ModelNotLoadedError(
+        f"model {str(model)!r} is not loaded, and the request may not load it (autoload = false): "
+        f"load it first, by POST /models/load or 'llama-router load {model}'",
+        param="model",
+    )
 
 
 def queue_full(model: ModelId, queued: int) -> QueueFullError:

@@ -23,6 +23,7 @@ from typing import Final, assert_never
 import attrs
 
 from ...errors.backends import BackendError, FileMissingError
+from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan, plan_reload
@@ -143,8 +144,8 @@ class Scheduler:
         self, event: Event, now_s: float
     ) -> list[Action]:
         match event:
-            case Arrived(request, model):
-                return self._admit(request, model, now_s)
+            case Arrived(request, model, may_load):
+                return self._admit(request, model, now_s, may_load=may_load)
             case Finished(request):
                 self._state.forget(request, now_s)
             case Changed(model, Signal.PROBE_OK):
@@ -244,7 +245,7 @@ class Scheduler:
 
     # -- events ---------------------------------------------------------------------------
 
-    def _admit(self, request: int, model: ModelId, now_s: float) -> list[Action]:
+    def _admit(self, request: int, model: ModelId, now_s: float, *, may_load: bool) -> list[Action]:
         state = self._state
         state.no_request_yet = False
         if self._shutting_down:
@@ -256,17 +257,29 @@ class Scheduler:
             # No queue anywhere: no need to look further.
             state.hold(request, entry)
             return [Grant(request, model)]
-        if entry.phase is Phase.FAILED:
-            if entry.breaker.retry_at_s > now_s or not state.finds_place(entry, now_s):
-                return [Refuse(request, _why_failed(entry, now_s))]
-            state.move(entry, Signal.RETRY)  # half-open: one attempt
-        if len(entry.queued) >= _queue_limit(entry):
-            return [Refuse(request, refusals.queue_full(model, len(entry.queued)))]
+        if (error := self._refusal(entry, now_s, may_load=may_load)) is not None:
+            return [Refuse(request, error)]
         state.owner[request] = model
         entry.queued[request] = now_s
-        state.cue(entry, Cue.QUEUED)
+        if may_load:
+            state.cue(entry, Cue.QUEUED)
+        else:
+            entry.loading_none.add(request)
         state.waiting.add(model)
         return []
+
+    def _refusal(self, entry: ModelEntry, now_s: float, *, may_load: bool) -> RouterError | None:
+        """Return why a request cannot wait for a model; None if it can."""
+        state, model = self._state, entry.spec.id
+        if not may_load and not entry.is_coming:
+            return refusals.not_loaded(model)
+        if entry.phase is Phase.FAILED:
+            if entry.breaker.retry_at_s > now_s or not state.finds_place(entry, now_s):
+                return _why_failed(entry, now_s)
+            state.move(entry, Signal.RETRY)  # half-open: one attempt
+        if len(entry.queued) >= _queue_limit(entry):
+            return refusals.queue_full(model, len(entry.queued))
+        return None
 
     def _became_ready(self, model: ModelId, now_s: float) -> None:
         state = self._state
@@ -467,15 +480,27 @@ class Scheduler:
         actions += idle_policy.expire(state, now_s)
         actions += idle_policy.keep(state, now_s)
         if state.waiting:
+            actions += self._refuse_unloadable(now_s)
             actions += self._refuse_without_place(now_s)
             actions += fairness.grant(state, now_s)
             actions += fairness.swap(state, now_s)
             actions += self._refuse_without_place(now_s)
+            actions += self._refuse_unloadable(now_s)
         if state.returning:
             actions += idle_policy.bring_back(state, now_s)
         # Both may be empty since just now.
         if state.home is not None and not state.waiting and not state.returning:
             actions += idle_policy.go_home(state, state.home, now_s)
+        return actions
+
+    def _refuse_unloadable(self, now_s: float) -> list[Action]:
+        """Refuse the requests whose model is loaded no more, and must not be loaded for them."""
+        state = self._state
+        actions: list[Action] = []
+        for model in tuple(state.waiting):
+            entry = state.entries[model]
+            if entry.loading_none and not entry.is_coming:
+                actions += state.refuse_queue(model, refusals.not_loaded(model), now_s)
         return actions
 
     def _refuse_without_place(self, now_s: float) -> list[Action]:

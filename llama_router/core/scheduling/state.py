@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-from ...errors.admission import AdmissionError
 from ...errors.backends import BackendError, FileMissingError
+from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
@@ -65,6 +65,7 @@ class ModelEntry:
         intent: What becomes of it without requests; changed by `SchedulerState.cue` only.
         in_flight: Requests being served.
         queued: Requests that wait, oldest first, and the clock time of each arrival.
+        loading_none: Those of them that it must not be loaded for.
         ready_since_s: Clock time at which it became ready, in seconds.
         idle_since_s: Clock time at which it became ready or its last request ended, in seconds.
         made_way_s: Clock time at which it was last stopped for another model, in seconds.
@@ -83,6 +84,7 @@ class ModelEntry:
     intent: Intent = Intent.ON_DEMAND
     in_flight: set[int] = attrs.field(factory=set)
     queued: dict[int, float] = attrs.field(factory=dict)
+    loading_none: set[int] = attrs.field(factory=set)
     ready_since_s: float = -math.inf
     idle_since_s: float = -math.inf
     made_way_s: float = -math.inf
@@ -98,6 +100,16 @@ class ModelEntry:
     def busy(self) -> bool:
         """True if a request is in flight or queued."""
         return bool(self.in_flight or self.queued)
+
+    @property
+    def is_coming(self) -> bool:
+        """True if it is loaded, or will be without a further request."""
+        if self.phase in (Phase.STARTING, Phase.READY) or self.intent is Intent.RETURN:
+            return True
+        if len(self.queued) > len(self.loading_none):
+            return True
+        held_off = self.intent is Intent.HELD_OFF or self.phase is Phase.FAILED
+        return self.spec.keep_loaded and not held_off
 
     @property
     def stays_s(self) -> float:
@@ -363,6 +375,7 @@ class SchedulerState:
     def hold(self, request: int, entry: ModelEntry) -> None:
         """Record that a model serves *request*."""
         self.owner[request] = entry.spec.id
+        entry.loading_none.discard(request)
         entry.in_flight.add(request)
         entry.served = True
 
@@ -373,19 +386,18 @@ class SchedulerState:
             return  # refused earlier; nothing is held
         entry = self.entries[model]
         entry.in_flight.discard(request)
+        entry.loading_none.discard(request)
         if entry.queued.pop(request, None) is not None and not entry.queued:
             self.waiting.discard(model)
         entry.idle_since_s = now_s
         self.drop_if_removed(model)
 
-    def refuse(self, request: int, error: AdmissionError | BackendError, now_s: float) -> Refuse:
+    def refuse(self, request: int, error: RouterError, now_s: float) -> Refuse:
         """End the wait of *request*; return the action."""
         self.forget(request, now_s)
         return Refuse(request, error)
 
-    def refuse_queue(
-        self, model: ModelId, error: AdmissionError | BackendError, now_s: float
-    ) -> list[Action]:
+    def refuse_queue(self, model: ModelId, error: RouterError, now_s: float) -> list[Action]:
         """End the wait of all requests for *model*; return the actions."""
         queued = tuple(self.entries[model].queued)
         return [self.refuse(request, error, now_s) for request in queued]
