@@ -171,6 +171,12 @@ _RULES: Final = (
     ),
     _rule(
         Cause.LIBRARY_MISSING,
+        "{}",  # backends/embedded.py knows the package
+        "xllamacpp",
+        r"error: (xllamacpp cannot be loaded: the shared library .+)",
+    ),
+    _rule(
+        Cause.LIBRARY_MISSING,
         "a shared library is missing or too old: {}; install it, or name its folder in env "
         "(LD_LIBRARY_PATH)",
         ".so|symbol|glibc|cxxabi",

@@ -53,6 +53,14 @@ LLAMA_EXAMPLE_SERVER = 12
 DEFAULT_PORT = 8080
 """llama-server's; a new `CommonParams` has 0, any free port."""
 
+LIBRARY_PACKAGES = {
+    "libgomp.so.1": "'apt install libgomp1' (Debian, Ubuntu), 'dnf install libgomp' (Fedora)",
+    "libstdc++.so.6": "'apt install libstdc++6' (Debian, Ubuntu), 'dnf install libstdc++' (Fedora)",
+}
+"""The shared libraries that the wheel expects of the system and a small one may lack."""
+_NO_LIBRARY = ": cannot open shared object file"
+"""What the dynamic loader says behind the name of a library that it does not find."""
+
 
 class UnusableError(Exception):
     """xllamacpp is missing, or its version has no parser that can be called."""
@@ -134,7 +142,19 @@ def load_xllamacpp() -> ModuleType:
     try:
         return importlib.import_module("xllamacpp.xllamacpp")
     except ImportError as exc:
-        raise UnusableError(f"xllamacpp cannot be loaded: {exc}") from exc
+        raise UnusableError(f"xllamacpp cannot be loaded: {why_not_loaded(str(exc))}") from exc
+
+
+def why_not_loaded(message: str) -> str:
+    """Return the reason in the *message* of an `ImportError`; with the remedy, if it is a library.
+
+    `backends.diagnosis` passes on what is said of a library.
+    """
+    library, found, _ = message.partition(_NO_LIBRARY)
+    if not found:
+        return message
+    how = LIBRARY_PACKAGES.get(library, "the package of your system that has it")
+    return f"the shared library {library} is missing. Install it: {how}"
 
 
 def parse(xllamacpp: ModuleType, arguments: Sequence[str]) -> CommonParams | None:

@@ -25,7 +25,9 @@ from ..core.config.kinds import is_llama_server
 from ..core.config.placeholders import expand, names_in
 from ..core.config.specs import ModelSpec
 from ..errors.backends import SpawnError
+from ..errors.causes import Cause
 from ..logs.events import log
+from .diagnosis import diagnose
 from .environment import find_program, inherited
 
 #: Seconds that a program may take to answer: a driver may have to load first.
@@ -43,6 +45,16 @@ _DEVICES: Final = re.compile(r"^Available devices:\n((?:[ \t]+.*(?:\n|\Z))*)", r
 # Listed like a device, but computes on the CPU.
 _NO_GPU: Final = ("(none)", "BLAS", "CPU")
 
+# Causes that end a program whatever its arguments are.
+_BROKEN: Final = frozenset(
+    (
+        Cause.COMMAND_MISSING,
+        Cause.ILLEGAL_INSTRUCTION,
+        Cause.LIBRARY_MISSING,
+        Cause.MODULE_MISSING,
+    )
+)
+
 # The vendors of GPUs, as in /sys/class/drm/card0/device/vendor.
 _AMD: Final = "0x1002"
 _INTEL: Final = "0x8086"
@@ -59,12 +71,14 @@ class ServerProgram:
         program: Its path, or `EMBEDDED`.
         version: Its version, in its own words; None if it did not say.
         devices: The devices that it sees beside the CPU; None if it was not asked or did not say.
+        fault: Why it cannot serve, and what to do; None if nothing is known to be wrong.
         warning: Why it computes on the CPU though the machine has a GPU; None if it does not.
     """
 
     program: str
     version: str | None = None
     devices: tuple[str, ...] | None = None
+    fault: str | None = None
     warning: str | None = None
 
     def describe(self) -> str:
@@ -106,6 +120,8 @@ class ServerPrograms:
                     version=found.version,
                     devices=found.devices,
                 )
+                if found.fault is not None:
+                    log.warning("backend.program_broken", program=found.program, reason=found.fault)
                 if found.warning is not None:
                     log.warning("backend.gpu_unused", program=found.program, reason=found.warning)
             await self._changed.wait()
@@ -159,19 +175,42 @@ async def ask_program(
         env: Its environment.
         has_gpu: Ask for devices, too.
     """
+    status, output = await _run(words, "--version", env)
     version: str | None
     if words[0] == sys.executable:
+        # The one that llama.cpp's part says is that of an unknown commit.
         program, version = EMBEDDED, importlib.metadata.version("xllamacpp")
     else:
-        program = words[0]
-        match = _VERSION.search(await _output(words, "--version", env))
+        program, match = words[0], _VERSION.search(output)
         version = None if match is None else match[1].strip()
-    devices = devices_in(await _output(words, "--list-devices", env)) if has_gpu else None
+    if fault := fault_in(program, status, output):
+        return ServerProgram(program=program, version=version, fault=fault)
+    devices = devices_in((await _run(words, "--list-devices", env))[1]) if has_gpu else None
     return ServerProgram(program=program, version=version, devices=devices)
 
 
-async def _output(words: tuple[str, ...], option: str, env: Mapping[str, str]) -> str:
-    """Return what a program prints for *option*; empty if it cannot be run, or takes too long."""
+def fault_in(program: str, status: int, output: str) -> str | None:
+    """Return why *program* cannot serve, if the end of ``--version`` shows it.
+
+    Not every program knows the option: only what would end a backend as well is a fault.
+
+    Args:
+        program: The program.
+        status: The exit status.
+        output: What was printed.
+    """
+    found = diagnose(status, output.splitlines())
+    if found.cause not in _BROKEN:
+        return None
+    # The embedded server names itself in its own sentence.
+    return found.sentence if program == EMBEDDED else f"{program}: {found.sentence}"
+
+
+async def _run(words: tuple[str, ...], option: str, env: Mapping[str, str]) -> tuple[int, str]:
+    """Return the exit status of a program for *option*, and its output.
+
+    They are 0 and empty if it cannot be run, or takes too long.
+    """
     with trio.move_on_after(ANSWER_TIMEOUT_S), suppress(OSError):
         done = await trio.run_process(
             [*words, option],
@@ -181,8 +220,8 @@ async def _output(words: tuple[str, ...], option: str, env: Mapping[str, str]) -
             env=dict(env),
             deliver_cancel=_kill,
         )
-        return done.stdout.decode(errors="replace")
-    return ""
+        return done.returncode, done.stdout.decode(errors="replace")
+    return 0, ""
 
 
 async def _kill(process: trio.Process) -> None:
@@ -190,7 +229,7 @@ async def _kill(process: trio.Process) -> None:
 
 
 def unused_gpu(found: ServerProgram, gpus: Sequence[str]) -> str | None:
-    """Return a warning if the machine has *gpus*, and a program sees none."""
+    """Return a warning if the machine has *gpus*, and a program that works sees none."""
     if not gpus or found.devices is None or found.devices:
         return None
     return (

@@ -137,7 +137,9 @@ class BackendExitedError(BackendError):
             else (f"exited with code {returncode}")
         )
         why = f": {reason}" if reason else ""
-        if evidence:
+        if evidence and reason and all(reason in line for line in evidence):
+            output = ""  # it is quoted already
+        elif evidence:
             output = f"; its output says: {quoted(evidence)}"
         elif log_tail:
             output = f"; its last output: {quoted(log_tail)}"

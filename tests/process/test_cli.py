@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +19,7 @@ from llama_router.cli.options import MAX_LINES
 from llama_router.control.admin.logs import MAX_TAIL
 from tests.process.real import (
     LIMIT_S,
+    ROOT,
     RealRouter,
     alive,
     chat,
@@ -178,6 +181,52 @@ async def test_demo_shows_a_swap(tmp_path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"swap: stop tiny-a, load tiny-b, answer" in done.stdout
     assert (tmp_path / "demo" / "tiny-a.gguf").exists()
+
+
+LIBGOMP_IS_MISSING = """
+raise ImportError("libgomp.so.1: cannot open shared object file: No such file or directory")
+"""
+
+NEEDS_LIBGOMP = b"the shared library libgomp.so.1 is missing. Install it: 'apt install libgomp1'"
+
+
+@pytest.fixture
+def broken_xllamacpp(tmp_path) -> dict[str, str]:
+    """The environment of a machine where the embedded server cannot be loaded."""
+    if shutil.which("llama-server"):
+        pytest.skip("a llama-server on PATH takes the place of the embedded one")
+    package = tmp_path / "site" / "xllamacpp"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "xllamacpp.py").write_text(LIBGOMP_IS_MISSING)
+    return {"PYTHONPATH": f"{package.parent}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.embedded
+async def test_demo_without_a_library_of_the_system(tmp_path, broken_xllamacpp) -> None:
+    """It says before it makes or starts anything which one is missing, and what to install."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    done = await run_cli("demo", "--folder", "demo", folder=tmp_path, **broken_xllamacpp)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert NEEDS_LIBGOMP in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.embedded
+async def test_a_model_without_a_library_of_the_system(tmp_path, models, broken_xllamacpp) -> None:
+    """`check --commands` warns of it, and a start fails with the same words, said once."""
+    config = tmp_path / "router.toml"
+    config.write_text(
+        '[router]\nstartup_model = "a"\nscan_caches = false\n'
+        f'[models.a]\npath = "{models}/a.gguf"\n'
+    )
+    for command in (["check", "--commands"], ["serve", "--port", "0"]):
+        done = await run_cli(*command, "--config", str(config), folder=tmp_path, **broken_xllamacpp)
+        assert NEEDS_LIBGOMP in done.stderr
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last["reason"].count("libgomp.so.1") == 1
 
 
 @pytest.mark.embedded

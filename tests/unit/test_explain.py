@@ -210,6 +210,10 @@ def test_output_of_real_programs(returncode: int, output: str, cause: Cause, quo
             "xllamacpp cannot be loaded: libgomp.so.1: cannot open shared object file",
             Cause.LIBRARY_MISSING,
         ),
+        (
+            "xllamacpp cannot be loaded: the shared library libgomp.so.1 is missing. Install it",
+            Cause.LIBRARY_MISSING,
+        ),
     ],
 )
 def test_an_unusable_embedded_server_is_no_reason_for_further_starts(

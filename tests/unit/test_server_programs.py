@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from llama_router.backends.server_programs import (
+    EMBEDDED,
     ServerProgram,
     devices_in,
+    fault_in,
     gpus_of_machine,
     unused_gpu,
 )
@@ -17,6 +19,16 @@ Available devices:
   CUDA0: NVIDIA H200 (143156 MiB, 142631 MiB free)
   BLAS: OpenBLAS (0 MiB, 0 MiB free)
 """
+
+NO_CUDA = (
+    "/x/llama-server: error while loading shared libraries: libcublas.so.12: cannot open shared "
+    "object file: No such file or directory"
+)
+
+NO_GOMP = (
+    "error: xllamacpp cannot be loaded: the shared library libgomp.so.1 is missing. Install it: "
+    "'apt install libgomp1'"
+)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +108,26 @@ def test_only_cards_of_their_own_count(
 def test_a_machine_without_a_card_has_none(tmp_path: Path) -> None:
     """Nor does one without /sys."""
     assert gpus_of_machine(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "output", "reason"),
+    [
+        ("/x/llama-server", 127, NO_CUDA, "/x/llama-server: a shared library is missing"),
+        ("/x/llama-server", -4, "", "/x/llama-server: it was built for another kind of processor"),
+        (EMBEDDED, 1, NO_GOMP, "xllamacpp cannot be loaded: the shared library libgomp.so.1 is"),
+        ("/x/llama-server", 1, "error: unknown argument: --version", None),
+        ("/x/llama-server", 0, "version: 11549 (abc)", None),
+        ("/x/llama-server", 0, "", None),
+    ],
+)
+def test_a_program_that_cannot_run_is_told_from_one_that_does_not_know_the_option(
+    program: str, status: int, output: str, reason: str | None
+) -> None:
+    """Only what would end a backend, too, is a fault of the program."""
+    fault = fault_in(program, status, output)
+    assert (fault is None) is (reason is None)
+    assert str(fault).startswith(str(reason))
 
 
 def test_a_program_is_described_in_words() -> None:

@@ -52,7 +52,7 @@ def check(config: Config = None, *, commands: bool = False) -> int:
 
 
 def _print_programs(config: LoadedConfiguration) -> None:
-    """Print which llama-server programs serve, and a warning about each unused GPU."""
+    """Print which llama-server programs serve, and warn of broken ones and of unused GPUs."""
     # A tenth of a second of imports, only for this option.
     import trio  # noqa: PLC0415 -- see above
 
@@ -61,8 +61,8 @@ def _print_programs(config: LoadedConfiguration) -> None:
     programs = ServerPrograms(os.environ)
     for program in trio.run(programs.ask, config):
         print_line(f"served by {program.describe()}")
-        if program.warning is not None:
-            print_message(f"warning: {program.warning}")
+        if warning := program.fault or program.warning:
+            print_message(f"warning: {warning}")
 
 
 def _damaged_models(prepared: Prepared) -> dict[ModelId, str]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -16,6 +14,8 @@ import attrs
 import httpx
 import trio
 
+from ...backends.environment import find_llama_server, inherited
+from ...backends.server_programs import ask_program
 from ...config.load import LoadedConfig, load_config
 from ...config.locations import NO_HOME
 from ...errors.base import RouterError
@@ -55,16 +55,12 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
         port: Port to listen on; 8082 by default, with --once any free one.
         folder: Folder for the models; $XDG_CACHE_HOME/llama-router/demo by default.
     """
-    if find_spec("xllamacpp") is None and shutil.which("llama-server") is None:
-        _print(
-            "The demo needs a backend: pip install 'llama-router[embedded]', "
-            "or put llama-server on PATH.",
-            file=sys.stderr,
-        )
-        return 1
     folder = folder or _cache_folder()
     if folder is None:
         _print(f"The demo needs a folder: give --folder; {NO_HOME}", file=sys.stderr)
+        return 1
+    if fault := _fault_of_backend():
+        _print(fault, file=sys.stderr)
         return 1
     try:
         loaded = prepare(folder)
@@ -82,6 +78,19 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
     if status == 1:
         _print(_ENDED, file=sys.stderr)
     return status
+
+
+def _fault_of_backend() -> str | None:
+    """Return why this machine has no working backend and what to install; None if it has one."""
+    words = find_llama_server()
+    if words is None:
+        return (
+            "The demo needs a backend: pip install 'llama-router[embedded]', "
+            "or put llama-server on PATH."
+        )
+    env = inherited(os.environ)
+    found = trio.run(partial(ask_program, words, env, has_gpu=False))
+    return None if found.fault is None else f"The demo cannot start: {found.fault}."
 
 
 def _cache_folder() -> Path | None:

@@ -135,8 +135,8 @@ class Model(msgspec.Struct):
 class Program(msgspec.Struct):
     """A llama-server program that serves.
 
-    *devices* is null where the machine has no GPU; *warning* says that one is not used; *summary*
-    has all of it in words.
+    *devices* is null where the machine has no GPU; *warning* says that one is not used, or why
+    the program cannot serve; *summary* has the others in words.
     """
 
     program: str

@@ -64,7 +64,7 @@ class StatusPage:
                     program=each.program,
                     version=each.version,
                     devices=None if each.devices is None else list(each.devices),
-                    warning=each.warning,
+                    warning=each.fault or each.warning,
                     summary=each.describe(),
                 )
                 for each in context.programs.programs
