@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec
 
 import attrs
 import httpx
@@ -22,6 +23,8 @@ from ..files import Unseen, look
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 from .options import Connection
 from .printing import print_message
+
+P = ParamSpec("P")
 
 #: The environment variable for the admin token, e.g. of a router on another machine.
 TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not a secret
@@ -315,7 +318,15 @@ def _router_settings(text: str) -> dict[str, Any]:
     return settings
 
 
-def report_failure(error: RouterError) -> int:
-    """Print *error* on standard error; return the exit status of the command."""
-    print_message(f"error: {error}")
-    return 2 if isinstance(error, CommandError) else 1
+def reporting_failures(command: Callable[P, int]) -> Callable[P, int]:
+    """Return *command*, so that it prints a `RouterError` and returns its exit status."""
+
+    @functools.wraps(command)
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return command(*args, **kwargs)
+        except RouterError as exc:
+            print_message(f"error: {exc}")
+            return 2 if isinstance(exc, CommandError) else 1
+
+    return reporting

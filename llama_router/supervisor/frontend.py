@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
-from pathlib import Path
 
-import attrs
 import trio
 
 from ..backends.server_programs import ServerPrograms
-from ..config.catalog import Catalog, scan_sources
-from ..config.load import LoadedConfig
+from ..config.catalog import scan_sources
 from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.downloads import log_end, publish_downloads
 from ..control.admin.loads import Loads
@@ -25,7 +21,6 @@ from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan, ReloadReport
 from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
-from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.missing_files import watch_missing_files
 from ..event_feed import ConfigReloaded, RouterDraining
 from ..gateway.gateway import Gateway
@@ -33,59 +28,37 @@ from ..gateway.loop.event_loop import EventLoop
 from ..gateway.server import serve
 from ..hub.downloads import Downloads
 from ..logs.events import log
-from ..model_logs.store import LogStore
 from ..models.caches import find_caches
-from ..systemd.manager import ServiceManager
 from ..timeouts import move_on_after_running
-from .address import Address
-from .running_router import RouterSignals, RunningRouter
+from .parts import RouterParts
+from .running_router import RunningRouter
 from .scans import Scans
 from .shutdown import drain_s
 
 
-@attrs.define(eq=False, kw_only=True)
 class Frontend:
     """Serves connections, and applies the changes of configuration and models meanwhile.
 
     Attributes:
-        loaded: The configuration that the router was started with.
-        signals: Requests from outside.
-        dispatcher: Grants backends.
-        address: The listening sockets.
-        manager: Reports the router's state to systemd.
-        logs: The output of backends.
-        catalog: Finds models; None if only configured ones are served.
-        state_dir: The folder of logs and records.
-        environ: The environment of the router.
         report: The report of the latest reload; None before the first one.
     """
 
-    loaded: LoadedConfig
-    signals: RouterSignals
-    dispatcher: Dispatcher
-    address: Address
-    manager: ServiceManager
-    logs: LogStore
-    catalog: Catalog | None
-    state_dir: Path
-    environ: Mapping[str, str]
-    report: ReloadReport | None = attrs.field(default=None, init=False)
-    _programs: ServerPrograms = attrs.field(init=False)
-
-    @_programs.default
-    def _make_programs(self) -> ServerPrograms:
-        return ServerPrograms(self.environ)
+    def __init__(self, parts: RouterParts) -> None:
+        self._parts = parts
+        self._dispatcher = parts.dispatcher
+        self._programs = ServerPrograms(parts.environ)
+        self.report: ReloadReport | None = None
 
     async def serve(self, task_status: trio.TaskStatus[RunningRouter]) -> None:
         """Serve until a stop, then until all requests are answered or the drain time is over."""
-        dispatcher = self.dispatcher
+        dispatcher = self._dispatcher
         watcher = self._watcher()
-        scans = Scans(self.catalog, lambda: dispatcher.config.router, watcher.reload)
+        scans = Scans(self._parts.catalog, lambda: dispatcher.config.router, watcher.reload)
         context = self._control_context(watcher, scans)
         control = ControlServer(build_app(context))
         gateway = Gateway(
             dispatcher,
-            self.address.gate,
+            self._parts.address.gate,
             control.serve,
             context.conversations,
             EventLoop(context.bodies),
@@ -96,12 +69,12 @@ class Frontend:
             tasks.start_soon(watch_missing_files, dispatcher)
             tasks.start_soon(self._reload_on_request, watcher)
             tasks.start_soon(self._programs.run, lambda: dispatcher.config)
-            tasks.start_soon(scans.run, self.signals.next_rescan)
+            tasks.start_soon(scans.run, self._parts.signals.next_rescan)
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
             await tasks.start(context.loads.run)
             tasks.start_soon(publish_downloads, context.downloads, dispatcher.feed)
-            with self.address.findable():
+            with self._parts.address.findable():
                 await self._accept(gateway, watcher, task_status)
             tasks.cancel_scope.cancel()
 
@@ -110,30 +83,30 @@ class Frontend:
     ) -> None:
         """Accept connections until the gateway is drained and the last one is closed."""
         async with trio.open_nursery() as accepting:
-            await accepting.start(serve, gateway, self.address.listeners)
+            await accepting.start(serve, gateway, self._parts.address.listeners)
             # Objects of the start-up live as long as the process: collections skip them.
             gc.freeze()
-            urls, models = self.address.urls, len(self.dispatcher.config.models)
+            urls, models = self._parts.address.urls, len(self._dispatcher.config.models)
             log.info("router.ready", urls=urls, models=models)
-            self.manager.ready()
-            task_status.started(RunningRouter(urls, self.dispatcher, watcher.reload))
+            self._parts.manager.ready()
+            task_status.started(RunningRouter(urls, self._dispatcher, watcher.reload))
 
     def _control_context(self, watcher: Watcher, scans: Scans) -> ControlContext:
-        dispatcher = self.dispatcher
+        dispatcher = self._dispatcher
         return ControlContext(
             dispatcher=dispatcher,
-            gate=self.address.gate,
-            logs=self.logs,
+            gate=self._parts.address.gate,
+            logs=self._parts.logs,
             config_path=watcher.path,
-            state_dir=self.state_dir,
+            state_dir=self._parts.state_dir,
             started_s=time.time(),
-            urls=lambda: self.address.urls,
+            urls=lambda: self._parts.address.urls,
             reload=watcher.reload_by_request,
             edit=watcher.edit,
             report=lambda: watcher.report,
             rescan=scans.scan,
-            downloads=Downloads(self.environ, on_fetched=scans.scan, on_end=log_end),
-            hub_caches=find_caches(self.environ).hubs,
+            downloads=Downloads(self._parts.environ, on_fetched=scans.scan, on_end=log_end),
+            hub_caches=find_caches(self._parts.environ).hubs,
             model_info=ModelInfo(dispatcher),
             loads=Loads(dispatcher),
             conversations=Conversations(),
@@ -143,36 +116,36 @@ class Frontend:
 
     def _watcher(self) -> Watcher:
         return Watcher(
-            self.loaded,
-            current=lambda: self.dispatcher.config,
+            self._parts.loaded,
+            current=lambda: self._dispatcher.config,
             apply=self._reconfigure,
-            load=load_without_scans if self.catalog is None else self.catalog.reload,
+            load=load_without_scans if self._parts.catalog is None else self._parts.catalog.reload,
             on_report=self._publish,
         )
 
     def _publish(self, report: ReloadReport) -> None:
         """Show the result of a reload in systemd's status, and to followers of the event feed."""
         self.report = report
-        self.dispatcher.feed.publish(ConfigReloaded(report.outcome.value, len(report.problems)))
+        self._dispatcher.feed.publish(ConfigReloaded(report.outcome.value, len(report.problems)))
 
     async def _drain(
         self, gateway: Gateway, control: ControlServer, frontend: trio.CancelScope
     ) -> None:
-        await self.signals.stop.wait()
-        config = self.dispatcher.config
+        await self._parts.signals.stop.wait()
+        config = self._dispatcher.config
         log.info("router.draining", drain_s=config.router.drain_s)
-        self.dispatcher.feed.publish(RouterDraining())
-        self.dispatcher.shut_down()
+        self._dispatcher.feed.publish(RouterDraining())
+        self._dispatcher.shut_down()
         gateway.drain()
-        self.logs.end_following()
+        self._parts.logs.end_following()
         control.drain()
-        await move_on_after_running(self.signals.force_stop.wait, drain_s(config))
+        await move_on_after_running(self._parts.signals.force_stop.wait, drain_s(config))
         frontend.cancel()
 
     async def _reload_on_request(self, watcher: Watcher) -> None:
         while True:
-            await self.signals.next_reload()
-            with self.manager.reloading():
+            await self._parts.signals.next_reload()
+            with self._parts.manager.reloading():
                 await watcher.reload()
 
     async def _reconfigure(self, config: Config, plan: ReloadPlan) -> frozenset[ModelId]:
@@ -184,14 +157,14 @@ class Frontend:
         Raises:
             ConfigError: if its address cannot be used; then nothing has changed.
         """
-        with self.manager.reloading():
-            await self.address.follow(config)
-            former = self.dispatcher.config.router
+        with self._parts.manager.reloading():
+            await self._parts.address.follow(config)
+            former = self._dispatcher.config.router
             if scan_sources(config.router) != scan_sources(former):
-                self.signals.rescan()
-            replaced = self.dispatcher.reconfigure(config, plan)
+                self._parts.signals.rescan()
+            replaced = self._dispatcher.reconfigure(config, plan)
             self._programs.configuration_changed()
-            self.address.gate.reconfigure(config)
+            self._parts.address.gate.reconfigure(config)
             if config.router.admin_token != former.admin_token:
-                self.address.announce()
+                self._parts.address.announce()
         return replaced

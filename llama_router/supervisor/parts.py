@@ -29,7 +29,6 @@ from ..process.lifeline import Lifeline
 from ..systemd.manager import ServiceManager
 from ..threads import in_thread
 from .address import Address
-from .frontend import Frontend
 from .listeners import open_listeners
 from .running_router import RouterSignals
 from .shutdown import close_files
@@ -41,22 +40,30 @@ class RouterParts:
     """Everything that the task tree runs.
 
     Attributes:
+        loaded: The configuration that the router was started with.
         signals: Requests from outside: stop, force the stop, reload, rescan.
+        catalog: Finds models; None if only configured ones are served.
+        state_dir: The folder of logs and records.
+        environ: The environment of the router.
         manager: Reports the router's state to systemd.
+        address: The listening sockets, and the file that names them.
         lifeline: Keeps the guardian process, which ends all backends if the router dies.
         logs: The output of backends.
         launcher: Starts backends.
         dispatcher: Owns the scheduler.
-        frontend: Serves connections.
     """
 
+    loaded: LoadedConfig
     signals: RouterSignals
+    catalog: Catalog | None
+    state_dir: Path
+    environ: Mapping[str, str]
     manager: ServiceManager
+    address: Address
     lifeline: Lifeline
     logs: LogStore
     launcher: Launcher
     dispatcher: Dispatcher
-    frontend: Frontend
 
 
 @asynccontextmanager
@@ -119,23 +126,17 @@ async def router_parts(
                 token=lambda: dispatcher.config.router.admin_token,
             )
             yield RouterParts(
+                loaded=loaded,
                 signals=signals,
+                catalog=catalog,
+                state_dir=state_dir,
+                environ=environ,
                 manager=manager,
+                address=address,
                 lifeline=lifeline,
                 logs=logs,
                 launcher=launcher,
                 dispatcher=dispatcher,
-                frontend=Frontend(
-                    loaded=loaded,
-                    signals=signals,
-                    dispatcher=dispatcher,
-                    address=address,
-                    manager=manager,
-                    logs=logs,
-                    catalog=catalog,
-                    state_dir=state_dir,
-                    environ=environ,
-                ),
             )
         finally:
             await close_files(logs, prepared.record)

@@ -22,6 +22,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..logs.events import log
 from ..process.orphans import reap_orphans
 from ..systemd.status_line import status_line
+from .frontend import Frontend
 from .parts import RouterParts, router_parts
 from .running_router import RouterSignals, RunningRouter
 from .shutdown import bound_backend_stops, longest_shutdown_s
@@ -72,6 +73,7 @@ async def _run_tree(
 ) -> None:
     """Run the three nurseries, from the outermost to the innermost, until a stop."""
     dispatcher, launcher, signals = parts.dispatcher, parts.launcher, parts.signals
+    frontend = Frontend(parts)
     async with trio.open_nursery() as services:
         await services.start(parts.lifeline.run)
         await services.start(launcher.writer.run)
@@ -81,7 +83,7 @@ async def _run_tree(
         await services.start(
             parts.manager.run,
             dispatcher.feed,
-            lambda: _status(dispatcher, parts.frontend.report),
+            lambda: _status(dispatcher, frontend.report),
             signals.stop,
             lambda: longest_shutdown_s(dispatcher.config),
         )
@@ -91,7 +93,7 @@ async def _run_tree(
                 await backends.start(dispatcher.run)
                 try:
                     if await load_startup_model(dispatcher, signals.stop, parts.manager):
-                        await parts.frontend.serve(task_status)
+                        await frontend.serve(task_status)
                 finally:
                     services.start_soon(
                         bound_backend_stops,

@@ -24,7 +24,7 @@ START: Final = ("tree", "_run_tree")
 #: Further functions with nurseries, by the expression that calls them.
 FUNCTIONS: Final = {
     "load_startup_model": ("startup_model", "load_startup_model"),
-    "parts.frontend.serve": ("frontend", "serve"),
+    "frontend.serve": ("frontend", "serve"),
     "self._accept": ("frontend", "_accept"),
 }
 

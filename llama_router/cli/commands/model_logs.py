@@ -20,7 +20,7 @@ from ...files import Unseen, look, reason_of
 from ...logs.lines import escape_controls
 from ...model_logs.log_files import FileFollower, log_path, read_tail, record_line
 from ...model_logs.record import LogRecord, Resume, as_text, from_json
-from ..client import NoRouterError, connected, model_id, report_failure, state_dirs
+from ..client import NoRouterError, connected, model_id, reporting_failures, state_dirs
 from ..options import DEFAULT_CONNECTION, MAX_LINES, Connection, Json, Lines
 from ..printing import print_message
 
@@ -46,6 +46,7 @@ class NoLogError(RouterError):
     code = "log_not_found"
 
 
+@reporting_failures
 def logs(
     model: str,
     /,
@@ -71,8 +72,6 @@ def logs(
         if follow:
             reader.follow(lines)
         reader.print_past(lines)
-    except RouterError as exc:
-        return report_failure(exc)
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:

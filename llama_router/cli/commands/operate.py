@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from ...errors.base import RouterError
-from ..client import CommandError, connected, report_failure
+from ..client import CommandError, connected, reporting_failures
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
 from ..printing import print_json, print_line
 
@@ -30,6 +29,7 @@ _MESSAGE_CHARACTERS: Final = 120
 _COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "MEMORY", "IN FLIGHT", "QUEUED", "READY FOR")
 
 
+@reporting_failures
 def ps(
     *,
     all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,  # noqa: A002 -- the option's name
@@ -45,11 +45,8 @@ def ps(
         json: Print JSON.
         connection: How to find the router.
     """
-    try:
-        with connected(connection) as client:
-            models = client.get("/admin/status")["models"]
-    except RouterError as exc:
-        return report_failure(exc)
+    with connected(connection) as client:
+        models = client.get("/admin/status")["models"]
     listed = [model for model in models if all or model["phase"] != "stopped" or model["crashed"]]
     if json:
         print_json(listed)
@@ -121,6 +118,7 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
+@reporting_failures
 def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -> int:
     """Print the state of a running router and of its configuration.
 
@@ -128,11 +126,8 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
         json: Print the complete state as JSON.
         connection: How to find the router.
     """
-    try:
-        with connected(connection) as client:
-            state = client.get("/admin/status")
-    except RouterError as exc:
-        return report_failure(exc)
+    with connected(connection) as client:
+        state = client.get("/admin/status")
     if json:
         print_json(state)
         return 0
@@ -153,6 +148,7 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
     return 0
 
 
+@reporting_failures
 def load(model: str, /, *, connection: Connection = DEFAULT_CONNECTION) -> int:
     """Load a model, and wait until it is ready.
 
@@ -163,6 +159,7 @@ def load(model: str, /, *, connection: Connection = DEFAULT_CONNECTION) -> int:
     return _change_model(connection, "/admin/models/load", {"model": model})
 
 
+@reporting_failures
 def unload(
     model: str, /, *, force: Flag = False, connection: Connection = DEFAULT_CONNECTION
 ) -> int:
@@ -177,15 +174,13 @@ def unload(
 
 
 def _change_model(connection: Connection, path: str, document: dict[str, object]) -> int:
-    try:
-        with connected(connection) as client:
-            state = client.post(path, document)
-    except RouterError as exc:
-        return report_failure(exc)
+    with connected(connection) as client:
+        state = client.post(path, document)
     print_line(f"{state['id']}: {state['phase']}")
     return 0
 
 
+@reporting_failures
 def reload(*, connection: Connection = DEFAULT_CONNECTION) -> int:
     """Make a running router read its configuration now, and print the result.
 
@@ -194,11 +189,8 @@ def reload(*, connection: Connection = DEFAULT_CONNECTION) -> int:
     Args:
         connection: How to find the router.
     """
-    try:
-        with connected(connection) as client:
-            report = client.post("/admin/reload")
-    except RouterError as exc:
-        return report_failure(exc)
+    with connected(connection) as client:
+        report = client.post("/admin/reload")
     return _print_report(report)
 
 
@@ -214,21 +206,20 @@ def _print_report(report: dict[str, Any]) -> int:
     return 1 if report["problems"] else 0
 
 
+@reporting_failures
 def rescan(*, connection: Connection = DEFAULT_CONNECTION) -> int:
     """Make a running router scan its folders and caches for models now.
 
     Args:
         connection: How to find the router.
     """
-    try:
-        with connected(connection) as client:
-            scanned = client.post("/admin/rescan")
-    except RouterError as exc:
-        return report_failure(exc)
+    with connected(connection) as client:
+        scanned = client.post("/admin/rescan")
     print_line(f"new models: {scanned['new_models']}, removed: {scanned['removed']}")
     return 0
 
 
+@reporting_failures
 def set_(
     *words: str,
     unset: Annotated[tuple[str, ...], Parameter(name="--unset", negative="")] = (),
@@ -249,20 +240,17 @@ def set_(
     model, assignments = None, list(words)
     if not router:
         if not assignments:
-            return report_failure(CommandError("give a model, or --router"))
+            raise CommandError("give a model, or --router")
         model, *assignments = assignments
-    try:
-        changes = dict(map(_assignment, assignments))
-        with connected(connection) as client:
-            if not changes and not unset:
-                query = "" if model is None else f"?model={quote(model, safe='')}"
-                print_json(client.get(f"/admin/settings{query}")["effective"])
-                return 0
-            # Without a digest: the change does not depend on the file's present content.
-            body = {"model": model, "set": changes, "unset": list(unset)}
-            report = client.post("/admin/settings", body)
-    except RouterError as exc:
-        return report_failure(exc)
+    changes = dict(map(_assignment, assignments))
+    with connected(connection) as client:
+        if not changes and not unset:
+            query = "" if model is None else f"?model={quote(model, safe='')}"
+            print_json(client.get(f"/admin/settings{query}")["effective"])
+            return 0
+        # Without a digest: the change does not depend on the file's present content.
+        body = {"model": model, "set": changes, "unset": list(unset)}
+        report = client.post("/admin/settings", body)
     return _print_report(report)
 
 
