@@ -28,6 +28,7 @@ from ..core.requests.routes import (
     ModelPath,
     Observe,
     allowed,
+    may_load,
     split_model,
 )
 from ..dispatch.conversations import Owner
@@ -197,10 +198,11 @@ class ModelRequest:
             if resolved is not None and resolved.overrides is not None:
                 await self._apply_overrides(body, resolved.overrides)
             body.scan = None
-        may_load = destination.autoload is not False
-        if not may_load and self._head.method in _READS and not self._upgrade:
+        is_look = self._head.method in _READS and not self._upgrade
+        if destination.autoload is False and is_look:
             backend = dispatcher.running(model or ModelId(name))
             return await self._run_exchange(backend, target, None)
+        loads = self._may_load(config, model, requested=destination.autoload)
         # Without a model, the scheduler refuses the name, as it does for an id just removed.
         serve_once = partial(
             self._serve_leased,
@@ -209,14 +211,22 @@ class ModelRequest:
             target,
             response_model,
             stream=stream,
-            may_load=may_load,
+            may_load=loads,
         )
         try:
             return await serve_once()
         except NotDeliveredError:
-            if not may_load:
+            if not loads:
                 raise
         return await serve_once()  # by the next backend, and not more often
+
+    def _may_load(self, config: Config, model: ModelId | None, *, requested: bool | None) -> bool:
+        """Return whether *model* may be loaded for this request."""
+        configured = model is None or config.models[model].autoload
+        if requested is None or requested is configured:
+            return configured
+        may_change = self._gateway.gate.may_change(self._head.method, self._head.fields)
+        return may_load(requested=requested, configured=configured, may_change=may_change)
 
     async def _serve_leased(
         self,

@@ -45,7 +45,7 @@ _ROUTER_OPTIONS: Final = {
     "--models-dir": "use models_dirs of [router]",
     "--models-preset": "import that file, too",
     "--models-max": "groups define which models run side by side",
-    "--models-autoload": "a model is loaded when a request names it",
+    "--models-autoload": "use autoload of [router]",
 }
 
 #: Keys that only a preset may have, by their variables. Source: llama.cpp, common/arg.h.

@@ -188,6 +188,31 @@ async def test_a_look_below_upstream(client) -> None:
     assert listed.json()["data"][0]["id"] == "a"
 
 
+async def test_a_model_that_is_loaded_by_request_only(serve, tmp_path_factory) -> None:
+    """It is refused in every API until then; a request that arrives while it loads waits."""
+    router = await serve(model_table(make_models(tmp_path_factory), "a", "autoload = false"))
+    async with router.client() as http:
+        for path in ("/v1/chat/completions", "/api/chat"):
+            refused = await http.post(path, json=chat("a"))
+            assert refused.status_code == 400, refused.text
+        assert (await http.get("/props?model=a")).json()["error"]["code"] == "model_not_loaded"
+        assert (await http.get("/v1/models/a")).json()["autoload"] is False
+        assert await router.loaded() == []
+        assert (await http.post("/models/load", json={"model": "a"})).status_code == 200
+        assert (await http.post("/v1/chat/completions", json=chat("a"))).status_code == 200
+        assert (await http.post("/api/chat", json=chat("a"))).status_code == 200
+
+
+async def test_autoload_true_is_a_load_by_request(serve, tmp_path_factory) -> None:
+    """For a client that may load models in other ways, too; the router's props say what holds."""
+    table = model_table(make_models(tmp_path_factory), "a")
+    router = await serve(table, router=["autoload = false"])
+    async with router.client() as http:
+        assert (await http.get("/props?autoload=false")).json()["models_autoload"] is False
+        answer = await http.post("/v1/chat/completions?autoload=true", json=chat("a"))
+        assert answer.status_code == 200
+
+
 async def test_the_router_has_props_of_its_own(served) -> None:
     """By them llama.cpp's UI sees that there are models to choose from."""
     with trio.fail_after(LIMIT_S):

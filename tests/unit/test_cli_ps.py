@@ -24,6 +24,7 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
     return {
         "id": name,
         "phase": phase,
+        "autoload": True,
         "pid": None,
         "port": None,
         "in_flight": 0,
@@ -63,6 +64,14 @@ def test_a_model_that_crashed_while_idle(monkeypatch, capsys) -> None:
     row, line = listed(monkeypatch, capsys, crashed, unloaded)
     assert row.split()[:2] == ["a", "stopped"]
     assert line == "a: failed 2m05s ago (segfault): it crashed (see: llama-router logs a)"
+
+
+def test_what_is_special_about_a_model(monkeypatch, capsys) -> None:
+    """It has a column of its own, where there is anything to say."""
+    plain, held = model("a", "ready"), model("b", "ready", autoload=False)
+    rows = listed(monkeypatch, capsys, plain, held)
+    assert rows[1].endswith("loaded by request only")
+    assert not rows[0].endswith("only")
 
 
 def test_a_failed_model_takes_one_line(monkeypatch, capsys) -> None:

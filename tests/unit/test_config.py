@@ -89,6 +89,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "scan_caches": False,
         "default_model": "a",
         "default_for_unknown": True,
+        "autoload": False,
         "drain_s": 0,
         "state_dir": "/s",
         "log_level": "debug",
@@ -126,6 +127,35 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "log_format": LogFormat.JSON,
     }
     assert isinstance(router.drain_s, float)
+
+
+@pytest.mark.parametrize(
+    ("router", "template", "own", "expected"),
+    [
+        ({}, {}, {}, True),
+        ({"autoload": False}, {}, {}, False),
+        ({"autoload": False}, {"autoload": True}, {}, True),
+        ({}, {"autoload": False}, {}, False),
+        ({}, {"autoload": False}, {"autoload": True}, True),
+    ],
+)
+def test_autoload_is_inherited(router, template, own, expected) -> None:
+    """Model over template over [router]."""
+    spec = only_model(
+        {
+            "router": router,
+            "templates": {"t": {"args": ["-x"], **template}},
+            "models": {"a": {**PATH, "template": "t", **own}},
+        }
+    )
+    assert (spec.autoload, spec.spawn.args) == (expected, ("-x",))
+
+
+def test_a_wrong_value_in_a_template_is_reported_once() -> None:
+    """With its place, though it is a setting of models."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"templates": {"t": {"autoload": 1}}, "models": {}})
+    assert [problem.location for problem in caught.value.problems] == ["templates.t.autoload"]
 
 
 def test_spawn_settings_are_inherited_field_by_field() -> None:
@@ -442,6 +472,7 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         ("port", "80", "expected an integer, got a string"),
         ("port", True, "expected an integer, got a boolean"),
         ("port", 80.0, "expected an integer, got a float"),
+        ("autoload", "no", "expected a boolean (true or false), got a string"),
         ("notify_model_swap", 1, "expected a boolean (true or false), got an integer"),
         ("host", 1, "expected a string, got an integer"),
         ("drain_s", "1", "expected a number of seconds, got a string"),

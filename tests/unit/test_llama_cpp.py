@@ -271,7 +271,7 @@ def test_progress_is_in_the_entry_and_in_the_event() -> None:
 
 def test_the_router_says_that_it_is_one() -> None:
     """llama.cpp's UI shows a choice of models then."""
-    assert router_props("1.2", max_instances=1)["role"] == "router"
+    assert router_props("1.2", max_instances=1, autoload=True)["role"] == "router"
     assert plain_event("models_reload") == {"model": "*", "event": "models_reload", "data": {}}
 
 

@@ -18,6 +18,7 @@ RELOAD = {
 
 MODEL = {
     "id": "a",
+    "autoload": True,
     "phase": "ready",
     "pid": 7,
     "port": 8,

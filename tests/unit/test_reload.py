@@ -72,6 +72,7 @@ def test_what_the_process_was_started_with_restarts_it(change: dict[str, Any]) -
         {"group": "g"},
         {"state": "auto"},
         {"aliases": ["x"]},
+        {"autoload": False},
         {"max_queued": 3},
         {"max_in_flight": 1},
         {"spawn": {"ready_timeout_s": 5}},

@@ -19,6 +19,7 @@ from llama_router.core.requests.routes import (
     _route,
     allowed,
     decoded,
+    may_load,
     route,
     split_model,
 )
@@ -144,6 +145,23 @@ def test_what_is_remembered_is_what_was_decided(method, path, words) -> None:
 def test_admin_is_never_proxied(method: bytes, tail: str) -> None:
     """However often slashes are repeated, /admin/ belongs to the control plane."""
     assert route(method, b"//admin/" + tail.encode(), b"model=a") == Control()
+
+
+@pytest.mark.parametrize(
+    ("requested", "configured", "may_change", "expected"),
+    [
+        (None, True, False, True),
+        (None, False, True, False),
+        (False, True, True, False),
+        (True, False, True, True),
+        (True, False, False, False),
+        (True, True, False, True),
+    ],
+)
+def test_what_may_load(requested, configured, may_change, expected) -> None:
+    """The request decides, but only clients that may load models can say yes to it."""
+    found = may_load(requested=requested, configured=configured, may_change=may_change)
+    assert found is expected
 
 
 def test_allowed_is_a_plain_prefix_match() -> None:

@@ -56,7 +56,9 @@ def ps(
 
 
 def _print_table(models: list[dict[str, Any]]) -> None:
-    rows = [_COLUMNS, *map(_row, models)]
+    notes = any(map(_notes, models))
+    rows: list[tuple[str, ...]] = [(*_COLUMNS, "NOTES") if notes else _COLUMNS]
+    rows += [(*_row(model), _notes(model)) if notes else _row(model) for model in models]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -80,6 +82,11 @@ def _failure_line(model: dict[str, Any], failure: dict[str, Any]) -> str:
     pause = f", not tried again for {format_duration(retry_s)}" if retry_s else ""
     message = shorten(failure["message"], _MESSAGE_CHARACTERS, placeholder=" …")
     return f"{name}: failed{ago}{cause}{pause}: {message} (see: llama-router logs {name})"
+
+
+def _notes(model: dict[str, Any]) -> str:
+    """Return what is special about a model; empty if nothing is."""
+    return "" if model["autoload"] else "loaded by request only"
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -109,13 +109,15 @@ class Serving(msgspec.Struct):
 class Model(msgspec.Struct):
     """A model and its backend.
 
-    *crashed* says that the model has not been started since *last_error*.
+    *crashed* says that the model has not been started since *last_error*, *autoload* that any
+    request loads it.
     """
 
     id: str
     aliases: list[str]
     group: str | None
     state: str
+    autoload: bool
     phase: str
     pid: int | None
     port: int | None

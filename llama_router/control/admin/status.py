@@ -115,6 +115,7 @@ class StatusPage:
             aliases=list(spec.aliases),
             group=spec.group,
             state=spec.state.value,
+            autoload=spec.autoload,
             phase=statistics.phase.value,
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,

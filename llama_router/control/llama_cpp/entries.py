@@ -154,6 +154,7 @@ def model_entry(
         "tags": [],
         "status": status,
         "architecture": {"input_modalities": inputs, "output_modalities": ["text"]},
+        "autoload": spec.autoload,
         "source": "cache" if spec.state is ModelState.AUTO else "preset",
         "can_remove": can_remove and preset is None,
     }
@@ -219,17 +220,18 @@ def downloading_entry(
     }
 
 
-def router_props(version: str, *, max_instances: int) -> Json:
+def router_props(version: str, *, max_instances: int, autoload: bool) -> Json:
     """Return the router's own ``/props``.
 
     Args:
         version: The version of the router.
         max_instances: Most models that can run at the same time.
+        autoload: Models are loaded for any request.
     """
     return {
         "role": "router",
         "max_instances": max_instances,
-        "models_autoload": True,
+        "models_autoload": autoload,
         # Fields that llama.cpp's UI reads from every server.
         "model_alias": "llama-router",
         "model_path": "none",

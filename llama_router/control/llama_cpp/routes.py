@@ -64,8 +64,10 @@ def _add_server_routes(routes: Blueprint, context: ControlContext) -> None:
     @routes.get("/props")
     @open_to(Scope.MODELS)
     async def props() -> Response:
-        models = context.dispatcher.config.models.values()
-        return answer(router_props(__version__, max_instances=most_instances(models)))
+        config = context.dispatcher.config
+        most = most_instances(config.models.values())
+        props = router_props(__version__, max_instances=most, autoload=config.router.autoload)
+        return answer(props)
 
     # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
     @routes.route("/tools", methods=["GET", "POST"])

@@ -21,7 +21,7 @@ from ...core.apis.ollama import OLLAMA, failure_lines
 from ...core.apis.usage import HEAD_BYTES, TAIL_BYTES, usage_of
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
-from ...core.requests.routes import allowed, autoload_of
+from ...core.requests.routes import allowed, autoload_of, may_load
 from ...core.scheduling.waits import Wait
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
@@ -32,6 +32,7 @@ from ...errors.requests import EndpointNotAllowedError, RequestError
 from ...threads import in_thread
 from ..web.connection import request_stack
 from ..web.context import ControlContext
+from ..web.guard import may_change
 from .answers import (
     RequestTimes,
     StreamTranslator,
@@ -126,7 +127,9 @@ class OllamaExchange:
         self._log.outcome = Outcome.CLIENT_GONE  # until another end is known
         self._holding = AsyncExitStack()
         self._upstream: BackendExchange | None = None
-        self._may_load = autoload_of(request.args.to_dict(flat=False)) is not False
+        self._autoload = autoload_of(request.args.to_dict(flat=False))
+        self._may_change = bool(self._autoload) and may_change(context.gate)
+        self._may_load = True
         self._notify = request.headers.get(NOTIFY_FIELD, "")
         self._fields = _authorization(context.gate)
         self._info = StreamInfo(
@@ -155,6 +158,9 @@ class OllamaExchange:
         dispatcher, translated = self._context.dispatcher, self._request
         spec = find_model(dispatcher.config, translated.model, self._caller, or_default=True)
         self._log.model = spec.id
+        self._may_load = may_load(
+            requested=self._autoload, configured=spec.autoload, may_change=self._may_change
+        )
         if translated.path is not None:
             _check_allowed(translated.path, spec)
         elif translated.unloads:

@@ -104,6 +104,11 @@ def check(gate: Gate, scope: Scope) -> None:
     gate.check(scope, request.method.encode(), _fields())
 
 
+def may_change(gate: Gate) -> bool:
+    """Return whether the sender of the current request may load and unload models."""
+    return gate.may_change(request.method.encode(), _fields())
+
+
 def check_unrestricted() -> None:
     """Refuse a caller that may use some models only; files on the disk belong to all callers.
 

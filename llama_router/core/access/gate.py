@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from ...errors.access import (
+    AccessError,
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
@@ -213,6 +214,16 @@ class Gate:
         if scope is Scope.ADMIN or (scope is Scope.CHANGES and not self.changes_are_open):
             return self._check_token(scope, seen)
         return self._check_key(seen) if self._keys else UNRESTRICTED
+
+    def may_change(self, method: bytes, fields: Fields) -> bool:
+        """Return whether the sender of a request that `check` has passed may change models."""
+        if self.changes_are_open:
+            return True
+        try:
+            self.check(Scope.CHANGES, method, fields)
+        except AccessError:
+            return False
+        return True
 
     def check_load(self, method: bytes, fields: Fields) -> None:
         """Refuse a read that may load a model or gets a page of one, if a hidden page sent it.

@@ -46,10 +46,15 @@ _ROUTER_KEYS: Final = _keys_of(RouterSpec)
 _SCHEDULER_KEYS: Final = _keys_of(SchedulerSpec)
 _DEVICE_KEYS: Final = _keys_of(DeviceSpec)
 _SPAWN_KEYS: Final = _keys_of(SpawnSpec)
+# Beside its spawn settings, a template may have these of a model.
+_TEMPLATE_KEYS: Final[Keys] = {"autoload": reader(bool)}
 _API_KEY_KEYS: Final = _keys_of(ApiKey, key=KeySecret)
 _MODEL_KEYS: Final = _keys_of(
     ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...]
 )
+
+# Settings of a model that `[router]` has, too.
+_INHERITED: Final = ("max_queued", "ttl_s", "notify_model_swap", "autoload")
 
 # Replaces invalid commands, so that no second problem is reported about them.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
@@ -66,6 +71,19 @@ def parse_config(document: Mapping[str, Any]) -> Config:
     if parser.problems:
         raise ConfigError(tuple(parser.problems))
     return config
+
+
+@attrs.frozen
+class _Template:
+    """The settings that a model inherits from its template.
+
+    Attributes:
+        spawn: Spawn settings, complete.
+        model: Settings of the model itself.
+    """
+
+    spawn: SpawnSpec
+    model: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 class _Parser:
@@ -85,7 +103,7 @@ class _Parser:
         default = self.spawn(DEFAULT_SPAWN, document, sections, where=("default_spawn",))
         tables = dict(self.named_tables(sections, "templates"))
         templates = {
-            name: self.spawn(default, sections["templates"], tables, where=("templates", name))
+            name: self.template(default, sections["templates"], tables, name)
             for name in sections.get("templates", {})
         }
         models = {
@@ -166,23 +184,50 @@ class _Parser:
             own["env"] = {**base.env, **own["env"]}
         return attrs.evolve(base, **own)
 
+    def template(
+        self,
+        default: SpawnSpec,
+        written: Mapping[str, object],
+        tables: Mapping[str, Mapping[str, object]],
+        name: str,
+    ) -> _Template:
+        """Return one template, with all that it inherits from *default*.
+
+        Args:
+            default: The settings of ``[default_spawn]``.
+            written: The table ``[templates]``.
+            tables: Its valid tables.
+            name: The name of the template.
+        """
+        table = tables.get(name, {})
+        of_model = {key: value for key, value in table.items() if key in _TEMPLATE_KEYS}
+        usable = dict(tables)
+        if name in tables:
+            usable[name] = {key: table[key] for key in table if key not in of_model}
+        return _Template(
+            spawn=self.spawn(default, written, usable, where=("templates", name)),
+            model=self.fields(of_model, _TEMPLATE_KEYS, ("templates", name)),
+        )
+
     def model(
         self,
         model: ModelId,
         table: Mapping[str, object],
         router: RouterSpec,
         default: SpawnSpec,
-        templates: Mapping[str, SpawnSpec],
+        templates: Mapping[str, _Template],
     ) -> ModelSpec:
         where = ("models", model)
         own = self.fields(table, _MODEL_KEYS, where)
-        base, template = default, own.get("template")
+        template = own.get("template")
+        inherits = _Template(spawn=default)
         if "template" in table:
-            base = templates.get(str(template), attrs.evolve(default, **_NO_WORDS))
+            nothing = _Template(spawn=attrs.evolve(default, **_NO_WORDS))
+            inherits = templates.get(str(template), nothing)
         if template is not None and template not in templates:
             hint = _suggest(template, templates)
             self.report((*where, "template"), f"there is no template {template!r}{hint}")
-        spawn = self.spawn(base, table, own, where=(*where, "spawn"))
+        spawn = self.spawn(inherits.spawn, table, own, where=(*where, "spawn"))
         own.pop("spawn", None)
         own_args = (*own.pop("found_args", ()), *own.pop("args", ()))
         spawn = attrs.evolve(spawn, args=(*spawn.args, *own_args))
@@ -193,10 +238,8 @@ class _Parser:
         used = frozenset[str]().union(*map(placeholders.names_in, words))
         for name in sorted(used & {"path", "mmproj"} - table.keys()):
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
-        inherited = {
-            name: getattr(router, name) for name in ("max_queued", "ttl_s", "notify_model_swap")
-        }
-        return ModelSpec(id=model, spawn=spawn, **{**inherited, **own})
+        inherited = {name: getattr(router, name) for name in _INHERITED}
+        return ModelSpec(id=model, spawn=spawn, **{**inherited, **inherits.model, **own})
 
     def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
         where = ("api_keys", name)

@@ -106,6 +106,7 @@ class RouterSpec:
     notify_model_swap: bool = attrs.field(default=False, metadata=RETUNE)
     default_model: Text | None = attrs.field(default=None, metadata=RETUNE)
     default_for_unknown: bool = attrs.field(default=False, metadata=RETUNE)
+    autoload: bool = attrs.field(default=True, metadata=RETUNE)
     drain_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
     state_dir: Text | None = attrs.field(default=None, metadata=RESTART)
     llama_server: LlamaServer | None = attrs.field(default=None, metadata=RETUNE)
@@ -246,6 +247,7 @@ class ModelSpec:
         group: Models with the same group run side by side; None runs alone.
         aliases: Further names for it.
         template: Name of its template, which is already part of *spawn*.
+        autoload: Load it for any request; else only by request of a person.
         max_queued: Most requests that wait for it.
         max_in_flight: Most requests that it serves at once; None for no limit.
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
@@ -275,6 +277,7 @@ class ModelSpec:
     group: Text | None = attrs.field(default=None, metadata=RETUNE)
     aliases: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     template: Text | None = attrs.field(default=None, metadata=RETUNE)
+    autoload: bool = attrs.field(default=True, metadata=RETUNE)
     max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
     max_in_flight: Positive | None = attrs.field(default=None, metadata=RETUNE)
     ttl_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)

@@ -189,6 +189,19 @@ def autoload_of(values: Mapping[str, Sequence[str]]) -> bool | None:
     return None if said is None else said[0] in _TRUE
 
 
+def may_load(*, requested: bool | None, configured: bool, may_change: bool) -> bool:
+    """Return whether a model may be loaded for a request.
+
+    Args:
+        requested: What the request says about it, see `autoload_of`.
+        configured: The setting of the model.
+        may_change: The client may load models by request, so it may do so in this way.
+    """
+    if requested is None or (requested and not may_change):
+        return configured
+    return requested
+
+
 def _observed(path: str) -> Route:
     if path in (LIVENESS, READINESS):
         return RouterHealth(readiness=path == READINESS)
