@@ -9,7 +9,9 @@ from typing import Final
 
 import attrs
 
+from ..core.config.kinds import CONTROL, name_fault
 from ..core.config.overrides import PROTECTED
+from ..core.config.specs import Capability
 from . import command
 from .draft import DraftModel, Note, Value
 from .fields import Fields, scalar
@@ -19,20 +21,26 @@ from .yaml_tree import Kind, Node
 #: ``http://localhost:8999``, with `PORT` in place of the number for ``${PORT}``.
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
 
-_LISTING: Final = "/v1/models shows only the id"
+_NO_NAME: Final = "a model has no other name for display than its id"
+_NO_DESCRIPTION: Final = "only a model has a description, and not one of its names"
+_NO_OUTPUT: Final = "lists of models do not name this output"
 _ALSO_OTHERS: Final = "it became set_params, which also count for the other names of the model"
+#: Abilities by llama-swap's inputs and outputs; text is that of every chat model.
+_INPUTS: Final = {"image": Capability.VISION, "audio": Capability.AUDIO}
+_OUTPUTS: Final = {"text": Capability.COMPLETION, "image": Capability.IMAGE}
+
 _NO_VALUE: Final = "TOML has no such value; write it as set_params or a preset of the model"
 
 #: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
-    "name": _LISTING,
-    "description": _LISTING,
-    "metadata": _LISTING,
-    "capabilities": _LISTING,
+    "name": _NO_NAME,
     "cmdStop": "a backend is stopped by SIGTERM to all its processes, and after stop_timeout_s "
     "by SIGKILL",
     "timeouts": "connection_timeout_s and read_timeout_s of [router] apply to all models",
 }
+
+#: The same for an alias.
+_ALIAS_NOTES: Final = {"name": _NO_NAME, "description": _NO_DESCRIPTION}
 
 UNKNOWN: Final = "unknown setting"
 
@@ -76,8 +84,7 @@ class ModelTranslation:
         self._health(fields)
         if stop_s := fields.whole("unloadTimeout"):
             self.draft.spawn["stop_timeout_s"] = stop_s
-        if (unlisted := fields.peek("unlisted")) and fields.boolean("unlisted"):
-            self._note("unlisted", unlisted, "every model is listed in /v1/models")
+        self._listing(fields)
         for setting, node in fields.rest():
             self._note(setting, node, _NOTES.get(setting, UNKNOWN))
         return self.draft
@@ -96,7 +103,8 @@ class ModelTranslation:
                     raise item.refuse("an alias needs an id")
                 names.append(self.macros.expand(found))
                 for setting, node in alias.rest():
-                    self._note(f"aliases.{setting}", node, _LISTING)
+                    reason = _ALIAS_NOTES.get(setting, UNKNOWN)
+                    self._note(f"aliases.{setting}", node, reason)
             else:
                 names.append(self.macros.expand(scalar(item)))
         if names := [name for name in dict.fromkeys(names) if name != self.name]:
@@ -172,6 +180,52 @@ class ModelTranslation:
                 return self.macros.expand(node)
             case _:
                 raise ValueError(node.kind)
+
+    def _listing(self, fields: Fields) -> None:
+        """Translate what lists of models say about the model."""
+        if fields.boolean("unlisted"):
+            self.draft.fields["unlisted"] = True
+        # A description has one line here, and several in many files.
+        if (text := fields.text("description")) is not None:
+            words = CONTROL.sub(" ", self.macros.expand(text)).split()
+            if words:
+                self.draft.fields["description"] = " ".join(words)
+        metadata: dict[str, Value] = {}
+        for name, node in fields.named("metadata").items():
+            try:
+                value = self._json(node)
+            except ValueError:
+                self._note(f"metadata.{name}", node, _NO_VALUE)
+                continue
+            if fault := name_fault(name):
+                self._note(f"metadata.{name}", node, fault)
+            else:
+                metadata[name] = value
+        if metadata:
+            self.draft.fields["metadata"] = metadata
+        self._capabilities(fields.map("capabilities"))
+
+    def _capabilities(self, fields: Fields) -> None:
+        """Translate inputs, outputs and further abilities to one list, and the context."""
+        inputs, outputs = fields.texts("in"), fields.texts("out")
+        found = [_INPUTS[node.text] for node in inputs if node.text in _INPUTS]
+        for node in outputs:
+            if node.text in _OUTPUTS:
+                found.append(_OUTPUTS[node.text])
+            else:
+                self._note("capabilities.out", node, _NO_OUTPUT)
+        if fields.boolean("tools"):
+            found.append(Capability.TOOLS)
+        if fields.boolean("reranker"):
+            found = [Capability.RERANK]
+        elif found or inputs:
+            found.insert(0, Capability.COMPLETION)
+        if found:
+            self.draft.fields["capabilities"] = [str(each) for each in dict.fromkeys(found)]
+        if context := fields.whole("context"):
+            self.draft.fields["context_length"] = context
+        for setting, node in fields.rest():
+            self._note(f"capabilities.{setting}", node, UNKNOWN)
 
     def _ttl(self, fields: Fields) -> None:
         ttl_s = fields.whole("ttl", minimum=-1)

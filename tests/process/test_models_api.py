@@ -213,6 +213,28 @@ async def test_autoload_true_is_a_load_by_request(serve, tmp_path_factory) -> No
         assert answer.status_code == 200
 
 
+async def test_an_unlisted_model(serve, tmp_path_factory) -> None:
+    """No list for clients has it, and no event; it answers by its name, and the admin sees it."""
+    folder = make_models(tmp_path_factory)
+    hidden = model_table(
+        folder, "b", "unlisted = true", "presets = {x = {seed = 1}}", "group = 'g'"
+    )
+    router = await serve(hidden, model_table(folder, "a", "group = 'g'"))
+    async with router.client() as http, aclosing(events(http)) as stream:
+        await anext(stream)
+        for name in ("b", "a"):
+            assert (await http.post("/v1/chat/completions", json=chat(name))).status_code == 200
+        seen = await until(stream, "a", "loaded")
+        assert {event["model"] for event in seen} == {"a"}
+        for path, key in (("/v1/models", "data"), ("/models", "data"), ("/api/tags", "models")):
+            listed = (await http.get(path)).json()[key]
+            assert [model.get("id", model.get("name")) for model in listed] == ["a"]
+        assert (await http.get("/v1/models/b")).json()["status"]["value"] == "loaded"
+        unknown = await http.post("/v1/chat/completions", json=chat("zzz"))
+        assert "'a'" in unknown.text
+        assert "'b'" not in unknown.text
+
+
 async def test_the_router_has_props_of_its_own(served) -> None:
     """By them llama.cpp's UI sees that there are models to choose from."""
     with trio.fail_after(LIMIT_S):

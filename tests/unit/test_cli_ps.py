@@ -25,6 +25,7 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
         "id": name,
         "phase": phase,
         "autoload": True,
+        "unlisted": False,
         "pid": None,
         "port": None,
         "in_flight": 0,
@@ -68,10 +69,10 @@ def test_a_model_that_crashed_while_idle(monkeypatch, capsys) -> None:
 
 def test_what_is_special_about_a_model(monkeypatch, capsys) -> None:
     """It has a column of its own, where there is anything to say."""
-    plain, held = model("a", "ready"), model("b", "ready", autoload=False)
+    plain, held = model("a", "ready"), model("b", "ready", autoload=False, unlisted=True)
     rows = listed(monkeypatch, capsys, plain, held)
-    assert rows[1].endswith("loaded by request only")
-    assert not rows[0].endswith("only")
+    assert rows[1].endswith("  loaded by request only, unlisted")
+    assert "unlisted" not in rows[0]
 
 
 def test_a_failed_model_takes_one_line(monkeypatch, capsys) -> None:

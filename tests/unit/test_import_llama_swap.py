@@ -233,28 +233,61 @@ def test_what_has_no_counterpart_is_a_comment_beside_its_model() -> None:
     """Each such setting is named with its value and line, in the file and in the summary."""
     text = one("""\
 name: A model
-description: good
-unlisted: true
 cmdStop: kill ${PID}
 checkEndpoint: none
 filters:
   setParams: {seed: .inf}
-metadata: {a: [1, 2]}
+metadata: {a: null}
 timeouts: {connect: 3}
-capabilities: {in: [text]}
+capabilities: {out: [audio], new: 1}
 some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
-        *("name", "description", "unlisted", "cmdStop", "checkEndpoint"),
-        *("filters.setParams.seed", "metadata", "timeouts", "capabilities"),
-        "some_new_thing",
+        *("name", "cmdStop", "checkEndpoint", "filters.setParams.seed", "timeouts"),
+        *("capabilities.out", "capabilities.new", "some_new_thing"),
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
-    assert notes["m", "unlisted"] == 6
+    assert notes["m", "cmdStop"] == 5
     _, _, after = render(draft_of(text)).partition("[models.m]\n")
     comments = after.partition("\n[")[0]
-    assert "# Not taken over (line 6): unlisted = true: " in comments
-    assert "(line 10): filters.setParams.seed" in comments
+    assert "# Not taken over (line 5): cmdStop = kill ${PID}: " in comments
+    assert "(line 8): filters.setParams.seed" in comments
+
+
+def test_what_lists_of_models_say_is_taken_over() -> None:
+    """A description in one line, facts, abilities and context; and whether it is listed."""
+    spec = model_of(
+        one("""\
+unlisted: true
+description: |
+  A good
+  model
+metadata: {port: 1, deep: {a: [1, x]}}
+capabilities: {in: [text, image], out: [text], tools: true, context: 8192}""")
+    )
+    del spec["spawn"]
+    assert spec == {
+        "unlisted": True,
+        "description": "A good model",
+        "metadata": {"port": 1, "deep": {"a": [1, "x"]}},
+        "capabilities": ["completion", "vision", "tools"],
+        "context_length": 8192,
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{}", None),
+        ("{in: [text]}", ["completion"]),
+        ("{reranker: true}", ["rerank"]),
+        ("{in: [text], out: [image]}", ["completion", "image"]),
+        ("{in: [audio], out: [text]}", ["completion", "audio"]),
+    ],
+)
+def test_capabilities(written, expected) -> None:
+    """Inputs and outputs become one list of abilities."""
+    assert model_of(one(f"capabilities: {written}")).get("capabilities") == expected
 
 
 def test_request_shaping() -> None:

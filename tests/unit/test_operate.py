@@ -19,6 +19,7 @@ RELOAD = {
 MODEL = {
     "id": "a",
     "autoload": True,
+    "unlisted": False,
     "phase": "ready",
     "pid": 7,
     "port": 8,

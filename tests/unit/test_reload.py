@@ -73,6 +73,7 @@ def test_what_the_process_was_started_with_restarts_it(change: dict[str, Any]) -
         {"state": "auto"},
         {"aliases": ["x"]},
         {"autoload": False},
+        {"unlisted": True},
         {"max_queued": 3},
         {"max_in_flight": 1},
         {"spawn": {"ready_timeout_s": 5}},

@@ -86,7 +86,8 @@ def _failure_line(model: dict[str, Any], failure: dict[str, Any]) -> str:
 
 def _notes(model: dict[str, Any]) -> str:
     """Return what is special about a model; empty if nothing is."""
-    return "" if model["autoload"] else "loaded by request only"
+    notes = [] if model["autoload"] else ["loaded by request only"]
+    return ", ".join([*notes, "unlisted"] if model["unlisted"] else notes)
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ class Model(msgspec.Struct):
     """A model and its backend.
 
     *crashed* says that the model has not been started since *last_error*, *autoload* that any
-    request loads it.
+    request loads it, *unlisted* that lists for clients leave it out.
     """
 
     id: str
@@ -118,6 +118,7 @@ class Model(msgspec.Struct):
     group: str | None
     state: str
     autoload: bool
+    unlisted: bool
     phase: str
     pid: int | None
     port: int | None

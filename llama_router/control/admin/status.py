@@ -116,6 +116,7 @@ class StatusPage:
             group=spec.group,
             state=spec.state.value,
             autoload=spec.autoload,
+            unlisted=spec.unlisted,
             phase=statistics.phase.value,
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,

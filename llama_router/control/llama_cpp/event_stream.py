@@ -89,7 +89,7 @@ class ModelEventStream:
             case ModelPhaseChanged():
                 found = await self._status_events(caller, event, statuses)
             case LoadProgressed(model, progress):
-                spec = self._usable(caller, model)
+                spec = self._listed(caller, model)
                 if spec is not None and self._dispatcher.phase(model) is Phase.STARTING:
                     found = self._with_presets(spec, progress_event(str(model), progress))
             case DownloadProgressed() if caller.models is None:
@@ -107,7 +107,7 @@ class ModelEventStream:
     ) -> list[Json]:
         model, phase = change.model, change.phase
         status = self._next_status(change, statuses)
-        spec = self._usable(caller, model)
+        spec = self._listed(caller, model)
         if status is None or spec is None:
             return []
         if phase is Phase.READY:
@@ -133,10 +133,10 @@ class ModelEventStream:
         awaited = is_awaited(spec, now)
         return statuses.next_status(change.model, change.phase, now.phase, awaited=awaited)
 
-    def _usable(self, caller: Caller, model: ModelId) -> ModelSpec | None:
-        """Return the configured *model* if *caller* may use it."""
+    def _listed(self, caller: Caller, model: ModelId) -> ModelSpec | None:
+        """Return the configured *model* if it is in the list of *caller*."""
         spec = self._dispatcher.config.models.get(model)
-        return spec if spec is not None and caller.may_use(spec) else None
+        return spec if spec is not None and caller.may_use(spec) and not spec.unlisted else None
 
     def _with_presets(self, spec: ModelSpec, event: Json) -> list[Json]:
         """Return *event* of a model, and the same one for each of its presets."""

@@ -47,7 +47,7 @@ class Listing:
         found = [
             self._entry(spec, statistics[model], preset)
             for model, spec in models.items()
-            if caller.may_use(spec)
+            if caller.may_use(spec) and not spec.unlisted
             for preset in (None, *spec.presets)
         ]
         return found if caller.models is not None else [*found, *self._downloading()]

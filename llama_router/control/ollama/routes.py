@@ -85,14 +85,15 @@ def _add_lists(routes: Blueprint, context: ControlContext) -> None:
     @routes.get("/tags")
     @open_to(Scope.MODELS)
     async def tags() -> Response:
-        specs = [spec for spec in dispatcher.config.models.values() if caller().may_use(spec)]
+        models = dispatcher.config.models.values()
+        specs = [spec for spec in models if caller().may_use(spec) and not spec.unlisted]
         pairs = zip(specs, await files.read(specs), strict=True)
-        models = [
+        entries = [
             entry
             for spec, file in pairs
             for entry in listing.tags_entries(spec, file, reported(spec))
         ]
-        return answer({"models": models})
+        return answer({"models": entries})
 
     @routes.get("/ps")
     @open_to(Scope.MODELS)

@@ -246,6 +246,7 @@ class ModelSpec:
         state: AUTO if a scan found it, MANUAL if the user wrote or imported it.
         group: Models with the same group run side by side; None runs alone.
         aliases: Further names for it.
+        unlisted: Leave it out of the lists that clients get.
         template: Name of its template, which is already part of *spawn*.
         autoload: Load it for any request; else only by request of a person.
         max_queued: Most requests that wait for it.
@@ -276,6 +277,7 @@ class ModelSpec:
     state: ModelState = attrs.field(default=ModelState.MANUAL, metadata=RETUNE)
     group: Text | None = attrs.field(default=None, metadata=RETUNE)
     aliases: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
+    unlisted: bool = attrs.field(default=False, metadata=RETUNE)
     template: Text | None = attrs.field(default=None, metadata=RETUNE)
     autoload: bool = attrs.field(default=True, metadata=RETUNE)
     max_queued: Positive = attrs.field(default=256, metadata=RETUNE)

@@ -37,7 +37,8 @@ def unknown(name: str, config: Config) -> UnknownModelError:
     named = f"no model or alias is named {name!r}"
     model = config.model_for_preset(name, config.models.keys())
     if model is None:
-        return UnknownModelError(f"{named}; there are: {_listed(config.models)}")
+        listed = [each for each, spec in config.models.items() if not spec.unlisted]
+        return UnknownModelError(f"{named}; there are: {_listed(listed)}")
     return UnknownModelError(
         f"{named}, and model {str(model)!r} has no such preset; it has: {_presets(model, config)}"
     )
@@ -48,7 +49,8 @@ def unknown_to_key(name: str, config: Config, usable: Collection[ModelId]) -> Un
     refused = f"there is no model {name!r}, or this API key may not use it"
     model = config.model_for_preset(name, usable)
     if model is None:
-        return UnknownModelError(f"{refused}; it may use: {_listed(usable)}")
+        listed = [each for each in usable if not config.models[each].unlisted]
+        return UnknownModelError(f"{refused}; it may use: {_listed(listed)}")
     # Also if there is such a model: the answer must not depend on that.
     return UnknownModelError(
         f"{refused}; the presets of model {str(model)!r} are: {_presets(model, config)}"
