@@ -121,6 +121,13 @@ def test_who_has_no_ui_is_not_asked_again() -> None:
         (("https://chat.example.org",), "frame-ancestors 'self' https://chat.example.org"),
         (("http://[::1]:3000", "*"), "frame-ancestors 'self' http://[::1]:3000 *"),
         (("https://x; script-src *", "null"), "frame-ancestors 'self'"),
+        (
+            ("localhost",),
+            (
+                "frame-ancestors 'self' http://localhost:* https://localhost:* "
+                "http://127.0.0.1:* https://127.0.0.1:*"
+            ),
+        ),
     ],
 )
 def test_frames_are_for_pages_that_may_use_the_router(origins, policy: str) -> None:

@@ -49,6 +49,13 @@ PASSED_ON_FIELDS: Final = frozenset(
 _POLICY_ORIGIN: Final = re.compile(r"\*|https?://[A-Za-z0-9.*:\[\]_-]+")
 
 
+#: The origins of this machine in a policy, which has no IPv6 addresses.
+_LOCAL_SOURCES: Final = (
+    *("http://localhost:*", "https://localhost:*"),
+    *("http://127.0.0.1:*", "https://127.0.0.1:*"),
+)
+
+
 class RootContent(StrEnum):
     """The response to ``GET /`` that a client expects."""
 
@@ -92,7 +99,12 @@ def frame_policy(cors_origins: Iterable[str]) -> str:
     Args:
         cors_origins: The origins of pages that may use the router.
     """
-    listed = [origin for origin in cors_origins if _POLICY_ORIGIN.fullmatch(origin)]
+    wanted = (
+        source
+        for origin in cors_origins
+        for source in (_LOCAL_SOURCES if origin == "localhost" else (origin,))
+    )
+    listed = [source for source in wanted if _POLICY_ORIGIN.fullmatch(source)]
     return " ".join(("frame-ancestors", "'self'", *listed))
 
 

@@ -119,6 +119,12 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 #: The port at the end of an origin.
 _PORT: Final = re.compile(r":[0-9]+\Z")
 
+#: The value of ``cors_origins`` for all origins of this machine; the word is llama.cpp's.
+_LOCALHOST: Final = "localhost"
+_LOCAL_ORIGIN: Final = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]+)?"
+)
+
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
 #: Header fields that name the page of a request, or are typical of a browser.
@@ -307,6 +313,8 @@ class Gate:
         if "*" in self._origins:
             return True
         asked = _without_default_port(origin.decode("latin-1"))
+        if _LOCALHOST in self._origins and _LOCAL_ORIGIN.fullmatch(asked):
+            return True
         return asked in self._origins or _PORT.sub("", asked) + ":*" in self._origins
 
     def _check_host(self, value: bytes) -> None:

@@ -166,9 +166,10 @@ _URL_PATH: Final = matching(
 _ORIGIN: Final = matching(
     # What a browser sends, or any port of it: a wildcard elsewhere would never match, nor would a
     # name in other letters, which a browser sends in its ASCII form.
-    r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\*))?",
-    "must be an origin like 'https://chat.example.org', without a path, or '*'; "
-    "'http://localhost:*' is every port of a host, and there are no other patterns",
+    r"\*|null|localhost|[A-Za-z][A-Za-z0-9+.-]*://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?:[0-9]+|\*))?",
+    "must be an origin like 'https://chat.example.org', without a path, 'localhost' for every page "
+    "of this machine, or '*'; 'http://HOST:*' is every port of a host, and there are no other "
+    "patterns",
 )
 
 Port = Annotated[int, between(0, 65535)]
