@@ -23,7 +23,8 @@ from .caches import (
 )
 from .discovery import naming
 from .discovery.found import Collection, FoundFile, Header, ScanWarning
-from .gguf import GgufError, KnownArrays, TensorTable, read_header, read_tensor_table
+from .gguf import TensorTable, read_header, read_tensor_table
+from .gguf_reader import GgufError, KnownArrays
 
 _Identity = tuple[int, int]
 

@@ -13,15 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_router.models import gguf
+from llama_router.models import gguf_reader
 from llama_router.models.discovery.found import Header
-from llama_router.models.gguf import (
-    GgufError,
-    KnownArrays,
-    TensorTable,
-    read_header,
-    read_tensor_table,
-)
+from llama_router.models.gguf import TensorTable, read_header, read_tensor_table
+from llama_router.models.gguf_reader import GgufError, KnownArrays
 from llama_router.models.tiny.bert import make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.models.tiny.projector import make_projector
@@ -236,12 +231,12 @@ def test_a_sparse_file_of_empty_strings_is_given_up(path: Path) -> None:
 
 def test_many_large_arrays_of_strings_are_given_up(path: Path) -> None:
     """The bound is for all of them together."""
-    array = struct.pack("<IIQ", ARRAY, STRING, gguf.MAX_STRINGS // 2)
+    array = struct.pack("<IIQ", ARRAY, STRING, gguf_reader.MAX_STRINGS // 2)
     with path.open("wb") as file:
         file.write(header({}, count=9))
         for name in "abcdefghi":
             file.write(string(name) + array)
-            file.seek(gguf.MAX_STRINGS // 2 * 8, os.SEEK_CUR)
+            file.seek(gguf_reader.MAX_STRINGS // 2 * 8, os.SEEK_CUR)
         file.truncate(2**30)
     begun_s = time.perf_counter()
     assert "more strings" in refusal(path)
@@ -251,7 +246,7 @@ def test_many_large_arrays_of_strings_are_given_up(path: Path) -> None:
 def test_reading_is_bounded_in_bytes(path: Path) -> None:
     """Strings that are farther apart than a read each cost one, up to a limit."""
     length = 2**20
-    count = 3 * gguf.MAX_READ_BYTES // length
+    count = 3 * gguf_reader.MAX_READ_BYTES // length
     with path.open("wb") as file:
         file.write(header({}, count=1) + string("k") + struct.pack("<IIQ", ARRAY, STRING, count))
         for _ in range(count):

@@ -12,7 +12,8 @@ from ...files.stalls import despite_stalls
 from ...logs.lines import escape_controls
 from ...models.discovery import naming
 from ...models.discovery.found import Header, args_for, kind_of
-from ...models.gguf import GgufError, read_header
+from ...models.gguf import read_header
+from ...models.gguf_reader import GgufError
 from ...models.scan import read_complete
 from ..config_loading import catalog_or_explain
 from ..options import Config, Flag

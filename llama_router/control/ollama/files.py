@@ -12,7 +12,8 @@ import attrs
 
 from ...core.config.specs import ModelSpec
 from ...models.discovery.naming import part_of
-from ...models.gguf import GgufError, read_header
+from ...models.gguf import read_header
+from ...models.gguf_reader import GgufError
 from ...threads import in_thread
 from ...workers.interpreter_settings import loop_goes_first
 from .listing import ModelFile
