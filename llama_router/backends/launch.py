@@ -39,12 +39,12 @@ from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
 from ..process.port_owner import foreign_listener, listening_addresses
 from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
-from ..timeouts import move_on_after_running
 from . import child_protocol
 from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
 from .diagnosis import advice_on_probe
 from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
+from .load_watch import LoadWatch, StartOutcome
 from .ports import Ports
 from .preflight import check_files, in_start_thread
 from .readiness import ReadinessState, wait_ready
@@ -117,7 +117,8 @@ class Launcher:
             FileMissingError: if a file of the model is missing or unusable.
             SpawnError: if it cannot be started.
             PortTakenError: if another process answers on its port, again and again.
-            ReadinessTimeoutError: if it is not ready within ``ready_timeout_s``.
+            ReadinessTimeoutError: if nothing moves for ``ready_timeout_s`` before it is ready,
+                or it is not ready within ``ready_limit_s``.
             BackendExitedError: if it exits by itself.
             BackendUnreapableError: if it survives SIGKILL.
         """
@@ -151,8 +152,11 @@ class Launcher:
         argv = command_line(spec, port=port, host=BACKEND_HOST)
         program = find_program(argv, path=spec.spawn.env.get("PATH"))
         readiness = ReadinessState(announces=program.speaks_child_protocol)
+        watch = LoadWatch(health_endpoint=spec.spawn.health_endpoint)
 
         def parse_report(line: Line) -> None:
+            if not readiness.is_refused:  # else it serves already, and this may be about the probes
+                watch.note_line(line.text)
             if (state := child_protocol.parse_state(line.text)) is not None:
                 readiness.update(state)
                 if state.progress is not None:
@@ -165,9 +169,15 @@ class Launcher:
                 self._run, spec, program, port, model_log, group, ready
             )
             wait = partial(self._wait_ready, spec, port, process, readiness)
-            if not await move_on_after_running(wait, spec.spawn.ready_timeout_s):
+            outcome = await watch.wait(
+                wait,
+                pid=process.pid,
+                stall_s=spec.spawn.ready_timeout_s,
+                limit_s=spec.spawn.ready_limit_s,
+            )
+            if outcome is not StartOutcome.READY:
                 elsewhere = await _find_elsewhere(spec, process, readiness)
-                raise _not_ready(spec, port, readiness, model_log, elsewhere)
+                raise _not_ready(spec, port, readiness, outcome, model_log, elsewhere)
             backend = Backend(
                 model=spec.id,
                 spec=spec,
@@ -372,17 +382,24 @@ def _not_ready(
     spec: ModelSpec,
     port: int,
     readiness: ReadinessState,
+    outcome: StartOutcome,
     model_log: ModelLog,
     elsewhere: tuple[str, ...],
 ) -> ReadinessTimeoutError:
+    if outcome is StartOutcome.LATE:
+        when = f"within {spec.spawn.ready_limit_s:g} s (ready_limit_s)"
+    else:
+        when = (
+            f"when nothing had moved for {spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "
+            "no output, and nothing read, written or put into memory"
+        )
     tail = model_log.tail(LAST_LINES, since_mark=True)
     output = f"; its last output: {quoted(tail)}" if tail else "; it has not printed anything"
     advice = advice_on_probe(readiness.last_probe)
     if elsewhere:
         advice = f"; it listens on {', '.join(elsewhere)}, and must listen on $host and $port"
     return ReadinessTimeoutError(
-        f"the backend of model {str(spec.id)!r} was not ready within "
-        f"{spec.spawn.ready_timeout_s:g} s (ready_timeout_s): "
+        f"the backend of model {str(spec.id)!r} was not ready {when}: "
         f"http://{BACKEND_HOST}:{port}{spec.spawn.health_endpoint}: "
         f"{readiness.last_probe}{advice}{output}"
     )

@@ -27,6 +27,9 @@ POLL_LATER_S: Final = 0.005
 #: The same for a backend that reports its state, in case the report does not come.
 POLL_ANNOUNCING_S: Final = 0.1
 
+#: Statuses by which a backend says that it still loads.
+_LOADING_STATUSES: Final = frozenset(("429", "503"))
+
 #: The most bytes of a response that are read; a status line is far shorter.
 _STATUS_BYTES: Final = 512
 
@@ -45,6 +48,11 @@ class ReadinessState:
     progress: float | None = None
     last_probe: str = "it has not been probed yet"
     _announced: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the last probe got an answer by which no backend says that it still loads."""
+        return self.last_probe.isdecimal() and self.last_probe not in _LOADING_STATUSES
 
     def update(self, state: ChildState) -> None:
         """Process one line of the child protocol."""

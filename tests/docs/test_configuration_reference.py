@@ -97,6 +97,7 @@ def test_the_example_shows_the_defaults() -> None:
             "llama_server",
             "models_dirs",
             "cwd",
+            "ready_limit_s",
             "admin_token",
             "home_model",
             "default_model",

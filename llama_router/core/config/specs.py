@@ -218,7 +218,8 @@ class SpawnSpec:
         health_endpoint: Path that returns 200 once the backend is ready.
         env: Variables set for the process, placeholders not yet expanded.
         cwd: Working folder of the process; None for the router's.
-        ready_timeout_s: Seconds from spawn to ready.
+        ready_timeout_s: Seconds for which nothing may move between spawn and ready.
+        ready_limit_s: Seconds from spawn to ready; None for no limit.
         stop_timeout_s: Seconds between SIGTERM and SIGKILL.
         check_port_owner: Require that the listener is the spawned process or its child.
     """
@@ -230,6 +231,7 @@ class SpawnSpec:
     env: Env = attrs.field(factory=dict[str, str], converter=_frozen_env, metadata=RESTART)
     cwd: Text | None = attrs.field(default=None, metadata=RESTART)
     ready_timeout_s: Timeout = attrs.field(default=60.0, metadata=RETUNE)
+    ready_limit_s: Timeout | None = attrs.field(default=None, metadata=RETUNE)
     stop_timeout_s: Timeout = attrs.field(default=2.0, metadata=RETUNE)
     check_port_owner: bool = attrs.field(default=True, metadata=RESTART)
 
