@@ -41,6 +41,7 @@ class Backend:
         gone: Set when the process has ended or is being ended.
         error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
         failures: Requests in a row that it failed; see `HealthChecks`.
+        authority: Its host and port, as in a URL.
     """
 
     model: ModelId
@@ -54,13 +55,13 @@ class Backend:
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     failures: int = 0
+    authority: bytes = attrs.field(init=False)
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
-    @property
-    def authority(self) -> bytes:
-        """Its host and port, as in a URL."""
+    def __attrs_post_init__(self) -> None:
+        """Set the authority once; each request needs it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}".encode()
+        self.authority = f"{host}:{self.port}".encode()
 
     def take_connection(self) -> KeptConnection | None:
         """Return the most recently kept connection or None; the backend may have closed it."""

@@ -85,6 +85,7 @@ class ModelRequest:
         "_gateway",
         "_head",
         "_log",
+        "_path",
         "_reader",
         "_request_id",
         "_strip_headers",
@@ -99,10 +100,9 @@ class ModelRequest:
         self._client = client
         self._reader = reader
         self._head = head
+        self._path = head.path.decode("ascii")  # a parsed path has no other bytes
         self._log = RequestLog(
-            head.method.decode("ascii", "replace"),
-            head.path.decode("ascii", "replace"),
-            began_s=gateway.loop.clock(),
+            head.method.decode("ascii"), self._path, began_s=gateway.loop.clock()
         )
         self._caller = UNRESTRICTED
         self._cors_headers: Sequence[tuple[bytes, bytes]] = ()
@@ -112,7 +112,7 @@ class ModelRequest:
         self._upgrade = False
         self._early: EarlyStream | None = None
         self._complete = False  # the client got the last event before it left
-        self._request_id = new_request_id()
+        self._request_id: str | None = None  # made when something needs it
 
     async def serve(self, destination: ByBody | ByQuery | ByPath | Observe) -> bool:
         """Serve the request; return whether the connection can be used for another one.
@@ -204,21 +204,16 @@ class ModelRequest:
             return await self._run_exchange(backend, target, None)
         loads = self._may_load(config, model, requested=destination.autoload)
         # Without a model, the scheduler refuses the name, as it does for an id just removed.
-        serve_once = partial(
-            self._serve_leased,
-            model or ModelId(name),
-            name,
-            target,
-            response_model,
-            stream=stream,
-            may_load=loads,
-        )
-        try:
-            return await serve_once()
-        except NotDeliveredError:
-            if not loads:
-                raise
-        return await serve_once()  # by the next backend, and not more often
+        admitted, may_repeat = model or ModelId(name), loads
+        while True:
+            try:
+                return await self._serve_leased(
+                    admitted, name, target, response_model, stream=stream, may_load=loads
+                )
+            except NotDeliveredError:
+                if not may_repeat:
+                    raise
+            may_repeat = False  # by the next backend, and not more often
 
     def _may_load(self, config: Config, model: ModelId | None, *, requested: bool | None) -> bool:
         """Return whether *model* may be loaded for this request."""
@@ -459,8 +454,7 @@ class ModelRequest:
             result = exchange.result()
             self._log_result(result)
             if isinstance(exc, ClientGoneError):
-                path = self._head.path.decode("ascii", "replace")
-                self._complete = is_complete(result.tail, path)
+                self._complete = is_complete(result.tail, self._path)
             if isinstance(exc, UpstreamError):
                 self._gateway.dispatcher.note_outcome(backend, status=0, error=exc)
             raise
@@ -499,11 +493,17 @@ class ModelRequest:
 
         Only the paths of an API have it: any other response is passed on as it is.
         """
-        path = self._head.path.decode("ascii", "replace")
-        if APIS.methods_of(path) is None:
+        api = APIS.api_with_path(self._path)
+        if api is None or (name := api.request_id_header) is None:
             return None
-        self._log.request_id = self._request_id
-        return next(iter(APIS.api_of(path).request_id_fields(self._request_id)), None)
+        self._log.request_id = request_id = self._id()
+        return name, request_id.encode()
+
+    def _id(self) -> str:
+        """Return the id of the request, which most responses and all errors name."""
+        if self._request_id is None:
+            self._request_id = new_request_id()
+        return self._request_id
 
     def _early_fields(self) -> Sequence[tuple[bytes, bytes]]:
         """Return the fields to add to a response that begins before its backend's."""
@@ -515,14 +515,13 @@ class ModelRequest:
         log.status = result.status
         log.first_byte_s = result.first_byte_s
         log.sent_bytes = result.sent_bytes
-        path = self._head.path.decode("ascii", "replace")
-        log.usage = usage_of(path, result.tail, result.first)
+        log.usage = usage_of(self._path, result.tail, result.first)
         log.error = result.error
 
     async def _refuse(self, error: RouterError) -> bool:
         """Respond with *error*; return as `serve` does."""
         reusable = self._is_reusable()
-        request_id = self._request_id
+        request_id = self._id()
         self._log.refuse(error, request_id)
         if self._early is not None:
             await self._early.end(error)

@@ -98,6 +98,13 @@ class ApiRegistry:
     def _api_of_stream(self, path: str) -> ApiDialect | None:
         return next((api for end, api in self._by_stream_ending if path.endswith(end)), None)
 
+    def api_with_path(self, path: str) -> ApiDialect | None:
+        """Return the dialect that has *path*, decoded; None if none has, or if it is the router's.
+
+        One look into a table, so each request can afford it.
+        """
+        return self._proxied.get(path)
+
     def methods_of(self, path: str) -> frozenset[str] | None:
         """Return the methods of *path*, decoded; None if it is unknown, or the router's own."""
         api = self._proxied.get(path)
