@@ -99,13 +99,13 @@ def chunked(body: bytes, *fields: bytes) -> bytes:
 
 def up(*fields: bytes, line: bytes = b"GET /x?model=a") -> bytes:
     """Return what a backend gets for `get`."""
-    lines = [line + b" HTTP/1.1", b"host: " + HOST, *fields]
+    lines = [line + b" HTTP/1.1", b"Host: " + HOST, *fields]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def up_post(*fields: bytes, body: bytes = BODY) -> bytes:
     """Return what a backend gets for `post`."""
-    return up(*fields, b"content-length: %d" % len(body), line=b"POST /x") + body
+    return up(*fields, b"Content-Length: %d" % len(body), line=b"POST /x") + body
 
 
 def refused(status: int, rfc: str, **rows: bytes) -> list[Request]:
@@ -130,7 +130,7 @@ SERVED: Final = [
         "9112-3",
         "any method",
         get(line=b"DELETE /x?model=a HTTP/1.1"),
-        up(b"content-length: 0", line=b"DELETE /x?model=a"),
+        up(b"Content-Length: 0", line=b"DELETE /x?model=a"),
     ),
     served(
         "9112-3.2.1",
@@ -169,33 +169,35 @@ SERVED: Final = [
         closes=True,
     ),
     # -- fields
-    served("9112-5", "names are not case-sensitive", get(b"X-OdD: 1"), up(b"x-odd: 1")),
-    served("9112-5.1", "blanks around the value", get(b"A: \t b \t", b"B:c"), up(b"a: b", b"b: c")),
-    served("9112-5.1", "empty value", get(b"A:"), up(b"a: ")),
+    served("9112-5", "names keep their spelling", get(b"X-OdD: 1"), up(b"X-OdD: 1")),
+    served(
+        "9112-5.1", "blanks around the value", get(b"A: \t b \t", b"B:c"), up(b"A: \t b \t", b"B:c")
+    ),
+    served("9112-5.1", "empty value", get(b"A:"), up(b"A:")),
     served(
         "9110-5.3",
         "repeated fields keep their order",
         get(b"A: 1", b"B: 2", b"A: 3"),
-        up(b"a: 1", b"b: 2", b"a: 3"),
+        up(b"A: 1", b"B: 2", b"A: 3"),
     ),
-    served("9110-5.5", "obs-text", get(b"A: \xe4\xff"), up(b"a: \xe4\xff")),
+    served("9110-5.5", "obs-text", get(b"A: \xe4\xff"), up(b"A: \xe4\xff")),
     served(
         "9110-5.6.2",
         "every character of a token",
         get(b"!#$%&'*+-.^_`|~09azAZ: 1"),
-        up(b"!#$%&'*+-.^_`|~09azaz: 1"),
+        up(b"!#$%&'*+-.^_`|~09azAZ: 1"),
     ),
     # -- framing
     served("9112-6.2", "length", length(), up_post()),
     served(
         "9112-6.2", "length with leading zeros", post(b"Content-Length: 0014", body=BODY), up_post()
     ),
-    served("9112-6.2", "length 0 of a GET", get(b"Content-Length: 0"), up(b"content-length: 0")),
+    served("9112-6.2", "length 0 of a GET", get(b"Content-Length: 0"), up(b"Content-Length: 0")),
     served(
         "9112-6.2",
         "body of a GET",
         get(b"Content-Length: 2") + b"hi",
-        up(b"content-length: 2") + b"hi",
+        up(b"Content-Length: 2") + b"hi",
     ),
     served("9112-6.3", "neither length nor coding: no body", get(), up()),
     served("9112-6.1", "chunked", chunked(CHUNKED_BODY), up_post()),
@@ -267,7 +269,7 @@ SERVED: Final = [
         "9110-7.6.1",
         "fields that Connection names",
         length(b"Connection: x-hop, X-Hop2", b"X-Hop: 1", b"x-hop2: 2", b"X: 3"),
-        up_post(b"x: 3"),
+        up_post(b"X: 3"),
     ),
     served(
         "9110-7.6.1",
@@ -550,9 +552,9 @@ def broken(rfc: str, **rows: bytes) -> list[Response]:
     return [Response(rfc, what.replace("_", " "), data) for what, data in rows.items()]
 
 
-LENGTH_2: Final = b"content-length: 2\r\n"
-CODED: Final = b"transfer-encoding: chunked\r\n"
-CLOSE: Final = b"connection: close\r\n"
+LENGTH_2: Final = b"Content-Length: 2\r\n"
+CODED: Final = b"Transfer-Encoding: chunked\r\n"
+CLOSE: Final = b"Connection: close\r\n"
 PLAIN: Final = OK + LENGTH_2 + b"\r\nok"
 
 ANSWERED: Final = [
@@ -580,13 +582,13 @@ ANSWERED: Final = [
         "9112-5.1",
         "blanks before a colon are removed",
         OK + b"A \t: b\r\nContent-Length : 2\r\n\r\nok",
-        OK + b"a: b\r\n" + LENGTH_2 + b"\r\nok",
+        OK + b"A: b\r\n" + LENGTH_2 + b"\r\nok",
     ),
     answered(
         "9110-5.3",
         "repeated fields stay apart",
         OK + b"Set-Cookie: a\r\nSet-Cookie: b\r\n" + LENGTH_2 + b"\r\nok",
-        OK + b"set-cookie: a\r\nset-cookie: b\r\n" + LENGTH_2 + b"\r\nok",
+        OK + b"Set-Cookie: a\r\nSet-Cookie: b\r\n" + LENGTH_2 + b"\r\nok",
     ),
     answered(
         "9110-7.6.1",
@@ -600,7 +602,7 @@ ANSWERED: Final = [
     # -- where the body ends
     answered("9112-6.3", "length", PLAIN, PLAIN),
     answered(
-        "9112-6.3", "length 0", OK + b"Content-Length: 0\r\n\r\n", OK + b"content-length: 0\r\n\r\n"
+        "9112-6.3", "length 0", OK + b"Content-Length: 0\r\n\r\n", OK + b"Content-Length: 0\r\n\r\n"
     ),
     answered("9112-6.3", "the same length twice", OK + LENGTH_2 * 2 + b"\r\nok", PLAIN),
     answered(
@@ -732,7 +734,7 @@ ANSWERED: Final = [
         "9110-15.2",
         "102 and 103 are passed on",
         b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + PLAIN,
-        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + PLAIN,
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + PLAIN,
     ),
     answered(
         "9110-15.2",
@@ -782,10 +784,10 @@ BROKEN: Final = [
     *broken(
         "9112-6.3",
         length_and_chunked=OK + LENGTH_2 + CODED + b"\r\n2\r\nok\r\n0\r\n\r\n",
-        two_lengths=OK + LENGTH_2 + b"content-length: 3\r\n\r\nok",
-        list_of_lengths=OK + b"content-length: 2, 3\r\n\r\nok",
-        negative_length=OK + b"content-length: -2\r\n\r\nok",
-        length_that_is_no_number=OK + b"content-length: two\r\n\r\nok",
+        two_lengths=OK + LENGTH_2 + b"Content-Length: 3\r\n\r\nok",
+        list_of_lengths=OK + b"Content-Length: 2, 3\r\n\r\nok",
+        negative_length=OK + b"Content-Length: -2\r\n\r\nok",
+        length_that_is_no_number=OK + b"Content-Length: two\r\n\r\nok",
         gzip=OK + b"transfer-encoding: gzip, chunked\r\n\r\n",
         chunked_twice=OK + CODED * 2 + b"\r\n2\r\nok\r\n0\r\n\r\n",
     ),

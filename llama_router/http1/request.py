@@ -57,6 +57,7 @@ class RequestHead:
         version_minor: 1 for HTTP/1.1 and later minor versions, 0 for HTTP/1.0.
         fields: All fields; names in lower case. If the target is a whole URI, its host has
             replaced the value of ``host``.
+        lines: The line of each of the *fields* as it came, without its end.
         size: Bytes of the head, with its blank line and the empty lines before it.
         content_length: The body's announced length in bytes; None if there is none.
         chunked: The body uses the chunked coding.
@@ -73,6 +74,7 @@ class RequestHead:
     query: bytes
     version_minor: int
     fields: Fields
+    lines: list[bytes]
     size: int
     content_length: int | None
     chunked: bool
@@ -138,9 +140,10 @@ def parse_request_head(
         return None
     fields_start = buffer.find(b"\n", start) + 1
     line = _parse_line(buffer, start, fields_start)
-    fields = parse_fields(buffer, fields_start, end - 2)
-    if fields is None:
+    parsed = parse_fields(buffer, fields_start, end - 2)
+    if parsed is None:
         raise RequestError("A header field is malformed.")
+    fields, lines = parsed
     if len(fields) > MAX_FIELDS:
         raise HeaderTooLargeError(f"The request has more than {MAX_FIELDS} header fields.")
 
@@ -148,8 +151,9 @@ def parse_request_head(
     _check_host(semantic.get(b"host"), line.version_minor)
     if line.authority is not None:
         # RFC 9112, 3.2.2: the URI's host replaces that of the field.
-        fields = [field for field in fields if field[0] != b"host"]
-        fields.insert(0, (b"host", line.authority))
+        others = [at for at, field in enumerate(fields) if field[0] != b"host"]
+        fields = [(b"host", line.authority), *(fields[at] for at in others)]
+        lines = [b"Host: " + line.authority, *(lines[at] for at in others)]
     content_length, chunked = _body_length(semantic, line.version_minor)
     options = connection_options(semantic.get(b"connection"))
     modern = line.version_minor == 1
@@ -160,6 +164,7 @@ def parse_request_head(
         line.query,
         line.version_minor,
         fields,
+        lines,
         end,
         content_length,
         chunked,
@@ -185,7 +190,8 @@ def upstream_request_head(
 ) -> bytes:
     """Return the head to send to a backend for the client's *head*, as HTTP/1.1.
 
-    Hop-by-hop fields are left out, and so is ``Expect``: the router answers it itself.
+    Hop-by-hop fields are left out, and so is ``Expect``: the router answers it itself. All
+    others pass as the client spelled them.
 
     Args:
         head: The client's request.
@@ -203,14 +209,16 @@ def upstream_request_head(
         drop |= head.connection_options
     if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
         content_length = 0  # RFC 9110, 8.6; some servers would wait for a body
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (head.method, target, host)]
-    lines += [b": ".join(field) for field in head.fields if field[0] not in drop]
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, target, host)]
+    # Both lists are of one length; zip is faster without the check.
+    fields = zip(head.lines, head.fields)  # noqa: B905
+    lines += [line for line, (name, _) in fields if name not in drop]
     if content_length is not None:
-        lines.append(b"content-length: %d" % content_length)
+        lines.append(b"Content-Length: %d" % content_length)
     elif chunked:
-        lines.append(b"transfer-encoding: chunked")
+        lines.append(b"Transfer-Encoding: chunked")
     if upgrade:
-        lines.append(b"connection: upgrade\r\nupgrade: websocket")
+        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
     lines.append(b"\r\n")
     return b"\r\n".join(lines)
 

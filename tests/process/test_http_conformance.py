@@ -70,7 +70,7 @@ async def ask(client: RawClient, lane: Lane, peer: Peer | None) -> Peer:
     await client.send(length(b"X-Next: 1"))
     if peer is None:
         peer = await lane.peer()
-    expected = lane.expected(up_post(b"x-next: 1"))
+    expected = lane.expected(up_post(b"X-Next: 1"))
     assert await peer.exactly(len(expected)) == expected
     await peer.send(PLAIN)
     assert await client.exactly(len(PLAIN)) == PLAIN
@@ -101,7 +101,7 @@ class TestRequests:
             assert await client.rest() == b""
         else:
             await ask(client, lane, peer)
-            expected += lane.expected(up_post(b"x-next: 1"))
+            expected += lane.expected(up_post(b"X-Next: 1"))
         assert (peer.received, lane.peers) == (expected, [peer])
 
     @pieces
@@ -137,13 +137,13 @@ class TestRequests:
     async def test_pipelined_requests_of_every_framing(self, lane) -> None:
         """Each gets its own answer, in order, although all came in one segment."""
         requests = [length(), chunked(CHUNKED_BODY), get(), get(b"Content-Length: 2") + b"hi"]
-        upstream = [up_post(), up_post(), up(), up(b"content-length: 2") + b"hi"]
+        upstream = [up_post(), up_post(), up(), up(b"Content-Length: 2") + b"hi"]
         client = await lane.connect()
         await client.send(b"".join(requests))
         peer = await lane.peer()
         for number, expected in enumerate(map(lane.expected, upstream)):
             assert await peer.exactly(len(expected)) == expected
-            await peer.send(OK + b"content-length: 1\r\n\r\n%d" % number)
+            await peer.send(OK + b"Content-Length: 1\r\n\r\n%d" % number)
         assert [(await client.answer()).body for _ in requests] == [b"0", b"1", b"2", b"3"]
         assert lane.peers == [peer]
 
@@ -475,7 +475,7 @@ class TestAnswers:
     async def test_an_early_answer(self, end) -> None:
         """It is heard while the body is still on its way, however the backend closes then."""
         body = b'{"model": "a", "x": "' + b"x" * (24 * MIB) + b'"}'
-        answer = b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\n\r\nno"
+        answer = b"HTTP/1.1 413 Too Much\r\nContent-Length: 2\r\n\r\nno"
         with trio.fail_after(LIMIT_S):
             async with running(max_body_mib=32) as lane:
                 client = await lane.connect()

@@ -245,7 +245,7 @@ class TestWhoGetsThem:
         await script.send(STREAM_HEAD + b"content-length: 2\r\n\r\n\n\n")
         got = (await client.exactly(len(STREAM_HEAD))) + (await client.exactly(_REST_BYTES))
         id_ = b"x-request-id: req_[0-9a-f]{24}\r\n"
-        wanted = re.escape(STREAM_HEAD) + id_ + b"content-length: 2\r\n\r\n\n\n"
+        wanted = re.escape(STREAM_HEAD) + id_ + b"Content-Length: 2\r\n\r\n\n\n"
         assert re.fullmatch(wanted, got)
 
     async def test_the_header_turns_them_off(self, router, stage) -> None:

@@ -36,7 +36,7 @@ async def begun(lane: Lane, data: bytes) -> tuple[RawClient, Peer]:
     await client.send(data)
     peer = await lane.peer()
     head = await peer.until(b"\r\n\r\n")
-    assert head.startswith(b"POST /v1/up?x=1 HTTP/1.1\r\nhost: 127.0.0.1")
+    assert head.startswith(b"POST /v1/up?x=1 HTTP/1.1\r\nHost: 127.0.0.1")
     return client, peer
 
 
@@ -56,7 +56,7 @@ class TestUp:
     async def test_by_length(self, lane) -> None:
         """The length is announced as the client announced it."""
         client, peer = await begun(lane, upload(content_length="6") + b"ab")
-        assert b"content-length: 6\r\n" in peer.received
+        assert b"Content-Length: 6\r\n" in peer.received
         assert await peer.exactly(2) == b"ab"
         await client.send(b"cd")
         assert await peer.exactly(2) == b"cd"
@@ -67,8 +67,8 @@ class TestUp:
     async def test_by_chunks(self, lane) -> None:
         """They are framed anew; extensions and trailers end here."""
         client, peer = await begun(lane, upload(**CHUNKED) + b"3;x=y\r\nab")
-        assert b"transfer-encoding: chunked\r\n" in peer.received
-        assert b"content-length" not in peer.received
+        assert b"Transfer-Encoding: chunked\r\n" in peer.received
+        assert b"Content-Length" not in peer.received
         assert await peer.exactly(7) == b"2\r\nab\r\n"
         await client.send(b"c\r\n1\r\nd\r\n")
         assert await peer.chunk() == b"cd"

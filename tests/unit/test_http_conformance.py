@@ -108,7 +108,7 @@ def passed_down(pieces: list[bytes], case: Response) -> tuple[bytes, bool, bool]
         surplus += piece[used:]
     assert framing.eof()
     kept = head.keep_alive and not surplus
-    return sent, b"connection: close\r\n" not in sent, kept
+    return sent, b"Connection: close\r\n" not in sent, kept
 
 
 @pytest.mark.parametrize("case", SERVED, ids=str)

@@ -52,7 +52,7 @@ def decode_bytewise(data: bytes) -> bytes:
 
 
 def test_a_plain_request_is_taken_apart() -> None:
-    """Names are lower-cased, values trimmed, order kept; the body is not touched."""
+    """Names are lower-cased, values trimmed, lines kept as they came; the body is not touched."""
     data = (
         b"POST /v1/chat/completions?a=1&b=?2 HTTP/1.1\r\n"
         b"Host: 127.0.0.1:8080\r\nX-Odd:\t spaced  out \t\r\nX-Empty:\r\nCONTENT-LENGTH: 12\r\n\r\n"
@@ -69,6 +69,12 @@ def test_a_plain_request_is_taken_apart() -> None:
             (b"x-odd", b"spaced  out"),
             (b"x-empty", b""),
             (b"content-length", b"12"),
+        ],
+        lines=[
+            b"Host: 127.0.0.1:8080",
+            b"X-Odd:\t spaced  out \t",
+            b"X-Empty:",
+            b"CONTENT-LENGTH: 12",
         ],
         size=len(data),
         content_length=12,
@@ -150,7 +156,7 @@ def test_a_uri_as_target_replaces_the_host_field() -> None:
         (b"GET / HTTP/1.1", [b"Connection: keep-alive"], True),
         (b"GET / HTTP/1.1", [b"Connection: CLOSE"], False),
         (b"GET / HTTP/1.1", [b"Connection: x , Close,"], False),
-        (b"GET / HTTP/1.1", [b"Connection: x", b"connection: close"], False),
+        (b"GET / HTTP/1.1", [b"Connection: x", b"Connection: close"], False),
         (b"GET / HTTP/1.1", [b"Connection: keep-alive, close"], False),
         (b"GET / HTTP/1.1", [b"Connection: closed"], True),
         (b"GET / HTTP/1.0", [], False),
@@ -388,8 +394,8 @@ def test_hop_by_hop_fields_stay_here() -> None:
         b"Authorization: Bearer t",
     )
     assert upstream_request_head(head, target=b"/y", host=b"127.0.0.1:1", content_length=7) == (
-        b"POST /y HTTP/1.1\r\nhost: 127.0.0.1:1\r\naccept: */*\r\nauthorization: Bearer t\r\n"
-        b"content-length: 7\r\n\r\n"
+        b"POST /y HTTP/1.1\r\nHost: 127.0.0.1:1\r\nAccept: */*\r\nAuthorization: Bearer t\r\n"
+        b"Content-Length: 7\r\n\r\n"
     )
 
 
@@ -397,7 +403,7 @@ def test_a_client_cannot_remove_the_framing() -> None:
     """Naming Host or Content-Length in Connection does not take them from the backend."""
     head = parse(b"Connection: host, content-length", b"Content-Length: 3")
     sent = upstream_request_head(head, target=b"/", host=b"b", content_length=3)
-    assert sent == b"POST / HTTP/1.1\r\nhost: b\r\ncontent-length: 3\r\n\r\n"
+    assert sent == b"POST / HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -407,8 +413,8 @@ def test_length_without_a_body(method: bytes, announced: bool) -> None:  # noqa:
     """Methods that mean content say that there is none; the others say nothing."""
     head = parse(line=method + b" / HTTP/1.1")
     sent = upstream_request_head(head, target=b"/", host=b"b", content_length=None)
-    assert (b"content-length: 0\r\n" in sent) is announced
-    assert sent.count(b"content-length") == announced
+    assert (b"Content-Length: 0\r\n" in sent) is announced
+    assert sent.count(b"Content-Length") == announced
 
 
 # ---------------------------------------------------------------- chunked bodies

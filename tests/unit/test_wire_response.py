@@ -37,13 +37,14 @@ CHUNKED = parse(b"Transfer-Encoding: chunked")
 
 
 def test_a_plain_response_is_taken_apart() -> None:
-    """Names are lower-cased, order kept, the body not touched."""
+    """Names are lower-cased, order and lines kept, the body not touched."""
     data = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length:  3 \r\n\r\n"
     assert parse_response_head(data + b"abc", request_method=b"GET") == ResponseHead(
         status=404,
         reason=b"Not Found",
         version_minor=1,
         fields=[(b"content-type", b"text/plain"), (b"content-length", b"3")],
+        lines=[b"Content-Type: text/plain", b"Content-Length:  3 "],
         size=len(data),
         framing=Framing.LENGTH,
         content_length=3,
@@ -197,30 +198,30 @@ def test_the_client_gets_end_to_end_fields_only() -> None:
         b"Transfer-Encoding: chunked",
     )
     assert client_response_head(head, close=False, add_headers=[(b"x-id", b"7")]) == (
-        b"HTTP/1.1 200 OK\r\nserver: s\r\nset-cookie: a\r\nset-cookie: b\r\nx-id: 7\r\n"
-        b"transfer-encoding: chunked\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nServer: s\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nx-id: 7\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
     )
 
 
 @pytest.mark.parametrize(
     ("head", "close", "http10", "expected"),
     [
-        (CHUNKED, False, False, [b"transfer-encoding: chunked"]),
-        (CHUNKED, True, False, [b"transfer-encoding: chunked", b"connection: close"]),
-        (CHUNKED, False, True, [b"connection: close"]),
-        (parse(b"Content-Length: 5"), False, False, [b"content-length: 5"]),
-        (parse(*[b"Content-Length: 5"] * 2), False, False, [b"content-length: 5"]),
-        (parse(b"Content-Length: 5"), True, False, [b"content-length: 5", b"connection: close"]),
-        (parse(b"Content-Length: 5"), True, True, [b"content-length: 5", b"connection: close"]),
+        (CHUNKED, False, False, [b"Transfer-Encoding: chunked"]),
+        (CHUNKED, True, False, [b"Transfer-Encoding: chunked", b"Connection: close"]),
+        (CHUNKED, False, True, [b"Connection: close"]),
+        (parse(b"Content-Length: 5"), False, False, [b"Content-Length: 5"]),
+        (parse(*[b"Content-Length: 5"] * 2), False, False, [b"Content-Length: 5"]),
+        (parse(b"Content-Length: 5"), True, False, [b"Content-Length: 5", b"Connection: close"]),
+        (parse(b"Content-Length: 5"), True, True, [b"Content-Length: 5", b"Connection: close"]),
         (
             parse(b"Content-Length: 5"),
             False,
             True,
-            [b"content-length: 5", b"connection: keep-alive"],
+            [b"Content-Length: 5", b"Connection: keep-alive"],
         ),
-        (parse(), False, False, [b"connection: close"]),
-        (parse(), False, True, [b"connection: close"]),
-        (parse(b"Content-Length: 5", method=b"HEAD"), False, False, [b"content-length: 5"]),
+        (parse(), False, False, [b"Connection: close"]),
+        (parse(), False, True, [b"Connection: close"]),
+        (parse(b"Content-Length: 5", method=b"HEAD"), False, False, [b"Content-Length: 5"]),
         (parse(b"Transfer-Encoding: chunked", method=b"HEAD"), False, False, []),
         (parse(b"Content-Length: 0", line=b"HTTP/1.1 204 OK"), False, False, []),
         (parse(b"Connection: close", line=b"HTTP/1.1 103 OK"), True, False, []),
