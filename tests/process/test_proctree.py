@@ -12,6 +12,7 @@ import time
 import pytest
 
 from llama_router.process import port_owner, procfs, treekill
+from llama_router.process.family import Leader, families
 from llama_router.process.port_owner import foreign_listener
 from tests.process.harness import start_time
 
@@ -316,3 +317,19 @@ def test_orphans_come_to_who_adopts_them(spawn) -> None:
     assert (before, after) == ("False", "True")
     assert procfs.children(child.pid) == {int(grandchild)}
     treekill.Trees({child.pid: start_time(child.pid)}).end(timeout_s=10)
+
+
+def test_a_backend_is_the_family_of_its_leader(spawn) -> None:
+    """Its child counts, whatever session that has; the processes of another one do not."""
+    with_child = spawn(
+        "import os, signal; r, w = os.pipe(); pid = os.fork()\n"
+        "if pid == 0: os.setsid(); os.write(w, b'1'); signal.pause()\n"
+        "os.read(r, 1); print(pid, flush=True)\n"
+        "import sys; sys.stdin.read(); os.kill(pid, 9)"
+    )
+    child, alone = int(with_child.first_line), spawn()
+    try:
+        found = families([Leader(with_child.pid), Leader(alone.pid)])
+        assert found == {with_child.pid: {with_child.pid, child}, alone.pid: {alone.pid}}
+    finally:
+        os.kill(child, signal.SIGKILL)

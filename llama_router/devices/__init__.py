@@ -1,0 +1,1 @@
+"""Devices with memory: one module per kind reads what its driver says, `machine` reads all."""

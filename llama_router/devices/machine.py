@@ -1,0 +1,195 @@
+"""All devices of this machine: read together, and none can keep the others from being read.
+
+A driver may hang for ever in the kernel. Each is read on a thread of its own, with a deadline,
+and is asked again only when that thread has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from ..core.config.specs import DeviceSpec
+from ..core.memory.devices import DeviceReading, MachineReading
+from ..logs.events import log
+from ..threads import ThreadRefusedError, in_thread
+from .drm import find_drm
+from .host import HostReader
+from .nvidia import NvidiaDriver
+from .port import DeviceReader, DriverError, DriverMissingError, DriverReading
+from .simulated import SimulatedReader
+
+#: Seconds for one reading of a driver. They take milliseconds.
+READ_TIMEOUT_S: Final = 2.0
+
+#: Seconds between searches for a driver that was missing, or that failed.
+FIND_PERIOD_S: Final = 30.0
+
+#: Seconds for which the last reading of a driver stands in for one that failed. A driver that is
+#: busy for some seconds must not make models fit nowhere.
+STAND_IN_S: Final = 30.0
+
+Find = Callable[[], DeviceReader | None]
+"""Returns what reads the devices of one driver, or None if there are none.
+
+Blocks. Raises `DriverError` or `DriverMissingError` if there are some, and they cannot be read.
+"""
+
+
+@attrs.define(eq=False)
+class Driver:
+    """One driver: searched for, and read on a thread.
+
+    Attributes:
+        name: What people call it, at the beginning of a sentence.
+        find: Finds its devices.
+        timeout_s: Seconds for one reading.
+    """
+
+    name: str
+    find: Find
+    timeout_s: float = READ_TIMEOUT_S
+    _reader: DeviceReader | None = None
+    _find_at_s: float = float("-inf")
+    _fault: str | None = None
+    _missing: str | None = None
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    _hangs: bool = False
+    _last: DriverReading = attrs.field(factory=DriverReading)
+    _last_s: float = float("-inf")
+    _logged: tuple[str, ...] = ()
+
+    async def read(self, backends: frozenset[int]) -> DriverReading:
+        """Return what the driver says, in time. A failure is a fault in it."""
+        now_s = trio.current_time()
+        reading = await self._ask(backends, now_s)
+        if isinstance(reading, str):
+            stands_in = now_s - self._last_s < STAND_IN_S
+            devices = self._last.devices if stands_in else ()
+            reading = DriverReading(devices=devices, faults=(reading,))
+        else:
+            self._last, self._last_s = reading, now_s
+        for fault in reading.faults:
+            if fault not in self._logged:
+                log.warning("devices.unreadable", reason=fault)
+        self._logged = reading.faults
+        return reading
+
+    async def _ask(self, backends: frozenset[int], now_s: float) -> DriverReading | str:
+        """Return what the driver says, or why it says nothing."""
+        silence = f"{self.name} does not answer; its devices are not read until it does"
+        if self._hangs and self._limiter.borrowed_tokens:
+            return silence
+        with trio.move_on_after(self.timeout_s):
+            try:
+                return await in_thread(
+                    self._read, backends, now_s, abandon_on_cancel=True, limiter=self._limiter
+                )
+            except (DriverError, ThreadRefusedError) as exc:
+                return str(exc)
+        self._hangs = True
+        return silence
+
+    def _read(self, backends: frozenset[int], now_s: float) -> DriverReading:
+        """Read the devices; search for them before, if it is time to. On a thread.
+
+        Raises:
+            DriverError: if the driver is there and cannot be read.
+        """
+        if self._reader is None:
+            self._reader = self._search(now_s)
+        if self._reader is None:
+            return DriverReading()
+        try:
+            return self._reader.read(backends)
+        except DriverError:
+            if now_s >= self._find_at_s:
+                self._reader.close()
+                self._reader = None
+            raise
+
+    def _search(self, now_s: float) -> DeviceReader | None:
+        if now_s >= self._find_at_s:
+            self._find_at_s = now_s + FIND_PERIOD_S
+            self._fault = None
+            try:
+                return self.find()
+            except DriverMissingError as exc:
+                if self._missing is None:
+                    log.info("devices.driver_missing", reason=str(exc))
+                self._missing = str(exc)
+            except DriverError as exc:
+                self._fault = str(exc)
+        if self._fault is not None:
+            raise DriverError(self._fault)
+        return None
+
+
+class Machine:
+    """The devices of this machine.
+
+    Args:
+        drivers: What reads them, in the order of the result.
+    """
+
+    def __init__(self, drivers: Sequence[Driver]) -> None:
+        self._drivers = drivers
+        self._lock = trio.Lock()
+        self._known: tuple[str, ...] | None = None
+
+    async def read(self, backends: Iterable[int] = ()) -> MachineReading:
+        """Return what all drivers say now. Takes milliseconds, or `READ_TIMEOUT_S` if one hangs.
+
+        The last reading of a driver that fails stands in for `STAND_IN_S`, beside its fault.
+
+        Args:
+            backends: The processes of all backends; their memory is counted more exactly.
+        """
+        pids = frozenset(backends)
+        readings: dict[int, DriverReading] = {}
+
+        async def read(place: int) -> None:
+            readings[place] = await self._drivers[place].read(pids)
+
+        async with self._lock:
+            at_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for place in range(len(self._drivers)):
+                    nursery.start_soon(read, place)
+        in_order = [readings[place] for place in sorted(readings)]
+        devices = tuple(device for reading in in_order for device in reading.devices)
+        self._log(devices)
+        return MachineReading(
+            at_s=at_s,
+            devices=devices,
+            faults=tuple(fault for reading in in_order for fault in reading.faults),
+        )
+
+    def _log(self, devices: tuple[DeviceReading, ...]) -> None:
+        """Log all devices whenever there are others than before."""
+        known = tuple(f"{each.id}: {each.name} ({each.total_mib:.0f} MiB)" for each in devices)
+        if known != self._known:
+            self._known = known
+            log.info("devices.found", devices=known)
+
+
+def this_machine(specs: Callable[[], Mapping[str, DeviceSpec]], state_dir: Path) -> Machine:
+    """Return the machine that this router runs on, with the devices that are only simulated.
+
+    Args:
+        specs: Returns the tables ``[devices.NAME]`` in force.
+        state_dir: The router's state directory.
+    """
+    simulated = SimulatedReader(specs, state_dir / "simulated")
+    return Machine(
+        [
+            Driver("the kernel", HostReader),
+            Driver("NVIDIA's driver", NvidiaDriver().find),
+            Driver("the driver of an AMD or Intel GPU", find_drm),
+            Driver("the simulation", lambda: simulated),
+        ]
+    )
