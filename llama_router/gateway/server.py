@@ -6,18 +6,22 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
+import attrs
 import trio
 
-from ..core.config.exposure import without_brackets
+from ..core.config.exposure import split_address
 from ..errors.base import RouterError
 from ..logs.events import log
 from .connection import serve_connection
 from .gateway import Gateway
 from .sockets import EXHAUSTED
+
+#: The addresses that are every address of a family.
+_EVERY: Final = ("0.0.0.0", "::")  # noqa: S104 -- nothing listens there by default
 
 #: Connections that the kernel queues while the router is busy.
 BACKLOG: Final = 1024
@@ -40,56 +44,115 @@ class ListenError(RouterError):
     code = "listen_failed"
 
 
-def listen(host: str, port: int, *, replacing: Sequence[socket.socket] = ()) -> list[socket.socket]:
-    """Return a listening socket for every address of *host*.
+_INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+
+_Where: TypeAlias = tuple[int, str, int]
+"""Family, IP address and port of a socket."""
+
+
+@attrs.frozen
+class Opened:
+    """Listening sockets that were just opened.
+
+    Attributes:
+        sockets: One for each address.
+        port: The port of the addresses that have none of their own.
+    """
+
+    sockets: list[socket.socket]
+    port: int
+
+
+def listen(
+    addresses: Sequence[str], port: int, *, replacing: Sequence[socket.socket] = ()
+) -> Opened:
+    """Return a listening socket for each of *addresses*, and for each address of a name.
 
     Args:
-        host: The address, or a name that resolves to addresses.
-        port: 0 selects any free one.
+        addresses: Addresses, or names that resolve to addresses, each perhaps with a port.
+        port: The port of the others; 0 selects any free one.
         replacing: Sockets of this router, still listening, that may conflict with the new
-            ones: ``0.0.0.0`` is every address.
+            ones: ``0.0.0.0`` is every address. Those with a wanted address are in the result.
 
     Raises:
         ListenError: if an address is taken or does not exist; the message names the settings.
     """
-    listeners: list[socket.socket] = []
+    kept = {_where(old): old for old in replacing if old.family in _INTERNET}
+    found: dict[_Where, socket.socket] = {}
+    places: dict[socket.socket, int] = {}
+    address = ""
     try:
-        for family, _, _, _, address in dict.fromkeys(
-            socket.getaddrinfo(
-                without_brackets(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-        ):
-            where = (str(address[0]), listeners[0].getsockname()[1] if listeners else port)
-            listeners.append(_listener(family, where, replacing))
+        for place, address in sorted(enumerate(addresses), key=lambda each: _covers_none(each[1])):
+            host, own_port = split_address(address)
+            for family, ip in _resolved(host):
+                where = (family, ip, port if own_port is None else own_port)
+                if _is_covered(where, found):
+                    continue
+                listener = kept.get(where) or _listener(where, replacing)
+                found[_where(listener)], places[listener] = listener, place
+                if own_port is None:
+                    port = _where(listener)[2]  # the others get the same one
     except (OSError, OverflowError, UnicodeError) as exc:
-        for listener in listeners:
-            listener.close()
-        in_use = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
-        hint = "; another program listens there" if in_use else ""
-        reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
-        raise ListenError(
-            f"cannot listen on {host} port {port}: {reason}{hint} "
-            "(router.host and router.port in router.toml)"
-        ) from exc
-    return listeners
+        for listener in places:
+            if listener not in replacing:
+                listener.close()
+        raise _listen_error(address, port, exc) from exc
+    return Opened(sorted(places, key=lambda listener: places[listener]), port)
 
 
-def _listener(
-    family: int, where: tuple[str, int], replacing: Sequence[socket.socket]
-) -> socket.socket:
+def _where(listener: socket.socket) -> _Where:
+    ip, port, *_ = listener.getsockname()
+    return listener.family, str(ip), int(port)
+
+
+def _covers_none(address: str) -> bool:
+    """Return whether *address* is a single one: those that cover others are opened first."""
+    return split_address(address)[0] not in _EVERY
+
+
+def _resolved(host: str) -> list[tuple[int, str]]:
+    """Return family and IP address of each address of *host*.
+
+    Raises:
+        OSError: if there is none.
+    """
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((int(family), str(where[0])) for family, _, _, _, where in infos))
+
+
+def _is_covered(where: _Where, found: Container[_Where]) -> bool:
+    """Return whether *found* has *where*, or every address of its family with its port."""
+    family, _, port = where
+    return where in found or any((family, every, port) in found for every in _EVERY)
+
+
+def _listen_error(address: str, port: int, exc: Exception) -> ListenError:
+    host, own_port = split_address(address)
+    port = port if own_port is None else own_port
+    in_use = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+    hint = "; another program listens there" if in_use else ""
+    reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
+    return ListenError(
+        f"cannot listen on {host} port {port}: {reason}{hint} "
+        "(router.host and router.port in router.toml)"
+    )
+
+
+def _listener(where: _Where, replacing: Sequence[socket.socket]) -> socket.socket:
     """Return one listening socket.
 
     Raises:
         OSError: if the address is taken, or does not exist.
     """
+    family, *address = where
     if not replacing:
-        listener = socket.create_server(where, family=family, backlog=BACKLOG)
+        listener = socket.create_server(tuple(address), family=family, backlog=BACKLOG)
         listener.setblocking(False)
         return listener
     # Both sockets must allow each other. Not from the start: two routers with one address
     # would not detect each other. Source: socket(7).
     for old in replacing:
-        if old.family in (socket.AF_INET, socket.AF_INET6):
+        if old.family in _INTERNET:
             old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener = socket.socket(family)
     try:
@@ -97,7 +160,7 @@ def _listener(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(where)
+        listener.bind(tuple(address))
         listener.listen(BACKLOG)
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
@@ -106,7 +169,7 @@ def _listener(
         raise
     finally:
         for old in replacing:
-            if old.family in (socket.AF_INET, socket.AF_INET6):
+            if old.family in _INTERNET:
                 old.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
     return listener
 
@@ -120,12 +183,14 @@ class ListenerSet:
 
     def __init__(self, sockets: list[socket.socket]) -> None:
         self.sockets = sockets
+        self._accepting: dict[socket.socket, trio.CancelScope] = {}
         self._changed = trio.Event()
 
     def replace(self, sockets: list[socket.socket]) -> None:
         """Listen on *sockets* from now on. Existing connections stay."""
-        if self._changed.is_set():
-            self.close()  # these were never used
+        for listener in self.sockets:
+            if listener not in sockets and listener not in self._accepting:
+                listener.close()  # it was never used
         self.sockets = sockets
         self._changed.set()
 
@@ -136,20 +201,22 @@ class ListenerSet:
 
     async def run(self, gateway: Gateway) -> None:
         """Accept connections until cancelled."""
-        while True:
-            self._changed = trio.Event()
-            sockets = self.sockets
-            async with trio.open_nursery() as accepting:
-                for listener in sockets:
-                    if listener.family in (socket.AF_INET, socket.AF_INET6):
-                        # Accepted sockets inherit it. Source: tcp(7) and the kernel's accept.
-                        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    accepting.start_soon(_accept, gateway, listener)
-                await self._changed.wait()
-                for listener in sockets:
+        async with trio.open_nursery() as accepting:
+            while True:
+                self._changed = trio.Event()
+                for listener in [each for each in self._accepting if each not in self.sockets]:
                     with contextlib.suppress(OSError):  # accept the connections already queued
                         _accept_queued(gateway, listener, BACKLOG)
-                accepting.cancel_scope.cancel()
+                    self._accepting.pop(listener).cancel()
+                for listener in self.sockets:
+                    if listener in self._accepting:
+                        continue
+                    if listener.family in _INTERNET:
+                        # Accepted sockets inherit it. Source: tcp(7) and the kernel's accept.
+                        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._accepting[listener] = trio.CancelScope()
+                    accepting.start_soon(_accept, gateway, listener, self._accepting[listener])
+                await self._changed.wait()
 
 
 async def serve(
@@ -174,9 +241,9 @@ async def serve(
         services.cancel_scope.cancel()
 
 
-async def _accept(gateway: Gateway, listener: socket.socket) -> None:
+async def _accept(gateway: Gateway, listener: socket.socket, scope: trio.CancelScope) -> None:
     exhausted = False
-    with listener:
+    with listener, scope:
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:

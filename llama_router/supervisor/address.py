@@ -24,7 +24,7 @@ from .listeners import exposure_fault, hosts_of, url_of
 
 @attrs.define(eq=False, kw_only=True)
 class Address:
-    """The address on which a router listens now, and the file by which commands find it.
+    """The addresses on which a router listens now, and the file by which commands find it.
 
     Attributes:
         loaded: The configuration that it was started with.
@@ -34,6 +34,7 @@ class Address:
         runtime_path: The file by which commands find it.
         token_path: The file of the router's own admin token.
         token: Returns the admin token in force, if the configuration sets it.
+        port: The port of the addresses that have none of their own.
         urls: Its base URLs.
     """
 
@@ -44,49 +45,52 @@ class Address:
     runtime_path: Path
     token_path: Path
     token: Callable[[], str | None]
+    port: int
     urls: tuple[str, ...] = attrs.field(init=False)
     _written: RouterSpec = attrs.field(init=False)  # [router] as written in the file
-    _host: str = attrs.field(init=False)  # the host in use; the command line may have set it
+    _in_use: RouterSpec = attrs.field(init=False)  # its host may be that of the command line
 
     def __attrs_post_init__(self) -> None:
         self.urls = tuple(map(url_of, self.listeners.sockets))
         self._written = self.loaded.as_written
-        self._host = self.loaded.config.router.host
+        self._in_use = self.loaded.config.router
         self.gate.listens_on(hosts_of(self.listeners.sockets))
 
     async def follow(self, config: Config) -> None:
-        """Listen on the address of *config*, if the file named another one before.
+        """Listen on the addresses of *config*, if the file named others before.
 
         Raises:
-            ConfigError: if that address cannot be used; then nothing has changed.
+            ConfigError: if they cannot be used; then nothing has changed.
         """
         before, after = self._written, config.router
-        host = after.host if after.host != before.host else self._host
-        for each in hosts_of(self.listeners.sockets) if self.fixed else (host,):
+        in_use = attrs.evolve(
+            after, host=self._in_use.host if after.host == before.host else after.host
+        )
+        for each in hosts_of(self.listeners.sockets) if self.fixed else in_use.hosts:
             if fault := exposure_fault(each, config):
                 raise ConfigError((Problem(("router", "host"), fault),))
         if not self.fixed and (before.host, before.port) != (after.host, after.port):
-            same_port = int(self.listeners.sockets[0].getsockname()[1])
-            port = after.port if after.port != before.port else same_port
-            await self._move(host, port)
-        self._written, self._host = after, host
+            same_port = after.port == before.port
+            await self._move(in_use.addresses, self.port if same_port else after.port)
+        self._written, self._in_use = after, in_use
 
-    async def _move(self, host: str, port: int) -> None:
-        """Listen on another address; existing connections go on.
+    async def _move(self, addresses: tuple[str, ...], port: int) -> None:
+        """Listen on other addresses; existing connections go on.
 
         Raises:
-            ConfigError: if it cannot be used.
+            ConfigError: if they cannot be used.
         """
         old = self.listeners.sockets
         try:
-            sockets = await in_thread(
-                partial(listen, host, port, replacing=old), abandon_on_cancel=True
+            opened = await in_thread(
+                partial(listen, addresses, port, replacing=old), abandon_on_cancel=True
             )
         except ListenError as exc:
             raise ConfigError((Problem(("router", "port"), str(exc)),)) from exc
-        self.listeners.replace(sockets)
-        self.gate.listens_on(hosts_of(sockets))
-        self.urls = tuple(map(url_of, sockets))
+        self.port = opened.port
+        self.listeners.replace(opened.sockets)
+        self.gate.listens_on(hosts_of(opened.sockets))
+        self.urls = tuple(map(url_of, opened.sockets))
         log.info("router.moved", urls=self.urls)
         self.announce()
 

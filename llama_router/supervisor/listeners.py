@@ -28,11 +28,13 @@ class Listening:
 
     Attributes:
         sockets: Each listens already.
-        fixed: Whether systemd opened them; the configured address is then ignored.
+        fixed: Whether systemd opened them; the configured addresses are then ignored.
+        port: The port of the addresses that have none of their own.
     """
 
     sockets: list[socket.socket]
     fixed: bool
+    port: int = 0
 
 
 def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
@@ -43,9 +45,12 @@ def open_listeners(config: Config, environ: Mapping[str, str]) -> Listening:
     """
     activated = take_listeners(environ, os.getpid())
     if activated is None:
-        if fault := exposure_fault(config.router.host, config):
-            raise PublicBindError(fault)
-        return Listening(listen(config.router.host, config.router.port), fixed=False)
+        router = config.router
+        for host in router.hosts:
+            if fault := exposure_fault(host, config):
+                raise PublicBindError(fault)
+        opened = listen(router.addresses, router.port)
+        return Listening(opened.sockets, fixed=False, port=opened.port)
     sockets = list(activated.listeners)
     urls = [url_of(listener) for listener in sockets]
     log.info("router.activated", urls=urls, names=activated.names)

@@ -124,6 +124,7 @@ async def router_parts(
                 runtime_path=runtime_file.runtime_path(state_dir, environ),
                 token_path=prepared.token.path,
                 token=lambda: dispatcher.config.router.admin_token,
+                port=listening.port,
             )
             yield RouterParts(
                 loaded=loaded,

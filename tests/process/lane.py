@@ -156,7 +156,7 @@ async def running(**router: object) -> AsyncIterator[Lane]:
 
         dispatcher = Dispatcher(config, launch)
         gateway = Gateway(dispatcher, Gate(config, own_hosts=(), admin_token="t"), _control)
-        listeners = listen("127.0.0.1", 0)
+        listeners = listen(["127.0.0.1"], 0).sockets
         backends = await trio.open_tcp_listeners(0, host="127.0.0.1")
         backend_port = backends[0].socket.getsockname()[1]
         lane = Lane(

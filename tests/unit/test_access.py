@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama_router.core.access.gate import UNRESTRICTED, Gate, Scope, check_media_type, host_of
-from llama_router.core.config.exposure import host_fault, is_loopback
+from llama_router.core.config.exposure import host_fault, is_loopback, split_address
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.access import (
@@ -532,6 +532,51 @@ def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, scope) -> 
 def test_only_loopback_is_private(host, loopback) -> None:
     """A name may be anything."""
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1", "127.0.0.1", None),
+        ("127.0.0.1:80", "127.0.0.1", 80),
+        ("box.lan:8082", "box.lan", 8082),
+        ("::1", "::1", None),
+        ("[::1]", "::1", None),
+        ("[::1]:8083", "::1", 8083),
+        ("::1:8083", "::1:8083", None),  # an IPv6 address, too
+    ],
+)
+def test_an_address_may_have_a_port(address, host, port) -> None:
+    """Behind an IPv6 address only with brackets."""
+    assert split_address(address) == (host, port)
+    config = parse_config({"router": {"host": address, "public_without_keys": True}})
+    assert config.router.hosts == (host,)
+
+
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        ("127.0.0.1:x", "router.host"),
+        ("127.0.0.1:70000", "router.host"),
+        ("http://127.0.0.1", "router.host"),
+        ("[::1", "router.host"),
+        ([], "router.host"),
+        (["127.0.0.1", "127.0.0.1:"], "router.host[1]"),
+        (["127.0.0.1", 1], "router.host[1]"),
+        (["127.0.0.1", "0.0.0.0"], "router.host[1]"),
+    ],
+)
+def test_addresses_that_cannot_be_listened_on(host, where) -> None:
+    """Each is reported by its place."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"router": {"host": host}})
+    assert [problem.location for problem in caught.value.problems] == [where]
+
+
+def test_every_configured_host_is_a_name_of_the_router() -> None:
+    """With its port or without."""
+    g = gate(host=["127.0.0.1", "box.example:9000"], public_without_keys=True)
+    check(g, Scope.OPEN, host="box.example:8082")
 
 
 def test_a_public_address_needs_keys_or_a_word() -> None:

@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import Annotated, Any, NewType, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, NewType, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import pytest
@@ -59,6 +60,14 @@ def base(kind: Any) -> Any:
     return base(members[0]) if optional else get_origin(kind) or kind
 
 
+def _alternative(kind: Any, value: object) -> Any:
+    """Return the part of ``X | tuple[X, ...]`` that *value* is read as; else the kind itself."""
+    members = get_args(kind)
+    if get_origin(kind) not in (Union, UnionType) or type(None) in members:
+        return kind
+    return members[isinstance(value, list)]
+
+
 def problems(kind: Any, value: object) -> list[str]:
     """Return what is wrong with *value*."""
     with pytest.raises(INVALID) as refused:
@@ -77,7 +86,7 @@ def test_no_field_coerces(name: str, kind: Any) -> None:
         except INVALID:
             continue
         accepted += 1
-        plain = base(kind)
+        plain = base(_alternative(kind, probe))
         if plain is Any:  # one of several types; the value is kept as it is
             assert value is probe, name
             continue
@@ -112,7 +121,7 @@ def test_a_duration_is_finite(value: float) -> None:
 
 def test_a_union_of_several_types_is_refused_before_any_value_is_read() -> None:
     """cattrs would take the first type that can be made of a value."""
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(TypeError, match=r"X \| tuple\[X, \.\.\.\]"):
         reader(int | str)
 
 

@@ -68,12 +68,12 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
         _print(f"The demo's models cannot be made in {folder}: {exc}", file=sys.stderr)
         return 1
     if once:
-        return _demo_once(override_address(loaded, host=None, port=port or 0), folder)
+        return _demo_once(override_address(loaded, port=port or 0), folder)
     with fewer_collections():
         # The whole router: half a second of imports, which `demo --help` does not need.
         from ..router_process import serve_config  # noqa: PLC0415 -- see above
 
-    loaded = override_address(loaded, host=None, port=port)
+    loaded = override_address(loaded, port=port)
     status = serve_config(loaded, task_status=_Welcome(folder))
     if status == 1:
         _print(_ENDED, file=sys.stderr)

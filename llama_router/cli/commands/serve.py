@@ -17,7 +17,7 @@ from ..options import Config, HubFile, Port
 def serve(
     *,
     config: Config = None,
-    host: str | None = None,
+    host: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     port: Port = None,
     import_dir: Path | None = None,
     hf_repo: Annotated[str | None, Parameter(name=["--hf-repo", "-hf", "-hfr"])] = None,
@@ -31,7 +31,8 @@ def serve(
     Args:
         config: Configuration file. Default: ./router.toml, then
             $XDG_CONFIG_HOME/llama-router/router.toml.
-        host: Address to listen on, instead of ``router.host``.
+        host: Address to listen on, instead of ``router.host``; may be given several times, and
+            with a port of its own: 192.168.1.20:9000, [::1]:9000.
         port: Port to listen on, instead of ``router.port``; 0 picks a free one.
         import_dir: Import the models in this folder first, as ``import`` does.
         hf_repo: Download user/repo or user/repo:QUANT from the hub first, as ``pull`` does. The
@@ -68,12 +69,14 @@ def serve(
         lock.release()
 
 
-def override_address(loaded: LoadedConfig, *, host: str | None, port: int | None) -> LoadedConfig:
-    """Return *loaded* with the host and port of the command line, where they are given."""
+def override_address(
+    loaded: LoadedConfig, *, host: tuple[str, ...] = (), port: int | None
+) -> LoadedConfig:
+    """Return *loaded* with the addresses and port of the command line, where they are given."""
     router = loaded.config.router
     router = attrs.evolve(
         router,
-        host=router.host if host is None else host,
+        host=host or router.host,
         port=router.port if port is None else port,
     )
     return attrs.evolve(loaded, config=attrs.evolve(loaded.config, router=router))

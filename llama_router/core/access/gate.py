@@ -177,13 +177,14 @@ class Gate:
             for name, key in config.api_keys.items()
         }
         self._hosts = {"localhost", *self._own_hosts}
-        if not _is_unspecified(router.host):  # every address, so no name of the router
-            self._hosts.add(_canonical(router.host.lower()))
+        for host in router.hosts:
+            if not _is_unspecified(host):  # every address, so no name of the router
+                self._hosts.add(_canonical(host.lower()))
         self._hosts |= {_canonical(host.lower()) for host in router.allowed_hosts}
         self._origins = frozenset(map(_without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
-        self._local = all(map(is_loopback, self._listening or (router.host,)))
+        self._local = all(map(is_loopback, self._listening or router.hosts))
 
     def listens_on(self, hosts: Iterable[str]) -> None:
         """Store the addresses on which this router listens."""

@@ -1,13 +1,38 @@
-"""Check that a router reachable from other machines requires API keys. Pure."""
+"""The addresses to listen on, and the check that a router others can reach has API keys. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
+from typing import Final
+
+#: An address with a port: ``127.0.0.1:8083``, ``box.lan:80``, ``[::1]:8083``.
+_WITH_PORT: Final = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})")
+
+_MAX_PORT: Final = 65_535
 
 
 def without_brackets(host: str) -> str:
     """Return *host* without the brackets around an IPv6 address, as in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def split_address(address: str) -> tuple[str, int | None]:
+    """Return the host of *address*, without brackets, and its port; None if it has none."""
+    found = _WITH_PORT.fullmatch(address)
+    if found is None:
+        return without_brackets(address), None
+    return without_brackets(found[1]), int(found[2])
+
+
+def address_fault(address: str) -> str | None:
+    """Return the fault of an address to listen on; None if it may be one."""
+    host, port = split_address(address)
+    if port is not None and port > _MAX_PORT:
+        return f"the port must be from 0 to {_MAX_PORT}"
+    if "[" in host or "]" in host or host.count(":") == 1:
+        return "must be an address or a name, or one with a port: 'HOST:PORT', '[IPV6]:PORT'"
+    return None
 
 
 def is_loopback(host: str) -> bool:

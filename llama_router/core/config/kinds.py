@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Final
 
 from . import placeholders
+from .exposure import address_fault
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that no name may contain: they could forge lines in a log or a terminal."""
@@ -112,6 +113,10 @@ def _zero_fault(seconds: float) -> str | None:
     return None if seconds > 0 else "must be more than 0 seconds"
 
 
+def _empty_fault(values: tuple[object, ...]) -> str | None:
+    return None if values else "must not be empty"
+
+
 def _memory_fault(value: object) -> str | None:
     """Return the fault of a footprint: MiB, or a table of MiB by device."""
     match value:
@@ -184,6 +189,10 @@ String = Annotated[str, _no_nul]
 
 Text = Annotated[String, _no_controls]
 """A name of something: a file, a group, an address. Not empty."""
+
+Address = Annotated[Text, address_fault]
+Addresses = Address | Annotated[tuple[Address, ...], _empty_fault]
+"""An address to listen on, or an array of them, each perhaps with a port."""
 
 LlamaServer = Annotated[Text, _llama_server_fault]
 UrlPath = Annotated[Text, _URL_PATH]

@@ -120,10 +120,13 @@ class _Parser:
         }
         self.check_memory(scheduler, devices, models)
         written = sections.get("api_keys", {})
-        if fault := host_fault(
-            router.host, has_keys=bool(written), public_without_keys=router.public_without_keys
-        ):
-            self.report(("router", "host"), fault)
+        for index, host in enumerate(router.hosts):
+            fault = host_fault(
+                host, has_keys=bool(written), public_without_keys=router.public_without_keys
+            )
+            if fault is not None:
+                place = () if isinstance(router.host, str) else (index,)
+                self.report(("router", "host", *place), fault)
         return Config(
             router=router, scheduler=scheduler, devices=devices, api_keys=keys, models=models
         )

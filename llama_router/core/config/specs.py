@@ -12,7 +12,9 @@ from typing import Annotated, Any, Final
 
 import attrs
 
+from .exposure import split_address
 from .kinds import (
+    Addresses,
     AdminSecret,
     Command,
     Count,
@@ -97,7 +99,7 @@ class DeclaredKind(StrEnum):
 class RouterSpec:
     """The ``[router]`` table. ``docs/reference/configuration.md`` documents each field."""
 
-    host: Text = attrs.field(default="127.0.0.1", metadata=RETUNE)
+    host: Addresses = attrs.field(default="127.0.0.1", metadata=RETUNE)
     port: Port = attrs.field(default=8082, metadata=RETUNE)
     base_port: Annotated[int, between(1024, 65000)] = attrs.field(default=50000, metadata=RESTART)
     connection_timeout_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
@@ -135,6 +137,16 @@ class RouterSpec:
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
     public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses to listen on, each as in the file."""
+        return (self.host,) if isinstance(self.host, str) else self.host
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Return the addresses to listen on, without ports and brackets."""
+        return tuple(split_address(address)[0] for address in self.addresses)
 
 
 @attrs.frozen(kw_only=True)

@@ -133,6 +133,19 @@ def _optional(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any t
     return lambda value, _: read(value, member)
 
 
+def _one_or_more(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
+    """Convert a kind ``X | tuple[X, ...]``: an array as the second, anything else as the first."""
+    one, more = get_args(kind)
+    if not _is_array(get_args(more)[0] if _is_limited(more) else more):
+        raise TypeError(f"{kind} is not of the form X | tuple[X, ...]")
+    read_one, read_more = map(converter.get_structure_hook, (one, more))
+
+    def hook(value: object, _: object) -> Any:  # noqa: ANN401 -- as *kind* says
+        return read_more(value, more) if isinstance(value, list) else read_one(value, one)
+
+    return hook
+
+
 def _array(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
     member, _ = get_args(kind)
     read = converter.get_structure_hook(member)
@@ -186,7 +199,11 @@ def _raise_all(errors: list[Exception], kind: Any) -> None:  # noqa: ANN401 -- a
 
 
 def _is_optional(kind: Any) -> bool:  # noqa: ANN401 -- any type
-    return get_origin(kind) in (Union, UnionType)
+    return get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind)
+
+
+def _is_one_or_more(kind: Any) -> bool:  # noqa: ANN401 -- any type
+    return get_origin(kind) in (Union, UnionType) and NoneType not in get_args(kind)
 
 
 def _is_limited(kind: Any) -> bool:  # noqa: ANN401 -- any type
@@ -207,6 +224,7 @@ def _strict_converter() -> Converter:
         converter.register_structure_hook(scalar, hook)
     for applies, factory in (
         (_is_optional, _optional),
+        (_is_one_or_more, _one_or_more),
         (_is_limited, _limited),
         (_is_array, _array),
         (_is_table, _table),
