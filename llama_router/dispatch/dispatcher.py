@@ -260,7 +260,7 @@ class Dispatcher:
     async def unload(self, model: ModelId, *, force: bool) -> None:
         """Stop *model*'s backend; return once it is gone.
 
-        Queued and later requests for the model start a new one.
+        Queued requests for the model are refused; later ones start a new backend.
 
         Args:
             model: A model of the configuration in force.

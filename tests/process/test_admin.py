@@ -103,6 +103,21 @@ async def test_unload_waits_for_requests_unless_forced(start, stage) -> None:
     assert answers[0].json()["phase"] == "stopped"
 
 
+async def test_an_unload_ends_the_wait_for_a_load(start, stage) -> None:
+    """The waiting request is refused, so that it does not load the model again at once."""
+    router = await start({"a": stage.model("a", "--health", "told")})
+    client = await router.connect()
+    await client.send(post("/v1/script", "a"))
+    backend = await stage.backend("a")
+    unloaded = (await admin(router, "POST", "models/unload", {"model": "a"})).json()
+    answer = await client.answer()
+    assert (answer.status, answer.error["code"]) == (400, "model_not_loaded")
+    assert "was unloaded by request" in answer.error["message"]
+    assert unloaded["phase"] == "stopped"
+    await backend.ended.wait()
+    assert router.of("a").phase == "stopped"
+
+
 async def test_a_reload_says_everything_that_is_wrong(start, stage) -> None:
     """The answer is 422 with the lines, and status goes on saying so."""
     router = await start({"a": stage.model("a")})

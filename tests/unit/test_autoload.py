@@ -5,7 +5,15 @@ import pytest
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.scheduling.events import Arrived, Changed, Finished, Grant, Refuse, Start
+from llama_router.core.scheduling.events import (
+    Arrived,
+    Changed,
+    Finished,
+    Grant,
+    Reconfigured,
+    Refuse,
+    Start,
+)
 from llama_router.core.scheduling.lifecycle import Signal
 from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError
@@ -67,6 +75,21 @@ def test_a_model_that_left_for_another_is_not_brought_back() -> None:
     s.handle(Arrived(3, B), now_s=2)
     assert refused(s.handle(Finished(1), now_s=60)) == [2]
     assert s.handle(Changed(A, Signal.EXITED), now_s=61) == [Start(B)]
+
+
+def test_a_replaced_model_that_does_not_return_is_not_loaded() -> None:
+    """Its place was taken while its old process ended."""
+    old, new = config(a={}, b={}), config(a={"args": ["-x"]}, b={})
+    s = Scheduler(old)
+    s.handle(Arrived(1, A), now_s=0)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=0)
+    s.handle(Reconfigured(new), now_s=1)  # it drains, and is to return
+    assert s.handle(Arrived(2, A, may_load=False), now_s=2) == []
+    s.handle(Arrived(3, B), now_s=3)
+    s.handle(Finished(1), now_s=4)
+    actions = s.handle(Changed(A, Signal.EXITED), now_s=5)
+    assert Start(B) in actions
+    assert refused([each for each in actions if isinstance(each, Refuse)]) == [2]
 
 
 @pytest.mark.parametrize("kept", [False, True])

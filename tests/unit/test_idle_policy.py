@@ -15,6 +15,7 @@ from llama_router.core.scheduling.events import (
     Grant,
     Keep,
     Reconfigured,
+    Refuse,
     Start,
     Stop,
     Tick,
@@ -23,6 +24,7 @@ from llama_router.core.scheduling.events import (
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
 from llama_router.errors.backends import BackendExitedError
+from llama_router.errors.requests import ModelNotLoadedError
 
 A, B, C = map(ModelId, "abc")
 
@@ -154,15 +156,28 @@ def test_unload_waits_for_requests() -> None:
     assert stopped(s.handle(Unload(A, force=True), now_s=3)) == [A]
 
 
-def test_a_queued_request_brings_an_unloaded_model_back() -> None:
-    """Unloading refuses no request."""
+def test_unload_refuses_the_requests_that_wait() -> None:
+    """They would load the model again at once; one in flight is served, and a later one loads."""
     s, _ = begun(config(a={"max_in_flight": 1}))
     s.handle(Arrived(1, ModelId("a")), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=1)
     s.handle(Arrived(2, ModelId("a")), now_s=1)
-    s.handle(Unload(A, force=False), now_s=2)
+    (refused,) = s.handle(Unload(A, force=False), now_s=2)
+    assert isinstance(refused, Refuse)
+    assert (refused.request, type(refused.error)) == (2, ModelNotLoadedError)
     assert stopped(s.handle(Finished(1), now_s=3)) == [A]
-    assert s.handle(Changed(A, Signal.EXITED), now_s=4) == [Start(A)]
+    assert s.handle(Changed(A, Signal.EXITED), now_s=4) == []
+    assert s.handle(Arrived(3, A), now_s=5) == [Start(A)]
+
+
+def test_unload_ends_a_load() -> None:
+    """The requests that wait for it are refused, and nothing starts it again."""
+    s, _ = begun(config(a={}))
+    assert s.handle(Arrived(1, A), now_s=0) == [Start(A)]
+    actions = s.handle(Unload(A, force=False), now_s=1)
+    assert [a.request for a in actions if isinstance(a, Refuse)] == [1]
+    assert stopped(actions) == [A]
+    assert s.handle(Changed(A, Signal.EXITED), now_s=2) == []
 
 
 def test_an_unloaded_model_stays_away_until_it_is_asked_for() -> None:

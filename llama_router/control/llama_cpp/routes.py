@@ -117,7 +117,9 @@ def _add_loads(routes: Blueprint, context: ControlContext) -> None:
         spec = named(context, name)
         loading = context.loads.is_under_way(spec.id)
         context.loads.cancel(spec.id)
-        if dispatcher.phase(spec.id) not in {*RUNNING, Phase.BACKOFF} and not loading:
+        statistics = dispatcher.statistics_of(spec.id)
+        wanted = statistics is not None and statistics.queued > 0
+        if dispatcher.phase(spec.id) not in {*RUNNING, Phase.BACKOFF} and not (loading or wanted):
             raise ModelNotLoadedError(f"model {str(spec.id)!r} is not loaded", param="model")
         dispatcher.submit(Unload(spec.id, force=False))  # requests in flight are completed
         return _success()

@@ -60,7 +60,7 @@ class Tick:
 
 @attrs.frozen
 class Unload:
-    """A model's backend is to stop; queued requests for the model start a new one.
+    """A model's backend is to stop; requests that wait for the model are refused.
 
     Attributes:
         model: The model.

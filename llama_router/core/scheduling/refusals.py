@@ -81,6 +81,15 @@ def not_loaded(model: ModelId) -> ModelNotLoadedError:
     )
 
 
+def unloaded(model: ModelId) -> ModelNotLoadedError:
+    """Return the error for requests that waited for a model which was unloaded by request."""
+    return ModelNotLoadedError(
+        f"model {str(model)!r} was unloaded by request while this request waited for it: send it "
+        "again to load the model",
+        param="model",
+    )
+
+
 def queue_full(model: ModelId, queued: int) -> QueueFullError:
     """Return the error for a request over ``max_queued``."""
     return QueueFullError(

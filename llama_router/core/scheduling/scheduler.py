@@ -155,7 +155,7 @@ class Scheduler:
             case Tick():
                 pass
             case Unload(model, force):
-                return self._unload(model, force=force)
+                return self._unload(model, now_s, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
             case Hung(model, error):
@@ -406,20 +406,20 @@ class Scheduler:
             return [state.stop(model, reason)]
         return []
 
-    def _unload(self, model: ModelId, *, force: bool) -> list[Action]:
+    def _unload(self, model: ModelId, now_s: float, *, force: bool) -> list[Action]:
         state = self._state
         entry = state.entries.get(model)
         if entry is None:
             return []  # a reload removed it meanwhile
         reason = "it was unloaded by request"
-        actions = self._retire(model, reason)
+        # They would load it again at once.
+        actions = state.refuse_queue(model, refusals.unloaded(model), now_s)
+        actions += self._retire(model, reason)
         if force and entry.phase is Phase.DRAINING:
             actions.append(state.stop(model, reason))
         if not entry.lacks_file:
             self._forgive(model)
         state.cue(entry, Cue.UNLOADED)
-        if entry.queued:
-            state.cue(entry, Cue.QUEUED)
         return actions
 
     def _keep_for(self, model: ModelId, idle_s: float | None) -> None:
@@ -447,7 +447,10 @@ class Scheduler:
 
     def _file_restored(self, model: ModelId) -> None:
         entry = self._state.entries.get(model)
-        if entry is not None and entry.phase is Phase.FAILED:
+        if entry is None:
+            return
+        entry.may_displace = True
+        if entry.phase is Phase.FAILED:
             self._forgive(model)
             self._state.cue(entry, Cue.RESTORED)
 
@@ -485,9 +488,10 @@ class Scheduler:
             actions += fairness.grant(state, now_s)
             actions += fairness.swap(state, now_s)
             actions += self._refuse_without_place(now_s)
-            actions += self._refuse_unloadable(now_s)
         if state.returning:
             actions += idle_policy.bring_back(state, now_s)
+        if state.waiting:
+            actions += self._refuse_unloadable(now_s)
         # Both may be empty since just now.
         if state.home is not None and not state.waiting and not state.returning:
             actions += idle_policy.go_home(state, state.home, now_s)

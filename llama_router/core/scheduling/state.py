@@ -102,11 +102,16 @@ class ModelEntry:
         return bool(self.in_flight or self.queued)
 
     @property
+    def is_wanted(self) -> bool:
+        """True if a request waits that it may be loaded for."""
+        return len(self.queued) > len(self.loading_none)
+
+    @property
     def is_coming(self) -> bool:
         """True if it is loaded, or will be without a further request."""
         if self.phase in (Phase.STARTING, Phase.READY) or self.intent is Intent.RETURN:
             return True
-        if len(self.queued) > len(self.loading_none):
+        if self.is_wanted:
             return True
         held_off = self.intent is Intent.HELD_OFF or self.phase is Phase.FAILED
         return self.spec.keep_loaded and not held_off
@@ -353,7 +358,7 @@ class SchedulerState:
     def in_turn(self) -> list[ModelEntry]:
         """Return the models that wait to be started, oldest turn first."""
         waiting = (self.entries[model] for model in self.waiting)
-        startable = (entry for entry in waiting if entry.phase is Phase.STOPPED)
+        startable = (e for e in waiting if e.phase is Phase.STOPPED and e.is_wanted)
         return sorted(startable, key=lambda entry: entry.turn_s)
 
     def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
