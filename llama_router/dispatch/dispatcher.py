@@ -131,27 +131,35 @@ class Dispatcher:
 
     # -- requests -------------------------------------------------------------------------
 
-    def lease(self, model: ModelId, *, caller: str | None = None, may_load: bool = True) -> Lease:
+    def lease(
+        self,
+        model: ModelId,
+        *,
+        caller: str | None = None,
+        may_load: bool = True,
+        takes_slot: bool = True,
+    ) -> Lease:
         """Request *model*. Never blocks, and raises nothing; see `Lease`.
 
         Args:
             model: The model.
             caller: Name of the API key that the request came with, if it needed one.
             may_load: The model may be loaded for the request.
+            takes_slot: The request counts for ``max_in_flight``.
         """
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, caller, now_s)
-        if self._scheduler.admit_at_once(request, model):
+        if self._scheduler.admit_at_once(request, model, takes_slot=takes_slot):
             lease.settle(self._backends[model], now_s)
         else:
-            self.submit(Arrived(request, model, may_load), now_s)
+            self.submit(Arrived(request, model, may_load, takes_slot), now_s)
         return lease
 
     @contextmanager
     def load(self, model: ModelId) -> Iterator[Lease]:
         """Request *model* as `lease` does, only in order to load it, whatever failed before."""
         self.submit(ExplicitLoad(model))
-        with self.lease(model) as lease:
+        with self.lease(model, takes_slot=False) as lease:
             self.waits.loads.add(lease.request)
             try:
                 yield lease

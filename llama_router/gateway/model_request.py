@@ -31,6 +31,7 @@ from ..core.requests.routes import (
     may_load,
     split_model,
 )
+from ..core.requests.slots import takes_slot
 from ..dispatch.conversations import Owner
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
@@ -246,8 +247,12 @@ class ModelRequest:
         Raises:
             NotDeliveredError: if that backend ended before it read the request.
         """
-        dispatcher, key = self._gateway.dispatcher, self._caller.name
-        with dispatcher.lease(model, caller=key, may_load=may_load) as lease:
+        with self._gateway.dispatcher.lease(
+            model,
+            caller=self._caller.name,
+            may_load=may_load,
+            takes_slot=takes_slot(self._head.method, target, upgrade=self._upgrade),
+        ) as lease:
             self._log.lease = lease
             lease.cut = partial(self._gateway.loop.cancel, self._client.fiber)
             backend = lease.granted_nowait()

@@ -32,7 +32,7 @@ async def load_startup_model(
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(give_up)
-        with dispatcher.lease(model) as lease:
+        with dispatcher.lease(model, takes_slot=False) as lease:
             try:
                 await lease.granted()
             except RouterError as exc:

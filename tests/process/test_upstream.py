@@ -247,3 +247,24 @@ async def test_the_fast_lane_shares_its_connections(router) -> None:
     first = (await router.ask(request("GET", "/upstream/a/x"))).json()
     second = (await router.ask(post("/v1/x", "a"))).json()
     assert (first["pid"], first["number"]) == (second["pid"], second["number"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post("/tokenize", "a"),
+        post("/v1/messages/count_tokens", "a"),
+        request("GET", "/upstream/a/"),
+    ],
+    ids=["tokenize", "count_tokens", "page"],
+)
+async def test_what_takes_no_slot_is_answered_beside_a_stream(start, stage, data) -> None:
+    """The stream takes the only slot; another chat would wait."""
+    router = await start({"a": stage.model("a", max_in_flight=1)})
+    client = await router.connect()
+    await client.send(post("/v1/script", "a", stream=True))
+    scripted = await (await stage.backend("a")).request()
+    await scripted.begin_stream()
+    await client.head()
+    assert (await router.ask(data)).json()["name"] == "a"
+    assert (await router.ask(data)).json()["name"] == "a"

@@ -219,6 +219,35 @@ def test_max_in_flight_queues_the_rest() -> None:
     assert s.handle(Finished(1), now_s=2) == [Grant(2, A)]
 
 
+def test_what_takes_no_slot_needs_none() -> None:
+    """It is granted beside a full model and past its queue, and does not count for the limit."""
+    s = Scheduler(config(a={"max_in_flight": 1, "max_queued": 1}))
+    running(s, A, 1, 0)
+    s.handle(Arrived(2, A), now_s=1)
+    assert s.handle(Arrived(3, A, takes_slot=False), now_s=2) == [Grant(3, A)]
+    assert s.handle(Finished(1), now_s=3) == [Grant(2, A)]
+
+
+def test_what_takes_no_slot_is_granted_first_after_a_load() -> None:
+    """When the model is ready, it passes those that wait for a slot."""
+    s = Scheduler(config(a={"max_in_flight": 1}))
+    s.handle(Arrived(1, A), now_s=0)
+    s.handle(Arrived(2, A), now_s=0)
+    s.handle(Arrived(3, A, takes_slot=False), now_s=0)
+    assert ready(s, A, 1) == [Grant(1, A), Grant(3, A)]
+
+
+def test_what_takes_no_slot_keeps_the_model() -> None:
+    """The model is not swapped away under it, but closed to more of it once others wait."""
+    s = Scheduler(config(router={"max_dwell_s": 5, "min_residency_s": 0}, a={}, b={}))
+    running(s, A, 1, 0)
+    s.handle(Arrived(2, A, takes_slot=False), now_s=0)
+    s.handle(Finished(1), now_s=0)
+    assert s.handle(Arrived(3, B), now_s=1) == []
+    assert s.handle(Arrived(4, A, takes_slot=False), now_s=10) == []
+    assert stops(s.handle(Finished(2), now_s=11)) == [A]
+
+
 def test_a_full_model_does_not_hold_up_another() -> None:
     """A request waits for a slot of a; ready b of the same group is granted at once."""
     s = Scheduler(config(a={"group": "g", "max_in_flight": 1}, b={"group": "g"}))

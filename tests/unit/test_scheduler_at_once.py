@@ -55,6 +55,7 @@ def seen(scheduler: Scheduler) -> object:
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("arrive"), st.sampled_from(NAMES)),
+        st.tuples(st.just("look"), st.sampled_from(NAMES)),
         st.tuples(st.just("finish"), st.integers(0, 5)),
         st.tuples(st.just("ready"), st.none()),
         st.tuples(st.just("exit"), st.sampled_from(NAMES[:3])),
@@ -87,13 +88,17 @@ class Story:
                 self.feed(Changed(action.model, Signal.EXITED))
         return actions
 
-    def arrive(self, name: str) -> None:
+    def look(self, name: str) -> None:
+        """Let a request arrive that takes no slot."""
+        self.arrive(name, takes_slot=False)
+
+    def arrive(self, name: str, *, takes_slot: bool = True) -> None:
         """Let a request arrive."""
         self.last_request += 1
         request = self.last_request
         other, before = twin(self.scheduler), seen(twin(self.scheduler))
-        admitted = other.admit_at_once(request, ModelId(name))
-        actions = self.feed(Arrived(request, ModelId(name)))
+        admitted = other.admit_at_once(request, ModelId(name), takes_slot=takes_slot)
+        actions = self.feed(Arrived(request, ModelId(name), takes_slot=takes_slot))
         self.holders.append(request)
         if not admitted:
             assert seen(other) == before

@@ -86,6 +86,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.revision = 0
         self.waiting: dict[int, float] = {}
         self.loading: dict[int, ModelId] = {}  # requests that their model may be loaded for
+        self.slotless: set[int] = set()
         self.granted: dict[int, ModelId | None] = {}  # None: its process died under it
         self.alive: set[ModelId] = set()  # processes as the shell would see them
         self.feed(Tick())  # as the shell does: some models come without being asked for
@@ -139,13 +140,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     def mended(self, name: str) -> None:
         self.feed(FileRestored(ModelId(name)))
 
-    @rule(name=st.sampled_from([*GROUPS, KEPT, "zzz"]), may_load=st.booleans() | st.just(True))
-    def arrive(self, name: str, *, may_load: bool) -> None:
+    @rule(
+        name=st.sampled_from([*GROUPS, KEPT, "zzz"]),
+        may_load=st.booleans() | st.just(True),
+        takes_slot=st.booleans() | st.just(True),
+    )
+    def arrive(self, name: str, *, may_load: bool, takes_slot: bool) -> None:
         self.last_request += 1
         self.waiting[self.last_request] = self.now_s
         if may_load:
             self.loading[self.last_request] = ModelId(name)
-        self.feed(Arrived(self.last_request, ModelId(name), may_load))
+        if not takes_slot:
+            self.slotless.add(self.last_request)
+        self.feed(Arrived(self.last_request, ModelId(name), may_load, takes_slot))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -213,7 +220,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         stats = self.scheduler.statistics()
         for name, limit in self.limits.items():
             crashed = stats[ModelId(name)].phase is not Phase.READY
-            assert crashed or stats[ModelId(name)].in_flight <= limit
+            in_slots = [r for r, m in self.granted.items() if m == name and r not in self.slotless]
+            assert crashed or len(in_slots) <= limit
         # Beside `max_queued`, those that got or get a slot when the model is loaded.
         assert all(s.queued <= 5 + self.limits.get(str(m), 0) for m, s in stats.items())
 
@@ -232,6 +240,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             if s.queued:
                 assert self.scheduler.wake_s < float("inf")
             assert not (s.queued and s.phase is Phase.FAILED)
+
+    @invariant()
+    def what_takes_no_slot_waits_for_none(self) -> None:
+        """It waits for a model that is not ready, or that makes way for another one."""
+        entries = self.scheduler._state.entries
+        for entry in entries.values():
+            if entry.phase is Phase.READY and entry.slotless & entry.queued.keys():
+                assert self.scheduler._state.in_turn(), "nothing else is due"
+            assert entry.slotless <= entry.in_flight | entry.queued.keys()
 
     @invariant()
     def a_returning_model_is_not_there_yet(self) -> None:

@@ -177,15 +177,17 @@ class _Finder:
     def hold(self, model: ModelId, backend: Backend, stack: ExitStack) -> BackendExchange:
         """Return an exchange that holds a lease of *model*, if one is granted at once.
 
-        The lease prevents a swap. Without it the exchange goes on: if the model is draining, or
-        all its slots are taken, a wait for a lease would last until the backend has ended.
+        The lease prevents a swap. Without it the exchange goes on: if the model is draining, a
+        wait for a lease would last until the backend has ended.
         """
         upstream = self.exchange(backend)
         if self._dispatcher.phase(model) is not Phase.READY:
             return upstream
         with ExitStack() as holding, suppress(RouterError):
             lease = holding.enter_context(
-                self._dispatcher.lease(model, caller=caller().name, may_load=False)
+                self._dispatcher.lease(
+                    model, caller=caller().name, may_load=False, takes_slot=False
+                )
             )
             if lease.granted_nowait() is backend:
                 lease.cut = upstream.cancel

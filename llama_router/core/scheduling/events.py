@@ -24,11 +24,13 @@ class Arrived:
             more).
         may_load: The model may be loaded for it; else it is refused unless the model is loaded,
             or is about to be for another reason.
+        takes_slot: It counts for ``max_in_flight``; see `requests.slots`.
     """
 
     request: int
     model: ModelId
     may_load: bool = True
+    takes_slot: bool = True
 
 
 @attrs.frozen

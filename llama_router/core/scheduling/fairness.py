@@ -37,10 +37,9 @@ def grant(state: SchedulerState, now_s: float) -> list[Action]:
             continue
         if occupancy is not None and _is_closed(state, entry, occupancy):
             continue
-        while entry.queued and entry.has_room:
-            request = next(iter(entry.queued))
+        for request in entry.grantable():
             del entry.queued[request]
-            state.hold(request, entry)
+            state.hold(request, entry, takes_slot=request not in entry.slotless)
             actions.append(Grant(request, model))
         if not entry.queued:
             state.waiting.discard(model)

@@ -112,7 +112,7 @@ class Scheduler:
             state.wake_s = float("inf")
         return actions
 
-    def admit_at_once(self, request: int, model: ModelId) -> bool:
+    def admit_at_once(self, request: int, model: ModelId, *, takes_slot: bool = True) -> bool:
         """Grant *request* if *model* is ready and no request waits; return whether it was.
 
         The same as to `handle` its `Arrived`, at a third of the price: nearly every request
@@ -123,10 +123,12 @@ class Scheduler:
         if state.waiting or state.backing_off or state.draining or self._shutting_down:
             return False
         entry = state.entries.get(model)
-        if entry is None or entry.phase is not Phase.READY or not entry.has_room:
+        if entry is None or entry.phase is not Phase.READY:
+            return False
+        if not entry.has_room(takes_slot=takes_slot):
             return False
         state.no_request_yet = False
-        state.hold(request, entry)
+        state.hold(request, entry, takes_slot=takes_slot)
         return True
 
     def finish_at_once(self, request: int, now_s: float) -> bool:
@@ -144,8 +146,8 @@ class Scheduler:
         self, event: Event, now_s: float
     ) -> list[Action]:
         match event:
-            case Arrived(request, model, may_load):
-                return self._admit(request, model, now_s, may_load=may_load)
+            case Arrived():
+                return self._admit(event, now_s)
             case Finished(request):
                 self._state.forget(request, now_s)
             case Changed(model, Signal.PROBE_OK):
@@ -245,22 +247,29 @@ class Scheduler:
 
     # -- events ---------------------------------------------------------------------------
 
-    def _admit(self, request: int, model: ModelId, now_s: float, *, may_load: bool) -> list[Action]:
-        state = self._state
+    def _admit(self, event: Arrived, now_s: float) -> list[Action]:
+        state, request, model = self._state, event.request, event.model
+        takes_slot, may_load = event.takes_slot, event.may_load
         state.no_request_yet = False
         if self._shutting_down:
             return [Refuse(request, refusals.shutting_down())]
         if model not in state.config.models:
             return [Refuse(request, refusals.unknown(model, state.config))]
         entry = state.entries[model]
-        if entry.phase is Phase.READY and not state.waiting and entry.has_room:
-            # No queue anywhere: no need to look further.
-            state.hold(request, entry)
+        if (
+            entry.phase is Phase.READY
+            and entry.has_room(takes_slot=takes_slot)
+            # No queue anywhere, or only for slots, which it does not take.
+            and (not state.waiting or not (takes_slot or state.in_turn()))
+        ):
+            state.hold(request, entry, takes_slot=takes_slot)
             return [Grant(request, model)]
         if (error := self._refusal(entry, now_s, may_load=may_load)) is not None:
             return [Refuse(request, error)]
         state.owner[request] = model
         entry.queued[request] = now_s
+        if not takes_slot:
+            entry.slotless.add(request)
         if may_load:
             state.cue(entry, Cue.QUEUED)
         else:

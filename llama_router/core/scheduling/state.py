@@ -66,6 +66,7 @@ class ModelEntry:
         in_flight: Requests being served.
         queued: Requests that wait, oldest first, and the clock time of each arrival.
         loading_none: Those of them that it must not be loaded for.
+        slotless: Requests in flight or queued that do not count for ``max_in_flight``.
         ready_since_s: Clock time at which it became ready, in seconds.
         idle_since_s: Clock time at which it became ready or its last request ended, in seconds.
         made_way_s: Clock time at which it was last stopped for another model, in seconds.
@@ -85,6 +86,7 @@ class ModelEntry:
     in_flight: set[int] = attrs.field(factory=set)
     queued: dict[int, float] = attrs.field(factory=dict)
     loading_none: set[int] = attrs.field(factory=set)
+    slotless: set[int] = attrs.field(factory=set)
     ready_since_s: float = -math.inf
     idle_since_s: float = -math.inf
     made_way_s: float = -math.inf
@@ -132,10 +134,29 @@ class ModelEntry:
         return self.phase is Phase.FAILED and isinstance(self.last_error, FileMissingError)
 
     @property
-    def has_room(self) -> bool:
-        """True if it may serve one more request at the same time."""
+    def free_slots(self) -> float:
+        """Number of further requests that it may serve at the same time; infinite for no limit."""
         limit = self.spec.max_in_flight
-        return limit is None or len(self.in_flight) < limit
+        if limit is None:
+            return math.inf
+        return limit - len(self.in_flight) + len(self.slotless & self.in_flight)
+
+    def has_room(self, *, takes_slot: bool) -> bool:
+        """Return whether it may serve one more request at the same time."""
+        return not takes_slot or self.free_slots > 0
+
+    def grantable(self) -> list[int]:
+        """Return the queued requests that it may serve now, oldest first."""
+        free_slots, requests = self.free_slots, []
+        for request in self.queued:
+            if request in self.slotless:
+                requests.append(request)
+            elif free_slots > 0:
+                free_slots -= 1
+                requests.append(request)
+            elif not self.slotless:
+                break
+        return requests
 
     def resident(self) -> Resident:
         """Return it as placement policies see it."""
@@ -377,10 +398,12 @@ class SchedulerState:
 
     # -- requests -------------------------------------------------------------------------
 
-    def hold(self, request: int, entry: ModelEntry) -> None:
+    def hold(self, request: int, entry: ModelEntry, *, takes_slot: bool) -> None:
         """Record that a model serves *request*."""
         self.owner[request] = entry.spec.id
         entry.loading_none.discard(request)
+        if not takes_slot:
+            entry.slotless.add(request)
         entry.in_flight.add(request)
         entry.served = True
 
@@ -392,6 +415,7 @@ class SchedulerState:
         entry = self.entries[model]
         entry.in_flight.discard(request)
         entry.loading_none.discard(request)
+        entry.slotless.discard(request)
         if entry.queued.pop(request, None) is not None and not entry.queued:
             self.waiting.discard(model)
         entry.idle_since_s = now_s
