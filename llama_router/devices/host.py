@@ -11,10 +11,18 @@ from typing import Final
 from ..core.memory.devices import HOST, DeviceKind, DeviceReading
 from .cgroup_memory import memory_limits
 from .port import DriverError, DriverReading
-from .process_memory import ProcessMemory, memory_of, proportional_memory_of, resident_mib
+from .process_memory import (
+    ProcessMemory,
+    memory_of,
+    proportional_memory_of,
+    quick_memory_of,
+)
 
 #: Processes that are smaller are left out: they are many, and take nothing together.
 _SMALLEST_MIB: Final = 1.0
+
+#: With more memory of files or shared, it is worth to find out which of the two it is.
+_MAY_BE_SHARED_MIB: Final = 256.0
 
 #: A process of a backend with less than this is not worth an exact look.
 _WORTH_A_LOOK_MIB: Final = 16.0
@@ -76,14 +84,19 @@ class HostReader:
             pids = [int(name) for name in os.listdir(self._proc) if name.isdecimal()]  # noqa: PTH208 -- names are enough
         except OSError:
             return {}
-        found = {
-            pid: memory_of(pid, self._proc)
-            for pid in pids
-            if resident_mib(pid, self._proc) >= _SMALLEST_MIB
-        }
+        held: dict[int, float] = {}
+        found: dict[int, ProcessMemory] = {}
+        folder = str(self._proc)
+        for pid in pids:
+            own_mib, others_mib = quick_memory_of(pid, folder)
+            if pid in backends or others_mib >= _MAY_BE_SHARED_MIB:
+                found[pid] = memory_of(pid, self._proc)
+            elif own_mib >= _SMALLEST_MIB:
+                held[pid] = own_mib
         for pid in _sharing(backends & found.keys(), found):
             found[pid] = proportional_memory_of(pid, self._proc)
-        return {pid: memory.held_mib for pid, memory in found.items() if memory.held_mib}
+        held |= {pid: memory.held_mib for pid, memory in found.items()}
+        return {pid: mib for pid, mib in held.items() if mib}
 
 
 def _sharing(backends: AbstractSet[int], found: Mapping[int, ProcessMemory]) -> set[int]:

@@ -15,10 +15,12 @@ from typing import Final
 
 import attrs
 
-#: Bytes of a page.
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_MIB_PER_PAGE: Final = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 _KIB_PER_MIB: Final = 1024
+
+#: More than the longest of these files, which the kernel hands out at once.
+_MOST_BYTES: Final = 16 * 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -47,12 +49,16 @@ class ProcessMemory:
         return self.anonymous_mib + self.shared_mib + self.locked_file_mib
 
 
-def resident_mib(pid: int, proc: Path = Path("/proc")) -> float:
-    """Return what of *pid* is in memory, files included; 0 if it is gone. Takes 10 µs."""
-    try:
-        return int((proc / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
-    except (OSError, ValueError, IndexError):
-        return 0.0
+def quick_memory_of(pid: int, proc: str = "/proc") -> tuple[float, float]:
+    """Return the own memory of *pid*, and that of files or shared, in MiB. Takes 10 µs.
+
+    Zero if the process is gone.
+    """
+    fields = _read(f"{proc}/{pid}/statm").split()
+    if len(fields) < 3:
+        return 0.0, 0.0
+    resident, shared = int(fields[1]), int(fields[2])
+    return (resident - shared) * _MIB_PER_PAGE, shared * _MIB_PER_PAGE
 
 
 def memory_of(pid: int, proc: Path = Path("/proc")) -> ProcessMemory:
@@ -141,13 +147,26 @@ def _mappings(pid: int, paths: set[str], proc: Path) -> Iterator[tuple[str, tupl
             yield path, (offset, offset + end - first)
 
 
+def _read(path: str | Path) -> bytes:
+    """Return the content of a file of the kernel; empty if it cannot be read.
+
+    Without the objects of `open`, because some hundred files are read per second.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, _MOST_BYTES)
+    except OSError:  # the process ended meanwhile
+        return b""
+    finally:
+        os.close(descriptor)
+
+
 def _table(path: Path) -> dict[str, int]:
     """Return the lines ``Name: number`` of a file of the kernel; empty if it cannot be read."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return {}
-    fields = (line.split() for line in lines)
+    fields = (line.split() for line in _read(path).splitlines())
     return {
         each[0][:-1].decode(): int(each[1])
         for each in fields

@@ -48,7 +48,8 @@ class Kernel:
         anon, file, shared = (int(gib * KIB_PER_GIB) for gib in sizes)
         pages = int(sum(sizes) * PAGES_PER_GIB)
         locked = int(locked_gib * KIB_PER_GIB)
-        self.write(f"proc/{pid}/statm", f"9999999 {pages} 0 0 0 0 0\n")
+        shared_pages = pages - int(anon_gib * PAGES_PER_GIB)
+        self.write(f"proc/{pid}/statm", f"9999999 {pages} {shared_pages} 0 0 0 0\n")
         self.write(
             f"proc/{pid}/status",
             f"Name:\ta b: 7\nPPid:\t{parent}\nVmLck:\t{locked} kB\nRssAnon:\t{anon} kB\n"
