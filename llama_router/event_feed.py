@@ -55,6 +55,20 @@ class LoadProgressed:
         return {"id": str(self.model), "progress": self.progress}
 
 
+@attrs.frozen
+class SleepChanged:
+    """A loaded model's backend fell asleep, which frees its memory, or woke up."""
+
+    kind: ClassVar[str] = "sleep"
+
+    model: ModelId
+    sleeping: bool
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"id": str(self.model), "sleeping": self.sleeping}
+
+
 @attrs.frozen(kw_only=True)
 class DownloadProgressed:
     """A download was queued, received bytes, or ended.
@@ -126,6 +140,7 @@ class RouterDraining:
 RouterEvent: TypeAlias = (
     ModelPhaseChanged
     | LoadProgressed
+    | SleepChanged
     | DownloadProgressed
     | ModelDeleted
     | ConfigReloaded

@@ -41,6 +41,8 @@ class Backend:
         gone: Set when the process has ended or is being ended.
         error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
         failures: Requests in a row that it failed; see `HealthChecks`.
+        sleeping: It has freed its memory and loads its model again for the next request, as
+            llama-server does with ``--sleep-idle-seconds``.
         authority: Its host and port, as in a URL.
     """
 
@@ -55,6 +57,7 @@ class Backend:
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     failures: int = 0
+    sleeping: bool = False
     authority: bytes = attrs.field(init=False)
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
@@ -118,6 +121,19 @@ class BackendReady:
     backend: Backend
 
 
+@attrs.frozen
+class BackendSlept:
+    """A ready backend fell asleep, or woke up.
+
+    Attributes:
+        model: Its model.
+        sleeping: Whether it sleeps now.
+    """
+
+    model: ModelId
+    sleeping: bool
+
+
 #: What a launch reports through its one callback. Its end is not among them: the launch
 #: returns or raises then.
-LaunchEvent = LoadProgress | BackendReady
+LaunchEvent = LoadProgress | BackendReady | BackendSlept

@@ -19,6 +19,10 @@ ENV_VARIABLE: Final = "LLAMA_SERVER_ROUTER_PORT"
 #: Written to its standard input, this ends the child.
 EXIT_COMMAND: Final = b"cmd_router_to_child:exit\n"
 
+#: States of a child that has loaded its model; a sleeping one has freed it again.
+READY: Final = "ready"
+SLEEPING: Final = "sleeping"
+
 _STATE_PREFIX: Final = "cmd_child_to_router:state:"
 
 

@@ -40,7 +40,7 @@ from ..process.oom import OomDetector
 from ..process.port_owner import foreign_listener, listening_addresses
 from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
 from . import child_protocol
-from .backend import Backend, BackendReady, LaunchEvent, LoadProgress
+from .backend import Backend, BackendReady, BackendSlept, LaunchEvent, LoadProgress
 from .diagnosis import advice_on_probe
 from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
@@ -159,7 +159,10 @@ class Launcher:
                 watch.note_line(line.text)
             if (state := child_protocol.parse_state(line.text)) is not None:
                 readiness.update(state)
-                if state.progress is not None:
+                sleeping = state.state == child_protocol.SLEEPING
+                if ready.is_set() and (sleeping or state.state == child_protocol.READY):
+                    report(BackendSlept(spec.id, sleeping))
+                elif state.progress is not None:
                     report(LoadProgress(spec.id, state.progress))
 
         model_log.on_line = parse_report

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from .child_protocol import ChildState
+from .child_protocol import READY, ChildState
 
 #: Seconds for one probe: a health check that hangs must neither exceed the deadline of the
 #: start, nor hide that the backend answers a later probe.
@@ -58,7 +58,7 @@ class ReadinessState:
         """Process one line of the child protocol."""
         if state.progress is not None:
             self.progress = state.progress
-        if state.state == "ready":
+        if state.state == READY:
             self._announced.set()
 
     async def pause(self, waited_s: float) -> None:

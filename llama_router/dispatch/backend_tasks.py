@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Protocol, assert_never
+from typing import Protocol, TypeAlias, assert_never
 
 import trio
 
-from ..backends.backend import Backend, BackendReady, LaunchEvent, LoadProgress
+from ..backends.backend import Backend, BackendReady, BackendSlept, LaunchEvent, LoadProgress
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
@@ -16,9 +16,12 @@ from ..core.scheduling.lifecycle import Signal
 from ..errors.backends import BackendError, first_error
 from ..logs.events import log
 
+BackendEvent: TypeAlias = Changed | LoadProgress | BackendSlept
+"""What the tasks report: a backend is ready or gone, has loaded a part, fell asleep or woke up."""
+
 
 class Launch(Protocol):
-    """Runs a backend; reports the progress of its load, and that it is ready."""
+    """Runs a backend; reports the progress of its load, that it is ready, and its sleep."""
 
     async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         """Return only if cancelled; raise `BackendError` if the backend fails."""
@@ -29,14 +32,14 @@ class BackendTasks:
 
     Args:
         launch: Runs one backend.
-        on_event: Called with the progress of each load, when a backend became ready, and when
-            it is gone; must not block.
+        on_event: Called with the progress of each load, when a backend became ready, fell
+            asleep or woke up, and when it is gone; must not block.
 
     Attributes:
         ready: The ready backend of each model that has one.
     """
 
-    def __init__(self, launch: Launch, on_event: Callable[[Changed | LoadProgress], None]) -> None:
+    def __init__(self, launch: Launch, on_event: Callable[[BackendEvent], None]) -> None:
         self._launch = launch
         self._on_event = on_event
         self._nursery: trio.Nursery | None = None
@@ -99,6 +102,11 @@ class BackendTasks:
         match event:
             case LoadProgress():
                 self._on_event(event)
+            case BackendSlept(model, sleeping):
+                backend = self.ready.get(model)
+                if backend is not None and backend.sleeping is not sleeping:
+                    backend.sleeping = sleeping
+                    self._on_event(event)
             case BackendReady(backend):
                 if not scope.cancel_called:  # else it is being stopped already
                     self._note_ready(backend)

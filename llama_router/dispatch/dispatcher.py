@@ -16,7 +16,7 @@ from typing import Final, NoReturn, assert_never
 
 import trio
 
-from ..backends.backend import Backend, LoadProgress
+from ..backends.backend import Backend, BackendSlept, LoadProgress
 from ..backends.readiness import probe as probe_health
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -25,7 +25,6 @@ from ..core.config.specs import ModelSpec
 from ..core.scheduling import policies, refusals
 from ..core.scheduling.events import (
     Arrived,
-    Changed,
     Event,
     ExplicitLoad,
     Finished,
@@ -54,10 +53,10 @@ from ..errors.backends import (
 )
 from ..errors.base import RouterError
 from ..errors.requests import NoModelRunningError
-from ..event_feed import EventFeed, ModelPhaseChanged
+from ..event_feed import EventFeed, ModelPhaseChanged, SleepChanged
 from ..logs.events import log
 from ..timeouts import LATE_S
-from .backend_tasks import BackendTasks, Launch
+from .backend_tasks import BackendEvent, BackendTasks, Launch
 from .health import HealthChecks, Probe
 from .lease import Lease
 from .waits import Waits
@@ -370,10 +369,13 @@ class Dispatcher:
         self._moved = trio.Event()
         self.waits.notify_all()
 
-    def _on_backend_event(self, event: Changed | LoadProgress) -> None:
-        """Process an event of a backend: its progress, ready, or gone. All of them come here."""
+    def _on_backend_event(self, event: BackendEvent) -> None:
+        """Process an event of a backend. All of them come here."""
         if isinstance(event, LoadProgress):
             self.waits.note_progress(event.model, event.fraction)
+            return
+        if isinstance(event, BackendSlept):
+            self.feed.publish(SleepChanged(event.model, event.sleeping))
             return
         self.submit(event)
         if event.signal is Signal.EXITED:

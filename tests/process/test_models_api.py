@@ -235,6 +235,24 @@ async def test_an_unlisted_model(serve, tmp_path_factory) -> None:
         assert "'b'" not in unknown.text
 
 
+async def test_a_model_that_sleeps(serve, tmp_path_factory) -> None:
+    """List and events say so when its backend has freed its memory, and when it is awake again."""
+    folder = make_models(tmp_path_factory)
+    router = await serve(model_table(folder, "a", args=["--sleep-idle-seconds", "1"]))
+    async with router.client() as http, aclosing(events(http)) as stream:
+        await anext(stream)
+        await http.post("/models/load", json={"model": "a"})
+        assert (await until(stream, "a", "sleeping"))[-1]["event"] == "status_change"
+        assert (await entry(http, "a"))["status"]["value"] == "sleeping"
+        assert (await http.post("/v1/chat/completions", json=chat("a"))).status_code == 200
+        (awake,) = await until(stream, "a", "loaded")
+        assert awake["data"]["info"]["status"]["value"] == "loaded"
+        await until(stream, "a", "sleeping")
+        assert (await http.post("/models/unload", json={"model": "a"})).status_code == 200
+        (gone,) = await until(stream, "a", "unloaded")
+        assert gone["data"]["exit_code"] == 0
+
+
 async def test_the_router_has_props_of_its_own(served) -> None:
     """By them llama.cpp's UI sees that there are models to choose from."""
     with trio.fail_after(LIMIT_S):

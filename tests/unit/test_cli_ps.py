@@ -26,6 +26,7 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
         "phase": phase,
         "autoload": True,
         "unlisted": False,
+        "sleeping": False,
         "pid": None,
         "port": None,
         "in_flight": 0,

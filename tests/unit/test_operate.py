@@ -20,6 +20,7 @@ MODEL = {
     "id": "a",
     "autoload": True,
     "unlisted": False,
+    "sleeping": False,
     "phase": "ready",
     "pid": 7,
     "port": 8,

@@ -86,8 +86,12 @@ def _failure_line(model: dict[str, Any], failure: dict[str, Any]) -> str:
 
 def _notes(model: dict[str, Any]) -> str:
     """Return what is special about a model; empty if nothing is."""
-    notes = [] if model["autoload"] else ["loaded by request only"]
-    return ", ".join([*notes, "unlisted"] if model["unlisted"] else notes)
+    notes = {
+        "asleep": model["sleeping"],
+        "loaded by request only": not model["autoload"],
+        "unlisted": model["unlisted"],
+    }
+    return ", ".join(note for note, applies in notes.items() if applies)
 
 
 def _row(model: dict[str, Any]) -> tuple[str, ...]:

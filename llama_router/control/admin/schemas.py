@@ -110,7 +110,8 @@ class Model(msgspec.Struct):
     """A model and its backend.
 
     *crashed* says that the model has not been started since *last_error*, *autoload* that any
-    request loads it, *unlisted* that lists for clients leave it out.
+    request loads it, *unlisted* that lists for clients leave it out, *sleeping* that its backend
+    has freed its memory, and loads the model again for the next request.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Model(msgspec.Struct):
     autoload: bool
     unlisted: bool
     phase: str
+    sleeping: bool
     pid: int | None
     port: int | None
     memory_mib: float | None

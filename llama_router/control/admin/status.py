@@ -118,6 +118,7 @@ class StatusPage:
             autoload=spec.autoload,
             unlisted=spec.unlisted,
             phase=statistics.phase.value,
+            sleeping=backend is not None and backend.sleeping,
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,
             memory_mib=None if backend is None else memory_mib.get(backend.pid),

@@ -31,6 +31,9 @@ STATUSES: Final = {
     Phase.FAILED: "unloaded",
 }
 
+#: llama.cpp's status of a loaded model whose backend sleeps.
+SLEEPING: Final = "sleeping"
+
 #: Phases with a process.
 RUNNING: Final = frozenset((Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.STOPPING))
 

@@ -23,6 +23,7 @@ from ...event_feed import (
     ModelPhaseChanged,
     RouterDraining,
     RouterEvent,
+    SleepChanged,
 )
 from ..web.context import ControlContext
 from .entries import Json, is_awaited
@@ -31,6 +32,7 @@ from .events import (
     download_event,
     plain_event,
     progress_event,
+    sleep_event,
     status_event,
 )
 from .listing import Listing
@@ -92,6 +94,11 @@ class ModelEventStream:
                 spec = self._listed(caller, model)
                 if spec is not None and self._dispatcher.phase(model) is Phase.STARTING:
                     found = self._with_presets(spec, progress_event(str(model), progress))
+            case SleepChanged(model):
+                spec = self._listed(caller, model)
+                if spec is not None and self._dispatcher.backend(model) is not None:
+                    event_of_it = sleep_event(str(model), self._listing.entry(spec))
+                    found = self._with_presets(spec, event_of_it)
             case DownloadProgressed() if caller.models is None:
                 found = [_download_event(event)]
             case ModelDeleted(model) if caller.models is None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ...core.config.names import ModelId
 from ...core.scheduling.lifecycle import Phase
-from .entries import AFTER_FAILURE, RUNNING, STATUSES, Json, download_progress, status_of
+from .entries import AFTER_FAILURE, RUNNING, SLEEPING, STATUSES, Json, download_progress, status_of
 
 
 def status_event(
@@ -75,6 +75,13 @@ class StatusDeduplicator:
 def _sent_status(phase: Phase, *, awaited: bool) -> str:
     """Return the status to send: a stopped model is ``loading`` from its start on, not before."""
     return status_of(phase, awaited=awaited and phase is Phase.BACKOFF)
+
+
+def sleep_event(model: str, entry: Json) -> Json:
+    """Return the event that the backend of *model*, whose *entry* is given, fell asleep or woke."""
+    status = entry["status"]["value"]
+    data = {"status": status} if status == SLEEPING else {"status": status, "info": entry}
+    return {"model": model, "event": "status_change", "data": data}
 
 
 def progress_event(model: str, progress: float) -> Json:

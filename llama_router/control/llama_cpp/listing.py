@@ -23,7 +23,7 @@ from ...core.scheduling.state import ModelStatistics
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check, open_to
-from .entries import Json, anthropic_entry, anthropic_list, downloading_entry, model_entry
+from .entries import SLEEPING, Json, anthropic_entry, anthropic_list, downloading_entry, model_entry
 
 #: Header field that each request of Anthropic's API has, and no other.
 _ANTHROPIC_FIELD: Final = "anthropic-version"
@@ -70,7 +70,7 @@ class Listing:
         if known is None or known[0] is not spec:
             args = redacted_command((*spec.spawn.command, *spec.spawn.args))
             known = self._args[spec.id] = (spec, args)
-        return model_entry(
+        entry = model_entry(
             spec,
             statistics,
             self._context.model_info.get(spec.id),
@@ -79,6 +79,10 @@ class Listing:
             can_remove=self.can_remove(spec),
             preset=preset,
         )
+        backend = self._context.dispatcher.backend(spec.id)
+        if backend is not None and backend.sleeping and entry["status"]["value"] == "loaded":
+            entry["status"]["value"] = SLEEPING
+        return entry
 
     def _downloading(self) -> Iterable[Json]:
         resolve = self._context.dispatcher.config.resolve
