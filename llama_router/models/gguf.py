@@ -16,6 +16,7 @@ from ..core.config.kinds import CONTROL
 from ..files import opened, reason_of
 from .discovery.found import Header
 from .gguf_reader import (
+    DECISION_TYPE,
     DEFAULT_ALIGNMENT,
     GgufError,
     KnownArrays,
@@ -167,5 +168,6 @@ def _header(texts: dict[bytes, str], integers: dict[bytes, int], tensor_count: i
         pooling_type=own(b".pooling_type"),
         projection_dim=own(b".audio.projection_dim") if projection_dim is None else projection_dim,
         chat_template=texts.get(b"tokenizer.chat_template"),
+        is_decision_model=bool(texts.get(prefix + DECISION_TYPE)),
         size_label=CONTROL.sub("", texts.get(b"general.size_label", ""))[:64] or None,
     )

@@ -64,6 +64,9 @@ _MAX_DIMENSIONS: Final = 4
 #: Of the data of tensors, unless ``general.alignment`` says otherwise.
 DEFAULT_ALIGNMENT: Final = 32
 
+#: The end of the key with the type of a decision model, behind its architecture.
+DECISION_TYPE: Final = b".decision.type"
+
 _TEXTS: Final = frozenset(
     (
         b"adapter.type",
@@ -165,7 +168,8 @@ def read_keys(
             break
         (kind,) = _U32.unpack(reader.take(4))
         if kind == _STRING:
-            text = reader.text(MAX_TEXT_BYTES if key in _TEXTS else 0)
+            is_needed = key in _TEXTS or key.endswith(DECISION_TYPE)
+            text = reader.text(MAX_TEXT_BYTES if is_needed else 0)
             if text:
                 texts[key] = text.decode("utf-8", "replace")
         elif numbers := _numbers(reader, kind):

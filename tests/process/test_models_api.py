@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from llama_router.models.tiny.chat import make_chat_model
+from tests.gguf_bytes import header
 from tests.hub_server import HubServer
 from tests.process.real import (
     LIMIT_S,
@@ -233,6 +234,18 @@ async def test_an_unlisted_model(serve, tmp_path_factory) -> None:
         unknown = await http.post("/v1/chat/completions", json=chat("zzz"))
         assert "'a'" in unknown.text
         assert "'b'" not in unknown.text
+
+
+async def test_a_decision_model_is_listed_as_one(serve, tmp_path) -> None:
+    """Before it is loaded: clients choose by it."""
+    file = tmp_path / "laya.gguf"
+    keys = {"general.architecture": "laya", "laya.decision.type": "laya"}
+    file.write_bytes(header(keys, tensors=0))
+    router = await serve(f'[models.d]\npath = "{file}"\n[models.c]\nspawn.command = ["false"]\n')
+    async with router.client() as http:
+        listed = {each["id"]: each for each in (await http.get("/v1/models")).json()["data"]}
+    outputs = {name: each["architecture"]["output_modalities"] for name, each in listed.items()}
+    assert outputs == {"d": ["decisions"], "c": ["text"]}
 
 
 async def test_a_model_that_sleeps(serve, tmp_path_factory) -> None:

@@ -113,6 +113,13 @@ def test_a_projector_says_the_width_of_its_output(path: Path) -> None:
     assert read_header(str(path)).projection_dim == 99
 
 
+@pytest.mark.parametrize(("key", "expected"), [("laya.decision.type", True), ("x", False)])
+def test_a_decision_model_is_known_by_its_header(path: Path, key: str, *, expected: bool) -> None:
+    """By a key of its architecture."""
+    path.write_bytes(header({"general.architecture": "laya", key: "laya"}))
+    assert read_header(str(path)).is_decision_model is expected
+
+
 def test_heads_that_differ_by_layer_count_as_the_most_of_them(path: Path) -> None:
     """Some architectures have an array there."""
     write(path, model_keys() | {"llama.attention.head_count": Items(INT32, [4, 16, 8])})

@@ -15,7 +15,7 @@ from typing import Final
 
 from quart import Blueprint, Response, request
 
-from ...core.access.gate import Caller, Scope
+from ...core.access.gate import UNRESTRICTED, Caller, Scope
 from ...core.config.names import ModelId
 from ...core.config.redaction import redacted_command
 from ...core.config.specs import ModelSpec, ModelState
@@ -45,18 +45,20 @@ class Listing:
         statistics = dispatcher.statistics()
         models = dispatcher.config.models
         found = [
-            self._entry(spec, statistics[model], preset)
+            self._entry(spec, statistics[model], preset, caller)
             for model, spec in models.items()
             if caller.may_use(spec) and not spec.unlisted
             for preset in (None, *spec.presets)
         ]
         return found if caller.models is not None else [*found, *self._downloading()]
 
-    def entry(self, spec: ModelSpec, preset: str | None = None) -> Json:
-        """Return the entry of one model, or of one of its presets."""
+    def entry(
+        self, spec: ModelSpec, preset: str | None = None, caller: Caller = UNRESTRICTED
+    ) -> Json:
+        """Return the entry of one model, or of one of its presets, for *caller*."""
         statistics = self._context.dispatcher.statistics_of(spec.id)
         assert statistics is not None, "a model of the configuration in force"
-        return self._entry(spec, statistics, preset)
+        return self._entry(spec, statistics, preset, caller)
 
     def can_remove(self, spec: ModelSpec) -> bool:
         """Return whether a model may be deleted: it is in the hub cache, its files unused."""
@@ -65,20 +67,26 @@ class Listing:
             return False
         return any(Path(spec.path).is_relative_to(root) for root in self._context.hub_caches)
 
-    def _entry(self, spec: ModelSpec, statistics: ModelStatistics, preset: str | None) -> Json:
+    def _entry(
+        self, spec: ModelSpec, statistics: ModelStatistics, preset: str | None, caller: Caller
+    ) -> Json:
         known = self._args.get(spec.id)
         if known is None or known[0] is not spec:
             args = redacted_command((*spec.spawn.command, *spec.spawn.args))
             known = self._args[spec.id] = (spec, args)
+        info = self._context.model_info.get(spec.id)
         entry = model_entry(
             spec,
             statistics,
-            self._context.model_info.get(spec.id),
+            info,
             args=known[1],
             created_s=int(self._context.started_s),
-            can_remove=self.can_remove(spec),
+            can_remove=caller.models is None and self.can_remove(spec),
             preset=preset,
         )
+        if info is None or "architecture" not in info.fields:
+            outputs = self._context.model_info.outputs(spec)
+            entry["architecture"]["output_modalities"] = list(outputs)
         backend = self._context.dispatcher.backend(spec.id)
         if backend is not None and backend.sleeping and entry["status"]["value"] == "loaded":
             entry["status"]["value"] = SLEEPING
@@ -142,7 +150,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/v1/models/<path:name>")
     @open_to(Scope.MODELS)
     async def retrieve_model(name: str) -> Response:
-        entry = listing.entry(*named_with_preset(context, name))
+        entry = listing.entry(*named_with_preset(context, name), caller())
         return answer(anthropic_entry(entry) if _ANTHROPIC_FIELD in request.headers else entry)
 
     return routes

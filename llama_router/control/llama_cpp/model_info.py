@@ -1,4 +1,7 @@
-"""The backends' own descriptions of their models: requested once per load, kept afterwards."""
+"""The backends' own descriptions of their models: requested once per load, kept afterwards.
+
+What lists of models need to know before the first load is read from the models' files.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,22 @@ import trio
 from ...backends.backend import Backend
 from ...backends.client import fetch
 from ...core.config.names import ModelId
+from ...core.config.specs import Capability, ModelSpec
 from ...core.scheduling.lifecycle import Phase
 from ...dispatch.dispatcher import Dispatcher
 from ...errors.base import RouterError
-from ...event_feed import FeedEvent, ModelPhaseChanged
+from ...event_feed import ConfigReloaded, FeedEvent, ModelPhaseChanged
+from ...models.gguf import read_header
+from ...models.gguf_reader import GgufError
+from ...threads import in_thread
+from ...workers.interpreter_settings import loop_goes_first
 from .entries import BackendInfo, read_backend_info
 
 #: Time limit of that request, in seconds; the backend has just become ready.
 REQUEST_TIMEOUT_S: Final = 5.0
+
+#: Longest wait for the headers of models' files at the start, in seconds: a file system may hang.
+FIRST_LOOK_S: Final = 1.0
 
 #: Largest response that is read, in bytes.
 _MAX_BYTES: Final = 1024 * 1024
@@ -30,7 +41,15 @@ class ModelInfo:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._known: dict[ModelId, tuple[int, BackendInfo | None]] = {}  # by pid of the backend
+        self._decision_models: dict[str, tuple[str | None, bool]] = {}  # by path, with its version
         self._changed = trio.Event()
+
+    def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Return what a model generates, in llama.cpp's words, as far as its file tells."""
+        if spec.capabilities is not None and Capability.IMAGE in spec.capabilities:
+            return ("image",)
+        found = self._decision_models.get(spec.path or "")
+        return ("decisions",) if found is not None and found[1] else ("text",)
 
     def get(self, model: ModelId) -> BackendInfo | None:
         """Return the description by the last backend of *model*, if it gave one."""
@@ -52,6 +71,8 @@ class ModelInfo:
             for backend in self._dispatcher.ready_backends():
                 nursery.start_soon(self._request, backend)
             number = feed.last
+            with trio.move_on_after(FIRST_LOOK_S):  # so that the first list is complete
+                await self._read_files()
             task_status.started()
             while True:
                 await feed.wait_after(number)
@@ -64,8 +85,26 @@ class ModelInfo:
                     ready = [backend for backend in found if backend is not None]
                 for backend in ready:
                     nursery.start_soon(self._request, backend)
+                if items is None or any(isinstance(i.event, ConfigReloaded) for i in items):
+                    nursery.start_soon(self._read_files)
                 self._forget_removed()
                 self._notify()  # a waiter's backend may be gone
+
+    async def _read_files(self) -> None:
+        """Read the headers of models' files that are new, or have another version."""
+        config = self._dispatcher.config
+        versions = {
+            spec.path: config.file_versions.get(model, {}).get(spec.path)
+            for model, spec in config.models.items()
+            if spec.path is not None
+        }
+        known = self._decision_models
+        wanted = [p for p, version in versions.items() if known.get(p, ("",))[0] != version]
+        if wanted:
+            read = await in_thread(lambda: _decision_models(wanted), abandon_on_cancel=True)
+            known |= {path: (versions[path], found) for path, found in read.items()}
+        for path in known.keys() - versions.keys():
+            del known[path]
 
     async def _request(self, backend: Backend) -> None:
         info = None
@@ -94,3 +133,15 @@ def _ready_models(items: Iterable[FeedEvent]) -> list[ModelId]:
     """Return the models that became ready in *items*."""
     changes = (item.event for item in items if isinstance(item.event, ModelPhaseChanged))
     return [change.model for change in changes if change.phase is Phase.READY]
+
+
+def _decision_models(paths: Iterable[str]) -> dict[str, bool]:
+    """Return for each GGUF file whether it is a decision model. Blocks on files."""
+    found: dict[str, bool] = {}
+    with loop_goes_first():
+        for path in paths:
+            try:
+                found[path] = read_header(path).is_decision_model
+            except GgufError:  # or a file for another kind of backend
+                found[path] = False
+    return found

@@ -103,6 +103,7 @@ class Header:
         pooling_type: Pooling of an embedding model or a reranker.
         projection_dim: Width of a projector's output.
         chat_template: In Jinja. It follows the vocabulary, like *file_type*.
+        is_decision_model: It answers questions with decisions, at ``/v1/systemone``.
         size_label: ``general.size_label``: the number of parameters, such as ``7B``.
         first_layer: The lowest number of a layer; 0 if the table of tensors was not read.
     """
@@ -119,6 +120,7 @@ class Header:
     pooling_type: int | None = None
     projection_dim: int | None = None
     chat_template: str | None = None
+    is_decision_model: bool = False
     size_label: str | None = None
     first_layer: int = 0
 
