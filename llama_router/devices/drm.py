@@ -1,6 +1,7 @@
 """AMD's and Intel's GPUs, by what their drivers show in /sys and /proc.
 
-Integrated GPUs are no devices: their memory is that of the machine.
+Integrated GPUs are no devices: their memory is that of the machine. What they use of it for a
+process is in no figure of the process itself, and is told beside the devices.
 
 Source: Linux, drivers/gpu/drm/amd/amdgpu (amdgpu_vram_mgr.c: mem_info_vram_*) and
 drivers/gpu/drm/xe (xe_tile_sysfs.c: physical_vram_size_bytes).
@@ -16,7 +17,7 @@ from typing import Final
 import attrs
 
 from ..core.memory.devices import DeviceId, DeviceKind, DeviceReading
-from .drm_clients import DrmClients, HeldMib
+from .drm_clients import DrmClients, Held
 from .kfd import KfdNode, held_mib, kfd_nodes
 from .pci import device_name, display_devices
 from .port import DriverReading
@@ -68,15 +69,13 @@ class DrmReader:
         self._addresses: dict[str, list[str]] = {_AMD: [], _INTEL: []}
 
     def read(self, backends: frozenset[int]) -> DriverReading:
-        """Return the GPUs with memory of their own.
+        """Return the GPUs with memory of their own, and the host memory that any of them uses.
 
         One whose driver does not say how much it has is a fault.
         """
         cards = sorted(_cards(self._root), key=lambda card: card.address)
         cards = [card for card in cards if not _is_integrated(card)]
-        if not cards:
-            return DriverReading()
-        held = self._clients.held_mib(backends)
+        held = self._clients.held(backends, search=bool(cards))
         devices: list[DeviceReading] = []
         faults: list[str] = []
         for card in cards:
@@ -90,14 +89,14 @@ class DrmReader:
                     f"{self._name(card)} is not used as a device: its driver does not say how "
                     "much memory it has (xe does, and i915 does not)"
                 )
-        return DriverReading(devices=tuple(devices), faults=tuple(faults))
+        return DriverReading(devices=tuple(devices), faults=tuple(faults), host_mib=held.on_host)
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _amd(self, number: int, card: _Card, held: HeldMib) -> DeviceReading:
+    def _amd(self, number: int, card: _Card, held: Held) -> DeviceReading:
         node = _node(card, kfd_nodes(self._root))
-        processes = held.get(card.address, {})
+        processes = held.on_gpu.get(card.address, {})
         if node is not None and processes is not None:
             processes = _larger(processes, held_mib(node.gpu_id, self._root))
         return DeviceReading(
@@ -110,8 +109,8 @@ class DrmReader:
             processes=processes,
         )
 
-    def _intel(self, number: int, card: _Card, total_mib: float, held: HeldMib) -> DeviceReading:
-        processes = held.get(card.address, {})
+    def _intel(self, number: int, card: _Card, total_mib: float, held: Held) -> DeviceReading:
+        processes = held.on_gpu.get(card.address, {})
         available = card.folder / "lmem_avail_bytes"
         used_mib = sum((processes or {}).values())
         if available.exists():

@@ -22,7 +22,7 @@ from .process_memory import (
 _SMALLEST_MIB: Final = 1.0
 
 #: With more memory of files or shared, it is worth to find out which of the two it is.
-_MAY_BE_SHARED_MIB: Final = 256.0
+_MAY_BE_SHARED_MIB: Final = 64.0
 
 #: A process of a backend with less than this is not worth an exact look.
 _WORTH_A_LOOK_MIB: Final = 16.0
@@ -75,8 +75,19 @@ class HostReader:
             total_kib = kib["MemTotal"]
         except (OSError, ValueError, IndexError, KeyError) as exc:
             raise DriverError(f"the kernel does not say how much memory it has ({exc!r})") from exc
+        available_kib = self._arc_kib()
         free_kib = kib.get("MemFree", 0) + kib.get("Buffers", 0) + kib.get("Cached", 0)
-        return total_kib * 1024, kib.get("MemAvailable", free_kib) * 1024
+        available_kib += kib.get("MemAvailable", free_kib)
+        return total_kib * 1024, available_kib * 1024
+
+    def _arc_kib(self) -> int:
+        """Return what ZFS would give back of its cache, which the kernel counts as used."""
+        try:
+            lines = (self._proc / "spl/kstat/zfs/arcstats").read_text().splitlines()
+            fields = {each[0]: each[2] for line in lines if len(each := line.split()) == 3}
+            return max(0, int(fields["size"]) - int(fields["c_min"])) // 1024
+        except (OSError, ValueError, KeyError):
+            return 0
 
     def _processes(self, backends: frozenset[int]) -> dict[int, float]:
         """Return what each process holds, in MiB."""

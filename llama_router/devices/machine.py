@@ -6,7 +6,7 @@ and is asked again only when that thread has returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,13 +14,14 @@ import attrs
 import trio
 
 from ..core.config.specs import DeviceSpec
-from ..core.memory.devices import DeviceReading, MachineReading
+from ..core.memory.devices import HOST, DeviceReading, MachineReading
 from ..logs.events import log
 from ..threads import ThreadRefusedError, in_thread
 from .drm import find_drm
 from .host import HostReader
 from .nvidia import NvidiaDriver
 from .port import DeviceReader, DriverError, DriverMissingError, DriverReading
+from .process_memory import host_footprint_mib
 from .simulated import SimulatedReader
 
 #: Seconds for one reading of a driver. They take milliseconds.
@@ -69,8 +70,8 @@ class Driver:
         reading = await self._ask(backends, now_s)
         if isinstance(reading, str):
             stands_in = now_s - self._last_s < STAND_IN_S
-            devices = self._last.devices if stands_in else ()
-            reading = DriverReading(devices=devices, faults=(reading,))
+            last = self._last if stands_in else DriverReading()
+            reading = attrs.evolve(last, faults=(reading,))
         else:
             self._last, self._last_s = reading, now_s
         for fault in reading.faults:
@@ -139,6 +140,8 @@ class Machine:
     def __init__(self, drivers: Sequence[Driver]) -> None:
         self._drivers = drivers
         self._lock = trio.Lock()
+        self._limiter = trio.CapacityLimiter(1)
+        self._host_mib: Mapping[int, float] = {}
         self._known: tuple[str, ...] | None = None
 
     async def read(self, backends: Iterable[int] = ()) -> MachineReading:
@@ -161,7 +164,12 @@ class Machine:
                 for place in range(len(self._drivers)):
                     nursery.start_soon(read, place)
         in_order = [readings[place] for place in sorted(readings)]
-        devices = tuple(device for reading in in_order for device in reading.devices)
+        self._host_mib = _summed(reading.host_mib for reading in in_order)
+        devices = tuple(
+            self._with_drivers(device) if device.id == HOST else device
+            for reading in in_order
+            for device in reading.devices
+        )
         self._log(devices)
         return MachineReading(
             at_s=at_s,
@@ -169,12 +177,40 @@ class Machine:
             faults=tuple(fault for reading in in_order for fault in reading.faults),
         )
 
+    async def host_footprint_mib(
+        self, pids: Collection[int], model_files: Collection[str]
+    ) -> float:
+        """Return what the processes of one backend need of host memory, see `process_memory`.
+
+        What drivers hold for them is that of the last reading.
+
+        Raises:
+            ThreadRefusedError: if the system refuses a thread.
+        """
+        own_mib = await in_thread(
+            host_footprint_mib, pids, model_files, abandon_on_cancel=True, limiter=self._limiter
+        )
+        return own_mib + sum(self._host_mib.get(pid, 0.0) for pid in pids)
+
+    def _with_drivers(self, host: DeviceReading) -> DeviceReading:
+        """Return host memory with what drivers hold of it for processes."""
+        return attrs.evolve(host, processes=_summed((host.processes or {}, self._host_mib)))
+
     def _log(self, devices: tuple[DeviceReading, ...]) -> None:
         """Log all devices whenever there are others than before."""
         known = tuple(f"{each.id}: {each.name} ({each.total_mib:.0f} MiB)" for each in devices)
         if known != self._known:
             self._known = known
             log.info("devices.found", devices=known)
+
+
+def _summed(figures: Iterable[Mapping[int, float]]) -> dict[int, float]:
+    """Return the sums of *figures*, process by process."""
+    result: dict[int, float] = {}
+    for each in figures:
+        for pid, mib in each.items():
+            result[pid] = result.get(pid, 0.0) + mib
+    return result
 
 
 def this_machine(specs: Callable[[], Mapping[str, DeviceSpec]], state_dir: Path) -> Machine:

@@ -109,6 +109,7 @@ class NvidiaReader:
         nvml = self._nvml
         devices: list[DeviceReading] = []
         faults: list[str] = []
+        host_mib: dict[int, float] = {}
         try:
             count = nvml.nvmlDeviceGetCount()
         except nvml.NVMLError as exc:
@@ -122,11 +123,13 @@ class NvidiaReader:
                 failed += 1
             if isinstance(read, DeviceReading):
                 devices.append(read)
-            elif read is not None:
+            elif isinstance(read, str):
                 faults.append(read)
+            else:
+                host_mib |= read
         if failed and failed == count:
             raise DriverError("; ".join(faults))
-        return DriverReading(devices=tuple(devices), faults=tuple(faults))
+        return DriverReading(devices=tuple(devices), faults=tuple(faults), host_mib=host_mib)
 
     def close(self) -> None:
         """Give NVML back: a driver that was loaded anew needs another start of it."""
@@ -135,8 +138,10 @@ class NvidiaReader:
         except self._nvml.NVMLError:
             return
 
-    def _device(self, index: int) -> DeviceReading | str | None:
-        """Return the GPU at *index*, a fault, or None if it has no memory of its own.
+    def _device(self, index: int) -> DeviceReading | str | dict[int, float]:
+        """Return the GPU at *index*, or a fault.
+
+        If it has no memory of its own, return what processes hold by it of the machine's.
 
         Raises:
             NVMLError: if it cannot be read.
@@ -155,7 +160,7 @@ class NvidiaReader:
             )
         memory = self._memory(handle)
         if memory is None:
-            return None
+            return self._processes(handle) or {}
         total_bytes, used_bytes = memory
         return DeviceReading(
             id=DeviceId(f"nvidia{number}"),

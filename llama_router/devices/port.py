@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import attrs
@@ -24,10 +25,12 @@ class DriverReading:
     Attributes:
         devices: The devices that could be read.
         faults: A sentence for each other one.
+        host_mib: Host memory that the driver holds for processes, by process id.
     """
 
     devices: tuple[DeviceReading, ...] = ()
     faults: tuple[str, ...] = ()
+    host_mib: Mapping[int, float] = attrs.field(factory=dict[int, float])
 
 
 class DeviceReader(Protocol):

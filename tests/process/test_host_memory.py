@@ -1,13 +1,15 @@
 """Host memory of real processes."""
 
+import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from llama_router.core.memory.devices import HOST
+from llama_router.devices.cgroup_memory import _groups
 from llama_router.devices.host import HostReader
 from llama_router.devices.process_memory import host_footprint_mib
 from tests.limits import LIMIT_S
@@ -100,3 +102,61 @@ async def test_a_mapped_file_is_needed_and_not_held(child, tmp_path: Path) -> No
     assert held_mib(pid) < 50
     assert 300 <= host_footprint_mib([pid], [model]) < 350
     assert host_footprint_mib([pid], []) < 50
+
+
+#: Reads host memory, then again with 100 MiB of its own, and of a file of 100 MiB.
+READS = """
+import mmap, sys
+from pathlib import Path
+from llama_router.devices.cgroup_memory import _groups
+from llama_router.devices.host import HostReader
+Path(sys.argv[2], "cgroup.procs").write_text("0")
+def read():
+    (device,) = HostReader().read(frozenset()).devices
+    print(device.total_mib, device.used_mib, flush=True)
+read()
+held = bytearray(100 << 20)
+held[::4096] = bytes(len(held) // 4096 * [1])
+read()
+with open(sys.argv[1], "wb") as file:
+    file.write(held)
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+sum(mapped[::4096])
+read()
+"""
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group with 512 MiB."""
+    own = next(_groups(Path("/proc/self")), None)
+    if own is None:
+        pytest.skip("this machine has no control groups that count memory")
+    path = own[0] / f"llama-router-test-{os.getpid()}"
+    limit = path / ("memory.max" if own[1] else "memory.limit_in_bytes")
+    try:
+        path.mkdir()
+    except OSError as exc:
+        pytest.skip(f"control groups cannot be made here: {exc.strerror}")
+    try:
+        if not limit.exists():
+            pytest.skip("control groups made here do not count memory")
+        limit.write_text(str(512 << 20))
+        yield path
+    finally:
+        path.rmdir()
+
+
+async def test_a_control_group_limits_host_memory(group: Path, tmp_path: Path) -> None:
+    """What its processes allocate is used; what they read of files is not."""
+    done = await trio.run_process(
+        [sys.executable, "-c", READS, str(tmp_path / "file"), str(group)],
+        capture_stdout=True,
+    )
+    totals, used = zip(
+        *(map(float, line.split()) for line in done.stdout.splitlines()), strict=True
+    )
+    assert set(totals) == {512}
+    assert 90 < used[1] - used[0] < 120
+    assert abs(used[2] - used[1]) < 20

@@ -20,6 +20,11 @@ from tests.limits import LIMIT_S
 #: How long a call that hangs is waited for.
 SHORT_S = 0.05
 
+#: No process has this id.
+NO_PID = 2**22 + 1
+
+GPU = DeviceReading(id=DeviceId("gpu"), kind=DeviceKind.NVIDIA, name="GPU", total_mib=8, used_mib=1)
+
 SILENT = "the driver does not answer; its devices are not read until it does"
 
 
@@ -29,21 +34,22 @@ class Reader:
 
     Attributes:
         act: Called by each reading.
+        device: What it reads.
+        host_mib: Host memory that it holds for processes.
         backends: What the last reading was asked for.
         closed: How often it was given up.
     """
 
     act: Callable[[], None] = lambda: None
+    device: DeviceReading = GPU
+    host_mib: dict[int, float] = attrs.field(factory=dict)
     backends: frozenset[int] = frozenset()
     closed: int = 0
 
     def read(self, backends: frozenset[int]) -> DriverReading:
         self.act()
         self.backends = backends
-        device = DeviceReading(
-            id=DeviceId("gpu"), kind=DeviceKind.NVIDIA, name="GPU", total_mib=8, used_mib=1
-        )
-        return DriverReading(devices=(device,))
+        return DriverReading(devices=(self.device,), host_mib=self.host_mib)
 
     def close(self) -> None:
         self.closed += 1
@@ -219,6 +225,18 @@ async def test_devices_are_logged_when_they_change() -> None:
         await here.read()
     found = [each["devices"] for each in logs if each["event"] == "devices.found"]
     assert found == [("gpu: GPU (8 MiB)",)]
+
+
+async def test_what_drivers_hold_of_host_memory_is_its_processes() -> None:
+    """Beside what is their own; and it is in the footprint of a backend."""
+    host = DeviceReading(
+        id=HOST, kind=DeviceKind.HOST, name="", total_mib=9, used_mib=7, processes={4: 1.0, 5: 2.0}
+    )
+    gpu = Reader(host_mib={5: 3.0, NO_PID: 4.0})
+    here = Machine([Driver("host", lambda: Reader(device=host), LIMIT_S), driver_of(gpu)])
+    reading = await here.read()
+    assert reading.devices[0].processes == {4: 1.0, 5: 5.0, NO_PID: 4.0}
+    assert await here.host_footprint_mib([NO_PID], []) == 4.0
 
 
 async def test_this_machine_has_host_memory(

@@ -147,6 +147,14 @@ def test_processes_hold_what_their_open_files_say(machine: Machine) -> None:
     assert machine.device().processes == {10: 2, 11: 5}
 
 
+def test_a_driver_holds_host_memory_too(machine: Machine) -> None:
+    """For any GPU, integrated ones above all; it is not in the process's own figures."""
+    machine.amd("0000:0c:00.0", total_mib=512)
+    machine.opens(10, "0000:0c:00.0", 1, "drm-memory-gtt:\t9 MiB", "drm-memory-cpu:\t1 MiB")
+    machine.opens(11, "0000:0c:00.0", 2, "drm-resident-system0:\t3 MiB")
+    assert machine.read(10, 11) == DriverReading(host_mib={10: 10, 11: 3})
+
+
 def test_a_client_counts_once(machine: Machine) -> None:
     """It may have several files, and have passed one on to another process."""
     machine.amd("0000:03:00.0")

@@ -104,6 +104,15 @@ def test_without_a_figure_of_the_kernel_there_is_a_fault(kernel: Kernel) -> None
         kernel.read()
 
 
+def test_the_cache_of_zfs_is_available(kernel: Kernel) -> None:
+    """But for its least size."""
+    kernel.write(
+        "proc/spl/kstat/zfs/arcstats",
+        f"9 1 0x01 147 39984 1 2\nname type data\nc_min 4 {2 * GIB}\nsize 4 {10 * GIB}\n",
+    )
+    assert kernel.read().used_mib == 8192
+
+
 GIB = 2**30
 
 

@@ -162,8 +162,9 @@ def test_a_divided_gpu_is_left_alone(read) -> None:
 
 
 def test_a_gpu_without_memory_of_its_own_is_no_device(read) -> None:
-    """It uses the memory of the machine; that is no fault."""
-    assert read(Nvml(Gpu("GPU-a", has_memory=False))) == DriverReading()
+    """It uses the memory of the machine, where its processes count; that is no fault."""
+    reading = read(Nvml(Gpu("GPU-a", has_memory=False, computing={10: 500})))
+    assert reading == DriverReading(host_mib={10: 500})
 
 
 def test_a_lost_gpu_costs_only_itself(root: Path) -> None:
