@@ -9,7 +9,7 @@ import pytest
 
 from llama_router.cli.commands.configuration import check, init
 from llama_router.cli.commands.models import import_, inspect
-from tests.gguf_bytes import model_keys, projector_keys, write
+from tests.gguf_bytes import header, model_keys, projector_keys, write
 
 
 @pytest.fixture
@@ -46,11 +46,31 @@ def test_inspect_prints_the_chat_template(tmp_path, capsys) -> None:
     assert "no chat template" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("keys", [projector_keys(), model_keys("eagle3"), model_keys("dflash")])
-def test_inspect_says_that_a_side_file_is_no_model(tmp_path, capsys, keys) -> None:
+def test_inspect_says_that_a_projector_is_no_model(tmp_path, capsys) -> None:
     """It belongs to one."""
-    assert inspect(write(tmp_path / "side.gguf", keys), chat_template=False) == 0
+    assert inspect(write(tmp_path / "side.gguf", projector_keys()), chat_template=False) == 0
     assert "nothing: it is not a model by itself" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("architecture", ["eagle3", "dflash"])
+def test_inspect_refuses_a_draft(tmp_path, capsys, architecture) -> None:
+    """It says what the file is for."""
+    path = write(tmp_path / "draft.gguf", model_keys(architecture))
+    assert inspect(path, chat_template=False) == 1
+    said = capsys.readouterr()
+    assert "nothing: it is not a model by itself" in said.out
+    assert "beside that model, by --model-draft" in said.err
+
+
+@pytest.mark.parametrize("keys", [model_keys(), model_keys() | {"general.type": "vocab"}])
+def test_inspect_refuses_a_vocabulary(tmp_path, capsys, keys) -> None:
+    """A file without tensors looks like a model otherwise."""
+    path = tmp_path / "vocabulary.gguf"
+    path.write_bytes(header(keys, tensors=0))
+    assert inspect(path, chat_template=False) == 1
+    said = capsys.readouterr()
+    assert "nothing: it is not a model by itself" in said.out
+    assert "it has a vocabulary and no tensors" in said.err
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "x-00001-of-00002.gguf"])

@@ -9,14 +9,15 @@ from llama_router.cli.commands import operate
 
 
 class Client:
-    """Answers with one list of models."""
+    """Answers with one list of models, and one program that serves them."""
 
-    def __init__(self, models: list[dict[str, Any]]) -> None:
+    def __init__(self, models: list[dict[str, Any]], warning: str | None = None) -> None:
         self._models = models
+        self._warning = warning
 
     def get(self, _: str) -> dict[str, Any]:
         """Return the state of the router."""
-        return {"models": self._models}
+        return {"models": self._models, "programs": [{"warning": self._warning}]}
 
 
 def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
@@ -57,6 +58,20 @@ def listed(
     monkeypatch.setattr(operate, "connected", connected)
     assert operate.ps() == 0
     return capsys.readouterr().out.splitlines()[1:]
+
+
+def test_a_gpu_that_is_not_used_is_said(monkeypatch, capsys) -> None:
+    """Beside the table, so that scripts that read it see no difference."""
+
+    @contextmanager
+    def connected(_: object) -> Any:
+        yield Client([model("a", "ready")], "the GPU is not used")
+
+    monkeypatch.setattr(operate, "connected", connected)
+    assert operate.ps() == 0
+    said = capsys.readouterr()
+    assert said.err == "warning: the GPU is not used\n"
+    assert "GPU" not in said.out
 
 
 def test_a_model_that_crashed_while_idle(monkeypatch, capsys) -> None:

@@ -77,6 +77,8 @@ def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
     else:
         if naming.part_of(file.name) is None:
             header = attrs.evolve(header, first_layer=table.first_layer or 0)
+    if fault is None:
+        fault = header.fault(is_part=naming.part_of(file.name) is not None)
     for name, value in _summary(file, header).items():
         if value not in (None, ""):
             print_line(f"{name:18} {value}")
@@ -85,7 +87,9 @@ def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
 
 def _summary(file: Path, header: Header) -> dict[str, object]:
     """Return the rows that `inspect` prints: label and value; a value may be missing."""
+    is_part = naming.part_of(file.name) is not None
     is_model = header.architecture and not header.is_side_file
+    is_model = is_model and header.fault(is_part=is_part) is None
     template = header.chat_template
     return {
         "architecture": header.architecture,

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ..client import CommandError, connected, reporting_failures
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
-from ..printing import print_json, print_line
+from ..printing import print_json, print_line, print_message
 
 #: The heading of a list of models or settings, by its field in the report of a reload.
 _HEADINGS: Final = {
@@ -46,12 +46,16 @@ def ps(
         connection: How to find the router.
     """
     with connected(connection) as client:
-        models = client.get("/admin/status")["models"]
+        state = client.get("/admin/status?configuration=0")
+    models = state["models"]
     listed = [model for model in models if all or model["phase"] != "stopped" or model["crashed"]]
     if json:
         print_json(listed)
-    else:
-        _print_table(listed)
+        return 0
+    _print_table(listed)
+    for program in state["programs"]:
+        if program["warning"]:
+            print_message(f"warning: {program['warning']}")
     return 0
 
 

@@ -141,12 +141,28 @@ class Header:
         Draft layers in a file of their own have the architecture of their model, and follow its
         layers.
         """
-        return (
-            self.first_layer > 0
-            or self.type in _SIDE_TYPES
-            or self.architecture in _SIDE_ARCHITECTURES
-            or _DRAFT_ARCHITECTURE.fullmatch(self.architecture) is not None
-        )
+        return self.is_draft or self.type in _SIDE_TYPES or self.architecture in _SIDE_ARCHITECTURES
+
+    @property
+    def is_draft(self) -> bool:
+        """Return whether the file is a draft, which guesses tokens for another model."""
+        is_named = _DRAFT_ARCHITECTURE.fullmatch(self.architecture) is not None
+        return is_named or self.first_layer > 0
+
+    def fault(self, *, is_part: bool) -> str | None:
+        """Return why no model can be served from the file alone, if it looks like one.
+
+        Args:
+            is_part: The file is a part of a split model; the first one may have no tensors.
+        """
+        if self.type == "vocab" or (self.type == "model" and not (self.tensor_count or is_part)):
+            return "it has a vocabulary and no tensors, so no model can be loaded from it"
+        if self.is_draft:
+            return (
+                "it is a draft for another model and cannot be served by itself: llama-server "
+                "takes it beside that model, by --model-draft"
+            )
+        return None
 
 
 class Kind(StrEnum):
