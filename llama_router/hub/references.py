@@ -17,6 +17,10 @@ from ..errors.downloads import HubFileMissingError, HubReferenceError
 from ..models.discovery import naming
 from ..models.discovery.discover import DEFAULT_QUANTS
 
+#: The file of a repository that holds arguments for models of other repositories, or for its own.
+#: Source: llama.cpp, pull requests 18520 and 24739.
+PRESET_FILE: Final = "preset.ini"
+
 _PREFIX: Final = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
 # Source: huggingface_hub's validate_repo_id; llama.cpp also insists on one slash.
 _REPO_PART: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
@@ -251,7 +255,7 @@ def _contains(model: Model, tag: str) -> bool:
     return found is not None
 
 
-def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) -> str:
+def _missing(files: Sequence[RepoFile], models: list[Model], wanted: Reference) -> str:
     if models:
         labels = ", ".join(sorted(model.label for model in models))
         what = f"model file {wanted.file!r}" if wanted.file else f"quantization {wanted.tag!r}"
@@ -261,6 +265,13 @@ def _missing(files: Iterable[RepoFile], models: list[Model], wanted: Reference) 
         wrong = [f.path for f in files if not _opens(f)]
         share = "parts with names that llama.cpp does not open" if wrong else "only a part"
         return f"{wanted.repo} has {share} of a split model: {', '.join(sorted(wrong or parts))}"
+    if any(file.path == PRESET_FILE for file in files):
+        # Its options are arguments of a program, by a stranger: they are not run unread.
+        return (
+            f"{wanted.repo} holds only a preset of llama-server, {PRESET_FILE}, and no model: "
+            f"save that file, and let 'llama-router import-presets {PRESET_FILE}' make a "
+            "configuration of it; llama-server then fetches each model when it first loads it"
+        )
     return (
         f"{wanted.repo} has no GGUF files; look for a repository with a name that ends in -GGUF, "
         "or run the model with another backend"

@@ -152,6 +152,13 @@ def test_parts_of_different_splits_do_not_complete_each_other() -> None:
     assert models_in(files(*paths)) == []
 
 
+def test_a_repository_with_only_a_preset_is_said_to_be_one() -> None:
+    """With the command that makes a configuration of it; its options are not run unread."""
+    with pytest.raises(HubFileMissingError, match=r"only a preset.*import-presets preset\.ini"):
+        chosen(["preset.ini", "README.md"])
+    assert chosen(["preset.ini", "m-Q8_0.gguf"])
+
+
 @pytest.mark.parametrize(
     "side", ["mmproj-F16.gguf", "imatrix.gguf", "mtp-x-Q8_0.gguf", "eagle3-x.gguf", "README.md"]
 )
