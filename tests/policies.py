@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 
 from llama_router.core.config.names import ModelId
@@ -18,6 +20,8 @@ class AtMost:
         limit: Number of models that may run.
         guard_s: Seconds for which a ready model is not stopped, even if it is idle.
     """
+
+    lookahead: ClassVar[None] = None
 
     limit: int
     guard_s: float = 0.0

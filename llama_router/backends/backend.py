@@ -12,6 +12,7 @@ from ..core.config.specs import ModelSpec
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from ..process.cgroup import ControlGroup
+from ..process.family import Leader
 
 #: Seconds to wait for the exit of a backend after its connection broke. The exit is usually
 #: reported within a millisecond, and its error explains more than that of the connection.
@@ -111,6 +112,19 @@ class LoadProgress:
 
 
 @attrs.frozen
+class BackendSpawned:
+    """The process of a backend exists from now on.
+
+    Attributes:
+        model: The model.
+        leader: The process, and its control group.
+    """
+
+    model: ModelId
+    leader: Leader
+
+
+@attrs.frozen
 class BackendReady:
     """A backend serves from now on.
 
@@ -136,4 +150,4 @@ class BackendSlept:
 
 #: What a launch reports through its one callback. Its end is not among them: the launch
 #: returns or raises then.
-LaunchEvent = LoadProgress | BackendReady | BackendSlept
+LaunchEvent = LoadProgress | BackendSpawned | BackendReady | BackendSlept

@@ -162,6 +162,10 @@ NO_LLAMA_SERVER: Final = (
 )
 
 
+#: The module that is the embedded server.
+EMBEDDED: Final = "llama_router.backends.embedded"
+
+
 @attrs.frozen
 class Program:
     """A command line, ready to run.
@@ -173,6 +177,11 @@ class Program:
 
     argv: tuple[str, ...]
     speaks_child_protocol: bool
+
+    @property
+    def is_embedded(self) -> bool:
+        """True if it is the embedded server, which computes on the processor only."""
+        return EMBEDDED in self.argv
 
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
@@ -251,4 +260,4 @@ def find_llama_server(*, path: str | None = None) -> tuple[str, ...] | None:
     if find_spec("xllamacpp") is None:
         return None
     # -P: a module in the working directory must not take the place of an installed one.
-    return (sys.executable, "-P", "-m", "llama_router.backends.embedded")
+    return (sys.executable, "-P", "-m", EMBEDDED)

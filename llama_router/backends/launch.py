@@ -34,13 +34,21 @@ from ..model_logs.store import LogStore
 from ..process import procfs
 from ..process.background_writer import BackgroundWriter
 from ..process.cgroup import ControlGroup, ControlGroups
+from ..process.family import Leader
 from ..process.instances import InstanceRecord
 from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
 from ..process.port_owner import foreign_listener, listening_addresses
 from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
 from . import child_protocol
-from .backend import Backend, BackendReady, BackendSlept, LaunchEvent, LoadProgress
+from .backend import (
+    Backend,
+    BackendReady,
+    BackendSlept,
+    BackendSpawned,
+    LaunchEvent,
+    LoadProgress,
+)
 from .diagnosis import advice_on_probe
 from .environment import Program, find_program, inherited, withheld
 from .exit_report import LAST_LINES, exit_error
@@ -171,6 +179,7 @@ class Launcher:
             process: SpawnedProcess = await nursery.start(
                 self._run, spec, program, port, model_log, group, ready
             )
+            report(BackendSpawned(spec.id, Leader(process.pid, group)))
             wait = partial(self._wait_ready, spec, port, process, readiness)
             outcome = await watch.wait(
                 wait,

@@ -8,13 +8,21 @@ from typing import Protocol, TypeAlias, assert_never
 
 import trio
 
-from ..backends.backend import Backend, BackendReady, BackendSlept, LaunchEvent, LoadProgress
+from ..backends.backend import (
+    Backend,
+    BackendReady,
+    BackendSlept,
+    BackendSpawned,
+    LaunchEvent,
+    LoadProgress,
+)
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
 from ..core.scheduling.lifecycle import Signal
 from ..errors.backends import BackendError, first_error
 from ..logs.events import log
+from ..process.family import Leader
 
 BackendEvent: TypeAlias = Changed | LoadProgress | BackendSlept
 """What the tasks report: a backend is ready or gone, has loaded a part, fell asleep or woke up."""
@@ -37,6 +45,7 @@ class BackendTasks:
 
     Attributes:
         ready: The ready backend of each model that has one.
+        leaders: The process of each model that has one.
     """
 
     def __init__(self, launch: Launch, on_event: Callable[[BackendEvent], None]) -> None:
@@ -46,6 +55,7 @@ class BackendTasks:
         self._scopes: dict[ModelId, trio.CancelScope] = {}
         self._last_spawned: list[ModelId] = []  # newest last
         self.ready: dict[ModelId, Backend] = {}
+        self.leaders: dict[ModelId, Leader] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the backends' tasks until cancelled; backends end with this task."""
@@ -96,6 +106,7 @@ class BackendTasks:
                     error = None  # it was stopped on purpose; its exit was logged
                 self._end(model, error)  # here, because the router's own end passes through
         del self._scopes[model]
+        self.leaders.pop(model, None)
         self._on_event(Changed(model, Signal.EXITED, error))
 
     def _on_launch_event(self, scope: trio.CancelScope, event: LaunchEvent) -> None:
@@ -107,6 +118,8 @@ class BackendTasks:
                 if backend is not None and backend.sleeping is not sleeping:
                     backend.sleeping = sleeping
                     self._on_event(event)
+            case BackendSpawned(model, leader):
+                self.leaders[model] = leader
             case BackendReady(backend):
                 if not scope.cancel_called:  # else it is being stopped already
                     self._note_ready(backend)

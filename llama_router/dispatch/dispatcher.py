@@ -8,7 +8,7 @@ is ever asynchronous.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import count
@@ -22,6 +22,7 @@ from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan
 from ..core.config.specs import ModelSpec
+from ..core.memory.view import Claims, MemoryView
 from ..core.scheduling import policies, refusals
 from ..core.scheduling.events import (
     Arrived,
@@ -55,6 +56,7 @@ from ..errors.base import RouterError
 from ..errors.requests import NoModelRunningError
 from ..event_feed import EventFeed, ModelPhaseChanged, SleepChanged
 from ..logs.events import log
+from ..process.family import Leader
 from ..timeouts import LATE_S
 from .backend_tasks import BackendEvent, BackendTasks, Launch
 from .health import HealthChecks, Probe
@@ -81,6 +83,8 @@ class Dispatcher:
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
+        on_end: Called with a model and its claims when its backend is gone; returns what is
+            known of memory then. None while nothing watches it.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Dispatcher:
         self._alarm_s = math.inf  # its deadline
         self._moved = trio.Event()
         self.feed = EventFeed()
+        self.on_end: Callable[[ModelId, Claims], MemoryView] | None = None
         self.waits = Waits(self._scheduler.wait_of, self.feed)
 
     @property
@@ -148,7 +153,7 @@ class Dispatcher:
         """
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, caller, now_s)
-        if self._scheduler.admit_at_once(request, model, takes_slot=takes_slot):
+        if self._scheduler.admit_at_once(request, model, now_s, takes_slot=takes_slot):
             lease.settle(self._backends[model], now_s)
         else:
             self.submit(Arrived(request, model, may_load, takes_slot), now_s)
@@ -316,6 +321,15 @@ class Dispatcher:
         """Return the models that are configured no more, but still have a process or requests."""
         return self._scheduler.leaving()
 
+    @property
+    def leaders(self) -> Mapping[ModelId, Leader]:
+        """The process of each model that has one."""
+        return self._tasks.leaders
+
+    def wanted(self) -> frozenset[ModelId]:
+        """Return the models that requests wait for."""
+        return self._scheduler.wanted
+
     def backend(self, model: ModelId) -> Backend | None:
         """Return the ready backend of *model*, if there is one."""
         return self._backends.get(model)
@@ -339,7 +353,7 @@ class Dispatcher:
                     self._leases[request].settle(self._backends[model], now_s)
                 case Refuse(request, refusal):
                     self._leases[request].settle(refusal, now_s)
-                case Start(model):
+                case Start(model, _claims):
                     self.waits.begin_progress(model)
                     self._tasks.start(self._scheduler.spec(model))
                 case Stop(model, reason, error):
@@ -377,6 +391,9 @@ class Dispatcher:
         if isinstance(event, BackendSlept):
             self.feed.publish(SleepChanged(event.model, event.sleeping))
             return
+        if event.signal is Signal.EXITED and self.on_end is not None:
+            claims = self._scheduler.statistics_of(event.model).claims
+            self._scheduler.learn(self.on_end(event.model, claims))
         self.submit(event)
         if event.signal is Signal.EXITED:
             self._log_end(event.model, event.error)

@@ -35,6 +35,18 @@ class QueueFullError(AdmissionError):
     type = "rate_limit_error"
 
 
+class ModelTooLargeError(AdmissionError):
+    """The model needs more memory than models may take on this machine."""
+
+    code = "model_too_large"
+
+
+class NoMemoryError(AdmissionError):
+    """Models with ``keep_loaded`` hold the memory that the model needs."""
+
+    code = "no_memory"
+
+
 class QueueTimeoutError(AdmissionError):
     """No backend became available within ``max_queue_wait_s``."""
 

@@ -19,7 +19,10 @@ from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
 from ..core.config.config import Config
 from ..core.config.specs import RouterSpec
+from ..devices.machine import this_machine
 from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.footprints import Footprints
+from ..dispatch.memory_watch import MemoryWatch
 from ..gateway.server import ListenerSet
 from ..model_logs.store import LogStore
 from ..process import procfs
@@ -51,6 +54,7 @@ class RouterParts:
         logs: The output of backends.
         launcher: Starts backends.
         dispatcher: Owns the scheduler.
+        memory: Reads the devices, if the policy needs that.
     """
 
     loaded: LoadedConfig
@@ -64,6 +68,7 @@ class RouterParts:
     logs: LogStore
     launcher: Launcher
     dispatcher: Dispatcher
+    memory: MemoryWatch
 
 
 @asynccontextmanager
@@ -138,6 +143,11 @@ async def router_parts(
                 logs=logs,
                 launcher=launcher,
                 dispatcher=dispatcher,
+                memory=MemoryWatch(
+                    dispatcher,
+                    this_machine(lambda: dispatcher.config.devices, state_dir),
+                    Footprints(),
+                ),
             )
         finally:
             await close_files(logs, prepared.record)

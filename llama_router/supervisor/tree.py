@@ -91,6 +91,7 @@ async def _run_tree(
         try:
             async with trio.open_nursery() as backends:
                 await backends.start(dispatcher.run)
+                backends.start_soon(parts.memory.run)
                 try:
                     if await load_startup_model(dispatcher, signals.stop, parts.manager):
                         await frontend.serve(task_status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def occupied_by(*residents: Resident) -> Occupancy:
     return Occupancy(residents=residents, waiters=(), now_s=0.0)
 
 
-def resident(spec: ModelSpec, phase: Phase = Phase.READY, **more: int) -> Resident:
+def resident(spec: ModelSpec, phase: Phase = Phase.READY, **more: Any) -> Resident:
     return Resident(spec=spec, phase=phase, **more)
 
 

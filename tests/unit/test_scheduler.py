@@ -41,10 +41,11 @@ from llama_router.errors.backends import (
 A, B, C, D = map(ModelId, "abcd")
 
 
-def config(*, router: dict | None = None, **models: dict) -> Config:
+def config(*, router: dict | None = None, scheduler: dict | None = None, **models: dict) -> Config:
     """Build a configuration; each keyword is a model and its settings."""
     document = {
         "router": router or {},
+        "scheduler": scheduler or {},
         "models": {m: {"path": f"{m}.gguf", **fields} for m, fields in models.items()},
     }
     return parse_config(document)
@@ -697,3 +698,30 @@ def test_an_unloaded_model_has_not_crashed() -> None:
     gone(s, A, 5, died(A))
     s.handle(Unload(A, force=False), now_s=6)
     assert not s.statistics()[A].crashed
+
+
+def test_a_model_that_is_asked_again_soon_is_kept_for_its_share_of_a_swap() -> None:
+    """Two clients that ask in turns do not cause a swap per request; each load took 10 s."""
+    s = Scheduler(config(router={"min_residency_s": 0}, a={}, b={}))
+    s.handle(Arrived(1, A), now_s=0)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=10)
+    for request, at_s in ((2, 12), (3, 14)):  # a pause of one second each
+        s.handle(Finished(request - 1), now_s=at_s - 1)
+        s.handle(Arrived(request, A), now_s=at_s)
+    s.handle(Arrived(4, ModelId("b")), now_s=14)
+    assert s.handle(Finished(3), now_s=15) == []
+    assert s.wake_s == 16.5
+    assert s.handle(Arrived(5, A), now_s=16) == [Grant(5, A)]
+    # The next request is expected at 20.5, when its share is over: ten seconds, as it was loading.
+    assert [type(action) for action in s.handle(Finished(5), now_s=19)] == [Stop]
+
+
+def test_without_patience_an_idle_model_leaves_at_once() -> None:
+    """`swap_patience = 0` is how it was."""
+    s = Scheduler(config(scheduler={"swap_patience": 0}, a={}, b={}))
+    s.handle(Arrived(1, A), now_s=0)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=10)
+    s.handle(Finished(1), now_s=11)
+    s.handle(Arrived(2, A), now_s=12)
+    s.handle(Arrived(3, ModelId("b")), now_s=12)
+    assert [type(action) for action in s.handle(Finished(2), now_s=13)] == [Stop]

@@ -97,7 +97,9 @@ class Story:
         self.last_request += 1
         request = self.last_request
         other, before = twin(self.scheduler), seen(twin(self.scheduler))
-        admitted = other.admit_at_once(request, ModelId(name), takes_slot=takes_slot)
+        admitted = other.admit_at_once(
+            request, ModelId(name), self.now_s + 1, takes_slot=takes_slot
+        )
         actions = self.feed(Arrived(request, ModelId(name), takes_slot=takes_slot))
         self.holders.append(request)
         if not admitted:
@@ -158,5 +160,5 @@ def test_the_shortcuts_are_taken() -> None:
     state.arrive("a")
     state.ready(None)
     state.finish(0)
-    assert state.scheduler.admit_at_once(9, ModelId("a"))
+    assert state.scheduler.admit_at_once(9, ModelId("a"), 99.0)
     assert state.scheduler.finish_at_once(9, 100.0)

@@ -7,6 +7,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
+from llama_router.core.memory.devices import Device, DeviceId, DeviceKind
+from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
+from llama_router.core.memory.view import DeviceState, MemoryView
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
@@ -14,6 +17,7 @@ from llama_router.core.scheduling.events import (
     Finished,
     Grant,
     Hung,
+    MemoryChanged,
     Reconfigured,
     Refuse,
     Start,
@@ -22,6 +26,7 @@ from llama_router.core.scheduling.events import (
     Unload,
 )
 from llama_router.core.scheduling.lifecycle import RESIDENT, Intent, Phase, Signal
+from llama_router.core.scheduling.memory_placement import MemoryPlacement
 from llama_router.core.scheduling.placement import Placement
 from llama_router.core.scheduling.policies import placement_for
 from llama_router.core.scheduling.scheduler import Scheduler
@@ -361,11 +366,89 @@ class CountedBusyMachine(Counted, BusyMachine):
     LIMIT = 3
 
 
+GPU = DeviceId("gpu")
+NEEDS_MIB = {"a": 40, "b": 30, "c": 50, "d": 70, "e": None, KEPT: 20}
+BUDGET_MIB = 120
+
+
+class Remembered:
+    """The same, with the policy of memory: what does not fit does not run together.
+
+    The footprint of ``e`` is not known before it was loaded once. Other programs take up to 30.
+    """
+
+    alive: set[ModelId]
+    now_s: float
+
+    def placement_for(self, conf: Config) -> Placement:
+        """Return the policy under test."""
+        return MemoryPlacement.of(conf)
+
+    def view(self, others_mib: int) -> MemoryView:
+        """Return the devices as they are now."""
+        footprints = {
+            ModelId(name): Footprint(source=Source.CONFIGURED, gpu_mib=mib)
+            for name, mib in NEEDS_MIB.items()
+            if mib is not None
+        }
+        footprints[ModelId("e")] = (
+            Footprint(source=Source.MEASURED, gpu_mib=60) if self.measured else UNKNOWN
+        )
+        device = Device(id=GPU, kind=DeviceKind.SIMULATED, capacity_mib=BUDGET_MIB)
+        return MemoryView(
+            devices={GPU: DeviceState(device=device, others_mib=others_mib)},
+            footprints=footprints,
+            measured={ModelId("e"): {GPU: 60}} if self.measured else {},
+        )
+
+    measured = False
+
+    def check_placed(self, alive: set[ModelId]) -> None:
+        """Fail if *alive* do not fit, or one of them is to run alone."""
+        if not self.measured and "e" in alive:
+            assert alive <= {"e", KEPT}
+        taken = (NEEDS_MIB[str(model)] or 60 for model in alive if self.measured or model != "e")
+        assert sum(taken) <= BUDGET_MIB
+
+    def has_place_for(self, _: ModelId) -> bool:
+        """Return whether only the kept model may be alive: then any other one fits."""
+        return not self.alive - {KEPT}
+
+
+class MemoryMachine(Remembered, SchedulerMachine):
+    """Everything holds for that policy; readings come at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed(MemoryChanged(self.view(0)))
+
+    @rule(others_mib=st.sampled_from([0, 10, 30]), measured=st.booleans())
+    def devices_are_read(self, others_mib: int, *, measured: bool) -> None:
+        self.measured = self.measured or (measured and ModelId("e") in self.alive)
+        self.feed(MemoryChanged(self.view(others_mib)))
+
+    def teardown(self) -> None:
+        self.feed(MemoryChanged(self.view(0)))
+        super().teardown()
+
+
+class MemoryBusyMachine(Remembered, BusyMachine):
+    """The bounded wait, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed(MemoryChanged(self.view(0)))
+
+
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
 TestCounted = CountedMachine.TestCase
 TestCounted.settings = TestScheduler.settings
+TestMemory = MemoryMachine.TestCase
+TestMemory.settings = TestScheduler.settings
 TestBusy = BusyMachine.TestCase
 TestBusy.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestCountedBusy = CountedBusyMachine.TestCase
 TestCountedBusy.settings = TestBusy.settings
+TestMemoryBusy = MemoryBusyMachine.TestCase
+TestMemoryBusy.settings = TestBusy.settings

@@ -84,6 +84,7 @@ class Device:
         capacity_mib: Its memory, or the part of it that ``memory_mib`` allows; the amount of a
             pool.
         reserve_mib: What is left to other programs.
+        beyond_mib: The part of its memory that ``memory_mib`` leaves out, to other programs, too.
     """
 
     id: DeviceId
@@ -92,6 +93,7 @@ class Device:
     selector: str = ""
     capacity_mib: int
     reserve_mib: int = 0
+    beyond_mib: int = 0
 
     @property
     def budget_mib(self) -> int:

@@ -81,6 +81,7 @@ def _found(found: DeviceReading, spec: DeviceSpec, warnings: list[str]) -> Devic
         selector=found.selector,
         capacity_mib=capacity_mib,
         reserve_mib=reserve_mib,
+        beyond_mib=total_mib - capacity_mib,
     )
     if not device.budget_mib:
         warnings.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
@@ -34,22 +35,27 @@ class DeviceState:
         return max(0, self.device.budget_mib - self.others_mib - self.freeing_mib)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class MemoryView:
     """Memory at one moment.
 
     Attributes:
         devices: The devices that are used, by name.
-        footprints: What each model would take; a model that is missing is unknown.
+        footprints: What each model would take; a model that is missing was not looked up yet,
+            and cannot be placed.
         measured: What each running backend was seen to take at most since its start. Only of
             devices where it could be told.
         load_s: How long the last load of each model took, in seconds.
+        memo: For policies: what they found out about it, and may need again.
     """
 
     devices: Mapping[DeviceId, DeviceState] = attrs.field(factory=dict[DeviceId, DeviceState])
     footprints: Mapping[ModelId, Footprint] = attrs.field(factory=dict[ModelId, Footprint])
     measured: Mapping[ModelId, Claims] = attrs.field(factory=dict[ModelId, Claims])
     load_s: Mapping[ModelId, float] = attrs.field(factory=dict[ModelId, float])
+    memo: dict[object, Any] = attrs.field(
+        factory=dict[object, Any], init=False, eq=False, repr=False
+    )
 
 
 NOTHING_KNOWN = MemoryView()

@@ -11,6 +11,8 @@ from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan
+from ..memory.devices import DeviceId
+from ..memory.view import Claims, MemoryView
 from .lifecycle import Signal
 
 
@@ -119,6 +121,17 @@ class FileRestored:
 
 
 @attrs.frozen
+class MemoryChanged:
+    """The devices were read, or a footprint is known better.
+
+    Attributes:
+        memory: All that is known.
+    """
+
+    memory: MemoryView
+
+
+@attrs.frozen
 class Reconfigured:
     """The configuration was replaced.
 
@@ -147,6 +160,7 @@ Event: TypeAlias = (
     | Hung
     | ExplicitLoad
     | FileRestored
+    | MemoryChanged
     | Reconfigured
     | ShutDown
 )
@@ -170,9 +184,15 @@ class Refuse:
 
 @attrs.frozen
 class Start:
-    """Spawn the model's backend."""
+    """Spawn the model's backend.
+
+    Attributes:
+        model: The model.
+        claims: What it takes of each device, if the placement policy chose them.
+    """
 
     model: ModelId
+    claims: Claims = attrs.field(factory=dict[DeviceId, int])
 
 
 @attrs.frozen

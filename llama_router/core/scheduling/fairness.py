@@ -8,7 +8,9 @@ residents in its way (`Placement.may_start`)
 * leave at once when all of them are idle (`Placement.victims`);
 * otherwise are granted for `max_dwell_s` more, counted from the moment when both are true: they
   are ready, and the request waits. Then they are *closed*: they drain and leave;
-* but each is granted for `min_residency_s` after it became ready, and at least once, so that no
+* but one whose next request is expected soon stays for it, within its share of time
+  (`_is_expected_back`);
+* and each is granted for `min_residency_s` after it became ready, and at least once, so that no
   load is wasted.
 
 A model that cannot start in any case (its backend is in backoff, failed, or still exiting) has no
@@ -18,53 +20,80 @@ turn, and stops no other model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ..config.names import ModelId
+from ..config.specs import ModelSpec
+from ..memory.view import Claims
+from . import refusals
 from .events import Action, Grant
 from .lifecycle import Phase
-from .placement import Occupancy
+from .placement import Occupancy, Placement
 from .state import ModelEntry, SchedulerState
 
+#: How many times its usual pause a model's next request is waited for.
+_PAUSES: Final = 1.5
 
-def grant(state: SchedulerState, now_s: float) -> list[Action]:
-    """Grant the queued requests of models that are ready and not closed."""
-    order = state.in_turn()
+
+def grant(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
+    """Grant the queued requests of models that are ready and not closed.
+
+    Args:
+        state: Changed by this.
+        order: The result of `SchedulerState.in_turn`.
+        now_s: Clock time, in seconds.
+    """
     occupancy = state.occupancy(now_s, order) if order else None  # without a turn, none is closed
     actions: list[Action] = []
-    for model in sorted(state.waiting, key=lambda m: state.entries[m].turn_s):
-        entry = state.entries[model]
-        if entry.phase is not Phase.READY:
-            continue
+    waiting = (state.entries[model] for model in state.waiting)
+    ready = [entry for entry in waiting if entry.phase is Phase.READY]
+    for entry in sorted(ready, key=lambda each: each.turn_s):
+        model = entry.spec.id
         if occupancy is not None and _is_closed(state, entry, occupancy):
             continue
         for request in entry.grantable():
             del entry.queued[request]
-            state.hold(request, entry, takes_slot=request not in entry.slotless)
+            state.hold(request, entry, now_s, takes_slot=request not in entry.slotless)
             actions.append(Grant(request, model))
         if not entry.queued:
             state.waiting.discard(model)
     return actions
 
 
-def swap(state: SchedulerState, now_s: float) -> list[Action]:
-    """Start the models that may start, and stop what is in the way of the oldest other turn."""
+def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
+    """Start the models that may start, and stop what is in the way of the oldest other turn.
+
+    Requests for a model that could not start in any place are refused.
+
+    Args:
+        state: Changed by this.
+        order: The result of `SchedulerState.in_turn`.
+        now_s: Clock time, in seconds.
+    """
     actions: list[Action] = []
     older: list[ModelEntry] = []  # those that still wait
     evicting = False
-    if not (order := state.in_turn()):
+    if not order:
         return []
     occupancy = state.occupancy(now_s, order)
     for entry in order:
         verdict = state.may_start(entry.spec, occupancy)
-        if verdict.allowed and _may_join(state, entry, older, occupancy):
-            actions.append(state.start(entry.spec.id))
+        if verdict.allowed and _may_join(state, entry, verdict.claims, older, occupancy):
+            actions.append(state.start(entry.spec.id, verdict.claims, now_s))
             occupancy = state.occupancy(now_s)
+            continue
+        if verdict.obstacle is not None:
+            error = refusals.no_place(entry.spec.id, verdict)
+            actions += state.refuse_queue(entry.spec.id, error, now_s)
             continue
         older.append(entry)
         if not verdict.allowed and entry.may_displace and not evicting:
             evicting = True  # for one turn at a time
             closed = closed_models(state, occupancy)
-            for victim in state.placement.victims(entry.spec, occupancy, closed):
+            victims = state.placement.victims(entry.spec, occupancy, closed)
+            if any(_is_expected_back(state, state.entries[v], entry, now_s) for v in victims):
+                continue
+            for victim in victims:
                 reason = f"model {str(entry.spec.id)!r} takes its place"
                 actions.append(state.stop(victim, reason))
                 state.entries[victim].made_way_s = now_s
@@ -74,11 +103,10 @@ def swap(state: SchedulerState, now_s: float) -> list[Action]:
 
 def is_wanted_by_others(state: SchedulerState, entry: ModelEntry, occupancy: Occupancy) -> bool:
     """Return whether a model, if it were started now, would be in the way of a waiting one."""
-    started = occupancy.with_started(entry.spec)
-    return any(
-        entry.spec.id in state.placement.may_start(waiter.spec, started).blockers
-        for waiter in occupancy.waiters
-    )
+    placement = state.placement
+    claims = placement.may_start(entry.spec, occupancy).claims
+    started = occupancy.with_started(entry.spec, claims)
+    return any(_delays(placement, waiter.spec, occupancy, started) for waiter in occupancy.waiters)
 
 
 def closed_models(state: SchedulerState, occupancy: Occupancy) -> frozenset[ModelId]:
@@ -113,32 +141,57 @@ def _is_closed(state: SchedulerState, entry: ModelEntry, occupancy: Occupancy) -
     return state.due(until_s, now_s)
 
 
+def _is_expected_back(
+    state: SchedulerState, victim: ModelEntry, rival: ModelEntry, now_s: float
+) -> bool:
+    """Return whether an idle model is kept for its next request, though another one waits.
+
+    It is if that request usually comes soon, and the model did not have its share of time yet:
+    so clients that ask for two models in turns do not cause a swap for each request.
+    """
+    patience_s = state.config.scheduler.swap_patience * (victim.load_s + rival.load_s)
+    share_ends_s = victim.ready_since_s + patience_s
+    due_s = victim.idle_since_s + _PAUSES * victim.demand.pause_s
+    bound_s = rival.turn_s + state.config.router.max_dwell_s
+    if not victim.served or victim.busy or due_s > min(share_ends_s, bound_s):
+        return False
+    return not state.due(due_s, now_s)
+
+
+def _delays(
+    placement: Placement, spec: ModelSpec, occupancy: Occupancy, started: Occupancy
+) -> bool:
+    """Return whether more residents are in the way of a model in *started* than in *occupancy*."""
+    now = placement.may_start(spec, started).blockers
+    return bool(set(now).difference(placement.may_start(spec, occupancy).blockers))
+
+
 def _may_join(
-    state: SchedulerState, entry: ModelEntry, older: Sequence[ModelEntry], occupancy: Occupancy
+    state: SchedulerState,
+    entry: ModelEntry,
+    claims: Claims,
+    older: Sequence[ModelEntry],
+    occupancy: Occupancy,
 ) -> bool:
     """Return whether a model may start beside the residents, though an older turn waits.
 
-    It may while the residents in the way of that turn have dwell time left, or are not ready.
+    It may if it is not in the way of that turn, or while the residents that are have dwell time
+    left, or are not ready.
     """
-    if not older:
-        return True
-    placement, started = state.placement, occupancy.with_started(entry.spec)
-    rival = next(
-        (
-            each
-            for each in older
-            if entry.spec.id in placement.may_start(each.spec, started).blockers
-        ),
-        None,
-    )
-    if rival is None:
-        return True
-    keys = {
-        state.dwell_key(state.entries[blocker])
-        for blocker in placement.may_start(rival.spec, occupancy).blockers
-    }
-    ready_s = [state.dwell_since_s[key] for key in keys if key in state.dwell_since_s]
-    if not ready_s:
-        return True
-    since_s = max(rival.turn_s, min(ready_s))
-    return not state.due(since_s + state.config.router.max_dwell_s, occupancy.now_s)
+    placement, started = state.placement, occupancy.with_started(entry.spec, claims)
+    for rival in older:
+        keys = {
+            state.dwell_key(state.entries[blocker])
+            for blocker in placement.may_start(rival.spec, occupancy).blockers
+        }
+        ready_s = [state.dwell_since_s[key] for key in keys if key in state.dwell_since_s]
+        if not ready_s:
+            continue
+        until_s = max(rival.turn_s, min(ready_s)) + state.config.router.max_dwell_s
+        if until_s > occupancy.now_s and state.wake_s <= until_s:
+            continue  # it has time left, and a tick is due by then anyway
+        if _delays(placement, rival.spec, occupancy, started) and state.due(
+            until_s, occupancy.now_s
+        ):
+            return False
+    return True

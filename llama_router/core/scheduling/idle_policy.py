@@ -90,7 +90,7 @@ def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
             state.cue(entry, Cue.DISPLACED)
             entry.keep_s = None
         elif verdict.allowed:
-            actions.append(state.start(model))
+            actions.append(state.start(model, verdict.claims, now_s))
     return actions
 
 
@@ -116,8 +116,8 @@ def _start_or_make_room(
 ) -> list[Action]:
     """Start a model, or stop the idle models that are in its way."""
     spec, occupancy = state.entries[model].spec, state.occupancy(now_s)
-    if state.may_start(spec, occupancy).allowed:
-        return [state.start(model)]
+    if (verdict := state.may_start(spec, occupancy)).allowed:
+        return [state.start(model, verdict.claims, now_s)]
     if not state.entries[model].may_displace:
         return []
     reason = f"the {role} model {str(model)!r} takes its place"

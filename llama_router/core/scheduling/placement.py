@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from enum import Enum, auto
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
+from ..memory.devices import DeviceId
+from ..memory.view import NOTHING_KNOWN, Claims, MemoryView
 from .lifecycle import Phase
 
 
@@ -31,6 +34,9 @@ class Resident:
         ready_since_s: Clock time at which it became ready, in seconds; minus infinity if it
             never was.
         idle_since_s: Clock time at which it became ready or its last request ended, in seconds.
+        claims: What it takes of each device.
+        load_s: How long its last load took, in seconds; 0 if that is not known.
+        demand: Its grants lately: a count that halves every ten minutes.
     """
 
     spec: ModelSpec
@@ -39,6 +45,9 @@ class Resident:
     queued: int = 0
     ready_since_s: float = -float("inf")
     idle_since_s: float = -float("inf")
+    claims: Claims = attrs.field(factory=dict[DeviceId, int])
+    load_s: float = 0.0
+    demand: float = 0.0
 
     @property
     def model(self) -> ModelId:
@@ -72,18 +81,30 @@ class Occupancy:
 
     Attributes:
         residents: Every model that occupies memory, those with ``keep_loaded`` included.
-        waiters: The demand, oldest turn first.
+        waiters: The demand, oldest turn first, as far as the policy looks ahead.
         now_s: Clock time, in seconds.
+        memory: What is known of devices, and of what models take.
+        memo: For policies: what they found out about this moment and may need again. Shared with
+            the next moment if no phase, setting, device or second has changed in between.
     """
 
     residents: tuple[Resident, ...]
     waiters: tuple[Waiter, ...]
     now_s: float
+    memory: MemoryView = NOTHING_KNOWN
+    memo: dict[object, Any] = attrs.field(factory=dict[object, Any], eq=False, repr=False)
 
-    def with_started(self, spec: ModelSpec) -> Occupancy:
-        """Return the occupancy if the model of *spec* were started now."""
-        started = Resident(spec=spec, phase=Phase.STARTING)
-        return attrs.evolve(self, residents=(*self.residents, started))
+    def with_started(self, spec: ModelSpec, claims: Claims) -> Occupancy:
+        """Return the occupancy if the model of *spec* were started now, with *claims*."""
+        started = Resident(spec=spec, phase=Phase.STARTING, claims=claims)
+        return attrs.evolve(self, residents=(*self.residents, started), memo={})
+
+
+class Obstacle(Enum):
+    """Why a model cannot start whatever leaves: requests for it are refused."""
+
+    TOO_LARGE = auto()  # no device is large enough for it
+    KEPT = auto()  # models with ``keep_loaded`` hold what it needs
 
 
 @attrs.frozen(kw_only=True)
@@ -97,11 +118,15 @@ class Verdict:
             whole reason.
         look_again_s: Clock time at which the answer may be another one although nothing
             happened, in seconds; infinite if it depends on events only.
+        claims: What it will take of each device, if the policy chooses that.
+        obstacle: Set if waiting is in vain.
     """
 
     blockers: tuple[ModelId, ...] = ()
     reason: str = ""
     look_again_s: float = float("inf")
+    claims: Claims = attrs.field(factory=dict[DeviceId, int])
+    obstacle: Obstacle | None = None
 
     @property
     def allowed(self) -> bool:
@@ -118,7 +143,15 @@ class Placement(Protocol):
     * `may_start` allows any model if nothing but ``keep_loaded`` models is resident;
     * `victims` names at least one blocker once all blockers are idle;
     * models that can take each other's place again and again have one `dwell_key`.
+
+    Attributes:
+        lookahead: How many of the models that wait to be started are looked at, oldest turn
+            first; None for all. The price of a decision is proportional to it.
     """
+
+    @property
+    def lookahead(self) -> int | None:
+        """Return that number."""
 
     def dwell_key(self, spec: ModelSpec) -> str:
         """Return what models have in common that share one dwell time.
@@ -166,6 +199,8 @@ class GroupPlacement:
     A model without a group is a group of its own. Models with ``keep_loaded`` do not take part:
     they run beside every group.
     """
+
+    lookahead: ClassVar[None] = None
 
     def dwell_key(self, spec: ModelSpec) -> str:
         """Return the group; a model with ``keep_loaded`` is not in one."""

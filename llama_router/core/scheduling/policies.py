@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from ..config.config import Config
+from ..config.specs import Policy
+from .memory_placement import MemoryPlacement
 from .placement import GroupPlacement, Placement
 
 
-def placement_for(config: Config) -> Placement:  # noqa: ARG001 -- a policy with settings reads them
+def placement_for(config: Config) -> Placement:
     """Return the placement policy that *config* asks for."""
-    return GroupPlacement()
+    match config.scheduler.policy:
+        case Policy.GROUPS:
+            return GroupPlacement()
+        case Policy.MEMORY:
+            return MemoryPlacement.of(config)

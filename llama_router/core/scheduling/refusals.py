@@ -7,6 +7,9 @@ from itertools import islice
 from typing import Final
 
 from ...errors.admission import (
+    AdmissionError,
+    ModelTooLargeError,
+    NoMemoryError,
     QueueFullError,
     QueueTimeoutError,
     ShuttingDownError,
@@ -16,6 +19,7 @@ from ...errors.backends import BackendError, BackendFailedError
 from ...errors.requests import BodiesFullError, ModelNotLoadedError, RequestCancelledError
 from ..config.config import Config
 from ..config.names import ModelId
+from .placement import Obstacle, Verdict
 
 #: ``Retry-After`` for a full or slow queue, in seconds; queues move at the pace of answers.
 QUEUE_RETRY_AFTER_S: Final = 5.0
@@ -65,6 +69,18 @@ def _listed(names: Collection[str]) -> str:
     known = ", ".join(repr(str(name)) for name in islice(names, _MAX_LISTED))
     more = len(names) - _MAX_LISTED
     return (known + (f" and {more} more" if more > 0 else "")) or "none"
+
+
+def no_place(model: ModelId, verdict: Verdict) -> AdmissionError:
+    """Return the error for requests of a model that cannot start whatever leaves."""
+    match verdict.obstacle:
+        case Obstacle.TOO_LARGE:
+            return ModelTooLargeError(
+                f"{verdict.reason}. Use a smaller quantisation or context, or correct memory_mib "
+                f"of model {str(model)!r}"
+            )
+        case _:
+            return NoMemoryError(f"{verdict.reason}. Unload one of them")
 
 
 def removed(model: ModelId) -> UnknownModelError:

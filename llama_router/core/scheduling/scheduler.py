@@ -28,6 +28,7 @@ from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan, plan_reload
 from ..config.specs import ModelSpec
+from ..memory.view import MemoryView
 from . import fairness, idle_policy, policies, refusals
 from .events import (
     Action,
@@ -40,6 +41,7 @@ from .events import (
     Grant,
     Hung,
     Keep,
+    MemoryChanged,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -72,6 +74,7 @@ class Scheduler:
         self._state = SchedulerState(config, placement_for)
         self._shutting_down = False
         self._now_s = 0.0  # of the latest event
+        self._oldest_s = math.inf  # no request that waits arrived earlier
         self._occupancy: Occupancy | None = None  # after it, once computed for `wait_of`
 
     @property
@@ -112,7 +115,9 @@ class Scheduler:
             state.wake_s = float("inf")
         return actions
 
-    def admit_at_once(self, request: int, model: ModelId, *, takes_slot: bool = True) -> bool:
+    def admit_at_once(
+        self, request: int, model: ModelId, now_s: float, *, takes_slot: bool = True
+    ) -> bool:
         """Grant *request* if *model* is ready and no request waits; return whether it was.
 
         The same as to `handle` its `Arrived`, at a third of the price: nearly every request
@@ -128,7 +133,9 @@ class Scheduler:
         if not entry.has_room(takes_slot=takes_slot):
             return False
         state.no_request_yet = False
-        state.hold(request, entry, takes_slot=takes_slot)
+        if not entry.in_flight:
+            entry.demand.arrived(now_s)
+        state.hold(request, entry, now_s, takes_slot=takes_slot)
         return True
 
     def finish_at_once(self, request: int, now_s: float) -> bool:
@@ -166,6 +173,8 @@ class Scheduler:
                 self._forgive_for_load(model)
             case FileRestored(model):
                 self._file_restored(model)
+            case MemoryChanged(memory):
+                self._state.memory = memory
             case Reconfigured(config, plan):
                 if plan is None or plan.base is not self._state.config:
                     plan = plan_reload(self._state.config, config)
@@ -175,6 +184,10 @@ class Scheduler:
             case _:
                 assert_never(event)
         return []
+
+    def learn(self, memory: MemoryView) -> None:
+        """Record what is known of memory; the next event decides with it."""
+        self._state.memory = memory
 
     # -- snapshots ------------------------------------------------------------------------
 
@@ -192,6 +205,11 @@ class Scheduler:
     def returning(self) -> frozenset[ModelId]:
         """The models that start again because their process is replaced; see `Intent`."""
         return frozenset(self._state.returning)
+
+    @property
+    def wanted(self) -> frozenset[ModelId]:
+        """The models that requests wait for."""
+        return frozenset(self._state.waiting)
 
     def phase(self, model: ModelId) -> Phase:
         """Return the phase of *model*'s backend."""
@@ -222,7 +240,7 @@ class Scheduler:
         """
         state = self._state
         entry = state.entries[model]
-        return entry.statistics(never_expires=state.never_expires(entry))
+        return entry.statistics(never_expires=state.never_expires(entry), memory=state.memory)
 
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not wait."""
@@ -256,13 +274,15 @@ class Scheduler:
         if model not in state.config.models:
             return [Refuse(request, refusals.unknown(model, state.config))]
         entry = state.entries[model]
+        if not entry.busy:
+            entry.demand.arrived(now_s)
         if (
             entry.phase is Phase.READY
             and entry.has_room(takes_slot=takes_slot)
             # No queue anywhere, or only for slots, which it does not take.
             and (not state.waiting or not (takes_slot or state.in_turn()))
         ):
-            state.hold(request, entry, takes_slot=takes_slot)
+            state.hold(request, entry, now_s, takes_slot=takes_slot)
             return [Grant(request, model)]
         if (error := self._refusal(entry, now_s, may_load=may_load)) is not None:
             return [Refuse(request, error)]
@@ -270,6 +290,7 @@ class Scheduler:
         entry.queued[request] = now_s
         if not takes_slot:
             entry.slotless.add(request)
+        self._oldest_s = min(self._oldest_s, now_s) if state.waiting else now_s
         if may_load:
             state.cue(entry, Cue.QUEUED)
         else:
@@ -295,6 +316,7 @@ class Scheduler:
         entry = state.entries[model]
         state.move(entry, Signal.PROBE_OK)
         entry.ready_since_s = entry.idle_since_s = now_s
+        entry.load_s = now_s - entry.started_s
         entry.served = False
         entry.may_displace = True
         state.cue(entry, Cue.READY)
@@ -494,8 +516,9 @@ class Scheduler:
         if state.waiting:
             actions += self._refuse_unloadable(now_s)
             actions += self._refuse_without_place(now_s)
-            actions += fairness.grant(state, now_s)
-            actions += fairness.swap(state, now_s)
+            order = state.in_turn()
+            actions += fairness.grant(state, order, now_s)
+            actions += fairness.swap(state, order, now_s)
             actions += self._refuse_without_place(now_s)
         if state.returning:
             actions += idle_policy.bring_back(state, now_s)
@@ -533,11 +556,16 @@ class Scheduler:
         if not state.waiting:
             state.stalls.clear()
         actions: list[Action] = []
+        if self._oldest_s + limit_s > now_s:
+            state.due(self._oldest_s + limit_s, now_s)
+            return actions
+        self._oldest_s = math.inf
         for model in tuple(state.waiting):
             entry = state.entries[model]
             for request, arrived_s in tuple(entry.queued.items()):
                 lost_s = sum(lost_s for end_s, lost_s in state.stalls if end_s > arrived_s)
                 if not state.due(arrived_s + limit_s + lost_s, now_s):
+                    self._oldest_s = min(self._oldest_s, arrived_s + lost_s)
                     break
                 error = refusals.queue_timeout(model, limit_s, self._obstacle(entry, now_s))
                 actions.append(state.refuse(request, error, now_s))

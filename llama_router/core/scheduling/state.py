@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import attrs
 
@@ -15,8 +16,11 @@ from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
+from ..memory.devices import DeviceId
+from ..memory.view import NOTHING_KNOWN, Claims, MemoryView
+from .demand import Demand
 from .events import Action, Refuse, Start, Stop
-from .lifecycle import INTENTS, Cue, Intent, Phase, Signal, advance
+from .lifecycle import INTENTS, RESIDENT, Cue, Intent, Phase, Signal, advance
 from .placement import Occupancy, Placement, Resident, Verdict, Waiter
 from .restart import CLOSED, GIVEN_UP, Breaker
 
@@ -39,6 +43,7 @@ class ModelStatistics:
         retry_at_s: Clock time at which a failed backend may be tried again, in seconds; None if
             it did not fail.
         stays_s: Idle seconds after which its backend is stopped; infinite for never.
+        claims: What its backend takes of each device, as far as that is known.
     """
 
     phase: Phase
@@ -53,6 +58,7 @@ class ModelStatistics:
     idle_since_s: float | None = None
     retry_at_s: float | None = None
     stays_s: float = math.inf
+    claims: Claims = attrs.field(factory=dict[DeviceId, int])
 
 
 @attrs.define(eq=False)
@@ -78,6 +84,10 @@ class ModelEntry:
         may_displace: False after a start that failed for a permanent cause. Until it was ready,
             or its breaker is closed, it takes the place of no other model.
         keep_s: Idle seconds after which it is stopped, if a request set them.
+        claims: What was reserved of each device when it was started.
+        started_s: Clock time of its last start, in seconds.
+        load_s: How long its last load took, in seconds; 0 if it was not loaded yet.
+        demand: How often it is requested.
     """
 
     spec: ModelSpec
@@ -97,6 +107,10 @@ class ModelEntry:
     crashed: bool = False
     may_displace: bool = True
     keep_s: float | None = None
+    claims: Claims = attrs.field(factory=dict[DeviceId, int])
+    started_s: float = -math.inf
+    load_s: float = 0.0
+    demand: Demand = attrs.field(factory=Demand)
 
     @property
     def busy(self) -> bool:
@@ -158,7 +172,22 @@ class ModelEntry:
                 break
         return requests
 
-    def resident(self) -> Resident:
+    def claims_in(self, memory: MemoryView) -> Claims:
+        """Return what it takes of each device: what was measured, else what was reserved.
+
+        While it loads, it may still take what was reserved, or more.
+        """
+        measured = memory.measured.get(self.spec.id)
+        if measured is None:
+            return self.claims
+        if self.phase is not Phase.STARTING:
+            return {**self.claims, **measured}
+        return {
+            name: max(self.claims.get(name, 0), measured.get(name, 0))
+            for name in self.claims.keys() | measured.keys()
+        }
+
+    def resident(self, memory: MemoryView, now_s: float) -> Resident:
         """Return it as placement policies see it."""
         return Resident(
             spec=self.spec,
@@ -167,13 +196,17 @@ class ModelEntry:
             queued=len(self.queued),
             ready_since_s=self.ready_since_s,
             idle_since_s=self.idle_since_s,
+            claims=self.claims_in(memory),
+            load_s=self.load_s or memory.load_s.get(self.spec.id, 0.0),
+            demand=self.demand.at(now_s),
         )
 
-    def statistics(self, *, never_expires: bool) -> ModelStatistics:
+    def statistics(self, *, never_expires: bool, memory: MemoryView) -> ModelStatistics:
         """Return a snapshot.
 
         Args:
             never_expires: It stays loaded however long it is idle.
+            memory: What is known of devices.
         """
         idle = self.phase is Phase.READY and not self.busy
         failing = self.phase in (Phase.BACKOFF, Phase.FAILED)
@@ -190,6 +223,7 @@ class ModelEntry:
             idle_since_s=self.idle_since_s if idle else None,
             retry_at_s=self.breaker.retry_at_s if failing and not self.lacks_file else None,
             stays_s=math.inf if never_expires else self.stays_s,
+            claims=self.claims_in(memory) if self.phase in RESIDENT else {},
         )
 
 
@@ -199,6 +233,8 @@ class SchedulerState:
     Attributes:
         config: The configuration in force.
         placement: Its placement policy.
+        memory: What is known of devices, and of what models take.
+        placed: A number that is another one after each change of a phase or a setting.
         entries: What is known about each model.
         owner: The model that each request waits for, or holds.
         waiting: Models with a queue.
@@ -219,6 +255,8 @@ class SchedulerState:
     """
 
     __slots__ = (
+        "_memo",
+        "_memo_of",
         "backing_off",
         "config",
         "draining",
@@ -228,9 +266,11 @@ class SchedulerState:
         "has_timed_work",
         "home",
         "kept",
+        "memory",
         "moves",
         "no_request_yet",
         "owner",
+        "placed",
         "placement",
         "placement_for",
         "resident",
@@ -249,6 +289,10 @@ class SchedulerState:
         self.placement_for = placement_for
         self.config = config
         self.placement = placement_for(config)
+        self.memory = NOTHING_KNOWN
+        self.placed = 0
+        self._memo: dict[object, Any] = {}
+        self._memo_of: tuple[object, ...] = ()
         self.entries = {m: ModelEntry(spec) for m, spec in config.models.items()}
         self.owner: dict[int, ModelId] = {}
         self.waiting: set[ModelId] = set()
@@ -279,6 +323,7 @@ class SchedulerState:
         """Advance the phase of a model."""
         entry.phase = advance(entry.phase, signal)
         self.moves.append((entry.spec.id, entry.phase))
+        self.placed += 1
 
     def cue(self, entry: ModelEntry, cue: Cue) -> None:
         """Change the intent for a model as `INTENTS` says."""
@@ -304,12 +349,14 @@ class SchedulerState:
             given_up.append((model, error))
         return given_up
 
-    def start(self, model: ModelId) -> Start:
-        """Record the start of a model; return the action."""
-        self.move(self.entries[model], Signal.START)
-        self.entries[model].crashed = False
+    def start(self, model: ModelId, claims: Claims, now_s: float) -> Start:
+        """Record the start of a model with *claims*; return the action."""
+        entry = self.entries[model]
+        self.move(entry, Signal.START)
+        entry.crashed = False
+        entry.claims, entry.started_s = claims, now_s
         self.resident.add(model)
-        return Start(model)
+        return Start(model, claims)
 
     def stop(self, model: ModelId, reason: str, error: BackendError | None = None) -> Stop:
         """Record the stop of a model; return the action."""
@@ -334,6 +381,7 @@ class SchedulerState:
         """Replace the configuration, and the placement policy with it."""
         self.config = config
         self.placement = self.placement_for(config)
+        self.placed += 1
 
     def note_dwell_keys(self) -> None:
         """Give every ready model a dwell time: settings may have changed its dwell key."""
@@ -367,20 +415,35 @@ class SchedulerState:
             now_s: Clock time, in seconds.
             order: The result of `in_turn`, if it is at hand.
         """
+        memo_of = (self.placed, self.memory, int(now_s))
+        if memo_of != self._memo_of:
+            self._memo_of, self._memo = memo_of, {}
         return Occupancy(
-            residents=tuple(self.entries[model].resident() for model in self.resident),
+            residents=tuple(
+                self.entries[model].resident(self.memory, now_s) for model in self.resident
+            ),
             waiters=tuple(
                 Waiter(spec=entry.spec, queued=len(entry.queued), turn_s=entry.turn_s)
                 for entry in (self.in_turn() if order is None else order)
             ),
             now_s=now_s,
+            memory=self.memory,
+            memo=self._memo,
         )
 
     def in_turn(self) -> list[ModelEntry]:
-        """Return the models that wait to be started, oldest turn first."""
+        """Return the models that wait to be started, oldest turn first.
+
+        Only as many as the placement policy looks at.
+        """
         waiting = (self.entries[model] for model in self.waiting)
-        startable = (e for e in waiting if e.phase is Phase.STOPPED and e.is_wanted)
-        return sorted(startable, key=lambda entry: entry.turn_s)
+        startable = [
+            (entry.turn_s, entry)
+            for entry in waiting
+            if entry.phase is Phase.STOPPED and entry.is_wanted
+        ]
+        startable.sort(key=_first)
+        return [entry for _, entry in startable[: self.placement.lookahead]]
 
     def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
         """Return the policy's verdict; schedule a `Tick` for the time at which it may change."""
@@ -398,8 +461,9 @@ class SchedulerState:
 
     # -- requests -------------------------------------------------------------------------
 
-    def hold(self, request: int, entry: ModelEntry, *, takes_slot: bool) -> None:
+    def hold(self, request: int, entry: ModelEntry, now_s: float, *, takes_slot: bool) -> None:
         """Record that a model serves *request*."""
+        entry.demand.granted(now_s)
         self.owner[request] = entry.spec.id
         entry.loading_none.discard(request)
         if not takes_slot:
@@ -413,9 +477,12 @@ class SchedulerState:
         if model is None:
             return  # refused earlier; nothing is held
         entry = self.entries[model]
-        entry.in_flight.discard(request)
         entry.loading_none.discard(request)
         entry.slotless.discard(request)
+        if request in entry.in_flight:
+            entry.in_flight.discard(request)
+            if not entry.in_flight:
+                entry.demand.ended(now_s)
         if entry.queued.pop(request, None) is not None and not entry.queued:
             self.waiting.discard(model)
         entry.idle_since_s = now_s
@@ -430,3 +497,7 @@ class SchedulerState:
         """End the wait of all requests for *model*; return the actions."""
         queued = tuple(self.entries[model].queued)
         return [self.refuse(request, error, now_s) for request in queued]
+
+
+def _first(pair: tuple[float, ModelEntry]) -> float:
+    return pair[0]

@@ -1,0 +1,96 @@
+"""The footprint of a model, from the best source that there is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from ..config.specs import ModelSpec
+from .devices import HOST, Device, DeviceId
+from .footprint import UNKNOWN, Footprint, Source
+from .view import Claims
+
+
+@attrs.frozen(kw_only=True)
+class Sources:
+    """All that is known about the memory of one launch.
+
+    Attributes:
+        measured: The most that it was seen to hold, by device.
+        reported: What ``llama-server`` said, by device.
+        estimated: From the file and the flags; None if that cannot be said.
+        pinned: Names of the devices that its launch names itself; None if it leaves the choice.
+    """
+
+    measured: Claims = attrs.field(factory=dict[DeviceId, int])
+    reported: Claims = attrs.field(factory=dict[DeviceId, int])
+    estimated: Footprint | None = None
+    pinned: tuple[DeviceId, ...] | None = None
+
+
+def footprint_from(
+    spec: ModelSpec, sources: Sources, devices: Mapping[DeviceId, Device]
+) -> Footprint:
+    """Return the footprint of a model.
+
+    Args:
+        spec: Its settings.
+        sources: What is known about its launch.
+        devices: The devices that are used.
+    """
+    estimated = sources.estimated or UNKNOWN
+    configured = spec.memory_mib
+    if isinstance(configured, Mapping):
+        fixed = {DeviceId(name): mib for name, mib in configured.items()}
+        return Footprint(source=Source.CONFIGURED, fixed_mib=fixed)
+    has_gpu = any(device.is_gpu for device in devices.values())
+    if configured is not None:
+        found = (
+            Footprint(
+                source=Source.CONFIGURED, gpu_mib=configured, per_gpu_mib=estimated.per_gpu_mib
+            )
+            if has_gpu and sources.pinned != ()
+            else Footprint(source=Source.CONFIGURED, host_mib=configured)
+        )
+    elif sources.measured:
+        found = _learned(Source.MEASURED, sources.measured, estimated, devices)
+    elif sources.reported:
+        found = _learned(Source.REPORTED, sources.reported, estimated, devices)
+    else:
+        found = estimated
+    return _on_pinned(found, sources.pinned, devices)
+
+
+def _learned(
+    source: Source, by_device: Claims, estimated: Footprint, devices: Mapping[DeviceId, Device]
+) -> Footprint:
+    """Return a footprint that can be placed elsewhere, too: GPUs are added up."""
+    gpus = {name for name, device in devices.items() if device.is_gpu}
+    return Footprint(
+        source=source,
+        host_mib=by_device.get(HOST, 0),
+        gpu_mib=sum(mib for name, mib in by_device.items() if name in gpus),
+        per_gpu_mib=estimated.per_gpu_mib,
+        fixed_mib={name: mib for name, mib in by_device.items() if name not in gpus | {HOST}},
+    )
+
+
+def _on_pinned(
+    footprint: Footprint,
+    pinned: tuple[DeviceId, ...] | None,
+    devices: Mapping[DeviceId, Device],
+) -> Footprint:
+    """Return the footprint with its GPU part on the devices that the launch names itself."""
+    if pinned is None or not footprint.gpu_mib:
+        return footprint
+    there = [name for name in pinned if name in devices]
+    if not there:
+        return attrs.evolve(footprint, host_mib=footprint.host_mib + footprint.gpu_mib, gpu_mib=0)
+    total_mib = footprint.gpu_mib + (len(there) - 1) * footprint.per_gpu_mib
+    budget_mib = sum(devices[name].budget_mib for name in there) or 1
+    fixed = dict(footprint.fixed_mib)
+    for name in there:
+        share = round(total_mib * devices[name].budget_mib / budget_mib)
+        fixed[name] = fixed.get(name, 0) + share
+    return attrs.evolve(footprint, gpu_mib=0, fixed_mib=fixed)

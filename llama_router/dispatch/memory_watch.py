@@ -1,0 +1,197 @@
+"""Feeds the scheduler with what the devices are used for, while the policy is that of memory.
+
+No driver tells of a change by itself, so the devices are read once per second; and at once when a
+backend became ready or ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+import trio
+
+from ..core.config.names import ModelId
+from ..core.config.specs import Policy
+from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
+from ..core.memory.ledger import Ledger, NotFreed, Usage
+from ..core.memory.settings import devices_of
+from ..core.memory.view import Claims, MemoryView
+from ..core.scheduling.events import MemoryChanged
+from ..core.scheduling.lifecycle import RESIDENT, Phase
+from ..devices.machine import Machine
+from ..devices.process_memory import host_footprint_mib
+from ..logs.events import log
+from ..process.family import families
+from ..threads import ThreadRefusedError, in_thread
+from .dispatcher import Dispatcher
+from .footprints import Footprints
+
+#: Seconds between two readings.
+PERIOD_S: Final = 1.0
+
+#: The same while a driver frees memory that a model waits for.
+FREEING_PERIOD_S: Final = 0.1
+
+#: Seconds between two exact measurements of the host memory of one backend: the kernel looks at
+#: each of its pages.
+EXACT_PERIOD_S: Final = 30.0
+
+
+class MemoryWatch:
+    """Reads the devices, and keeps the ledger.
+
+    Args:
+        dispatcher: Gets the readings.
+        machine: Reads the devices.
+        footprints: Finds out what models take.
+
+    Attributes:
+        view: What was known last.
+        faults: A sentence for each driver that could not be read.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, machine: Machine, footprints: Footprints) -> None:
+        self._dispatcher = dispatcher
+        self._machine = machine
+        self._footprints = footprints
+        self._ledger = Ledger()
+        self._devices: dict[DeviceId, Device] = {}
+        self._warned: frozenset[str] = frozenset()
+        self._measured_s: dict[ModelId, float] = {}
+        self.view = MemoryView()
+        self.faults: tuple[str, ...] = ()
+
+    async def run(self) -> NoReturn:
+        """Read the devices until cancelled; wait while the policy is another one."""
+        dispatcher = self._dispatcher
+        dispatcher.on_end = self._ended
+        seen = dispatcher.feed.last
+        while True:
+            if dispatcher.config.scheduler.policy is Policy.MEMORY:
+                complete = await self._look()
+                period_s = FREEING_PERIOD_S if self._ledger.is_freeing else PERIOD_S
+                with trio.move_on_after(period_s if complete else 0):
+                    await dispatcher.feed.wait_after(seen)
+            else:
+                await dispatcher.feed.wait_after(seen)
+            seen = dispatcher.feed.last
+
+    async def _look(self) -> bool:
+        """Read everything once; return False if more footprints are to be found out."""
+        leaders = self._dispatcher.leaders
+        try:
+            families_of = await in_thread(families, tuple(leaders.values()), abandon_on_cancel=True)
+        except ThreadRefusedError:
+            return True
+        none = frozenset[int]()
+        pids = {model: families_of.get(each.pid, none) for model, each in leaders.items()}
+        reading = await self._machine.read(none.union(*pids.values()))
+        config = self._dispatcher.config
+        self._devices, warnings = devices_of(reading, config.devices, config.scheduler.max_models)
+        self._warn(warnings)
+        self.faults = reading.faults
+        await self._measure_exactly(pids)
+        complete = await self._footprints.find_some(
+            config, self._devices, self._dispatcher.wanted()
+        )
+        self._submit(reading, pids)
+        return complete
+
+    async def _measure_exactly(self, pids: Mapping[ModelId, frozenset[int]]) -> None:
+        """Measure the host memory of backends that became ready, and of all now and then."""
+        now_s = trio.current_time()
+        self._measured_s = {m: t for m, t in self._measured_s.items() if m in pids}
+        for model, family in pids.items():
+            backend = self._dispatcher.backend(model)
+            if backend is None or now_s < self._measured_s.get(model, -1e9) + EXACT_PERIOD_S:
+                continue
+            self._measured_s[model] = now_s
+            files = [path for path in (backend.spec.path, backend.spec.mmproj) if path is not None]
+            try:
+                mib = await in_thread(_host_footprint_mib, family, files, abandon_on_cancel=True)
+            except ThreadRefusedError:
+                continue
+            self._ledger.note_peak(model, HOST, mib)
+
+    def _submit(self, reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> None:
+        """Feed the scheduler, without a checkpoint between the state it has and the new one."""
+        stats = self._dispatcher.statistics()
+        resident = {m: found for m, found in stats.items() if found.phase in RESIDENT}
+        claims = {model: found.claims for model, found in resident.items()}
+        loading = frozenset(m for m, found in resident.items() if found.phase is Phase.STARTING)
+        usage = _usage(reading, {m: family for m, family in pids.items() if m in resident})
+        states, late = self._ledger.observe(reading, self._devices, usage, claims, loading)
+        for each in late:
+            self._report(each)
+        measured = self._ledger.measured(claims)
+        for model, peak in measured.items():
+            if resident[model].phase is not Phase.STARTING:
+                self._note_measured(model, _with_untold(peak, claims[model]))
+        self.view = MemoryView(
+            devices=states,
+            footprints=self._footprints.known(self._dispatcher.config, self._devices),
+            measured=measured,
+            load_s=self._footprints.load_s,
+        )
+        self._dispatcher.submit(MemoryChanged(self.view))
+
+    def _ended(self, model: ModelId, claims: Claims) -> MemoryView:
+        """Return what is known now that the backend of *model* is gone."""
+        peak = self._ledger.ended(model, claims, trio.current_time())
+        if peak:
+            self._note_measured(model, _with_untold(peak, claims))
+        states = {
+            name: self._ledger.with_freeing(state) for name, state in self.view.devices.items()
+        }
+        self.view = MemoryView(
+            devices=states,
+            footprints=self._footprints.known(self._dispatcher.config, self._devices),
+            measured={m: found for m, found in self.view.measured.items() if m != model},
+            load_s=self._footprints.load_s,
+        )
+        return self.view
+
+    def _note_measured(self, model: ModelId, claims: Claims) -> None:
+        if (spec := self._dispatcher.config.models.get(model)) is not None:
+            self._footprints.note_measured(spec, claims)
+
+    def _warn(self, warnings: list[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warned:
+                log.warning("devices.setting", reason=warning)
+        self._warned = frozenset(warnings)
+
+    @staticmethod
+    def _report(late: NotFreed) -> None:
+        log.warning(
+            "memory.not_freed",
+            device=late.device,
+            mib=late.mib,
+            reason="a backend is gone, and the driver does not free what it held; it counts as "
+            "held by other programs",
+        )
+
+
+def _host_footprint_mib(family: frozenset[int], files: list[str]) -> float:
+    """Return what a backend needs of host memory, in MiB. Blocks."""
+    return host_footprint_mib(family, [os.path.realpath(path) for path in files])
+
+
+def _usage(reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> Usage:
+    """Return what each backend holds now, on the devices whose driver tells."""
+    told = [device for device in reading.devices if device.processes is not None]
+    return {
+        model: {
+            device.id: sum(device.processes.get(pid, 0.0) for pid in family)
+            for device in told
+            if device.processes is not None
+        }
+        for model, family in pids.items()
+    }
+
+
+def _with_untold(peak: Claims, claims: Claims) -> Claims:
+    """Return what was measured; of devices whose driver does not tell, the claim."""
+    return {**claims, **peak}
