@@ -104,6 +104,8 @@ class MemoryPlacement:
 
         Otherwise those in the way that are idle and granted no more.
         """
+        if spec.id not in occupancy.memory.footprints:
+            return ()
         now = {each.model: each for each in occupancy.residents}
 
         def may_leave_now(remembered: Resident) -> bool:
