@@ -278,12 +278,18 @@ class ModelRequest:
         Raises:
             RequestError: if a backend may read parameters in it that cannot be changed.
         """
-        scan = body.scan
-        if not body.data or not can_be_changed(body.data, self._head.fields, scan):
+        scan, fields = body.scan, self._head.fields
+        if not body.data or not can_be_changed(body.data, fields, scan):
             return
         if not isinstance(scan, FieldScanner):
-            body.data = with_overrides(overrides, body.data)
-            return
+            changed = with_overrides(overrides, body.data)
+            if changed is not None:
+                body.data = changed
+                return
+            body.data = bytearray(body.data)
+            scan = await self._reader.scan_fields(body.data, b"", overrides.touched)
+            can_be_changed(body.data, fields, scan)
+        assert isinstance(scan, FieldScanner), "only the scan of a form is another one"
         assert isinstance(body.data, bytearray), "only a body that came in pieces is scanned"
         for _ in override_in_place(overrides, body.data, scan):
             await self._reader.yield_turn()

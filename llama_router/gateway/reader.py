@@ -226,6 +226,12 @@ class Reader:
         """Return the relevant parts of a large body; None for one that is decoded quickly."""
         if not needs_scan(body, has_overrides=bool(override_names)):
             return None
+        return await self.scan_fields(body, content_type, override_names)
+
+    async def scan_fields(
+        self, body: bytes | bytearray, content_type: bytes, override_names: frozenset[str]
+    ) -> FieldScanner | None:
+        """Return the relevant fields of *body*; None if it is a form. Others run meanwhile."""
         scanner = field_scanner(body, content_type, TARGET_FIELDS | override_names)
         if scanner is not None:
             while not scanner.step():

@@ -57,6 +57,24 @@ async def test_an_unshaped_request(router) -> None:
     assert got["body"].encode() == body
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+async def test_half_a_character_is_for_the_backend(router, size) -> None:
+    """A body that not every decoder accepts is passed on, and shaped, whatever its size."""
+    for model, end in (("a", {"model": "org/a", "n": 1, "max_tokens": 7}), ("b", {"n": 5})):
+        body = b'{"model":"%b","x":"%b\\ud83d","n":5}' % (model.encode(), b"x" * size)
+        got = (await received(router, request("POST", ECHO, body)))["body"]
+        assert f'"x":"{"x" * size}\\ud83d"' in got
+        assert end.items() <= json.loads(got).items()
+
+
+async def test_a_form_without_a_boundary(router) -> None:
+    """The client is told what is missing."""
+    data = request("POST", ECHO, b"--x--", content_type="multipart/form-data")
+    answer = await router.ask(data)
+    assert answer.status == 400
+    assert "boundary" in answer.error["message"]
+
+
 @pytest.mark.parametrize("body", [b'{"q": 1}', b'{"model": "gpt-4o", "q": 1}'])
 async def test_the_default_model_answers(router, body) -> None:
     """Requests without a model, and with one that nobody knows; with its preset."""

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.requests.request_target import RequestTarget, request_target
+from llama_router.core.requests.request_target import (
+    SCANNED_BYTES,
+    TARGET_FIELDS,
+    RequestTarget,
+    field_scanner,
+    request_target,
+)
 from llama_router.errors.requests import RequestError
 
 JSON = b"application/json"
@@ -149,3 +155,18 @@ def test_any_bytes_give_an_answer_or_a_sentence(body: bytes, content_type: bytes
 def test_any_name_survives(name: str) -> None:
     """The name comes out as it went in."""
     assert request_target(json.dumps({"model": name}).encode(), JSON).model == name
+
+
+@pytest.mark.parametrize(
+    "parameters", [b"", b";", b"; boundary=", b'; boundary=""', b"; boundary=" + b"x" * 300]
+)
+@pytest.mark.parametrize("size", [10, 300_000])
+def test_a_form_without_a_usable_boundary_is_called_so(parameters: bytes, size: int) -> None:
+    """That it is no JSON would mislead: it is a form."""
+    body = form(('name="model"', b"m"), ('name="file"; filename="f"', b"x" * size))
+    content_type = b"multipart/form-data" + parameters
+    scanner = field_scanner(body, content_type, TARGET_FIELDS) if size > SCANNED_BYTES else None
+    while scanner is not None and not scanner.step():
+        pass
+    with pytest.raises(RequestError, match="no boundary of 1 to 200 characters"):
+        request_target(body, content_type, scanner=scanner)

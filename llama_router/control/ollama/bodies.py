@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ...core.requests.request_target import MAX_NAME_BYTES
+from ...core.requests.tolerated_json import strict_form, why_malformed
 from ...errors.requests import RequestError
 
 
@@ -165,19 +166,29 @@ def decode(data: bytes, type_: type[Body], *, default_model: str | None = None) 
     if not data:
         raise RequestError("missing request body")
     try:
-        body = msgspec.json.decode(data, type=type_)
+        body = _decoded(data, type_)
     except msgspec.ValidationError as exc:
         found = re.search(r"`\$\.([\w.]+)", str(exc))
         raise RequestError(
             f"the body is not as expected: {exc}", param=found[1] if found else None
         ) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise RequestError(f"the body is not valid JSON: {exc}") from exc
+        raise RequestError(f"the body is not valid JSON: {why_malformed(exc)}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
     if not (body.model or body.name):
         body.model = default_model
     return body
+
+
+def _decoded(data: bytes, type_: type[Body]) -> Body:
+    """Return the request in *data*, in which half a character becomes U+FFFD."""
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return msgspec.json.decode(strict_form(data), type=type_)
 
 
 # --- keep_alive -------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from .json_scan import (
     too_complex_error,
 )
 from .multipart import FormScanner, boundary_of
+from .tolerated_json import strict_form, why_malformed
 
 #: The mark of a notice as JSON has it: as it is, or as an escape.
 _MARKS: Final = (MARK.encode(), b"\\u%04x" % ord(MARK))
@@ -42,7 +43,7 @@ _NOTICE: Final = re.compile(
 MAX_NOTICES: Final = 4096
 
 #: JSON that may contain messages.
-_JSON: Final = re.compile(rb"[ \t\r\n]*+[{\[]")
+_JSON: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+[{\[]")
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -111,21 +112,35 @@ def _checked_types(fields: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return types
 
 
-def with_overrides(overrides: RequestOverrides, body: bytes | bytearray) -> bytes:
+def with_overrides(overrides: RequestOverrides, body: bytes | bytearray) -> bytes | None:
     """Return *body*, which is small, with *overrides*.
+
+    Returns:
+        The new body; None if *body* is JSON that only some decoders accept, so that it is to be
+        changed as a large one is.
 
     Raises:
         RequestError: if it is not a JSON object, or has too many fields.
     """
     try:
-        fields = _decode(body)
+        fields, is_strict = _decoded(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise RequestError(f"the body is not valid JSON: {exc}") from exc
+        raise RequestError(f"the body is not valid JSON: {why_malformed(exc)}") from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
     if len(fields) > MAX_FIELDS:
         raise too_complex_error()
-    return msgspec.json.encode(overrides.applied_to(fields))
+    return msgspec.json.encode(overrides.applied_to(fields)) if is_strict else None
+
+
+def _decoded(body: bytes | bytearray) -> tuple[dict[str, msgspec.Raw], bool]:
+    """Return the fields of *body*, and whether a strict decoder reads it."""
+    try:
+        return _decode(body), True
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode(strict_form(body, ascii_only=True)), False
 
 
 def override_in_place(

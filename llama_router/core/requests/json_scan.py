@@ -55,7 +55,7 @@ def _flat(levels: int) -> bytes:
 #: Below the top level: text up to a bracket with more levels inside.
 _FLAT: Final = re.compile(_flat(3), re.DOTALL)
 _TOKEN: Final = re.compile(rb'[",{}\[\]]')
-_OPENING: Final = re.compile(rb"[ \t\r\n]*+\{")
+_OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+\{")
 _QUOTE: Final = ord('"')
 _BLANK: Final = ord(" ")
 _BLANKS: Final = b" " * BLANKED_BYTES

@@ -28,6 +28,9 @@ MAX_PARAMETERS: Final = 16
 #: Most places in the content that only resemble a delimiter. Real content has none.
 MAX_NEAR_DELIMITERS: Final = 1024
 
+#: Longest boundary, in bytes. RFC 2046 allows 70.
+MAX_BOUNDARY_BYTES: Final = 200
+
 #: Longest media type that is searched for a boundary, in bytes.
 MAX_MEDIA_TYPE_BYTES: Final = 4096
 
@@ -35,8 +38,11 @@ MAX_MEDIA_TYPE_BYTES: Final = 4096
 STEPS: Final = 128
 
 _BOUNDARY = re.compile(
-    rb'multipart/form-data\s*+;.*?\bboundary=(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE
+    rb'multipart/form-data\s*+;.*?\bboundary=(?:"([^"]{1,%d})"|([^\s;"]{1,%d})(?![^\s;"]))'
+    % (MAX_BOUNDARY_BYTES, MAX_BOUNDARY_BYTES),
+    re.IGNORECASE,
 )
+_FORM = re.compile(rb"\s*+multipart/form-data\s*+(?:;|\Z)", re.IGNORECASE)
 _PADDING = re.compile(rb"[ \t]*+")
 _HEAD = re.compile(rb"(?>(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n]*+)*)")
 _DISPOSITION = re.compile(rb"\r\ncontent-disposition:[ \t]*+form-data([^\r\n]*+)", re.IGNORECASE)
@@ -55,6 +61,11 @@ def boundary_of(content_type: bytes) -> bytes | None:
     """Return the boundary in *content_type*; None if that is not of a multipart form."""
     found = _BOUNDARY.match(content_type, 0, MAX_MEDIA_TYPE_BYTES)
     return None if found is None else found[1] or found[2]
+
+
+def is_form(content_type: bytes) -> bool:
+    """Return whether *content_type* is that of a multipart form, also without a boundary."""
+    return _FORM.match(content_type, 0, MAX_MEDIA_TYPE_BYTES) is not None
 
 
 class FormScanner:

@@ -10,7 +10,8 @@ import msgspec
 
 from ...errors.requests import RequestError
 from .json_scan import FieldScanner, too_complex_error
-from .multipart import FormScanner, boundary_of
+from .multipart import MAX_BOUNDARY_BYTES, FormScanner, boundary_of, is_form
+from .tolerated_json import strict_form, why_malformed
 
 #: Longest name of a model, in bytes; no name on any hub comes near it.
 MAX_NAME_BYTES: Final = 1024
@@ -97,6 +98,11 @@ def request_target(
         return _target_of_form(body, form, query_model or default)
     if query_model is not None and not _can_name_model(body, content_type):
         return RequestTarget(checked_name(query_model), stream=False, opaque=True)
+    if is_form(content_type) and bytes(body[:64]).lstrip()[:1] != b"{":
+        raise RequestError(
+            "Content-Type says multipart/form-data, but names no boundary of 1 to "
+            f"{MAX_BOUNDARY_BYTES} characters"
+        )
     if form is not None:
         return _target_of_json(_skeleton(form, body), query_model or default)
     return _target_of_json(body, query_model or default)
@@ -167,14 +173,26 @@ def _target_of_json(body: bytes | bytearray | memoryview, default: str | None) -
     if not len(body):
         raise RequestError('the body is empty; a JSON object that names a "model" is needed')
     try:
-        target = _decode(body)
+        target = _decoded(body)
     except msgspec.ValidationError as exc:
         raise RequestError(f"the body is not as expected: {exc}", param=_field_of(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise _compressed_error(body) or RequestError(f"the body is not valid JSON: {exc}") from exc
+        raise _compressed_error(body) or RequestError(
+            f"the body is not valid JSON: {why_malformed(exc)}"
+        ) from exc
     except RecursionError as exc:
         raise RequestError("the body is nested too deeply") from exc
     return RequestTarget(checked_name(target.model or default), bool(target.stream))
+
+
+def _decoded(body: bytes | bytearray | memoryview) -> _Body:
+    """Return the fields of *body*, which may be JSON that only some decoders accept."""
+    try:
+        return _decode(body)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _decode(strict_form(body))
 
 
 def _field_of(exc: msgspec.ValidationError) -> str | None:
