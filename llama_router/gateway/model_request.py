@@ -128,7 +128,7 @@ class ModelRequest:
             observes = isinstance(destination, Observe)
             scope = _OPEN if observes and destination in _OPEN_ROUTES else _MODELS
             self._caller = gate.check(scope, head.method, head.fields)
-            if isinstance(destination, ByPath | ByQuery):
+            if not observes:
                 gate.check_load(head.method, head.fields)
             self._strip_headers = gate.strip_headers
             limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024

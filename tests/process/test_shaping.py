@@ -206,3 +206,34 @@ async def test_a_body_that_is_cut_is_still_refused(router) -> None:
     """A default model is no reason to take anything."""
     answer = await router.ask(request("POST", ECHO, b'{"q": '))
     assert (answer.status, answer.error["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("data", "target", "body"),
+    [
+        (request("POST", "/slots/1?action=erase", b""), "/slots/1?action=erase", ""),
+        (request("POST", "/slots/1?action=erase"), "/slots/1?action=erase", ""),
+        (request("POST", "/lora-adapters", b"[]"), "/lora-adapters", "[]"),
+        (request("GET", "/cors-proxy?url=x"), "/cors-proxy?url=x", ""),
+    ],
+    ids=["erase", "erase without a length", "lora-adapters", "cors-proxy"],
+)
+async def test_the_default_model_serves_what_names_none(router, data, target, body) -> None:
+    """Also where no model could be named; it is loaded."""
+    got = await received(router, data)
+    assert (got["name"], got["target"], got["body"]) == ("a", target, body)
+
+
+async def test_without_a_default_model_one_must_be_named(start, stage) -> None:
+    """The client is told how."""
+    router = await start({"a": stage.model("a")})
+    for data in (request("GET", "/cors-proxy?url=x"), request("POST", "/slots/1?action=erase")):
+        answer = await router.ask(data)
+        assert answer.status == 400
+        assert "?model=" in answer.json()["error"]["message"]
+
+
+async def test_no_page_of_another_site_reaches_the_default_model(router) -> None:
+    """A browser that does not say which page asks gets no model loaded."""
+    data = request("GET", "/cors-proxy?url=x", user_agent="Mozilla/5.0", referer="http://evil/x")
+    assert (await router.ask(data)).status == 403

@@ -170,3 +170,24 @@ def test_a_form_without_a_usable_boundary_is_called_so(parameters: bytes, size: 
         pass
     with pytest.raises(RequestError, match="no boundary of 1 to 200 characters"):
         request_target(body, content_type, scanner=scanner)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b"", b""), (b"", JSON), (b"[]", JSON), (b" [1]", b""), (b"RIFF", b"audio/wav")],
+)
+def test_the_default_model_gets_what_can_name_none(body: bytes, content_type: bytes) -> None:
+    """As the model of the query does; without one it is refused."""
+    assert request_target(body, content_type, default="d") == RequestTarget(
+        "d", stream=False, opaque=True
+    )
+    with pytest.raises(RequestError):
+        request_target(body, content_type)
+
+
+@pytest.mark.parametrize("kind", [JSON, b"", b"text/plain", b"application/x-www-form-urlencoded"])
+def test_a_named_model_goes_before_the_default(kind: bytes) -> None:
+    """Whatever the media type says."""
+    assert request_target(b' {"model":"a"}', kind, default="d").model == "a"
+    with pytest.raises(RequestError, match="not valid JSON"):
+        request_target(b'{"model":"a"', kind, default="d")

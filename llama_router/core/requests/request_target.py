@@ -57,6 +57,9 @@ class _Body(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Body).decode
 
 
+#: Bytes that may precede an object: blanks, and a byte order mark.
+_BEFORE_OBJECT: Final = b" \t\r\n\xef\xbb\xbf"
+
 #: First bytes of data that gzip or Zstandard has compressed (RFC 1952 and RFC 8878).
 _COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd")
 
@@ -84,7 +87,8 @@ def request_target(
     Args:
         body: The whole request body.
         content_type: Value of its Content-Type field; empty if it has none.
-        default: The model of a request that names none.
+        default: The model of a request that names none. Its body need not be of a kind that can
+            name one, either.
         query_model: The model that the query names. It counts where the body names none, and
             then the body need not be of a kind that can name one.
         scanner: Has scanned the body already, see `form_scanner` and `field_scanner`.
@@ -98,11 +102,14 @@ def request_target(
         return _target_of_form(body, form, query_model or default)
     if query_model is not None and not _can_name_model(body, content_type):
         return RequestTarget(checked_name(query_model), stream=False, opaque=True)
-    if is_form(content_type) and bytes(body[:64]).lstrip()[:1] != b"{":
-        raise RequestError(
-            "Content-Type says multipart/form-data, but names no boundary of 1 to "
-            f"{MAX_BOUNDARY_BYTES} characters"
-        )
+    if body[:1] != b"{" and _first_byte(body) != b"{":
+        if is_form(content_type):
+            raise RequestError(
+                "Content-Type says multipart/form-data, but names no boundary of 1 to "
+                f"{MAX_BOUNDARY_BYTES} characters"
+            )
+        if default is not None and not _can_name_model(body, content_type):
+            return RequestTarget(checked_name(default), stream=False, opaque=True)
     if form is not None:
         return _target_of_json(_skeleton(form, body), query_model or default)
     return _target_of_json(body, query_model or default)
@@ -159,9 +166,14 @@ def _compressed_error(body: bytes | bytearray | memoryview) -> RequestError | No
     )
 
 
+def _first_byte(body: bytes | bytearray | memoryview) -> bytes:
+    """Return the first byte of *body* that is no blank; empty if it begins with many."""
+    return bytes(body[:64]).lstrip(_BEFORE_OBJECT)[:1]
+
+
 def _can_name_model(body: bytes | bytearray | memoryview, content_type: bytes) -> bool:
     """Return whether *body* could name a model: it is a JSON object, perhaps a malformed one."""
-    first, kind = bytes(body[:64]).lstrip()[:1], content_type.lower()
+    first, kind = _first_byte(body), content_type.lower()
     if kind.startswith(_CURL_TYPE):
         return first == b"{"
     if kind and b"json" not in kind:
@@ -171,7 +183,9 @@ def _can_name_model(body: bytes | bytearray | memoryview, content_type: bytes) -
 
 def _target_of_json(body: bytes | bytearray | memoryview, default: str | None) -> RequestTarget:
     if not len(body):
-        raise RequestError('the body is empty; a JSON object that names a "model" is needed')
+        raise RequestError(
+            "the body is empty, and no model is named: name it in a JSON object, or as ?model="
+        )
     try:
         target = _decoded(body)
     except msgspec.ValidationError as exc:

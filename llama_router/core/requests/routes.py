@@ -62,7 +62,7 @@ _NAME_BYTES: Final = 4096
 
 @attrs.frozen
 class ByBody:
-    """Proxied to the model that the body names.
+    """Proxied to the model that the body names; else to the default model.
 
     Attributes:
         autoload: Whether the model may be loaded; None if the request does not say.
@@ -176,7 +176,7 @@ def _route(method: bytes, path: bytes, query: bytes) -> Route:
         look = Observe(model, path.decode("ascii", "replace"))
         return look if autoload is False else ByQuery(model, autoload)
     of_router = plain == "/props" and "autoload" in values
-    return Control() if of_router or method == b"DELETE" else _observed(plain)
+    return Control() if of_router or method == b"DELETE" else _read(plain, autoload=autoload)
 
 
 def _values_of(query: bytes) -> dict[str, list[str]]:
@@ -202,7 +202,8 @@ def may_load(*, requested: bool | None, configured: bool, may_change: bool) -> b
     return requested
 
 
-def _observed(path: str) -> Route:
+def _read(path: str, *, autoload: bool | None) -> Route:
+    """Return the route of a read that names no model, unless its path does."""
     if path in (LIVENESS, READINESS):
         return RouterHealth(readiness=path == READINESS)
     if path in HEALTH:
@@ -210,7 +211,7 @@ def _observed(path: str) -> Route:
     for observed in OBSERVED:
         if path.endswith(observed):
             return Observe(path[1 : -len(observed)] or None, observed)
-    return Control()
+    return Control() if APIS.api_with_path(path) is None else ByBody(autoload)
 
 
 def _is_wrong_method(method: bytes, path: str) -> bool:
