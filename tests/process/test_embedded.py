@@ -16,6 +16,8 @@ import httpx
 import pytest
 import trio
 
+from llama_router.devices.host import HostReader
+from llama_router.devices.process_memory import host_footprint_mib
 from llama_router.models.tiny.bert import make_embedding_model, make_rerank_model
 from llama_router.models.tiny.chat import make_chat_model
 from llama_router.models.tiny.words import WORDS
@@ -355,3 +357,20 @@ async def test_without_xllamacpp_the_error_names_the_extra() -> None:
     )
     assert done.returncode == 1
     assert b"install llama-router[embedded]" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["mmap", "none"])
+async def test_its_footprint_has_the_model_once(tmp_path: Path, mode: str) -> None:
+    """Whether the file is mapped or read; only what was read is held."""
+    model = tmp_path / "chat.gguf"
+    make_chat_model(model, name="chat", size_mb=60)
+    size_mib = model.stat().st_size / 2**20
+    async with start(model, "--load-mode", mode) as child:
+        await child.ready()
+        pid = child.process.pid
+        needed_mib = host_footprint_mib([pid], [model])
+        (host,) = HostReader().read(frozenset([pid])).devices
+        assert host.processes is not None
+        held_mib = host.processes[pid]
+    assert size_mib < needed_mib < 2 * size_mib
+    assert (held_mib > size_mib) is (mode == "none")
