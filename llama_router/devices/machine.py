@@ -7,6 +7,7 @@ and is asked again only when that thread has returned.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ import trio
 from ..core.config.specs import DeviceSpec
 from ..core.memory.devices import HOST, DeviceReading, MachineReading
 from ..logs.events import log
+from ..process.names import name_of
 from ..threads import ThreadRefusedError, in_thread
 from .drm import find_drm
 from .host import HostReader
@@ -33,6 +35,12 @@ FIND_PERIOD_S: Final = 30.0
 #: Seconds for which the last reading of a driver stands in for one that failed. A driver that is
 #: busy for some seconds must not make models fit nowhere.
 STAND_IN_S: Final = 30.0
+
+#: A process that holds this much of a device is worth a name in explanations.
+NAMED_MIB: Final = 256.0
+
+#: Seconds to find names: microseconds each, but a process in uninterruptible sleep may hang.
+NAMES_TIMEOUT_S: Final = 0.5
 
 Find = Callable[[], DeviceReader | None]
 """Returns what reads the devices of one driver, or None if there are none.
@@ -142,6 +150,8 @@ class Machine:
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._host_mib: Mapping[int, float] = {}
+        self._names: dict[int, str] = {}
+        self._names_limiter = trio.CapacityLimiter(1)
         self._known: tuple[str, ...] | None = None
 
     async def read(self, backends: Iterable[int] = ()) -> MachineReading:
@@ -171,10 +181,12 @@ class Machine:
             for device in reading.devices
         )
         self._log(devices)
+        await self._find_names(_large(devices) - pids)
         return MachineReading(
             at_s=at_s,
             devices=devices,
             faults=tuple(fault for reading in in_order for fault in reading.faults),
+            names=dict(self._names),
         )
 
     async def host_footprint_mib(
@@ -196,12 +208,38 @@ class Machine:
         """Return host memory with what drivers hold of it for processes."""
         return attrs.evolve(host, processes=_summed((host.processes or {}, self._host_mib)))
 
+    async def _find_names(self, pids: frozenset[int]) -> None:
+        """Keep the names of *pids*, and find those of new ones; skip that if a process hangs."""
+        self._names = {pid: name for pid, name in self._names.items() if pid in pids}
+        new = sorted(pids - self._names.keys())
+        if not new or self._names_limiter.borrowed_tokens:
+            return
+        with trio.move_on_after(NAMES_TIMEOUT_S), suppress(ThreadRefusedError):
+            found = await in_thread(
+                _names_of, new, abandon_on_cancel=True, limiter=self._names_limiter
+            )
+            self._names |= found
+
     def _log(self, devices: tuple[DeviceReading, ...]) -> None:
         """Log all devices whenever there are others than before."""
         known = tuple(f"{each.id}: {each.name} ({each.total_mib:.0f} MiB)" for each in devices)
         if known != self._known:
             self._known = known
             log.info("devices.found", devices=known)
+
+
+def _large(devices: Iterable[DeviceReading]) -> frozenset[int]:
+    """Return the processes that hold much of a device."""
+    return frozenset(
+        pid
+        for device in devices
+        for pid, mib in (device.processes or {}).items()
+        if mib >= NAMED_MIB
+    )
+
+
+def _names_of(pids: Iterable[int]) -> dict[int, str]:
+    return {pid: name_of(pid) for pid in pids}
 
 
 def _summed(figures: Iterable[Mapping[int, float]]) -> dict[int, float]:

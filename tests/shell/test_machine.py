@@ -1,5 +1,6 @@
 """All devices of a machine, some of which have faulty drivers."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from llama_router.core.memory.devices import HOST, DeviceId, DeviceKind, DeviceR
 from llama_router.devices import machine
 from llama_router.devices.machine import Driver, Machine, this_machine
 from llama_router.devices.port import DriverError, DriverMissingError, DriverReading
+from llama_router.process.names import name_of
 from tests.events import capture_logs
 from tests.limits import LIMIT_S
 
@@ -237,6 +239,18 @@ async def test_what_drivers_hold_of_host_memory_is_its_processes() -> None:
     reading = await here.read()
     assert reading.devices[0].processes == {4: 1.0, 5: 5.0, NO_PID: 4.0}
     assert await here.host_footprint_mib([NO_PID], []) == 4.0
+
+
+async def test_programs_that_hold_much_are_named() -> None:
+    """Those that are no backends, as long as they do."""
+    gpu = attrs.evolve(GPU, processes={os.getpid(): 300.0, os.getppid(): 300.0, NO_PID: 1.0})
+    reader = Reader(device=gpu)
+    here = Machine([driver_of(reader)])
+    names = (await here.read([os.getppid()])).names
+    assert names == {os.getpid(): name_of(os.getpid())}
+    assert names[os.getpid()]
+    reader.device = GPU
+    assert (await here.read()).names == {}
 
 
 async def test_this_machine_has_host_memory(

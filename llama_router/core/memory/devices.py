@@ -65,11 +65,13 @@ class MachineReading:
         at_s: Clock time before the first of them was read, in seconds.
         devices: What each driver says.
         faults: A sentence for each driver that is there and could not be read.
+        names: What people call the processes that hold much and are no backends, by process id.
     """
 
     at_s: float
     devices: tuple[DeviceReading, ...]
     faults: tuple[str, ...] = ()
+    names: Mapping[int, str] = attrs.field(factory=dict[int, str])
 
 
 @attrs.frozen(kw_only=True)
