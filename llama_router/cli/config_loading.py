@@ -57,7 +57,7 @@ def _no_config() -> ConfigError:
 
 
 @attrs.frozen(kw_only=True)
-class Prepared:
+class PreparedConfig:
     """A loaded configuration, with the models that were found on disk.
 
     Attributes:
@@ -80,7 +80,7 @@ def prepare_or_explain(
     keep: bool = True,
     strict: bool = False,
     hold: Callable[[Path], None] | None = None,
-) -> Prepared | None:
+) -> PreparedConfig | None:
     """Load the configuration and scan for models; on failure print every problem, return None.
 
     Args:
@@ -96,7 +96,7 @@ def prepare_or_explain(
     """
     path = given
 
-    def prepare() -> Prepared:
+    def prepare() -> PreparedConfig:
         nonlocal path
         path, exists, ignored = _find_config(given)
         if not (exists or may_be_missing):
@@ -114,7 +114,7 @@ def prepare_or_explain(
         loaded = attrs.evolve(loaded, warnings=(*ignored, *loaded.warnings))
         if not exists and not loaded.config.models:
             raise _no_config()
-        return Prepared(loaded=loaded, catalog=catalog, scans=tuple(scans))
+        return PreparedConfig(loaded=loaded, catalog=catalog, scans=tuple(scans))
 
     try:
         prepared = despite_stalls(prepare)

@@ -22,7 +22,7 @@ from ..hub.cache import CachedModel, RepoCache
 from ..models.found_file import FoundFileContent
 from .file import ConfigFile, copied, read_file, tables
 from .paths import ConfigPaths, identity_of
-from .usages import MODEL_KEYS, PathReference, Usage, describe, find_usages, path_references
+from .usages import MODEL_KEYS, ConfigUsage, PathReference, describe, find_usages, path_references
 
 
 @attrs.frozen(kw_only=True)
@@ -86,7 +86,7 @@ def check_unused(
     deleted = deletion.identities()
     names = set(deletion.names)
     models = {} if content is None else content.models
-    usages: list[Usage] = []
+    usages: list[ConfigUsage] = []
     for model, table in models.items():
         if identity_of(table["path"]) in deleted:
             names |= {model, *table.get("aliases", ())}
@@ -110,11 +110,11 @@ def refuse_configured(spec: ModelSpec, config_path: Path) -> None:
     if spec.state is ModelState.AUTO:
         return
     file = None
-    usage = Usage((), "llama-router import took it in for good")
+    usage = ConfigUsage((), "llama-router import took it in for good")
     try:
         file = read_file(config_path)
         if any(name == spec.id for name, _ in tables(file.document, "models")):
-            usage = Usage(("models", str(spec.id)), "defines it")
+            usage = ConfigUsage(("models", str(spec.id)), "defines it")
     except ConfigError:
         pass  # the file is missing or invalid: the model counts as imported
     raise _refusal(str(spec.id), config_path, file, [usage])
@@ -192,7 +192,7 @@ def _found_elsewhere(
     models: Mapping[str, Mapping[str, Any]],
     deleted: Collection[object],
     folder: Path,
-) -> Iterator[Usage]:
+) -> Iterator[ConfigUsage]:
     """Yield imported models with a deleted file, and folders of the user with links to one."""
     router = document.get("router")
     dirs = router.get("models_dirs") if isinstance(router, Mapping) else None
@@ -201,30 +201,34 @@ def _found_elsewhere(
         affected = [path for path in paths if identity_of(path) in deleted]
         if table["state"] == ModelState.MANUAL:
             if affected:
-                yield Usage((), f"the model {model!r}, which llama-router import took in, is there")
+                yield ConfigUsage(
+                    (), f"the model {model!r}, which llama-router import took in, is there"
+                )
             continue
         for path in affected:
             if not Path(path).is_relative_to(folder):
                 for index, written in enumerate(dirs if isinstance(dirs, list) else ()):
                     if isinstance(written, str) and Path(path).is_relative_to(written):
                         where = ("router", "models_dirs", index)
-                        yield Usage(where, f"has the model {model!r}, a link to {path}")
+                        yield ConfigUsage(where, f"has the model {model!r}, a link to {path}")
 
 
 def _usages_in_force(
     config: Config, names: Collection[str], deleted: Collection[object]
-) -> Iterator[Usage]:
+) -> Iterator[ConfigUsage]:
     """Yield the usages of a running router that has not applied the file yet."""
     for spec in config.models.values():
         if spec.id in names or spec.state is ModelState.AUTO:
             continue
         for need in needs_of(spec):
             if identity_of(need.path) in deleted:
-                yield Usage((), f"the router still uses {need.path} for the model {str(spec.id)!r}")
+                yield ConfigUsage(
+                    (), f"the router still uses {need.path} for the model {str(spec.id)!r}"
+                )
 
 
 def _refusal(
-    name: str, path: Path | None, file: ConfigFile | None, usages: list[Usage]
+    name: str, path: Path | None, file: ConfigFile | None, usages: list[ConfigUsage]
 ) -> ModelInUseError:
     problems = {usage.where: Problem(usage.where, "") for usage in usages if usage.where}
     if file is not None:

@@ -41,7 +41,7 @@ class PathReference:
 
 
 @attrs.frozen
-class Usage:
+class ConfigUsage:
     """A use of a file or model that is to be deleted.
 
     Attributes:
@@ -132,7 +132,7 @@ def find_usages(
     *,
     names: Collection[str],
     deleted: Collection[object],
-) -> Iterator[Usage]:
+) -> Iterator[ConfigUsage]:
     """Yield each usage of the deleted names and files in *document*.
 
     Args:
@@ -146,18 +146,18 @@ def find_usages(
     for key in MODEL_KEYS:
         name = _text(router.get(key))
         if name is not None and name.casefold() in folded:
-            yield Usage(("router", key), f"names the model {name!r}")
+            yield ConfigUsage(("router", key), f"names the model {name!r}")
     for name, table in _table(document.get("models")).items():
         if name.casefold() in folded and "path" not in _table(table):
-            yield Usage(("models", name), "has settings for the model")
+            yield ConfigUsage(("models", name), "has settings for the model")
     reported = set[Where]()
     for reference, identity in identified:
         if identity is not None and identity in deleted and reference.where not in reported:
             reported.add(reference.where)
-            yield Usage(reference.where, f"uses {reference.path}")
+            yield ConfigUsage(reference.where, f"uses {reference.path}")
 
 
-def describe(file: str, usages: Collection[Usage], location: Mapping[Where, str]) -> str:
+def describe(file: str, usages: Collection[ConfigUsage], location: Mapping[Where, str]) -> str:
     """Return a description of *usages*, as the middle of a sentence.
 
     Args:

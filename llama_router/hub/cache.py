@@ -34,9 +34,9 @@ from ..files import (
 )
 from ..models.caches import find_caches
 from .references import (
-    Model,
     Reference,
     RepoFile,
+    RepoModel,
     Selection,
     best_projector,
     by_tag,
@@ -88,7 +88,7 @@ class CachedModel:
 
     id: str
     repo: str
-    model: Model
+    model: RepoModel
     mmproj: RepoFile | None
     snapshot: Path
     size_bytes: int

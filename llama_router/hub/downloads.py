@@ -19,7 +19,7 @@ from ..errors.downloads import DownloadError
 from ..files import reason_of
 from ..logs.lines import escape_controls
 from ..workers.parent import end_worker, start_worker
-from .messages import Checking, Done, Failed, Message, Progressed, Resolved, Waiting, decode
+from .messages import Checking, Done, Failed, Message, Paused, Progressed, Resolved, decode
 from .rate import Rate
 from .references import Reference
 
@@ -101,7 +101,7 @@ class _Download:
                 self.advance(done_bytes)
             case Progressed(done_bytes):
                 self.advance(done_bytes)
-            case Waiting(reason, pause_s):
+            case Paused(reason, pause_s):
                 again = "" if pause_s is None else f"; trying again in {pause_s:.3g} s"
                 self.change(note=reason + again)
             case Checking(file):

@@ -19,7 +19,7 @@ from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
 from ..workers.child import end_with_router
 from .cache import RepoCache, cache_root, find_repository
-from .messages import Checking, Done, Failed, Message, Progressed, Resolved, Waiting, encode
+from .messages import Checking, Done, Failed, Message, Paused, Progressed, Resolved, encode
 from .references import Reference, Selection, choose, parse_reference
 from .responses import Repository
 from .transfer import HubClient, check_room, disk_errors
@@ -136,11 +136,11 @@ class _Reporter:
         _send(Progressed(self._before_bytes))
 
     def waiting(self, reason: str, pause_s: float | None) -> None:
-        _send(Waiting(reason, pause_s))
+        _send(Paused(reason, pause_s))
 
     def locked(self) -> None:
         """Report that another process fetches the same file."""
-        _send(Waiting("another process is fetching the same file"))
+        _send(Paused("another process is fetching the same file"))
 
     def checking(self, path: str) -> None:
         _send(Progressed(self._done_bytes))

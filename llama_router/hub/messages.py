@@ -27,7 +27,7 @@ class Progressed(msgspec.Struct, tag="progressed", tag_field="event", frozen=Tru
     done_bytes: int
 
 
-class Waiting(msgspec.Struct, tag="waiting", tag_field="event", frozen=True):
+class Paused(msgspec.Struct, tag="waiting", tag_field="event", frozen=True):
     """The transfer pauses for *reason*; *pause_s* is the length if it is known."""
 
     reason: str
@@ -65,7 +65,7 @@ class Failed(msgspec.Struct, tag="failed", tag_field="event", frozen=True):
     message: str
 
 
-Message = Resolved | Progressed | Waiting | Checking | Done | Failed
+Message = Resolved | Progressed | Paused | Checking | Done | Failed
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 

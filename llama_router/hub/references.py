@@ -65,7 +65,7 @@ class RepoFile:
 
 
 @attrs.frozen
-class Model:
+class RepoModel:
     """The files of one model, in the order of its parts.
 
     Attributes:
@@ -81,7 +81,7 @@ class Model:
 class Selection:
     """The files of a download: a model and its projector."""
 
-    model: Model
+    model: RepoModel
     mmproj: RepoFile | None
 
     @property
@@ -159,7 +159,7 @@ def _model_files(files: Iterable[RepoFile]) -> list[RepoFile]:
     return [file for file in models if not naming.may_be_side_file(file.path)] or models
 
 
-def models_in(files: Iterable[RepoFile]) -> list[Model]:
+def models_in(files: Iterable[RepoFile]) -> list[RepoModel]:
     """Return the complete models among *files*, in the order of the files.
 
     Labels are quantizations. Where several models share one, it is that of the only one that
@@ -181,7 +181,7 @@ def models_in(files: Iterable[RepoFile]) -> list[Model]:
     quants = {parts[0].path: naming.quant_of(parts[0].path) for parts in complete}
     labels = {path: quants[path] for path in naming.own_labels(quants.items())}
     return [
-        Model(labels.get(parts[0].path) or naming.stem_of(parts[0].path), parts)
+        RepoModel(labels.get(parts[0].path) or naming.stem_of(parts[0].path), parts)
         for parts in complete
     ]
 
@@ -225,12 +225,12 @@ def best_projector(files: Iterable[RepoFile], model: str) -> RepoFile | None:
     return None if best is None else best[1]
 
 
-def _by_file(models: list[Model], path: str) -> Model | None:
+def _by_file(models: list[RepoModel], path: str) -> RepoModel | None:
     wanted = path.lower()
     return next((m for m in models if wanted in (p.path.lower() for p in m.parts)), None)
 
 
-def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
+def by_tag(models: Sequence[RepoModel], tag: str | None) -> RepoModel | None:
     """Return the model with the quantization *tag*; None stands for the default one."""
     for wanted in DEFAULT_QUANTS if tag is None else (tag,):
         complete = [model for model in models if _is_named(model, wanted)]
@@ -240,22 +240,22 @@ def by_tag(models: Sequence[Model], tag: str | None) -> Model | None:
     return min(models, key=_is_doubtful) if tag is None and models else None
 
 
-def _is_doubtful(model: Model) -> bool:
+def _is_doubtful(model: RepoModel) -> bool:
     return naming.is_doubtful(model.parts[0].path)
 
 
-def _is_named(model: Model, tag: str) -> bool:
+def _is_named(model: RepoModel, tag: str) -> bool:
     path = model.parts[0].path
     names = (model.label, naming.quant_of(path) or "", naming.stem_of(path))
     return tag.lower() in (name.lower() for name in names)
 
 
-def _contains(model: Model, tag: str) -> bool:
+def _contains(model: RepoModel, tag: str) -> bool:
     found = re.search(re.escape(tag) + "[.-]", model.parts[0].path, re.IGNORECASE)
     return found is not None
 
 
-def _missing(files: Sequence[RepoFile], models: list[Model], wanted: Reference) -> str:
+def _missing(files: Sequence[RepoFile], models: list[RepoModel], wanted: Reference) -> str:
     if models:
         labels = ", ".join(sorted(model.label for model in models))
         what = f"model file {wanted.file!r}" if wanted.file else f"quantization {wanted.tag!r}"

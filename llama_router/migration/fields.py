@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .yaml_tree import Kind, Node
+from .yaml_tree import Node, NodeKind
 
 
 class Fields:
@@ -17,11 +17,11 @@ class Fields:
     """
 
     def __init__(self, node: Node | None) -> None:
-        if node is not None and node.kind not in {Kind.MAP, Kind.NOTHING}:
+        if node is not None and node.kind not in {NodeKind.MAP, NodeKind.NOTHING}:
             raise node.refuse(f"expected a map, got {node.kind}")
         fields = {} if node is None else node.fields
         self._remaining = {
-            name: each for name, each in fields.items() if each.kind is not Kind.NOTHING
+            name: each for name, each in fields.items() if each.kind is not NodeKind.NOTHING
         }
 
     def take(self, key: str) -> Node | None:
@@ -49,7 +49,7 @@ class Fields:
         if (node := self.take(key)) is None:
             return None
         try:
-            number = int(node.text) if node.kind is Kind.WHOLE else None
+            number = int(node.text) if node.kind is NodeKind.WHOLE else None
         except ValueError:
             number = None
         if number is None:
@@ -62,7 +62,7 @@ class Fields:
         """Return the truth value at *key*."""
         if (node := self.take(key)) is None:
             return None
-        if node.kind is not Kind.BOOLEAN:
+        if node.kind is not NodeKind.BOOLEAN:
             raise node.refuse(f"expected true or false, got {node.text or node.kind}")
         return node.text.lower() in {"true", "yes", "on"}
 
@@ -70,7 +70,7 @@ class Fields:
         """Return the elements of the list at *key*; empty if there is none."""
         if (node := self.take(key)) is None:
             return ()
-        if node.kind is not Kind.LIST:
+        if node.kind is not NodeKind.LIST:
             raise node.refuse(f"expected a list, got {node.kind}")
         return node.items
 
@@ -89,6 +89,6 @@ def scalar(node: Node) -> Node:
     Raises:
         ConfigError: if it is something else.
     """
-    if node.kind in {Kind.LIST, Kind.MAP, Kind.NOTHING}:
+    if node.kind in {NodeKind.LIST, NodeKind.MAP, NodeKind.NOTHING}:
         raise node.refuse(f"expected text, got {node.kind}")
     return node

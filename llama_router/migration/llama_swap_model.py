@@ -16,7 +16,7 @@ from . import command
 from .draft import DraftModel, Note, Value
 from .fields import Fields, scalar
 from .macros import PORT, Macros
-from .yaml_tree import Kind, Node
+from .yaml_tree import Node, NodeKind
 
 #: ``http://localhost:8999``, with `PORT` in place of the number for ``${PORT}``.
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
@@ -97,7 +97,7 @@ class ModelTranslation:
         """Translate aliases and filters, whose ``setParamsByID`` adds names with parameters."""
         names: list[str] = []
         for item in fields.list("aliases"):
-            if item.kind is Kind.MAP:
+            if item.kind is NodeKind.MAP:
                 alias = Fields(item)
                 if (found := alias.text("id")) is None:
                     raise item.refuse("an alias needs an id")
@@ -166,17 +166,17 @@ class ModelTranslation:
             ValueError: if TOML cannot hold it: null, an infinite number.
         """
         match node.kind:
-            case Kind.MAP:
+            case NodeKind.MAP:
                 return {name: self._json(each) for name, each in node.fields.items()}
-            case Kind.LIST:
+            case NodeKind.LIST:
                 return [self._json(each) for each in node.items]
-            case Kind.WHOLE:
+            case NodeKind.WHOLE:
                 return int(node.text)
-            case Kind.NUMBER if math.isfinite(number := float(node.text)):
+            case NodeKind.NUMBER if math.isfinite(number := float(node.text)):
                 return number
-            case Kind.BOOLEAN:
+            case NodeKind.BOOLEAN:
                 return node.text.lower() in {"true", "yes", "on"}
-            case Kind.TEXT:
+            case NodeKind.TEXT:
                 return self.macros.expand(node)
             case _:
                 raise ValueError(node.kind)

@@ -23,7 +23,7 @@ MAX_DEPTH: Final = 50
 _TAG: Final = "tag:yaml.org,2002:"
 
 
-class Kind(StrEnum):
+class NodeKind(StrEnum):
     """The kind of a node, in words for an error."""
 
     TEXT = "text"
@@ -36,10 +36,10 @@ class Kind(StrEnum):
 
 
 _KINDS: Final = {
-    f"{_TAG}int": Kind.WHOLE,
-    f"{_TAG}float": Kind.NUMBER,
-    f"{_TAG}bool": Kind.BOOLEAN,
-    f"{_TAG}null": Kind.NOTHING,
+    f"{_TAG}int": NodeKind.WHOLE,
+    f"{_TAG}float": NodeKind.NUMBER,
+    f"{_TAG}bool": NodeKind.BOOLEAN,
+    f"{_TAG}null": NodeKind.NOTHING,
 }
 
 
@@ -56,7 +56,7 @@ class Node:
         fields: Entries of a map, in order.
     """
 
-    kind: Kind
+    kind: NodeKind
     where: Where
     line: int
     text: str = ""
@@ -70,9 +70,9 @@ class Node:
     def plain(self) -> str:
         """Return the value as one line of YAML, for a comment."""
         match self.kind:
-            case Kind.LIST:
+            case NodeKind.LIST:
                 return f"[{', '.join(item.plain() for item in self.items)}]"
-            case Kind.MAP:
+            case NodeKind.MAP:
                 fields = (f"{name}: {node.plain()}" for name, node in self.fields.items())
                 return f"{{{', '.join(fields)}}}"
             case _:
@@ -101,7 +101,7 @@ def parse(text: str) -> Node:
     except (ValueError, OverflowError) as exc:  # an escape that is no Unicode character
         raise ConfigError((Problem((), f"not valid YAML: {exc}"),)) from exc
     if root is None:
-        return Node(Kind.NOTHING, (), 1)
+        return Node(NodeKind.NOTHING, (), 1)
     return _Converter().node(root, ())
 
 
@@ -116,17 +116,17 @@ class _Converter:
             message = f"more than {MAX_NODES} values, or nested over {MAX_DEPTH} deep"
             raise ConfigError((Problem(where[:1], message, line),))
         if isinstance(node, yaml.MappingNode):
-            return Node(Kind.MAP, where, line, fields=self._fields(node, where))
+            return Node(NodeKind.MAP, where, line, fields=self._fields(node, where))
         if isinstance(node, yaml.SequenceNode):
             items = tuple(self.node(item, (*where, i)) for i, item in enumerate(node.value))
-            return Node(Kind.LIST, where, line, items=items)
+            return Node(NodeKind.LIST, where, line, items=items)
         text = str(node.value)
         try:
             text.encode()
         except UnicodeEncodeError:
             message = "a lone surrogate is not a character"
             raise ConfigError((Problem(where, message, line),)) from None
-        return Node(_KINDS.get(node.tag, Kind.TEXT), where, line, text=text)
+        return Node(_KINDS.get(node.tag, NodeKind.TEXT), where, line, text=text)
 
     def _fields(self, node: yaml.MappingNode, where: Where) -> dict[str, Node]:
         """Return the entries of a map; they replace those that ``<<`` merges in."""
@@ -138,7 +138,7 @@ class _Converter:
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in sources:
                     entries = self.node(source, where)
-                    if entries.kind is not Kind.MAP:
+                    if entries.kind is not NodeKind.MAP:
                         raise ConfigError((Problem(where, "'<<' needs a map to merge", line),))
                     merged = entries.fields | merged
                 continue

@@ -186,7 +186,7 @@ def _flat_name(repo: str, repo_path: str) -> str:
 
 
 @attrs.frozen
-class Repository:
+class CachedRepository:
     """A repository in a cache of huggingface_hub.
 
     Attributes:
@@ -198,7 +198,7 @@ class Repository:
     snapshots: tuple[Path, ...]
 
 
-def find_repositories(hub: Path, warnings: ScanWarnings) -> Iterator[Repository]:
+def find_repositories(hub: Path, warnings: ScanWarnings) -> Iterator[CachedRepository]:
     """Yield the repositories of models in *hub*; a missing cache has none."""
     for name in names_in(hub, warnings):
         if not name.startswith("models--"):
@@ -212,7 +212,7 @@ def find_repositories(hub: Path, warnings: ScanWarnings) -> Iterator[Repository]
         if len(snapshots) > 1:  # files that a newer commit removed are only in an old snapshot
             named = _revisions(hub / name / "refs")
             snapshots.sort(key=lambda path: (named.get(path.name, len(named)), -_modified_ns(path)))
-        yield Repository(repo, tuple(snapshots))
+        yield CachedRepository(repo, tuple(snapshots))
 
 
 def _revisions(refs: Path) -> dict[str, int]:

@@ -86,7 +86,7 @@ def _in_use(state_dir: Path, holder: str) -> Problem:
 
 
 @attrs.frozen
-class Prepared:
+class PreparedState:
     """The contents of a prepared state directory.
 
     Attributes:
@@ -98,7 +98,7 @@ class Prepared:
     token: AdminToken
 
 
-def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> Prepared:
+def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> PreparedState:
     """End processes that an earlier router left, and create the record and token. Blocks.
 
     Raises:
@@ -118,7 +118,7 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
         raise
     if token.warning is not None:
         log.warning("admin_token.exposed", path=str(token.path), reason=token.warning)
-    return Prepared(record, token)
+    return PreparedState(record, token)
 
 
 def _sweep(state_dir: Path) -> None:

@@ -14,7 +14,7 @@ from llama_router.models.discovery.found import (
     FoundFile,
     FoundModel,
     Header,
-    Kind,
+    ModelKind,
     ScanWarning,
     args_for,
     kind_of,
@@ -64,15 +64,15 @@ def by_path(discovery: Discovery) -> dict[str, FoundModel]:
 @pytest.mark.parametrize(
     ("header", "kind"),
     [
-        (Header(architecture="llama"), Kind.CHAT),
-        (Header(architecture="llama", pooling_type=0), Kind.CHAT),
-        (Header(architecture="qwen3", pooling_type=3), Kind.EMBEDDING),
-        (Header(architecture="qwen3", pooling_type=4), Kind.RERANK),
-        (Header(architecture="bert"), Kind.EMBEDDING),
-        (Header(architecture="bert", pooling_type=0), Kind.EMBEDDING),
-        (Header(architecture="bert", pooling_type=4), Kind.RERANK),
-        (Header(architecture="nomic-bert-moe", pooling_type=1), Kind.EMBEDDING),
-        (Header(architecture="gemma-embedding"), Kind.EMBEDDING),
+        (Header(architecture="llama"), ModelKind.CHAT),
+        (Header(architecture="llama", pooling_type=0), ModelKind.CHAT),
+        (Header(architecture="qwen3", pooling_type=3), ModelKind.EMBEDDING),
+        (Header(architecture="qwen3", pooling_type=4), ModelKind.RERANK),
+        (Header(architecture="bert"), ModelKind.EMBEDDING),
+        (Header(architecture="bert", pooling_type=0), ModelKind.EMBEDDING),
+        (Header(architecture="bert", pooling_type=4), ModelKind.RERANK),
+        (Header(architecture="nomic-bert-moe", pooling_type=1), ModelKind.EMBEDDING),
+        (Header(architecture="gemma-embedding"), ModelKind.EMBEDDING),
     ],
 )
 def test_pooling_and_architecture_say_what_a_model_is_for(header, kind) -> None:

@@ -15,7 +15,7 @@ from ...files import reason_of
 from ...files.stalls import despite_stalls
 from ...models.discovery import naming
 from ...models.scan import fault_of_model
-from ..config_loading import Prepared, prepare_or_explain
+from ..config_loading import PreparedConfig, prepare_or_explain
 from ..options import Config
 from ..printing import fail, print_line, print_message
 
@@ -65,7 +65,7 @@ def _print_programs(config: LoadedConfiguration) -> None:
             print_message(f"warning: {warning}")
 
 
-def _damaged_models(prepared: Prepared) -> dict[ModelId, str]:
+def _damaged_models(prepared: PreparedConfig) -> dict[ModelId, str]:
     """Return the models with a damaged GGUF file, each with the fault; scans checked the others."""
     scanned = {model for scan in prepared.scans for model in scan.models}
     config = prepared.loaded.config

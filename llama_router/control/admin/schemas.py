@@ -10,41 +10,41 @@ from msgspec import Meta
 Name = Annotated[str, Meta(min_length=1, description="A model's name or alias.")]
 
 
-class RequestBody(msgspec.Struct, forbid_unknown_fields=True):
+class StrictBody(msgspec.Struct, forbid_unknown_fields=True):
     """Base of request bodies; an unknown field is an error."""
 
 
-class Empty(RequestBody):
+class Empty(StrictBody):
     """An empty object, or no body at all."""
 
 
-class LoadBody(RequestBody):
+class LoadBody(StrictBody):
     """The model to load."""
 
     model: Name
 
 
-class UnloadBody(RequestBody):
+class UnloadBody(StrictBody):
     """The model to unload; *force* cancels the requests that it serves."""
 
     model: Name
     force: bool = False
 
 
-class CancelBody(RequestBody):
+class CancelBody(StrictBody):
     """The request to cancel; ``/admin/status`` lists the ids."""
 
     id: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
-class DownloadBody(RequestBody):
+class DownloadBody(StrictBody):
     """The model to fetch: ``user/repo`` or ``user/repo:QUANT``, or one *file* of ``user/repo``."""
 
     model: Annotated[str, Meta(min_length=1, max_length=1024)]
     file: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
 
 
-class SettingsBody(RequestBody):
+class SettingsBody(StrictBody):
     """Changes of the configuration file.
 
     Keys are those of the file; dots lead into tables (``spawn.ready_timeout_s``). Without

@@ -58,14 +58,14 @@ class Named(msgspec.Struct, kw_only=True):
         return name
 
 
-class ModelRequest(Named, kw_only=True):
+class RunRequest(Named, kw_only=True):
     """The fields of all requests that need a running model."""
 
     keep_alive: float | str | None = None
     options: Options | None = None
 
 
-class AnswerRequest(ModelRequest, kw_only=True):
+class AnswerRequest(RunRequest, kw_only=True):
     """The common fields of ``/api/chat`` and ``/api/generate``."""
 
     stream: bool | None = None
@@ -120,14 +120,14 @@ class GenerateRequest(AnswerRequest, kw_only=True):
     raw: bool | None = None
 
 
-class EmbedRequest(ModelRequest, kw_only=True):
+class EmbedRequest(RunRequest, kw_only=True):
     """``/api/embed``."""
 
     input: str | list[str] | None = None
     dimensions: int | None = None
 
 
-class EmbeddingsRequest(ModelRequest, kw_only=True):
+class EmbeddingsRequest(RunRequest, kw_only=True):
     """``/api/embeddings``, which ``/api/embed`` replaced."""
 
     prompt: str | None = None

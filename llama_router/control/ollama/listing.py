@@ -16,7 +16,7 @@ from ...core.config.config import Config
 from ...core.config.names import ResolvedModel
 from ...core.config.specs import Capability, ModelSpec
 from ...hub.references import without_host
-from ...models.discovery.found import Header, Kind, kind_of
+from ...models.discovery.found import Header, ModelKind, kind_of
 from ...models.discovery.naming import quant_of
 from ..llama_cpp.model_facts import (
     Reported,
@@ -44,7 +44,7 @@ _SIZE_IN_NAME: Final = re.compile(
     r"(?:^|[-_ .:])((?:[0-9]{1,3}x)?[0-9]{1,4}(?:\.[0-9]{1,2})?[BbMm])(?=[-_ .:]|$)"
 )
 
-_KINDS: Final = {Kind.EMBEDDING: Capability.EMBEDDING, Kind.RERANK: Capability.RERANK}
+_KINDS: Final = {ModelKind.EMBEDDING: Capability.EMBEDDING, ModelKind.RERANK: Capability.RERANK}
 
 _NOTHING: Final[Reported] = MappingProxyType({})
 
@@ -223,7 +223,7 @@ def capabilities(
     if spec.capabilities is not None:
         return list(spec.capabilities)
     only = serves_only(spec)
-    if only is None and header is not None and kind_of(header) is not Kind.CHAT:
+    if only is None and header is not None and kind_of(header) is not ModelKind.CHAT:
         only = _KINDS[kind_of(header)]
     if only is not None:
         return [only] if only is Capability.EMBEDDING else []  # Ollama has no reranking

@@ -21,8 +21,8 @@ from .bodies import (
     EmbedRequest,
     GenerateRequest,
     Message,
-    ModelRequest,
     Options,
+    RunRequest,
     ToolCall,
     keep_alive_s,
 )
@@ -162,7 +162,7 @@ def _with_answer(
 
 
 def _translated(
-    request: ModelRequest, answer_format: AnswerFormat, path: str | None, body: dict[str, Any]
+    request: RunRequest, answer_format: AnswerFormat, path: str | None, body: dict[str, Any]
 ) -> TranslatedRequest:
     keep = request.keep_alive
     return TranslatedRequest(

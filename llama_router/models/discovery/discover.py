@@ -15,7 +15,7 @@ from .found import (
     FoundFile,
     FoundModel,
     Header,
-    Kind,
+    ModelKind,
     ScanWarning,
     args_for,
     kind_of,
@@ -132,7 +132,7 @@ class _CandidateCollector:
                 continue
             self._seen.add(identity)
             mmproj = None
-            if kind_of(header) is Kind.CHAT:
+            if kind_of(header) is ModelKind.CHAT:
                 mmproj = matcher.best(file, header)
                 if mmproj is None:
                     without_projector.append((file, header))

@@ -165,7 +165,7 @@ class Header:
         return None
 
 
-class Kind(StrEnum):
+class ModelKind(StrEnum):
     """The task of a model."""
 
     CHAT = "chat"
@@ -173,22 +173,22 @@ class Kind(StrEnum):
     RERANK = "rerank"
 
 
-def kind_of(header: Header) -> Kind:
+def kind_of(header: Header) -> ModelKind:
     """Return the task of a model with that *header*."""
     if header.pooling_type == POOLING_RANK:
-        return Kind.RERANK
+        return ModelKind.RERANK
     if header.architecture in _EMBEDDERS:
-        return Kind.EMBEDDING
+        return ModelKind.EMBEDDING
     pools = header.pooling_type is not None and header.pooling_type != POOLING_NONE
-    return Kind.EMBEDDING if pools else Kind.CHAT
+    return ModelKind.EMBEDDING if pools else ModelKind.CHAT
 
 
 def args_for(header: Header, *, has_mmproj: bool) -> tuple[str, ...]:
     """Return the arguments that llama-server needs to serve such a model for its task."""
     kind = kind_of(header)
-    if kind is Kind.CHAT:
+    if kind is ModelKind.CHAT:
         return ("--mmproj", "$mmproj") if has_mmproj else ()
-    args = ["--embeddings" if kind is Kind.EMBEDDING else "--reranking"]
+    args = ["--embeddings" if kind is ModelKind.EMBEDDING else "--reranking"]
     # A text that is pooled as a whole must fit into one physical batch; only pooling by the
     # last token may split it. Source: llama.cpp, tools/server, can_split().
     batch = min(header.context_length or 0, _MAX_BATCH)
@@ -284,7 +284,7 @@ class FoundModel:
 
     id: str
     path: str
-    kind: Kind
+    kind: ModelKind
     args: tuple[str, ...]
     header: Header
     aliases: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .gguf_file import GgufFile, new_gguf_file
 from .random_weights import RandomWeights
-from .transformer import Shape, Token, write_encoder_layer, write_shape, write_vocabulary
+from .transformer import Shape, VocabularyToken, write_encoder_layer, write_shape, write_vocabulary
 from .words import SPACE, WORDS
 
 _BERT_SHAPE = Shape(n_embd=64, n_layer=2, n_head=2, n_head_kv=2, n_ff=128)
@@ -68,16 +68,16 @@ def _write_bert(gguf_file: GgufFile, random: RandomWeights, pooling_type: int) -
     writer.add_pooling_type(pooling_type)
 
     tokens = [
-        Token(b"[PAD]", kinds.CONTROL),
-        Token(b"[UNK]", kinds.UNKNOWN),
-        Token(b"[CLS]", kinds.CONTROL),
-        Token(b"[SEP]", kinds.CONTROL),
-        Token(b"[MASK]", kinds.CONTROL),
+        VocabularyToken(b"[PAD]", kinds.CONTROL),
+        VocabularyToken(b"[UNK]", kinds.UNKNOWN),
+        VocabularyToken(b"[CLS]", kinds.CONTROL),
+        VocabularyToken(b"[SEP]", kinds.CONTROL),
+        VocabularyToken(b"[MASK]", kinds.CONTROL),
     ]
     characters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     starts = [SPACE + text for text in (*WORDS, *characters)]
     pieces = dict.fromkeys([*starts, *characters])  # "a" is both a word and a character
-    tokens += [Token(text.encode(), kinds.NORMAL) for text in pieces]
+    tokens += [VocabularyToken(text.encode(), kinds.NORMAL) for text in pieces]
     write_vocabulary(gguf_file, "bert", tokens, [-1000.0] * len(tokens))
     writer.add_token_type_count(2)
     writer.add_pad_token_id(0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .gguf_file import GgufFile, new_gguf_file
 from .random_weights import RandomWeights
-from .transformer import Shape, Token, write_shape, write_vocabulary
+from .transformer import Shape, VocabularyToken, write_shape, write_vocabulary
 from .words import SPACE, WORDS
 
 _IMPOSSIBLE = -60.0
@@ -129,17 +129,17 @@ def _big_chat_shape(size_mb: float) -> Shape:
     return Shape(n_embd, n_layer, n_head, n_head_kv, n_ff)
 
 
-def _chat_vocabulary(kinds: Any, eos_bias: float) -> list[Token]:  # noqa: ANN401 -- gguf is untyped
+def _chat_vocabulary(kinds: Any, eos_bias: float) -> list[VocabularyToken]:  # noqa: ANN401 -- gguf is untyped
     """Return a SentencePiece vocabulary: the bytes, the words, and their beginnings."""
     tokens = [
-        Token(b"<unk>", kinds.UNKNOWN, _IMPOSSIBLE),
-        Token(b"<s>", kinds.CONTROL, _IMPOSSIBLE),
-        Token(b"</s>", kinds.CONTROL, eos_bias),
+        VocabularyToken(b"<unk>", kinds.UNKNOWN, _IMPOSSIBLE),
+        VocabularyToken(b"<s>", kinds.CONTROL, _IMPOSSIBLE),
+        VocabularyToken(b"</s>", kinds.CONTROL, eos_bias),
     ]
-    tokens += [Token(b"<0x%02X>" % byte, kinds.BYTE, _IMPOSSIBLE) for byte in range(256)]
+    tokens += [VocabularyToken(b"<0x%02X>" % byte, kinds.BYTE, _IMPOSSIBLE) for byte in range(256)]
     for text in _CONTROL_TOKENS:
         bias = eos_bias if text == "<|im_end|>" else _IMPOSSIBLE
-        tokens.append(Token(text.encode(), kinds.CONTROL, bias))
+        tokens.append(VocabularyToken(text.encode(), kinds.CONTROL, bias))
 
     pieces = {SPACE + word: 0.0 for word in WORDS}
     fragments = [SPACE, *map(chr, range(33, 127))]
@@ -147,12 +147,12 @@ def _chat_vocabulary(kinds: Any, eos_bias: float) -> list[Token]:  # noqa: ANN40
     fragments += [SPACE + word[:length] for word in WORDS for length in range(1, len(word))]
     for fragment in fragments:
         pieces.setdefault(fragment, _UNLIKELY)
-    tokens += [Token(text.encode(), kinds.NORMAL, bias) for text, bias in pieces.items()]
+    tokens += [VocabularyToken(text.encode(), kinds.NORMAL, bias) for text, bias in pieces.items()]
     return tokens
 
 
 def _write_chat_header(
-    gguf_file: GgufFile, shape: Shape, tokens: Sequence[Token], n_ctx: int
+    gguf_file: GgufFile, shape: Shape, tokens: Sequence[VocabularyToken], n_ctx: int
 ) -> None:
     writer = gguf_file.writer
     writer.add_context_length(n_ctx)

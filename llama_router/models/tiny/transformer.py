@@ -19,7 +19,7 @@ class Shape(NamedTuple):
     n_ff: int
 
 
-class Token(NamedTuple):
+class VocabularyToken(NamedTuple):
     """One entry of a vocabulary; *bias* is added to its logit."""
 
     text: bytes
@@ -36,7 +36,7 @@ def write_shape(gguf_file: GgufFile, shape: Shape) -> None:
 
 
 def write_vocabulary(
-    gguf_file: GgufFile, kind: str, tokens: Sequence[Token], scores: Sequence[float]
+    gguf_file: GgufFile, kind: str, tokens: Sequence[VocabularyToken], scores: Sequence[float]
 ) -> None:
     """Write the tokens into the header, for a tokenizer of that *kind*."""
     gguf_file.writer.add_vocab_size(len(tokens))
