@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Final
 
 from ..backends.backend import Backend
-from ..core.access.gate import UNRESTRICTED, Scope
+from ..core.access.caller import UNRESTRICTED
+from ..core.access.gate import Scope
 from ..core.apis.event_stream import is_complete
 from ..core.apis.registry import APIS
 from ..core.apis.usage import usage_of

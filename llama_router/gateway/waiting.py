@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 
 from ..backends.backend import Backend
-from ..core.access.gate import Caller
+from ..core.access.caller import Caller
 from ..core.apis.dialect import StreamDialect, StreamInfo
 from ..core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
 from ..core.apis.registry import APIS

@@ -15,7 +15,6 @@ import attrs
 
 from ..errors.downloads import HubFileMissingError, HubReferenceError
 from ..models.discovery import naming
-from ..models.discovery.discover import DEFAULT_QUANTS
 
 #: The file of a repository that holds arguments for models of other repositories, or for its own.
 #: Source: llama.cpp, pull requests 18520 and 24739.
@@ -232,7 +231,7 @@ def _by_file(models: list[RepoModel], path: str) -> RepoModel | None:
 
 def by_tag(models: Sequence[RepoModel], tag: str | None) -> RepoModel | None:
     """Return the model with the quantization *tag*; None stands for the default one."""
-    for wanted in DEFAULT_QUANTS if tag is None else (tag,):
+    for wanted in naming.DEFAULT_QUANTS if tag is None else (tag,):
         complete = [model for model in models if _is_named(model, wanted)]
         partial = [model for model in models if _contains(model, wanted)]
         if found := complete or partial:

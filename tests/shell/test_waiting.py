@@ -13,7 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.control.ollama import bodies, requests
 from llama_router.control.ollama.exchange import StreamWait
-from llama_router.core.access.gate import UNRESTRICTED
+from llama_router.core.access.caller import UNRESTRICTED
 from llama_router.core.apis.dialect import StreamDialect, StreamInfo
 from llama_router.core.apis.notices import KEEPALIVE_S, MARK, WaitReporter, wants_notices
 from llama_router.core.apis.ollama import OLLAMA

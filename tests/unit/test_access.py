@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access.gate import UNRESTRICTED, Gate, Scope, check_media_type, host_of
+from llama_router.core.access.browsers import check_media_type
+from llama_router.core.access.caller import UNRESTRICTED
+from llama_router.core.access.gate import Gate, Scope
+from llama_router.core.access.hosts import host_of
 from llama_router.core.config.exposure import host_fault, is_loopback, split_address
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config

@@ -5,7 +5,7 @@ import json
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from llama_router.core.access.gate import UNRESTRICTED, Caller
+from llama_router.core.access.caller import UNRESTRICTED, Caller
 from llama_router.core.apis.anthropic import ANTHROPIC
 from llama_router.core.apis.dialect import ApiDialect, StreamDialect, StreamInfo
 from llama_router.core.apis.llama_cpp import LLAMA_CPP

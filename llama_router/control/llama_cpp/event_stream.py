@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import trio
 
-from ...core.access.gate import Caller
+from ...core.access.caller import Caller
 from ...core.apis.notices import KEEPALIVE_S
 from ...core.config.names import ModelId
 from ...core.config.reload import ReloadOutcome

@@ -15,7 +15,8 @@ from typing import Final
 
 from quart import Blueprint, Response, request
 
-from ...core.access.gate import UNRESTRICTED, Caller, Scope
+from ...core.access.caller import UNRESTRICTED, Caller
+from ...core.access.gate import Scope
 from ...core.config.names import ModelId
 from ...core.config.redaction import redacted_command
 from ...core.config.specs import ModelSpec, ModelState

@@ -14,7 +14,8 @@ from quart import Response, request
 
 from ...backends.backend import Backend
 from ...backends.client import BackendExchange, Timeouts
-from ...core.access.gate import Caller, Gate
+from ...core.access.caller import Caller
+from ...core.access.gate import Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
 from ...core.apis.ollama import OLLAMA, failure_lines

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import attrs
 
-from ...core.access.gate import Caller
+from ...core.access.caller import Caller
 from ...core.apis.ollama import timestamp
 from ...core.config.config import Config
 from ...core.config.names import ResolvedModel

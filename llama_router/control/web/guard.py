@@ -15,7 +15,9 @@ from quart import Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
-from ...core.access.gate import Caller, Gate, Scope, check_media_type
+from ...core.access.browsers import check_media_type
+from ...core.access.caller import Caller
+from ...core.access.gate import Gate, Scope
 from ...core.apis.registry import APIS
 from ...errors.access import ModelNotAllowedError
 from ...errors.requests import RequestError

@@ -15,32 +15,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from typing import Final, TypeAlias
-
-import attrs
+from typing import Final
 
 from ...errors.access import (
     AccessError,
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
-    MediaTypeError,
     OriginNotAllowedError,
 )
-from ...errors.admission import UnknownModelError
 from ..config.config import Config
 from ..config.exposure import is_loopback
-from ..config.names import ResolvedModel
-from ..config.specs import ModelsApi, ModelSpec
-from ..scheduling import refusals
-
-Fields: TypeAlias = Iterable[tuple[bytes, bytes]]
-"""Header fields: lower-cased name and value."""
+from ..config.specs import ModelsApi
+from .browsers import Fields, is_browser, is_listed, is_same_origin, without_default_port
+from .caller import UNRESTRICTED, Caller
+from .hosts import address_of, canonical, host_of, is_misleading, is_unspecified
 
 
 class Scope(StrEnum):
@@ -52,78 +44,9 @@ class Scope(StrEnum):
     ADMIN = "admin"  # to do anything else: always the admin token
 
 
-@attrs.frozen
-class Caller:
-    """The sender of a request.
-
-    Attributes:
-        name: Name of its API key; None if it needed none.
-        models: Names and patterns of the models that it may use; None for all.
-    """
-
-    name: str | None = None
-    models: tuple[str, ...] | None = None
-
-    def may_use(self, spec: ModelSpec) -> bool:
-        """Return whether it may use the model, by its id or any alias."""
-        if self.models is None:
-            return True
-        names = (str(spec.id), *spec.aliases)
-        return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
-
-    def find(self, config: Config, name: str) -> ResolvedModel | None:
-        """Return the model of that *name*; None if there is none that this caller may use."""
-        resolved = config.lookup(name)
-        if resolved is None or self.may_use(config.models[resolved.model]):
-            return resolved
-        return None
-
-    def default_model(self, config: Config) -> str | None:
-        """Return the name of the default model; None if there is none that this caller may use."""
-        name = config.router.default_model
-        return None if name is None or self.find(config, name) is None else name
-
-    def check_model(self, spec: ModelSpec, name: str, config: Config) -> None:
-        """Refuse a model that this caller may not use, as if no model had that name.
-
-        Args:
-            spec: The model.
-            name: Its name in the request.
-            config: The configuration in force.
-
-        Raises:
-            UnknownModelError: if the caller may not use it.
-        """
-        if not self.may_use(spec):
-            raise self.unknown(name, config)
-
-    def unknown(self, name: str, config: Config) -> UnknownModelError:
-        """Return the error for *name*, which stands for no model that this caller may use.
-
-        It does not depend on whether such a model exists, so that a key reveals no others.
-        """
-        if self.models is None:
-            return refusals.unknown(name, config)
-        usable = [model for model, spec in config.models.items() if self.may_use(spec)]
-        return refusals.unknown_to_key(name, config, usable)
-
-
-UNRESTRICTED: Final = Caller()
-
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
 _CHECKED_FIELDS: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
-#: The ports that browsers leave out of an origin.
-_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
-
-#: The port at the end of an origin.
-_PORT: Final = re.compile(r":[0-9]+\Z")
-
-#: The value of ``cors_origins`` for all origins of this machine; the word is llama.cpp's.
-_LOCALHOST: Final = "localhost"
-_LOCAL_ORIGIN: Final = re.compile(
-    r"[a-z][a-z0-9+.-]*://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]+)?"
-)
 
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
@@ -131,20 +54,6 @@ _READS: Final = frozenset((b"GET", b"HEAD"))
 _LOAD_FIELDS: Final = frozenset(
     (b"host", b"origin", b"sec-fetch-site", b"referer", b"user-agent", b"upgrade-insecure-requests")
 )
-
-#: Embedded IPv4 addresses: ``::ffff:127.0.0.1`` leads to the same sockets as ``127.0.0.1``.
-_EMBEDDING: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96")))
-
-_THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
-
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-#: Header fields that browsers send, and programs do not.
-_BROWSER_FIELDS: Final = frozenset((b"origin", b"referer", b"sec-fetch-site", b"sec-fetch-mode"))
-
-#: Media types of JSON from programs that name none: that of curl for everything that it sends
-#: with ``-d``, and no type.
-_UNNAMED_TYPES: Final = frozenset((b"application/x-www-form-urlencoded", b""))
 
 #: A list of names of header fields.
 _FIELD_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
@@ -178,10 +87,10 @@ class Gate:
         }
         self._hosts = {"localhost", *self._own_hosts}
         for host in router.hosts:
-            if not _is_unspecified(host):  # every address, so no name of the router
-                self._hosts.add(_canonical(host.lower()))
-        self._hosts |= {_canonical(host.lower()) for host in router.allowed_hosts}
-        self._origins = frozenset(map(_without_default_port, router.cors_origins))
+            if not is_unspecified(host):  # every address, so no name of the router
+                self._hosts.add(canonical(host.lower()))
+        self._hosts |= {canonical(host.lower()) for host in router.allowed_hosts}
+        self._origins = frozenset(map(without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
         self._local = all(map(is_loopback, self._listening or router.hosts))
@@ -254,10 +163,10 @@ class Gate:
         referer = seen.get(b"referer")
         if referer is not None:
             origin = b"/".join(referer.split(b"/", 3)[:3])
-            if self._is_listed(origin) or _is_same_origin(origin, seen.get(b"host", b"")):
+            if is_listed(origin, self._origins) or is_same_origin(origin, seen.get(b"host", b"")):
                 return
             raise _origin_error(origin)
-        if b"upgrade-insecure-requests" in seen or _is_browser(seen.get(b"user-agent", b"")):
+        if b"upgrade-insecure-requests" in seen or is_browser(seen.get(b"user-agent", b"")):
             raise OriginNotAllowedError(
                 "the browser does not say which page asks for this, which may load a model: "
                 "follow a link on a page of this router, or use http://127.0.0.1, "
@@ -280,7 +189,7 @@ class Gate:
         if not self._origins:
             return ()
         origin = next((value for name, value in fields if name == b"origin"), None)
-        if origin is None or not self._is_listed(origin):
+        if origin is None or not is_listed(origin, self._origins):
             return ((b"vary", b"origin"),)
         exposed = (
             b"access-control-expose-headers",
@@ -300,7 +209,7 @@ class Gate:
             return None
         if (host := seen.get(b"host")) is not None:
             self._check_host(host)
-        if not self._is_listed(seen[b"origin"]):
+        if not is_listed(seen[b"origin"], self._origins):
             raise _origin_error(seen[b"origin"])
         wanted = seen.get(b"access-control-request-headers", b"")
         return (
@@ -310,14 +219,6 @@ class Gate:
             (b"access-control-max-age", b"600"),
         )
 
-    def _is_listed(self, origin: bytes) -> bool:
-        if "*" in self._origins:
-            return True
-        asked = _without_default_port(origin.decode("latin-1"))
-        if _LOCALHOST in self._origins and _LOCAL_ORIGIN.fullmatch(asked):
-            return True
-        return asked in self._origins or _PORT.sub("", asked) + ":*" in self._origins
-
     def _check_host(self, value: bytes) -> None:
         if not value:
             raise HostNotAllowedError(
@@ -325,7 +226,7 @@ class Gate:
             )
         host = host_of(value.decode("latin-1"))
         if host is None or not self._is_own_host(host):
-            if host is not None and _is_misleading(host):
+            if host is not None and is_misleading(host):
                 raise HostNotAllowedError(
                     f"{_quoted(value)} is another way to write an address of this machine, which "
                     "pages can use unnoticed: use 127.0.0.1 or the machine's own address, or add "
@@ -341,17 +242,17 @@ class Gate:
     def _is_own_host(self, host: str) -> bool:
         # A name without a dot is one of this network (of a container, often). It cannot be
         # owned on the internet, so it cannot be rebound.
-        if "*" in self._hosts or _canonical(host) in self._hosts:
+        if "*" in self._hosts or canonical(host) in self._hosts:
             return True
-        if _address(host) is not None:  # it cannot be a rebound name
-            return not _is_misleading(host)
+        if address_of(host) is not None:  # it cannot be a rebound name
+            return not is_misleading(host)
         return "." not in host or host.endswith(".localhost")
 
     def _check_origin(self, scope: Scope, method: bytes, seen: dict[bytes, bytes]) -> None:
         origin = seen.get(b"origin")
         site = seen.get(b"sec-fetch-site", b"")
         if origin is not None:
-            if self._is_listed(origin) or _is_same_origin(origin, seen.get(b"host", b"")):
+            if is_listed(origin, self._origins) or is_same_origin(origin, seen.get(b"host", b"")):
                 return
         elif site in (b"", b"none", b"same-origin"):
             return  # typed into the address bar, or sent by a page of the router
@@ -405,30 +306,6 @@ class Gate:
         return caller
 
 
-def check_media_type(fields: Fields, body: bytes) -> None:
-    """Refuse a body with another media type than JSON, unless a program left it out.
-
-    Without a preflight, a page of another site can send any bytes, but not with the media type
-    of JSON. `Gate.check` refuses such a page already; this is a second wall behind that. So the
-    type may be missing only in a request without any sign of a browser, even of an old one.
-
-    Args:
-        fields: The header fields of the request.
-        body: The body, which is not empty.
-
-    Raises:
-        MediaTypeError: if the media type is wrong.
-    """
-    seen = dict(fields)
-    kind = seen.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if kind == b"application/json":
-        return
-    browser = _is_browser(seen.get(b"user-agent", b""))
-    is_unnamed = kind in _UNNAMED_TYPES and body.lstrip()[:1] == b"{"
-    if browser or seen.keys() & _BROWSER_FIELDS or not is_unnamed:
-        raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
-
-
 def _origin_error(origin: bytes | None) -> OriginNotAllowedError:
     owner = "another site" if origin is None else f"the origin {_quoted(origin)}"
     return OriginNotAllowedError(
@@ -451,76 +328,3 @@ def _bearer(value: bytes | None) -> bytes | None:
 def _quoted(value: bytes) -> str:
     """Return *value*, sent by a client, for a sentence: bounded and printable."""
     return repr(value[:100].decode("ascii", "replace"))
-
-
-def host_of(value: str) -> str | None:
-    """Return the host in a ``Host`` field, lower-cased, without port, brackets and end dot.
-
-    Returns:
-        None if *value* is not a host and perhaps a port. Source: RFC 9110, section 7.2.
-    """
-    host, colon, port = value.rpartition(":")
-    if not colon or value.endswith("]"):
-        host, port = value, ""
-    if (port and not (port.isascii() and port.isdigit())) or (colon and not host):
-        return None
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1].lower()
-        return host if isinstance(_address(host), ipaddress.IPv6Address) else None
-    if not host or any(c in ":/#@?\\[]%" or not "!" <= c <= "~" for c in host):
-        return None
-    return host.removesuffix(".").lower()
-
-
-def _address(host: str) -> _Address | None:
-    """Return the IP address that *host* is; None for a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _canonical(host: str) -> str:
-    """Return *host*, an address in its usual form and without brackets."""
-    address = _address(host.removeprefix("[").removesuffix("]"))
-    return host if address is None else str(address)
-
-
-def _is_unspecified(host: str) -> bool:
-    address = _address(host)
-    return address is not None and address.is_unspecified
-
-
-def _is_misleading(host: str) -> bool:
-    """Return whether *host* leads to this machine, or to IPv4, by an address not meant for that.
-
-    Browsers do not treat such an address as the machine itself: they send no ``Sec-Fetch-Site``.
-    """
-    address = _address(host)
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = any(address in network for network in _EMBEDDING)
-        return embedded and not address.is_loopback
-    return address is not None and address in _THIS_NETWORK
-
-
-def _is_browser(user_agent: bytes) -> bool:
-    """Return whether *user_agent* is that of a browser; PowerShell's begins like one."""
-    agent = user_agent.lower()
-    return agent.startswith(b"mozilla/") and b"powershell" not in agent
-
-
-def _without_default_port(origin: str) -> str:
-    """Return *origin* in lower case, without the port that its scheme implies."""
-    origin = origin.lower()
-    scheme = origin.partition("://")[0]
-    return origin.removesuffix(_DEFAULT_PORTS[scheme]) if scheme in _DEFAULT_PORTS else origin
-
-
-def _is_same_origin(origin: bytes, host: bytes) -> bool:
-    """Return whether *origin* has the host and port of *host*."""
-    scheme, separator, authority = origin.decode("latin-1").lower().partition("://")
-    if not separator or scheme not in ("http", "https"):
-        return False
-    default = ":80" if scheme == "http" else ":443"
-    ours = host.decode("latin-1").lower()
-    return authority.removesuffix(default) == ours.removesuffix(default)

@@ -12,7 +12,7 @@ from typing import Final, assert_never
 
 import attrs
 
-from ..access.gate import Caller
+from ..access.caller import Caller
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase

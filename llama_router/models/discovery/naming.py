@@ -39,6 +39,10 @@ _DRAFT_LAYERS: Final = re.compile(r"\bmtp\b")
 
 _NOT_LETTERS: Final = re.compile(r"[^a-z0-9]+")
 
+#: Quantizations that ``owner/repo`` without one stands for, in this order. Source: llama.cpp,
+#: common/download.cpp.
+DEFAULT_QUANTS: Final = ("Q4_K_M", "Q8_0")
+
 #: Preferred projectors, best first: F16 overflows in some models, F32 only costs memory.
 PROJECTOR_QUANTS: Final = ("BF16", "F16", "F32")
 
