@@ -18,6 +18,7 @@ from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, ModelState
 from ..errors.config import ConfigError, Problem
 from ..errors.downloads import ModelInUseError
+from ..hub import cache_deletion
 from ..hub.cache import CachedModel, RepoCache
 from ..models.found_file import FoundFileContent
 from .file import ConfigFile, copied, read_file, tables
@@ -50,7 +51,7 @@ class Deletion:
         return cls(
             name=cache.repo if model is None else model.id,
             names=frozenset((*names, *own)),
-            files=tuple(cache.deleted_paths(model)),
+            files=tuple(cache_deletion.deleted_paths(cache, model)),
             folder=cache.folder,
         )
 

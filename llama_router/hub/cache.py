@@ -25,7 +25,6 @@ import attrs
 from ..errors.downloads import DownloadError, HubFileMissingError, ModelNotCachedError
 from ..files import (
     Unseen,
-    is_missing,
     look,
     may_be_folder,
     read_up_to,
@@ -42,7 +41,6 @@ from .references import (
     by_tag,
     choose,
     is_repo,
-    is_side_file,
     models_in,
 )
 
@@ -51,14 +49,8 @@ _PREFIX: Final = "models--"
 
 _MAX_REF_BYTES: Final = 1024
 
-#: Blobs that may be leftovers: complete ones without a link, and partial ones of this program.
-_LEFTOVER: Final = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})(\.llama-router\.incomplete)?")
-
 #: Suffix of a partial blob; ``hf cache`` cleans up files with this ending.
 PARTIAL_SUFFIX: Final = ".llama-router.incomplete"
-
-#: Suffix of a link that is being deleted.
-_DELETED_SUFFIX: Final = ".llama-router.removed"
 
 
 def cache_root(environ: Mapping[str, str]) -> Path:
@@ -127,9 +119,9 @@ class RepoCache:
     def missing_bytes(self, commit: str, file: RepoFile) -> int:
         """Return the number of missing bytes of *file* at *commit*."""
         name = self.folder / "snapshots" / commit / file.path  # on disks without links
-        if file.size_bytes in (_size(self.blob(file)), _size(name)):
+        if file.size_bytes in (size_of(self.blob(file)), size_of(name)):
             return 0
-        return max(file.size_bytes - _size(self.partial_blob(file)), 0)
+        return max(file.size_bytes - size_of(self.partial_blob(file)), 0)
 
     @contextlib.contextmanager
     def lock(self, file: RepoFile, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -186,7 +178,7 @@ class RepoCache:
         missing: HubFileMissingError | None = None
         for snapshot in self.snapshots():
             try:
-                return choose(_files(snapshot), wanted), snapshot
+                return choose(files_in(snapshot), wanted), snapshot
             except HubFileMissingError as exc:
                 missing = missing or exc
         raise missing or ModelNotCachedError(f"no model of {self.repo} is in {self.root}")
@@ -221,7 +213,7 @@ class RepoCache:
         """
         found: dict[str, CachedModel] = {}
         for snapshot in self.snapshots():
-            files = _files(snapshot, on_fault)
+            files = files_in(snapshot, on_fault)
             for model in models_in(files):
                 name = f"{self.repo}:{model.label}"
                 mmproj = best_projector(files, model.parts[0].path)
@@ -231,95 +223,18 @@ class RepoCache:
                 )
         return list(found.values())
 
-    def remove(self, model: CachedModel) -> int:
-        """Delete a model from every snapshot; return the number of freed bytes.
-
-        With the last model of the repository, its projector is deleted, too, unless a download
-        is running, and the folder, unless it has files that belong to no model.
-
-        Raises:
-            OSError: if a file cannot be deleted. If it is a link, all links are restored; if it
-                is a blob, the model is deleted and the blob remains as a leftover.
-        """
-        names = self._names_of(model)
-        contents = {name.resolve(): _size(name) for name in names if not is_missing(name)}
-        _unlink_all(names)
-        for snapshot in self.snapshots():
-            _prune(snapshot)
-        freed_bytes = self._delete_blobs(contents) + self.remove_leftovers()
-        if not self.snapshots():
-            for ref in (self.folder / "refs").glob("*"):
-                ref.unlink(missing_ok=True)
-            _prune(self.folder)
-        return freed_bytes
-
-    def deleted_paths(self, model: CachedModel | None) -> list[Path]:
-        """Return every path that `remove` deletes, or `remove_leftovers` if *model* is None."""
-        names = [] if model is None else self._names_of(model)
-        contents = [name.resolve() for name in names if not is_missing(name)]
-        named = {link.resolve() for link in self._links()}
-        return [*names, *contents, *(b for b in self._leftovers() if b.resolve() not in named)]
-
-    def _names_of(self, model: CachedModel) -> list[Path]:
-        """Return the links in all snapshots that `remove` deletes with *model*."""
-        paths = {part.path for part in model.model.parts}
-        if len(self.models()) == 1 and not self._is_fetching():
-            paths |= {f.path for s in self.snapshots() for f in _files(s) if is_side_file(f.path)}
-        names = (snapshot / path for snapshot in self.snapshots() for path in sorted(paths))
-        return [name for name in names if os.path.lexists(name)]
-
-    def _links(self) -> Iterator[Path]:
-        links = (self.folder / "snapshots").rglob("*")
-        return (link for link in links if link.is_symlink())
-
-    def _leftovers(self) -> list[Path]:
-        """Return the blobs that are leftovers if no snapshot links to them."""
-        return [b for b in (self.folder / "blobs").glob("*") if _LEFTOVER.fullmatch(b.name)]
-
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Prevent that `remove_leftovers` deletes blobs that are not linked yet."""
-        with self._users().open("a") as users:
+        """Prevent that `cache_deletion` deletes blobs that are not linked yet."""
+        with self.users_path().open("a") as users:
             fcntl.flock(users, fcntl.LOCK_SH)
             yield
 
-    def _is_fetching(self) -> bool:
-        """Return whether a download is running: it may need the side files in the cache."""
-        if not self.folder.is_dir():
-            return False
-        with self._users().open("a") as users:
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def remove_leftovers(self) -> int:
-        """Delete the files of unfinished downloads, unless one is running; return the bytes."""
-        if not self.folder.is_dir():
-            return 0
-        with self._users().open("a") as users:
-            try:
-                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return 0
-            for name in (self.folder / "snapshots").rglob(f"*{_DELETED_SUFFIX}"):
-                name.unlink(missing_ok=True)  # of an interrupted deletion
-            return self._delete_blobs({b.resolve(): _size(b) for b in self._leftovers()})
-
-    def _users(self) -> Path:
+    def users_path(self) -> Path:
+        """Return the file that is locked by every download; its folder is made."""
         path = self.root / ".locks" / self.folder.name / "llama-router.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-    def _delete_blobs(self, contents: Mapping[Path, int]) -> int:
-        """Delete those *contents* that no snapshot links to; return their bytes."""
-        named = {link.resolve() for link in self._links()}
-        gone = {content: size for content, size in contents.items() if content not in named}
-        for content in gone:
-            if content.is_relative_to(self.folder.resolve()):
-                content.unlink(missing_ok=True)
-        return sum(gone.values())
 
     def model_by_tag(self, tag: str | None) -> CachedModel:
         """Return the model with the quantization *tag*; without a tag, the only model.
@@ -363,7 +278,7 @@ def find_repository(root: Path, repo: str) -> RepoCache:
     return exact if exact in spelled or not spelled else spelled[0]
 
 
-def _files(
+def files_in(
     snapshot: Path, on_fault: Callable[[OSError], object] = lambda _: None
 ) -> list[RepoFile]:
     """Return the existing files of a snapshot, by path."""
@@ -376,7 +291,8 @@ def _files(
     return sorted(found, key=lambda file: file.path)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the size of the file *path* in bytes; 0 if there is none."""
     found = look(path)
     return 0 if isinstance(found, Unseen) else found.st_size
 
@@ -400,31 +316,3 @@ def _link(blob: Path, name: Path) -> None:
             link.symlink_to(os.path.relpath(blob, name.parent))
     except (OSError, NotImplementedError):
         blob.replace(name)
-
-
-def _unlink_all(names: Iterable[Path]) -> None:
-    """Delete all *names*, or none.
-
-    Raises:
-        OSError: if one of them cannot be deleted.
-    """
-    moved: list[tuple[Path, Path]] = []
-    try:
-        for name in names:
-            renamed = name.with_name(f".{name.name}{_DELETED_SUFFIX}")
-            name.rename(renamed)  # a file that can be renamed can be deleted
-            moved.append((name, renamed))
-    except OSError:
-        for name, renamed in moved:
-            with contextlib.suppress(OSError):
-                renamed.rename(name)
-        raise
-    for _, renamed in moved:
-        renamed.unlink(missing_ok=True)
-
-
-def _prune(folder: Path) -> None:
-    """Remove the empty folders below *folder*, then *folder* itself if it is empty."""
-    for path, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):
-            Path(path).rmdir()

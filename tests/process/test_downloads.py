@@ -14,6 +14,7 @@ import trio
 
 from llama_router.errors.config import ConfigError, Problem
 from llama_router.errors.downloads import HubFileMissingError, HubUnreachableError
+from llama_router.hub import cache_deletion
 from llama_router.hub.cache import PARTIAL_SUFFIX, RepoCache
 from llama_router.hub.downloads import Downloads, DownloadState, DownloadStatus
 from llama_router.hub.references import Reference
@@ -259,7 +260,7 @@ async def test_a_hub_that_is_down_is_no_reason_to_fail(downloads, server, cache)
     assert status.state is DownloadState.DONE
     assert status.result is not None
     assert "status 503" in (status.result.stale_reason or "")
-    cache.remove(cache.model_by_tag(None))
+    cache_deletion.remove(cache, cache.model_by_tag(None))
     status = await downloads.finished(downloads.start(reference).id)
     assert isinstance(status.error, HubUnreachableError)
 

@@ -30,6 +30,7 @@ from llama_router.errors.downloads import (
     RepositoryMissingError,
 )
 from llama_router.hub import cache as hub_cache
+from llama_router.hub import cache_deletion
 from llama_router.hub.cache import RepoCache, repositories
 from llama_router.hub.partial_file import PartialFile
 from llama_router.hub.references import Reference, RepoFile, choose
@@ -483,7 +484,7 @@ def test_removing_leaves_nothing(connect, server, cache) -> None:
     write(server.root / REPO / NAME, 1000)
     publish(connect, cache)
     (cache.folder / "blobs" / ("d" * 64 + hub_cache.PARTIAL_SUFFIX)).write_bytes(b"x" * 10)
-    assert cache.remove(cache.model_by_tag(None)) == SIZE + 1000 + 10
+    assert cache_deletion.remove(cache, cache.model_by_tag(None)) == SIZE + 1000 + 10
     assert not cache.folder.exists()
     assert repositories(cache.root) == []
 
@@ -493,10 +494,10 @@ def test_removing_one_keeps_the_others(connect, server, cache) -> None:
     for name in ("model-Q8_0.gguf", "mmproj-F16.gguf", "config.json"):
         write(server.root / REPO / name, 1000)
     snapshot = publish(connect, cache)
-    assert cache.remove(cache.model_by_tag("q4_k_m")) == SIZE
+    assert cache_deletion.remove(cache, cache.model_by_tag("q4_k_m")) == SIZE
     left = {path.name for path in snapshot.iterdir()}
     assert left == {"model-Q8_0.gguf", "mmproj-F16.gguf", "config.json"}
-    assert cache.remove(cache.model_by_tag("q8_0")) == 2000
+    assert cache_deletion.remove(cache, cache.model_by_tag("q8_0")) == 2000
     assert {path.name for path in snapshot.iterdir()} == {"config.json"}
 
 
@@ -510,8 +511,8 @@ def test_what_is_under_way_is_not_removed(connect, server, cache) -> None:
     with cache.in_use():
         hub.fetch(cache, repository.commit, other)
         cache.partial_blob(RepoFile("second", 10, "e" * 64)).write_bytes(b"x")
-        assert cache.remove(cache.model_by_tag(None)) == SIZE
-    assert cache.remove_leftovers() == 1001
+        assert cache_deletion.remove(cache, cache.model_by_tag(None)) == SIZE
+    assert cache_deletion.remove_leftovers(cache) == 1001
     assert list((cache.folder / "blobs").iterdir()) == []
 
 

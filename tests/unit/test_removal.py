@@ -15,7 +15,7 @@ from llama_router.core.config.merge import FoundModels
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.downloads import ModelInUseError
-from llama_router.hub import cache as hub_cache
+from llama_router.hub import cache_deletion
 from llama_router.hub.cache import RepoCache
 from llama_router.models.found_file import FoundFileContent
 
@@ -146,14 +146,14 @@ def test_a_shared_projector_may_be_used_as_long_as_it_stays(
     add(cache, Q8)
     text = f"[models.a]\npath = 'own.gguf'\nmmproj = '{file.parent / MMPROJ}'\n"
     assert refusal(tmp_path, cache, text, "Q8_0") == ""
-    cache.remove(cache.model_by_tag("Q8_0"))
+    cache_deletion.remove(cache, cache.model_by_tag("Q8_0"))
     assert "line 3: models.a.mmproj" in refusal(tmp_path, cache, text)
 
 
 def test_a_projector_stays_for_a_model_that_is_being_fetched(cache: RepoCache, file: Path) -> None:
     """A download of another quantization has found it here."""
     with cache.in_use():
-        cache.remove(cache.model_by_tag(None))
+        cache_deletion.remove(cache, cache.model_by_tag(None))
         assert (file.exists(), (file.parent / MMPROJ).exists()) == (False, True)
 
 
@@ -288,7 +288,7 @@ def test_names_are_deleted_all_or_not_at_all(
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(PermissionError, match=PARTS[1]):
-        cache.remove(cache.model_by_tag(None))
+        cache_deletion.remove(cache, cache.model_by_tag(None))
     assert [file.exists() for file in files] == [True, True]
     assert len(cache.models()) == 1
 
@@ -307,18 +307,18 @@ def test_a_content_that_stays_is_a_leftover(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", refuse)
         with pytest.raises(PermissionError):
-            cache.remove(cache.model_by_tag(None))
+            cache_deletion.remove(cache, cache.model_by_tag(None))
     assert (cache.models(), content.exists()) == ([], True)
-    assert cache.remove_leftovers() > 0
+    assert cache_deletion.remove_leftovers(cache) > 0
     assert not content.exists()
 
 
 def test_a_removal_that_was_cut_is_finished_by_the_next(cache: RepoCache, file: Path) -> None:
     """Names on their way keep no content alive."""
     content = file.resolve()
-    file.rename(file.with_name(f".{file.name}{hub_cache._DELETED_SUFFIX}"))
+    file.rename(file.with_name(f".{file.name}{cache_deletion._DELETED_SUFFIX}"))
     assert cache.models() == []
-    cache.remove_leftovers()
+    cache_deletion.remove_leftovers(cache)
     assert not content.exists()
 
 
@@ -327,7 +327,7 @@ def test_what_is_deleted_was_announced(tmp_path: Path, cache: RepoCache) -> None
     add(cache, Q4, OLD)
     (cache.folder / "blobs" / ("c" * 64)).touch()
     before = {path for path in cache.folder.rglob("*") if not path.is_dir()}
-    announced = set(cache.deleted_paths(cache.model_by_tag(None)))
-    cache.remove(cache.model_by_tag(None))
+    announced = set(cache_deletion.deleted_paths(cache, cache.model_by_tag(None)))
+    cache_deletion.remove(cache, cache.model_by_tag(None))
     refs = {path for path in before if "refs" in path.parts}
     assert before - set(cache.folder.rglob("*")) - refs == announced

@@ -16,6 +16,7 @@ from ...config.removal import Deletion, check_unused
 from ...errors.base import RouterError
 from ...errors.downloads import ModelNotCachedError
 from ...files import reason_of
+from ...hub import cache_deletion
 from ...hub.cache import CachedModel, RepoCache, cache_root, find_repository, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.references import Reference, parse_reference
@@ -175,12 +176,12 @@ def remove(model: str, /, *, config: Config = None) -> int:
         try:
             found = cache.model_by_tag(reference.tag)
             _check_unused(cache, found, config)
-            freed_bytes, name = cache.remove(found), found.id
+            freed_bytes, name = cache_deletion.remove(cache, found), found.id
         except ModelNotCachedError:
             if cache.models():
                 raise
             _check_unused(cache, None, config)
-            if not (freed_bytes := cache.remove_leftovers()):
+            if not (freed_bytes := cache_deletion.remove_leftovers(cache)):
                 raise
             name = f"interrupted downloads of {reference.repo}"
     except RouterError as exc:

@@ -19,6 +19,7 @@ from ...core.config.specs import ModelSpec
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
 from ...errors.requests import RequestError
 from ...event_feed import DownloadProgressed, EventFeed, ModelDeleted
+from ...hub import cache_deletion
 from ...hub.cache import CachedModel, RepoCache, repositories
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.references import parse_reference
@@ -272,7 +273,7 @@ def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, C
 def _remove(context: ControlContext, spec: ModelSpec, cache: RepoCache, model: CachedModel) -> int:
     _check_unused(context, spec, cache, model)
     try:
-        return cache.remove(model)
+        return cache_deletion.remove(cache, model)
     except OSError as exc:
         raise _unusable(exc) from exc
 
