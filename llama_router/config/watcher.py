@@ -10,18 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
-import attrs
 import trio
 
 from ..core.config.config import Config
 from ..core.config.names import ModelId
-from ..core.config.reload import (
-    ReloadOutcome,
-    ReloadPlan,
-    ReloadReport,
-    plan_reload,
-    router_fields_to_restart_for,
-)
+from ..core.config.reload import ReloadOutcome, ReloadPlan, ReloadReport, plan_reload
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
 from ..logs.events import log
@@ -30,6 +23,7 @@ from ..workers.interpreter_settings import loop_goes_first
 from .file import ConfigFile, read_config, read_file, replace_config
 from .file_watch import Absence, AbsenceNews, FileWatch, NextStep, Stamp
 from .load import LoadedConfig, load_file
+from .reload_reports import ReloadReports
 
 #: Pause between two polls of the file, in seconds. inotify would lose the file at the first
 #: atomic rename, and would not report changes behind a link.
@@ -40,10 +34,6 @@ SETTLE_S: Final = 0.2
 
 #: Time after which a missing file is no longer one that is just being replaced, in seconds.
 GONE_S: Final = 5.0
-
-#: Time for which a request for a reload is told the changes of a file that was applied before the
-#: request, in seconds: saving a file and asking for a reload is one act.
-RECENT_S: Final = 10.0
 
 #: The digest of an empty file, and of a missing one that is optional.
 _EMPTY_SHA256: Final = hashlib.sha256().digest()
@@ -63,21 +53,6 @@ def load_without_scans(file: ConfigFile, _: Config) -> LoadedConfig:
     return load_file(file)
 
 
-@attrs.frozen
-class _Change:
-    """A reload that changed models.
-
-    Attributes:
-        digest: The digest of the file.
-        at_s: Its clock time, in seconds.
-        report: Its report.
-    """
-
-    digest: bytes
-    at_s: float
-    report: ReloadReport
-
-
 class Watcher:
     """Keeps the configuration in force equal to the file.
 
@@ -87,9 +62,6 @@ class Watcher:
         apply: Replaces it.
         load: Returns the configuration of a file.
         on_report: Called with the report of each reload.
-
-    Attributes:
-        report: The report of the latest reload.
     """
 
     def __init__(
@@ -102,32 +74,31 @@ class Watcher:
         on_report: Callable[[ReloadReport], None] = lambda _: None,
     ) -> None:
         self._path = loaded.path
-        self._router_at_start = loaded.as_written
         self._remember(loaded)
         self._had_content = loaded.digest != _EMPTY_SHA256
         self._current = current
         self._apply = apply
         self._load = load
-        self._on_report = on_report
         self._missing: tuple[Path, ...] = ()
         self._retry = False  # a reload failed because the system refused a thread
-        self._doubted = {str(warning) for warning in loaded.warnings}  # logged, at the start too
         self._fault: str | None = None  # the reason why the file cannot be read
         self._absence = Absence(GONE_S)
-        self._latest_change: _Change | None = None
         self._editing = trio.Lock()
         self._requested = trio.Event()
         self._begun = 0  # number of reloads, so that `reload` waits for one that began after it
         self._finished = 0
         self._reloaded = trio.Event()
-        self.report = ReloadReport(
-            outcome=ReloadOutcome.STARTED, at_s=time.time(), warnings=loaded.warnings
-        )
+        self._reports = ReloadReports(loaded, on_report)
 
     @property
     def path(self) -> Path:
         """The file."""
         return self._path
+
+    @property
+    def report(self) -> ReloadReport:
+        """The report of the latest reload."""
+        return self._reports.latest
 
     def request_reload(self) -> None:
         """Make `run` read the file now, even if it has not changed."""
@@ -147,18 +118,7 @@ class Watcher:
         The poll may have applied a file that was saved a moment before the request.
         """
         report = await self.reload()
-        latest = self._latest_change
-        if report.outcome is not ReloadOutcome.APPLIED or latest is None or report.changes_models:
-            return report
-        if latest.digest != self._digest or trio.current_time() - latest.at_s > RECENT_S:
-            return report
-        return attrs.evolve(
-            report,
-            added=latest.report.added,
-            removed=latest.report.removed,
-            restarted=latest.report.restarted,
-            retuned=latest.report.retuned,
-        )
+        return self._reports.with_recent_changes(report, self._digest)
 
     async def edit(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
         """Change the file, and apply it.
@@ -267,7 +227,7 @@ class Watcher:
             case AbsenceNews.GONE:
                 reason = "is gone" if fault is None else f"cannot be accessed ({fault})"
                 message = f"{self._path} {reason}: the settings stay as they are until it is back"
-                self._reject(ConfigError((Problem((), message),)))
+                self._reports.rejected(ConfigError((Problem((), message),)))
             case AbsenceNews.BACK:
                 self._retry = True
             case AbsenceNews.NONE:
@@ -294,15 +254,16 @@ class Watcher:
             loaded, plan = read
             self._remember(loaded)
             self._had_content = loaded.digest != _EMPTY_SHA256
-            await self._apply_loaded(loaded, plan)
+            replaced = await self._apply(loaded.config, plan)
+            self._reports.applied(loaded, plan, replaced)
         except ConfigError as exc:
             # Any next change is read, even with equal content: new permissions may fix it, too.
             self._digest = b""
             self._missing = _missing_in(exc.problems)
-            self._reject(exc)
+            self._reports.rejected(exc)
         except ThreadRefusedError as exc:
             self._digest, self._retry = b"", True
-            self._reject(ConfigError((Problem((), f"it could not be applied: {exc}"),)))
+            self._reports.rejected(ConfigError((Problem((), f"it could not be applied: {exc}"),)))
 
     def _remember(self, loaded: LoadedConfig) -> None:
         """Remember the digest of the file, and missing files: once one exists, it is read again."""
@@ -345,61 +306,6 @@ class Watcher:
                 else f"cannot read {file.path}: {file.absence}"
             )
             raise ConfigError((Problem((), message),))
-
-    async def _apply_loaded(self, loaded: LoadedConfig, plan: ReloadPlan) -> None:
-        """Apply a valid file, log it and publish the report.
-
-        Raises:
-            ConfigError: if the system refuses a setting, for example an address.
-        """
-        replaced = await self._apply(loaded.config, plan)
-        changed = plan.restart | plan.retune
-        doubted = list(dict.fromkeys(map(str, loaded.warnings)))
-        for problem in doubted:
-            if problem not in self._doubted:  # once, not at every reload
-                log.warning("config.doubted", path=str(self._path), problem=problem)
-        self._doubted = set(doubted)
-        needs_restart = router_fields_to_restart_for(self._router_at_start, loaded.config.router)
-        self._publish(
-            ReloadReport(
-                outcome=ReloadOutcome.APPLIED,
-                at_s=time.time(),
-                warnings=loaded.warnings,
-                added=tuple(sorted(plan.add)),
-                removed=tuple(sorted(plan.remove)),
-                restarted=tuple(sorted(changed & replaced)),
-                retuned=tuple(sorted(changed - replaced)),
-                needs_router_restart=needs_restart,
-            )
-        )
-        if self.report.changes_models:
-            self._latest_change = _Change(loaded.digest, trio.current_time(), self.report)
-        log.info(
-            "config.applied",
-            path=str(self._path),
-            added=list(self.report.added),
-            removed=list(self.report.removed),
-            restarted=list(self.report.restarted),
-            retuned=list(self.report.retuned),
-            needs_router_restart=needs_restart,
-        )
-
-    def _publish(self, report: ReloadReport) -> None:
-        self.report = report
-        self._on_report(report)
-
-    def _reject(self, error: ConfigError) -> None:
-        self._publish(
-            ReloadReport(
-                outcome=ReloadOutcome.REJECTED,
-                at_s=time.time(),
-                problems=error.problems,
-                warnings=error.warnings,
-                needs_router_restart=self.report.needs_router_restart,  # it still does
-            )
-        )
-        problems = [str(problem) for problem in error.problems]
-        log.error("config.rejected", path=str(self._path), problems=problems)
 
 
 def _missing_in(problems: tuple[Problem, ...]) -> tuple[Path, ...]:

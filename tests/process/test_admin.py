@@ -14,7 +14,7 @@ import pytest
 import tomlkit
 import trio
 
-from llama_router.config import watcher
+from llama_router.config import reload_reports, watcher
 from tests.limits import LIMIT_S
 from tests.process.harness import Answer, RawClient, Router, free_port, post, request
 
@@ -434,5 +434,5 @@ async def test_a_request_is_told_what_became_of_a_file_that_was_applied_already(
     router.path.write_text(tomlkit.dumps(router.document))
     await router.events.wait("config.applied", added=["b"])
     assert (await admin(router, "POST", "reload")).json()["added"] == ["b"]
-    monkeypatch.setattr(watcher, "RECENT_S", 0.0)
+    monkeypatch.setattr(reload_reports, "RECENT_S", 0.0)
     assert (await admin(router, "POST", "reload")).json()["added"] == []

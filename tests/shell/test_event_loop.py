@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import socket
-import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -149,7 +148,9 @@ class TestDeadlines:
         await loop.wait_idle()
         assert count == 3
 
-    async def test_time_in_which_the_process_was_held_up_does_not_count(self, loop, pair) -> None:
+    async def test_time_in_which_the_process_was_held_up_does_not_count(
+        self, mock_clock, loop, pair
+    ) -> None:
         """Nobody is silent because the router could not look."""
         seen: list[str] = []
         ours, theirs = pair()
@@ -168,12 +169,14 @@ class TestDeadlines:
         loop.start(body)
         for _ in range(8):
             await wait_all_tasks_blocked()
-            time.sleep(0.25)  # noqa: ASYNC251 -- as in a machine that was stopped
+            mock_clock.jump(0.25)  # as in a machine that was stopped
             theirs.send(b"x")
         await loop.wait_idle()
         assert seen == ["all"]
 
-    async def test_who_was_held_up_as_well_has_the_rest_of_its_time(self, loop, pair) -> None:
+    async def test_who_was_held_up_as_well_has_the_rest_of_its_time(
+        self, mock_clock, loop, pair
+    ) -> None:
         """A pause does not use up the time of a side that needs some more after it."""
         seen: list[str] = []
         ours, theirs = pair()
@@ -190,8 +193,10 @@ class TestDeadlines:
 
         loop.start(body)
         await wait_all_tasks_blocked()
-        time.sleep(2.0)  # noqa: ASYNC251 -- as in a machine that was stopped
-        await trio.sleep(0.75)  # what it still has to do takes so long
+        mock_clock.jump(2.0)  # as in a machine that was stopped
+        for _ in range(12):  # what it still has to do takes so long
+            await wait_all_tasks_blocked()
+            mock_clock.jump(TICK_S)
         theirs.send(b"x")
         await loop.wait_idle()
         assert seen == ["heard"]
