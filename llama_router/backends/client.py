@@ -18,7 +18,7 @@ import attrs
 import h11
 import trio
 
-from ..core.apis.backend_errors import message_in_body
+from ..core.apis.errors import message_in_body
 from ..core.config.specs import RouterSpec
 from ..errors.backends import UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError

@@ -11,7 +11,7 @@ import attrs
 from ..config.catalog import Catalog, ScanReport
 from ..config.load import LoadedConfig, load_config
 from ..config.locations import default_config_path, state_dir_for
-from ..core.config.merge import FoundModels
+from ..config.merge import FoundModels
 from ..core.config.specs import RouterSpec
 from ..errors.config import ConfigError, Problem
 from ..files import Unseen, look, reason_of

@@ -10,7 +10,6 @@ from typing import Final
 import attrs
 
 from ..core.config.config import Config
-from ..core.config.merge import FoundModels
 from ..core.config.reload import reuse_unchanged
 from ..core.config.specs import ModelState, RouterSpec
 from ..files import is_missing, reason_of
@@ -24,6 +23,7 @@ from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
 from .file import ConfigFile, read_file
 from .load import LoadedConfig, load_file
+from .merge import FoundModels
 from .paths import identity_of
 
 #: Most warnings of one scan that are logged; a broken disk has thousands of files.

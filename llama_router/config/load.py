@@ -10,10 +10,8 @@ from typing import Any
 import attrs
 
 from ..core.config import placeholders
-from ..core.config.command_warnings import command_place, command_warnings
 from ..core.config.config import Config
 from ..core.config.file_needs import FileFault, FileKind, needs_of
-from ..core.config.merge import FoundModels, parse_merged
 from ..core.config.names import ModelId
 from ..core.config.parse import parse_config
 from ..core.config.specs import DEFAULT_SPAWN, ModelSpec, RouterSpec
@@ -23,7 +21,9 @@ from ..files.faults import first_fault
 from ..files.stalls import despite_stalls
 from ..models.discovery.naming import parts_of
 from ..models.scan import file_version
+from .command_warnings import command_place, command_warnings
 from .file import ConfigFile, copied, read_file, tables
+from .merge import FoundModels, parse_merged
 from .paths import ConfigPaths, identity_of, missing_on_path
 from .removal import models_in_use
 

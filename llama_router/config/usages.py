@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..core.config.kinds import as_table
 from ..errors.config import Where
 from ..models.discovery.naming import part_of
 
@@ -57,19 +58,19 @@ class ConfigUsage:
 
 def path_references(document: Mapping[str, Any]) -> Iterator[PathReference]:
     """Yield every word of a parsed ``router.toml`` that may be a path, with its place."""
-    router = _table(document.get("router"))
+    router = as_table(document.get("router"))
     yield from _paths(router.get("models_dirs"), ("router", "models_dirs"), None)
-    default = _table(document.get("default_spawn"))
+    default = as_table(document.get("default_spawn"))
     default_folder = _text(default.get("cwd"))
     yield from _spawn(default, ("default_spawn",), default_folder)
-    templates = _table(document.get("templates"))
+    templates = as_table(document.get("templates"))
     for name, template in templates.items():
-        folder = _text(_table(template).get("cwd")) or default_folder
-        yield from _spawn(_table(template), ("templates", name), folder)
-    for name, written in _table(document.get("models")).items():
-        model = _table(written)
-        spawn = _table(model.get("spawn"))
-        inherited = _table(templates.get(str(model.get("template"))))
+        folder = _text(as_table(template).get("cwd")) or default_folder
+        yield from _spawn(as_table(template), ("templates", name), folder)
+    for name, written in as_table(document.get("models")).items():
+        model = as_table(written)
+        spawn = as_table(model.get("spawn"))
+        inherited = as_table(templates.get(str(model.get("template"))))
         folder = _text(spawn.get("cwd")) or _text(inherited.get("cwd")) or default_folder
         where: Where = ("models", name)
         for key in ("path", "mmproj"):
@@ -85,7 +86,7 @@ def path_references(document: Mapping[str, Any]) -> Iterator[PathReference]:
 def _spawn(table: Mapping[str, Any], where: Where, folder: str | None) -> Iterator[PathReference]:
     for key in ("command", "args"):
         yield from _words(table.get(key), (*where, key), folder)
-    for name, value in _table(table.get("env")).items():
+    for name, value in as_table(table.get("env")).items():
         yield from _pieces(value, (*where, "env", name), folder)
     if (cwd := _text(table.get("cwd"))) is not None:
         yield PathReference((*where, "cwd"), cwd)
@@ -142,13 +143,13 @@ def find_usages(
         deleted: Identities of the deleted files, and of folders with one of them.
     """
     folded = {name.casefold() for name in names}
-    router = _table(document.get("router"))
+    router = as_table(document.get("router"))
     for key in MODEL_KEYS:
         name = _text(router.get(key))
         if name is not None and name.casefold() in folded:
             yield ConfigUsage(("router", key), f"names the model {name!r}")
-    for name, table in _table(document.get("models")).items():
-        if name.casefold() in folded and "path" not in _table(table):
+    for name, table in as_table(document.get("models")).items():
+        if name.casefold() in folded and "path" not in as_table(table):
             yield ConfigUsage(("models", name), "has settings for the model")
     reported = set[Where]()
     for reference, identity in identified:
@@ -172,10 +173,6 @@ def describe(file: str, usages: Collection[ConfigUsage], location: Mapping[Where
         parts.append(f"{place}{usage.description}")
     more = len(usages) - len(parts)
     return "; ".join(parts) + (f"; and {more} more" if more else "")
-
-
-def _table(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _text(value: object) -> str | None:

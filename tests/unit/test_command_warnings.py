@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from llama_router.core.config.command_warnings import command_place, command_warnings
+from llama_router.config.command_warnings import command_place, command_warnings
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from llama_router.core.config.edit import edited, table_in
+from llama_router.config.edit import edited, table_in
 from llama_router.errors.config import SettingError
 
 TEXT = """\

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.config.merge import FoundModels, merge
 from llama_router.core.config.command import command_line
-from llama_router.core.config.merge import FoundModels, merge
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.config import ConfigError, Problem

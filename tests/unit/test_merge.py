@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from llama_router.config.merge import FoundModels, MergedDocument, merge
 from llama_router.core.config.config import Config
-from llama_router.core.config.merge import FoundModels, MergedDocument, merge
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelState
 

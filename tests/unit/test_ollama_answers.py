@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llama_router.control.ollama.answers import RequestTimes, StreamTranslator, translate_answer
 from llama_router.control.ollama.requests import AnswerFormat, TranslatedRequest
-from llama_router.core.apis.backend_errors import message_in_body
+from llama_router.core.apis.errors import message_in_body
 from llama_router.core.apis.ollama import timestamp
 from llama_router.errors.backends import UpstreamError
 

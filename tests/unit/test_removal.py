@@ -9,9 +9,9 @@ import pytest
 import tomlkit
 
 from llama_router.config.load import load_config
+from llama_router.config.merge import FoundModels
 from llama_router.config.removal import Deletion, check_unused
 from llama_router.config.usages import PathReference, find_usages, path_references
-from llama_router.core.config.merge import FoundModels
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.downloads import ModelInUseError

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 from quart import Blueprint, Response, request
 
+from ...config.edit import edited, table_in
 from ...config.file import ConfigFile, read_config
 from ...core.config.config import Config
-from ...core.config.edit import edited, table_in
 from ...core.config.redaction import (
     MASK,
     is_secret,

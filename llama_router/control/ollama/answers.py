@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from ...core.apis.backend_errors import message_in
+from ...core.apis.errors import message_in
 from ...core.apis.ollama import timestamp
 from ...core.apis.usage import Usage
 from ...errors.backends import UpstreamError

@@ -1,4 +1,4 @@
-"""Errors as fields: the same for all APIs, before an `ApiDialect` gives them its form. Pure."""
+"""Errors as fields, before an `ApiDialect` gives them its form, and those of backends. Pure."""
 
 from __future__ import annotations
 
@@ -45,13 +45,31 @@ def error_headers(error: RouterError) -> list[tuple[bytes, bytes]]:
 
 def backend_error_in(body: bytes) -> dict[str, Any] | None:
     """Return the error object in *body*, an answer of a backend; None if there is none."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    document = _decoded(body)
     error = document.get("error") if isinstance(document, dict) else None
     if isinstance(error, str) and error:
         return {"message": error, "type": "server_error", "code": None, "param": None}
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         return error
     return None
+
+
+def message_in_body(body: bytes) -> str | None:
+    """Return the sentence in the body of a backend's error, in any usual form; None without one."""
+    document = _decoded(body)
+    return message_in(document.get("error", document) if isinstance(document, dict) else document)
+
+
+def message_in(error: Any) -> str | None:  # noqa: ANN401 -- JSON
+    """Return the sentence in an error: a string, or an object with ``message`` or ``detail``."""
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail")
+    return error if isinstance(error, str) and error else None
+
+
+def _decoded(body: bytes) -> Any:  # noqa: ANN401 -- JSON
+    """Return the JSON in *body*; None if it is something else."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

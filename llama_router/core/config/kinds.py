@@ -219,3 +219,8 @@ DeviceChoice = Annotated[Any, _devices_fault]
 JsonValue = Annotated[Any, _json_fault]
 Table = Mapping[str, Any]
 """A table with keys that are converted one by one."""
+
+
+def as_table(value: object) -> Table:
+    """Return *value*, a part of an unchecked document; an empty table if it is no table."""
+    return value if isinstance(value, Mapping) else {}

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import attrs
 
-from ...errors.config import ConfigError, Problem
-from . import placeholders
-from .config import Config
-from .kinds import Table, is_llama_server
-from .parse import parse_config
-from .specs import DEFAULT_SPAWN
+from ..core.config import placeholders
+from ..core.config.config import Config
+from ..core.config.kinds import Table, as_table, is_llama_server
+from ..core.config.parse import parse_config
+from ..core.config.specs import DEFAULT_SPAWN
+from ..errors.config import ConfigError, Problem
 
 #: Stands for the files of a model that no scan found, see `MergedDocument.left_out`.
 _PLACEHOLDER_FILE: Final = "not found"
@@ -248,7 +248,7 @@ class _Merger:
         with_command = next((spawn for spawn in spawns if "command" in spawn), None)
         if with_command is None or with_command is not default:
             return False  # the built-in command, or one that was written for this model
-        env = {name: v for s in reversed(spawns) for name, v in _mapping(s.get("env")).items()}
+        env = {name: v for s in reversed(spawns) for name, v in as_table(s.get("env")).items()}
         return "path" not in self._placeholders(table, _strings(list(env.values())))
 
     def _leave_out(self, model: str, table: Table) -> None:
@@ -279,7 +279,7 @@ class _Merger:
 
     def _spawns(self, table: Table) -> list[Table]:
         """Return the spawn tables that a model gets its fields from, its own one first."""
-        templates = _mapping(self._document.get("templates"))
+        templates = as_table(self._document.get("templates"))
         name = table.get("template")
         candidates = (
             table.get("spawn"),
@@ -298,10 +298,6 @@ def _unreachable(models: Collection[str]) -> Problem:
         f"{names}{more}; add '$path', or move the command to a template"
     )
     return Problem(("default_spawn", "command"), message)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _strings(value: object) -> list[str]:

@@ -7,10 +7,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ...errors.config import Where
-from .kinds import is_llama_server
-from .placeholders import names_in
-from .specs import ModelSpec
+from ..core.config.kinds import as_table, is_llama_server
+from ..core.config.placeholders import names_in
+from ..core.config.specs import ModelSpec
+from ..errors.config import Where
 
 #: Options and variables by which llama-server gets a model. Source: ``llama-server --help``.
 _MODEL_OPTIONS: Final = frozenset(
@@ -59,13 +59,13 @@ def command_warnings(spec: ModelSpec) -> Iterator[str]:
 
 def command_place(document: Mapping[str, Any], spec: ModelSpec) -> Where:
     """Return the place in *document* that the command of *spec* comes from."""
-    model = _table(_table(document.get("models")).get(str(spec.id)))
-    if "command" in _table(model.get("spawn")):
+    model = as_table(as_table(document.get("models")).get(str(spec.id)))
+    if "command" in as_table(model.get("spawn")):
         return ("models", str(spec.id), "spawn", "command")
     template = str(spec.template)
-    if "command" in _table(_table(document.get("templates")).get(template)):
+    if "command" in as_table(as_table(document.get("templates")).get(template)):
         return ("templates", template, "command")
-    if "command" in _table(document.get("default_spawn")):
+    if "command" in as_table(document.get("default_spawn")):
         return ("default_spawn", "command")
     return ("models", str(spec.id))
 
@@ -94,7 +94,3 @@ def _split(text: str) -> str:
     except ValueError:  # an open quotation mark
         words = text.split()
     return f"[{', '.join(f'{word!r}' for word in words)}]"
-
-
-def _table(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ...errors.config import SettingError
+from ..errors.config import SettingError
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
