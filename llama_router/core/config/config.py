@@ -74,7 +74,7 @@ class Config:
 
     def resolve(self, name: str) -> ModelId | None:
         """Return the id of the model that `lookup` returns."""
-        resolved = self._names.lookup_exact(name) or self._names.lookup(name)
+        resolved = self.lookup(name)
         return None if resolved is None else resolved.model
 
     def model_for_preset(self, name: str, models: Collection[ModelId]) -> ModelId | None:
