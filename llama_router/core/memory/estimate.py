@@ -17,21 +17,20 @@ from .flags import ModelFlags, ServerFlags
 from .footprint import Footprint, Source
 from .kv_cache import kv_cache
 from .layers import keeps_nothing, layers_of
+from .process_footprint import process_footprint
 from .tensor_types import F32
 from .weights import ModelWeights
 
 _MIB: Final = 2**20
 
-#: What a process takes beside what llama.cpp reports: its program, threads, the vocabulary.
-_PROCESS_BYTES: Final = 64 * _MIB
-_TOKEN_BYTES: Final = 512
-
-#: What the driver and the kernels of a GPU take in each process: some hundred MiB of CUDA.
-_GPU_BYTES: Final = 400 * _MIB
-
 #: Types of weights that are copied for the CPU into a form that computes faster. With a mapped
 #: file, there are both. Measured on x86-64 with AVX2.
 _REPACKED: Final = frozenset(("iq4_nl", "mxfp4", "q4_0", "q4_k"))
+
+#: An image with which llama.cpp prepares a projector that takes images of any size, and the
+#: frames of half a minute of sound. Source: llama.cpp, tools/mtmd/clip.cpp.
+_DYNAMIC_IMAGE_TOKENS: Final = 46 * 46
+_SOUND_FRAMES: Final = 1500
 
 _EXPERTS: Final = re.compile(r"\.ffn_(up|down|gate_up|gate)_(ch|)exps")
 _FEED_FORWARD: Final = re.compile(r"\.ffn_(up|down|gate)\.weight")
@@ -83,13 +82,12 @@ class Estimate:
     @property
     def footprint(self) -> Footprint:
         """The footprint of the process: with its program, and with the drivers of GPUs."""
-        process = _PROCESS_BYTES + self.vocabulary * _TOKEN_BYTES
-        on_gpu = self.gpu.total > 0
-        return Footprint(
-            source=Source.ESTIMATED,
-            host_mib=_mib(self.host.total + process),
-            gpu_mib=_mib(self.gpu.total + _GPU_BYTES) if on_gpu else 0,
-            per_gpu_mib=_mib(self.gpu.compute + _GPU_BYTES) if on_gpu else 0,
+        return process_footprint(
+            Source.ESTIMATED,
+            host_mib=self.host.total / _MIB,
+            gpu_mib=self.gpu.total / _MIB,
+            gpu_compute_mib=self.gpu.compute / _MIB,
+            vocabulary=self.vocabulary,
         )
 
 
@@ -256,13 +254,24 @@ def projector_parts(weights: ModelWeights) -> Parts:
 
 
 def _encoder_bytes(weights: ModelWeights) -> int:
-    """Return the size of the compute buffer of a projector's encoder."""
-    patch = max(1, weights.number("vision.patch_size", 1))
-    patches = (weights.number("vision.image_size") // patch) ** 2
-    width = weights.number("vision.embedding_length")
-    hidden = weights.number("vision.feed_forward_length")
-    return F32.size_bytes(patches * (5 * width + hidden))
+    """Return the size of the compute buffer of a projector's encoders, for one image or sound."""
+    patch = weights.number("vision.patch_size")
+    patches = (weights.number("vision.image_size") // patch) ** 2 if patch else 0
+    merged = weights.number("vision.spatial_merge_size")
+    if patch and (merged or "v.position_embd.weight" not in weights.others):
+        # Images of any size: llama.cpp prepares for one of that many tokens.
+        patches = max(patches, _DYNAMIC_IMAGE_TOKENS * max(2, merged) ** 2)
+    sizes = [
+        F32.size_bytes(count * _encoder_width(weights, kind))
+        for kind, count in (("vision", patches), ("audio", _SOUND_FRAMES))
+        if weights.number(f"{kind}.embedding_length")
+    ]
+    return max(sizes, default=0)
 
 
-def _mib(size_bytes: int) -> int:
-    return -(-size_bytes // _MIB)
+def _encoder_width(weights: ModelWeights, kind: str) -> int:
+    """Return the numbers for each patch in the widest part of an encoder."""
+    width = weights.number(f"{kind}.embedding_length")
+    hidden = weights.number(f"{kind}.feed_forward_length")
+    is_gated = any(".ffn_gate." in name for name in weights.others)
+    return 6 * width + 3 * hidden if is_gated else 3 * width + hidden
