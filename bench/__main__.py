@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from . import download, logs, reload, scan
+from .memory import command as memory
 from .programs import ENDING
 from .proxy import command as proxy
 from .swap import command as swap
@@ -27,6 +28,9 @@ def main() -> int:
     logs.add_arguments(
         commands.add_parser("logs", help="the cost of a backend that floods its log")
     )
+    memory.add_arguments(
+        commands.add_parser("memory", help="how near estimates of memory are to llama.cpp's report")
+    )
     options = parser.parse_args()
     for number in ENDING:
         # SIGINT has Python's own handler; nohup has set SIGHUP to be ignored.
@@ -37,6 +41,7 @@ def main() -> int:
         "swap": swap.run,
         "reload": reload.run,
         "logs": logs.run,
+        "memory": memory.run,
         "scan": scan.run,
         "download": download.run,
     }

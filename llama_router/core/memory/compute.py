@@ -57,8 +57,13 @@ def compute_buffer(
     width = weights.number("embedding_length")
     row_bytes = F32.size_bytes(width) * cache.batch
     masks_bytes = _masks_bytes(weights, layers, flags, cache)
+    count = layer_count(weights)
     widest_bytes = max(
-        _wide_bytes(weights, layer, flags, cache) for layer in range(max(1, layer_count(weights)))
+        (
+            _wide_bytes(weights, layer, flags, cache, is_last=layer == count - 1)
+            for layer in range(count)
+        ),
+        default=0,
     )
     results = cache.batch if flags.embeddings else min(cache.batch, flags.slots)
     logits = 0 if keeps_nothing(weights) else results * weights.vocabulary
@@ -85,14 +90,18 @@ def _masks_bytes(
     return each.size_bytes(cache.batch * (cache.cells + cache.window_cells))
 
 
-def _wide_bytes(weights: ModelWeights, layer: int, flags: ServerFlags, cache: KvCache) -> int:
+def _wide_bytes(
+    weights: ModelWeights, layer: int, flags: ServerFlags, cache: KvCache, *, is_last: bool
+) -> int:
     """Return the size of the widest results in a layer that exist at the same time."""
     attention = _attention(weights, layer)
     if not flags.flash_attention:
         seen = cache.batch if keeps_nothing(weights) else cache.cells
         attention = attention // 2 + seen * weights.number_of(layer, "attention.head_count")
-    numbers = max(_feed_forward(weights, layer), attention)
-    recurrent_bytes = _recurrent_bytes(weights, flags, cache)
+    # Behind the attention of the last layer, only tokens with a result are left.
+    few = is_last and not flags.embeddings
+    numbers = max(0 if few else _feed_forward(weights, layer), attention)
+    recurrent_bytes = _recurrent_bytes(weights, layer, flags, cache)
     return max(F32.size_bytes(cache.batch * numbers), recurrent_bytes)
 
 
@@ -127,9 +136,12 @@ def _attention(weights: ModelWeights, layer: int) -> int:
     return 2 * keys * (heads + weights.number_of(layer, "attention.head_count_kv", heads))
 
 
-def _recurrent_bytes(weights: ModelWeights, flags: ServerFlags, cache: KvCache) -> int:
+def _recurrent_bytes(weights: ModelWeights, layer: int, flags: ServerFlags, cache: KvCache) -> int:
     """Return the size of the results in a recurrent layer, with a copy of its state."""
     inner = weights.number("ssm.inner_size")
     state = weights.number("ssm.state_size")
     convolved = inner + 2 * weights.number("ssm.group_count") * state
-    return F32.size_bytes(cache.batch * (3 * convolved + 2 * inner) + flags.slots * state * inner)
+    # A mamba has its gate beside its input; others compute it later.
+    gates = 2 if weights.has(layer, "ssm_in.weight") else 1
+    numbers = cache.batch * (3 * convolved + gates * inner)
+    return F32.size_bytes(numbers + flags.slots * state * inner)

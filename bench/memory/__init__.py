@@ -1,0 +1,1 @@
+"""The estimate of a model's memory, beside what llama.cpp reports."""
