@@ -102,12 +102,18 @@ class ServerPrograms:
         self._root = root
         self._known: dict[tuple[str, ...], ServerProgram] = {}
         self._current: tuple[tuple[str, ...], ...] = ()
+        self._words: dict[str, tuple[str, ...]] = {}
         self._changed = trio.Event()
 
     @property
     def programs(self) -> tuple[ServerProgram, ...]:
         """Those that have answered, in the order of their models."""
         return tuple(self._known[words] for words in self._current if words in self._known)
+
+    def devices_of(self, spec: ModelSpec) -> tuple[str, ...] | None:
+        """Return the devices that the program of a model sees; None if that is not known."""
+        found = self._known.get(self._words.get(spec.spawn.command[0], ()))
+        return None if found is None else found.devices
 
     async def run(self, config: Callable[[], Config]) -> None:
         """Ask the programs of *config* now and after each `configuration_changed`; log answers."""
@@ -144,14 +150,14 @@ class ServerPrograms:
             self._known[words] = attrs.evolve(found, warning=warning)
         return tuple(self._known[words] for words in new)
 
-    @staticmethod
-    def _served(config: Config) -> dict[tuple[str, ...], ModelSpec]:
+    def _served(self, config: Config) -> dict[tuple[str, ...], ModelSpec]:
         """Return the words that run each llama-server of *config*, with its first model."""
         specs: dict[tuple[str, ...], ModelSpec] = {}
         for written, spec in _first_models(config.models.values()).items():
             with suppress(SpawnError):  # the start of the model reports it
                 found = find_program((expand(written, {}),), path=spec.spawn.env.get("PATH"))
                 specs.setdefault(found.argv, spec)
+                self._words[written] = found.argv
         return dict(list(specs.items())[:MAX_PROGRAMS])
 
 

@@ -83,6 +83,8 @@ class Dispatcher:
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
+        on_start: Called with settings and claims of a model that is to start; returns the settings
+            with which it does. None while nothing watches memory.
         on_end: Called with a model and its claims when its backend is gone; returns what is
             known of memory then. None while nothing watches it.
     """
@@ -112,6 +114,7 @@ class Dispatcher:
         self._alarm_s = math.inf  # its deadline
         self._moved = trio.Event()
         self.feed = EventFeed()
+        self.on_start: Callable[[ModelSpec, Claims], ModelSpec] | None = None
         self.on_end: Callable[[ModelId, Claims], MemoryView] | None = None
         self.waits = Waits(self._scheduler.wait_of, self.feed)
 
@@ -353,9 +356,8 @@ class Dispatcher:
                     self._leases[request].settle(self._backends[model], now_s)
                 case Refuse(request, refusal):
                     self._leases[request].settle(refusal, now_s)
-                case Start(model, _claims):
-                    self.waits.begin_progress(model)
-                    self._tasks.start(self._scheduler.spec(model))
+                case Start(model, claims):
+                    self._start(model, claims)
                 case Stop(model, reason, error):
                     self._note(model, f"the router ends it: {error or reason}")
                     self._tasks.stop(model, reason, error)
@@ -366,6 +368,13 @@ class Dispatcher:
         elif actions and self.waits.watching:  # a grant changes the places in the same queue
             self.waits.notify({action.model for action in actions if isinstance(action, Grant)})
         self._set_alarm(now_s)
+
+    def _start(self, model: ModelId, claims: Claims) -> None:
+        self.waits.begin_progress(model)
+        spec = self._scheduler.spec(model)
+        if claims and self.on_start is not None:
+            spec = self.on_start(spec, claims)
+        self._tasks.start(spec)
 
     def _set_alarm(self, now_s: float) -> None:
         """Set the time of the next `Tick`, and of the next look at the clock."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 import attrs
 
-from ..backends.environment import find_program
+from ..backends.environment import find_program, inherited
 from ..core.config.command import command_line, environment
 from ..core.config.config import Config
 from ..core.config.kinds import is_llama_server
@@ -21,6 +20,7 @@ from ..core.memory.flags import read_flags
 from ..core.memory.footprint import Footprint
 from ..core.memory.footprints import Sources, footprint_from
 from ..core.memory.view import Claims
+from ..core.memory.visibility import ProgramView, pinned_devices
 from ..errors.backends import SpawnError
 from ..models.gguf_reader import GgufError, KnownArrays
 from ..models.tensors import read_weights
@@ -47,24 +47,36 @@ class _Estimated:
     Attributes:
         spec: The settings.
         versions: The versions of the files.
-        has_gpu: There was a GPU.
+        seen: What its program sees, and the GPUs that there were.
         footprint: The estimate; None if there is none.
+        pinned: The GPUs that its launch names itself; None if it leaves the choice.
     """
 
     spec: ModelSpec
     versions: Mapping[str, str]
-    has_gpu: bool
+    seen: tuple[object, ...]
     footprint: Footprint | None
+    pinned: tuple[DeviceId, ...] | None
 
 
 class Footprints:
     """Knows what models take, and finds out what it does not know.
 
+    Args:
+        environ: The router's environment.
+        devices_of: Returns the devices that the program of a model sees; None if not known.
+
     Attributes:
         load_s: How long the last load of each model took, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        devices_of: Callable[[ModelSpec], Sequence[str] | None],
+    ) -> None:
+        self._environ = environ
+        self._devices_of = devices_of
         self._estimated: dict[ModelId, _Estimated] = {}
         self._measured: dict[ModelId, tuple[ModelSpec, Claims]] = {}
         self._arrays = KnownArrays()
@@ -85,23 +97,22 @@ class Footprints:
             devices: The devices that are used.
             wanted: The models that are looked at first.
         """
-        has_gpu = any(device.is_gpu for device in devices.values())
         missing = [
-            spec for spec in config.models.values() if not self._is_known(spec, config, has_gpu)
+            spec for spec in config.models.values() if not self._is_known(spec, config, devices)
         ]
         if not missing:
             return True
         missing.sort(key=lambda spec: (spec.id not in wanted, not spec.keep_loaded))
         chunk = list(islice(missing, _AT_ONCE))
+        views = {spec.id: self.view_of(spec, devices) for spec in chunk}
+        seen = {spec.id: self._seen(spec, devices) for spec in chunk}
         try:
-            found = await in_thread(
-                partial(self._estimate_all, chunk, has_gpu=has_gpu), abandon_on_cancel=True
-            )
+            found = await in_thread(self._estimate_all, chunk, views, abandon_on_cancel=True)
         except ThreadRefusedError:
             return True  # the next reading is another chance
-        for spec, footprint in zip(chunk, found, strict=True):
+        for spec, (footprint, pinned) in zip(chunk, found, strict=True):
             versions = config.file_versions.get(spec.id, {})
-            self._estimated[spec.id] = _Estimated(spec, versions, has_gpu, footprint)
+            self._estimated[spec.id] = _Estimated(spec, versions, seen[spec.id], footprint, pinned)
         self._known_for = ()
         return len(missing) == len(chunk)
 
@@ -112,11 +123,10 @@ class Footprints:
         known_for = (config, tuple(devices.values()))
         if self._known_for[:1] != (config,) or self._known_for != known_for:
             self._known_for = known_for
-            has_gpu = any(device.is_gpu for device in devices.values())
             self._known = {
                 spec.id: self._footprint(spec, devices)
                 for spec in config.models.values()
-                if self._is_known(spec, config, has_gpu)
+                if self._is_known(spec, config, devices)
             }
         return self._known
 
@@ -140,34 +150,54 @@ class Footprints:
         self._measured[spec.id] = spec, raised
         self._known_for = ()
 
-    def _is_known(self, spec: ModelSpec, config: Config, has_gpu: bool) -> bool:  # noqa: FBT001 -- of the machine
+    def view_of(self, spec: ModelSpec, devices: Mapping[DeviceId, Device]) -> ProgramView:
+        """Return the GPUs as the program of a model knows them."""
+        return ProgramView.of(devices, self._devices_of(spec))
+
+    def _seen(self, spec: ModelSpec, devices: Mapping[DeviceId, Device]) -> tuple[object, ...]:
+        lines = self._devices_of(spec)
+        gpus = (device for device in devices.values() if device.is_gpu)
+        return (None if lines is None else tuple(lines), *gpus)
+
+    def _is_known(
+        self, spec: ModelSpec, config: Config, devices: Mapping[DeviceId, Device]
+    ) -> bool:
         known = self._estimated.get(spec.id)
         return (
             known is not None
             and known.spec is spec
-            and known.has_gpu is has_gpu
+            and known.seen == self._seen(spec, devices)
             and known.versions == config.file_versions.get(spec.id, {})
         )
 
     def _footprint(self, spec: ModelSpec, devices: Mapping[DeviceId, Device]) -> Footprint:
         measured = self._measured.get(spec.id)
+        estimated = self._estimated[spec.id]
         sources = Sources(
             measured=measured[1] if measured is not None and measured[0] is spec else {},
-            estimated=self._estimated[spec.id].footprint,
+            estimated=estimated.footprint,
+            pinned=estimated.pinned,
         )
         return footprint_from(spec, sources, devices)
 
-    def _estimate_all(self, specs: Iterable[ModelSpec], *, has_gpu: bool) -> list[Footprint | None]:
-        """Return the estimate of each model. Blocks on files."""
+    def _estimate_all(
+        self, specs: Iterable[ModelSpec], views: Mapping[ModelId, ProgramView]
+    ) -> list[tuple[Footprint | None, tuple[DeviceId, ...] | None]]:
+        """Return the estimate of each model, and the GPUs that its launch names. Blocks."""
         with loop_goes_first():
-            return [self._estimate(spec, has_gpu=has_gpu) for spec in specs]
+            return [self._estimate(spec, views[spec.id]) for spec in specs]
 
-    def _estimate(self, spec: ModelSpec, *, has_gpu: bool) -> Footprint | None:
-        """Return the estimate of a llama-server with a readable model; else None."""
-        if spec.path is None or not is_llama_server(spec.spawn.command[0]):
-            return None
+    def _estimate(
+        self, spec: ModelSpec, view: ProgramView
+    ) -> tuple[Footprint | None, tuple[DeviceId, ...] | None]:
+        """Return the estimate of a llama-server with a readable model, and the GPUs it names."""
         argv = command_line(spec, port=_ANY_PORT, host="127.0.0.1")
-        flags = read_flags(argv, environment(spec, port=_ANY_PORT, host="127.0.0.1"))
+        own_env = environment(spec, port=_ANY_PORT, host="127.0.0.1")
+        env = inherited(self._environ) | own_env
+        pinned = pinned_devices(argv, env, view)
+        if spec.path is None or not is_llama_server(argv[0]):
+            return None, pinned
+        flags = read_flags(argv, env)
         try:
             is_embedded = find_program(argv, path=spec.spawn.env.get("PATH")).is_embedded
             weights = read_weights(spec.path, self._arrays)
@@ -177,5 +207,8 @@ class Footprints:
                 else None
             )
         except (GgufError, OSError, SpawnError):
-            return None  # the start will say what is wrong with it
-        return estimate(weights, flags, has_gpu=has_gpu and not is_embedded, mmproj=mmproj)
+            return None, pinned  # the start will say what is wrong with it
+        if is_embedded:
+            pinned = ()
+        has_gpu = bool(view.devices) and pinned != ()
+        return estimate(weights, flags, has_gpu=has_gpu, mmproj=mmproj), pinned

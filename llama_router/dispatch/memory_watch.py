@@ -10,14 +10,16 @@ import os
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
+import attrs
 import trio
 
 from ..core.config.names import ModelId
-from ..core.config.specs import Policy
+from ..core.config.specs import ModelSpec, Policy
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
 from ..core.memory.ledger import Ledger, NotFreed, Usage
 from ..core.memory.settings import devices_of
 from ..core.memory.view import Claims, MemoryView
+from ..core.memory.visibility import device_choice
 from ..core.scheduling.events import MemoryChanged
 from ..core.scheduling.lifecycle import RESIDENT, Phase
 from ..devices.machine import Machine
@@ -66,7 +68,7 @@ class MemoryWatch:
     async def run(self) -> NoReturn:
         """Read the devices until cancelled; wait while the policy is another one."""
         dispatcher = self._dispatcher
-        dispatcher.on_end = self._ended
+        dispatcher.on_end, dispatcher.on_start = self._ended, self._with_devices
         seen = dispatcher.feed.last
         while True:
             if dispatcher.config.scheduler.policy is Policy.MEMORY:
@@ -136,6 +138,27 @@ class MemoryWatch:
             load_s=self._footprints.load_s,
         )
         self._dispatcher.submit(MemoryChanged(self.view))
+
+    def _with_devices(self, spec: ModelSpec, claims: Claims) -> ModelSpec:
+        """Return the settings with what makes a backend use the GPUs of its claims, and no others.
+
+        Unless its launch names its GPUs itself.
+        """
+        footprint = self.view.footprints.get(spec.id)
+        gpus = [self._devices[name] for name in claims if name in self._devices]
+        chosen = [device for device in gpus if device.is_gpu]
+        if footprint is None or footprint.is_pinned or not chosen:
+            return spec
+        view = self._footprints.view_of(spec, self._devices)
+        choice = device_choice(chosen, view, claims)
+        if choice.fault is not None:
+            log.warning("backend.devices_not_chosen", model=spec.id, reason=choice.fault)
+        spawn = attrs.evolve(
+            spec.spawn,
+            env={**spec.spawn.env, **choice.env},
+            args=(*spec.spawn.args, *choice.argv),
+        )
+        return attrs.evolve(spec, spawn=spawn)
 
     def _ended(self, model: ModelId, claims: Claims) -> MemoryView:
         """Return what is known now that the backend of *model* is gone."""

@@ -7,7 +7,6 @@ import time
 
 import trio
 
-from ..backends.server_programs import ServerPrograms
 from ..config.catalog import scan_sources
 from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.downloads import log_end, publish_downloads
@@ -46,7 +45,7 @@ class Frontend:
     def __init__(self, parts: RouterParts) -> None:
         self._parts = parts
         self._dispatcher = parts.dispatcher
-        self._programs = ServerPrograms(parts.environ)
+        self._programs = parts.programs
         self.report: ReloadReport | None = None
 
     async def serve(self, task_status: trio.TaskStatus[RunningRouter]) -> None:

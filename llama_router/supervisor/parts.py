@@ -14,6 +14,7 @@ import trio
 from .. import runtime_file
 from ..backends.launch import Launcher
 from ..backends.ports import Ports
+from ..backends.server_programs import ServerPrograms
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
@@ -55,6 +56,7 @@ class RouterParts:
         launcher: Starts backends.
         dispatcher: Owns the scheduler.
         memory: Reads the devices, if the policy needs that.
+        programs: The llama-server programs, and the devices that they see.
     """
 
     loaded: LoadedConfig
@@ -69,6 +71,7 @@ class RouterParts:
     launcher: Launcher
     dispatcher: Dispatcher
     memory: MemoryWatch
+    programs: ServerPrograms
 
 
 @asynccontextmanager
@@ -131,6 +134,7 @@ async def router_parts(
                 token=lambda: dispatcher.config.router.admin_token,
                 port=listening.port,
             )
+            programs = ServerPrograms(environ)
             yield RouterParts(
                 loaded=loaded,
                 signals=signals,
@@ -146,8 +150,9 @@ async def router_parts(
                 memory=MemoryWatch(
                     dispatcher,
                     this_machine(lambda: dispatcher.config.devices, state_dir),
-                    Footprints(),
+                    Footprints(environ, programs.devices_of),
                 ),
+                programs=programs,
             )
         finally:
             await close_files(logs, prepared.record)

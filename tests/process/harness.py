@@ -485,11 +485,11 @@ class Harness:
         Args:
             models: The ``[models]`` table.
             router: The ``[router]`` table; it gets a port and a short ``drain_s``. And
-                ``api_keys``, which is a table of its own.
+                ``api_keys``, ``scheduler`` and ``devices``, which are tables of their own.
         """
-        keys = router.pop("api_keys", {})
+        others = {name: router.pop(name, {}) for name in ("api_keys", "scheduler", "devices")}
         table = {"port": 0, "base_port": base_port(), "drain_s": 5.0, **router}
-        document = {"router": table, "api_keys": keys, "models": models}
+        document = {"router": table, **others, "models": models}
         requests = RouterSignals()
         ended = trio.Event()
         path = self.folder / "router.toml"

@@ -30,6 +30,7 @@ class Footprint:
         gpu_mib: Of GPUs, all of them together. It is placed on one if it fits, else split.
         per_gpu_mib: What each further GPU of a split costs in addition.
         fixed_mib: Of devices that its launch names itself, or its settings do; pools included.
+        is_pinned: Its launch names its GPUs itself: the router chooses none for it.
     """
 
     source: Source
@@ -37,6 +38,7 @@ class Footprint:
     gpu_mib: int = 0
     per_gpu_mib: int = 0
     fixed_mib: Mapping[DeviceId, int] = attrs.field(factory=dict[DeviceId, int])
+    is_pinned: bool = False
 
     @property
     def is_known(self) -> bool:

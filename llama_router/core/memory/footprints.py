@@ -41,9 +41,10 @@ def footprint_from(
     """
     estimated = sources.estimated or UNKNOWN
     configured = spec.memory_mib
+    is_pinned = sources.pinned is not None
     if isinstance(configured, Mapping):
         fixed = {DeviceId(name): mib for name, mib in configured.items()}
-        return Footprint(source=Source.CONFIGURED, fixed_mib=fixed)
+        return Footprint(source=Source.CONFIGURED, fixed_mib=fixed, is_pinned=is_pinned)
     has_gpu = any(device.is_gpu for device in devices.values())
     if configured is not None:
         found = (
@@ -59,7 +60,7 @@ def footprint_from(
         found = _learned(Source.REPORTED, sources.reported, estimated, devices)
     else:
         found = estimated
-    return _on_pinned(found, sources.pinned, devices)
+    return attrs.evolve(_on_pinned(found, sources.pinned, devices), is_pinned=is_pinned)
 
 
 def _learned(

@@ -17,6 +17,7 @@ from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..memory.devices import DeviceId
+from ..memory.footprint import Source
 from ..memory.view import NOTHING_KNOWN, Claims, MemoryView
 from .demand import Demand
 from .events import Action, Refuse, Start, Stop
@@ -175,12 +176,15 @@ class ModelEntry:
     def claims_in(self, memory: MemoryView) -> Claims:
         """Return what it takes of each device: what was measured, else what was reserved.
 
-        While it loads, it may still take what was reserved, or more.
+        While it loads, it may still take what was reserved, or more; and a figure of the settings
+        counts as long as it is not exceeded.
         """
         measured = memory.measured.get(self.spec.id)
         if measured is None:
             return self.claims
-        if self.phase is not Phase.STARTING:
+        known = memory.footprints.get(self.spec.id)
+        is_configured = known is not None and known.source is Source.CONFIGURED
+        if self.phase is not Phase.STARTING and not is_configured:
             return {**self.claims, **measured}
         return {
             name: max(self.claims.get(name, 0), measured.get(name, 0))

@@ -1,0 +1,157 @@
+"""The policy of memory: real processes on simulated GPUs, and real models in host memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from llama_router.core.scheduling.lifecycle import Phase
+from tests.process.harness import Router, Stage, post
+from tests.process.real import LIMIT_S, chat, make_models, model_table, serving, write_config
+
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
+
+MEMORY = {"policy": "memory"}
+
+Start = Callable[..., Awaitable[Router]]
+
+
+@pytest.fixture
+async def _in_time() -> AsyncIterator[None]:
+    """Let no test take longer than it may."""
+    with trio.fail_after(LIMIT_S):
+        yield
+
+
+def gpu(memory_mib: int) -> dict[str, object]:
+    return {"kind": "simulated", "memory_mib": memory_mib}
+
+
+async def loaded(router: Router) -> set[str]:
+    """Return the models that are ready."""
+    found = router.running.dispatcher.statistics()
+    return {str(model) for model, each in found.items() if each.phase is Phase.READY}
+
+
+async def test_models_stay_side_by_side_as_long_as_they_fit(start: Start, stage: Stage) -> None:
+    """No groups are written; the third one takes the place of one that is enough."""
+    router = await start(
+        {name: stage.model(name, memory_mib=4000) for name in "abc"},
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(9000)},
+        min_residency_s=0.0,
+    )
+    for name in "abab":
+        assert (await router.ask(post("/v1/echo", name))).status == 200
+    assert router.spawned() == ["a", "b"]
+    assert await loaded(router) == {"a", "b"}
+    assert (await router.ask(post("/v1/echo", "c"))).status == 200
+    assert "c" in await loaded(router)
+    assert len(await loaded(router)) == 2
+
+
+async def test_a_backend_sees_the_gpu_that_was_chosen_for_it(start: Start, stage: Stage) -> None:
+    """The tightest one that has room; no other one is visible."""
+    router = await start(
+        {name: stage.model(name, memory_mib=4000) for name in "ab"},
+        scheduler=MEMORY,
+        devices={"large": gpu(20000), "small": gpu(5000)},
+    )
+    seen = {}
+    for name in "ab":
+        assert (await router.ask(post("/v1/echo", name))).status == 200
+        pid = (await stage.backend(name)).pid
+        environment = await trio.Path(f"/proc/{pid}/environ").read_bytes()
+        variables = dict(each.partition(b"=")[::2] for each in environment.split(b"\0"))
+        seen[name] = variables[b"SIMULATED_VISIBLE_DEVICES"]
+    assert seen == {"a": b"small", "b": b"large"}
+
+
+async def test_a_model_that_fits_nowhere_is_refused_and_evicts_nothing(
+    start: Start, stage: Stage
+) -> None:
+    """The error says how much it needs, and how that is known."""
+    router = await start(
+        {
+            "a": stage.model("a", memory_mib=4000),
+            "huge": stage.model("huge", memory_mib=64000),
+        },
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(9000)},
+    )
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    refused = await router.ask(post("/v1/echo", "huge"))
+    assert refused.status == 503
+    assert refused.error["code"] == "model_too_large"
+    assert "62.5 GiB of GPU memory (configured)" in refused.error["message"]
+    assert router.spawned() == ["a"]
+    assert await loaded(router) == {"a"}
+
+
+async def test_memory_that_another_program_holds_is_waited_for(
+    start: Start, stage: Stage, tmp_path: Path
+) -> None:
+    """Nothing is stopped for it, and the model starts when the program has gone."""
+    holder = tmp_path / "state" / "simulated" / "gpu0.json"
+    holder.parent.mkdir(parents=True, mode=0o700)
+    holder.write_text(json.dumps({os.getpid(): 10000}))
+    router = await start(
+        {"a": stage.model("a", memory_mib=1000), "b": stage.model("b", memory_mib=6500)},
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(16000)},
+    )
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    client = await router.connect()
+    await client.send(post("/v1/echo", "b"))
+    dispatcher = router.running.dispatcher
+    while not router.of("b").queued:
+        await dispatcher.feed.wait_after(dispatcher.feed.last)
+    (request,) = router.of("b").waiting_since_s
+    wait = dispatcher.wait_of(request)
+    while wait is None or "other programs" not in wait.reason:
+        await trio.testing.wait_all_tasks_blocked()
+        wait = dispatcher.wait_of(request)
+    assert wait.blockers == ()
+    holder.write_text("{}")
+    assert (await client.answer()).status == 200
+    assert await loaded(router) == {"a", "b"}
+
+
+async def test_a_model_of_unknown_size_runs_alone(start: Start, stage: Stage) -> None:
+    """It takes the place of the others, which would fit beside it for all that is known."""
+    router = await start(
+        {"a": stage.model("a", memory_mib=10), "odd": stage.model("odd")},
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(9000)},
+        min_residency_s=0.0,
+    )
+    for name in ("a", "odd"):
+        assert (await router.ask(post("/v1/echo", name))).status == 200
+    assert router.spawned() == ["a", "odd"]
+    assert router.of("a").phase is not Phase.READY
+
+
+async def test_real_models_share_host_memory_of_two_of_three(tmp_path, tmp_path_factory) -> None:
+    """Never a third one; no swap between two that fit."""
+    folder = make_models(tmp_path_factory)
+    tables = [
+        model_table(folder, name, "memory_mib = 400", args=["--ctx-size", "256"]) for name in "abc"
+    ]
+    config = write_config(
+        tmp_path,
+        *tables,
+        '[scheduler]\npolicy = "memory"\n[devices.host]\nmemory_mib = 900\nreserve_mib = 0\n',
+        router=["min_residency_s = 0.0"],
+    )
+    async with serving(config) as router, router.client() as client:
+        for name in "ababc":
+            answer = await client.post("/v1/chat/completions", json=chat(name))
+            assert answer.status_code == 200
+            assert len(await router.loaded()) <= 2
+        spawned = [event["model"] for event in router.named("backend.spawned")]
+        assert spawned == ["a", "b", "c"]
