@@ -170,6 +170,7 @@ def test_a_command_may_leave_the_choice_open(argv: tuple[str, ...], env: dict[st
         (("--device", "CUDA0"), {"CUDA_VISIBLE_DEVICES": "1"}, ("nvidia0",)),
         (("-sm", "none", "-mg", "1"), {}, ("nvidia0",)),
         (("-sm", "none", "-mg", "5"), {}, ()),
+        (("-sm", "none", "-mg", "9" * 5000), {}, ()),
         (("--tensor-split", "3,1"), {}, ("nvidia1", "nvidia0")),
         (("-ts", "0/1"), {}, ("nvidia0",)),
         (("-ts", "1"), {}, ("nvidia1",)),
@@ -221,6 +222,31 @@ def test_vulkan_is_fixed_by_its_variable() -> None:
     env = {"GGML_VK_VISIBLE_DEVICES": "2,0"}
     assert pinned_devices(SERVER, env, machine) == ("amd1", "nvidia1")
     assert pinned_devices((*SERVER, "-dev", "Vulkan1"), env, machine) == ("nvidia1",)
+
+
+@pytest.mark.parametrize(
+    ("words", "pinned"),
+    [
+        ("docker run vllm/vllm-openai", ()),
+        ("docker run --gpus all vllm", ("nvidia0", "nvidia1")),
+        ("sudo /usr/bin/docker run --gpus=device=1 vllm", ("nvidia1",)),
+        ('docker run --gpus "device=0,1" vllm', ("nvidia0", "nvidia1")),
+        ("docker run --gpus device=GPU-bbbb vllm", ("nvidia1",)),
+        ("docker run --gpus 1 vllm", ("nvidia0",)),
+        ("docker run --gpus all -e CUDA_VISIBLE_DEVICES=1 vllm", ("nvidia1",)),
+        ("docker run --gpus all --env=CUDA_VISIBLE_DEVICES vllm", ("nvidia0",)),
+        ("docker run --runtime nvidia -e NVIDIA_VISIBLE_DEVICES=1 vllm", ("nvidia1",)),
+        ("podman run --device nvidia.com/gpu=0 vllm", ("nvidia0",)),
+        ("docker run --device /dev/kfd --device=/dev/dri vllm", ("amd0", "amd1")),
+        ("docker run --device /dev/kfd -e HIP_VISIBLE_DEVICES=1 vllm", ("amd1",)),
+        ("docker run --gpus all image llama-server --device CUDA1", ("nvidia1",)),
+        ("docker run --gpus all image llama-server -ngl 0", ()),
+    ],
+)
+def test_a_container_uses_what_it_is_given(words: str, pinned: tuple[str, ...]) -> None:
+    """The router's variables do not reach into it, so nothing of it is left open."""
+    env = {"CUDA_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "0"}
+    assert pinned_devices(words.split(), env, view(N0, N1, A0, A1)) == pinned
 
 
 def test_unknown_names_are_taken_by_number() -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from ..config.kinds import is_llama_server
+from .containers import container_of
 from .devices import Device, DeviceId, DeviceKind
 from .program_devices import NATIVE, ListedDevice, identified, listed_devices
 
@@ -172,14 +173,20 @@ def pinned_devices(
 ) -> tuple[DeviceId, ...] | None:
     """Return the GPUs that a launch chooses itself; None if it leaves the choice open.
 
-    Empty if it uses host memory only.
+    Empty if it uses host memory only. A launch in a container always chooses: `device_choice` does
+    not reach into it.
 
     Args:
         argv: The command line, without what `device_choice` adds.
         env: The whole environment of the backend, likewise.
         view: All GPUs, and the program's names.
     """
+    container = container_of(argv, env, view.devices)
+    if container is not None:
+        argv, env = container.argv, container.env
+        view = ProgramView(devices=container.devices, listed=None)
     visible, is_pinned = _visible(env, view)
+    is_pinned = is_pinned or container is not None
     if not _is_llama_server(argv):
         return tuple(visible.values()) if is_pinned else None
     if view.listed == () or _option(argv, env, _GPU_LAYERS, "LLAMA_ARG_N_GPU_LAYERS") == "0":
@@ -191,8 +198,7 @@ def pinned_devices(
     main_gpu = _option(argv, env, _MAIN_GPU, "LLAMA_ARG_MAIN_GPU")
     split = _option(argv, env, _TENSOR_SPLIT, "LLAMA_ARG_TENSOR_SPLIT")
     if _option(argv, env, _SPLIT_MODE, "LLAMA_ARG_SPLIT_MODE") == "none" and main_gpu is not None:
-        index = int(main_gpu) if main_gpu.isdecimal() else 0
-        return tuple(in_order[index : index + 1])
+        return tuple(_at(main_gpu if main_gpu.isdecimal() else "0", in_order))
     if split:
         parts = split.replace("/", ",").split(",")
         return tuple(
@@ -234,12 +240,7 @@ def _named(names: str, visible: Mapping[str, DeviceId]) -> list[DeviceId]:
     if not found and words != ["none"]:
         in_order = list(dict.fromkeys(visible.values()))
         numbers = [word[len(_interface(word)) :] for word in words]
-        found = [
-            device
-            for number in numbers
-            if number
-            for device in in_order[int(number) : int(number) + 1]
-        ]
+        found = [device for number in numbers if number for device in _at(number, in_order)]
     return list(dict.fromkeys(found))
 
 
@@ -254,11 +255,17 @@ def _selected(
             return list(devices)
         named = [each for each in devices if _is_named(wanted, each, selectors[each].lower())]
         if not named and wanted.isdecimal():
-            named = list(devices[int(wanted) :][:1])
+            named = _at(wanted, devices)
         if not named:  # as the drivers do: what stands behind it does not count
             break
         found += [each for each in named[:1] if each not in found]
     return found
+
+
+def _at(number: str, devices: Sequence[DeviceId]) -> list[DeviceId]:
+    """Return the device at a place; none if there is no such place."""
+    place = int(number) if len(number) < 10 else len(devices)
+    return list(devices[place : place + 1])
 
 
 def _is_named(word: str, device: DeviceId, selector: str) -> bool:
