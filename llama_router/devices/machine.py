@@ -6,6 +6,7 @@ and is asked again only when that thread has returned.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -196,11 +197,15 @@ class Machine:
 
         What drivers hold for them is that of the last reading.
 
+        Args:
+            pids: The processes.
+            model_files: Paths of the files that count in full as far as they are mapped.
+
         Raises:
             ThreadRefusedError: if the system refuses a thread.
         """
         own_mib = await in_thread(
-            host_footprint_mib, pids, model_files, abandon_on_cancel=True, limiter=self._limiter
+            _footprint_mib, pids, model_files, abandon_on_cancel=True, limiter=self._limiter
         )
         return own_mib + sum(self._host_mib.get(pid, 0.0) for pid in pids)
 
@@ -226,6 +231,11 @@ class Machine:
         if known != self._known:
             self._known = known
             log.info("devices.found", devices=known)
+
+
+def _footprint_mib(pids: Collection[int], model_files: Collection[str]) -> float:
+    """Return the memory of processes. Blocks; files may be behind links, mapped ones are not."""
+    return host_footprint_mib(pids, [os.path.realpath(path) for path in model_files])
 
 
 def _large(devices: Iterable[DeviceReading]) -> frozenset[int]:

@@ -6,7 +6,6 @@ backend became ready or ended.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
@@ -23,7 +22,6 @@ from ..core.memory.visibility import device_choice
 from ..core.scheduling.events import MemoryChanged
 from ..core.scheduling.lifecycle import RESIDENT, Phase
 from ..devices.machine import Machine
-from ..devices.process_memory import host_footprint_mib
 from ..logs.events import log
 from ..process.family import families
 from ..threads import ThreadRefusedError, in_thread
@@ -112,7 +110,7 @@ class MemoryWatch:
             self._measured_s[model] = now_s
             files = [path for path in (backend.spec.path, backend.spec.mmproj) if path is not None]
             try:
-                mib = await in_thread(_host_footprint_mib, family, files, abandon_on_cancel=True)
+                mib = await self._machine.host_footprint_mib(family, files)
             except ThreadRefusedError:
                 continue
             self._ledger.note_peak(model, HOST, mib)
@@ -195,11 +193,6 @@ class MemoryWatch:
             reason="a backend is gone, and the driver does not free what it held; it counts as "
             "held by other programs",
         )
-
-
-def _host_footprint_mib(family: frozenset[int], files: list[str]) -> float:
-    """Return what a backend needs of host memory, in MiB. Blocks."""
-    return host_footprint_mib(family, [os.path.realpath(path) for path in files])
 
 
 def _usage(reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> Usage:
