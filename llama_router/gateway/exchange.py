@@ -141,12 +141,16 @@ class Exchange:
     def result(self) -> ExchangeResult:
         """Return the state of the exchange, which is final after `run`."""
         tail = self._tail
+        if isinstance(tail, bytes):
+            first, last = tail[:HEAD_BYTES], tail[-TAIL_BYTES:]
+        else:
+            first, last = tail.first(), tail.last()
         return ExchangeResult(
             self._status,
             self._first_byte_s,
             self._sent_bytes,
-            tail[:HEAD_BYTES] if isinstance(tail, bytes) else tail.first(),
-            tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last(),
+            first,
+            last,
             self._reusable,
             self._error,
         )
@@ -211,9 +215,9 @@ class Exchange:
         """Return the fields to add to a response; a backend's own request id stays."""
         request = self._request
         field = request.id_field
-        if field is None or head.get(field[0]) is not None:
+        if field is None or field[0] in dict(head.fields):  # faster than a search in Python
             return request.add_headers
-        return (*request.add_headers, field)
+        return (*request.add_headers, field) if request.add_headers else (field,)
 
     def _interim_head(self, head: ResponseHead) -> bytes:
         """Return an interim response for the client; empty if the client must not get it.

@@ -255,13 +255,17 @@ class ModelRequest:
             takes_slot=takes_slot(self._head.method, target, upgrade=self._upgrade),
         ) as lease:
             self._log.lease = lease
-            lease.cut = partial(self._gateway.loop.cancel, self._client.fiber)
+            lease.cut = self._cut
             backend = lease.granted_nowait()
             if backend is None:
                 backend = await self._wait(lease, model, response_model or name, stream=stream)
             if stream:
                 self._record_conversation(backend, response_model)
             return await self._run_exchange(backend, target, response_model)
+
+    def _cut(self, error: RouterError) -> None:
+        """End the request, with *error* for its client."""
+        self._gateway.loop.cancel(self._client.fiber, error)
 
     def _parse_body(self, body: RequestBody, destination: ByBody, config: Config) -> RequestTarget:
         """Return the model and the options that the body requests."""

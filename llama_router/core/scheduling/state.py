@@ -158,7 +158,7 @@ class ModelEntry:
 
     def has_room(self, *, takes_slot: bool) -> bool:
         """Return whether it may serve one more request at the same time."""
-        return not takes_slot or self.free_slots > 0
+        return self.spec.max_in_flight is None or not takes_slot or self.free_slots > 0
 
     def grantable(self) -> list[int]:
         """Return the queued requests that it may serve now, oldest first."""
