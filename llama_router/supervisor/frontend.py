@@ -111,6 +111,7 @@ class Frontend:
             conversations=Conversations(),
             bodies=BodyBudget(),
             programs=self._programs,
+            memory=self._parts.memory,
         )
 
     def _watcher(self) -> Watcher:

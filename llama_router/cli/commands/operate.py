@@ -108,11 +108,21 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         model["phase"],
         cell(model["pid"]),
         cell(model["port"]),
-        format_memory(model["memory_mib"]),
+        _memory_of(model),
         cell(model["in_flight"]),
         cell(model["queued"]),
         "-" if ready_s is None else format_duration(ready_s),
     )
+
+
+def _memory_of(model: dict[str, Any]) -> str:
+    """Return what a loaded model takes, by device; ``~`` if that is only estimated."""
+    claims: dict[str, int] = model["claims"]
+    if not claims:
+        return format_memory(model["memory_mib"])
+    source = (model["footprint"] or {}).get("source")
+    sign = "" if source in ("configured", "measured") else "~"
+    return " + ".join(f"{sign}{format_memory(mib)} {name}" for name, mib in claims.items())
 
 
 def format_memory(memory_mib: float | None) -> str:

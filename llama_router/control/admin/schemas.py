@@ -106,12 +106,46 @@ class Serving(msgspec.Struct):
     key: str | None
 
 
+class Device(msgspec.Struct):
+    """A device with memory, in MiB; a pool in units.
+
+    *budget_mib* is what all models together may take, *others_mib* what other programs hold
+    beyond the reserve, *freeing_mib* what an ended backend held and the driver has not freed,
+    *claimed_mib* what the loaded models take, and *free_mib* the rest.
+    """
+
+    name: str
+    kind: str
+    description: str
+    capacity_mib: int
+    reserve_mib: int
+    budget_mib: int
+    others_mib: int
+    freeing_mib: int
+    claimed_mib: int
+    free_mib: int
+
+
+class Footprint(msgspec.Struct):
+    """What a model takes, in MiB, before devices are chosen for it.
+
+    *source* is ``configured``, ``measured``, ``reported``, ``estimated`` or ``unknown``.
+    """
+
+    source: str
+    host_mib: int
+    gpu_mib: int
+    fixed_mib: dict[str, int]
+
+
 class Model(msgspec.Struct):
     """A model and its backend.
 
     *crashed* says that the model has not been started since *last_error*, *autoload* that any
     request loads it, *unlisted* that lists for clients leave it out, *sleeping* that its backend
-    has freed its memory, and loads the model again for the next request.
+    has freed its memory, and loads the model again for the next request. *claims* is what a loaded
+    model takes of each device; it and *footprint* are there with the policy of memory only.
+    *waits_for* says why its requests wait; null if none does.
     """
 
     id: str
@@ -125,6 +159,9 @@ class Model(msgspec.Struct):
     pid: int | None
     port: int | None
     memory_mib: float | None
+    claims: dict[str, int]
+    footprint: Footprint | None
+    waits_for: str | None
     ready_for_s: float | None
     idle_for_s: float | None
     in_flight: int
@@ -155,7 +192,8 @@ class Status(msgspec.Struct):
     """The router and all its models.
 
     *configuration* is the one in force, with inherited values filled in and secrets masked;
-    null if it was not requested.
+    null if it was not requested. *devices* is empty unless the policy is that of memory;
+    *device_faults* has a sentence for each driver that cannot be read.
     """
 
     version: str
@@ -165,6 +203,8 @@ class Status(msgspec.Struct):
     state_dir: str
     config_path: str
     programs: list[Program]
+    devices: list[Device]
+    device_faults: list[str]
     reload: Reload
     models: list[Model]
     configuration: dict[str, Any] | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import trio
 
 from ... import __version__
 from ...backends.backend import Backend
+from ...core.apis.notices import sentence_about
 from ...core.config.config import Config
 from ...core.config.redaction import redacted_config
 from ...core.config.reload import ReloadReport
@@ -69,6 +71,8 @@ class StatusPage:
                 )
                 for each in context.programs.programs
             ],
+            devices=self._devices(),
+            device_faults=list(context.memory.faults),
             reload=describe_reload(context.report()),
             models=[
                 self._model(spec, memory_mib) for spec in self._shown()
@@ -84,6 +88,45 @@ class StatusPage:
         """Return all models, and removed ones with a process: their memory is not free yet."""
         dispatcher = self._context.dispatcher
         return [*dispatcher.config.models.values(), *dispatcher.leaving()]
+
+    def _devices(self) -> list[schemas.Device]:
+        statistics = self._context.dispatcher.statistics().values()
+        claimed: Counter[str] = Counter()
+        for each in statistics:
+            claimed.update(each.claims)
+        return [
+            schemas.Device(
+                name=name,
+                kind=state.device.kind.value,
+                description=state.device.name,
+                capacity_mib=state.device.capacity_mib,
+                reserve_mib=state.device.reserve_mib,
+                budget_mib=state.device.budget_mib,
+                others_mib=state.others_mib,
+                freeing_mib=state.freeing_mib,
+                claimed_mib=claimed[name],
+                free_mib=max(0, state.available_mib - claimed[name]),
+            )
+            for name, state in self._context.memory.view.devices.items()
+        ]
+
+    def _footprint(self, spec: ModelSpec) -> schemas.Footprint | None:
+        found = self._context.memory.view.footprints.get(spec.id)
+        if found is None:
+            return None
+        return schemas.Footprint(
+            source=found.source.value,
+            host_mib=found.host_mib,
+            gpu_mib=found.gpu_mib,
+            fixed_mib={str(name): mib for name, mib in found.fixed_mib.items()},
+        )
+
+    def _waits_for(self, statistics: ModelStatistics) -> str | None:
+        oldest = next(iter(statistics.waiting_since_s), None)
+        if oldest is None:
+            return None
+        wait = self._context.dispatcher.wait_of(oldest)
+        return None if wait is None else sentence_about(wait)
 
     async def _memory(self, specs: Iterable[ModelSpec]) -> dict[int, float]:
         """Return the memory of each ready backend by its pid, in MiB."""
@@ -122,6 +165,9 @@ class StatusPage:
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,
             memory_mib=None if backend is None else memory_mib.get(backend.pid),
+            claims={str(name): mib for name, mib in statistics.claims.items()},
+            footprint=self._footprint(spec),
+            waits_for=self._waits_for(statistics),
             ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
             idle_for_s=_ago(statistics.idle_since_s, now_s),
             in_flight=statistics.in_flight,

@@ -19,6 +19,7 @@ from ...core.config.reload import ReloadReport
 from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
+from ...dispatch.memory_watch import MemoryWatch
 from ...hub.downloads import Downloads
 from ...model_logs.store import LogStore
 from ..admin.loads import Loads
@@ -55,6 +56,7 @@ class ControlContext:
         conversations: The backend of each resumable stream.
         bodies: The memory budget of all request bodies.
         programs: The llama-server programs, and the devices that they see.
+        memory: What the devices are used for, with the policy of memory.
     """
 
     dispatcher: Dispatcher
@@ -75,3 +77,4 @@ class ControlContext:
     conversations: Conversations
     bodies: BodyBudget
     programs: ServerPrograms
+    memory: MemoryWatch

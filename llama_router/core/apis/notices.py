@@ -52,7 +52,7 @@ class Notices:
     def about(self, wait: Wait, *, now_s: float) -> list[str]:
         """Return the sentences about what changed in *wait*; empty if nothing did."""
         new: list[str] = []
-        sentence = _sentence(wait)
+        sentence = sentence_about(wait)
         if sentence != self._last_sentence:
             self._last_sentence = sentence
             self._progress = 0.0
@@ -146,7 +146,8 @@ def redact_wait(
     return attrs.evolve(wait, blockers=tuple(map(redacted, wait.blockers)), reason="")
 
 
-def _sentence(wait: Wait) -> str:
+def sentence_about(wait: Wait) -> str:
+    """Return what a request waits for, as a sentence."""
     model = f"model '{wait.model}'"
     match wait.phase:
         case Phase.STARTING:

@@ -83,7 +83,7 @@ def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[A
             occupancy = state.occupancy(now_s)
             continue
         if verdict.obstacle is not None:
-            error = refusals.no_place(entry.spec.id, verdict)
+            error = refusals.no_place(entry.spec.id, verdict, state.config)
             actions += state.refuse_queue(entry.spec.id, error, now_s)
             continue
         older.append(entry)

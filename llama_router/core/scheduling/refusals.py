@@ -71,8 +71,14 @@ def _listed(names: Collection[str]) -> str:
     return (known + (f" and {more} more" if more > 0 else "")) or "none"
 
 
-def no_place(model: ModelId, verdict: Verdict) -> AdmissionError:
+def no_place(model: ModelId, verdict: Verdict, config: Config) -> AdmissionError:
     """Return the error for requests of a model that cannot start whatever leaves."""
+    if any(key.models is not None for key in config.api_keys.values()):
+        # The client's key may be one that must not learn which other models exist.
+        return NoMemoryError(
+            f"there is not enough memory for model {str(model)!r} beside the models that are kept "
+            "loaded, or at all: ask the operator of the router"
+        )
     match verdict.obstacle:
         case Obstacle.TOO_LARGE:
             return ModelTooLargeError(
