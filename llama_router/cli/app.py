@@ -38,6 +38,11 @@ COMMANDS: Final = (
         "Check a configuration, and print every error; exit with 1 if there is one.",
     ),
     (
+        "plan",
+        "plan:plan",
+        "Print which models fit with which, on which devices, and which would leave for others.",
+    ),
+    (
         "init",
         "configuration:init",
         "Write the documented example configuration; does not overwrite an existing file.",

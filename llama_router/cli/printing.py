@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors.config import Problem
@@ -16,6 +17,14 @@ from ..logs.lines import escape_controls
 def print_line(text: str) -> None:
     """Print *text* as one line on standard output."""
     print(escape_controls(text), flush=True)  # noqa: T201 -- the command's output
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print *rows* as lines with aligned columns; the first one has the headings."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print_line("  ".join(cells).rstrip())
 
 
 def print_json(document: object, *, indent: int = 2) -> None:

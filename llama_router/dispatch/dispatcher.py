@@ -41,7 +41,7 @@ from ..core.scheduling.events import (
     Unload,
 )
 from ..core.scheduling.lifecycle import Phase, Signal
-from ..core.scheduling.placement import Placement
+from ..core.scheduling.placement import Placement, Resident
 from ..core.scheduling.scheduler import Scheduler
 from ..core.scheduling.state import ModelStatistics
 from ..core.scheduling.waits import Wait
@@ -328,6 +328,10 @@ class Dispatcher:
     def leaders(self) -> Mapping[ModelId, Leader]:
         """The process of each model that has one."""
         return self._tasks.leaders
+
+    def residents(self) -> dict[ModelId, Resident]:
+        """Return the models with a process, as placement policies see them."""
+        return self._scheduler.residents(trio.current_time())
 
     def wanted(self) -> frozenset[ModelId]:
         """Return the models that requests wait for."""

@@ -7,11 +7,14 @@ backend became ready or ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
 import trio
 
+from ..backends.server_programs import ServerPrograms
+from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, Policy
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
@@ -21,7 +24,7 @@ from ..core.memory.view import Claims, MemoryView
 from ..core.memory.visibility import device_choice
 from ..core.scheduling.events import MemoryChanged
 from ..core.scheduling.lifecycle import RESIDENT, Phase
-from ..devices.machine import Machine
+from ..devices.machine import Machine, this_machine
 from ..logs.events import log
 from ..process.family import families
 from ..threads import ThreadRefusedError, in_thread
@@ -193,6 +196,28 @@ class MemoryWatch:
             reason="a backend is gone, and the driver does not free what it held; it counts as "
             "held by other programs",
         )
+
+
+async def read_once(
+    config: Config, environ: Mapping[str, str], state_dir: Path
+) -> tuple[MemoryView, tuple[str, ...]]:
+    """Return what is known of devices and models with nothing loaded, and faults of drivers.
+
+    Args:
+        config: The configuration.
+        environ: The environment of a router.
+        state_dir: Its state directory.
+    """
+    programs = ServerPrograms(environ)
+    await programs.ask(config)
+    reading = await this_machine(lambda: config.devices, state_dir).read()
+    devices, warnings = devices_of(reading, config.devices, config.scheduler.max_models)
+    footprints = Footprints(environ, programs.devices_of)
+    while not await footprints.find_some(config, devices, ()):
+        pass
+    states, _ = Ledger().observe(reading, devices, {}, {}, frozenset())
+    view = MemoryView(devices=states, footprints=footprints.known(config, devices))
+    return view, (*reading.faults, *warnings)
 
 
 def _usage(reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> Usage:

@@ -12,7 +12,15 @@ import trio
 
 from llama_router.core.scheduling.lifecycle import Phase
 from tests.process.harness import Router, Stage, post
-from tests.process.real import LIMIT_S, chat, make_models, model_table, serving, write_config
+from tests.process.real import (
+    LIMIT_S,
+    chat,
+    make_models,
+    model_table,
+    run_cli,
+    serving,
+    write_config,
+)
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("_in_time")]
 
@@ -155,3 +163,33 @@ async def test_real_models_share_host_memory_of_two_of_three(tmp_path, tmp_path_
             assert len(await router.loaded()) <= 2
         spawned = [event["model"] for event in router.named("backend.spawned")]
         assert spawned == ["a", "b", "c"]
+
+
+async def test_commands_say_what_models_take(tmp_path, tmp_path_factory) -> None:
+    """`ps`, `status` and `plan` of a running router, and `plan` without one."""
+    folder = make_models(tmp_path_factory)
+    tables = [model_table(folder, name, "memory_mib = 400") for name in "abc"]
+    config = write_config(
+        tmp_path,
+        *tables,
+        '[scheduler]\npolicy = "memory"\n[devices.host]\nmemory_mib = 900\nreserve_mib = 0\n',
+    )
+
+    async def command(*words: str) -> str:
+        ended = await run_cli(*words, "--config", str(config), folder=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout.decode()
+
+    offline = json.loads(await command("plan", "a", "b", "c", "--offline", "--json"))
+    assert [each["evicted"] for each in offline["models"]] == [[], [], ["a"]]
+    async with serving(config) as router, router.client() as client:
+        for name in "bc":
+            await client.post("/v1/chat/completions", json=chat(name))
+        plan = json.loads(await command("plan", "a", "--json"))
+        assert plan["loaded"] == ["b", "c"]
+        (step,) = plan["models"]
+        assert step["claims"] == {"host": 400}
+        assert step["footprint"]["source"] == "configured"
+        assert step["evicted"] in (["b"], ["c"])
+        assert "400 MiB host" in await command("ps")
+        assert "100 MiB of 900 MiB for models are free" in await command("status")

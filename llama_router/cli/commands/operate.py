@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from ..client import CommandError, connected, reporting_failures
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
-from ..printing import print_json, print_line, print_message
+from ..printing import print_json, print_line, print_message, print_table
 
 #: The heading of a list of models or settings, by its field in the report of a reload.
 _HEADINGS: Final = {
@@ -63,11 +63,10 @@ def _print_table(models: list[dict[str, Any]]) -> None:
     notes = any(map(_notes, models))
     rows: list[tuple[str, ...]] = [(*_COLUMNS, "NOTES") if notes else _COLUMNS]
     rows += [(*_row(model), _notes(model)) if notes else _row(model) for model in models]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print_line("  ".join(cells).rstrip())
+    print_table(rows)
     for model in models:
+        if model["waits_for"] is not None:
+            print_line(f"{model['id']}: {model['queued']} waiting: {model['waits_for']}")
         if (failure := model["last_error"]) is not None and _concerns_now(model):
             print_line(_failure_line(model, failure))
 
@@ -160,6 +159,10 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
     uptime = format_duration(state["uptime_s"])
     print_line(f"llama-router {state['version']}, pid {state['pid']}, up {uptime}")
     print_line(f"listening on {', '.join(state['urls'])}")
+    for device in state["devices"]:
+        print_line(_device_line(device))
+    for fault in state["device_faults"]:
+        print_line(f"  warning: {fault}")
     for program in state["programs"]:
         print_line(f"served by {program['summary']}")
         if program["warning"]:
@@ -172,6 +175,17 @@ def status(*, json: Json = False, connection: Connection = DEFAULT_CONNECTION) -
     listed = ", ".join(f"{count} {phase}" for phase, count in sorted(counts.items()))
     print_line(f"models: {listed or 'none'}")
     return 0
+
+
+def _device_line(device: dict[str, Any]) -> str:
+    """Return what a device is used for, in words."""
+    name = device["name"]
+    if device["kind"] == "pool":
+        return f"{name}: {device['free_mib']} of {device['budget_mib']} free"
+    line = f"{name} ({device['description']}): {format_memory(device['free_mib'])} of "
+    line += f"{format_memory(device['budget_mib'])} for models are free"
+    others_mib = device["others_mib"] + device["freeing_mib"]
+    return line + (f", others hold {format_memory(others_mib)}" if others_mib else "")
 
 
 @reporting_failures

@@ -210,6 +210,32 @@ class Status(msgspec.Struct):
     configuration: dict[str, Any] | None
 
 
+class PlannedModel(msgspec.Struct):
+    """A model that would be loaded: what it would take, and what would leave for it.
+
+    *reason* says why it cannot be loaded; it is empty if it can.
+    """
+
+    id: str
+    footprint: Footprint | None
+    claims: dict[str, int]
+    evicted: list[str]
+    reason: str
+
+
+class Plan(msgspec.Struct):
+    """What would happen if models were loaded one after the other, all others idle.
+
+    *loaded* are the models that are loaded before.
+    """
+
+    policy: str
+    devices: list[Device]
+    device_faults: list[str]
+    loaded: list[str]
+    models: list[PlannedModel]
+
+
 class Rescanned(msgspec.Struct):
     """The result of a scan: the number of new models, and of models that are gone."""
 

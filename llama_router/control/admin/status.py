@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from ...process import procfs
 from ...threads import in_thread
 from ..web.context import ControlContext
 from . import schemas
+from .memory import describe_claims, describe_devices, describe_footprint
 
 #: Statistics of a model that a reload removed while a request waited for its end.
 _REMOVED: Final = ModelStatistics(
@@ -71,7 +71,10 @@ class StatusPage:
                 )
                 for each in context.programs.programs
             ],
-            devices=self._devices(),
+            devices=describe_devices(
+                context.memory.view,
+                (each.claims for each in context.dispatcher.statistics().values()),
+            ),
             device_faults=list(context.memory.faults),
             reload=describe_reload(context.report()),
             models=[
@@ -88,38 +91,6 @@ class StatusPage:
         """Return all models, and removed ones with a process: their memory is not free yet."""
         dispatcher = self._context.dispatcher
         return [*dispatcher.config.models.values(), *dispatcher.leaving()]
-
-    def _devices(self) -> list[schemas.Device]:
-        statistics = self._context.dispatcher.statistics().values()
-        claimed: Counter[str] = Counter()
-        for each in statistics:
-            claimed.update(each.claims)
-        return [
-            schemas.Device(
-                name=name,
-                kind=state.device.kind.value,
-                description=state.device.name,
-                capacity_mib=state.device.capacity_mib,
-                reserve_mib=state.device.reserve_mib,
-                budget_mib=state.device.budget_mib,
-                others_mib=state.others_mib,
-                freeing_mib=state.freeing_mib,
-                claimed_mib=claimed[name],
-                free_mib=max(0, state.available_mib - claimed[name]),
-            )
-            for name, state in self._context.memory.view.devices.items()
-        ]
-
-    def _footprint(self, spec: ModelSpec) -> schemas.Footprint | None:
-        found = self._context.memory.view.footprints.get(spec.id)
-        if found is None:
-            return None
-        return schemas.Footprint(
-            source=found.source.value,
-            host_mib=found.host_mib,
-            gpu_mib=found.gpu_mib,
-            fixed_mib={str(name): mib for name, mib in found.fixed_mib.items()},
-        )
 
     def _waits_for(self, statistics: ModelStatistics) -> str | None:
         oldest = next(iter(statistics.waiting_since_s), None)
@@ -165,8 +136,8 @@ class StatusPage:
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,
             memory_mib=None if backend is None else memory_mib.get(backend.pid),
-            claims={str(name): mib for name, mib in statistics.claims.items()},
-            footprint=self._footprint(spec),
+            claims=describe_claims(statistics.claims),
+            footprint=describe_footprint(self._context.memory.view.footprints.get(spec.id)),
             waits_for=self._waits_for(statistics),
             ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
             idle_for_s=_ago(statistics.idle_since_s, now_s),

@@ -49,7 +49,7 @@ from .events import (
     Unload,
 )
 from .lifecycle import Cue, Intent, Phase, Signal
-from .placement import Occupancy, Placement
+from .placement import Occupancy, Placement, Resident
 from .restart import CLOSED, after_failure
 from .state import ModelEntry, ModelStatistics, SchedulerState
 from .waits import Blocker, Wait
@@ -205,6 +205,10 @@ class Scheduler:
     def returning(self) -> frozenset[ModelId]:
         """The models that start again because their process is replaced; see `Intent`."""
         return frozenset(self._state.returning)
+
+    def residents(self, now_s: float) -> dict[ModelId, Resident]:
+        """Return the models with a process, as placement policies see them."""
+        return {each.model: each for each in self._state.occupancy(now_s).residents}
 
     @property
     def wanted(self) -> frozenset[ModelId]:

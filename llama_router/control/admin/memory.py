@@ -1,0 +1,102 @@
+"""Devices, footprints and plans, as the admin API answers them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...core.config.config import Config
+from ...core.config.names import ModelId
+from ...core.memory.footprint import Footprint
+from ...core.memory.view import Claims, MemoryView
+from ...core.scheduling.placement import Resident
+from ...core.scheduling.plan import steps_for
+from . import schemas
+
+
+def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[schemas.Device]:
+    """Return the devices of *view*.
+
+    Args:
+        view: What is known of them.
+        claims: What each loaded model takes.
+    """
+    claimed: Counter[str] = Counter()
+    for each in claims:
+        claimed.update(each)
+    return [
+        schemas.Device(
+            name=name,
+            kind=state.device.kind.value,
+            description=state.device.name,
+            capacity_mib=state.device.capacity_mib,
+            reserve_mib=state.device.reserve_mib,
+            budget_mib=state.device.budget_mib,
+            others_mib=state.others_mib,
+            freeing_mib=state.freeing_mib,
+            claimed_mib=claimed[name],
+            free_mib=max(0, state.available_mib - claimed[name]),
+        )
+        for name, state in view.devices.items()
+    ]
+
+
+def describe_footprint(found: Footprint | None) -> schemas.Footprint | None:
+    """Return a footprint; None if it is not known yet."""
+    if found is None:
+        return None
+    return schemas.Footprint(
+        source=found.source.value,
+        host_mib=found.host_mib,
+        gpu_mib=found.gpu_mib,
+        fixed_mib=describe_claims(found.fixed_mib),
+    )
+
+
+def describe_claims(claims: Claims) -> dict[str, int]:
+    """Return what a model takes, by device."""
+    return {str(name): mib for name, mib in claims.items()}
+
+
+def describe_plan(
+    config: Config,
+    view: MemoryView,
+    faults: Sequence[str],
+    residents: Mapping[ModelId, Resident],
+    models: Sequence[ModelId],
+) -> schemas.Plan:
+    """Return what would happen if *models* were loaded one after the other.
+
+    Without any, what would happen for each model of the configuration alone.
+
+    Args:
+        config: The configuration in force.
+        view: What is known of devices and models.
+        faults: A sentence for each driver that cannot be read.
+        residents: What is loaded.
+        models: The models to be loaded.
+    """
+    if models:
+        steps = steps_for(config, view, residents.values(), models)
+    else:
+        steps = [
+            step
+            for model in config.models
+            for step in steps_for(config, view, residents.values(), [model])
+        ]
+    return schemas.Plan(
+        policy=config.scheduler.policy.value,
+        devices=describe_devices(view, (each.claims for each in residents.values())),
+        device_faults=list(faults),
+        loaded=[str(model) for model in residents],
+        models=[
+            schemas.PlannedModel(
+                id=str(step.model),
+                footprint=describe_footprint(step.footprint),
+                claims=describe_claims(step.claims),
+                evicted=[str(model) for model in step.evicted],
+                reason=step.reason,
+            )
+            for step in steps
+        ],
+    )
