@@ -63,6 +63,7 @@ class MemoryWatch:
         self._devices: dict[DeviceId, Device] = {}
         self._warned: frozenset[str] = frozenset()
         self._measured_s: dict[ModelId, float] = {}
+        self._seen_ready: frozenset[ModelId] = frozenset()
         self.view = MemoryView()
         self.faults: tuple[str, ...] = ()
 
@@ -123,14 +124,23 @@ class MemoryWatch:
         stats = self._dispatcher.statistics()
         resident = {m: found for m, found in stats.items() if found.phase in RESIDENT}
         claims = {model: found.claims for model, found in resident.items()}
-        loading = frozenset(m for m, found in resident.items() if found.phase is Phase.STARTING)
+        loading = frozenset(
+            model
+            for model, found in resident.items()
+            if found.phase is Phase.STARTING or self._was_loading(model, reading.at_s)
+        )
+        seen = self._seen_ready | frozenset(resident) - loading
+        self._seen_ready = seen & frozenset(resident)
         usage = _usage(reading, {m: family for m, family in pids.items() if m in resident})
         states, late = self._ledger.observe(reading, self._devices, usage, claims, loading)
         for each in late:
             self._report(each)
-        measured = self._ledger.measured(claims)
+        measured = {
+            model: _at_least(peak, claims[model]) if model in loading else peak
+            for model, peak in self._ledger.measured(claims).items()
+        }
         for model, peak in measured.items():
-            if resident[model].phase is not Phase.STARTING:
+            if model not in loading:
                 self._note_measured(model, _with_untold(peak, claims[model]))
         self.view = MemoryView(
             devices=states,
@@ -164,7 +174,7 @@ class MemoryWatch:
     def _ended(self, model: ModelId, claims: Claims) -> MemoryView:
         """Return what is known now that the backend of *model* is gone."""
         peak = self._ledger.ended(model, claims, trio.current_time())
-        if peak:
+        if peak and model in self._seen_ready:
             self._note_measured(model, _with_untold(peak, claims))
         states = {
             name: self._ledger.with_freeing(state) for name, state in self.view.devices.items()
@@ -176,6 +186,11 @@ class MemoryWatch:
             load_s=self._footprints.load_s,
         )
         return self.view
+
+    def _was_loading(self, model: ModelId, at_s: float) -> bool:
+        """Return whether a backend that is ready now was not at *at_s*: it held less then."""
+        backend = self._dispatcher.backend(model)
+        return backend is not None and backend.ready_s > at_s
 
     def _note_measured(self, model: ModelId, claims: Claims) -> None:
         if (spec := self._dispatcher.config.models.get(model)) is not None:
@@ -231,6 +246,12 @@ def _usage(reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> U
         }
         for model, family in pids.items()
     }
+
+
+def _at_least(peak: Claims, claims: Claims) -> Claims:
+    """Return what was measured of a model that loads: it will take what it claims, or more."""
+    names = peak.keys() | claims.keys()
+    return {name: max(peak.get(name, 0), claims.get(name, 0)) for name in names}
 
 
 def _with_untold(peak: Claims, claims: Claims) -> Claims:
