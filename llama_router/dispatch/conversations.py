@@ -10,13 +10,18 @@ Source: llama.cpp, tools/server/server-stream.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeVar
 
 import attrs
 
 from ..core.apis.model_names import ModelNameRewriter
 from ..core.config.names import ModelId
+from ..core.scheduling import refusals
+from ..errors.base import RouterError
+
+T = TypeVar("T")
 
 #: Separates the name of a conversation from that of a model, in clients that join both.
 #: Source: llama.cpp, tools/server/server-stream.cpp (lookup).
@@ -50,11 +55,64 @@ class Owner:
     response_model: str | None = None
 
 
+class WaitingStream:
+    """A stream of a request that still waits for its backend.
+
+    Its client may leave and come back, and others may read along: what is said to it is kept.
+
+    Attributes:
+        model: The model that it waits for.
+        started_s: Time of the request, in seconds since the epoch.
+        cut: Ends the request, with an error for its client.
+        said: What the router sent so far.
+        over: The wait is over, with a backend or with an error.
+        failed: With an error, which is the last of what was said.
+    """
+
+    def __init__(
+        self, model: ModelId, cut: Callable[[RouterError], None], *, started_s: float
+    ) -> None:
+        self.model = model
+        self.started_s = started_s
+        self.cut = cut
+        self.said = bytearray()
+        self.over = False
+        self.failed = False
+        self._listeners: set[Callable[[], None]] = set()
+
+    def say(self, events: bytes) -> None:
+        """Record *events* as sent."""
+        self.said += events
+        self._notify()
+
+    def end(self, last_event: bytes = b"") -> None:
+        """Record the end of the wait; *last_event* is its error, if it failed."""
+        if self.over:
+            return
+        self.said += last_event
+        self.over, self.failed = True, bool(last_event)
+        self._notify()
+
+    @contextmanager
+    def listen(self, on_news: Callable[[], None]) -> Iterator[None]:
+        """Call *on_news* within the block whenever something is said, and at the end."""
+        self._listeners.add(on_news)
+        try:
+            yield
+        finally:
+            self._listeners.discard(on_news)
+
+    def _notify(self) -> None:
+        for on_news in tuple(self._listeners):
+            on_news()
+
+
 class Conversations:
-    """Remembers the owners of the latest conversations."""
+    """Remembers the owners of the latest conversations, and those that wait for one."""
 
     def __init__(self, *, max_known: int = MAX_KNOWN) -> None:
         self._max_known = max_known
+        self._waiting: dict[str, WaitingStream] = {}
         self._owners: dict[str, Owner] = {}  # the oldest first
 
     def __len__(self) -> int:
@@ -68,6 +126,31 @@ class Conversations:
         self._owners[name] = owner
         if len(self._owners) > self._max_known:
             del self._owners[next(iter(self._owners))]
+
+    def begin_wait(self, name: str, stream: WaitingStream) -> None:
+        """Record that the conversation *name* waits for its backend, in *stream*.
+
+        An earlier request of the conversation that still waits is ended: it has one stream only,
+        as in llama-server.
+        """
+        earlier = self._waiting.get(name)
+        self._waiting[name] = stream
+        if earlier is not None and earlier is not stream:
+            earlier.cut(refusals.replaced())
+
+    def end_wait(self, name: str, stream: WaitingStream, last_event: bytes = b"") -> None:
+        """Record that *stream* waits no more; see `WaitingStream.end`."""
+        if self._waiting.get(name) is stream:
+            del self._waiting[name]
+        stream.end(last_event)
+
+    def waiting(self, name: str) -> WaitingStream | None:
+        """Return the stream in which the conversation *name* waits; None if it does not."""
+        return self._waiting.get(name)
+
+    def waiting_of(self, names: Iterable[str]) -> dict[str, WaitingStream]:
+        """Return the streams of those *names* that wait, as `looked_up` does."""
+        return _named(self._waiting, names)
 
     def forget(self, name: str) -> None:
         """Forget the conversation *name*; no effect if it is unknown."""
@@ -94,12 +177,16 @@ class Conversations:
 
         A name also matches conversations with the name of a model appended (`SEPARATOR`).
         """
-        wanted = frozenset(names)
-        return {
-            name: owner
-            for name, owner in self._owners.items()
-            if name in wanted or name.partition(SEPARATOR)[0] in wanted
-        }
+        return _named(self._owners, names)
+
+
+def _named(known: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    wanted = frozenset(names)
+    return {
+        name: each
+        for name, each in known.items()
+        if name in wanted or name.partition(SEPARATOR)[0] in wanted
+    }
 
 
 class Replay:

@@ -58,6 +58,7 @@ from ..event_feed import EventFeed, ModelPhaseChanged, SleepChanged
 from ..logs.events import log
 from ..process.family import Leader
 from ..timeouts import LATE_S
+from .activity import ClientActivity
 from .backend_tasks import BackendEvent, BackendTasks, Launch
 from .health import HealthChecks, Probe
 from .lease import Lease
@@ -101,7 +102,9 @@ class Dispatcher:
         self._scheduler = Scheduler(config, placement_for)
         self._note = note
         self._ids = count(1)
-        self._leases: dict[int, Lease] = {}
+        self._leases: dict[int, Lease] = {}  # those that wait for a model, or hold it
+        self._activity = ClientActivity()
+        self._listening: dict[int, Lease] = {}  # those that hold it only while clients send
         self._tasks = BackendTasks(launch, self._on_backend_event)
         self._backends = self._tasks.ready  # the same table: each request looks there
         self._health = HealthChecks(
@@ -134,6 +137,7 @@ class Dispatcher:
             while True:
                 with trio.CancelScope(deadline=self._alarm_s) as self._alarm:
                     await trio.sleep_forever()
+                self._end_holds()
                 self.submit(Tick())
 
     # -- requests -------------------------------------------------------------------------
@@ -156,6 +160,7 @@ class Dispatcher:
         """
         request, now_s = next(self._ids), trio.current_time()
         lease = self._leases[request] = Lease(self, request, caller, now_s)
+        lease.takes_slot = takes_slot
         if self._scheduler.admit_at_once(request, model, now_s, takes_slot=takes_slot):
             lease.settle(self._backends[model], now_s)
         else:
@@ -175,11 +180,78 @@ class Dispatcher:
 
     def release(self, request: int) -> None:
         """Release what *request* holds or waits for."""
-        if self._leases.pop(request, None) is None:
-            return
+        if self._listening and self._listening.pop(request, None) is not None:
+            self._activity.forget(request)
+        if self._leases.pop(request, None) is not None:
+            self._finish(request)
+
+    def _finish(self, request: int) -> None:
         now_s = trio.current_time()
         if not self._scheduler.finish_at_once(request, now_s):
             self.submit(Finished(request), now_s)
+
+    # -- connections that hold their lease only while their clients send: see `activity` ----
+
+    def hold_while_sending(self, lease: Lease) -> None:
+        """Let *lease*, which is granted, hold its model only while its client sends."""
+        self._listening[lease.request] = lease
+        self._activity.begin(lease.request, trio.current_time())
+        self._set_alarm(trio.current_time())
+
+    def client_sent(self, request: int) -> None:
+        """Record that the client of *request* sent something on its open connection."""
+        if self._activity.sent(request, trio.current_time()) and self._hold_again(request):
+            self._activity.holds(request)
+            self._set_alarm(trio.current_time())
+
+    def hold_to_end(self, request: int) -> None:
+        """Let *request* hold its model until its end again, unless that is being stopped."""
+        if request in self._listening and (request in self._leases or self._hold_again(request)):
+            del self._listening[request]
+            self._activity.forget(request)
+
+    def _hold_again(self, request: int) -> bool:
+        """Take the lease of *request* again, if its backend still serves and is not in the way."""
+        lease = self._listening[request]
+        backend = lease.backend
+        if backend is None or self._backends.get(backend.model) is not backend:
+            return False
+        held = self._scheduler.hold_again(
+            request, backend.model, trio.current_time(), takes_slot=lease.takes_slot
+        )
+        if not held:
+            return False
+        self._leases[request] = lease
+        return True
+
+    def _end_holds(self) -> None:
+        """Release the leases of connections whose clients were silent, or that are in the way."""
+        now_s = trio.current_time()
+        for end in self._activity.ended(now_s):
+            backend = self._listening[end.request].backend
+            assert backend is not None, "a lease that listens is granted"
+            if not end.silent and self._scheduler.may_hold(backend.model, now_s):
+                self._activity.holds(end.request)
+                continue
+            del self._leases[end.request]
+            self._finish(end.request)
+        if self._scheduler.shutting_down:
+            self._cut_silent()
+
+    def _cut_silent(self) -> None:
+        """End the connections that hold no lease now, because the router is shutting down."""
+        for request, lease in self._listening.items():
+            if request not in self._leases and lease.cut is not None:
+                lease.cut(refusals.cut_by_shutdown())
+
+    def _stop(self, model: ModelId, reason: str, error: BackendError | None) -> None:
+        """Stop *model*'s backend, and end the connections to it that only listen."""
+        self._note(model, f"the router ends it: {error or reason}")
+        backend = self._backends.get(model)
+        for lease in self._listening.values():
+            if lease.cut is not None and lease.backend is backend:
+                lease.cut(error or refusals.cut_by_unload(model))
+        self._tasks.stop(model, reason, error)
 
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
@@ -207,7 +279,7 @@ class Dispatcher:
 
     def find_lease(self, request: int) -> Lease | None:
         """Return the lease of *request*, unless it is over."""
-        return self._leases.get(request)
+        return self._leases.get(request) or self._listening.get(request)
 
     def cancel(self, request: int) -> bool:
         """End *request*, queued or in flight; return whether there was such a request.
@@ -215,7 +287,7 @@ class Dispatcher:
         Its client gets `RequestCancelledError`: as the answer, or as the last event of a
         stream that has begun.
         """
-        lease = self._leases.get(request)
+        lease = self.find_lease(request)
         if lease is None:
             return False
         error = refusals.cancelled()
@@ -297,6 +369,7 @@ class Dispatcher:
         for model in self._tasks.running:
             self._note(model, "the router is shutting down, and ends it after its requests")
         self.submit(ShutDown())
+        self._cut_silent()
 
     # -- snapshots ------------------------------------------------------------------------
 
@@ -363,8 +436,7 @@ class Dispatcher:
                 case Start(model, claims):
                     self._start(model, claims)
                 case Stop(model, reason, error):
-                    self._note(model, f"the router ends it: {error or reason}")
-                    self._tasks.stop(model, reason, error)
+                    self._stop(model, reason, error)
                 case _:
                     assert_never(action)
         if moves := self._scheduler.take_moves():
@@ -382,7 +454,7 @@ class Dispatcher:
 
     def _set_alarm(self, now_s: float) -> None:
         """Set the time of the next `Tick`, and of the next look at the clock."""
-        at_s = self._scheduler.wake_s
+        at_s = min(self._scheduler.wake_s, self._activity.next_s)
         if self._scheduler.has_queue:
             at_s = min(at_s, now_s + LOOK_S)
         self._alarm_s = at_s

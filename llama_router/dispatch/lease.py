@@ -23,6 +23,15 @@ class LeaseOwner(Protocol):
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
 
+    def hold_while_sending(self, lease: Lease) -> None:
+        """Let *lease*, which is granted, hold its model only while its client sends."""
+
+    def client_sent(self, request: int) -> None:
+        """Record that the client of *request* sent something on its open connection."""
+
+    def hold_to_end(self, request: int) -> None:
+        """Let *request* hold its model until its end again."""
+
 
 def _none_moved() -> int:
     return 0
@@ -44,11 +53,14 @@ class Lease:
             serves the request.
         moved_bytes: Returns the bytes of the response that have come from the backend so far; set
             by the code that serves the request.
+        takes_slot: The request counts for ``max_in_flight``.
+        over: The block was left: the request holds nothing, and waits for nothing.
         on_news: Called when the wait is over or its state changes; see `Waits.watch`.
     """
 
     __slots__ = (
         "_error",
+        "_handed_over",
         "_owner",
         "_settled",
         "arrived_s",
@@ -58,7 +70,9 @@ class Lease:
         "granted_s",
         "moved_bytes",
         "on_news",
+        "over",
         "request",
+        "takes_slot",
     )
 
     def __init__(
@@ -75,6 +89,9 @@ class Lease:
         self.cut: Callable[[RouterError], None] | None = None
         self.moved_bytes: Callable[[], int] = _none_moved
         self.on_news: Callable[[], None] | None = None
+        self.takes_slot = True
+        self.over = False
+        self._handed_over = False
 
     @property
     def settled(self) -> bool:
@@ -94,7 +111,30 @@ class Lease:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._handed_over:
+            self._handed_over = False
+            return
+        self.over = True
         self._owner.release(self.request)
+
+    def hand_over(self) -> None:
+        """Let the current block be left without an end: another one is entered for the lease."""
+        self._handed_over = True
+
+    def hold_while_sending(self) -> None:
+        """From now on hold the model only while the client sends; see `dispatch.activity`.
+
+        If the backend is stopped, `cut` is called. The lease must be granted.
+        """
+        self._owner.hold_while_sending(self)
+
+    def client_sent(self) -> None:
+        """Record that the client sent something: the model is held again."""
+        self._owner.client_sent(self.request)
+
+    def hold_to_end(self) -> None:
+        """Hold the model until the lease is released, as leases do that only wait and end."""
+        self._owner.hold_to_end(self.request)
 
     def granted_nowait(self) -> Backend | None:
         """Return the granted backend, or None while the request waits.

@@ -152,6 +152,12 @@ class BackendExitedError(BackendError):
         self.cause = cause
 
 
+class ModelUnloadedError(BackendError):
+    """The backend was stopped while a connection to it only listened, and so did not keep it."""
+
+    code = "model_unloaded"
+
+
 class BackendUnreapableError(BackendError):
     """The process still exists after SIGKILL (uninterruptible sleep)."""
 

@@ -61,7 +61,7 @@ class RequestTimeoutError(RequestError):
 
 
 class RequestCancelledError(RequestError):
-    """The request was cancelled through the admin API."""
+    """The request was cancelled: through the admin API, or by its client while it waited."""
 
     code = "request_cancelled"
 

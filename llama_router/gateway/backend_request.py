@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..core.requests.body_budget import BodyShare
 from ..core.requests.json_scan import FieldScanner
 from ..core.requests.multipart import FormScanner
+from ..dispatch.lease import Lease
 from ..errors.base import RouterError
 from ..http1 import RequestHead
 from .waiting import EarlyStream
@@ -57,7 +58,10 @@ class BackendRequest(NamedTuple):
         upgrade: Offer the backend to switch to WebSocket.
         response_model: Name that replaces the model's in the response; None to leave it.
         id_field: The field with the request id, for a response without such a field.
-        early: The response, if it began before the backend was granted; it is continued.
+        early: The response, if it may begin before the backend's; it is continued.
+        lease: The lease on the backend; None for a request that only observes it.
+        keepalive_s: Time between two keepalives while the backend is silent in an event
+            stream, in seconds; 0 for none.
     """
 
     head: RequestHead
@@ -72,6 +76,8 @@ class BackendRequest(NamedTuple):
     response_model: str | None = None
     id_field: tuple[bytes, bytes] | None = None
     early: EarlyStream | None = None
+    lease: Lease | None = None
+    keepalive_s: float = 0.0
 
 
 class ExchangeResult(NamedTuple):

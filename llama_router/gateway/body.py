@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ..core.apis.dialect import StreamDialect
+from ..core.apis.event_stream import KEEPALIVE, ends_with_event
 from ..core.apis.model_names import ModelNameRewriter
 from ..http1 import Dechunker, Framing, ResponseHead
 
@@ -32,14 +33,22 @@ class BodyEncoder:
     always follow them. For an HTTP/1.0 client chunks are decoded.
     """
 
-    __slots__ = ("_decoder", "_events", "_held", "_holding", "_open_ended")
+    __slots__ = ("_decoder", "_events", "_from_chunks", "_held", "_in_chunks", "_open_ended")
 
-    def __init__(self, head: ResponseHead, *, http10: bool) -> None:
-        chunked = head.framing is Framing.CHUNKED
+    def __init__(self, head: ResponseHead, *, http10: bool, open_ended: bool = False) -> None:
+        """Make an encoder.
+
+        Args:
+            head: The backend's response.
+            http10: The client uses HTTP/1.0.
+            open_ended: The client's body ends with the connection, whatever the backend's does.
+        """
+        self._from_chunks = head.framing is Framing.CHUNKED
         self._events = head.is_event_stream
-        self._decoder = Dechunker() if chunked and http10 else None
-        self._holding = self._events and chunked and not http10
-        self._open_ended = head.framing is Framing.CLOSE or self._decoder is not None
+        self._decoder = Dechunker() if self._from_chunks and http10 else None
+        # The client gets chunks, between which the router can put some of its own.
+        self._in_chunks = self._events and self._from_chunks and not http10
+        self._open_ended = open_ended or head.framing is Framing.CLOSE or self._decoder is not None
         self._held = b""
 
     @property
@@ -49,7 +58,7 @@ class BodyEncoder:
 
     def encode(self, data: bytes, boundary: int) -> bytes:
         """Return the bytes to send for *data*; *boundary* is the end of its last complete chunk."""
-        if self._holding:
+        if self._in_chunks:
             held = self._held
             if boundary == len(data):
                 if held:
@@ -58,7 +67,7 @@ class BodyEncoder:
                 return data
             self._held = data[boundary:] if boundary else held + data
             if len(self._held) > MAX_HELD_BYTES:
-                self._holding = False
+                self._in_chunks = False
                 return held + data
             return held + data[:boundary] if boundary else b""
         if self._decoder is not None:
@@ -75,14 +84,30 @@ class BodyEncoder:
         """
         if not self._events:
             return b""
-        event = b"\n\n" + event
-        if self._holding:
-            return chunk(event) + LAST_CHUNK
-        return event if self._open_ended else b""
+        return self._framed(b"\n\n" + event) + (LAST_CHUNK if self._in_chunks else b"")
+
+    def keepalive(self, tail: bytes, *, between_chunks: bool) -> bytes:
+        """Return the bytes to send while the backend is silent; empty where none may stand.
+
+        Args:
+            tail: The end of the body so far, as the backend framed it.
+            between_chunks: It ends with a complete chunk.
+        """
+        if not self._events or (self._from_chunks and tail and not between_chunks):
+            return b""
+        if not ends_with_event(tail, chunked=self._from_chunks):
+            return b""
+        return self._framed(KEEPALIVE)
 
     def finish(self) -> bytes:
         """Return the bytes to send after the complete body."""
         return b""
+
+    def _framed(self, data: bytes) -> bytes:
+        """Return *data* as a part of the body; empty if the router can add nothing to it."""
+        if self._in_chunks:
+            return chunk(data)
+        return data if self._open_ended else b""
 
 
 class ChunkEncoder(BodyEncoder):
@@ -91,13 +116,13 @@ class ChunkEncoder(BodyEncoder):
     __slots__ = ()
     passes_through = False
 
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__(head, http10=False)
+        self._in_chunks = True
+
     def encode(self, data: bytes, boundary: int) -> bytes:  # noqa: ARG002 -- it has no chunks
         """Return *data* as a chunk."""
         return chunk(data) if data else b""
-
-    def error_ending(self, event: bytes) -> bytes:
-        """Return *event* and the last chunk."""
-        return chunk(b"\n\n" + event) + LAST_CHUNK
 
     def finish(self) -> bytes:
         """Return the last chunk."""
@@ -110,8 +135,16 @@ class ErrorBody(BodyEncoder):
     __slots__ = ("_body", "_content_type", "_decoder_of_chunks", "_dialect", "_status")
     passes_through = False
 
-    def __init__(self, head: ResponseHead, dialect: StreamDialect) -> None:
-        super().__init__(head, http10=False)
+    def __init__(self, head: ResponseHead, dialect: StreamDialect, *, in_chunks: bool) -> None:
+        """Make an encoder.
+
+        Args:
+            head: The backend's response.
+            dialect: The API of the stream.
+            in_chunks: The client gets chunks; else the body ends with the connection.
+        """
+        super().__init__(head, http10=False, open_ended=True)
+        self._in_chunks = in_chunks
         self._decoder_of_chunks = Dechunker() if head.framing is Framing.CHUNKED else None
         self._status = head.status
         self._content_type = (head.get(b"content-type") or b"nothing").decode("latin-1")
@@ -126,15 +159,15 @@ class ErrorBody(BodyEncoder):
         return b""
 
     def finish(self) -> bytes:
-        """Return the error event and the last chunk."""
+        """Return the error event, and the end of the body."""
         event = self._dialect.answer_as_error(self._status, self._content_type, self._body)
-        return chunk(event) + LAST_CHUNK
+        return self._framed(event) + (LAST_CHUNK if self._in_chunks else b"")
 
 
 class ModelNameEncoder(BodyEncoder):
     """Replaces the model's name in a body, and frames it anew; holds nothing back."""
 
-    __slots__ = ("_decoder_of_chunks", "_in_chunks", "_rewriter")
+    __slots__ = ("_decoder_of_chunks", "_rewriter")
     passes_through = False
 
     def __init__(self, head: ResponseHead, rewriter: ModelNameRewriter, *, in_chunks: bool) -> None:
@@ -145,7 +178,7 @@ class ModelNameEncoder(BodyEncoder):
             rewriter: Replaces the name.
             in_chunks: The client gets chunks; else the body ends with the connection.
         """
-        super().__init__(head, http10=False)
+        super().__init__(head, http10=False, open_ended=True)
         self._rewriter = rewriter
         self._in_chunks = in_chunks
         self._decoder_of_chunks = Dechunker() if head.framing is Framing.CHUNKED else None
@@ -157,36 +190,30 @@ class ModelNameEncoder(BodyEncoder):
         data = self._rewriter.feed(data)
         return chunk(data) if data and self._in_chunks else data
 
-    def error_ending(self, event: bytes) -> bytes:
-        """Return *event* and the end of the body, if it is an event stream."""
-        if not self._events:
-            return b""
-        event = b"\n\n" + event
-        return chunk(event) + LAST_CHUNK if self._in_chunks else event
-
     def finish(self) -> bytes:
         """Return the end of the body."""
         return LAST_CHUNK if self._in_chunks else b""
 
 
 def encoder_for_stream(
-    head: ResponseHead, dialect: StreamDialect, *, model_name: str | None
+    head: ResponseHead, dialect: StreamDialect, *, model_name: str | None, in_chunks: bool
 ) -> BodyEncoder:
-    """Return the encoder for a body inside a chunked event stream that has begun.
+    """Return the encoder for a body inside an event stream that has begun.
 
     Args:
         head: The backend's response.
         dialect: The API of the stream.
         model_name: Replaces the model's name in the body; None to leave it.
+        in_chunks: The client gets chunks; else the body ends with the connection.
     """
     if head.status != HTTPStatus.OK or not head.is_event_stream or head.get(b"content-encoding"):
-        return ErrorBody(head, dialect)
+        return ErrorBody(head, dialect, in_chunks=in_chunks)
     if model_name is not None:
         rewriter = ModelNameRewriter(model_name, events=True)
-        return ModelNameEncoder(head, rewriter, in_chunks=True)
-    if head.framing is Framing.CHUNKED:
-        return BodyEncoder(head, http10=False)
-    return ChunkEncoder(head, http10=False)
+        return ModelNameEncoder(head, rewriter, in_chunks=in_chunks)
+    if head.framing is Framing.CHUNKED or not in_chunks:
+        return BodyEncoder(head, http10=not in_chunks, open_ended=not in_chunks)
+    return ChunkEncoder(head)
 
 
 def model_name_rewriter(head: ResponseHead, name: str) -> ModelNameRewriter | None:

@@ -33,16 +33,19 @@ from ..core.requests.routes import (
     split_model,
 )
 from ..core.requests.slots import takes_slot
-from ..dispatch.conversations import Owner
+from ..dispatch.conversations import MAX_NAME, Owner, WaitingStream
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
+from ..dispatch.stream_wait import StreamWait
 from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, NoModelRunningError
-from ..http1 import RequestHead
+from ..http1 import RequestHead, end_to_end_fields
 from ..logs.request_ids import new_request_id
 from .backend_request import BackendRequest, ExchangeResult, RequestBody
-from .exchange import BufferedExchange, Exchange, NotDeliveredError
+from .buffered_exchange import BufferedExchange
+from .detached import DetachedRequest
+from .exchange import Exchange, NotDeliveredError
 from .gateway import Gateway
 from .health import health_error
 from .loop.fiber import FiberCancelledError, FiberTimeoutError
@@ -51,11 +54,13 @@ from .router_responses import error_response, healthy_response, slash_redirect
 from .sockets import ClientGoneError, ClientSocket
 from .tunnel import HandshakeExchange
 from .upload import StreamingUpload
-from .waiting import EarlyStream, RequestWait
+from .waiting import EarlyStream, RequestWait, early_stream
 
 #: The field in which a client names its conversation, so that its stream can be resumed.
 CONVERSATION_FIELD: Final = b"x-conversation-id"
 
+#: Fields that a request gets anew when it is sent without its client.
+_REPLACED: Final = frozenset((b"accept-encoding", b"content-type"))
 _ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
 _AUTHORIZATION: Final = frozenset((b"authorization",))
 
@@ -257,15 +262,17 @@ class ModelRequest:
             self._log.lease = lease
             lease.cut = self._cut
             backend = lease.granted_nowait()
+            if self._early is None and (backend is None or self._keepalive_s):
+                self._early = self._early_stream(response_model or name, stream=stream)
             if backend is None:
-                backend = await self._wait(lease, model, response_model or name, stream=stream)
+                backend = await self._wait(lease, model, target, response_model, stream=stream)
             if stream:
                 self._record_conversation(backend, response_model)
             return await self._run_exchange(backend, target, response_model)
 
     def _cut(self, error: RouterError) -> None:
         """End the request, with *error* for its client."""
-        self._gateway.loop.cancel(self._client.fiber, error)
+        self._gateway.loop.cancel(self._client.fiber, error, work=self._log.lease)
 
     def _parse_body(self, body: RequestBody, destination: ByBody, config: Config) -> RequestTarget:
         """Return the model and the options that the body requests."""
@@ -356,35 +363,120 @@ class ModelRequest:
         await self._client.send(response)
         self._client.fiber.deadline_s = math.inf
 
+    def _early_stream(self, name: str, *, stream: bool | None) -> EarlyStream | None:
+        """Return the response that may begin before the backend's, if the request allows that."""
+        return early_stream(
+            self._client,
+            self._head,
+            model_name=name,
+            stream=None if self._upgrade else stream,
+            add_headers=self._early_fields(),
+            close=not self._head.keep_alive or self._gateway.draining.is_set(),
+        )
+
     async def _wait(
-        self, lease: Lease, model: ModelId, name: str, *, stream: bool | None
+        self,
+        lease: Lease,
+        model: ModelId,
+        target: bytes,
+        response_model: str | None,
+        *,
+        stream: bool | None,
     ) -> Backend:
-        """Wait for the backend; the exchange continues a response that begins meanwhile."""
-        gateway, head = self._gateway, self._head
+        """Wait for the backend; the exchange continues a response that begins meanwhile.
+
+        A resumable stream goes on to wait without its client. The arguments are those of
+        `_serve_leased`.
+        """
+        gateway, early = self._gateway, self._early
         wait = RequestWait(
             loop=gateway.loop,
             dispatcher=gateway.dispatcher,
             client=self._client,
-            head=head,
-            model_name=name,
+            head=self._head,
             caller=self._caller,
-            stream=None if self._upgrade else stream,
-            add_headers=self._early_fields(),
-            close=not head.keep_alive or gateway.draining.is_set(),
-            early=self._early,
+            early=early,
         )
+        name = self._conversation
+        if not stream or not name or early is None or self._body is None:
+            return await wait.run(lease, model)
+        assert lease.cut is not None, "set before each wait"
+        record = early.record = early.record or WaitingStream(
+            model, lease.cut, started_s=early.dialect.info.created_s
+        )
+        record.cut = lease.cut
+        gateway.conversations.begin_wait(name, record)
         try:
             return await wait.run(lease, model)
-        finally:
-            self._early = wait.early
+        except ClientGoneError:
+            self._detach(wait, lease, model, target, response_model)
+            raise
+        except (RouterError, FiberCancelledError) as exc:
+            error = exc if isinstance(exc, RouterError) else exc.error
+            gateway.conversations.end_wait(name, record, early.dialect.error(error))
+            raise
+
+    def _detach(
+        self,
+        wait: RequestWait,
+        lease: Lease,
+        model: ModelId,
+        target: bytes,
+        response_model: str | None,
+    ) -> None:
+        """Let the request go on without its client; see `DetachedRequest`."""
+        gateway, early, body, name = self._gateway, self._early, self._body, self._conversation
+        assert early is not None, "it waits in a stream"
+        assert early.record is not None, "the stream is resumable"
+        assert body is not None, "the body was received before the wait"
+        assert gateway.tasks is not None, "the gateway is served"
+        assert wait.reporter is not None, "the wait has begun"
+        assert name is not None, "the stream is resumable"
+        detached = DetachedRequest(
+            dispatcher=gateway.dispatcher,
+            conversations=gateway.conversations,
+            name=name,
+            record=early.record,
+            lease=lease,
+            wait=StreamWait(gateway.dispatcher, lease, model, wait.reporter, self._caller),
+            dialect=early.dialect,
+            path=self._head.path.decode("ascii", "replace"),
+            target=target,
+            fields=end_to_end_fields(self._head, self._strip_headers | _REPLACED),
+            body=body,
+            response_model=response_model,
+        )
+        self._body = None
+        early.record.cut = lease.cut = detached.cancel
+        lease.hand_over()
+        gateway.tasks.start_soon(detached.run, model)
+
+    @property
+    def _conversation(self) -> str | None:
+        """Name of the conversation that the stream belongs to; None if it has none."""
+        name = self._head.get(CONVERSATION_FIELD)
+        return name.decode("latin-1") if name and len(name) <= MAX_NAME else None
+
+    @property
+    def _keepalive_s(self) -> float:
+        """Time between two keepalives while the backend is silent, in seconds; 0 for none.
+
+        A resumable stream has none: its client counts bytes, and the backend does not know them.
+        """
+        if self._conversation is not None:
+            return 0.0
+        return self._gateway.dispatcher.config.router.stream_keepalive_s
 
     def _record_conversation(self, backend: Backend, response_model: str | None) -> None:
         """Record the owner of this stream, for a client that leaves and returns."""
-        name = self._head.get(CONVERSATION_FIELD)
-        if name:
-            early_bytes = 0 if self._early is None else self._early.events_bytes
-            owner = Owner(backend.model, backend.pid, early_bytes, response_model)
-            self._gateway.conversations.note(name.decode("latin-1"), owner)
+        name, early = self._conversation, self._early
+        if name is None:
+            return
+        early_bytes = 0 if early is None else early.events_bytes
+        owner = Owner(backend.model, backend.pid, early_bytes, response_model)
+        self._gateway.conversations.note(name, owner)
+        if early is not None and early.record is not None:
+            self._gateway.conversations.end_wait(name, early.record)
 
     async def _observe(self, destination: Observe) -> bool:
         """Serve a request that never starts a model; return as `serve` does."""
@@ -481,8 +573,9 @@ class ModelRequest:
 
     def _exchange(self, target: bytes, response_model: str | None) -> Exchange:
         router = self._gateway.dispatcher.config.router
-        strip_headers = self._strip_headers
-        if response_model is not None or self._early is not None:
+        strip_headers, keepalive_s = self._strip_headers, self._keepalive_s
+        early = self._early
+        if response_model is not None or (early is not None and (early.begun or keepalive_s)):
             # A compressed response can neither be changed nor be inserted into a stream.
             strip_headers |= _ACCEPT_ENCODING
         request = BackendRequest(
@@ -497,7 +590,9 @@ class ModelRequest:
             self._upgrade,
             response_model,
             self._id_field(),
-            self._early,
+            early,
+            self._log.lease,
+            keepalive_s,
         )
         loop, client = self._gateway.loop, self._client
         if self._upload is not None:
@@ -539,9 +634,10 @@ class ModelRequest:
         reusable = self._is_reusable()
         request_id = self._id()
         self._log.refuse(error, request_id)
-        if self._early is not None:
-            await self._early.end(error)
-            return reusable
+        early = self._early
+        if early is not None and early.begun:
+            await early.end(error)
+            return reusable and not early.closes
         headers = self._cors_headers
         close = not reusable
         await send_refusal(self._client, self._head, error, request_id, headers, close=close)

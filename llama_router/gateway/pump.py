@@ -16,7 +16,15 @@ from ..core.apis.usage import HEAD_BYTES, TAIL_BYTES
 from ..http1 import ResponseFraming, ResponseHead
 from .body import BodyEncoder
 from .loop.event_loop import EventLoop
-from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, READ_EVENTS, READABLE, pause
+from .loop.fiber import (
+    CHUNKS_PER_PIECE,
+    PEER_CLOSED,
+    READ_EVENTS,
+    READABLE,
+    FiberTimeoutError,
+    pause,
+)
+from .silence import Silence
 from .sockets import (
     RECEIVE_BYTES,
     SLOW_RECEIVE_BYTES,
@@ -98,6 +106,8 @@ class Pump:
         "_received",
         "_send",
         "_send_later",
+        "_silence",
+        "_silent_at_bytes",
         "_tail",
         "_take_whole_chunks",
         "_timeout_s",
@@ -116,7 +126,7 @@ class Pump:
         head: ResponseHead,
         encoder: BodyEncoder,
         tail: Tail,
-        timeout_s: float,
+        silence: Silence,
     ) -> None:
         """Prepare to move a body from *upstream* to *client*.
 
@@ -127,7 +137,7 @@ class Pump:
             head: The head of the response; already sent, or a part of `run`'s *out*.
             encoder: Encodes the body for the client.
             tail: Receives a copy of the body's end.
-            timeout_s: Longest silence, in seconds.
+            silence: The silence of the backend; between its events keepalives are sent.
         """
         self._loop = loop
         self._send_later = loop.pending_sends.append
@@ -136,7 +146,9 @@ class Pump:
         self._fiber = client.fiber
         self._framing = ResponseFraming(head)
         self._encoder = encoder
-        self._timeout_s = timeout_s
+        self._silence = silence
+        self._silent_at_bytes = 0  # `moved_bytes` at the last step of the silence
+        self._timeout_s = silence.step_s
         self._take_whole_chunks = self._framing.take_whole_chunks
         self._tail = tail
         self._pieces = tail.pieces
@@ -178,12 +190,39 @@ class Pump:
             if size >= SLOW_RECEIVE_BYTES:
                 await fiber.yield_if_over_budget(1 + (framing.chunks - chunks) // CHUNKS_PER_PIECE)
                 chunks = framing.chunks
-            data = await self._next()
-            fiber.expire_in(self._timeout_s)
+            data = await (self._next_in_time() if self._silence.has_steps else self._next())
+            fiber.expire_in(self._silence.limit_s)
             if not data:
                 if framing.eof():
                     return False
                 raise BrokenOffError
+
+    async def _next_in_time(self) -> bytes:
+        """Wait for bytes as `_next` does; send keepalives meanwhile.
+
+        Raises:
+            FiberTimeoutError: if the backend was silent for too long, or the client stuck.
+        """
+        silence, client = self._silence, self._client
+        silence.broken()
+        while True:
+            self._fiber.expire_in(silence.next_s)
+            try:
+                return await self._next()
+            except FiberTimeoutError:
+                if client.mid_send:
+                    raise
+                if self.moved_bytes != self._silent_at_bytes:
+                    self._silent_at_bytes = self.moved_bytes
+                    silence.broken()
+                if not silence.step():
+                    raise
+            self._fiber.expire_in(silence.limit_s)
+            keepalive = self._encoder.keepalive(
+                self._tail.last(), between_chunks=self._framing.between_chunks
+            )
+            if keepalive:
+                await client.send(keepalive)
 
     async def _next(self) -> bytes:
         """Wait for bytes that `on_events` does not handle, and return them; empty at the end."""
@@ -204,6 +243,7 @@ class Pump:
                 if self._unsent:
                     upstream.interest = client.interest = 0
                     unsent, self._unsent = self._unsent, b""
+                    self._fiber.expire_in(self._silence.limit_s)
                     await client.send_rest(memoryview(unsent))
                     self._fiber.expire_in(self._timeout_s)
                 if self._needs_fiber():

@@ -28,6 +28,7 @@ from .loop.fiber import (
     pause,
 )
 from .pump import Tail
+from .silence import Silence
 from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket, UpstreamSocket
 
 #: Longest silence of a client in the middle of its request, before the response has begun, in
@@ -80,7 +81,7 @@ class Upload:
 class StreamingUpload(Exchange):
     """An exchange that sends the request while it arrives. Use `run` once."""
 
-    __slots__ = ("_body_tail", "_buffer", "_encoder", "_framing", "_out", "_upload")
+    __slots__ = ("_body_tail", "_buffer", "_encoder", "_framing", "_out", "_silence", "_upload")
 
     def __init__(
         self, loop: EventLoop, client: ClientSocket, request: BackendRequest, received: bytes
@@ -96,6 +97,7 @@ class StreamingUpload(Exchange):
         super().__init__(loop, client, request)
         self._tail = self._body_tail = Tail()
         self._upload = Upload(request.head, received)
+        self._silence = Silence(request.read_timeout_s, request.keepalive_s)
         self._buffer = b""  # the response's head while it is incomplete
         self._framing: ResponseFraming | None = None  # set once the head is complete
         self._encoder: BodyEncoder | None = None
@@ -146,8 +148,9 @@ class StreamingUpload(Exchange):
         while not self._is_over:
             moved_up, moved_down = self._move_up(upstream), await self._move_down(upstream)
             if moved_up or moved_down:
+                self._silence.broken()
                 if moved_up or self._framing is not None:  # interim responses do not count
-                    self._fiber.expire_in(self._request.read_timeout_s)
+                    self._expire_in_time()
                 before, chunks = chunks, self._chunks
                 await self._fiber.yield_if_over_budget(1 + (chunks - before) // CHUNKS_PER_PIECE)
                 continue
@@ -182,9 +185,25 @@ class StreamingUpload(Exchange):
                 raise RequestTimeoutError(
                     f"nothing of the request body came for {UPLOAD_TIMEOUT_S:g} s"
                 ) from None
-            raise
+            if not self._keep_alive():
+                raise
         finally:
             client.interest = upstream.interest = 0
+
+    def _expire_in_time(self) -> None:
+        """Set the deadline: for the next keepalive once the response moves, else for the end."""
+        moves = self._framing is not None and not self._out
+        self._fiber.expire_in(self._silence.next_s if moves else self._silence.limit_s)
+
+    def _keep_alive(self) -> bool:
+        """Send the client of a silent event stream a keepalive; return whether it may go on."""
+        framing, encoder = self._framing, self._encoder
+        if framing is None or encoder is None or self._out or not self._silence.step():
+            return False
+        keepalive = encoder.keepalive(self._body_tail.last(), between_chunks=framing.between_chunks)
+        self._out = memoryview(keepalive)
+        self._expire_in_time()
+        return True
 
     def _move_up(self, upstream: UpstreamSocket) -> bool:
         """Move a piece of the request; return whether that was possible."""

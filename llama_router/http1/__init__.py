@@ -7,7 +7,7 @@ invalid input raises only `RequestError` or `UpstreamError`.
 
 from .fields import MAX_HEAD_BYTES, Fields
 from .framing import ChunkedBody, Dechunker, Framing, LengthBody, ResponseFraming
-from .request import RequestHead, parse_request_head, upstream_request_head
+from .request import RequestHead, end_to_end_fields, parse_request_head, upstream_request_head
 from .response import (
     ResponseHead,
     client_response_head,
@@ -25,6 +25,7 @@ __all__ = [
     "ResponseFraming",
     "ResponseHead",
     "client_response_head",
+    "end_to_end_fields",
     "parse_request_head",
     "parse_response_head",
     "upstream_request_head",

@@ -223,6 +223,17 @@ def upstream_request_head(
     return b"\r\n".join(lines)
 
 
+def end_to_end_fields(head: RequestHead, strip_headers: frozenset[bytes]) -> Fields:
+    """Return the fields of *head* that a backend gets, as `upstream_request_head` passes them.
+
+    Args:
+        head: The client's request.
+        strip_headers: Names, in lower case, of further fields to leave out.
+    """
+    drop = _dropped(strip_headers) | (head.connection_options or frozenset())
+    return [field for field in head.fields if field[0] not in drop]
+
+
 @lru_cache(maxsize=8)  # the argument changes with the configuration only
 def _dropped(strip_headers: frozenset[bytes]) -> frozenset[bytes]:
     return _NOT_FORWARDED | strip_headers

@@ -125,6 +125,25 @@ async def test_a_replay_bears_the_name_of_the_preset(client) -> None:
     assert content((await resume(client, "c::a:fast")).content) == content(whole)
 
 
+async def test_a_page_that_is_loaded_anew_during_the_load_misses_nothing(served, client) -> None:
+    """Its request goes on to wait without it; notices and the whole answer follow."""
+    port = int(served.url.rpartition(":")[2])
+    body = json.dumps(chat("a", stream=True, max_tokens=16)).encode()
+    fields = {"content_type": "application/json", "x_conversation_id": "c::a"}
+    async with await trio.open_tcp_stream("127.0.0.1", port) as raw:
+        page = RawClient(raw)
+        await page.send(request("POST", "/v1/chat/completions", body, **fields))
+        await page.head()
+        said = await page.chunk()
+    (entry,) = await look_up(client, "c")
+    assert entry["conversation_id"] == "c::a"
+    whole = (await resume(client, "c::a")).content
+    assert whole.startswith(said)
+    assert whole.endswith(b"data: [DONE]\n\n")
+    assert len(content(whole).split()) > 1
+    assert (await resume(client, "c::a", **{"from": len(whole)})).content == b""
+
+
 async def test_a_stream_goes_on_without_its_client(tmp_path, tmp_path_factory) -> None:
     """Who comes back gets the rest of it, and what comes after that."""
     config = write_config(tmp_path, *tables(tmp_path_factory), router=ROUTER)

@@ -10,7 +10,7 @@ import pytest
 from wsproto.events import AcceptConnection, TextMessage
 
 from tests.process.harness import RawClient, Router, Stage, post, request
-from tests.process.test_websocket import connect
+from tests.process.websocket_client import connect
 
 pytestmark = pytest.mark.process
 

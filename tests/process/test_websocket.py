@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
     CloseConnection,
     RejectConnection,
-    Request,
     TextMessage,
 )
+
+from tests.process.websocket_client import connect
 
 pytestmark = pytest.mark.process
 
@@ -31,43 +29,6 @@ async def router(start):
     """A router with one WebSocket backend, ``ws``, which nobody asked for yet."""
     command = [sys.executable, str(BACKEND), "$port"]
     return await start({"ws": {"spawn": {"command": command, "proxy_endpoints": []}}})
-
-
-class Socket:
-    """A WebSocket client over a plain connection."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.protocol = WSConnection(ConnectionType.CLIENT)
-        self._events: list[Any] = []
-
-    async def send(self, event) -> None:
-        await self.stream.send_all(self.protocol.send(event))
-
-    async def event(self):
-        while not self._events:
-            self.protocol.receive_data(await self.stream.receive_some() or None)
-            self._events += self.protocol.events()
-        return self._events.pop(0)
-
-    async def until_closed(self) -> None:
-        with suppress(trio.BrokenResourceError):
-            while await self.stream.receive_some():
-                pass
-
-    async def message(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            event = await self.event()
-            assert isinstance(event, BytesMessage)
-            data += event.data
-        return data
-
-
-async def connect(router, target: str) -> Socket:
-    socket = Socket((await router.connect()).stream)
-    await socket.send(Request(host="router", target=target))
-    return socket
 
 
 async def test_a_handshake_loads_the_model_and_messages_go_both_ways(router) -> None:
@@ -129,12 +90,15 @@ async def test_a_client_that_leaves_ends_the_backends_side(router) -> None:
 
 
 async def test_a_backend_that_dies_ends_the_clients_side(router) -> None:
-    """The client sees the end of the connection, not a hang."""
+    """The client is told in a close frame; it sees no hang."""
     socket = await connect(router, "/v1/die?model=ws")
     assert isinstance(await socket.event(), AcceptConnection)
     await socket.send(TextMessage("now"))
-    await socket.until_closed()
-    await router.events.wait("request.completed")
+    close = await socket.event()
+    assert isinstance(close, CloseConnection)
+    assert (close.code, close.reason) == (1011, "backend_exited")
+    done = await router.events.wait("request.completed")
+    assert (done["outcome"], done["code"]) == ("cut", "backend_exited")
 
 
 async def test_the_drain_deadline_cuts_a_tunnel(router) -> None:

@@ -422,10 +422,11 @@ class TestCut:
         loop.start(body)
         loop.start(body)
         loop.cancel(fibers[0], RequestError("because"))
+        assert seen == [], "the caller may be in the middle of something"
+        loop.cancel(fibers[0], RequestError("again"))
+        await wait_all_tasks_blocked()
         assert seen == ["because"]
         assert loop._fibers == {fibers[1]}
-        loop.cancel(fibers[0], RequestError("again"))
-        assert seen == ["because"]
         loop.wake(fibers[1])
         await loop.wait_idle()
 

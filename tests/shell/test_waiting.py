@@ -12,7 +12,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from llama_router.control.ollama import bodies, requests
-from llama_router.control.ollama.exchange import StreamWait
 from llama_router.core.access.caller import UNRESTRICTED
 from llama_router.core.apis.dialect import StreamDialect, StreamInfo
 from llama_router.core.apis.notices import KEEPALIVE_S, MARK, WaitReporter, wants_notices
@@ -20,11 +19,12 @@ from llama_router.core.apis.ollama import OLLAMA
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.dispatch.dispatcher import Dispatcher
+from llama_router.dispatch.stream_wait import StreamWait
 from llama_router.errors.backends import SpawnError
 from llama_router.gateway.loop.event_loop import EventLoop
 from llama_router.gateway.loop.fiber import Fiber
 from llama_router.gateway.sockets import ClientSocket
-from llama_router.gateway.waiting import RequestWait
+from llama_router.gateway.waiting import RequestWait, early_stream
 from llama_router.http1 import parse_request_head
 from tests.shell.test_dispatcher import FakeBackends
 
@@ -99,11 +99,10 @@ async def test_every_dialect(
             dispatcher=dispatcher,
             client=client,
             head=head,
-            model_name="a",
             caller=UNRESTRICTED,
-            stream=True,
-            add_headers=(),
-            close=False,
+            early=early_stream(
+                client, head, model_name="a", stream=True, add_headers=(), close=False
+            ),
         )
         with dispatcher.lease(A) as lease:
             await waiting.run(lease, A)

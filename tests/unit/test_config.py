@@ -82,6 +82,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "base_port": 1024,
         "connection_timeout_s": 1,
         "read_timeout_s": 2.5,
+        "stream_keepalive_s": 15.0,
         "startup_model": "b",
         "notify_model_swap": True,
         "llama_server": "/opt/llama-server",

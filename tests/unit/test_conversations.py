@@ -11,8 +11,10 @@ from llama_router.dispatch.conversations import (
     Conversations,
     Owner,
     Replay,
+    WaitingStream,
     resumed_at,
 )
+from llama_router.errors.base import RouterError
 
 A, B = Owner(ModelId("a"), 1), Owner(ModelId("b"), 2)
 
@@ -98,3 +100,53 @@ def test_a_replay_bears_the_name_of_the_stream(
     resumed = replay.begin + b"".join(map(replay.feed, pieces))
     assert len(resumed) == max(0, said + len(sent) - at)
     assert resumed.endswith(sent[max(0, at - said) :])
+
+
+def waiting(cuts: list[RouterError] | None = None) -> WaitingStream:
+    """Return a stream that waits, and puts the errors that end it into *cuts*."""
+    return WaitingStream(ModelId("a"), ([] if cuts is None else cuts).append, started_s=0)
+
+
+class TestWaiting:
+    """`WaitingStream`, and the conversations that wait."""
+
+    def test_listeners_hear_of_all_that_is_said(self) -> None:
+        """As long as they listen."""
+        stream, heard = waiting(), list[bytes]()
+        with stream.listen(lambda: heard.append(bytes(stream.said))):
+            stream.say(b"one")
+            stream.say(b"two")
+            stream.end(b"!")
+        stream.say(b"late")
+        assert heard == [b"one", b"onetwo", b"onetwo!"]
+
+    def test_it_ends_once(self) -> None:
+        """The first end counts: with a backend, or with an error."""
+        stream = waiting()
+        stream.end()
+        stream.end(b"error")
+        assert (stream.over, stream.failed, bytes(stream.said)) == (True, False, b"")
+        stream = waiting()
+        stream.end(b"error")
+        assert (stream.over, stream.failed, bytes(stream.said)) == (True, True, b"error")
+
+    def test_a_conversation_has_one_stream(self) -> None:
+        """A second request ends the first, whose end does not end the second."""
+        conversations, cuts = Conversations(), list[RouterError]()
+        first, second = waiting(cuts), waiting()
+        conversations.begin_wait("c", first)
+        conversations.begin_wait("c", first)  # again, for the next backend
+        assert cuts == []
+        conversations.begin_wait("c", second)
+        assert [error.code for error in cuts] == ["request_cancelled"]
+        conversations.end_wait("c", first)
+        assert conversations.waiting("c") is second
+        conversations.end_wait("c", second)
+        assert conversations.waiting("c") is None
+
+    def test_one_name_finds_the_streams_of_all_models(self) -> None:
+        """As llama.cpp's UI names them."""
+        conversations, stream = Conversations(), waiting()
+        conversations.begin_wait("c::a", stream)
+        assert conversations.waiting_of(["c"]) == {"c::a": stream}
+        assert conversations.waiting_of(["d"]) == {}

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 from quart import Blueprint, Response, request
 
+from ...core.apis.event_stream import NOT_BUFFERED
 from ...errors.admission import UnknownModelError
 from ...errors.requests import RequestError
 from ...logs.rendering import timestamp
@@ -78,6 +79,9 @@ def blueprint(context: ControlContext) -> Blueprint:
             body = await in_thread(render, records)
         response = Response(body, mimetype=mimetype)
         response.headers["cache-control"] = "no-store"
+        if follow:
+            field, value = NOT_BUFFERED  # plain text, too
+            response.headers[field.decode()] = value.decode()
         return response
 
     return routes

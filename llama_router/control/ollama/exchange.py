@@ -17,16 +17,14 @@ from ...backends.client import BackendExchange, Timeouts
 from ...core.access.caller import Caller
 from ...core.access.gate import Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
-from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, redact_wait, wants_notices
+from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, wants_notices
 from ...core.apis.ollama import OLLAMA, failure_lines
 from ...core.apis.usage import HEAD_BYTES, TAIL_BYTES, usage_of
-from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed, autoload_of, may_load
-from ...core.scheduling.waits import Wait
-from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.lease import Lease
 from ...dispatch.request_log import Outcome, RequestLog
+from ...dispatch.stream_wait import StreamWait
 from ...errors.backends import BackendError, UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import EndpointNotAllowedError, RequestError
@@ -53,55 +51,6 @@ MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
 #: Longer answers are translated in a thread.
 _LARGE_BYTES: Final = 256 * 1024
-
-
-class StreamWait:
-    """The wait of a streamed request for its model, and the lines that its client gets meanwhile.
-
-    Args:
-        dispatcher: The dispatcher that grants the backend.
-        lease: The lease of the request.
-        model: The model.
-        reporter: Decides when the client gets which lines.
-        caller: The client; names of models that it may not use are left out.
-    """
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        lease: Lease,
-        model: ModelId,
-        reporter: WaitReporter,
-        caller: Caller,
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._lease = lease
-        self._model = model
-        self._reporter = reporter
-        self._caller = caller
-        self._reported_end = False
-
-    async def next_lines(self) -> bytes:
-        """Wait for the next lines for the client; none once the backend is granted.
-
-        Raises:
-            AdmissionError: if the request is refused.
-            BackendError: if the backend cannot be started.
-        """
-        while self._lease.granted_nowait() is None:
-            changed = trio.Event()
-            with self._dispatcher.waits.watch(self._lease, self._model, changed.set):
-                if lines := self._reporter.about(self._waits_for, now_s=trio.current_time()):
-                    return lines
-                with trio.move_on_at(self._reporter.due_s):
-                    await changed.wait()
-        if self._reported_end:
-            return b""
-        self._reported_end = True
-        return self._reporter.granted(str(self._model))
-
-    def _waits_for(self) -> Wait | None:
-        return redact_wait(self._lease.waits_for(), self._caller, self._dispatcher.config.models)
 
 
 class OllamaExchange:
@@ -245,8 +194,7 @@ class OllamaExchange:
         # The request, not the generator, which is never started if the client leaves at once.
         self._holding = self._holding.pop_all()
         request_stack().push_async_exit(self._holding)
-        # The field that llama-server sends, too; without it nginx would buffer the lines.
-        return Response(lines, content_type=LINES, headers={"x-accel-buffering": "no"})
+        return Response(lines, content_type=LINES)
 
     async def _stream(
         self,

@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import MapAdapter
 
 from ...core.apis.errors import error_headers
+from ...core.apis.event_stream import NOT_BUFFERED
 from ...core.apis.registry import APIS
 from ...errors.access import AccessError
 from ...errors.base import RouterError
@@ -28,6 +29,10 @@ from ..ollama import store
 from . import guard
 from .connection import connection_class
 from .context import ControlContext
+
+#: Media types of responses that are sent as they come about, and must not be collected by a
+#: proxy; whole ones are harmless.
+_STREAMED: Final = frozenset(("text/event-stream", "application/x-ndjson"))
 
 
 class RouteNotFoundError(RequestError):
@@ -65,6 +70,13 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     ui.blueprint,
 )
 """One function per module of routes; see `context`."""
+
+
+def _add_stream_field(response: Response) -> None:
+    """Tell proxies to pass a stream on as it comes."""
+    if response.mimetype in _STREAMED:
+        name, value = NOT_BUFFERED
+        response.headers.setdefault(name.decode(), value.decode())
 
 
 class _HostlessApp(QuartTrio):
@@ -136,6 +148,7 @@ def build_app(context: ControlContext) -> QuartTrio:
     async def close(response: Response) -> Response:
         # The control plane serves one request per connection.
         response.headers["connection"] = "close"
+        _add_stream_field(response)
         name = APIS.api_of(request.path).request_id_header
         if name is not None and name.decode() not in response.headers:
             response.headers[name.decode()] = g.request_id = new_request_id()

@@ -25,6 +25,45 @@ _LAST_EVENT: Final = re.compile(
 _LAST_RESPONSE: Final = re.compile(rb'"output_tokens" ?: ?\d[^\r\n]*\}\s*\Z')
 
 
+#: The field with which a response says that proxies must pass it on as it comes: nginx would
+#: collect it. llama-server sends it, too.
+NOT_BUFFERED: Final = (b"x-accel-buffering", b"no")
+
+#: A comment that says that the backend still works, for a stream in which it is silent.
+KEEPALIVE: Final = b": keepalive\n\n"
+
+#: The end of an event: a blank line.
+_EVENT_END: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+#: The head of a chunk.
+_CHUNK_HEAD: Final = re.compile(rb"(?:^|\r\n)([0-9a-fA-F]+)[ \t]*(?:;[^\r\n]*)?\r\n")
+
+
+def ends_with_event(tail: bytes, *, chunked: bool) -> bool:
+    """Return whether *tail*, the end of an event stream so far, ends with a whole event.
+
+    If it returns True, another event may follow. It may return False although it ends with one:
+    if an event ends with a chunk of its own.
+
+    Args:
+        tail: All of the stream, or its last bytes, some hundred at least.
+        chunked: The bytes are framed in chunks; the last one must be complete.
+    """
+    if not tail:
+        return True
+    if not chunked:
+        return tail.endswith(_EVENT_END)
+    if not tail.endswith(b"\r\n"):
+        return False
+    end = len(tail) - 2
+    # The latest head whose chunk ends here. If it is a text inside of the chunk, it only hides
+    # a part of the payload that is not looked at.
+    for head in reversed(list(_CHUNK_HEAD.finditer(tail))):
+        if head.end() + int(head[1], 16) == end:
+            return tail[head.end() : end].endswith(_EVENT_END)
+    return tail[:end].endswith(_EVENT_END)
+
+
 def is_complete(tail: bytes, path: str) -> bool:
     """Return whether *tail*, the end of an event stream of *path*, has the stream's last event.
 

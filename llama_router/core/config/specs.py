@@ -104,6 +104,7 @@ class RouterSpec:
     base_port: Annotated[int, between(1024, 65000)] = attrs.field(default=50000, metadata=RESTART)
     connection_timeout_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
     read_timeout_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
+    stream_keepalive_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)
     startup_model: Text | None = attrs.field(default=None, metadata=RETUNE)
     notify_model_swap: bool = attrs.field(default=False, metadata=RETUNE)
     default_model: Text | None = attrs.field(default=None, metadata=RETUNE)

@@ -119,6 +119,11 @@ def closed_models(state: SchedulerState, occupancy: Occupancy) -> frozenset[Mode
     )
 
 
+def is_closed(state: SchedulerState, entry: ModelEntry, now_s: float) -> bool:
+    """Return whether a ready model is granted no more, because another one has its turn."""
+    return _is_closed(state, entry, state.occupancy(now_s))
+
+
 def _is_closed(state: SchedulerState, entry: ModelEntry, occupancy: Occupancy) -> bool:
     """Return whether a ready model is granted no more, because it is in the way of a waiter."""
     model = entry.spec.id

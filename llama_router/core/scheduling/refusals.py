@@ -15,7 +15,7 @@ from ...errors.admission import (
     ShuttingDownError,
     UnknownModelError,
 )
-from ...errors.backends import BackendError, BackendFailedError
+from ...errors.backends import BackendError, BackendFailedError, ModelUnloadedError
 from ...errors.requests import BodiesFullError, ModelNotLoadedError, RequestCancelledError
 from ..config.config import Config
 from ..config.names import ModelId
@@ -152,6 +152,14 @@ def failed(model: ModelId, error: BackendError | None, wait_s: float) -> Backend
     return refusal
 
 
+def cut_by_unload(model: ModelId) -> ModelUnloadedError:
+    """Return the error that ends a connection which only listened when its model was stopped."""
+    return ModelUnloadedError(
+        f"model {str(model)!r} was unloaded, and this connection, on which the client had sent "
+        "nothing for a while, did not keep it loaded: connect again to load it"
+    )
+
+
 def shutting_down() -> ShuttingDownError:
     """Return the error for requests that are not served yet when the router stops."""
     return ShuttingDownError("the router is shutting down and starts nothing new")
@@ -160,6 +168,16 @@ def shutting_down() -> ShuttingDownError:
 def cut_by_shutdown() -> ShuttingDownError:
     """Return the error that ends a stream at the router's drain deadline."""
     return ShuttingDownError("the router is shutting down; the answer was cut off")
+
+
+def replaced() -> RequestCancelledError:
+    """Return the error that ends a request when its conversation goes on with another one."""
+    return RequestCancelledError("cancelled: the client sent another request of the conversation")
+
+
+def stopped_by_client() -> RequestCancelledError:
+    """Return the error that ends a request whose conversation its client stopped."""
+    return RequestCancelledError("cancelled: the client stopped the conversation while it waited")
 
 
 def cancelled() -> RequestCancelledError:

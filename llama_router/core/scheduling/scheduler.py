@@ -138,6 +138,33 @@ class Scheduler:
         state.hold(request, entry, now_s, takes_slot=takes_slot)
         return True
 
+    def may_hold(self, model: ModelId, now_s: float) -> bool:
+        """Return whether a request of *model* may hold it for longer: no other has its turn."""
+        state = self._state
+        entry = state.entries.get(model)
+        if entry is None or entry.phase is not Phase.READY or self._shutting_down:
+            return False
+        return not state.waiting or not fairness.is_closed(state, entry, now_s)
+
+    def hold_again(self, request: int, model: ModelId, now_s: float, *, takes_slot: bool) -> bool:
+        """Let *request*, which `finish_at_once` or a `Finished` ended, hold *model* again.
+
+        It does not wait for one of ``max_in_flight``: its connection to the backend is open,
+        and was admitted before. Requests that come later wait for it.
+
+        Returns:
+            Whether it may.
+        """
+        if not self.may_hold(model, now_s):
+            return False
+        self._state.hold(request, self._state.entries[model], now_s, takes_slot=takes_slot)
+        return True
+
+    @property
+    def shutting_down(self) -> bool:
+        """True if nothing is started any more."""
+        return self._shutting_down
+
     def finish_at_once(self, request: int, now_s: float) -> bool:
         """Record the end of *request* if nothing can follow from it; return whether it was.
 

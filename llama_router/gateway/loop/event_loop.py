@@ -144,6 +144,16 @@ class Sender(Protocol):
         """Send *data* now, unless its connection has ended meanwhile."""
 
 
+class Work(Protocol):
+    """What a fiber does at present, and may have done by the time that it is cancelled.
+
+    Attributes:
+        over: It has ended.
+    """
+
+    over: bool
+
+
 class EventLoop:
     """Runs the fibers of one listening router.
 
@@ -179,6 +189,7 @@ class EventLoop:
         self._handlers: dict[int, Callable[[int], None]] = {self._waker.fd: self._waker.on_events}
         self._fibers: set[Fiber] = set()
         self._ready: deque[Fiber] = deque()
+        self._cancelled: deque[tuple[Fiber, RouterError, Work | None]] = deque()
         self._in_slice = False
         self._deferred: deque[tuple[Channel, int]] = deque()
         self._buckets: dict[float, set[Fiber]] = {}
@@ -207,11 +218,20 @@ class EventLoop:
         if not self._in_slice:
             self._waker.wake()
 
-    def cancel(self, fiber: Fiber, error: RouterError) -> None:
-        """End *fiber* with *error*; harmless if it ended. Not to be called from a fiber."""
-        assert not self._in_slice, "a fiber cannot cancel another one"
-        self.now_s = self.clock()
-        fiber.throw(FiberCancelledError(error))
+    def cancel(self, fiber: Fiber, error: RouterError, *, work: Work | None = None) -> None:
+        """End *fiber* with *error* in the next iteration; harmless if it ended.
+
+        Never at once: the caller may be this fiber, or in the middle of a change of state.
+
+        Args:
+            fiber: The fiber.
+            error: The reason, for the client.
+            work: What is to be ended, if the fiber does other things, too: once it is over,
+                nothing happens.
+        """
+        self._cancelled.append((fiber, error, work))
+        if not self._in_slice:
+            self._waker.wake()
 
     async def run_in_trio(
         self, fiber: Fiber, function: Callable[[], Awaitable[T]], *, unless_closed: Channel
@@ -362,7 +382,7 @@ class EventLoop:
             if deferred:
                 self._request_began_s = now_s
                 self._run_deferred()
-            elif not events and not ready:
+            elif not (events or ready or self._run_cancelled()):
                 break
             for left in range(len(ready) - 1, -1, -1):
                 ready.popleft().resume()
@@ -376,7 +396,7 @@ class EventLoop:
         self._batch_delay_s = max(delays, default=0.0)
         self._slice_ended_s = now_s
         self._in_slice = False
-        if ready or deferred:
+        if self._run_cancelled() or ready or deferred:
             self._waker.wake()
 
     def _poll_once(self, timeout_s: float) -> int:
@@ -395,6 +415,16 @@ class EventLoop:
                 sender.send(data)
             sends.clear()
         return len(calls)
+
+    def _run_cancelled(self) -> bool:
+        """End the cancelled fibers; return whether there was any."""
+        if not self._cancelled:
+            return False
+        while self._cancelled:
+            fiber, error, work = self._cancelled.popleft()
+            if work is None or not work.over:
+                fiber.throw(FiberCancelledError(error))
+        return True
 
     def _run_deferred(self) -> None:
         """Handle some of the deferred events: the starts of requests."""

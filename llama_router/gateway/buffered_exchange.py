@@ -1,0 +1,319 @@
+"""The exchange of a request of which the body is in memory: the usual one.
+
+It may use a kept connection, and repeats the request if that turns out to be closed. Of the
+response only an incomplete chunk of an event stream is held back, so that the stream can be
+ended with an error event if the backend fails (`BodyEncoder`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from ..backends.backend import Backend
+from ..core.apis.model_names import ModelNameRewriter
+from ..errors.backends import UpstreamError
+from ..http1 import Framing, ResponseHead, client_response_head
+from .backend_request import ExchangeResult
+from .body import (
+    BodyEncoder,
+    ModelNameEncoder,
+    encoder_for_stream,
+    model_name_rewriter,
+    without_length,
+)
+from .exchange import (
+    FAILURES,
+    FIRST_FINAL_STATUS,
+    SWITCHING_PROTOCOLS,
+    Exchange,
+    NotDeliveredError,
+)
+from .loop.fiber import FiberTimeoutError
+from .pump import BrokenOffError, Pump, Tail
+from .silence import Silence
+from .sockets import UpstreamSocket
+
+#: Bodies below this are sent together with the head, in one segment, in bytes.
+SMALL_BODY_BYTES: Final = 64 * 1024
+
+#: Methods of requests that may have no end: a download, an event stream, a long poll.
+_READING: Final = frozenset((b"GET", b"HEAD"))
+
+_LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+
+
+class _StaleError(Exception):
+    """A kept connection was closed before the first byte of the response.
+
+    Attributes:
+        unread: The backend did not read the request.
+    """
+
+    def __init__(self, *, unread: bool) -> None:
+        super().__init__()
+        self.unread = unread
+
+
+class BufferedExchange(Exchange):
+    """The exchange of a request of which the body is in memory."""
+
+    __slots__ = ()
+
+    async def run(self, backend: Backend) -> ExchangeResult:
+        """Send request and response; see `Exchange.run`."""
+        self._backend = backend
+        self._client.slow = False
+        request = self._request
+        if request.lease is not None and (request.upgrade or request.head.method in _READING):
+            request.lease.hold_while_sending()
+        try:
+            try:
+                await self._attempt(self._kept_connection())
+            except _StaleError as stale:
+                # No byte of a response arrived, so the request can be repeated safely.
+                await self._repeat(stale)
+        except FiberTimeoutError:
+            raise self._silence_error() from None
+        except UpstreamError as exc:
+            if (model := f"model {str(backend.model)!r}") in str(exc):
+                raise
+            raise UpstreamError(f"the backend of {model} failed: {exc}") from exc
+        finally:
+            self._fiber.deadline_s = math.inf
+        return self.result()
+
+    async def _repeat(self, stale: _StaleError) -> None:
+        """Send the request again, over a new connection to the same process."""
+        try:
+            await self._attempt(None)
+        except NotDeliveredError as exc:
+            if stale.unread:
+                raise
+            raise exc.error from None  # the process read it, and perhaps ended because of it
+
+    async def _attempt(self, upstream: UpstreamSocket | None) -> None:
+        """Send request and response over *upstream*, or over a new connection."""
+        clean = False
+        try:
+            if upstream is None:
+                upstream = await self._connect()
+            rest = await self._send(upstream)
+            head, data, all_sent = await self._receive_head(upstream, rest)
+            self._request.body.release()
+            # A backend that did not read all of the request waits for the rest of it.
+            clean = await self._respond(upstream, head, data) and all_sent
+        finally:
+            if upstream is None:
+                pass
+            elif clean:
+                upstream.keep()
+                self._backend.keep_connection(upstream)
+            else:
+                upstream.close()
+
+    def _kept_connection(self) -> UpstreamSocket | None:
+        while (kept := self._backend.take_connection()) is not None:
+            assert isinstance(kept, UpstreamSocket), "only this module keeps connections"
+            if kept.reuse(self._client):
+                return kept
+        return None
+
+    async def _send(self, upstream: UpstreamSocket) -> memoryview | None:
+        """Send the request; return the part that the backend did not read, or None."""
+        body, request = self._request.body.data, self._request
+        data = self._request_head(None if body is None else len(body))
+        silence_s = request.read_timeout_s
+        self._fiber.expire_in(silence_s if upstream.reused else request.connection_timeout_s)
+        try:
+            if not body or len(body) < SMALL_BODY_BYTES:
+                rest = await self._send_to(upstream, data + body if body else data)
+            else:
+                rest = await self._send_to(upstream, data)
+                self._fiber.expire_in(silence_s)
+                if rest is None:
+                    rest = await self._send_to(upstream, body)
+        except FiberTimeoutError:
+            if upstream.connected:
+                raise
+            raise UpstreamError(
+                f"the backend of model {str(self._backend.model)!r} did not accept a connection "
+                f"within {request.connection_timeout_s:g} s (connection_timeout_s)"
+            ) from None
+        self._fiber.expire_in(silence_s)
+        return rest
+
+    async def _receive_head(
+        self, upstream: UpstreamSocket, rest: memoryview | None
+    ) -> tuple[ResponseHead, bytes, bool]:
+        """Return the final response head, the bytes after it, and whether all was sent.
+
+        Neither a part of the head nor an interim response postpones the deadline.
+
+        Args:
+            upstream: The backend's connection.
+            rest: The part of the request that was not sent yet.
+        """
+        buffer, searched = b"", 0
+        while True:
+            data = await self._receive_in_time(upstream)
+            if not data:
+                silent = self._first_byte_s is None
+                if upstream.reused and silent:
+                    raise _StaleError(unread=upstream.reset)
+                explain = self._undelivered if upstream.reset and silent else self._explain
+                raise await explain("it closed the connection without an answer")
+            if self._first_byte_s is None:
+                self._first_byte_s = self._loop.clock()
+            buffer = buffer + data if buffer else data
+            while head := self._parse_head(buffer, searched):
+                status = head.status
+                if status >= FIRST_FINAL_STATUS or status == SWITCHING_PROTOCOLS:
+                    return head, buffer[head.size :], rest is None
+                buffer, searched = buffer[head.size :], 0
+                if interim := self._interim_head(head):
+                    await self._client.send(interim)
+                if rest:
+                    rest = await upstream.send(rest, silence_s=self._request.read_timeout_s)
+            searched = len(buffer)
+
+    async def _receive_in_time(self, upstream: UpstreamSocket) -> bytes:
+        """Receive a part of the head; keep the stream of the client alive until the first one."""
+        request = self._request
+        early, limit_s = request.early, request.read_timeout_s
+        if early is None or not request.keepalive_s or self._first_byte_s is not None:
+            return await upstream.receive()
+        silence = Silence(limit_s, request.keepalive_s)
+        while True:
+            self._fiber.expire_in(silence.next_s)
+            try:
+                data = await upstream.receive()
+            except FiberTimeoutError:
+                if not silence.step():
+                    raise
+            else:
+                self._fiber.expire_in(silence.left_s)
+                return data
+            await early.send(early.dialect.keepalive(), timeout_s=limit_s)
+
+    async def _respond(self, upstream: UpstreamSocket, head: ResponseHead, data: bytes) -> bool:
+        """Send the response; return whether the backend's connection can be used again.
+
+        Args:
+            upstream: The backend's connection.
+            head: The backend's head.
+            data: The part of the body that has arrived.
+        """
+        request = self._request
+        if request.lease is not None and head.framing not in (_CHUNKED, _CLOSE):
+            request.lease.hold_to_end()  # the end of the response is known
+        early = request.early
+        if early is not None and early.begun:
+            encoder = encoder_for_stream(
+                head,
+                early.dialect,
+                model_name=request.response_model,
+                in_chunks=early.in_chunks,
+            )
+            reusable = not (early.closes or request.close)
+            return await self._stream(upstream, head, b"", data, encoder, reusable=reusable)
+        close = request.close or not request.head.keep_alive
+        complete = head.framing is _LENGTH and len(data) == head.content_length
+        if (name := request.response_model) is not None:
+            rewriter = model_name_rewriter(head, name)
+            if rewriter is not None and not complete:
+                return await self._respond_renamed(upstream, head, data, rewriter, close=close)
+            if rewriter is not None:
+                data = rewriter.feed(data)
+                head = replace(head, content_length=len(data))
+        http10 = not request.head.version_minor
+        out = client_response_head(
+            head, close=close, http10=http10, add_headers=self._added_fields(head)
+        )
+        if complete:  # as most responses that are no streams: there is nothing to wait for
+            self._status = head.status
+            self._begun = True
+            self._sent_bytes = len(data)
+            self._tail = data
+            if (rest := self._client.send_nowait(out + data)) is not None:
+                await self._client.send_rest(rest)
+            self._reusable = not close
+            return head.keep_alive
+        close = close or head.framing is _CLOSE or (http10 and head.framing is _CHUNKED)
+        encoder = BodyEncoder(head, http10=http10)
+        return await self._stream(upstream, head, out, data, encoder, reusable=not close)
+
+    async def _respond_renamed(
+        self,
+        upstream: UpstreamSocket,
+        head: ResponseHead,
+        data: bytes,
+        rewriter: ModelNameRewriter,
+        *,
+        close: bool,
+    ) -> bool:
+        """Send the response with another name of the model; return as `_respond` does."""
+        request, sent_head = self._request, without_length(head)
+        http10 = not request.head.version_minor
+        in_chunks = sent_head.framing is _CHUNKED and not http10
+        close = close or not in_chunks
+        out = client_response_head(
+            sent_head, close=close, http10=http10, add_headers=self._added_fields(head)
+        )
+        encoder = ModelNameEncoder(head, rewriter, in_chunks=in_chunks)
+        return await self._stream(upstream, head, out, data, encoder, reusable=not close)
+
+    async def _stream(
+        self,
+        upstream: UpstreamSocket,
+        head: ResponseHead,
+        out: bytes,
+        data: bytes,
+        encoder: BodyEncoder,
+        *,
+        reusable: bool,
+    ) -> bool:
+        """Move the body until it is complete; return as `_respond` does.
+
+        Args:
+            upstream: The backend's connection.
+            head: The backend's head.
+            out: Bytes to send before the body.
+            data: The part of the body that has arrived.
+            encoder: Encodes the body for the client.
+            reusable: The client's connection can be used again once the body is complete.
+        """
+        self._status = head.status
+        self._begun |= self._has_early_head
+        self._tail = tail = Tail()
+        self._pump = pump = Pump(
+            self._loop,
+            upstream,
+            self._client,
+            head=head,
+            encoder=encoder,
+            tail=tail,
+            silence=Silence(self._request.read_timeout_s, self._request.keepalive_s),
+        )
+        try:
+            surplus = await self._run_pump(pump, out, data)
+            if ending := encoder.finish():
+                await self._client.send(ending)
+        except FAILURES as exc:
+            if not self._begun:
+                raise
+            self._reusable = await self._end_early(encoder, exc) and reusable
+            return False
+        self._reusable = reusable
+        return head.keep_alive and not surplus and head.framing is not _CLOSE
+
+    async def _run_pump(self, pump: Pump, out: bytes, data: bytes) -> bool:
+        """Run *pump*; return whether surplus bytes followed the body."""
+        try:
+            return await pump.run(out, data)
+        except BrokenOffError:
+            raise await self._explain("it closed the connection mid-answer") from None
+        finally:
+            self._begun |= pump.begun
+            self._sent_bytes += pump.moved_bytes
