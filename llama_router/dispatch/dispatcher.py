@@ -86,8 +86,8 @@ class Dispatcher:
         waits: The state of each wait, for notices to clients.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
-        on_end: Called with a model and its claims when its backend is gone; returns what is
-            known of memory then. None while nothing watches it.
+        on_end: Called with a model, its claims and its failure when its backend is gone; returns
+            what is known of memory then. None while nothing watches it.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Dispatcher:
         self._moved = trio.Event()
         self.feed = EventFeed()
         self.on_start: Callable[[ModelSpec, Claims], ModelSpec] | None = None
-        self.on_end: Callable[[ModelId, Claims], MemoryView] | None = None
+        self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.waits = Waits(self._scheduler.wait_of, self.feed)
 
     @property
@@ -478,7 +478,7 @@ class Dispatcher:
             return
         if event.signal is Signal.EXITED and self.on_end is not None:
             claims = self._scheduler.statistics_of(event.model).claims
-            self._scheduler.learn(self.on_end(event.model, claims))
+            self._scheduler.learn(self.on_end(event.model, claims, event.error))
         self.submit(event)
         if event.signal is Signal.EXITED:
             self._log_end(event.model, event.error)

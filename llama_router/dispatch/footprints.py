@@ -14,7 +14,7 @@ from ..core.config.config import Config
 from ..core.config.kinds import is_llama_server
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
-from ..core.memory.devices import Device, DeviceId
+from ..core.memory.devices import Device, DeviceId, DeviceKind
 from ..core.memory.estimate import estimate
 from ..core.memory.flags import read_flags
 from ..core.memory.footprint import Footprint
@@ -144,9 +144,18 @@ class Footprints:
         self._measured[spec.id] = spec, claims
         self._known_for = ()
 
-    def raise_figure(self, spec: ModelSpec, claims: Claims) -> None:
-        """Take note that *claims* were not enough for a backend: it ran out of memory."""
-        raised = {name: round(mib * _RAISED) for name, mib in claims.items()}
+    def raise_figure(
+        self, spec: ModelSpec, claims: Claims, devices: Mapping[DeviceId, Device]
+    ) -> None:
+        """Take note that *claims* were not enough for a backend: it ran out of memory.
+
+        The figure is raised, to all that a device has for models at most.
+        """
+        raised = {
+            name: min(round(mib * _RAISED), max(mib, devices[name].budget_mib))
+            for name, mib in claims.items()
+            if name in devices and devices[name].kind is not DeviceKind.POOL
+        }
         self._measured[spec.id] = spec, raised
         self._known_for = ()
 

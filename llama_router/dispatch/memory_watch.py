@@ -25,6 +25,8 @@ from ..core.memory.visibility import device_choice
 from ..core.scheduling.events import MemoryChanged
 from ..core.scheduling.lifecycle import RESIDENT, Phase
 from ..devices.machine import Machine, this_machine
+from ..errors.backends import BackendError
+from ..errors.causes import MEMORY_CAUSES
 from ..logs.events import log
 from ..process.family import families
 from ..threads import ThreadRefusedError, in_thread
@@ -171,11 +173,18 @@ class MemoryWatch:
         )
         return attrs.evolve(spec, spawn=spawn)
 
-    def _ended(self, model: ModelId, claims: Claims) -> MemoryView:
-        """Return what is known now that the backend of *model* is gone."""
+    def _ended(self, model: ModelId, claims: Claims, error: BackendError | None) -> MemoryView:
+        """Return what is known now that the backend of *model* is gone.
+
+        One that ran out of memory needs more than it had.
+        """
         peak = self._ledger.ended(model, claims, trio.current_time())
-        if peak and model in self._seen_ready:
-            self._note_measured(model, _with_untold(peak, claims))
+        spec = self._dispatcher.config.models.get(model)
+        if spec is not None and error is not None and error.cause in MEMORY_CAUSES:
+            had = {name: max(mib, peak.get(name, 0)) for name, mib in claims.items()}
+            self._footprints.raise_figure(spec, had, self._devices)
+        elif spec is not None and peak and model in self._seen_ready:
+            self._footprints.note_measured(spec, _with_untold(peak, claims))
         states = {
             name: self._ledger.with_freeing(state) for name, state in self.view.devices.items()
         }

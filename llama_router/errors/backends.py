@@ -30,16 +30,23 @@ class BackendError(RouterError):
         retryable: Whether starting the same command again soon may help.
         cause: Why its process ended, as a value of `errors.causes.Cause`; None if it
             did not end by itself.
+        holders: Which models and programs held the memory that it ran out of, as the end of a
+            sentence; empty if that is not the cause, or not known.
     """
 
     code = "backend_unavailable"
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retryable: bool = True
     cause: str | None = None
+    holders: str = ""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}; {self.holders}" if self.holders else message
 
     @property
     def permanent(self) -> bool:

@@ -48,3 +48,7 @@ PERMANENT_CAUSES: Final = frozenset(
         Cause.ILLEGAL_INSTRUCTION,
     )
 )
+
+
+#: Causes that less memory in use, or a larger reservation, may mend.
+MEMORY_CAUSES: Final = frozenset((Cause.OOM_KILLED, Cause.GPU_OUT_OF_MEMORY, Cause.OUT_OF_MEMORY))

@@ -144,6 +144,27 @@ async def test_a_model_of_unknown_size_runs_alone(start: Start, stage: Stage) ->
     assert router.of("a").phase is not Phase.READY
 
 
+async def test_a_model_that_ran_out_of_memory_gets_one_more_start_with_a_larger_figure(
+    start: Start, stage: Stage
+) -> None:
+    """The other one leaves for it; then it is given up, and the error names the holders."""
+    out_of_memory = ["--say", "CUDA error: out of memory\\n", "--exit", "1"]
+    router = await start(
+        {
+            "a": stage.model("a", memory_mib=3000),
+            "odd": stage.model("odd", *out_of_memory),
+        },
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(9000)},
+        min_residency_s=0.0,
+    )
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    refused = await router.ask(post("/v1/echo", "odd"))
+    assert refused.status == 503
+    assert router.spawned() == ["a", "odd", "odd"]
+    assert router.of("odd").phase is Phase.FAILED
+
+
 async def test_real_models_share_host_memory_of_two_of_three(tmp_path, tmp_path_factory) -> None:
     """Never a third one; no swap between two that fit."""
     folder = make_models(tmp_path_factory)

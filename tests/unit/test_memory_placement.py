@@ -14,7 +14,7 @@ from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
 from llama_router.core.memory.settings import MAX_MODELS
 from llama_router.core.memory.view import NOTHING_KNOWN, Claims, DeviceState, MemoryView
 from llama_router.core.scheduling.lifecycle import Phase
-from llama_router.core.scheduling.memory_placement import MemoryPlacement, value_of
+from llama_router.core.scheduling.memory_placement import MemoryPlacement, holders_of, value_of
 from llama_router.core.scheduling.placement import Obstacle, Occupancy, Resident
 
 GPU0, GPU1, GPU2, LAB = map(DeviceId, ("nvidia0", "nvidia1", "nvidia2", "lab"))
@@ -262,3 +262,16 @@ class TestVictims:
 def test_the_value_of_a_resident(phase: Phase, value: float) -> None:
     """The duration of its load times its demand; none if it leaves, all while it loads."""
     assert value_of(resident("a", {}, phase=phase, load_s=2.0, demand=2.0)) == value
+
+
+def test_the_holders_of_memory_are_named() -> None:
+    """For a model that ran out of it; without names where keys must not learn them."""
+    memory = view(gpu(GPU0, 24000, others_mib=1000))
+    there = [resident("b", {GPU0: 2048}), resident("c", {GPU0: 1024, HOST: 5})]
+    named = holders_of([GPU0], there, memory, anonymous=False)
+    assert named == (
+        "nvidia0 was held by model 'b' (2.0 GiB), model 'c' (1.0 GiB), other programs (1000 MiB)"
+    )
+    hidden = holders_of([GPU0], there, memory, anonymous=True)
+    assert hidden == "nvidia0 was held by other models (3.0 GiB), other programs (1000 MiB)"
+    assert holders_of([GPU0], [], view(gpu(GPU0, 10)), anonymous=False) == ""

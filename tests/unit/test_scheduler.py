@@ -6,6 +6,8 @@ import pytest
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
+from llama_router.core.memory.footprint import UNKNOWN
+from llama_router.core.memory.view import MemoryView
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
@@ -14,6 +16,7 @@ from llama_router.core.scheduling.events import (
     Finished,
     Grant,
     Hung,
+    MemoryChanged,
     Reconfigured,
     Refuse,
     ShutDown,
@@ -725,3 +728,19 @@ def test_without_patience_an_idle_model_leaves_at_once() -> None:
     s.handle(Arrived(2, A), now_s=12)
     s.handle(Arrived(3, ModelId("b")), now_s=12)
     assert [type(action) for action in s.handle(Finished(2), now_s=13)] == [Stop]
+
+
+def test_out_of_memory_is_tried_once_more_where_figures_are_learned() -> None:
+    """The figure is raised in between; a third start would be as pointless as the second."""
+    s = Scheduler(config(scheduler={"policy": "memory"}, a={}))
+    s.handle(MemoryChanged(MemoryView(footprints={A: UNKNOWN})), now_s=0)
+    assert s.handle(Arrived(1, A), now_s=0) == [Start(A)]
+    for now_s in (1, 2):
+        error = BackendExitedError(A, 1)
+        error.cause = "gpu_out_of_memory"
+        actions = s.handle(Changed(A, Signal.EXITED, error), now_s=now_s)
+        if now_s == 1:
+            assert actions == []
+            assert [type(action) for action in s.handle(Tick(), now_s=1.5)] == [Start]
+    assert [type(action) for action in actions] == [Refuse]
+    assert s.phase(A) is Phase.FAILED

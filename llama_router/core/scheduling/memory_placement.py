@@ -11,7 +11,7 @@ dwell time. So the choice stays the same while a model waits, and the wait is bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import attrs
@@ -19,7 +19,7 @@ import attrs
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
-from ..memory.devices import HOST, DeviceId
+from ..memory.devices import HOST, DeviceId, DeviceKind
 from ..memory.footprint import Footprint
 from ..memory.settings import MAX_MODELS
 from ..memory.view import Claims, DeviceState, MemoryView
@@ -405,6 +405,39 @@ def _too_large(spec: ModelSpec, memory: MemoryView) -> str:
     )
 
 
+def holders_of(
+    names: Iterable[DeviceId],
+    residents: Sequence[Resident],
+    memory: MemoryView,
+    *,
+    anonymous: bool,
+) -> str:
+    """Return what holds the memory of devices, in words; empty if nothing does.
+
+    Args:
+        names: The devices.
+        residents: The models that are loaded.
+        memory: The devices, and what other programs hold.
+        anonymous: Leave out the names of models.
+    """
+    sentences = []
+    for name in names:
+        if (state := memory.devices.get(name)) is None or state.device.kind is DeviceKind.POOL:
+            continue
+        held = [
+            (f"model {str(each.model)!r}", mib)
+            for each in residents
+            if (mib := each.claims.get(name, 0))
+        ]
+        if anonymous and held:
+            held = [("other models", sum(mib for _, mib in held))]
+        held += [("other programs", state.others_mib)] if state.others_mib else []
+        if held:
+            parts = ", ".join(f"{holder} ({said_mib(mib)})" for holder, mib in held)
+            sentences.append(f"{name} was held by {parts}")
+    return ", ".join(sentences)
+
+
 def said(claims: Claims, memory: MemoryView) -> str:
     """Return claims as words: ``4.2 GiB of nvidia0 and 300 MiB of host``."""
     parts = [
@@ -416,7 +449,7 @@ def said(claims: Claims, memory: MemoryView) -> str:
 
 def _is_memory(memory: MemoryView, name: DeviceId) -> bool:
     state = memory.devices.get(name)
-    return state is None or state.device.kind != "pool"
+    return state is None or state.device.kind is not DeviceKind.POOL
 
 
 def said_mib(mib: float) -> str:

@@ -24,10 +24,11 @@ import attrs
 
 from ...errors.backends import BackendError, FileMissingError
 from ...errors.base import RouterError
+from ...errors.causes import MEMORY_CAUSES
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan, plan_reload
-from ..config.specs import ModelSpec
+from ..config.specs import ModelSpec, Policy
 from ..memory.view import MemoryView
 from . import fairness, idle_policy, policies, refusals
 from .events import (
@@ -49,6 +50,7 @@ from .events import (
     Unload,
 )
 from .lifecycle import Cue, Intent, Phase, Signal
+from .memory_placement import holders_of
 from .placement import Occupancy, Placement, Resident
 from .restart import CLOSED, after_failure
 from .state import ModelEntry, ModelStatistics, SchedulerState
@@ -370,6 +372,13 @@ class Scheduler:
                 return self._give_up(entry, _why_failed(entry, now_s), now_s)
             return []
         error = error or BackendError(f"the backend of model {model!r} ended unexpectedly")
+        if error.cause in MEMORY_CAUSES:
+            error.holders = holders_of(
+                entry.claims,
+                state.occupancy(now_s).residents,
+                state.memory,
+                anonymous=any(key.models is not None for key in self.config.api_keys.values()),
+            )
         ready_for_s = now_s - entry.ready_since_s if was_ready else 0.0
         return self._after_failure(entry, error, ready_for_s, now_s)
 
@@ -394,13 +403,15 @@ class Scheduler:
         self, entry: ModelEntry, error: BackendError, ready_for_s: float, now_s: float
     ) -> None:
         router = self.config.router
+        # Where footprints are known, the figure was raised: one more start with it must do.
+        is_learned = self.config.scheduler.policy is Policy.MEMORY and error.cause in MEMORY_CAUSES
         entry.last_error, entry.failed_s, entry.crashed = error, now_s, True
         entry.breaker = after_failure(
             entry.breaker,
             now_s=now_s,
             ready_for_s=ready_for_s,
             retryable=error.retryable,
-            max_restarts=router.max_restarts,
+            max_restarts=min(1, router.max_restarts) if is_learned else router.max_restarts,
             stable_after_s=router.stable_after_s,
             cooldown_s=router.cooldown_s,
         )

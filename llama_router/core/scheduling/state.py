@@ -424,7 +424,7 @@ class SchedulerState:
             self._memo_of, self._memo = memo_of, {}
         return Occupancy(
             residents=tuple(
-                self.entries[model].resident(self.memory, now_s) for model in self.resident
+                self.entries[model].resident(self.memory, now_s) for model in sorted(self.resident)
             ),
             waiters=tuple(
                 Waiter(spec=entry.spec, queued=len(entry.queued), turn_s=entry.turn_s)
