@@ -84,6 +84,7 @@ class Dispatcher:
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
+        changed: Set, and replaced by a new one, after each change of a queue or a phase.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
         on_end: Called with a model, its claims and its failure when its backend is gone; returns
@@ -119,6 +120,7 @@ class Dispatcher:
         self.feed = EventFeed()
         self.on_start: Callable[[ModelSpec, Claims], ModelSpec] | None = None
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
+        self.changed = trio.Event()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
 
     @property
@@ -406,6 +408,10 @@ class Dispatcher:
         """Return the models with a process, as placement policies see them."""
         return self._scheduler.residents(trio.current_time())
 
+    def next_start(self) -> ModelSpec | None:
+        """Return the model that starts as soon as others have left; None if none waits for that."""
+        return self._scheduler.next_start(trio.current_time())
+
     def wanted(self) -> frozenset[ModelId]:
         """Return the models that requests wait for."""
         return self._scheduler.wanted
@@ -443,6 +449,8 @@ class Dispatcher:
             self._publish(moves)
         elif actions and self.waits.watching:  # a grant changes the places in the same queue
             self.waits.notify({action.model for action in actions if isinstance(action, Grant)})
+        self.changed.set()
+        self.changed = trio.Event()
         self._set_alarm(now_s)
 
     def _start(self, model: ModelId, claims: Claims) -> None:

@@ -19,6 +19,7 @@ from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.config.reload import ReloadReport
 from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.prefetch import Prefetch
 from ..logs.events import log
 from ..process.orphans import reap_orphans
 from ..systemd.status_line import status_line
@@ -92,6 +93,7 @@ async def _run_tree(
             async with trio.open_nursery() as backends:
                 await backends.start(dispatcher.run)
                 backends.start_soon(parts.memory.run)
+                backends.start_soon(Prefetch(dispatcher).run)
                 try:
                     if await load_startup_model(dispatcher, signals.stop, parts.manager):
                         await frontend.serve(task_status)

@@ -235,6 +235,16 @@ class Scheduler:
         """The models that start again because their process is replaced; see `Intent`."""
         return frozenset(self._state.returning)
 
+    def next_start(self, now_s: float) -> ModelSpec | None:
+        """Return the model with the oldest turn, if it has to wait until others have left."""
+        state = self._state
+        order = state.in_turn() if state.waiting else []
+        if not order or not order[0].may_displace:
+            return None
+        spec = order[0].spec
+        verdict = state.placement.may_start(spec, state.occupancy(now_s, order))
+        return spec if verdict.blockers else None
+
     def residents(self, now_s: float) -> dict[ModelId, Resident]:
         """Return the models with a process, as placement policies see them."""
         return {each.model: each for each in self._state.occupancy(now_s).residents}
