@@ -144,8 +144,11 @@ async def test_a_reading_can_be_cancelled(hung: Hung) -> None:
     assert (await here.read()).faults == (SILENT,)
 
 
-async def test_the_last_reading_stands_in_for_one_that_fails() -> None:
+async def test_the_last_reading_stands_in_for_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """For a while, beside the fault."""
+    monkeypatch.setattr(machine, "STAND_IN_S", LIMIT_S)
     reader = Reader()
     here = machine_of(reader)
     first = await here.read()
@@ -174,8 +177,9 @@ async def test_a_driver_that_failed_is_searched_again(monkeypatch: pytest.Monkey
     assert len((await here.read()).devices) == 1
 
 
-async def test_searches_have_pauses() -> None:
+async def test_searches_have_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that cannot be opened costs one attempt per period, and says the same meanwhile."""
+    monkeypatch.setattr(machine, "FIND_PERIOD_S", LIMIT_S)
     calls = []
 
     def find() -> None:
