@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order of the message: lower-cased name, trimmed value."""
@@ -16,9 +16,23 @@ VALUE: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"  # HTAB, SP, visible ASCII, obs-tex
 
 # Possessive quantifiers keep every pattern of this package linear. They follow single
 # characters only: behind groups, CPython before 3.11.5 gets them wrong (its issue 106052).
-_FIELD_LINE: Final = TOKEN + rb"++:" + VALUE + rb"*+\r\n"
-FIELD_LINE: Final = re.compile(_FIELD_LINE)
-_FIELD_LINES: Final = re.compile(rb"(?:" + _FIELD_LINE + rb")*")
+_FIELD: Final = re.compile(TOKEN + rb"++:" + VALUE + rb"*+")
+FIELD_LINE: Final = re.compile(_FIELD.pattern + rb"\r\n")
+
+#: Parsed field lines: those of one client or backend are nearly the same in each message.
+_PARSED: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+
+#: Most lines in it, and bytes of one, so that they cannot fill the memory.
+_MAX_PARSED: Final = 2048
+_MAX_PARSED_BYTES: Final = 128
+
+#: Fields with secrets, which do not stay in memory.
+_SECRET: Final = frozenset(
+    (
+        *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
+        *(b"x-admin-token", b"x-api-key"),
+    )
+)
 
 HOP_BY_HOP: Final = frozenset(
     (
@@ -50,15 +64,28 @@ def parse_fields(
         start: Where the first field line begins.
         end: Just after the line end of the last one.
     """
-    if _FIELD_LINES.fullmatch(data, start, end) is None:
+    if end <= start:
+        return [], []
+    lines = bytes(data[start : end - 2]).split(b"\r\n")
+    fields: list[tuple[bytes, bytes] | None] = [*map(_PARSED.get, lines)]
+    if None in fields:
+        fields = [field or _parse_field(line) for field, line in zip(fields, lines, strict=True)]
+        if None in fields:
+            return None
+    return cast("Fields", fields), lines
+
+
+def _parse_field(line: bytes) -> tuple[bytes, bytes] | None:
+    """Return the field in *line*, which has no line end; None if it is none."""
+    if _FIELD.fullmatch(line) is None:
         return None
-    # With valid lines, splitting is faster than groups of the pattern.
-    lines = bytes(data[start : end - 2]).split(b"\r\n") if end > start else []
-    fields: Fields = []
-    for line in lines:
-        name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t")))
-    return fields, lines
+    name, _, value = line.partition(b":")
+    field = name.lower(), value.strip(b" \t")
+    if len(line) <= _MAX_PARSED_BYTES and field[0] not in _SECRET:
+        if len(_PARSED) >= _MAX_PARSED:
+            _PARSED.clear()
+        _PARSED[line] = field
+    return field
 
 
 def select(fields: Fields, names: frozenset[bytes]) -> dict[bytes, list[bytes]]:

@@ -18,6 +18,7 @@ from llama_router.http1 import (
     parse_request_head,
     upstream_request_head,
 )
+from llama_router.http1.fields import _MAX_PARSED, _PARSED
 from llama_router.http1.request import MAX_FIELDS
 
 
@@ -526,3 +527,20 @@ def test_a_body_of_just_the_limit_passes() -> None:
     body = ChunkedBody(max_body_bytes=10)
     assert body.feed(b"6\r\n123456\r\n4\r\n1234\r\n0\r\n\r\n") == b"1234561234"
     assert body.done
+
+
+# ---------------------------------------------------------------- field lines that were seen
+
+
+def test_the_memory_of_field_lines_is_bounded_and_has_no_secrets() -> None:
+    """Whatever lines come; long ones, and those with secrets, are parsed each time."""
+    for number in range(3 * _MAX_PARSED // MAX_FIELDS):
+        parse(*(b"X-%d: %d" % (number, each) for each in range(MAX_FIELDS - 1)))
+    secrets = (b"Authorization: Bearer t", b"COOKIE: a=b", b"X-Api-Key: k", b"x-admin-token: t")
+    for _ in range(2):
+        head = parse(*secrets, b"X-Long: " + b"x" * 200, b"X-Short: y")
+        assert head.get(b"authorization") == b"Bearer t"
+        assert head.get(b"x-long") == b"x" * 200
+    assert len(_PARSED) <= _MAX_PARSED
+    assert b"X-Short: y" in _PARSED
+    assert not {*secrets, b"X-Long: " + b"x" * 200} & _PARSED.keys()
