@@ -463,9 +463,8 @@ class ModelRequest:
 
         A resumable stream has none: its client counts bytes, and the backend does not know them.
         """
-        if self._conversation is not None:
-            return 0.0
-        return self._gateway.dispatcher.config.router.stream_keepalive_s
+        keepalive_s = self._gateway.dispatcher.config.router.stream_keepalive_s
+        return keepalive_s if keepalive_s and self._conversation is None else 0.0
 
     def _record_conversation(self, backend: Backend, response_model: str | None) -> None:
         """Record the owner of this stream, for a client that leaves and returns."""
