@@ -205,3 +205,30 @@ async def test_messages_pass_as_before_after_a_silence(start) -> None:
     assert got == text
     await socket.send(CloseConnection(1000))
     assert isinstance(await socket.event(), CloseConnection)
+
+
+async def test_the_operator_ends_a_silent_one(router, stage) -> None:
+    """By the number of its request, with a close frame; nothing of it is left."""
+    client, scripted = await open_websocket(router, stage)
+    assert (await router.ask(post("/v1/chat/completions", "a"))).status == 200
+    (number,) = router.running.dispatcher._listening
+    assert router.running.dispatcher.cancel(number)
+    assert await client.rest() == b"\x88\x13\x03\xf3request_cancelled"
+    await client.stream.aclose()
+    await scripted.gone_s()
+    await router.events.wait("request.completed", code="request_cancelled")
+    assert router.running.dispatcher._listening == {}
+
+
+async def test_a_client_that_reads_nothing_keeps_nobody_out(router, stage) -> None:
+    """Also in the middle of a frame that it does not take: the connection just ends."""
+    client, scripted = await open_websocket(router, stage)
+    size = 16 * 1024 * 1024
+    await scripted.send(b"\x82\x7f" + size.to_bytes(8, "big"))
+    for _ in range(4):  # more would hold up the backend, and so the test
+        await scripted.backend.do("send", number=scripted.number, data="x" * 1024**2)
+    await swap(router)
+    done = await router.events.wait("request.completed", model="a")
+    assert (done["outcome"], done["code"]) == ("cut", "model_unloaded")
+    assert len(await client.rest()) < size
+    assert router.running.dispatcher._listening == {}
