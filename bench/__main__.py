@@ -11,6 +11,7 @@ from . import download, logs, reload, scan
 from .memory import command as memory
 from .programs import ENDING
 from .proxy import command as proxy
+from .schedule import command as schedule
 from .swap import command as swap
 
 
@@ -31,6 +32,9 @@ def main() -> int:
     memory.add_arguments(
         commands.add_parser("memory", help="how near estimates of memory are to llama.cpp's report")
     )
+    schedule.add_arguments(
+        commands.add_parser("schedule", help="swaps, waits and fairness beside rules of peers")
+    )
     options = parser.parse_args()
     for number in ENDING:
         # SIGINT has Python's own handler; nohup has set SIGHUP to be ignored.
@@ -43,6 +47,7 @@ def main() -> int:
         "logs": logs.run,
         "memory": memory.run,
         "scan": scan.run,
+        "schedule": schedule.run,
         "download": download.run,
     }
     try:

@@ -64,8 +64,16 @@ def check() -> None:
         )
 
 
-def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
+def draw(
+    results: Results,
+    contestants: Sequence[str],
+    path: Path,
+    *,
+    panels: Sequence[Panel] = PANELS,
+) -> None:
     """Write a PNG with the medians as bars and the ranges over the rounds as whiskers.
+
+    Panels without a measured figure are left out.
 
     Raises:
         ChartError: if no figure of a chart was measured, or matplotlib cannot be imported.
@@ -76,7 +84,7 @@ def draw(results: Results, contestants: Sequence[str], path: Path) -> None:
         from matplotlib.patches import Patch  # noqa: PLC0415 -- same
     except ImportError as error:
         raise ChartError(f"no chart: matplotlib cannot be imported: {error}") from error
-    panels = [panel for panel in PANELS if _measured(panel, results)]
+    panels = [panel for panel in panels if _measured(panel, results)]
     if not panels:
         raise ChartError("no chart: nothing was measured that is in one")
     columns = min(_COLUMNS, len(panels))
