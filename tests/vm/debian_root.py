@@ -63,15 +63,22 @@ def make_root(
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    for name in ("resolv.conf", "hosts"):
-        if Path("/etc", name).exists():
-            shutil.copyfile(Path("/etc", name), root / "etc" / name)
+    # A minimal root does not even know localhost; where the mirrors are, this machine knows.
+    hosts = Path("/etc/hosts").read_text() if Path("/etc/hosts").exists() else ""
+    (root / "etc/hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{hosts}")
+    if Path("/etc/resolv.conf").exists():
+        shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
     (root / "etc/apt/apt.conf.d/01-machine").write_text(apt_settings())
     (root / "etc/pip.conf").write_text(pip_settings())
     if packages:
-        install = ["apt-get", "install", "-qq", "--no-install-recommends", *packages]
-        run_in(root, ["apt-get", "update", "-qq"])
-        run_in(root, install, env={"DEBIAN_FRONTEND": "noninteractive"}, quiet=True)
+        install_packages(root, packages)
+
+
+def install_packages(root: Path, packages: Sequence[str]) -> None:
+    """Install Debian packages in *root*, without those that they only recommend."""
+    install = ["apt-get", "install", "-qq", "--no-install-recommends", *packages]
+    run_in(root, ["apt-get", "update", "-qq"])
+    run_in(root, install, env={"DEBIAN_FRONTEND": "noninteractive"}, quiet=True)
     if (root / _CA_BUNDLE).exists():
         # A mirror may have a certificate that only this machine knows.
         shutil.copyfile(Path("/", _CA_BUNDLE), root / _CA_BUNDLE)

@@ -94,7 +94,7 @@ def _copy_repository(root: Path) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"== {text}" if not text.startswith(" ") else text, flush=True)  # noqa: T201 -- a program
+    print(f"== {text}" if not text.startswith(" ") else text, flush=True)
 
 
 if __name__ == "__main__":
