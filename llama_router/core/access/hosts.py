@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 #: Embedded IPv4 addresses: ``::ffff:127.0.0.1`` leads to the same sockets as ``127.0.0.1``.
 _EMBEDDING: Final = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "::/96")))
 
+_IPV6_LOOPBACK: Final = ipaddress.IPv6Address("::1")
+
 _THIS_NETWORK: Final = ipaddress.IPv4Network("0.0.0.0/8")
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -60,5 +62,6 @@ def is_misleading(host: str) -> bool:
     address = address_of(host)
     if isinstance(address, ipaddress.IPv6Address):
         embedded = any(address in network for network in _EMBEDDING)
-        return embedded and not address.is_loopback
+        # Not is_loopback: from Python 3.13 on it is true of ::ffff:127.0.0.1, too.
+        return embedded and address != _IPV6_LOOPBACK
     return address is not None and address in _THIS_NETWORK
