@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -120,6 +121,7 @@ async def test_the_environment(served, tmp_path, page, program) -> None:
     assert done.stdout == b"['chat', 'large', 'embedder']\n"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl(config, tmp_path) -> None:
     """Each command succeeds, and none prints an error."""
     script = "\n".join(blocks("curl.md", "sh"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ from tests.process.real import (
 )
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.embedded,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+]
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "ollama-clients.md"
 ADDRESS = "http://127.0.0.1:8082"

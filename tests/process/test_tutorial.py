@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,11 @@ from tests.limits import LIMIT_S
 from tests.process.real import ROOT, RealRouter, alive, environment
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
-pytestmark = [pytest.mark.process, pytest.mark.embedded]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.embedded,
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+]
 
 PAGE = (ROOT / "docs" / "tutorial" / "first-router.md").read_text()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,7 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,14 @@ LIMIT_S = 3600
 
 _IMAGE_MIB = 3072
 
-_RUN_CHECKS = f"""\
+_RUN_CHECKS = """\
 [Unit]
 Description=Checks of llama-router
 After=multi-user.target
 
 [Service]
-WorkingDirectory={CHECKOUT}
-ExecStart=/usr/bin/python3 -m tests.vm.guest.run /dev/ttyS1
+WorkingDirectory={checkout}
+ExecStart=/usr/bin/python3 -m tests.vm.guest.run /dev/ttyS1 {checks}
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardOutput=journal+console
 TimeoutStopSec=20
@@ -64,10 +64,10 @@ WantedBy=graphical.target multi-user.target
 """
 
 
-def run_checks() -> dict[str, dict[str, Any]]:
-    """Boot a new machine, run all checks in it, and return the report of each by its name."""
+def run_checks(checks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Boot a new machine, run *checks* in it, and return the report of each by its name."""
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="llama-router-vm-") as folder:
-        image, kernel, initrd = make_image(Path(folder))
+        image, kernel, initrd = make_image(Path(folder), checks)
         report, console = Path(folder, "report"), Path(folder, "console")
         with console.open("wb") as output:
             subprocess.run(
@@ -90,8 +90,8 @@ def run_checks() -> dict[str, dict[str, Any]]:
         return {each["check"]: each for each in reports}
 
 
-def make_image(folder: Path) -> tuple[Path, Path, Path]:
-    """Return the image of a machine with the service's files, its kernel and its initrd.
+def make_image(folder: Path, checks: Sequence[str]) -> tuple[Path, Path, Path]:
+    """Return the image of a machine that runs *checks*, its kernel and its initrd.
 
     The program is installed by the commands of the how-to.
     """
@@ -104,7 +104,7 @@ def make_image(folder: Path) -> tuple[Path, Path, Path]:
     )
     (root / "srv/models").mkdir()
     run_in(root, ["/opt/llama-router/bin/python", "-c", make_model])
-    _set_up(root)
+    _set_up(root, checks)
     kernel, initrd = folder / "vmlinuz", folder / "initrd"
     shutil.copyfile(next((root / "boot").glob("vmlinuz-*")), kernel)
     shutil.copyfile(next((root / "boot").glob("initrd.img-*")), initrd)
@@ -171,11 +171,13 @@ def _packages() -> list[str]:
     return text.partition("`apt install ")[2].partition("`")[0].split()
 
 
-def _set_up(root: Path) -> None:
-    """Let the machine run the checks after its boot, and little else."""
+def _set_up(root: Path, checks: Sequence[str]) -> None:
+    """Let the machine run *checks* after its boot, and little else."""
     (root / "etc/hostname").write_text("vm\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost vm\n::1 localhost\n")
-    (root / "etc/systemd/system/checks.service").write_text(_RUN_CHECKS)
+    (root / "etc/systemd/system/checks.service").write_text(
+        _RUN_CHECKS.format(checkout=CHECKOUT, checks=" ".join(checks))
+    )
     for link in root.glob("etc/resolv.conf"):
         link.unlink()
     masked = ("serial-getty@ttyS0.service", "getty@tty1.service", "apt-daily.timer")

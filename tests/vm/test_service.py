@@ -15,9 +15,13 @@ CHECKS = sorted(path.stem for path in (Path(__file__).parent / "guest").glob("ch
 
 
 @pytest.fixture(scope="module")
-def reports() -> dict[str, dict[str, Any]]:
-    """The reports of all checks: they run one after another in one machine."""
-    return run_checks()
+def reports(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """The reports of the wanted checks: they run one after another in one machine.
+
+    The first one installs the service for all others.
+    """
+    names = " ".join(item.name for item in request.session.items)
+    return run_checks([check for check in CHECKS if f"[{check}]" in names or check == CHECKS[0]])
 
 
 @pytest.mark.parametrize("check", CHECKS)

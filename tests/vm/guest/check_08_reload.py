@@ -19,7 +19,7 @@ journal = Journal("--unit=llama-router")
 write_configuration("nonsense = 1\n")
 line = (CONFIGURATION + "nonsense = 1\n").count("\n")
 run("systemctl", "reload", "llama-router", status=1)
-assert journal.wait(MESSAGE=f"router.toml:{line}: error: .*nonsense")
+assert journal.wait(MESSAGE=f"error: line {line}: .*nonsense")
 assert f"configuration rejected (line {line})" in show("StatusText")
 assert (main_pid(), chat("plain")[0]) == (router, 200)
 
