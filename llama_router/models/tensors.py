@@ -63,7 +63,7 @@ def _sizes(contents: Contents) -> Iterator[tuple[Tensor, int]]:
     """Yield the tensors of one file with their sizes; those of unknown types end at the next."""
     ordered = sorted(contents.tensors, key=lambda tensor: tensor.offset)
     ends = [tensor.offset for tensor in ordered[1:]] + [contents.data_bytes]
-    for tensor, end in zip(ordered, ends, strict=True):
+    for tensor, end in zip(ordered, ends, strict=False):
         is_known = tensor.type_number in BY_NUMBER
         yield tensor, tensor.size_bytes if is_known else max(0, end - tensor.offset)
 

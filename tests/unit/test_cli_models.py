@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from bench.memory.architectures import SHAPES
 from llama_router.cli.commands.configuration import check, init
 from llama_router.cli.commands.models import import_, inspect
+from llama_router.models.tiny.chat import make_chat_model
+from llama_router.models.tiny.projector import make_projector
 from tests.gguf_bytes import header, model_keys, projector_keys, write
 
 
@@ -71,6 +75,37 @@ def test_inspect_refuses_a_vocabulary(tmp_path, capsys, keys) -> None:
     said = capsys.readouterr()
     assert "nothing: it is not a model by itself" in said.out
     assert "it has a vocabulary and no tensors" in said.err
+
+
+def test_inspect_shows_the_memory_that_a_model_needs(tmp_path, capsys) -> None:
+    """The cache for a number of tokens, because the context can be chosen."""
+    make_chat_model(tmp_path / "x.gguf", name="x", size_mb=30)
+    assert inspect(tmp_path / "x.gguf", chat_template=False) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^weights +\d+\.\d MiB$", said, re.MULTILINE)
+    # 256 keys and values of two bytes in one layer.
+    assert re.search(r"^KV cache +1\.0 MiB per 1,000 tokens$", said, re.MULTILINE)
+    assert re.search(
+        r"^compute buffer +\d+\.\d MiB with a context of 2048 tokens$", said, re.MULTILINE
+    )
+
+
+def test_inspect_shows_what_does_not_depend_on_the_context(tmp_path, capsys) -> None:
+    """A sliding window is as large as it is."""
+    shape = next(shape for shape in SHAPES if shape.name == "windows")
+    shape.write(tmp_path / "x.gguf")
+    assert inspect(tmp_path / "x.gguf", chat_template=False) == 0
+    said = capsys.readouterr().out
+    assert "KV cache           3.9 MiB per 1,000 tokens and 50.0 MiB for 4 slots" in said
+
+
+def test_inspect_shows_the_memory_of_a_projector(tmp_path, capsys) -> None:
+    """It has no context."""
+    make_projector(tmp_path / "mmproj.gguf")
+    assert inspect(tmp_path / "mmproj.gguf", chat_template=False) == 0
+    said = capsys.readouterr().out
+    assert "weights            0.1 MiB" in said
+    assert "KV cache" not in said
 
 
 @pytest.mark.parametrize("name", ["x.gguf", "x-00001-of-00002.gguf"])

@@ -98,6 +98,11 @@ def test_a_tensor_of_an_unknown_type_ends_where_the_next_begins(path: Path) -> N
     assert weights.others["b"].size_bytes == 64
 
 
+def test_a_file_without_tensors_has_none(path: Path) -> None:
+    """Such as one with a vocabulary only."""
+    assert read_weights(str(write(path, names=[]))).total_bytes == 0
+
+
 def test_a_truncated_file_is_refused(path: Path) -> None:
     """llama.cpp would not load it."""
     write(path, names=["output.weight"])

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import attrs
 
+from ...core.config.kinds import LLAMA_SERVER
+from ...core.memory.estimate import estimate_parts, projector_parts
+from ...core.memory.flags import ServerFlags, read_flags
+from ...core.memory.weights import ModelWeights
 from ...files import NOT_A_FOLDER, folder_fault, is_missing
 from ...files.stalls import despite_stalls
 from ...logs.lines import escape_controls
@@ -15,6 +19,7 @@ from ...models.discovery.found import Header, args_for, kind_of
 from ...models.gguf import read_header
 from ...models.gguf_reader import GgufError
 from ...models.scan import read_complete
+from ...models.tensors import read_weights
 from ..config_loading import catalog_or_explain
 from ..options import Config, Flag
 from ..printing import fail, print_line, print_message
@@ -79,7 +84,7 @@ def inspect(file: Path, /, *, chat_template: Flag = False) -> int:
             header = attrs.evolve(header, first_layer=table.first_layer or 0)
     if fault is None:
         fault = header.fault(is_part=naming.part_of(file.name) is not None)
-    for name, value in _summary(file, header).items():
+    for name, value in (_summary(file, header) | _memory(file, header)).items():
         if value not in (None, ""):
             print_line(f"{name:18} {value}")
     return 0 if fault is None else fail(f"{file}: {fault}")
@@ -105,3 +110,44 @@ def _summary(file: Path, header: Header) -> dict[str, object]:
         "served as": kind_of(header) if is_model else "nothing: it is not a model by itself",
         "arguments": " ".join(args_for(header, has_mmproj=False)) if is_model else None,
     }
+
+
+def _memory(file: Path, header: Header) -> dict[str, object]:
+    """Return the rows about the memory that a model or a projector needs, as estimated."""
+    if not header.architecture or (header.is_side_file and not header.is_projector):
+        return {}
+    try:
+        weights = despite_stalls(lambda: read_weights(str(file)))
+    except GgufError:
+        return {}  # the file is damaged, which is said anyway
+    rows: dict[str, object] = {"weights": _mib(weights.total_bytes)}
+    if header.is_projector:
+        return rows | {"compute buffer": _mib(projector_parts(weights).compute)}
+    flags = read_flags((LLAMA_SERVER, *args_for(header, has_mmproj=False)))
+    parts = estimate_parts(weights, flags, has_gpu=False)
+    return rows | {
+        "KV cache": _cache(weights, flags),
+        "compute buffer": f"{_mib(parts.host.compute)} with a context of {parts.n_ctx} tokens",
+    }
+
+
+def _cache(weights: ModelWeights, flags: ServerFlags) -> str | None:
+    """Return the size of the cache: for each token, and whatever the context is."""
+    few, many = 2**17, 2**18  # beyond every sliding window
+    sizes = (
+        estimate_parts(weights, attrs.evolve(flags, n_ctx=tokens), has_gpu=False).host.context
+        for tokens in (few, many)
+    )
+    few_bytes, many_bytes = sizes
+    each_bytes = (many_bytes - few_bytes) / (many - few)
+    constant_bytes = few_bytes - few * each_bytes
+    texts = []
+    if each_bytes:
+        texts.append(f"{_mib(1000 * each_bytes)} per 1,000 tokens")
+    if constant_bytes:
+        texts.append(f"{_mib(constant_bytes)} for {flags.slots} slots, whatever the context")
+    return " and ".join(texts) or None
+
+
+def _mib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"
