@@ -22,6 +22,59 @@ def dense() -> Shape:
     )
 
 
+def fused() -> Shape:
+    """Return a phi3: queries, keys and values in one matrix, and so a gate and its values."""
+    sizes = Sizes(heads_kv=16)
+    tensors = sizes.ends()
+    for block in _blocks(sizes):
+        tensors += [
+            sizes.vector(f"{block}attn_norm.weight"),
+            Tensor(f"{block}attn_qkv.weight", (sizes.width, 3 * sizes.width)),
+            Tensor(f"{block}attn_output.weight", (sizes.width, sizes.width)),
+            sizes.vector(f"{block}ffn_norm.weight"),
+            Tensor(f"{block}ffn_up.weight", (sizes.width, 2 * sizes.hidden)),
+            Tensor(f"{block}ffn_down.weight", (sizes.hidden, sizes.width)),
+        ]
+    keys = sizes.keys() | {
+        # llama.cpp knows the window, and does not use it.
+        "attention.sliding_window": 2047,
+        "rope.scaling.original_context_length": 4096,
+    }
+    return Shape(name="fused", architecture="phi3", keys=keys, tensors=tuple(tensors))
+
+
+def drafting() -> Shape:
+    """Return a glm4moe: a draft layer inside the model."""
+    sizes = Sizes(layers=5, experts=8, used=2, expert_hidden=512)
+    tensors = sizes.ends()
+    for layer, block in enumerate(_blocks(sizes)):
+        tensors += [*sizes.attention(block), sizes.vector(f"{block}post_attention_norm.weight")]
+        both = sizes.dense(block) if layer == 0 else sizes.mixture(block)
+        tensors += [tensor for tensor in both if "ffn_norm" not in tensor.name]
+        if layer > 0:
+            into = (sizes.width, sizes.expert_hidden)
+            tensors += [
+                sizes.vector(f"{block}exp_probs_b.bias", sizes.experts),
+                Tensor(f"{block}ffn_gate_shexp.weight", into),
+                Tensor(f"{block}ffn_up_shexp.weight", into),
+                Tensor(f"{block}ffn_down_shexp.weight", into[::-1]),
+            ]
+    last = f"blk.{sizes.layers - 1}.nextn."
+    tensors += [
+        Tensor(f"{last}eh_proj.weight", (2 * sizes.width, sizes.width)),
+        *(sizes.vector(f"{last}{name}.weight") for name in ("enorm", "hnorm", "shared_head_norm")),
+    ]
+    keys = sizes.moe_keys() | {
+        "expert_gating_func": 2,
+        "expert_shared_count": 1,
+        "expert_weights_norm": True,
+        "expert_weights_scale": 1.0,
+        "leading_dense_block_count": 1,
+        "nextn_predict_layers": 1,
+    }
+    return Shape(name="drafting", architecture="glm4moe", keys=keys, tensors=tuple(tensors))
+
+
 def embedder() -> Shape:
     """Return a qwen3 that embeds: the results of every token are kept."""
     sizes = Sizes(layers=3)
@@ -333,6 +386,6 @@ def _affine(sizes: Sizes, name: str) -> list[Tensor]:
 
 #: All of them.
 SHAPES: Final = (
-    *(dense(), embedder(), encoder(), windows(), mixture(), sinks()),
+    *(dense(), fused(), embedder(), encoder(), windows(), mixture(), sinks(), drafting()),
     *(latent(), shared(), recurrent(), hybrid(), convolutions()),
 )

@@ -210,6 +210,7 @@ def test_draft_layers_count_only_if_they_are_used() -> None:
     assert model_mib(parts(weights)) == (5, 3 * 40 + 7)
     assert model_mib(parts(weights, "--spec-type", "draft-mtp")) == (5, 4 * 40 + 7)
     assert context_mib(weights) == 24
+    assert context_mib(weights, "--spec-type", "draft-mtp") == 32
 
 
 def test_a_draft_model_has_the_context_of_its_model() -> None:
@@ -256,6 +257,17 @@ def test_more_is_computed_with_a_larger_batch_or_context(
 ) -> None:
     """A larger batch, scores, masks, and the results of every token."""
     assert parts(model(), *words).gpu.compute > parts(model(), *more).gpu.compute
+
+
+def test_a_gate_in_the_same_matrix_counts() -> None:
+    """Three wide results exist at once then, as with a matrix of its own."""
+    down = {"attn_qkv.weight": 10, "ffn_down.weight": 8}
+    separate = {"ffn_gate.weight": 8, "ffn_up.weight": 8}
+    assert (
+        parts(model(tensors=down | {"ffn_up.weight": 16})).gpu.compute
+        == parts(model(tensors=down | separate)).gpu.compute
+        > parts(model(tensors=down | {"ffn_up.weight": 8})).gpu.compute
+    )
 
 
 def test_a_batch_is_no_larger_than_the_context() -> None:

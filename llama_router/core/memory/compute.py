@@ -23,7 +23,7 @@ _STREAMS: Final = 5
 #: The same at the output.
 _OUTPUT_STREAMS: Final = 6
 
-#: The names of tensors that let a feed-forward layer have three wide results at once, not one.
+#: Matrices with which a feed-forward layer has three wide results at once, not one.
 _GATES: Final = ("ffn_gate.weight", "ffn_gate_exps.weight", "ffn_gate_up_exps.weight")
 _EXPERTS: Final = ("ffn_up_exps.weight", "ffn_gate_up_exps.weight", "ffn_up.0.weight")
 
@@ -67,12 +67,13 @@ def compute_buffer(
     )
     results = cache.batch if flags.embeddings else min(cache.batch, flags.slots)
     logits = 0 if keeps_nothing(weights) else results * weights.vocabulary
+    in_layer_bytes = _STREAMS * row_bytes + widest_bytes
+    at_output_bytes = _OUTPUT_STREAMS * row_bytes + F32.size_bytes(logits)
+    buffer_bytes = masks_bytes + max(in_layer_bytes, at_output_bytes)
+    if flags.mtp and weights.number("nextn_predict_layers"):
+        buffer_bytes += masks_bytes + _STREAMS * row_bytes  # the draft layers have their own
     return ComputeBuffer(
-        buffer_bytes=masks_bytes
-        + max(
-            _STREAMS * row_bytes + widest_bytes,
-            _OUTPUT_STREAMS * row_bytes + F32.size_bytes(logits),
-        ),
+        buffer_bytes=buffer_bytes,
         input_bytes=masks_bytes + row_bytes,
         output_bytes=F32.size_bytes(flags.slots * (weights.vocabulary + width)),
     )
@@ -107,7 +108,7 @@ def _wide_bytes(
 
 def _feed_forward(weights: ModelWeights, layer: int) -> int:
     """Return the numbers for each token in the feed-forward part of a layer."""
-    results = 3 if weights.has(layer, *_GATES) else 1
+    results = 3 if _is_gated(weights, layer) else 1
     dense = 0
     if weights.has(layer, "ffn_up.weight", "ffn_gate.weight"):
         dense = results * weights.number_of(layer, "feed_forward_length")
@@ -124,6 +125,16 @@ def _feed_forward(weights: ModelWeights, layer: int) -> int:
     )
     # The results of all experts, until they are added up.
     return max(dense, hidden, used * width + min((used + 1) * width, hidden))
+
+
+def _is_gated(weights: ModelWeights, layer: int) -> bool:
+    """Return whether the hidden values are multiplied by others, which are there as well."""
+    if weights.has(layer, *_GATES):
+        return True
+    # Phi 3 and others have both in one matrix.
+    hidden = weights.number_of(layer, "feed_forward_length")
+    separate = weights.number("embedding_length") * hidden
+    return hidden > 0 and weights.numbers_in(layer, "ffn_up.weight") == 2 * separate
 
 
 def _attention(weights: ModelWeights, layer: int) -> int:

@@ -99,7 +99,8 @@ def layers_of(weights: ModelWeights, *, mtp: bool = False) -> tuple[Layer, ...]:
     count = layer_count(weights, mtp=mtp)
     if keeps_nothing(weights):
         return (Layer(),) * count
-    return tuple(_layer(weights, layer) for layer in range(count))
+    own = _own_layers(weights, count)
+    return tuple(_layer(weights, layer, keeps=layer < own) for layer in range(count))
 
 
 def keeps_nothing(weights: ModelWeights) -> bool:
@@ -107,10 +108,10 @@ def keeps_nothing(weights: ModelWeights) -> bool:
     return weights.architecture in _WITHOUT_CACHE
 
 
-def _layer(weights: ModelWeights, layer: int) -> Layer:
+def _layer(weights: ModelWeights, layer: int, *, keeps: bool) -> Layer:
     is_recurrent = weights.has(layer, *_RECURRENT)
     state = _state(weights) if is_recurrent else 0
-    if not _attends(weights, layer, is_recurrent=is_recurrent):
+    if not keeps or not _attends(weights, layer, is_recurrent=is_recurrent):
         return Layer(state=state)
     window = _window(weights, layer)
     suffix = "_swa" if window else ""
@@ -131,16 +132,13 @@ def _layer(weights: ModelWeights, layer: int) -> Layer:
 
 
 def _attends(weights: ModelWeights, layer: int, *, is_recurrent: bool) -> bool:
-    if layer >= _own_layers(weights):
-        return False
     if is_recurrent and weights.architecture not in _BOTH:
         return False
     return weights.has(layer, *_PER_HEAD, *_COMBINED)
 
 
-def _own_layers(weights: ModelWeights) -> int:
+def _own_layers(weights: ModelWeights, count: int) -> int:
     """Return the number of layers that do not use the keys and values of another one."""
-    count = layer_count(weights)
     if shared := weights.number("attention.shared_kv_layers"):
         return count - shared
     return _GEMMA3N_OWN_LAYERS if weights.architecture == "gemma3n" else count

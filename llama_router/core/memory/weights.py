@@ -7,6 +7,8 @@ from typing import Final
 
 import attrs
 
+from .tensor_types import BY_NAME
+
 #: Layers that a model can have at most; llama.cpp has room for 512.
 MAX_LAYERS: Final = 1024
 
@@ -74,6 +76,12 @@ class ModelWeights:
         """Return the size of the tensor *name* in one layer; 0 if it has none."""
         tensors = self.blocks.get(name)
         return tensors.sizes_bytes[layer] if tensors and layer < len(tensors.sizes_bytes) else 0
+
+    def numbers_in(self, layer: int, name: str) -> int:
+        """Return how many numbers the tensor *name* in one layer has; 0 if that is not known."""
+        size_bytes = self.size_bytes(layer, name)
+        type_ = BY_NAME.get(self.blocks[name].types[layer]) if size_bytes else None
+        return 0 if type_ is None else size_bytes // type_.block_bytes * type_.block
 
     def has(self, layer: int, *names: str) -> bool:
         """Return whether that layer has one of the tensors *names*."""
