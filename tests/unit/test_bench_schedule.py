@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from bench.schedule import decisions
+from bench.schedule import command, decisions
 from bench.schedule.command import simulate
 from bench.schedule.figures import Figures, covered_s, figures_of, jain_index, quantile
 from bench.schedule.goals import SUBJECT, judge
@@ -265,3 +268,38 @@ def test_decisions_are_measured_while_requests_wait() -> None:
     assert measured.count > 40
     assert measured.waiting >= 45
     assert measured.longest_ms == 1000.0
+
+
+def options(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_the_report_has_every_rule_and_every_goal(tmp_path: Path, capsys) -> None:
+    """A row for each rule, the waits of each client, and the same figures as JSON."""
+    path = tmp_path / "figures.json"
+    words = ("--quick", "--only", "burst", "--gpus", "1", "--clients", "--json", str(path))
+    assert command.run(options(*words)) == 0
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in (SUBJECT, *(peer.name for peer in PEERS)))
+    assert "indexer" in shown
+    assert "3 goals met, 0 missed" in shown
+    document = json.loads(path.read_text())
+    assert document["runs"]["burst, 1"][SUBJECT][0]["failed"] == 0
+    assert [each["met"] for each in document["goals"]["burst, 1"]] == [True, True, True]
+
+
+def test_a_chart_of_the_workloads_with_goals(tmp_path: Path) -> None:
+    """It is a PNG with the panels of the GPUs that were simulated."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "chart.png"
+    words = ("--quick", "--only", "titles", "--gpus", "1", "--chart", str(path))
+    command.run(options(*words, "--json", str(tmp_path / "figures.json")))
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_unknown_workload_is_refused(capsys) -> None:
+    """The error names those that there are."""
+    assert command.run(options("--only", "nothing")) == 2
+    assert "there are alternating" in capsys.readouterr().err
