@@ -9,6 +9,7 @@ import trio
 
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
+from ..core.memory.fit import Fit
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from ..process.cgroup import ControlGroup
@@ -39,6 +40,9 @@ class Backend:
         spawned_s: Clock time of its spawn, in seconds.
         ready_s: Clock time at which it became ready, in seconds.
         group: Its control group, if it has one.
+        fit: What llama.cpp's fitting chose for it; None if there was none.
+        squeezed: Whether it has less context or fewer layers on the GPU because something else
+            held memory.
         gone: Set when the process has ended or is being ended.
         error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
         failures: Requests in a row that it failed; see `HealthChecks`.
@@ -55,6 +59,8 @@ class Backend:
     spawned_s: float
     ready_s: float
     group: ControlGroup | None = None
+    fit: Fit | None = None
+    squeezed: bool = False
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     failures: int = 0
@@ -125,6 +131,20 @@ class BackendSpawned:
 
 
 @attrs.frozen
+class LoadExpected:
+    """A starting backend is known from earlier loads.
+
+    Attributes:
+        model: The model.
+        ready_s: Clock time at which it will be ready if it takes as long as the last time, in
+            seconds.
+    """
+
+    model: ModelId
+    ready_s: float
+
+
+@attrs.frozen
 class BackendReady:
     """A backend serves from now on.
 
@@ -150,4 +170,4 @@ class BackendSlept:
 
 #: What a launch reports through its one callback. Its end is not among them: the launch
 #: returns or raises then.
-LaunchEvent = LoadProgress | BackendSpawned | BackendReady | BackendSlept
+LaunchEvent = LoadExpected | LoadProgress | BackendSpawned | BackendReady | BackendSlept

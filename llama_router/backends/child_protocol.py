@@ -33,10 +33,12 @@ class ChildState:
     Attributes:
         state: ``loading``, ``ready`` or ``sleeping``.
         progress: The loaded part, 0 to 1; None if it was not reported.
+        n_ctx: The context of one request, in tokens; None if it was not reported.
     """
 
     state: str
     progress: float | None = None
+    n_ctx: int | None = None
 
 
 def parse_state(line: str) -> ChildState | None:
@@ -49,7 +51,8 @@ def parse_state(line: str) -> ChildState | None:
         return None
     if not isinstance(document, dict) or not isinstance(document.get("state"), str):
         return None
-    return ChildState(document["state"], _progress(document.get("payload")))
+    payload = document.get("payload")
+    return ChildState(document["state"], _progress(payload), _n_ctx(payload))
 
 
 def _progress(payload: object) -> float | None:
@@ -63,3 +66,9 @@ def _progress(payload: object) -> float | None:
     if isinstance(stages, list) and current in stages:
         value = (stages.index(current) + value) / len(stages)
     return min(1.0, max(0.0, float(value)))
+
+
+def _n_ctx(payload: object) -> int | None:
+    meta = payload.get("meta") if isinstance(payload, dict) else None
+    value = meta.get("n_ctx") if isinstance(meta, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

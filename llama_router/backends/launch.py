@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -18,6 +19,7 @@ import trio
 from ..core.config.command import command_line, environment
 from ..core.config.redaction import redacted_command
 from ..core.config.specs import ModelSpec
+from ..core.memory.learned import LaunchKey
 from ..errors.backends import (
     BackendError,
     PortTakenError,
@@ -47,11 +49,14 @@ from .backend import (
     BackendSlept,
     BackendSpawned,
     LaunchEvent,
+    LoadExpected,
     LoadProgress,
 )
 from .diagnosis import advice_on_probe
-from .environment import Program, find_program, inherited, withheld
+from .environment import withheld
 from .exit_report import LAST_LINES, exit_error
+from .launch_plan import LaunchPlan, LoadReport, plan_launch
+from .learned_launches import LearnedLaunches
 from .load_watch import LoadWatch, StartOutcome
 from .ports import Ports
 from .preflight import check_files, in_start_thread
@@ -59,9 +64,6 @@ from .readiness import ReadinessState, wait_ready
 
 #: The address of every backend: only this machine can reach it.
 BACKEND_HOST: Final = "127.0.0.1"
-
-#: Sets the model name of a llama-server. An ``--alias`` in its command has precedence.
-ALIAS_VARIABLE: Final = "LLAMA_ARG_ALIAS"
 
 #: How often a backend that lost its port to another process is started again at once on
 #: another port. After that it counts as a failure.
@@ -90,7 +92,9 @@ class Launcher:
         logs: The output of backends.
         force_stop: Set when backends get no more grace.
         oom_detector: Detects that the kernel killed a backend.
+        learned: What is known of launches from earlier loads.
         groups: Creates a control group per backend; None if none was delegated.
+        free_gpus_mib: Returns what is free on each GPU now, in MiB; None if that is not known.
     """
 
     instance: str
@@ -102,8 +106,10 @@ class Launcher:
     writer: BackgroundWriter
     logs: LogStore
     force_stop: trio.Event
+    learned: LearnedLaunches
     oom_detector: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
+    free_gpus_mib: Callable[[], tuple[int, ...] | None] = lambda: None
     _withheld: dict[str, tuple[str, ...]] = attrs.field(
         factory=dict[str, tuple[str, ...]], init=False
     )
@@ -130,16 +136,20 @@ class Launcher:
             BackendExitedError: if it exits by itself.
             BackendUnreapableError: if it survives SIGKILL.
         """
-        await check_files(spec)
+        key = await check_files(spec)
+        if key is not None:
+            self.learned.note_launch(spec.id, key)
         taken: list[int] = []
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             ready = trio.Event()
             with self.ports.hold(taken, spread=_PORT_SPREAD if taken else 1) as port:
                 try:
-                    await self._run_on(port, spec, ready, report)
+                    await self._run_on(port, spec, key, ready, report)
                 except* BackendError as group:
                     error = first_error(group)
+                    if key is not None and not ready.is_set():
+                        self.learned.forget_fit(key)
                     final = len(taken) == PORT_CHANGES or not _can_change_port(spec)
                     if error.cause != Cause.PORT_IN_USE or ready.is_set() or final:
                         raise
@@ -152,22 +162,34 @@ class Launcher:
         self,
         port: int,
         spec: ModelSpec,
+        key: LaunchKey | None,
         ready: trio.Event,
         report: Callable[[LaunchEvent], None],
     ) -> None:
         """Run a backend on *port*, see `__call__`; set *ready* once it serves."""
         model_log = self.logs.for_model(spec.id)
-        argv = command_line(spec, port=port, host=BACKEND_HOST)
-        program = find_program(argv, path=spec.spawn.env.get("PATH"))
-        readiness = ReadinessState(announces=program.speaks_child_protocol)
+        plan = plan_launch(
+            spec,
+            learned=self.learned.of(key),
+            port=port,
+            host=BACKEND_HOST,
+            environ=self.environ,
+            router_port=self.router_port,
+            free_gpus_mib=self.free_gpus_mib(),
+        )
+        readiness = ReadinessState(announces=plan.program.speaks_child_protocol)
         watch = LoadWatch(health_endpoint=spec.spawn.health_endpoint)
+        load = LoadReport(plan)
 
         def parse_report(line: Line) -> None:
-            if not readiness.is_refused:  # else it serves already, and this may be about the probes
-                watch.note_line(line.text)
+            if not ready.is_set():
+                load.read(line.text)
+                if not readiness.is_refused:  # else it serves, and this may be about the probes
+                    watch.note_line(line.text)
             if (state := child_protocol.parse_state(line.text)) is not None:
                 readiness.update(state)
                 sleeping = state.state == child_protocol.SLEEPING
+                load.n_ctx_slot = state.n_ctx or load.n_ctx_slot
                 if ready.is_set() and (sleeping or state.state == child_protocol.READY):
                     report(BackendSlept(spec.id, sleeping))
                 elif state.progress is not None:
@@ -175,12 +197,16 @@ class Launcher:
 
         model_log.on_line = parse_report
         spawned_s = trio.current_time()
+        expected_s = None
+        if plan.learned.load_s is not None:
+            expected_s = spawned_s + plan.learned.load_s
+            report(LoadExpected(spec.id, expected_s))
         async with self._control_group(spec) as group, trio.open_nursery() as nursery:
             process: SpawnedProcess = await nursery.start(
-                self._run, spec, program, port, model_log, group, ready
+                self._run, plan, port, model_log, group, ready
             )
             report(BackendSpawned(spec.id, Leader(process.pid, group)))
-            wait = partial(self._wait_ready, spec, port, process, readiness)
+            wait = partial(self._wait_ready, spec, port, process, readiness, expected_s)
             outcome = await watch.wait(
                 wait,
                 pid=process.pid,
@@ -199,15 +225,15 @@ class Launcher:
                 spawned_s=spawned_s,
                 ready_s=trio.current_time(),
                 group=group,
+                fit=load.fit,
+                squeezed=load.squeezed,
             )
-            log.info(
-                "backend.ready",
-                model=spec.id,
-                pid=process.pid,
-                port=port,
-                load_s=round(backend.ready_s - spawned_s, 4),
-            )
+            load_s = round(backend.ready_s - spawned_s, 4)
+            log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)
             ready.set()
+            _report_fit(backend, model_log, repeated=not plan.reads_fit)
+            if key is not None:
+                self.learned.update(key, load.learned(load_s=load_s, at_s=time.time()))
             report(BackendReady(backend))
 
     @asynccontextmanager
@@ -225,8 +251,7 @@ class Launcher:
 
     async def _run(
         self,
-        spec: ModelSpec,
-        program: Program,
+        plan: LaunchPlan,
         port: int,
         model_log: ModelLog,
         group: ControlGroup | None,
@@ -235,13 +260,9 @@ class Launcher:
         task_status: trio.TaskStatus[SpawnedProcess],
     ) -> None:
         """Run the process; at the end it is removed from the lifeline and the record."""
+        spec, program = plan.spec, plan.program
         marker = f"{self.instance}.{next(self._serial)}"
-        env = inherited(self.environ) | environment(spec, port=port, host=BACKEND_HOST)
-        env[procfs.INSTANCE_VARIABLE] = self.instance
-        if program.speaks_child_protocol:
-            env[child_protocol.ENV_VARIABLE] = str(self.router_port)
-            # Responses name the model as the router does: llama.cpp's UI uses that name.
-            env.setdefault(ALIAS_VARIABLE, spec.id)
+        env = {**plan.env, procfs.INSTANCE_VARIABLE: self.instance}
 
         def report_unkillable() -> None:
             log.error(
@@ -322,7 +343,12 @@ class Launcher:
         model_log.note(f"not passed on from the router's environment, set them in env: {listed}")
 
     async def _wait_ready(
-        self, spec: ModelSpec, port: int, process: SpawnedProcess, readiness: ReadinessState
+        self,
+        spec: ModelSpec,
+        port: int,
+        process: SpawnedProcess,
+        readiness: ReadinessState,
+        expected_s: float | None,
     ) -> None:
         async def find_foreign() -> str | None:
             if not spec.spawn.check_port_owner:
@@ -334,7 +360,7 @@ class Launcher:
 
         path = spec.spawn.health_endpoint
         async with trio.open_nursery() as reporting:
-            reporting.start_soon(_report, spec, readiness)
+            reporting.start_soon(_report, spec, readiness, expected_s)
             foreign = await wait_ready(
                 BACKEND_HOST, port, path, readiness, find_foreign=find_foreign
             )
@@ -343,6 +369,35 @@ class Launcher:
             raise PortTakenError(
                 f"the backend of model {str(spec.id)!r} has no port for itself: {foreign}"
             )
+
+
+def _report_fit(backend: Backend, model_log: ModelLog, *, repeated: bool) -> None:
+    """Log what llama.cpp's fitting chose, if there was one; with a warning if that is too little.
+
+    Args:
+        backend: The backend.
+        model_log: The log of its model.
+        repeated: Whether it was given as options.
+    """
+    fit = backend.fit
+    if fit is None:
+        return
+    log.info(
+        "backend.fitted",
+        model=backend.model,
+        n_ctx=fit.n_ctx,
+        n_ctx_full=fit.n_ctx_full,
+        n_gpu_layers=fit.n_gpu_layers,
+        n_layers=fit.n_layers,
+        took_s=None if repeated else fit.took_s,
+        repeated=repeated,
+    )
+    if fit.is_reduced and not repeated:
+        model_log.note(f"llama.cpp has fitted the model to the memory: {fit.describe()}")
+    if backend.squeezed:
+        reason = f"something else holds memory, so it has less than it could have: {fit.describe()}"
+        log.warning("backend.squeezed", model=backend.model, reason=reason)
+        model_log.note(reason)
 
 
 def _log_and_remove(group: ControlGroup, spec: ModelSpec) -> None:
@@ -360,16 +415,20 @@ def _can_change_port(spec: ModelSpec) -> bool:
     )
 
 
-async def _report(spec: ModelSpec, readiness: ReadinessState) -> None:
+async def _report(spec: ModelSpec, readiness: ReadinessState, expected_s: float | None) -> None:
     """Log every second what a start waits for."""
     begun_s = trio.current_time()
     while True:
         await trio.sleep(REPORT_S)
+        now_s = trio.current_time()
+        left_s = None if expected_s is None or expected_s <= now_s else expected_s - now_s
         log.info(
             "backend.loading",
             model=spec.id,
-            waited_s=round(trio.current_time() - begun_s, 1),
+            waited_s=round(now_s - begun_s, 1),
+            left_s=None if left_s is None else round(left_s, 1),
             timeout_s=spec.spawn.ready_timeout_s,
+            limit_s=spec.spawn.ready_limit_s,
             progress=readiness.progress,
             awaited=(
                 f"{spec.spawn.health_endpoint} to answer 200; last seen: {readiness.last_probe}"

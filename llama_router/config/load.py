@@ -9,18 +9,16 @@ from typing import Any
 
 import attrs
 
+from ..backends.launch_identity import file_versions
 from ..core.config import placeholders
 from ..core.config.config import Config
-from ..core.config.file_needs import FileFault, FileKind, needs_of
+from ..core.config.file_needs import FileFault, needs_of
 from ..core.config.names import ModelId
 from ..core.config.parse import parse_config
-from ..core.config.specs import DEFAULT_SPAWN, ModelSpec, RouterSpec
+from ..core.config.specs import DEFAULT_SPAWN, RouterSpec
 from ..errors.config import ConfigError, Problem, Where
-from ..files import Unseen, look
 from ..files.faults import first_fault
 from ..files.stalls import despite_stalls
-from ..models.discovery.naming import parts_of
-from ..models.scan import file_version
 from .command_warnings import command_place, command_warnings
 from .file import ConfigFile, copied, read_file, tables
 from .merge import FoundModels, parse_merged
@@ -136,7 +134,7 @@ def _checked(file: ConfigFile, found: FoundModels | None, *, running: bool) -> L
         config=attrs.evolve(
             config,
             file_faults=faults,
-            file_versions={model: _file_versions(spec) for model, spec in config.models.items()},
+            file_versions={model: file_versions(spec) for model, spec in config.models.items()},
             in_use=models_in_use(document, config),
         ),
         warnings=warnings,
@@ -151,21 +149,6 @@ def file_faults(config: Config) -> dict[ModelId, FileFault]:
     """Return the models that cannot be started, each with the file that prevents it."""
     found = ((model, first_fault(needs_of(spec))) for model, spec in config.models.items())
     return {model: fault for model, fault in found if fault is not None}
-
-
-def _file_versions(spec: ModelSpec) -> dict[str, str]:
-    """Return the version of each file that *spec* needs; all parts of a split model count."""
-    versions: dict[str, str] = {}
-    for need in needs_of(spec):
-        if need.kind not in (FileKind.MODEL, FileKind.FILE):
-            continue
-        for path in parts_of(need.path):
-            found = look(path)
-            if isinstance(found, Unseen):
-                break
-            if not stat.S_ISDIR(found.st_mode):
-                versions[path] = file_version(found)
-    return versions
 
 
 def _unreported(faults: Mapping[ModelId, FileFault], reported: list[Problem]) -> Iterator[Problem]:

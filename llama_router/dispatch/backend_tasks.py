@@ -14,6 +14,7 @@ from ..backends.backend import (
     BackendSlept,
     BackendSpawned,
     LaunchEvent,
+    LoadExpected,
     LoadProgress,
 )
 from ..core.config.names import ModelId
@@ -24,8 +25,9 @@ from ..errors.backends import BackendError, first_error
 from ..logs.events import log
 from ..process.family import Leader
 
-BackendEvent: TypeAlias = Changed | LoadProgress | BackendSlept
-"""What the tasks report: a backend is ready or gone, has loaded a part, fell asleep or woke up."""
+BackendEvent: TypeAlias = Changed | LoadExpected | LoadProgress | BackendSlept
+"""What the tasks report: a backend is ready or gone, fell asleep or woke up; the end of its load is
+expected, or a part of it is done."""
 
 
 class Launch(Protocol):
@@ -40,8 +42,8 @@ class BackendTasks:
 
     Args:
         launch: Runs one backend.
-        on_event: Called with the progress of each load, when a backend became ready, fell
-            asleep or woke up, and when it is gone; must not block.
+        on_event: Called with the expected end and the progress of each load, when a backend
+            became ready, fell asleep or woke up, and when it is gone; must not block.
 
     Attributes:
         ready: The ready backend of each model that has one.
@@ -111,7 +113,7 @@ class BackendTasks:
 
     def _on_launch_event(self, scope: trio.CancelScope, event: LaunchEvent) -> None:
         match event:
-            case LoadProgress():
+            case LoadExpected() | LoadProgress():
                 self._on_event(event)
             case BackendSlept(model, sleeping):
                 backend = self.ready.get(model)

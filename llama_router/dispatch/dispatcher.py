@@ -16,7 +16,7 @@ from typing import Final, NoReturn, assert_never
 
 import trio
 
-from ..backends.backend import Backend, BackendSlept, LoadProgress
+from ..backends.backend import Backend, BackendSlept, LoadExpected, LoadProgress
 from ..backends.readiness import probe as probe_health
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -26,6 +26,7 @@ from ..core.memory.view import Claims, MemoryView
 from ..core.scheduling import policies, refusals
 from ..core.scheduling.events import (
     Arrived,
+    Changed,
     Event,
     ExplicitLoad,
     Finished,
@@ -478,12 +479,20 @@ class Dispatcher:
 
     def _on_backend_event(self, event: BackendEvent) -> None:
         """Process an event of a backend. All of them come here."""
-        if isinstance(event, LoadProgress):
-            self.waits.note_progress(event.model, event.fraction)
-            return
-        if isinstance(event, BackendSlept):
-            self.feed.publish(SleepChanged(event.model, event.sleeping))
-            return
+        match event:
+            case LoadExpected(model, ready_s):
+                self.waits.note_expected(model, ready_s)
+            case LoadProgress(model, fraction):
+                self.waits.note_progress(model, fraction)
+            case BackendSlept(model, sleeping):
+                self.feed.publish(SleepChanged(model, sleeping))
+            case Changed():
+                self._on_change(event)
+            case _:
+                assert_never(event)
+
+    def _on_change(self, event: Changed) -> None:
+        """Process that a backend is ready, or gone."""
         if event.signal is Signal.EXITED and self.on_end is not None:
             claims = self._scheduler.statistics_of(event.model).claims
             self._scheduler.learn(self.on_end(event.model, claims, event.error))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import attrs
+import trio
 
 from ..core.config.names import ModelId
 from ..core.scheduling.lifecycle import Phase
@@ -31,6 +32,7 @@ class Waits:
         self._scheduled = scheduled
         self._feed = feed
         self._progress: dict[ModelId, float] = {}
+        self._ready_s: dict[ModelId, float] = {}
         self.watching: dict[Lease, ModelId] = {}
         self.loads: set[int] = set()
 
@@ -42,7 +44,8 @@ class Waits:
             idle = sum(other is not None and other.model == wait.model for other in earlier)
             wait = attrs.evolve(wait, ahead=max(0, wait.ahead - idle))
         if wait is not None and wait.phase is Phase.STARTING:
-            wait = attrs.evolve(wait, progress=self._progress.get(wait.model))
+            progress = self._progress.get(wait.model)
+            wait = attrs.evolve(wait, progress=progress, left_s=self.left_s(wait.model))
         return wait
 
     @contextmanager
@@ -62,6 +65,20 @@ class Waits:
     def begin_progress(self, model: ModelId) -> None:
         """Record that *model* is started: nothing of it is loaded yet."""
         self._progress.pop(model, None)
+        self._ready_s.pop(model, None)
+
+    def note_expected(self, model: ModelId, ready_s: float) -> None:
+        """Record the clock time at which *model*, which is being started, should be ready."""
+        self._ready_s[model] = ready_s
+        self.notify({model})
+
+    def left_s(self, model: ModelId) -> float | None:
+        """Return how long the start of *model* should still take, in seconds.
+
+        None if that is not known, or if it takes longer than expected.
+        """
+        left_s = self._ready_s.get(model, 0.0) - trio.current_time()
+        return left_s if left_s > 0 else None
 
     def note_progress(self, model: ModelId, progress: float) -> None:
         """Record the loaded part of *model*, which is being started: 0 to 1."""

@@ -68,6 +68,7 @@ class Frontend:
             tasks.start_soon(watch_missing_files, dispatcher)
             tasks.start_soon(self._reload_on_request, watcher)
             tasks.start_soon(self._programs.run, lambda: dispatcher.config)
+            await tasks.start(self._parts.launcher.learned.run, lambda: dispatcher.config)
             tasks.start_soon(scans.run, self._parts.signals.next_rescan)
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
@@ -106,7 +107,7 @@ class Frontend:
             rescan=scans.scan,
             downloads=Downloads(self._parts.environ, on_fetched=scans.scan, on_end=log_end),
             hub_caches=find_caches(self._parts.environ).hubs,
-            model_info=ModelInfo(dispatcher),
+            model_info=ModelInfo(dispatcher, self._parts.launcher.learned.of_model),
             loads=Loads(dispatcher),
             conversations=Conversations(),
             bodies=BodyBudget(),
@@ -164,6 +165,7 @@ class Frontend:
                 self._parts.signals.rescan()
             replaced = self._dispatcher.reconfigure(config, plan)
             self._programs.configuration_changed()
+            self._parts.launcher.learned.configuration_changed()
             self._parts.address.gate.reconfigure(config)
             if config.router.admin_token != former.admin_token:
                 self._parts.address.announce()

@@ -13,6 +13,7 @@ import trio
 
 from .. import runtime_file
 from ..backends.launch import Launcher
+from ..backends.learned_launches import FILE_NAME, LearnedLaunches
 from ..backends.ports import Ports
 from ..backends.server_programs import ServerPrograms
 from ..config.catalog import Catalog
@@ -99,6 +100,7 @@ async def router_parts(
     try:
         groups = await in_thread(ControlGroups.adopt) if owns_process else None
         prepared = await in_thread(prepare_state_dir, state_dir, environ, instance)
+        writer = BackgroundWriter(prepared.record.path)
         gate = _gate(loaded.config, prepared.token.value)
         procfs.adopt_orphans()
         ports = [
@@ -114,9 +116,12 @@ async def router_parts(
                 ports=Ports(router.base_port, ports),
                 lifeline=lifeline,
                 record=prepared.record,
-                writer=BackgroundWriter(prepared.record.path),
+                writer=writer,
                 logs=logs,
                 force_stop=trio.Event(),
+                learned=LearnedLaunches(
+                    state_dir / FILE_NAME, prepared.machine, prepared.figures, writer.enqueue
+                ),
                 groups=groups,
             )
             dispatcher = Dispatcher(

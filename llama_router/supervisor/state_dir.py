@@ -12,6 +12,9 @@ from typing import Final
 import attrs
 
 from ..admin_token import AdminToken, admin_token
+from ..backends.launch_identity import this_machine
+from ..backends.learned_launches import FILE_NAME, read_figures
+from ..core.memory.learned import LearnedFigures, MachineId
 from ..errors.base import RouterError
 from ..errors.config import ConfigError, Problem
 from ..files import is_open_to_all, make_folder, reason_of
@@ -92,10 +95,14 @@ class PreparedState:
     Attributes:
         record: The record of running backends; closed at the end.
         token: The admin token.
+        machine: This machine.
+        figures: What was learned from earlier loads.
     """
 
     record: InstanceRecord
     token: AdminToken
+    machine: MachineId
+    figures: LearnedFigures
 
 
 def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> PreparedState:
@@ -118,7 +125,8 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
         raise
     if token.warning is not None:
         log.warning("admin_token.exposed", path=str(token.path), reason=token.warning)
-    return PreparedState(record, token)
+    machine = this_machine()
+    return PreparedState(record, token, machine, read_figures(state_dir / FILE_NAME, machine))
 
 
 def _sweep(state_dir: Path) -> None:

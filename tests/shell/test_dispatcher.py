@@ -6,13 +6,20 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from llama_router.backends.backend import Backend, BackendReady, LaunchEvent, LoadProgress
+from llama_router.backends.backend import (
+    Backend,
+    BackendReady,
+    LaunchEvent,
+    LoadExpected,
+    LoadProgress,
+)
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
+from llama_router.dispatch.lease import Lease
 from llama_router.errors.admission import (
     QueueTimeoutError,
     ShuttingDownError,
@@ -352,6 +359,31 @@ async def test_the_progress_that_a_launch_reports_is_that_of_the_wait(
         wait = lease.waits_for()
         assert wait is not None
         assert wait.progress == 0.25
+
+
+async def test_the_time_left_of_a_launch_is_that_of_the_wait(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """It counts down, and is unknown once the load takes longer; the next one begins anew."""
+    fake = FakeBackends(load_s=10)
+    d = await start(nursery, config(a={}), fake)
+    seen: list[float | None] = []
+
+    def look(lease: Lease) -> None:
+        wait = lease.waits_for()
+        assert wait is not None
+        seen.append(wait.left_s)
+
+    with d.lease(A) as lease:
+        await trio.sleep(1)
+        look(lease)
+        fake.reports[A](LoadExpected(A, trio.current_time() + 4))
+        look(lease)
+        await trio.sleep(3)
+        look(lease)
+        await trio.sleep(3)
+        look(lease)
+    assert seen == [None, 4.0, 1.0, None]
 
 
 async def test_progress_is_news_once_per_percent(

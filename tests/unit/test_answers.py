@@ -138,6 +138,14 @@ def test_long_lists_have_their_usage_in_front(path: str) -> None:
             'cmd_child_to_router:state:{"state":"loading","payload":{"value":7}}',
             ChildState("loading", 1.0),
         ),
+        (
+            'cmd_child_to_router:state:{"state":"ready","payload":{"meta":{"n_ctx":512}}}',
+            ChildState("ready", n_ctx=512),
+        ),
+        (
+            'cmd_child_to_router:state:{"state":"ready","payload":{"meta":{"n_ctx":true}}}',
+            ChildState("ready"),
+        ),
         ('cmd_child_to_router:state:{"state":"loading","payload":[1]}', ChildState("loading")),
         ("cmd_child_to_router:state:{broken", None),
         ("cmd_child_to_router:state:[]", None),

@@ -165,9 +165,11 @@ def test_check_prints_the_command_of_every_model(config, capsys) -> None:
     assert check(config, commands=True) == 0
     said = capsys.readouterr()
     folder = config.parent / "models"
-    start = f"a: llama-server --model {folder}/a.gguf --port $port --host $host "
-    assert said.out.startswith(start)
-    assert said.out.splitlines()[0].endswith(f" --mmproj {folder}/mmproj-F16.gguf")
+    assert said.out.splitlines()[0] == (
+        "a: LLAMA_ARG_LOG_VERBOSITY=4 "
+        f"llama-server --model {folder}/a.gguf --port $port --host $host --jinja "
+        f"--mmproj {folder}/mmproj-F16.gguf  # fitted by llama.cpp when it loads"
+    )
     assert "ok, 1 model" in said.out
     assert "bad.gguf: warning: it is empty" in said.err
     assert not (config.parent / "state").exists()

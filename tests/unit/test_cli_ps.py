@@ -37,6 +37,8 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
         "footprint": None,
         "waits_for": None,
         "ready_for_s": None,
+        "load_left_s": None,
+        "fit": None,
         "crashed": False,
         "retry_in_s": None,
         "last_error": None,
@@ -102,3 +104,28 @@ def test_a_failed_model_takes_one_line(monkeypatch, capsys) -> None:
     assert line.startswith("a: failed 2m05s ago, not tried again for 29s: word word")
     assert line.endswith(" … (see: llama-router logs a)")
     assert len(line) < 200
+
+
+def test_a_load_under_way(monkeypatch, capsys) -> None:
+    """Its end is an estimate from the last load."""
+    (row,) = listed(monkeypatch, capsys, model("a", "starting", load_left_s=12.4))
+    assert row.endswith("  in ~12s")
+
+
+def fit(*, squeezed: bool, **fields: object) -> dict[str, Any]:
+    """Return what llama.cpp's fitting chose."""
+    fields = {"n_ctx": 4096, "n_ctx_full": 8192, "n_gpu_layers": None, **fields}
+    return {**fields, "squeezed": squeezed, "summary": "context 4096 of 8192"}
+
+
+def test_a_model_that_was_fitted_to_memory(monkeypatch, capsys) -> None:
+    """What it got less of is said, and whether something else holds the memory."""
+    models = [
+        model("a", "ready", fit=fit(squeezed=False)),
+        model("b", "ready", fit=fit(squeezed=True)),
+        model("c", "ready", fit=fit(squeezed=False, n_ctx=8192)),
+    ]
+    assert listed(monkeypatch, capsys, *models)[3:] == [
+        "a: fitted to memory: context 4096 of 8192",
+        "b: squeezed, because something else holds memory: context 4096 of 8192",
+    ]

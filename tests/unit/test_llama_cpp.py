@@ -172,12 +172,13 @@ def test_an_entry_has_what_the_settings_declare() -> None:
 
 def test_clients_of_anthropic_get_their_own_form() -> None:
     """It has that API's fields only, and one page."""
-    entries = [entry_of(Phase.STOPPED), downloading_entry("u/r", 1, 2, created_s=1)]
+    args = ["--ctx-size", "1024"]
+    entries = [entry_of(Phase.STOPPED, args=args), downloading_entry("u/r", 1, 2, created_s=1)]
     document = anthropic_list(entries)
     first, second = map(ModelInfo.model_validate, document.pop("data"))
     assert (first.id, first.display_name, first.type) == ("a", "a", "model")
     assert first.created_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
-    assert (first.max_input_tokens, second.max_input_tokens) == (4096, None)
+    assert (first.max_input_tokens, second.max_input_tokens) == (1024, None)
     assert document == {"has_more": False, "first_id": "a", "last_id": "u/r"}
     assert anthropic_list([])["first_id"] is None
 

@@ -29,7 +29,7 @@ def spec_of(**fields: Any) -> ModelSpec:
 @pytest.mark.parametrize(
     ("fields", "trained", "reported", "tokens"),
     [
-        ({}, 32768, {}, 4096),
+        ({}, 32768, {}, 32768),
         ({}, 2048, {}, 2048),
         ({}, None, {"meta": {"n_ctx_train": 1024}}, 1024),
         ({"args": ["--ctx-size", "16384"]}, 32768, {}, 16384),

@@ -57,6 +57,20 @@ class TestNotices:
         assert about(notices, Phase.STARTING, progress=0.42) == ["Loading model 'b': 42%"]
         assert notices.granted("b") == ["Model 'b' is ready."]
 
+    def test_the_time_left(self) -> None:
+        """It is said with the load, or as soon as it is known, and with each percent."""
+        notices = Notices()
+        assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
+        assert about(notices, Phase.STARTING, left_s=1.9) == []
+        assert about(notices, Phase.STARTING, left_s=12.4) == ["Loading model 'b': about 12 s left"]
+        assert about(notices, Phase.STARTING, left_s=9.0) == []
+        assert about(notices, Phase.STARTING, left_s=6.0, progress=0.5) == [
+            "Loading model 'b': 50%, about 6 s left"
+        ]
+        assert about(Notices(), Phase.STARTING, left_s=150.0) == [
+            "Loading model 'b', about 2 min left..."
+        ]
+
     def test_percent_comes_in_steps(self) -> None:
         """A model of many tensors does not fill the answer with figures; its end is said."""
         notices = Notices()

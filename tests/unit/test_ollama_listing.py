@@ -46,7 +46,7 @@ def test_the_version_satisfies_every_known_client() -> None:
 
 def test_every_list_has_the_served_context() -> None:
     """It is the one of the command before a load, and the backend's after that."""
-    spec = spec_of()
+    spec = spec_of(args=["--ctx-size", "4096"])
     (listed,) = tags_entries(spec, FILE)
     shown = show_answer(spec, FILE)
     assert listed["context_length"] == 4096

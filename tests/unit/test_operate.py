@@ -31,6 +31,8 @@ MODEL = {
     "in_flight": 0,
     "queued": 0,
     "ready_for_s": 61.0,
+    "load_left_s": None,
+    "fit": None,
     "last_error": None,
 }
 

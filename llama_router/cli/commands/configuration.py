@@ -7,10 +7,13 @@ import shlex
 from importlib import resources
 from pathlib import Path
 
+from ...config.locations import state_dir_for
 from ...core.config import placeholders
+from ...core.config.command import environment
 from ...core.config.config import Config as LoadedConfiguration
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
+from ...core.memory.fit import VERBOSITY, Fit, is_fitted, options_of
 from ...files import reason_of
 from ...files.stalls import despite_stalls
 from ...models.discovery import naming
@@ -36,8 +39,10 @@ def check(config: Config = None, *, commands: bool = False) -> int:
         for warning in scanned.warnings:
             print_message(f"{warning.path}: warning: {warning.reason}")
     if commands:
+        state_dir = state_dir_for(loaded.config.router.state_dir, os.environ)
+        fits = despite_stalls(lambda: _fits(loaded.config, state_dir))
         for model, spec in loaded.config.models.items():
-            print_line(f"{model}: {_command_line(spec)}")
+            print_line(f"{model}: {_command_line(spec, fits.get(model))}")
         _print_programs(loaded.config)
     damaged = despite_stalls(lambda: _damaged_models(prepared))
     for model, fault in damaged.items():
@@ -65,6 +70,27 @@ def _print_programs(config: LoadedConfiguration) -> None:
             print_message(f"warning: {warning}")
 
 
+def _fits(config: LoadedConfiguration, state_dir: Path) -> dict[ModelId, Fit]:
+    """Return what llama.cpp chose for models at earlier loads, where the next start repeats it."""
+    from ...backends.environment import inherited  # noqa: PLC0415 -- see above
+    from ...backends.launch_identity import keys_of, this_machine  # noqa: PLC0415 -- see above
+    from ...backends.launch_plan import fit_to_repeat, memory_for  # noqa: PLC0415 -- see above
+    from ...backends.learned_launches import FILE_NAME, read_figures  # noqa: PLC0415 -- see above
+
+    machine = this_machine()
+    figures = read_figures(state_dir / FILE_NAME, machine, keep_broken=True)
+    keys = keys_of(config.models.values(), config.file_versions)
+    found = {
+        model: fit_to_repeat(
+            spec := config.models[model],
+            figures.of(machine, key),
+            memory_for(inherited(os.environ) | environment(spec, port=0, host="")),
+        )
+        for model, key in keys.items()
+    }
+    return {model: fit for model, fit in found.items() if fit is not None}
+
+
 def _damaged_models(prepared: PreparedConfig) -> dict[ModelId, str]:
     """Return the models with a damaged GGUF file, each with the fault; scans checked the others."""
     scanned = {model for scan in prepared.scans for model in scan.models}
@@ -84,12 +110,23 @@ def _damaged_models(prepared: PreparedConfig) -> dict[ModelId, str]:
     }
 
 
-def _command_line(spec: ModelSpec) -> str:
-    """Return the shell command of a model, with ``$port`` and ``$host`` left as they are."""
+def _command_line(spec: ModelSpec, fit: Fit | None) -> str:
+    """Return the shell command of a model, with ``$port`` and ``$host`` left as they are.
+
+    Args:
+        spec: The model.
+        fit: What llama.cpp chose for it at an earlier load, if that is repeated.
+    """
     values = {"path": spec.path or "", "mmproj": spec.mmproj or "", "model": str(spec.id)}
     values |= {"port": "$port", "host": "$host"}
     words = (placeholders.expand(w, values) for w in (*spec.spawn.command, *spec.spawn.args))
-    return " ".join(w if w in {"$port", "$host"} else shlex.quote(w) for w in words)
+    line = " ".join(w if w in {"$port", "$host"} else shlex.quote(w) for w in words)
+    if fit is not None:
+        return f"{line} {shlex.join(options_of(fit, spec))}  # fitted before: {fit.describe()}"
+    if is_fitted(spec):
+        name, value = VERBOSITY
+        return f"{name}={value} {line}  # fitted by llama.cpp when it loads"
+    return line
 
 
 def init(file: Path = Path("router.toml"), /) -> int:

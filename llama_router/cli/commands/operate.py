@@ -67,8 +67,20 @@ def _print_table(models: list[dict[str, Any]]) -> None:
     for model in models:
         if model["waits_for"] is not None:
             print_line(f"{model['id']}: {model['queued']} waiting: {model['waits_for']}")
+        if (fit := model["fit"]) is not None and _is_reduced(fit):
+            print_line(_fit_line(model["id"], fit))
         if (failure := model["last_error"]) is not None and _concerns_now(model):
             print_line(_failure_line(model, failure))
+
+
+def _is_reduced(fit: dict[str, Any]) -> bool:
+    return fit["n_ctx"] < fit["n_ctx_full"] or fit["n_gpu_layers"] is not None
+
+
+def _fit_line(name: str, fit: dict[str, Any]) -> str:
+    """Return what a model got less than with enough memory, in one line."""
+    why = "squeezed, because something else holds memory" if fit["squeezed"] else "fitted to memory"
+    return f"{name}: {why}: {fit['summary']}"
 
 
 def _concerns_now(model: dict[str, Any]) -> bool:
@@ -101,7 +113,8 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     def cell(value: object) -> str:
         return "-" if value is None else str(value)
 
-    ready_s = model["ready_for_s"]
+    ready_s, left_s = model["ready_for_s"], model["load_left_s"]
+    ready = "-" if left_s is None else f"in ~{format_duration(left_s)}"
     return (
         model["id"],
         model["phase"],
@@ -110,7 +123,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
         _memory_of(model),
         cell(model["in_flight"]),
         cell(model["queued"]),
-        "-" if ready_s is None else format_duration(ready_s),
+        ready if ready_s is None else format_duration(ready_s),
     )
 
 

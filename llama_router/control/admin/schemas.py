@@ -138,6 +138,23 @@ class Footprint(msgspec.Struct):
     fixed_mib: dict[str, int]
 
 
+class Fit(msgspec.Struct):
+    """What llama.cpp's fitting chose for a running model, so that it fits into memory.
+
+    *n_gpu_layers* is null if all layers are on GPUs, *n_layers* where there is none. A *squeezed*
+    model has less than it could have, because something else holds memory. *options* repeat the
+    choice at the next start, where memory is the same; *summary* has all of it in words.
+    """
+
+    n_ctx: int
+    n_ctx_full: int
+    n_gpu_layers: int | None
+    n_layers: int | None
+    squeezed: bool
+    options: list[str]
+    summary: str
+
+
 class Model(msgspec.Struct):
     """A model and its backend.
 
@@ -145,7 +162,8 @@ class Model(msgspec.Struct):
     request loads it, *unlisted* that lists for clients leave it out, *sleeping* that its backend
     has freed its memory, and loads the model again for the next request. *claims* is what a loaded
     model takes of each device; it and *footprint* are there with the policy of memory only.
-    *waits_for* says why its requests wait; null if none does.
+    *waits_for* says why its requests wait; null if none does. *load_left_s* is an estimate from
+    the last load, while one is under way. *fit* says what llama.cpp's fitting chose.
     """
 
     id: str
@@ -163,6 +181,8 @@ class Model(msgspec.Struct):
     footprint: Footprint | None
     waits_for: str | None
     ready_for_s: float | None
+    load_left_s: float | None
+    fit: Fit | None
     idle_for_s: float | None
     in_flight: int
     queued: int

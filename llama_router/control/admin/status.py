@@ -18,6 +18,7 @@ from ...core.config.config import Config
 from ...core.config.redaction import redacted_config
 from ...core.config.reload import ReloadReport
 from ...core.config.specs import ModelSpec
+from ...core.memory.fit import options_of
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.state import ModelStatistics
 from ...errors.backends import BackendError, BackendExitedError
@@ -110,6 +111,12 @@ class StatusPage:
             abandon_on_cancel=True,
         )
 
+    def _load_left_s(self, spec: ModelSpec, statistics: ModelStatistics) -> float | None:
+        if statistics.phase is not Phase.STARTING:
+            return None
+        left_s = self._context.dispatcher.waits.left_s(spec.id)
+        return None if left_s is None else round(left_s, 3)
+
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> schemas.Model:
         dispatcher = self._context.dispatcher
         statistics = dispatcher.statistics_of(spec.id) or _REMOVED
@@ -140,6 +147,8 @@ class StatusPage:
             footprint=describe_footprint(self._context.memory.view.footprints.get(spec.id)),
             waits_for=self._waits_for(statistics),
             ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
+            load_left_s=self._load_left_s(spec, statistics),
+            fit=None if backend is None else _fit(backend),
             idle_for_s=_ago(statistics.idle_since_s, now_s),
             in_flight=statistics.in_flight,
             queued=statistics.queued,
@@ -160,6 +169,21 @@ class StatusPage:
             ),
             last_error=_failure(statistics.last_error, _ago(statistics.failed_s, now_s)),
         )
+
+
+def _fit(backend: Backend) -> schemas.Fit | None:
+    fit = backend.fit
+    if fit is None:
+        return None
+    return schemas.Fit(
+        n_ctx=fit.n_ctx,
+        n_ctx_full=fit.n_ctx_full,
+        n_gpu_layers=fit.n_gpu_layers,
+        n_layers=fit.n_layers,
+        squeezed=backend.squeezed,
+        options=list(options_of(fit, backend.spec)) if fit.is_exact else [],
+        summary=fit.describe(),
+    )
 
 
 def _ago(since_s: float | None, now_s: float) -> float | None:

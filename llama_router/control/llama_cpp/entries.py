@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from ...core.config.specs import ModelSpec, ModelState
+from ...core.memory.fit import Fit
 from ...core.scheduling.lifecycle import Phase
 from ...core.scheduling.state import ModelStatistics
 from ...errors.backends import BackendExitedError
@@ -64,6 +65,24 @@ class BackendInfo:
 
     tags: tuple[str, ...] = ()
     fields: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+    def with_fit(self, fit: Fit, *, squeezed: bool) -> BackendInfo:
+        """Return this with what llama.cpp's fitting chose, in ``meta``.
+
+        Args:
+            fit: The choice.
+            squeezed: Whether the model has less because something else held memory.
+        """
+        meta = self.fields.get("meta")
+        chosen = {
+            "n_ctx": fit.n_ctx,
+            "n_ctx_full": fit.n_ctx_full,
+            "n_gpu_layers": fit.n_gpu_layers,
+            "n_layers": fit.n_layers,
+            "squeezed": squeezed,
+        }
+        described = {**(meta if isinstance(meta, dict) else {}), "fit": chosen}
+        return attrs.evolve(self, fields={**self.fields, "meta": described})
 
 
 def read_backend_info(body: bytes) -> BackendInfo | None:

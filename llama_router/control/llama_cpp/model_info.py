@@ -5,7 +5,7 @@ What lists of models need to know before the first load is read from the models'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -15,6 +15,7 @@ from ...backends.backend import Backend
 from ...backends.client import fetch
 from ...core.config.names import ModelId
 from ...core.config.specs import Capability, ModelSpec
+from ...core.memory.learned import Learned
 from ...core.scheduling.lifecycle import Phase
 from ...dispatch.dispatcher import Dispatcher
 from ...errors.base import RouterError
@@ -36,10 +37,16 @@ _MAX_BYTES: Final = 1024 * 1024
 
 
 class ModelInfo:
-    """Requests the description of each backend of *dispatcher* that becomes ready."""
+    """Requests the description of each backend that becomes ready.
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    Args:
+        dispatcher: Has the backends.
+        learned: Returns what is known of a model from earlier loads, also of an earlier router.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, learned: Callable[[ModelId], Learned]) -> None:
         self._dispatcher = dispatcher
+        self._learned = learned
         self._known: dict[ModelId, tuple[int, BackendInfo | None]] = {}  # by pid of the backend
         self._decision_models: dict[str, tuple[str | None, bool]] = {}  # by path, with its version
         self._changed = trio.Event()
@@ -52,9 +59,15 @@ class ModelInfo:
         return ("decisions",) if found is not None and found[1] else ("text",)
 
     def get(self, model: ModelId) -> BackendInfo | None:
-        """Return the description by the last backend of *model*, if it gave one."""
+        """Return the description by the last backend of *model*, if it gave one.
+
+        Before the first load, only the context of an earlier router's last load is known.
+        """
         found = self._known.get(model)
-        return None if found is None else found[1]
+        if found is not None and found[1] is not None:
+            return found[1]
+        n_ctx = self._learned(model).n_ctx_slot
+        return None if n_ctx is None else BackendInfo(fields={"meta": {"n_ctx": n_ctx}})
 
     async def settled(self, model: ModelId) -> BackendInfo | None:
         """Return the same, after the request to the present backend, if there is one."""
@@ -116,6 +129,8 @@ class ModelInfo:
                 info = read_backend_info(answer.body)
         if info is None:
             info = self.get(backend.model)
+        elif backend.fit is not None:
+            info = info.with_fit(backend.fit, squeezed=backend.squeezed)
         self._known[backend.model] = (backend.pid, info)
         self._notify()
 

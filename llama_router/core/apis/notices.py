@@ -40,6 +40,10 @@ PROGRESS_STEP: Final = 0.1
 QUEUE_EVERY_S: Final = 1.0
 
 
+#: Least time left of a load that is said, in seconds.
+LEAST_LEFT_S: Final = 2.0
+
+
 class Notices:
     """The notices of one request, each of which is made once."""
 
@@ -48,6 +52,7 @@ class Notices:
         self._ahead = 0
         self._ahead_s = 0.0
         self._progress = 0.0
+        self._said_left = False
 
     def about(self, wait: Wait, *, now_s: float) -> list[str]:
         """Return the sentences about what changed in *wait*; empty if nothing did."""
@@ -56,17 +61,32 @@ class Notices:
         if sentence != self._last_sentence:
             self._last_sentence = sentence
             self._progress = 0.0
-            new.append(sentence)
+            left = self._say_left(wait)
+            new.append(f"{sentence.removesuffix('...')}, {left}..." if left else sentence)
+        elif (
+            wait.phase is Phase.STARTING and not self._said_left and (left := self._say_left(wait))
+        ):
+            new.append(f"Loading model '{wait.model}': {left}")
         elif wait.phase is Phase.STARTING and wait.progress is not None:
             step = PROGRESS_STEP if wait.progress < 1 else 0.0
             if wait.progress > self._progress and wait.progress >= self._progress + step:
                 self._progress = wait.progress
-                new.append(f"Loading model '{wait.model}': {wait.progress:.0%}")
+                left = self._say_left(wait)
+                new.append(
+                    f"Loading model '{wait.model}': {wait.progress:.0%}{', ' * bool(left)}{left}"
+                )
         if wait.ahead != self._ahead and (new or now_s - self._ahead_s >= QUEUE_EVERY_S):
             self._ahead, self._ahead_s = wait.ahead, now_s
             if wait.ahead:
                 new.append(f"Requests ahead in the queue: {wait.ahead}")
         return new
+
+    def _say_left(self, wait: Wait) -> str:
+        """Return how long a load should still take, in words; empty if that is not worth saying."""
+        if wait.phase is not Phase.STARTING or wait.left_s is None or wait.left_s < LEAST_LEFT_S:
+            return ""
+        self._said_left = True
+        return f"about {_duration(wait.left_s)} left"
 
     def granted(self, model: str) -> list[str]:
         """Return the sentence for the end of the wait; empty if there was none before it."""
@@ -144,6 +164,11 @@ def redact_wait(
 
     # The reason may name models, too.
     return attrs.evolve(wait, blockers=tuple(map(redacted, wait.blockers)), reason="")
+
+
+def _duration(seconds: float) -> str:
+    """Return an estimate of a time in words: ``12 s``, ``3 min``."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def sentence_about(wait: Wait) -> str:

@@ -359,7 +359,7 @@ DEFAULT_ENDPOINTS: Final = (
 DEFAULT_SPAWN = SpawnSpec(
     command=(
         *("llama-server", "--model", "$path", "--port", "$port", "--host", "$host"),
-        *("--jinja", "--ctx-size", "4096", "--n-gpu-layers", "99"),
+        "--jinja",
     ),
     proxy_endpoints=DEFAULT_ENDPOINTS,
 )

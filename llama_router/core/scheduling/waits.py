@@ -33,6 +33,7 @@ class Wait:
         reason: Why it cannot start, as a sentence of the placement policy; empty if *blockers*
             are the whole reason. It may name other models.
         progress: Loaded part of the model, 0 to 1; None if unknown.
+        left_s: How long its load should still take, in seconds; None if unknown.
     """
 
     model: ModelId
@@ -41,3 +42,4 @@ class Wait:
     blockers: tuple[Blocker, ...] = ()
     reason: str = ""
     progress: float | None = None
+    left_s: float | None = None
