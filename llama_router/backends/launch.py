@@ -6,7 +6,7 @@ import errno
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
@@ -19,6 +19,8 @@ import trio
 from ..core.config.command import command_line, environment
 from ..core.config.redaction import redacted_command
 from ..core.config.specs import ModelSpec
+from ..core.memory.devices import GPU_KINDS, DeviceKind, MachineReading
+from ..core.memory.fit import Fit
 from ..core.memory.learned import LaunchKey
 from ..errors.backends import (
     BackendError,
@@ -73,6 +75,9 @@ PORT_CHANGES: Final = 3
 #: may be allocating ports at the same moment.
 _PORT_SPREAD: Final = 32
 
+#: GPUs that a backend can use.
+REAL_GPU_KINDS: Final = GPU_KINDS - {DeviceKind.SIMULATED}
+
 #: Seconds between two reports of a slow start.
 REPORT_S: Final = 1.0
 
@@ -94,7 +99,7 @@ class Launcher:
         oom_detector: Detects that the kernel killed a backend.
         learned: What is known of launches from earlier loads.
         groups: Creates a control group per backend; None if none was delegated.
-        free_gpus_mib: Returns what is free on each GPU now, in MiB; None if that is not known.
+        read_machine: Reads the memory of all devices; None if they are not read.
     """
 
     instance: str
@@ -109,7 +114,7 @@ class Launcher:
     learned: LearnedLaunches
     oom_detector: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
-    free_gpus_mib: Callable[[], tuple[int, ...] | None] = lambda: None
+    read_machine: Callable[[], Awaitable[MachineReading]] | None = None
     _withheld: dict[str, tuple[str, ...]] = attrs.field(
         factory=dict[str, tuple[str, ...]], init=False
     )
@@ -139,13 +144,14 @@ class Launcher:
         key = await check_files(spec)
         if key is not None:
             self.learned.note_launch(spec.id, key)
+        free_gpus_mib = await self._read_gpus(self.learned.of(key).fit)
         taken: list[int] = []
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             ready = trio.Event()
             with self.ports.hold(taken, spread=_PORT_SPREAD if taken else 1) as port:
                 try:
-                    await self._run_on(port, spec, key, ready, report)
+                    await self._run_on(port, spec, key, free_gpus_mib, ready, report)
                 except* BackendError as group:
                     error = first_error(group)
                     if key is not None and not ready.is_set():
@@ -158,11 +164,20 @@ class Launcher:
                     return
                 taken.append(port)
 
+    async def _read_gpus(self, fit: Fit | None) -> tuple[int, ...] | None:
+        """Return what is free on each GPU if *fit*, an earlier choice, depends on it; else None."""
+        if fit is None or not fit.gpus or self.read_machine is None:
+            return None
+        reading = await self.read_machine()
+        gpus = (device for device in reading.devices if device.kind in REAL_GPU_KINDS)
+        return tuple(int(device.total_mib - device.used_mib) for device in gpus)
+
     async def _run_on(
         self,
         port: int,
         spec: ModelSpec,
         key: LaunchKey | None,
+        free_gpus_mib: tuple[int, ...] | None,
         ready: trio.Event,
         report: Callable[[LaunchEvent], None],
     ) -> None:
@@ -175,7 +190,7 @@ class Launcher:
             host=BACKEND_HOST,
             environ=self.environ,
             router_port=self.router_port,
-            free_gpus_mib=self.free_gpus_mib(),
+            free_gpus_mib=free_gpus_mib,
         )
         readiness = ReadinessState(announces=plan.program.speaks_child_protocol)
         watch = LoadWatch(health_endpoint=spec.spawn.health_endpoint)

@@ -21,6 +21,7 @@ from ..core.memory.fit import (
     would_repeat,
 )
 from ..core.memory.learned import Learned, after_load
+from ..core.memory.llama_report import ReportReader
 from . import child_protocol
 from .environment import Program, find_program, inherited
 
@@ -43,6 +44,7 @@ class LaunchPlan:
         env: The environment, without the markers of its process tree.
         fit: What an earlier fitting chose, if it is repeated by options.
         reads_fit: Whether llama.cpp fits the model, and is asked to say how.
+        reads_report: Whether llama.cpp is asked to say what it takes.
         visible: The setting of the GPUs that the program can see.
     """
 
@@ -52,6 +54,7 @@ class LaunchPlan:
     env: Mapping[str, str]
     fit: Fit | None
     reads_fit: bool
+    reads_report: bool
     visible: str
 
 
@@ -86,13 +89,15 @@ def plan_launch(
     program = find_program(
         (*command_line(spec, port=port, host=host), *options), path=spec.spawn.env.get("PATH")
     )
-    reads_fit = False
+    reads_fit = reads_report = False
     if program.speaks_child_protocol:
         env[child_protocol.ENV_VARIABLE] = str(router_port)
         # Responses name the model as the router does: llama.cpp's UI uses that name.
         env.setdefault(ALIAS_VARIABLE, spec.id)
         reads_fit = fit is None and is_fitted(spec)
-        if reads_fit:
+        # Once for each launch: some programs do not say it.
+        reads_report = reads_fit or learned.load_s is None
+        if reads_report:
             env.setdefault(*VERBOSITY)
     return LaunchPlan(
         spec=spec,
@@ -101,6 +106,7 @@ def plan_launch(
         env=env,
         fit=fit,
         reads_fit=reads_fit,
+        reads_report=reads_report,
         visible=memory.visible,
     )
 
@@ -137,12 +143,15 @@ class LoadReport:
     def __init__(self, plan: LaunchPlan) -> None:
         self._plan = plan
         self._reader = FitReader() if plan.reads_fit else None
+        self._report = ReportReader() if plan.reads_report else None
         self.n_ctx_slot: int | None = None
 
     def read(self, line: str) -> None:
         """Read one line of output."""
         if self._reader is not None:
             self._reader.read(line)
+        if self._report is not None:
+            self._report.feed(line)
 
     @property
     def fit(self) -> Fit | None:
@@ -164,10 +173,12 @@ class LoadReport:
             load_s: How long it took, in seconds.
             at_s: Its end, in seconds since the epoch.
         """
+        reported = None if self._report is None else self._report.report()
         return after_load(
             self._plan.learned,
             load_s=load_s,
             at_s=at_s,
             fit=self.fit,
+            reported=None if reported is None else reported.footprint,
             n_ctx_slot=self.n_ctx_slot,
         )

@@ -81,6 +81,8 @@ class Dispatcher:
         placement_for: Returns the placement policy of a configuration.
         probe: Sends one request to the health endpoint of a backend.
         note: Adds a sentence to the log of a model, between the output of its backends.
+        on_squeezed: Called with a model that became ready, but got less context or fewer layers
+            on the GPU because something else held memory; must not block.
 
     Attributes:
         feed: Receives an event for each change of a phase and each percent of a load.
@@ -100,9 +102,11 @@ class Dispatcher:
         placement_for: Callable[[Config], Placement] = policies.placement_for,
         probe: Probe = probe_health,
         note: Callable[[ModelId, str], None] = lambda *_: None,
+        on_squeezed: Callable[[ModelId], None] = lambda _: None,
     ) -> None:
         self._scheduler = Scheduler(config, placement_for)
         self._note = note
+        self._on_squeezed = on_squeezed
         self._ids = count(1)
         self._leases: dict[int, Lease] = {}  # those that wait for a model, or hold it
         self._activity = ClientActivity()
@@ -499,6 +503,8 @@ class Dispatcher:
         self.submit(event)
         if event.signal is Signal.EXITED:
             self._log_end(event.model, event.error)
+        elif (backend := self._backends.get(event.model)) is not None and backend.squeezed:
+            self._on_squeezed(event.model)
 
     def _log_end(self, model: ModelId, error: BackendError | None) -> None:
         if error is None:

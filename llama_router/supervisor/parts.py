@@ -109,6 +109,7 @@ async def router_parts(
         lifeline = Lifeline(instance)
         logs = _log_store(router, state_dir)
         try:
+            machine = this_machine(lambda: dispatcher.config.devices, state_dir)
             launcher = Launcher(
                 instance=instance,
                 environ=environ,
@@ -123,6 +124,7 @@ async def router_parts(
                     state_dir / FILE_NAME, prepared.machine, prepared.figures, writer.enqueue
                 ),
                 groups=groups,
+                read_machine=machine.read,
             )
             dispatcher = Dispatcher(
                 loaded.config,

@@ -44,6 +44,7 @@ class FakeBackends:
         self.crash: dict[ModelId, trio.Event] = {}
         self.fails: dict[ModelId, list[Exception]] = {}
         self.reports: dict[ModelId, Callable[[LaunchEvent], None]] = {}
+        self.squeezed: set[ModelId] = set()
 
     async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         model = spec.id
@@ -64,6 +65,7 @@ class FakeBackends:
                 pid=1,
                 spawned_s=spawned_s,
                 ready_s=trio.current_time(),
+                squeezed=model in self.squeezed,
             )
             report(BackendReady(backend))
             await crash.wait()
@@ -384,6 +386,19 @@ async def test_the_time_left_of_a_launch_is_that_of_the_wait(
         await trio.sleep(3)
         look(lease)
     assert seen == [None, 4.0, 1.0, None]
+
+
+async def test_a_squeezed_model_is_told(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """When it is ready, so that it can be loaded again when there is room; others are not."""
+    fake = FakeBackends()
+    fake.squeezed = {A}
+    told: list[ModelId] = []
+    d = Dispatcher(config(a={"group": "g"}, b={"group": "g"}), fake, on_squeezed=told.append)
+    await nursery.start(d.run)
+    for model in (A, B):
+        with d.lease(model) as lease:
+            await lease.granted()
+    assert told == [A]
 
 
 async def test_progress_is_news_once_per_percent(

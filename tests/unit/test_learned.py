@@ -14,6 +14,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.memory.devices import DeviceId
 from llama_router.core.memory.fit import Fit
+from llama_router.core.memory.footprint import Footprint, Source
 from llama_router.core.memory.learned import (
     MAX_LAUNCHES,
     NOTHING,
@@ -34,7 +35,7 @@ FIT = Fit(n_ctx=4096, n_ctx_full=8192, n_gpu_layers=20, n_layers=33, tensor_spli
 LEARNED = Learned(
     load_s=1.5,
     peak_mib={DeviceId("nvidia0"): 7000},
-    reported_mib={"CUDA0": 6900},
+    reported=Footprint(source=Source.REPORTED, host_mib=300, gpu_mib=6900),
     n_ctx_slot=4096,
     fit=FIT,
     widest=FIT,
@@ -157,10 +158,10 @@ def test_a_replaced_file_is_another_launch(tmp_path: Path) -> None:
 def test_a_load_adds_to_what_is_known() -> None:
     """The last choice of the fitting counts, and the widest is remembered."""
     narrow = Fit(n_ctx=2048, n_ctx_full=8192, n_gpu_layers=10)
-    learned = after_load(LEARNED, load_s=2.0, at_s=2e9, fit=narrow, n_ctx_slot=None)
+    learned = after_load(LEARNED, load_s=2.0, at_s=2e9, fit=narrow, reported=None, n_ctx_slot=None)
     assert (learned.load_s, learned.at_s, learned.n_ctx_slot) == (2.0, 2e9, 4096)
     assert (learned.fit, learned.widest) == (narrow, FIT)
-    assert learned.peak_mib == LEARNED.peak_mib
+    assert (learned.peak_mib, learned.reported) == (LEARNED.peak_mib, LEARNED.reported)
 
 
 class Store:

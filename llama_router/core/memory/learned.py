@@ -13,6 +13,7 @@ from msgspec import Meta
 from ..config.specs import ModelSpec
 from .devices import DeviceId
 from .fit import Fit
+from .footprint import Footprint
 
 LaunchKey = NewType("LaunchKey", str)
 """Stands for everything that a load depends on: program, arguments, variables and files."""
@@ -37,7 +38,7 @@ class Learned:
     Attributes:
         load_s: Seconds that the last load took, from spawn to ready.
         peak_mib: What it was seen to take of each device at most.
-        reported_mib: What llama.cpp said that it takes, by llama.cpp's names of the devices.
+        reported: What llama.cpp said that it takes.
         n_ctx_slot: The context of one request, in tokens, in the last load.
         fit: What llama.cpp's fitting chose last.
         widest: The widest choice that its fitting ever made.
@@ -46,7 +47,7 @@ class Learned:
 
     load_s: _Seconds | None = None
     peak_mib: Mapping[DeviceId, _Mib] = attrs.field(factory=dict[DeviceId, int])
-    reported_mib: Mapping[str, _Mib] = attrs.field(factory=dict[str, int])
+    reported: Footprint | None = None
     n_ctx_slot: Annotated[int, Meta(ge=0)] | None = None
     fit: Fit | None = None
     widest: Fit | None = None
@@ -100,7 +101,13 @@ class LearnedFigures:
 
 
 def after_load(
-    known: Learned, *, load_s: float, at_s: float, fit: Fit | None, n_ctx_slot: int | None
+    known: Learned,
+    *,
+    load_s: float,
+    at_s: float,
+    fit: Fit | None,
+    reported: Footprint | None,
+    n_ctx_slot: int | None,
 ) -> Learned:
     """Return *known* with the figures of one more load.
 
@@ -109,6 +116,7 @@ def after_load(
         load_s: See `Learned`.
         at_s: See `Learned`.
         fit: What the fitting chose; None if there was none.
+        reported: See `Learned`; None if it was not told.
         n_ctx_slot: See `Learned`; None if it was not told.
     """
     choices = [choice for choice in (known.widest, fit) if choice is not None]
@@ -118,6 +126,7 @@ def after_load(
         at_s=at_s,
         fit=fit,
         widest=max(choices, key=lambda choice: choice.width, default=None),
+        reported=known.reported if reported is None else reported,
         n_ctx_slot=known.n_ctx_slot if n_ctx_slot is None else n_ctx_slot,
     )
 
