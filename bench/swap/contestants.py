@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import attrs
 
@@ -52,6 +52,11 @@ _ANY_PORT = 54321
 Figures = dict[str, float]
 
 
+#: The context and the layers on the GPU, the same for all: a swap is measured, and not how
+#: llama.cpp fits a model into memory.
+FIXED: Final = ("--ctx-size", "4096", "--n-gpu-layers", "99", "--fit", "off")
+
+
 @attrs.frozen
 class Setting:
     """The models and the server of a swap.
@@ -73,12 +78,13 @@ class Setting:
         lines += ["min_residency_s = 0", "scan_caches = false", 'log_format = "json"']
         for name, path in self.models.items():
             lines += [f"[models.{name}]", f'path = "{path}"']
+        spawn = ["[default_spawn]", f"args = {json.dumps(FIXED)}"]
         if self.server == REAL:
             # Except for the program, this is the default command line of models.
             default = next(iter(load_config(_written(config, lines)).config.models.values()))
             command = [os.environ["LLAMA_SERVER_BIN"], *default.spawn.command[1:]]
-            lines += ["[default_spawn]", f"command = {json.dumps(command)}"]
-        return _written(config, lines)
+            spawn += [f"command = {json.dumps(command)}"]
+        return _written(config, [*lines, *spawn])
 
     def command_line(self, model: str, port: int) -> tuple[str, ...]:
         """Return the command line that serves *model* on *port*."""
@@ -317,7 +323,7 @@ class LlamaCppRouter(Contestant):
         lines = []
         for name, path in setting.models.items():
             lines += [f"[{name}]", f"model = {path}", "jinja = true"]
-            lines += ["ctx-size = 4096", "n-gpu-layers = 99"]
+            lines += ["ctx-size = 4096", "n-gpu-layers = 99", "fit = off"]
         models = _written(setting.folder / "models.ini", lines)
         port = free_port()
         program = os.environ["LLAMA_SERVER_BIN"]

@@ -154,9 +154,9 @@ class Launcher:
                     await self._run_on(port, spec, key, free_gpus_mib, ready, report)
                 except* BackendError as group:
                     error = first_error(group)
-                    if key is not None and not ready.is_set():
-                        self.learned.forget_fit(key)
                     final = len(taken) == PORT_CHANGES or not _can_change_port(spec)
+                    if error.cause != Cause.PORT_IN_USE and not ready.is_set() and key is not None:
+                        self.learned.forget_fit(key)
                     if error.cause != Cause.PORT_IN_USE or ready.is_set() or final:
                         raise
                     log.warning("backend.port_taken", model=spec.id, port=port, reason=str(error))

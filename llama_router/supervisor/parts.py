@@ -156,7 +156,7 @@ async def router_parts(
                 dispatcher=dispatcher,
                 memory=MemoryWatch(
                     dispatcher,
-                    this_machine(lambda: dispatcher.config.devices, state_dir),
+                    machine,
                     Footprints(environ, programs.devices_of),
                 ),
                 programs=programs,

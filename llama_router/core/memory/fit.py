@@ -184,6 +184,9 @@ def _own_options(spec: ModelSpec) -> frozenset[str]:
     return frozenset((*spelled, *spec.spawn.env))
 
 
+# Every line of interest has one of these; most lines of a load have none.
+_MARKS: Final = re.compile(r"_fit_|llama_context: n_ctx |offloaded|memory_breakdown_print")
+
 _FIT_LINE: Final = re.compile(r"(?:common|llama)_params_fit_impl: (.*)")
 _PROJECTED: Final = re.compile(r"projected to use (\d+) MiB of (host|device) memory vs\. (\d+) MiB")
 _MARGIN: Final = re.compile(
@@ -221,6 +224,8 @@ class FitReader:
 
     def read(self, line: str) -> None:
         """Read one line of output; most say nothing about the fitting."""
+        if not _MARKS.search(line):
+            return
         if (found := _FIT_LINE.search(line)) is not None:
             self._read_fitting(found[1])
         elif "_fit_params: successfully fit" in line:
