@@ -6,7 +6,7 @@ is kept aside, and the router starts without figures: it learns them again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import trio
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
+from ..core.memory.devices import DeviceId
 from ..core.memory.learned import (
     LaunchKey,
     Learned,
@@ -51,6 +52,9 @@ class LearnedLaunches:
         machine: This machine.
         figures: What the file has.
         enqueue: Calls a blocking function in the background, in order.
+
+    Attributes:
+        revision: A number that is another one after each change of what is known.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class LearnedLaunches:
         self._is_queued = False
         self._keys: dict[ModelId, LaunchKey] = {}
         self._changed = trio.Event()
+        self.revision = 0
 
     async def run(
         self,
@@ -79,14 +84,15 @@ class LearnedLaunches:
         It has started when they are found; a file system that hangs delays that only briefly.
         """
         with trio.move_on_after(START_TIMEOUT_S):
-            await self._find_launches(config())
+            await self.find_launches(config())
         task_status.started()
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
-            await self._find_launches(config())
+            await self.find_launches(config())
 
-    async def _find_launches(self, config: Config) -> None:
+    async def find_launches(self, config: Config) -> None:
+        """Find the launches of the models of *config*, on threads."""
         for specs in _batches(config.models.values()):
             with suppress(ThreadRefusedError):  # logged; the next change is another chance
                 self._keys |= await in_thread(
@@ -94,6 +100,7 @@ class LearnedLaunches:
                 )
         for model in self._keys.keys() - config.models.keys():
             del self._keys[model]
+        self.revision += 1
 
     def configuration_changed(self) -> None:
         """Let `run` look at the configuration again."""
@@ -102,6 +109,7 @@ class LearnedLaunches:
     def note_launch(self, model: ModelId, launch: LaunchKey) -> None:
         """Take note of a launch of *model*: its files may be others than at the last reload."""
         self._keys[model] = launch
+        self.revision += 1
 
     def of_model(self, model: ModelId) -> Learned:
         """Return what is known of the launch of *model*."""
@@ -114,9 +122,15 @@ class LearnedLaunches:
     def update(self, launch: LaunchKey, figures: Learned) -> None:
         """Replace what is known of *launch*, and write the file in the background."""
         self._figures = self._figures.with_figures(self._machine, launch, figures)
+        self.revision += 1
         if self._path is not None and not self._is_queued:
             self._is_queued = True
             self._enqueue(self._write)
+
+    def note_peak(self, model: ModelId, peak_mib: Mapping[DeviceId, int]) -> None:
+        """Take note of what a backend of *model* was seen to take at most."""
+        if (launch := self._keys.get(model)) is not None:
+            self.update(launch, attrs.evolve(self.of(launch), peak_mib=dict(peak_mib)))
 
     def forget_fit(self, launch: LaunchKey) -> None:
         """Let llama.cpp fit the model again at its next start: a start has failed."""

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from ..backends.environment import find_program, inherited
+from ..backends.learned_launches import LearnedLaunches
 from ..core.config.command import command_line, environment
 from ..core.config.config import Config
 from ..core.config.kinds import is_llama_server
@@ -65,6 +66,7 @@ class Footprints:
     Args:
         environ: The router's environment.
         devices_of: Returns the devices that the program of a model sees; None if not known.
+        learned: What was learned from earlier loads, in this life and before.
 
     Attributes:
         load_s: How long the last load of each model took, in seconds.
@@ -74,7 +76,9 @@ class Footprints:
         self,
         environ: Mapping[str, str],
         devices_of: Callable[[ModelSpec], Sequence[str] | None],
+        learned: LearnedLaunches,
     ) -> None:
+        self._learned = learned
         self._environ = environ
         self._devices_of = devices_of
         self._estimated: dict[ModelId, _Estimated] = {}
@@ -120,9 +124,11 @@ class Footprints:
         self, config: Config, devices: Mapping[DeviceId, Device]
     ) -> Mapping[ModelId, Footprint]:
         """Return the footprint of each model that was looked up, from its best source."""
-        known_for = (config, tuple(devices.values()))
-        if self._known_for[:1] != (config,) or self._known_for != known_for:
+        known_for = (config, self._learned.revision, tuple(devices.values()))
+        if self._known_for[:2] != known_for[:2] or self._known_for != known_for:
             self._known_for = known_for
+            learned = ((model, self._learned.of_model(model).load_s) for model in config.models)
+            self.load_s = {model: load_s for model, load_s in learned if load_s is not None}
             self._known = {
                 spec.id: self._footprint(spec, devices)
                 for spec in config.models.values()
@@ -142,6 +148,7 @@ class Footprints:
             if not changes:
                 return
         self._measured[spec.id] = spec, claims
+        self._learned.note_peak(spec.id, claims)
         self._known_for = ()
 
     def raise_figure(
@@ -157,6 +164,7 @@ class Footprints:
             if name in devices and devices[name].kind is not DeviceKind.POOL
         }
         self._measured[spec.id] = spec, raised
+        self._learned.note_peak(spec.id, raised)
         self._known_for = ()
 
     def view_of(self, spec: ModelSpec, devices: Mapping[DeviceId, Device]) -> ProgramView:
@@ -182,8 +190,11 @@ class Footprints:
     def _footprint(self, spec: ModelSpec, devices: Mapping[DeviceId, Device]) -> Footprint:
         measured = self._measured.get(spec.id)
         estimated = self._estimated[spec.id]
+        learned = self._learned.of_model(spec.id)
+        is_measured = measured is not None and measured[0] is spec
         sources = Sources(
-            measured=measured[1] if measured is not None and measured[0] is spec else {},
+            measured=measured[1] if measured is not None and is_measured else learned.peak_mib,
+            reported=learned.reported,
             estimated=estimated.footprint,
             pinned=estimated.pinned,
         )

@@ -7,12 +7,15 @@ backend became ready or ended.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
 import trio
 
+from ..backends.launch_identity import this_machine as identify_machine
+from ..backends.learned_launches import FILE_NAME, LearnedLaunches, read_figures
 from ..backends.server_programs import ServerPrograms
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -236,7 +239,13 @@ async def read_once(
     await programs.ask(config)
     reading = await this_machine(lambda: config.devices, state_dir).read()
     devices, warnings = devices_of(reading, config.devices, config.scheduler.max_models)
-    footprints = Footprints(environ, programs.devices_of)
+    machine_id = await in_thread(identify_machine)
+    figures = await in_thread(
+        partial(read_figures, state_dir / FILE_NAME, machine_id, keep_broken=True)
+    )
+    learned = LearnedLaunches(None, machine_id, figures, lambda write: write())
+    await learned.find_launches(config)
+    footprints = Footprints(environ, programs.devices_of, learned)
     while not await footprints.find_some(config, devices, ()):
         pass
     states, _ = Ledger().observe(reading, devices, {}, {}, frozenset())

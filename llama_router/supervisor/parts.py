@@ -157,7 +157,7 @@ async def router_parts(
                 memory=MemoryWatch(
                     dispatcher,
                     machine,
-                    Footprints(environ, programs.devices_of),
+                    Footprints(environ, programs.devices_of, launcher.learned),
                 ),
                 programs=programs,
             )

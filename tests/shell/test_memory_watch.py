@@ -8,11 +8,13 @@ import trio
 from trio.testing import MockClock
 
 from llama_router.backends.backend import BackendSpawned, LaunchEvent
+from llama_router.backends.learned_launches import LearnedLaunches
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.memory.devices import DeviceId, DeviceKind, DeviceReading, MachineReading
+from llama_router.core.memory.learned import LearnedFigures, MachineId
 from llama_router.devices.machine import Machine
 from llama_router.dispatch import footprints, memory_watch
 from llama_router.dispatch.dispatcher import Dispatcher
@@ -101,7 +103,8 @@ class Watched:
         self.backends = Backends(load_s=LOAD_S)
         self.dispatcher = Dispatcher(conf, self.backends)
         self.machine = OneGpu(self.dispatcher)
-        unknown = Footprints({}, lambda _: None)
+        learned = LearnedLaunches(None, MachineId("this"), LearnedFigures(), lambda write: write())
+        unknown = Footprints({}, lambda _: None, learned)
         self.watch = MemoryWatch(self.dispatcher, self.machine, unknown)
 
 

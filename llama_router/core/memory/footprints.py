@@ -18,13 +18,13 @@ class Sources:
 
     Attributes:
         measured: The most that it was seen to hold, by device.
-        reported: What ``llama-server`` said, by device.
+        reported: What ``llama-server`` said; None if it did not.
         estimated: From the file and the flags; None if that cannot be said.
         pinned: Names of the devices that its launch names itself; None if it leaves the choice.
     """
 
     measured: Claims = attrs.field(factory=dict[DeviceId, int])
-    reported: Claims = attrs.field(factory=dict[DeviceId, int])
+    reported: Footprint | None = None
     estimated: Footprint | None = None
     pinned: tuple[DeviceId, ...] | None = None
 
@@ -55,21 +55,21 @@ def footprint_from(
             else Footprint(source=Source.CONFIGURED, host_mib=configured)
         )
     elif sources.measured:
-        found = _learned(Source.MEASURED, sources.measured, estimated, devices)
-    elif sources.reported:
-        found = _learned(Source.REPORTED, sources.reported, estimated, devices)
+        found = _measured(sources.measured, estimated, devices)
+    elif sources.reported is not None:
+        found = sources.reported
     else:
         found = estimated
     return attrs.evolve(_on_pinned(found, sources.pinned, devices), is_pinned=is_pinned)
 
 
-def _learned(
-    source: Source, by_device: Claims, estimated: Footprint, devices: Mapping[DeviceId, Device]
+def _measured(
+    by_device: Claims, estimated: Footprint, devices: Mapping[DeviceId, Device]
 ) -> Footprint:
     """Return a footprint that can be placed elsewhere, too: GPUs are added up."""
     gpus = {name for name, device in devices.items() if device.is_gpu}
     return Footprint(
-        source=source,
+        source=Source.MEASURED,
         host_mib=by_device.get(HOST, 0),
         gpu_mib=sum(mib for name, mib in by_device.items() if name in gpus),
         per_gpu_mib=estimated.per_gpu_mib,
