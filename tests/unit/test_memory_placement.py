@@ -211,6 +211,14 @@ class TestWhoLeaves:
         assert blockers("a", memory, *two) == ("b",)
         assert POLICY.may_start(spec("k", keep_loaded=True), moment(memory, *two)).allowed
 
+    def test_what_is_being_freed_leaves_the_blockers_of_then(self) -> None:
+        """Blockers are those that are left then: one that started meanwhile would be one."""
+        memory = view(gpu(GPU0, 10000, freeing_mib=6000), a=9000)
+        waiting = POLICY.may_start(spec("a"), moment(memory))
+        assert (waiting.allowed, waiting.blockers) == (False, ())
+        assert "are being freed" in waiting.reason
+        assert blockers("a", memory, resident("b", {GPU0: 3000})) == ("b",)
+
 
 class TestVictims:
     """Which models are stopped now."""

@@ -6,8 +6,9 @@ import pytest
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.memory.footprint import UNKNOWN
-from llama_router.core.memory.view import MemoryView
+from llama_router.core.memory.devices import Device, DeviceId, DeviceKind
+from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
+from llama_router.core.memory.view import DeviceState, MemoryView
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
@@ -744,3 +745,30 @@ def test_out_of_memory_is_tried_once_more_where_figures_are_learned() -> None:
             assert [type(action) for action in s.handle(Tick(), now_s=1.5)] == [Start]
     assert [type(action) for action in actions] == [Refuse]
     assert s.phase(A) is Phase.FAILED
+
+
+def test_a_model_does_not_return_into_memory_that_another_one_waits_for() -> None:
+    """While its old memory is being freed, there seems to be room beside it: the other one goes."""
+    gpu = Device(id=DeviceId("gpu"), kind=DeviceKind.SIMULATED, capacity_mib=24000)
+
+    def view(freeing_mib: int) -> MemoryView:
+        return MemoryView(
+            devices={gpu.id: DeviceState(device=gpu, freeing_mib=freeing_mib)},
+            footprints={
+                A: Footprint(source=Source.ESTIMATED, gpu_mib=11000),
+                ModelId("b"): Footprint(source=Source.ESTIMATED, gpu_mib=15000),
+            },
+        )
+
+    memory = {"policy": "memory"}
+    s = Scheduler(config(scheduler=memory, a={}, b={}))
+    s.handle(MemoryChanged(view(0)), now_s=0)
+    s.handle(Arrived(1, A), now_s=0)
+    s.handle(Changed(A, Signal.PROBE_OK), now_s=5)
+    s.handle(Arrived(2, ModelId("b")), now_s=6)
+    s.handle(Reconfigured(config(scheduler=memory, a={"args": ["-x"]}, b={})), now_s=7)
+    s.handle(Finished(1), now_s=8)
+    s.learn(view(11000))
+    assert s.handle(Changed(A, Signal.EXITED), now_s=9) == []
+    (started,) = s.handle(MemoryChanged(view(0)), now_s=9.1)
+    assert started == Start(ModelId("b"), {gpu.id: 15000})

@@ -34,6 +34,11 @@ class DeviceState:
         """What models may take together now."""
         return max(0, self.device.budget_mib - self.others_mib - self.freeing_mib)
 
+    @property
+    def soon_mib(self) -> int:
+        """The same when everything is freed that is being freed."""
+        return max(0, self.device.budget_mib - self.others_mib)
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class MemoryView:

@@ -42,12 +42,14 @@ class _Plan:
         leaving: Residents that have to be gone first.
         cost: Sum of their values.
         left_mib: What is left on the chosen GPUs, for the best fit.
+        is_free: No driver has to free something first.
     """
 
     claims: Claims
     leaving: tuple[Resident, ...] = ()
     cost: float = 0.0
     left_mib: int = 0
+    is_free: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +91,8 @@ class MemoryPlacement:
         if plan is None:
             return _no_room(spec, ways, occupancy)
         if not plan.leaving:
-            return Verdict(claims=plan.claims)
+            reason = "" if plan.is_free else _reason(spec, plan.claims, occupancy)
+            return Verdict(claims=plan.claims, reason=reason)
         guarded_s = (each.ready_since_s + self.min_residency_s for each in plan.leaving)
         return Verdict(
             blockers=tuple(each.model for each in plan.leaving),
@@ -240,11 +243,13 @@ def _best(
     best: _Plan | None = None
     for claims in ways:
         plan = _with_room(claims, free, ranked, may_leave, apart, memory)
-        if plan is not None and (
-            best is None or (plan.cost, plan.left_mib) < (best.cost, best.left_mib)
-        ):
+        if plan is not None and (best is None or _rank(plan) < _rank(best)):
             best = plan
     return best
+
+
+def _rank(plan: _Plan) -> tuple[float, bool, int]:
+    return plan.cost, not plan.is_free, plan.left_mib
 
 
 _Found = tuple[list[Resident], dict[DeviceId, int], dict[DeviceId, list[Resident]]]
@@ -265,7 +270,8 @@ def _by_value(occupancy: Occupancy, *, alone: bool) -> _Found:
             if not each.spec.keep_loaded and (alone or _runs_alone(each.spec, memory))
         ]
         staying = [each for each in occupancy.residents if each not in apart]
-        free = {name: state.available_mib for name, state in memory.devices.items()}
+        # What is being freed is free soon: the residents in the way are those that are left then.
+        free = {name: state.soon_mib for name, state in memory.devices.items()}
         for each in staying:
             for name, mib in each.claims.items():
                 if name in free:
@@ -328,8 +334,17 @@ def _with_room(
         for name, mib in claims.items()
         if memory.devices[name].device.is_gpu
     )
-    cost = sum(map(value_of, gone))
-    return _Plan(claims=claims, leaving=tuple(gone), cost=cost, left_mib=left_mib)
+    return _Plan(
+        claims=claims,
+        leaving=tuple(gone),
+        cost=sum(map(value_of, gone)),
+        left_mib=left_mib,
+        is_free=all(
+            mib <= free[name] - (state.soon_mib - state.available_mib)
+            for name, mib in claims.items()
+            for state in (memory.devices[name],)
+        ),
+    )
 
 
 def _suffice(
@@ -372,17 +387,24 @@ def _no_room(spec: ModelSpec, ways: Sequence[Claims], occupancy: Occupancy) -> V
                 f"({names}): it needs {said(ways[0], memory)}"
             ),
         )
+    return Verdict(reason=_reason(spec, ways[0], occupancy))
+
+
+def _reason(spec: ModelSpec, claims: Claims, occupancy: Occupancy) -> str:
+    """Return why a model has to wait that no resident is in the way of."""
+    memory = occupancy.memory
     held = []
-    for name in lacks(ways[0], _available_mib):
+    for name, mib in claims.items():
         state = memory.devices[name]
+        taken_mib = sum(each.claims.get(name, 0) for each in occupancy.residents)
+        if mib <= state.available_mib - taken_mib:
+            continue
         if state.others_mib:
             held.append(f"other programs hold {said_mib(state.others_mib)} of {name}")
         if state.freeing_mib:
             held.append(f"{said_mib(state.freeing_mib)} of {name} are being freed")
-    reason = f"model {str(spec.id)!r} needs {said(ways[0], memory)}"
-    if held:
-        reason += f", and {' and '.join(held)}"
-    return Verdict(reason=reason + ".")
+    reason = f"model {str(spec.id)!r} needs {said(claims, memory)}"
+    return f"{reason}, and {' and '.join(held)}." if held else f"{reason}."
 
 
 def _too_large(spec: ModelSpec, memory: MemoryView) -> str:
