@@ -150,7 +150,8 @@ class Echo:
         if lines[0].startswith("GET /health "):  # after failures the router asks for it
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             return False
-        fields = dict(line.split(": ", 1) for line in lines[1:-2])
+        pairs = (line.split(": ", 1) for line in lines[1:-2])
+        fields = {name.lower(): value for name, value in pairs}
         identity = fields["x-id"]
         if lines[0] != f"POST /{identity} HTTP/1.1":
             self.mixed.append(head)

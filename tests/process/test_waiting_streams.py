@@ -133,7 +133,7 @@ class TestResume:
         await replay.chunk(b"")
         assert await client.chunk() == b""
         await generation.chunk(b"")
-        await router.events.wait("request.completed", outcome="ok")
+        await router.events.wait("request.completed", outcome="ok", method="POST")
         assert router.of("a").in_flight == 0
 
     async def test_from_the_last_byte_that_it_has(self, router, stage) -> None:

@@ -21,6 +21,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @describe(
         "What would happen if models were loaded one after the other, all others idle.",
         answer=schemas.Plan,
+        errors=(404,),
         query=[
             Query(
                 name="model",
