@@ -34,6 +34,9 @@ class Usage(NamedTuple):
     completion_tokens: int | None = None
 
 
+_NO_FIGURES: Final = Usage()
+
+
 class UsageReader:
     """Finds token figures in the ends of an answer of one API.
 
@@ -91,7 +94,10 @@ class UsageReader:
         )
 
     def _figures_from(self, data: bytes, at: int) -> Usage:
-        found = {name: int(figure) for name, figure in self._figures.findall(data, at)}
+        pairs = self._figures.findall(data, at)
+        if not pairs:
+            return _NO_FIGURES
+        found = {name: int(figure) for name, figure in pairs}
         prompts = (_prompt_tokens(place, found) for place in self._places)
         completions = (found.get(place.completion) for place in self._places)
         return Usage(
