@@ -174,7 +174,13 @@ def notices_in(body: bytes | bytearray) -> Iterator[tuple[int, int] | None]:
     at = 0
     for _ in range(MAX_NOTICES + len(body) // SEARCHED_BYTES + 1):
         end = at + SEARCHED_BYTES
-        marks = [found for mark in _MARKS if (found := body.find(mark, at, end + len(mark))) >= 0]
+        marks = [
+            found
+            for mark, rare in ((_MARKS[0], _MARK_BYTE), (_MARKS[1], b"\\"))
+            # A single byte is found ten times as fast as several.
+            if body.find(rare, at, end + len(mark)) >= 0
+            and (found := body.find(mark, at, end + len(mark))) >= 0
+        ]
         if not marks:
             at = end
             if at >= len(body):
@@ -201,7 +207,7 @@ def cut_out(body: bytes | bytearray, spans: Sequence[tuple[int, int]]) -> bytes 
 
 def without_notices(body: bytes) -> bytes:
     """Return *body*, which is small, without notices of a router; see `notices_in`."""
-    # Nearly all bodies end here. A single byte is found ten times as fast as several.
+    # Nearly all bodies end here.
     if _MARK_BYTE not in body and _MARKS[1] not in body:
         return body
     return bytes(cut_out(body, [span for span in notices_in(body) if span is not None]))
