@@ -85,6 +85,7 @@ class Dispatcher:
             on the GPU because something else held memory; must not block.
 
     Attributes:
+        config: The configuration in force. An attribute, since each request reads it five times.
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
         changed: Set, and replaced by a new one, after each change of a queue or a phase.
@@ -105,6 +106,7 @@ class Dispatcher:
         on_squeezed: Callable[[ModelId], None] = lambda _: None,
     ) -> None:
         self._scheduler = Scheduler(config, placement_for)
+        self.config = config
         self._note = note
         self._on_squeezed = on_squeezed
         self._ids = count(1)
@@ -127,11 +129,6 @@ class Dispatcher:
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.changed = trio.Event()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
-
-    @property
-    def config(self) -> Config:
-        """The configuration in force."""
-        return self._scheduler.config
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -438,6 +435,7 @@ class Dispatcher:
         if now_s > self._alarm_s + LATE_S:
             self._scheduler.held_up(now_s - self._alarm_s, now_s=now_s)
         actions = self._scheduler.handle(event, now_s=now_s)
+        self.config = self._scheduler.config
         for action in actions:
             match action:
                 case Grant(request, model):
