@@ -39,6 +39,7 @@ def config(tmp_path, tmp_path_factory) -> Path:
         model_table(models, "a"),
         model_table(models, "b"),
         model_table(tmp_path, "broken"),
+        "[scheduler]\nswap_patience = 0\n",  # else a slow load lets the idle model wait
         router=["notify_model_swap = true", f"base_port = {base_port()}"],
     )
 

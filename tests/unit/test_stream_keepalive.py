@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama_router.core.apis.dialect import StreamDialect, StreamInfo
@@ -41,6 +41,7 @@ TEXTS = st.lists(
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 60))
+@example([b"\r\n5", b"\n"], 0)
 def test_it_is_never_wrong_about_the_end_of_an_event(payloads, cut) -> None:
     """However strange the payload, and wherever the part that is known begins."""
     stream = b"".join(map(chunk, payloads))

@@ -35,8 +35,8 @@ KEEPALIVE: Final = b": keepalive\n\n"
 #: The end of an event: a blank line.
 _EVENT_END: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
-#: The head of a chunk.
-_CHUNK_HEAD: Final = re.compile(rb"(?:^|\r\n)([0-9a-fA-F]+)[ \t]*(?:;[^\r\n]*)?\r\n")
+#: The head of a chunk. The line break before it may be the end of what looks like another one.
+_CHUNK_HEAD: Final = re.compile(rb"(?:^|(?<=\r\n))([0-9a-fA-F]+)[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
 def ends_with_event(tail: bytes, *, chunked: bool) -> bool:
