@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -93,7 +94,7 @@ def _read_files(paths: Iterable[str], stop: threading.Event) -> int:
         except OSError:
             continue  # the start will say what is wrong with it
         try:
-            for chunk in range(10**9):
+            for chunk in count():
                 if stop.is_set() or total_bytes >= left_bytes:
                     return total_bytes
                 if chunk % _LOOK_CHUNKS == _LOOK_CHUNKS - 1 and not _available_bytes():

@@ -100,10 +100,8 @@ def _print(found: dict[str, Any]) -> None:
     print_line("")
     models = [("MODEL", "TAKES", "KNOWN FROM", "EVICTS", "")]
     for model in found["models"]:
-        takes = " + ".join(
-            f"{amount(name, mib)} {name}" if kinds.get(name) != "pool" else f"{mib} {name}"
-            for name, mib in model["claims"].items()
-        )
+        claims = model["claims"].items()
+        takes = " + ".join(f"{amount(name, mib)} {name}" for name, mib in claims)
         source = (model["footprint"] or {"source": "-"})["source"]
         evicts = ", ".join(model["evicted"])
         models.append((model["id"], takes or "-", source, evicts or "-", model["reason"]))
