@@ -26,6 +26,7 @@ from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
 from ..ollama import routes as ollama
 from ..ollama import store
+from ..ui import routes as dashboard
 from . import guard
 from .connection import connection_class
 from .context import ControlContext
@@ -67,6 +68,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     logs.blueprint,
     ollama.blueprint,
     store.blueprint,
+    dashboard.blueprint,
     ui.blueprint,
 )
 """One function per module of routes; see `context`."""

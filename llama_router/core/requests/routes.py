@@ -22,7 +22,7 @@ OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters", "/metrics")
 #: Paths that the control plane answers, even if backends serve them, too; those of APIs that
 #: the router itself serves come in addition.
 _CONTROL_EXACT: Final = {
-    *("/", "/v1/models", "/models"),
+    *("/", "/v1/models", "/models", "/ui"),
     *("/v1/stream", "/v1/streams/lookup"),  # passed to the backend that keeps the conversation
 }
 #: Paths of the router's own health, for supervisors and load balancers.
@@ -32,7 +32,7 @@ READINESS: Final = "/readyz"
 #: The path of health, and llama-server's other name for it.
 HEALTH: Final = ("/health", "/v1/health")
 
-_CONTROL_PREFIX: Final = ("/admin/", "/v1/models/", "/models/")
+_CONTROL_PREFIX: Final = ("/admin/", "/ui/", "/v1/models/", "/models/")
 
 #: Decisions in the cache: clients send the same few paths again and again.
 _CACHE_SIZE: Final = 1024
