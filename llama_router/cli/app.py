@@ -48,6 +48,11 @@ COMMANDS: Final = (
         "Write the documented example configuration; does not overwrite an existing file.",
     ),
     (
+        "schema",
+        "configuration:schema",
+        "Print the JSON Schema of the configuration, for editors and other programs.",
+    ),
+    (
         "import-llama-swap",
         "migrate:import_llama_swap",
         "Translate llama-swap's configuration; does not overwrite an existing file.",

@@ -1,15 +1,19 @@
 """router.toml and the configuration reference say what the code does."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import attrs
+import jsonschema
 import pytest
 
+from llama_router.config.example import example_config, meanings
 from llama_router.config.load import load_config
 from llama_router.core.config import placeholders
+from llama_router.core.config.json_schema import json_schema
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import (
@@ -85,6 +89,18 @@ def test_the_uncommented_example_is_valid() -> None:
     config = parse_config(tomllib.loads(uncommented()))
     assert list(config.models) == ["qwen-7b", "vllm-qwen"]
     assert config.resolve("qwen") == "qwen-7b"
+
+
+def test_the_schema_accepts_the_uncommented_example() -> None:
+    """An editor marks nothing in it."""
+    document = tomllib.loads(uncommented())
+    jsonschema.Draft202012Validator(json_schema(meanings(example_config()))).validate(document)
+
+
+def test_the_written_schema_is_the_generated_one() -> None:
+    """``llama-router schema > docs/reference/router.schema.json`` writes it."""
+    written = json.loads((REFERENCE.parent / "router.schema.json").read_text())
+    assert written == json_schema(meanings(example_config()))
 
 
 def test_the_example_shows_the_defaults() -> None:

@@ -7,10 +7,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from llama_router.cli.app import COMMANDS as COMMANDS_BY_NAME
 from llama_router.cli.app import app
+from llama_router.config.example import example_config, meanings
+from llama_router.core.config.json_schema import json_schema
 from llama_router.core.config.parse import parse_config
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +46,8 @@ def anchors(path: Path) -> set[str]:
         for heading in HEADING.findall(prose)
     }
 
+
+SCHEMA = jsonschema.Draft202012Validator(json_schema(meanings(example_config())))
 
 EXAMPLES = [
     pytest.param(body, id=f"{name(path)}-{number}")
@@ -82,6 +87,7 @@ def test_configuration_examples_are_valid(example: str) -> None:
         if ":" in model:  # a model of the hub that a scan found
             table.setdefault("path", "/found.gguf")
     parse_config(document)
+    SCHEMA.validate(document)
 
 
 COMMANDS = [

@@ -119,6 +119,15 @@ async def test_init_writes_the_example(tmp_path) -> None:
     assert (await run_cli("check", "router.toml", folder=tmp_path)).returncode == 0
 
 
+async def test_init_writes_the_schema_for_editors(tmp_path) -> None:
+    """Beside the example, under the name that its first line has; ``schema`` prints the same."""
+    await run_cli("init", "new/router.toml", folder=tmp_path)
+    first = (tmp_path / "new" / "router.toml").read_text().splitlines()[0]
+    schema = (tmp_path / "new" / first.removeprefix("#:schema ")).read_bytes()
+    printed = await run_cli("schema", folder=tmp_path)
+    assert (printed.returncode, printed.stdout, printed.stderr) == (0, schema, b"")
+
+
 async def test_init_never_overwrites(tmp_path) -> None:
     """An existing file stays as it is, and the status is 1."""
     config = tmp_path / "router.toml"

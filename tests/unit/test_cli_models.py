@@ -205,5 +205,5 @@ def test_init_makes_the_folder(tmp_path, capsys) -> None:
     """At first there is no folder of configurations, neither in a home nor in /etc."""
     path = tmp_path / "etc" / "llama-router" / "router.toml"
     assert init(path) == 0
-    assert path.read_text().startswith("# llama-router's configuration")
+    assert "# llama-router's configuration" in path.read_text()
     assert f"wrote {path}" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NewType, Union, get_args, get_origin, get_typ
 import attrs
 import pytest
 
-from llama_router.core.config.kinds import Env, Positive, Seconds, Text, between
+from llama_router.core.config.kinds import Env, Limit, Positive, Seconds, Text, between
 from llama_router.core.config.specs import (
     ApiKey,
     DeviceSpec,
@@ -106,7 +106,7 @@ def test_every_member_is_judged() -> None:
         "[1]: must be at least 1",
         "[2]: expected an integer, got a string",
     ]
-    nested = Mapping[str, tuple[Annotated[Text, lambda _: None], ...]]
+    nested = Mapping[str, tuple[Annotated[Text, Limit(lambda _: None)], ...]]
     assert problems(nested, {"a": ["x", ""], "b": 1}) == [
         "a[1]: must not be empty",
         "b: expected an array, got an integer",
@@ -136,7 +136,7 @@ def test_a_new_type_is_as_strict_as_its_base() -> None:
 def test_a_bug_in_a_limit_is_no_problem_of_the_configuration() -> None:
     """It is raised as it is."""
     with pytest.raises(ZeroDivisionError):
-        reader(Annotated[int, lambda value: str(1 // value)])(0)
+        reader(Annotated[int, Limit(lambda value: str(1 // value))])(0)
     with pytest.raises(ZeroDivisionError):
         problems_in(ZeroDivisionError(), ())
 

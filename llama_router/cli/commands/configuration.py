@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from ...config.example import SCHEMA_NAME, example_config, meanings, with_schema_beside
 from ...config.locations import state_dir_for
 from ...core.config import placeholders
 from ...core.config.command import environment
@@ -20,7 +22,7 @@ from ...models.discovery import naming
 from ...models.scan import fault_of_model
 from ..config_loading import PreparedConfig, prepare_or_explain
 from ..options import Config
-from ..printing import fail, print_line, print_message
+from ..printing import fail, print_json, print_line, print_message
 
 
 def check(config: Config = None, *, commands: bool = False) -> int:
@@ -132,25 +134,33 @@ def _command_line(spec: ModelSpec, fit: Fit | None) -> str:
 def init(file: Path = Path("router.toml"), /) -> int:
     """Write the documented example configuration; does not overwrite an existing file.
 
+    Its schema is written beside it, for editors that complete and check TOML.
+
     Args:
         file: The file to write. Its folder is created if it is missing.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("xb") as new:
-            new.write(example_config())
+        with file.open("x", encoding="utf-8") as new:
+            new.write(with_schema_beside(example_config()))
+        file.with_name(SCHEMA_NAME).write_text(
+            json.dumps(_schema(), indent=2) + "\n", encoding="utf-8"
+        )
     except FileExistsError:
         return fail(f"{file} exists already and was not touched")
     except OSError as exc:
-        return fail(f"cannot write {file}: {reason_of(exc)}")
+        return fail(f"cannot write {exc.filename or file}: {reason_of(exc)}")
     print_line(f"wrote {file}; edit it, then run: llama-router serve --config {file}")
     return 0
 
 
-def example_config() -> bytes:
-    """Return the documented example, from the package or from the repository."""
-    packaged = resources.files("llama_router.cli").joinpath("router.toml")
-    if packaged.is_file():
-        return packaged.read_bytes()
-    # An editable installation: the example is at the top of the repository.
-    return Path(__file__).parents[3].joinpath("router.toml").read_bytes()
+def schema() -> int:
+    """Print the JSON Schema of the configuration, for editors and other programs."""
+    print_json(_schema())
+    return 0
+
+
+def _schema() -> dict[str, Any]:
+    from ...core.config.json_schema import json_schema  # noqa: PLC0415 -- for these commands only
+
+    return json_schema(meanings(example_config()))

@@ -1,7 +1,8 @@
 """The kinds of values in ``router.toml``, as types. Pure.
 
 A kind is a plain type, or one with limits: ``Annotated[int, between(0, 65535)]``. The module
-`strict` converts values to them. A field of the configuration has its kind as its type.
+`strict` converts values to them, and `json_schema` describes them. A field of the configuration
+has its kind as its type.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Final
+
+import attrs
 
 from . import placeholders
 from .exposure import address_fault
@@ -23,36 +26,52 @@ MAX_DEPTH: Final = 64
 Functions over nested values are recursive, and memory for the paths grows quadratically.
 """
 
-Limit = Callable[[Any], str | None]
-"""Returns the fault of a value of the right type; None if it is valid."""
+
+@attrs.frozen(eq=False)
+class Limit:
+    """A condition on a value of the right type.
+
+    Attributes:
+        fault: Returns the fault of a value; None if it is valid.
+        schema: What JSON Schema can say of the condition, for editors. It refuses no valid value.
+    """
+
+    fault: Callable[[Any], str | None]
+    schema: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 def between(minimum: int, maximum: int | None = None) -> Limit:
     """Return the limit of an integer, both ends included."""
     limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
-    def limit(value: int) -> str | None:
+    def fault(value: int) -> str | None:
         inside = minimum <= value and (maximum is None or value <= maximum)
         return None if inside else f"must be {limits}"
 
-    return limit
+    ends = {"minimum": minimum, "maximum": maximum}
+    return Limit(fault, {name: end for name, end in ends.items() if end is not None})
 
 
 def matching(pattern: str, message: str) -> Limit:
-    """Return the limit of a text that must match *pattern* completely."""
+    """Return the limit of a text that must match *pattern* completely.
+
+    The pattern uses only what regular expressions of JSON Schema know, too.
+    """
     matches = re.compile(pattern).fullmatch
-    return lambda text: None if matches(text) else message
+    return Limit(lambda text: None if matches(text) else message, {"pattern": f"^(?:{pattern})$"})
 
 
 def at_least(characters: int) -> Limit:
     """Return the limit of a secret's length. The secret is never quoted."""
     message = f"must have at least {characters} characters"
-    return lambda secret: None if len(secret) >= characters else message
+    return Limit(
+        lambda secret: None if len(secret) >= characters else message, {"minLength": characters}
+    )
 
 
 def none_of(names: Collection[str], message: str) -> Limit:
     """Return the limit of a name that must not be one of *names*."""
-    return lambda name: message if name in names else None
+    return Limit(lambda name: message if name in names else None, {"not": {"enum": sorted(names)}})
 
 
 def _no_nul(text: str) -> str | None:
@@ -177,46 +196,60 @@ _ORIGIN: Final = matching(
     "patterns",
 )
 
+_WITHOUT_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+
 Port = Annotated[int, between(0, 65535)]
 Count = Annotated[int, between(0)]
 Positive = Annotated[int, between(1)]
 
-Seconds = Annotated[float, _duration_fault]
-Timeout = Annotated[Seconds, _zero_fault]
+Seconds = Annotated[float, Limit(_duration_fault, {"minimum": 0})]
+Timeout = Annotated[Seconds, Limit(_zero_fault, {"exclusiveMinimum": 0})]
 
-String = Annotated[str, _no_nul]
+String = Annotated[str, Limit(_no_nul)]
 """A text without NUL, for the operating system; it may be empty."""
 
-Text = Annotated[String, _no_controls]
+Text = Annotated[String, Limit(_no_controls, {"minLength": 1, "pattern": _WITHOUT_CONTROLS})]
 """A name of something: a file, a group, an address. Not empty."""
 
-Address = Annotated[Text, address_fault]
-Addresses = Address | Annotated[tuple[Address, ...], _empty_fault]
+Address = Annotated[Text, Limit(address_fault)]
+Addresses = Address | Annotated[tuple[Address, ...], Limit(_empty_fault, {"minItems": 1})]
 """An address to listen on, or an array of them, each perhaps with a port."""
 
-LlamaServer = Annotated[Text, _llama_server_fault]
+LlamaServer = Annotated[
+    Text, Limit(_llama_server_fault, {"pattern": f"(?:^|/){LLAMA_SERVER}[^/]*$"})
+]
 UrlPath = Annotated[Text, _URL_PATH]
 Origin = Annotated[Text, _ORIGIN]
 
-Word = Annotated[String, _placeholder_fault]
+Word = Annotated[String, Limit(_placeholder_fault)]
 """A word of a command line, or the value of a variable; its placeholders are known."""
 
-Command = Annotated[tuple[Word, ...], _program_fault]
-Env = Mapping[Annotated[str, _variable_name_fault], Word]
+Command = Annotated[tuple[Word, ...], Limit(_program_fault, {"minItems": 1})]
+Env = Mapping[Annotated[str, Limit(_variable_name_fault, {"pattern": "^[^=]+$"})], Word]
 
 AdminSecret = Annotated[str, at_least(16), _VISIBLE]
 KeySecret = Annotated[str, at_least(8), _VISIBLE]
 Sha256 = Annotated[str, matching(r"[0-9A-Fa-f]{64}", "must be 64 hexadecimal digits")]
 
-Name = Annotated[str, name_fault]
+Name = Annotated[str, Limit(name_fault, {"minLength": 1, "pattern": _WITHOUT_CONTROLS})]
 
-MemoryMib = Annotated[Any, _memory_fault]
+_MIB: Final = {"type": "integer", "minimum": 1}
+
+MemoryMib = Annotated[
+    Any,
+    Limit(
+        _memory_fault,
+        {"anyOf": [_MIB, {"type": "object", "minProperties": 1, "additionalProperties": _MIB}]},
+    ),
+]
 """MiB, or a table of MiB by device."""
 
-DeviceChoice = Annotated[Any, _devices_fault]
+_DEVICE_NAMES: Final = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+
+DeviceChoice = Annotated[Any, Limit(_devices_fault, {"anyOf": [{"const": "auto"}, _DEVICE_NAMES]})]
 """``"auto"``, or an array of names of devices."""
 
-JsonValue = Annotated[Any, _json_fault]
+JsonValue = Annotated[Any, Limit(_json_fault)]
 Table = Mapping[str, Any]
 """A table with keys that are converted one by one."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
 import attrs
 
 from ...errors.config import ConfigError, Problem, Where
-from . import placeholders
+from . import placeholders, tables
 from .config import Config
 from .exposure import host_fault
-from .kinds import LLAMA_SERVER, KeySecret, Table, Word, name_fault
+from .kinds import LLAMA_SERVER, Table, name_fault
 from .names import ModelId
 from .specs import (
     DEFAULT_SPAWN,
@@ -32,26 +32,18 @@ Keys = Mapping[str, Reader]
 """The keys that a table may have, each with the function that converts its value."""
 
 
-def _keys_of(spec: type[attrs.AttrsInstance], **others: Any) -> Keys:  # noqa: ANN401 -- any type
-    """Return the fields of *spec* as keys, and *others* in addition or instead."""
-    kinds = get_type_hints(spec, include_extras=True) | others
-    return {key: reader(kind) for key, kind in kinds.items() if kind is not ModelId}
+def _readers(table: tables.Kinds) -> Keys:
+    return {key: reader(kind) for key, kind in table.items()}
 
 
-_SECTIONS: Final[Keys] = dict.fromkeys(
-    ("router", "scheduler", "devices", "api_keys", "default_spawn", "templates", "models"),
-    reader(Table),
-)
-_ROUTER_KEYS: Final = _keys_of(RouterSpec)
-_SCHEDULER_KEYS: Final = _keys_of(SchedulerSpec)
-_DEVICE_KEYS: Final = _keys_of(DeviceSpec)
-_SPAWN_KEYS: Final = _keys_of(SpawnSpec)
-# Beside its spawn settings, a template may have these of a model.
-_TEMPLATE_KEYS: Final[Keys] = {"autoload": reader(bool)}
-_API_KEY_KEYS: Final = _keys_of(ApiKey, key=KeySecret)
-_MODEL_KEYS: Final = _keys_of(
-    ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...]
-)
+_SECTIONS: Final[Keys] = dict.fromkeys(tables.SECTIONS, reader(Table))
+_ROUTER_KEYS: Final = _readers(tables.ROUTER)
+_SCHEDULER_KEYS: Final = _readers(tables.SCHEDULER)
+_DEVICE_KEYS: Final = _readers(tables.DEVICE)
+_SPAWN_KEYS: Final = _readers(tables.SPAWN)
+_TEMPLATE_KEYS: Final = _readers(tables.MODEL_IN_TEMPLATE)
+_API_KEY_KEYS: Final = _readers(tables.API_KEY)
+_MODEL_KEYS: Final = _readers(tables.MODEL)
 
 # Settings of a model that `[router]` has, too.
 _INHERITED: Final = ("max_queued", "ttl_s", "notify_model_swap", "autoload")

@@ -119,7 +119,7 @@ def _limited(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any ty
     def hook(value: object, _: object) -> Any:  # noqa: ANN401 -- as *base* says
         valid = read(value, base)
         for limit in limits:
-            if fault := limit(valid):
+            if fault := limit.fault(valid):
                 raise InvalidValueError(fault)
         return valid
 
