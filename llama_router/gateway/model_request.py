@@ -12,6 +12,7 @@ from typing import Final
 from ..backends.backend import Backend
 from ..core.access.caller import UNRESTRICTED
 from ..core.access.gate import Scope
+from ..core.access.sessions import without_session
 from ..core.apis.event_stream import is_complete
 from ..core.apis.registry import APIS
 from ..core.apis.usage import usage_of
@@ -40,7 +41,7 @@ from ..dispatch.stream_wait import StreamWait
 from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, NoModelRunningError
-from ..http1 import RequestHead, end_to_end_fields
+from ..http1 import RequestHead, end_to_end_fields, with_cookies
 from ..logs.request_ids import new_request_id
 from .backend_request import BackendRequest, ExchangeResult, RequestBody
 from .buffered_exchange import BufferedExchange
@@ -134,6 +135,8 @@ class ModelRequest:
             observes = isinstance(destination, Observe)
             scope = _OPEN if observes and destination in _OPEN_ROUTES else _MODELS
             self._caller = gate.check(scope, head.method, head.fields)
+            if head.has_cookies:
+                self._head = with_cookies(head, without_session)
             if not observes:
                 gate.check_load(head.method, head.fields)
             self._strip_headers = gate.strip_headers

@@ -7,7 +7,13 @@ invalid input raises only `RequestError` or `UpstreamError`.
 
 from .fields import MAX_HEAD_BYTES, Fields
 from .framing import ChunkedBody, Dechunker, Framing, LengthBody, ResponseFraming
-from .request import RequestHead, end_to_end_fields, parse_request_head, upstream_request_head
+from .request import (
+    RequestHead,
+    end_to_end_fields,
+    parse_request_head,
+    upstream_request_head,
+    with_cookies,
+)
 from .response import (
     ResponseHead,
     client_response_head,
@@ -29,4 +35,5 @@ __all__ = [
     "parse_request_head",
     "parse_response_head",
     "upstream_request_head",
+    "with_cookies",
 ]

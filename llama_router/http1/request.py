@@ -6,7 +6,8 @@ Source: RFC 9112, sections 2, 3, 5 and 6; RFC 9110, sections 7 and 10.1.1.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -39,7 +40,10 @@ _REG_NAME = rb"[A-Za-z0-9\-._~!$&'()*+,;=%]"
 _HOST = re.compile(rb"(?:\[[A-Za-z0-9\-._~!$&'()*+,;=%:]++\]|" + _REG_NAME + rb"*+)(?::[0-9]*+)?")
 
 _SEMANTIC = frozenset(
-    (b"connection", b"content-length", b"expect", b"host", b"transfer-encoding", b"upgrade")
+    (
+        *(b"connection", b"content-length", b"cookie", b"expect", b"host"),
+        *(b"transfer-encoding", b"upgrade"),
+    )
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 _WITHOUT_CONTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
@@ -66,6 +70,7 @@ class RequestHead:
         upgrade: The client offers to switch to WebSocket. A proxy does not forward other
             offers, such as h2c.
         connection_options: Lower-cased members of ``Connection``.
+        has_cookies: The request has a field ``Cookie``.
     """
 
     method: bytes
@@ -82,6 +87,7 @@ class RequestHead:
     expect_continue: bool
     upgrade: bool
     connection_options: frozenset[bytes]
+    has_cookies: bool
 
     @property
     def origin(self) -> bytes:
@@ -175,7 +181,26 @@ def parse_request_head(
         and b"upgrade" in semantic
         and _offers_websocket(semantic[b"upgrade"]),
         options,
+        b"cookie" in semantic,
     )
+
+
+def with_cookies(head: RequestHead, change: Callable[[bytes], bytes]) -> RequestHead:
+    """Return *head* with *change* applied to each ``Cookie``; one that becomes empty is left out.
+
+    Args:
+        head: The client's request.
+        change: Returns the new value of the field.
+    """
+    fields, lines = [], []
+    for field, line in zip(head.fields, head.lines, strict=True):
+        if field[0] != b"cookie":
+            fields.append(field)
+            lines.append(line)
+        elif value := change(field[1]):
+            fields.append((b"cookie", value))
+            lines.append(b"Cookie: " + value)
+    return replace(head, fields=fields, lines=lines, has_cookies=True)
 
 
 def upstream_request_head(

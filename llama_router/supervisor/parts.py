@@ -19,6 +19,7 @@ from ..backends.server_programs import ServerPrograms
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
+from ..core.access.sessions import Sessions
 from ..core.config.config import Config
 from ..core.config.specs import RouterSpec
 from ..devices.machine import this_machine
@@ -169,7 +170,12 @@ async def router_parts(
 
 def _gate(config: Config, admin_token: str) -> Gate:
     name = socket.gethostname()
-    return Gate(config, own_hosts={name, f"{name}.local"}, admin_token=admin_token)
+    return Gate(
+        config,
+        own_hosts={name, f"{name}.local"},
+        admin_token=admin_token,
+        sessions=Sessions(trio.current_time),
+    )
 
 
 def _log_store(router: RouterSpec, state_dir: Path) -> LogStore:

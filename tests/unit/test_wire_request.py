@@ -84,6 +84,7 @@ def test_a_plain_request_is_taken_apart() -> None:
         expect_continue=False,
         upgrade=False,
         connection_options=frozenset(),
+        has_cookies=False,
     )
 
 

@@ -27,6 +27,7 @@ from ..llama_cpp import routes as models_api
 from ..ollama import routes as ollama
 from ..ollama import store
 from ..ui import routes as dashboard
+from ..ui import session as dashboard_session
 from . import guard
 from .connection import connection_class
 from .context import ControlContext
@@ -68,6 +69,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     logs.blueprint,
     ollama.blueprint,
     store.blueprint,
+    dashboard_session.blueprint,
     dashboard.blueprint,
     ui.blueprint,
 )

@@ -19,8 +19,10 @@ from ...core.access.browsers import check_media_type
 from ...core.access.caller import Caller
 from ...core.access.gate import Gate, Scope
 from ...core.apis.registry import APIS
-from ...errors.access import ModelNotAllowedError
+from ...errors.access import AdminTokenError, ModelNotAllowedError
 from ...errors.requests import RequestError
+from ...process.peer_user import user_of_peer
+from ...threads import in_thread
 from .connection import BudgetedBody, FailableBody
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -81,20 +83,48 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
 
     @app.before_request
     async def check_access() -> Response | None:
-        fields = _fields()
+        fields = header_fields()
         if request.method == "OPTIONS":
             answer = gate.preflight_fields(fields)
             if answer is not None:
                 return Response(b"", HTTPStatus.NO_CONTENT, headers=_as_text(answer))
-        g.caller = gate.check(scope_of(app, request.endpoint), request.method.encode(), fields)
+        scope = scope_of(app, request.endpoint)
+        g.caller = gate.check(scope, request.method.encode(), fields)
+        if "cookie" in request.headers:
+            await _check_user(gate, scope, fields)
         return None
 
     @app.after_request
     async def add_browser_fields(response: Response) -> Response:
         if "access-control-allow-origin" not in response.headers:
-            response.headers.extend(_as_text(gate.cors_fields(_fields())))
+            response.headers.extend(_as_text(gate.cors_fields(header_fields())))
         response.headers["x-content-type-options"] = "nosniff"
         return response
+
+
+async def _check_user(gate: Gate, scope: Scope, fields: list[tuple[bytes, bytes]]) -> None:
+    """Refuse a session of another user of this machine.
+
+    Browsers send a cookie to every port of a host: a server of another user on this machine may
+    have got it.
+
+    Raises:
+        AdminTokenError: if the session that admits the request belongs to another user.
+    """
+    session = gate.deciding_session(scope, fields)
+    if session is None or session.uid is None or await user_of_client() == session.uid:
+        return
+    raise AdminTokenError("the session belongs to another user of this machine: sign in")
+
+
+async def user_of_client() -> int | None:
+    """Return the user of this machine that sent the current request; None if it is not known."""
+    scope = cast("dict[str, Any]", request.scope)
+    here, there = scope.get("server"), scope.get("client")
+    if not here or not there or None in (here[1], there[1]):  # a UNIX socket
+        return None
+    # Thousands of connections take longer than other requests should wait.
+    return await in_thread(user_of_peer, tuple(here[:2]), tuple(there[:2]), abandon_on_cancel=True)
 
 
 def check(gate: Gate, scope: Scope) -> None:
@@ -103,12 +133,12 @@ def check(gate: Gate, scope: Scope) -> None:
     Raises:
         AccessError: if it may not.
     """
-    gate.check(scope, request.method.encode(), _fields())
+    gate.check(scope, request.method.encode(), header_fields())
 
 
 def may_change(gate: Gate) -> bool:
     """Return whether the sender of the current request may load and unload models."""
-    return gate.may_change(request.method.encode(), _fields())
+    return gate.may_change(request.method.encode(), header_fields())
 
 
 def check_unrestricted() -> None:
@@ -124,7 +154,8 @@ def check_unrestricted() -> None:
         )
 
 
-def _fields() -> list[tuple[bytes, bytes]]:
+def header_fields() -> list[tuple[bytes, bytes]]:
+    """Return the header fields of the current request, names in lower case."""
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in request.headers
@@ -158,7 +189,7 @@ async def json_body(schema: type[T]) -> T:
     """
     data = await raw_body()
     if data:
-        check_media_type(_fields(), data)
+        check_media_type(header_fields(), data)
     try:
         return msgspec.json.decode(data or b"{}", type=schema)
     except (msgspec.DecodeError, RecursionError) as exc:

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
+import attrs
+
 from ...errors.access import (
     AccessError,
     AdminTokenError,
@@ -33,6 +35,7 @@ from ..config.specs import ModelsApi
 from .browsers import Fields, is_browser, is_listed, is_same_origin, without_default_port
 from .caller import UNRESTRICTED, Caller
 from .hosts import address_of, canonical, host_of, is_misleading, is_unspecified
+from .sessions import Session, Sessions, cookie_texts, is_direct, is_from_own_page
 
 
 class Scope(StrEnum):
@@ -46,7 +49,10 @@ class Scope(StrEnum):
 
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
-_CHECKED_FIELDS: Final = _CREDENTIALS | {b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"}
+_CHECKED_FIELDS: Final = _CREDENTIALS | {
+    *(b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"),
+    *(b"cookie", b"referer"),  # of browsers, for sessions
+}
 
 _READS: Final = frozenset((b"GET", b"HEAD"))
 
@@ -62,6 +68,22 @@ _FIELD_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+
 _MAX_CACHED: Final = 64
 
 
+@attrs.frozen
+class Rights:
+    """What a browser that signed in may do.
+
+    Attributes:
+        scope: `Scope.ADMIN` or `Scope.MODELS`.
+        caller: What that means for models.
+    """
+
+    scope: Scope
+    caller: Caller
+
+
+_OWNER: Final = Rights(Scope.ADMIN, UNRESTRICTED)
+
+
 class Gate:
     """Applies the access rules of the configuration in force.
 
@@ -69,9 +91,18 @@ class Gate:
         config: The configuration.
         own_hosts: Further names of this machine.
         admin_token: The admin token, unless the configuration sets another one.
+        sessions: The sessions of browsers; None if no browser can sign in.
     """
 
-    def __init__(self, config: Config, *, own_hosts: Iterable[str], admin_token: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        own_hosts: Iterable[str],
+        admin_token: str,
+        sessions: Sessions | None = None,
+    ) -> None:
+        self._sessions = sessions
         self._own_hosts = frozenset(host.lower() for host in own_hosts)
         self._fallback_token = admin_token
         self._listening: tuple[str, ...] = ()
@@ -130,6 +161,88 @@ class Gate:
         if scope is Scope.ADMIN or (scope is Scope.CHANGES and not self.changes_are_open):
             return self._check_token(scope, seen)
         return self._check_key(seen) if self._keys else UNRESTRICTED
+
+    # -- sessions of browsers ---------------------------------------------------------------
+
+    @property
+    def opens_locally(self) -> bool:
+        """Return whether the dashboard opens without a secret, for the router's own user.
+
+        That is so if only this machine can reach it, and no API key says that its users differ.
+        """
+        return self._local and not self._keys
+
+    def is_local_page(self, fields: Fields) -> bool:
+        """Return whether a page of the router, asked as this machine, sent a request directly."""
+        seen = dict(fields)
+        return is_from_own_page(seen) and is_direct(seen, is_loopback)
+
+    def sign_in(self, secret: str, text: bytes, *, uid: int | None) -> Rights:
+        """Begin a session with the rights of *secret*; return these.
+
+        Args:
+            secret: The admin token or an API key.
+            text: A random text for the cookie.
+            uid: The user of this machine that the browser belongs to, if that is known.
+
+        Raises:
+            AdminTokenError: if it is neither.
+        """
+        digest = _digest(secret.encode("utf-8", "surrogateescape"))
+        rights = self._rights_of(digest)
+        if rights is None or self._sessions is None:
+            raise AdminTokenError("this is neither the admin token nor an API key of this router")
+        self._sessions.begin(text, secret=digest, uid=uid)
+        return rights
+
+    def open_session(self, text: bytes, *, uid: int) -> Rights:
+        """Begin a session without a secret, for the user of the router; return its rights.
+
+        It ends as soon as the router does not open locally any more.
+        """
+        assert self._sessions is not None and self.opens_locally  # noqa: PT018 -- one condition
+        self._sessions.begin(text, secret=None, uid=uid)
+        return _OWNER
+
+    def end_session(self, session: Session) -> None:
+        """End *session*."""
+        if self._sessions is not None:
+            self._sessions.end(session)
+
+    def rights(self, session: Session) -> Rights | None:
+        """Return what *session* allows now; None if its secret does not count any more."""
+        if session.secret is None:
+            return _OWNER if self.opens_locally else None
+        return self._rights_of(session.secret)
+
+    def session(self, fields: Fields) -> Session | None:
+        """Return the session of a request from a page of the router, if it has one."""
+        return self._session({name: value for name, value in fields if name in _CHECKED_FIELDS})
+
+    def deciding_session(self, scope: Scope, fields: Fields) -> Session | None:
+        """Return the session without which a request that `check` has passed would not pass."""
+        if scope is Scope.OPEN or (scope is not Scope.ADMIN and not self._keys):
+            return None
+        seen = {name: value for name, value in fields if name in _CHECKED_FIELDS}
+        given = _given_token(seen) if scope is Scope.ADMIN else _given_key(seen)
+        return None if given is not None else self._session(seen)
+
+    def _session(self, seen: dict[bytes, bytes]) -> Session | None:
+        cookies = seen.get(b"cookie")
+        if cookies is None or self._sessions is None or not is_from_own_page(seen):
+            return None
+        session = self._sessions.find(cookie_texts(cookies, seen.get(b"host", b"")))
+        return None if session is None or self.rights(session) is None else session
+
+    def _rights_of(self, digest: bytes) -> Rights | None:
+        if hmac.compare_digest(digest, self._token):
+            return _OWNER
+        caller = self._caller_with_digest(digest)
+        return None if caller is None else Rights(Scope.MODELS, caller)
+
+    def _signed_in(self, seen: dict[bytes, bytes]) -> Rights | None:
+        session = self._session(seen)
+        return None if session is None else self.rights(session)
 
     def may_change(self, method: bytes, fields: Fields) -> bool:
         """Return whether the sender of a request that `check` has passed may change models."""
@@ -270,8 +383,13 @@ class Gate:
         return self._models_api is ModelsApi.OPEN
 
     def _check_token(self, scope: Scope, seen: dict[bytes, bytes]) -> Caller:
-        given = seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
+        given = _given_token(seen)
         if given is None:
+            # Not for `Scope.CHANGES`: no page of the dashboard asks for that, but a page that a
+            # backend serves might.
+            rights = self._signed_in(seen) if scope is Scope.ADMIN and b"cookie" in seen else None
+            if rights is not None and rights.scope is Scope.ADMIN:
+                return rights.caller
             raise AdminTokenError(
                 "this needs the admin token, as 'Authorization: Bearer TOKEN' or 'X-Admin-Token'"
             )
@@ -288,8 +406,10 @@ class Gate:
         )
 
     def _check_key(self, seen: dict[bytes, bytes]) -> Caller:
-        given = _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
+        given = _given_key(seen)
         if given is None:
+            if b"cookie" in seen and (rights := self._signed_in(seen)) is not None:
+                return rights.caller
             raise ApiKeyError("this router needs an API key, as 'Authorization: Bearer KEY'")
         caller = self._caller_with_key(given)
         if caller is None:
@@ -297,7 +417,9 @@ class Gate:
         return caller
 
     def _caller_with_key(self, key: bytes) -> Caller | None:
-        digest = _digest(key)
+        return self._caller_with_digest(_digest(key))
+
+    def _caller_with_digest(self, digest: bytes) -> Caller | None:
         caller = None
         # All of them are compared, so that the time does not depend on the key.
         for known, its_caller in self._keys.items():
@@ -316,6 +438,14 @@ def _origin_error(origin: bytes | None) -> OriginNotAllowedError:
 
 def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
+
+
+def _given_token(seen: dict[bytes, bytes]) -> bytes | None:
+    return seen.get(b"x-admin-token") or _bearer(seen.get(b"authorization"))
+
+
+def _given_key(seen: dict[bytes, bytes]) -> bytes | None:
+    return _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
 
 
 def _bearer(value: bytes | None) -> bytes | None:
