@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from llama_router.core.scheduling.lifecycle import Phase
+from llama_router.process.names import name_of
 from tests.process.harness import Router, Stage, post
 from tests.process.real import (
     LIMIT_S,
@@ -121,9 +122,12 @@ async def test_memory_that_another_program_holds_is_waited_for(
         await dispatcher.feed.wait_after(dispatcher.feed.last)
     (request,) = router.of("b").waiting_since_s
     wait = dispatcher.wait_of(request)
-    while wait is None or "other programs" not in wait.reason:
+    while wait is None or not wait.reason.startswith("model 'b' needs"):
         await trio.testing.wait_all_tasks_blocked()
         wait = dispatcher.wait_of(request)
+    assert f"gpu0 is held by model 'a' (1000 MiB) and {name_of(os.getpid())} (9.8 GiB)" in (
+        wait.reason
+    )
     assert wait.blockers == ()
     holder.write_text("{}")
     assert (await client.answer()).status == 200

@@ -42,6 +42,8 @@ class Machine:
         *,
         host_mib: float = 0,
         loading: frozenset[ModelId] = NONE,
+        processes: dict[int, float] | None = None,
+        names: dict[int, str] | None = None,
     ) -> dict[DeviceId, DeviceState]:
         reading = MachineReading(
             at_s=at_s,
@@ -52,12 +54,13 @@ class Machine:
                     name="",
                     total_mib=24000,
                     used_mib=used_mib,
-                    processes={} if self.tells else None,
+                    processes=(processes or {}) if self.tells else None,
                 ),
                 DeviceReading(
                     id=HOST, kind=DeviceKind.HOST, name="", total_mib=32000, used_mib=host_mib
                 ),
             ),
+            names=names or {},
         )
         states, late = self.ledger.observe(
             reading, self.devices, usage or {}, claims or {}, loading
@@ -72,6 +75,16 @@ def test_what_no_backend_holds_is_held_by_others() -> None:
     states = machine.read(0, 9000, {A: {GPU: 8000}}, {A: {GPU: 6000.0}})
     assert states[GPU].others_mib == 3000
     assert states[GPU].available_mib == 21000
+
+
+def test_programs_are_named_with_what_they_hold() -> None:
+    """Processes of one name count together, largest first; what is small there has no name."""
+    held = {11: 1000.0, 12: 2000.0, 13: 4000.0, 14: 900.0, 15: 20.0}
+    names = {11: "ComfyUI/main.py", 12: "ComfyUI/main.py", 13: "game", 15: "Xorg"}
+    states = Machine().read(0, 7920, processes=held, names=names)
+    assert list(states[GPU].programs.items()) == [("game", 4000), ("ComfyUI/main.py", 3000)]
+    assert not states[HOST].programs
+    assert not Machine(tells=False).read(0, 7920, processes=held, names=names)[GPU].programs
 
 
 def test_the_reserve_is_for_others_first() -> None:

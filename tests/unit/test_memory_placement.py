@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
 from llama_router.core.memory.settings import MAX_MODELS
 from llama_router.core.memory.view import NOTHING_KNOWN, Claims, DeviceState, MemoryView
 from llama_router.core.scheduling.lifecycle import Phase
-from llama_router.core.scheduling.memory_placement import MemoryPlacement, holders_of, value_of
+from llama_router.core.scheduling.memory_placement import MemoryPlacement, value_of
+from llama_router.core.scheduling.memory_sentences import holders_of
 from llama_router.core.scheduling.placement import Obstacle, Occupancy, Resident
 
 GPU0, GPU1, GPU2, LAB = map(DeviceId, ("nvidia0", "nvidia1", "nvidia2", "lab"))
@@ -22,7 +24,7 @@ NOT_CLOSED: frozenset[ModelId] = frozenset()
 POLICY = MemoryPlacement(min_residency_s=2.0)
 
 
-def gpu(name: DeviceId, mib: int, **more: int) -> DeviceState:
+def gpu(name: DeviceId, mib: int, **more: Any) -> DeviceState:
     device = Device(id=name, kind=DeviceKind.NVIDIA, capacity_mib=mib)
     return DeviceState(device=device, **more)
 
@@ -47,9 +49,17 @@ def spec(name: str, **fields: object) -> ModelSpec:
     return parse_config({"models": {name: table}, "devices": devices}).models[ModelId(name)]
 
 
-def resident(name: str, claims: Claims, phase: Phase = Phase.READY, **more: float) -> Resident:
+def resident(
+    name: str,
+    claims: Claims,
+    phase: Phase = Phase.READY,
+    *,
+    keep_loaded: bool = False,
+    **more: float,
+) -> Resident:
     values: dict[str, object] = {"demand": 0.0, "load_s": 1.0, **more}
-    return Resident(spec=spec(name), phase=phase, claims=claims, **values)  # type: ignore[arg-type]
+    settings = spec(name, keep_loaded=keep_loaded)
+    return Resident(spec=settings, phase=phase, claims=claims, **values)  # type: ignore[arg-type]
 
 
 def moment(memory: MemoryView, *residents: Resident) -> Occupancy:
@@ -115,8 +125,8 @@ class TestWhere:
         assert not verdict.blockers
         assert verdict.obstacle is None
         assert verdict.reason == (
-            "model 'a' needs 5.9 GiB of nvidia0, and other programs hold 2.0 GiB of nvidia0 and "
-            "2.9 GiB of nvidia0 are being freed."
+            "model 'a' needs 5.9 GiB of nvidia0; nvidia0 is held by other programs (2.0 GiB) and "
+            "an ended backend (2.9 GiB, being freed)."
         )
 
 
@@ -216,7 +226,7 @@ class TestWhoLeaves:
         memory = view(gpu(GPU0, 10000, freeing_mib=6000), a=9000)
         waiting = POLICY.may_start(spec("a"), moment(memory))
         assert (waiting.allowed, waiting.blockers) == (False, ())
-        assert "are being freed" in waiting.reason
+        assert "an ended backend (5.9 GiB, being freed)" in waiting.reason
         assert blockers("a", memory, resident("b", {GPU0: 3000})) == ("b",)
 
 
@@ -263,6 +273,48 @@ class TestVictims:
         assert verdict.look_again_s == 101.0
 
 
+class TestWhy:
+    """The sentence that says what a model needs, and what holds it."""
+
+    def test_models_and_programs_in_the_way_are_named(self) -> None:
+        """With what each of them holds, models first; residents that may stay are not in it."""
+        memory = view(gpu(GPU0, 12000, others_mib=4000, programs={"ComfyUI/main.py": 4096}), a=7000)
+        there = moment(memory, resident("b", {GPU0: 6144}), resident("c", {HOST: 500}))
+        assert POLICY.may_start(spec("a"), there).reason == (
+            "model 'a' needs 6.8 GiB of nvidia0; nvidia0 is held by model 'b' (6.0 GiB) and "
+            "ComfyUI/main.py (4.0 GiB)."
+        )
+
+    def test_kept_models_and_what_they_hold_are_named(self) -> None:
+        """Programs, too: without them there might be room."""
+        memory = view(gpu(GPU0, 12000, others_mib=1000, programs={"game": 1500}), a=9000)
+        there = moment(memory, resident("k", {GPU0: 6144}, keep_loaded=True))
+        assert POLICY.may_start(spec("a"), there).reason == (
+            "model 'a' does not fit beside the models that are kept loaded ('k'): it needs "
+            "8.8 GiB of nvidia0; nvidia0 is held by model 'k' (6.0 GiB) and game (1.5 GiB)"
+        )
+
+    def test_a_model_that_runs_alone_says_so(self) -> None:
+        """There would be room, so what holds memory is not the reason."""
+        memory = view(gpu(GPU0, 24000), a=100, odd=UNKNOWN)
+        beside = moment(memory, resident("b", {GPU0: 100}))
+        assert POLICY.may_start(spec("a", exclusive=True), beside).reason == (
+            "model 'a' is set to run alone (exclusive)."
+        )
+        assert POLICY.may_start(spec("odd"), beside).reason == (
+            "model 'odd' runs alone until it is known how much memory it takes."
+        )
+
+    def test_many_models_are_counted(self) -> None:
+        """The three largest are named."""
+        memory = view(gpu(GPU0, 24000), a=24000)
+        there = moment(memory, *(resident(f"m{n}", {GPU0: 1024 * (n + 1)}) for n in range(5)))
+        assert POLICY.may_start(spec("a"), there).reason.endswith(
+            "held by model 'm4' (5.0 GiB), model 'm3' (4.0 GiB), model 'm2' (3.0 GiB) and "
+            "2 more models (3.0 GiB)."
+        )
+
+
 @pytest.mark.parametrize(
     ("phase", "value"),
     [(Phase.STARTING, math.inf), (Phase.STOPPING, 0.0), (Phase.DRAINING, 0.0), (Phase.READY, 6.0)],
@@ -274,12 +326,13 @@ def test_the_value_of_a_resident(phase: Phase, value: float) -> None:
 
 def test_the_holders_of_memory_are_named() -> None:
     """For a model that ran out of it; without names where keys must not learn them."""
-    memory = view(gpu(GPU0, 24000, others_mib=1000))
+    memory = view(gpu(GPU0, 24000, others_mib=1000, programs={"game": 700}))
     there = [resident("b", {GPU0: 2048}), resident("c", {GPU0: 1024, HOST: 5})]
     named = holders_of([GPU0], there, memory, anonymous=False)
     assert named == (
-        "nvidia0 was held by model 'b' (2.0 GiB), model 'c' (1.0 GiB), other programs (1000 MiB)"
+        "nvidia0 was held by model 'b' (2.0 GiB), model 'c' (1.0 GiB), game (700 MiB) and "
+        "other programs (300 MiB)"
     )
     hidden = holders_of([GPU0], there, memory, anonymous=True)
-    assert hidden == "nvidia0 was held by other models (3.0 GiB), other programs (1000 MiB)"
+    assert hidden == "nvidia0 was held by other models (3.0 GiB) and other programs (1000 MiB)"
     assert holders_of([GPU0], [], view(gpu(GPU0, 10)), anonymous=False) == ""

@@ -110,10 +110,25 @@ class TestNotices:
             "Waiting for another model to finish its requests."
         ]
 
-    def test_a_reason_is_said_instead_of_the_models_in_the_way(self) -> None:
-        """A placement policy may have more to say than that others must leave."""
+    def test_a_reason_is_said_before_the_models_in_the_way(self) -> None:
+        """Once: then only what is waited for has changed."""
+        notices = Notices()
+        reason = "model 'b' needs memory."
         busy = (Blocker(model=A, phase=Phase.READY),)
-        assert about(Notices(), Phase.STOPPED, blockers=busy, reason="No memory.") == ["No memory."]
+        assert about(notices, Phase.STOPPED, blockers=busy, reason=reason) == [
+            "Model 'b' needs memory. Waiting for model 'a' to finish its requests."
+        ]
+        leaving = (Blocker(model=A, phase=Phase.STOPPING),)
+        assert about(notices, Phase.STOPPED, 1.0, blockers=leaving, reason=reason) == [
+            "Unloading model 'a'..."
+        ]
+
+    def test_an_amount_that_changes_is_no_news(self) -> None:
+        """The devices are read once per second, and what programs hold is never quite the same."""
+        notices = Notices()
+        for at_s, amount, said in ((0.0, "2.0 GiB", 1), (1.0, "900 MiB", 0)):
+            reason = f"gpu0 is held by game ({amount})."
+            assert len(about(notices, Phase.STOPPED, at_s, reason=reason)) == said
 
     def test_a_key_that_may_not_use_every_model_hears_no_reason(self) -> None:
         """The sentence may name models that it must not learn of."""

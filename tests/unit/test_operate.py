@@ -65,6 +65,31 @@ def _router(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operate, "connected", connected)
 
 
+def test_status_names_the_programs_that_hold_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind what all others hold; a device that only backends use says nothing about others."""
+    device = {
+        "name": "nvidia0",
+        "kind": "nvidia",
+        "description": "RTX 4090",
+        "budget_mib": 23552,
+        "free_mib": 19456,
+        "others_mib": 3072,
+        "freeing_mib": 1024,
+        "programs": {"ComfyUI/main.py": 3584},
+    }
+    idle = {**device, "name": "nvidia1", "others_mib": 0, "freeing_mib": 0, "programs": {}}
+    monkeypatch.setitem(STATUS, "devices", [device, idle])
+    assert operate.status() == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nvidia")]
+    free = "(RTX 4090): 19.0 GiB of 23.0 GiB for models are free"
+    assert lines == [
+        f"nvidia0 {free}, others hold 4.0 GiB (ComfyUI/main.py 3.5 GiB)",
+        f"nvidia1 {free}",
+    ]
+
+
 def test_ps_shows_memory(capsys: pytest.CaptureFixture[str]) -> None:
     """In a column of its own."""
     assert operate.ps() == 0

@@ -198,7 +198,10 @@ def _device_line(device: dict[str, Any]) -> str:
     line = f"{name} ({device['description']}): {format_memory(device['free_mib'])} of "
     line += f"{format_memory(device['budget_mib'])} for models are free"
     others_mib = device["others_mib"] + device["freeing_mib"]
-    return line + (f", others hold {format_memory(others_mib)}" if others_mib else "")
+    if not others_mib:
+        return line
+    programs = ", ".join(f"{name} {format_memory(mib)}" for name, mib in device["programs"].items())
+    return f"{line}, others hold {format_memory(others_mib)}" + (f" ({programs})" * bool(programs))
 
 
 @reporting_failures

@@ -36,6 +36,7 @@ def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[schemas
             freeing_mib=state.freeing_mib,
             claimed_mib=claimed[name],
             free_mib=max(0, state.available_mib - claimed[name]),
+            programs=dict(state.programs),
         )
         for name, state in view.devices.items()
     ]

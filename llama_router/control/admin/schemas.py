@@ -111,7 +111,8 @@ class Device(msgspec.Struct):
 
     *budget_mib* is what all models together may take, *others_mib* what other programs hold
     beyond the reserve, *freeing_mib* what an ended backend held and the driver has not freed,
-    *claimed_mib* what the loaded models take, and *free_mib* the rest.
+    *claimed_mib* what the loaded models take, and *free_mib* the rest. *programs* are the larger
+    ones of the other programs, and what they hold.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Device(msgspec.Struct):
     freeing_mib: int
     claimed_mib: int
     free_mib: int
+    programs: dict[str, int]
 
 
 class Footprint(msgspec.Struct):

@@ -7,6 +7,7 @@ form of the client's API.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
@@ -43,12 +44,14 @@ QUEUE_EVERY_S: Final = 1.0
 #: Least time left of a load that is said, in seconds.
 LEAST_LEFT_S: Final = 2.0
 
+_AMOUNT: Final = re.compile(r"\d[\d.]* [GM]iB")
+
 
 class Notices:
     """The notices of one request, each of which is made once."""
 
     def __init__(self) -> None:
-        self._last_sentence = ""
+        self._said: dict[str, str] = {}
         self._ahead = 0
         self._ahead_s = 0.0
         self._progress = 0.0
@@ -57,9 +60,12 @@ class Notices:
     def about(self, wait: Wait, *, now_s: float) -> list[str]:
         """Return the sentences about what changed in *wait*; empty if nothing did."""
         new: list[str] = []
-        sentence = sentence_about(wait)
-        if sentence != self._last_sentence:
-            self._last_sentence = sentence
+        sentences = sentences_about(wait)
+        said = dict(zip(map(_without_amounts, sentences), sentences, strict=True))
+        if said.keys() != self._said.keys():
+            news = [sentence for bare, sentence in said.items() if bare not in self._said]
+            sentence = " ".join(news or sentences)
+            self._said = said
             self._progress = 0.0
             left = self._say_left(wait)
             new.append(f"{sentence.removesuffix('...')}, {left}..." if left else sentence)
@@ -90,7 +96,7 @@ class Notices:
 
     def granted(self, model: str) -> list[str]:
         """Return the sentence for the end of the wait; empty if there was none before it."""
-        return [f"Model '{model}' is ready."] if self._last_sentence else []
+        return [f"Model '{model}' is ready."] if self._said else []
 
 
 class WaitReporter:
@@ -172,7 +178,27 @@ def _duration(seconds: float) -> str:
 
 
 def sentence_about(wait: Wait) -> str:
-    """Return what a request waits for, as a sentence."""
+    """Return what a request waits for, in words."""
+    return " ".join(sentences_about(wait))
+
+
+def sentences_about(wait: Wait) -> list[str]:
+    """Return why a request waits, and what it waits for, as sentences."""
+    sentences: list[str] = []
+    if wait.phase is Phase.STOPPED:
+        if wait.reason:
+            sentences.append(f"{wait.reason[0].upper()}{wait.reason[1:]}")
+        sentences += dict.fromkeys(map(_about_blocker, wait.blockers))
+    return sentences or [_about_phase(wait)]
+
+
+def _without_amounts(sentence: str) -> str:
+    """Return *sentence* without amounts of memory, which change with each reading."""
+    return _AMOUNT.sub("", sentence)
+
+
+def _about_phase(wait: Wait) -> str:
+    """Return what a request waits for whose model has a backend, or had one."""
     model = f"model '{wait.model}'"
     match wait.phase:
         case Phase.STARTING:
@@ -184,8 +210,7 @@ def sentence_about(wait: Wait) -> str:
         case Phase.BACKOFF | Phase.FAILED:
             return f"The backend of {model} failed; it is started again."
         case Phase.STOPPED:
-            reason = wait.reason or " ".join(map(_about_blocker, wait.blockers))
-            return reason or f"Preparing to load {model}..."
+            return f"Preparing to load {model}..."
         case _:
             assert_never(wait.phase)
 

@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 
 from ..config.names import ModelId
-from .devices import HOST, Device, DeviceId, DeviceKind, MachineReading
+from .devices import HOST, Device, DeviceId, DeviceKind, DeviceReading, MachineReading
 from .view import Claims, DeviceState
 
 #: Time that a driver has to free what a backend held, in seconds. After that, it counts as held
@@ -125,7 +125,9 @@ class Ledger:
                     for model, held in claims.items()
                 )
                 rest_mib = max(0.0, used[name].used_mib - ours_mib)
-            states[name] = self._state(device, rest_mib, reading.at_s, late)
+            state = self._state(device, rest_mib, reading.at_s, late)
+            programs = _programs(used[name], reading.names)
+            states[name] = attrs.evolve(state, programs=programs)
         for model, held in usage.items():
             self._held[model] = dict(held)
             for name, mib in held.items():
@@ -166,3 +168,13 @@ class Ledger:
             others_mib=max(0, round(others_mib) - device.reserve_mib - device.beyond_mib),
             freeing_mib=round(freeing_mib),
         )
+
+
+def _programs(device: DeviceReading, names: Mapping[int, str]) -> dict[str, int]:
+    """Return what programs with a name hold of a device, largest first."""
+    mib: dict[str, float] = {}
+    for pid, each in (device.processes or {}).items():
+        if name := names.get(pid):
+            mib[name] = mib.get(name, 0.0) + each
+    largest = sorted(mib.items(), key=lambda pair: pair[1], reverse=True)
+    return {name: round(each) for name, each in largest if each >= _TOLERANCE_MIB}

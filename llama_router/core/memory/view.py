@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ..config.names import ModelId
+from ..config.specs import ModelSpec
 from .devices import Device, DeviceId
 from .footprint import Footprint
 
@@ -23,11 +24,14 @@ class DeviceState:
         device: The device.
         others_mib: What other programs hold beyond the reserve.
         freeing_mib: What an ended backend held and the driver has not freed yet.
+        programs: What the larger ones of the other programs hold, by their names, largest first.
+            Only of devices whose driver tells.
     """
 
     device: Device
     others_mib: int = 0
     freeing_mib: int = 0
+    programs: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     @property
     def available_mib(self) -> int:
@@ -61,6 +65,11 @@ class MemoryView:
     memo: dict[object, Any] = attrs.field(
         factory=dict[object, Any], init=False, eq=False, repr=False
     )
+
+    def runs_alone(self, spec: ModelSpec) -> bool:
+        """Return whether no other model may run beside it: by its settings, or to measure it."""
+        footprint = self.footprints.get(spec.id)  # a reload may have changed it meanwhile
+        return spec.exclusive or (footprint is not None and not footprint.is_known)
 
 
 NOTHING_KNOWN = MemoryView()

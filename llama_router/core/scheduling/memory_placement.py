@@ -11,7 +11,7 @@ dwell time. So the choice stays the same while a model waits, and the wait is bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Final
 
 import attrs
@@ -19,10 +19,11 @@ import attrs
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
-from ..memory.devices import HOST, DeviceId, DeviceKind
+from ..memory.devices import HOST, DeviceId
 from ..memory.footprint import Footprint
 from ..memory.settings import MAX_MODELS
 from ..memory.view import Claims, DeviceState, MemoryView
+from . import memory_sentences as sentences
 from .lifecycle import Phase
 from .placement import Obstacle, Occupancy, Resident, Verdict, is_idle
 
@@ -86,16 +87,19 @@ class MemoryPlacement:
     def _may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
         ways = _ways(spec, occupancy.memory)
         if not ways:
-            return Verdict(obstacle=Obstacle.TOO_LARGE, reason=_too_large(spec, occupancy.memory))
+            return Verdict(
+                obstacle=Obstacle.TOO_LARGE, reason=sentences.why_too_large(spec, occupancy.memory)
+            )
         plan = _best(spec, ways, occupancy, _may_leave_some_time)
         if plan is None:
             return _no_room(spec, ways, occupancy)
         if not plan.leaving:
-            reason = "" if plan.is_free else _reason(spec, plan.claims, occupancy)
+            reason = "" if plan.is_free else sentences.why_it_waits(spec, plan.claims, occupancy)
             return Verdict(claims=plan.claims, reason=reason)
         guarded_s = (each.ready_since_s + self.min_residency_s for each in plan.leaving)
         return Verdict(
             blockers=tuple(each.model for each in plan.leaving),
+            reason=sentences.why_it_waits(spec, plan.claims, occupancy, plan.leaving),
             look_again_s=min((t for t in guarded_s if t > occupancy.now_s), default=math.inf),
             claims=plan.claims,
         )
@@ -134,19 +138,8 @@ class MemoryPlacement:
         )
 
 
-def footprint_of(spec: ModelSpec, memory: MemoryView) -> Footprint:
-    """Return what a model takes; it must have been looked up."""
-    return memory.footprints[spec.id]
-
-
 def _may_leave_some_time(resident: Resident) -> bool:
     return not resident.spec.keep_loaded
-
-
-def _runs_alone(spec: ModelSpec, memory: MemoryView) -> bool:
-    """Return whether no other model may run beside it: by its settings, or to measure it."""
-    footprint = memory.footprints.get(spec.id)  # a reload may have changed it meanwhile
-    return spec.exclusive or (footprint is not None and not footprint.is_known)
 
 
 # -- ways to place a model ----------------------------------------------------------------
@@ -161,7 +154,7 @@ def _ways(spec: ModelSpec, memory: MemoryView) -> tuple[Claims, ...]:
 
 
 def _find_ways(spec: ModelSpec, memory: MemoryView) -> Iterator[Claims]:
-    footprint = footprint_of(spec, memory)
+    footprint = memory.footprints[spec.id]
     always = {HOST: footprint.host_mib, **footprint.fixed_mib, MAX_MODELS: 1}
     always |= {DeviceId(name): units for name, units in spec.needs.items()}
     if spec.keep_loaded:
@@ -236,7 +229,7 @@ def _best(
 ) -> _Plan | None:
     """Return the way that costs least, and of those the tightest one; None if there is none."""
     memory = occupancy.memory
-    alone = _runs_alone(spec, memory)
+    alone = memory.runs_alone(spec)
     apart, free, ranked = _by_value(occupancy, alone=alone)
     if not all(map(may_leave, apart)):
         return None
@@ -267,7 +260,7 @@ def _by_value(occupancy: Occupancy, *, alone: bool) -> _Found:
         apart = [
             each
             for each in occupancy.residents
-            if not each.spec.keep_loaded and (alone or _runs_alone(each.spec, memory))
+            if not each.spec.keep_loaded and (alone or memory.runs_alone(each.spec))
         ]
         staying = [each for each in occupancy.residents if each not in apart]
         # What is being freed is free soon: the residents in the way are those that are left then.
@@ -363,7 +356,7 @@ def _suffice(
     )
 
 
-# -- sentences ----------------------------------------------------------------------------
+# -- no way --------------------------------------------------------------------------------
 
 
 def _no_room(spec: ModelSpec, ways: Sequence[Claims], occupancy: Occupancy) -> Verdict:
@@ -379,101 +372,6 @@ def _no_room(spec: ModelSpec, ways: Sequence[Claims], occupancy: Occupancy) -> V
         ]
 
     if all(lacks(claims, _budget_mib) for claims in ways):
-        names = ", ".join(sorted(repr(str(each.model)) for each in kept))
-        return Verdict(
-            obstacle=Obstacle.KEPT,
-            reason=(
-                f"model {str(spec.id)!r} does not fit beside the models that are kept loaded "
-                f"({names}): it needs {said(ways[0], memory)}"
-            ),
-        )
-    return Verdict(reason=_reason(spec, ways[0], occupancy))
-
-
-def _reason(spec: ModelSpec, claims: Claims, occupancy: Occupancy) -> str:
-    """Return why a model has to wait that no resident is in the way of."""
-    memory = occupancy.memory
-    held = []
-    for name, mib in claims.items():
-        state = memory.devices[name]
-        taken_mib = sum(each.claims.get(name, 0) for each in occupancy.residents)
-        if mib <= state.available_mib - taken_mib:
-            continue
-        if state.others_mib:
-            held.append(f"other programs hold {said_mib(state.others_mib)} of {name}")
-        if state.freeing_mib:
-            held.append(f"{said_mib(state.freeing_mib)} of {name} are being freed")
-    reason = f"model {str(spec.id)!r} needs {said(claims, memory)}"
-    return f"{reason}, and {' and '.join(held)}." if held else f"{reason}."
-
-
-def _too_large(spec: ModelSpec, memory: MemoryView) -> str:
-    footprint = footprint_of(spec, memory)
-    needs = {HOST: footprint.host_mib, **footprint.fixed_mib}
-    needs |= {DeviceId(name): units for name, units in spec.needs.items()}
-    wanted = [
-        f"{said_mib(mib)} of {name}"
-        for name, mib in needs.items()
-        if mib and name in memory.devices and mib > memory.devices[name].device.budget_mib
-    ]
-    if footprint.gpu_mib and not wanted:
-        wanted = [f"{said_mib(footprint.gpu_mib)} of GPU memory"]
-    budgets = ", ".join(
-        f"{name} {said_mib(state.device.budget_mib)}" for name, state in memory.devices.items()
-    )
-    return (
-        f"model {str(spec.id)!r} needs {' and '.join(wanted)} ({footprint.source}), more than "
-        f"models may take here: {budgets}"
-    )
-
-
-def holders_of(
-    names: Iterable[DeviceId],
-    residents: Sequence[Resident],
-    memory: MemoryView,
-    *,
-    anonymous: bool,
-) -> str:
-    """Return what holds the memory of devices, in words; empty if nothing does.
-
-    Args:
-        names: The devices.
-        residents: The models that are loaded.
-        memory: The devices, and what other programs hold.
-        anonymous: Leave out the names of models.
-    """
-    sentences = []
-    for name in names:
-        if (state := memory.devices.get(name)) is None or state.device.kind is DeviceKind.POOL:
-            continue
-        held = [
-            (f"model {str(each.model)!r}", mib)
-            for each in residents
-            if (mib := each.claims.get(name, 0))
-        ]
-        if anonymous and held:
-            held = [("other models", sum(mib for _, mib in held))]
-        held += [("other programs", state.others_mib)] if state.others_mib else []
-        if held:
-            parts = ", ".join(f"{holder} ({said_mib(mib)})" for holder, mib in held)
-            sentences.append(f"{name} was held by {parts}")
-    return ", ".join(sentences)
-
-
-def said(claims: Claims, memory: MemoryView) -> str:
-    """Return claims as words: ``4.2 GiB of nvidia0 and 300 MiB of host``."""
-    parts = [
-        f"{said_mib(mib)} of {name}" if _is_memory(memory, name) else f"{mib} of {name}"
-        for name, mib in claims.items()
-    ]
-    return " and ".join(parts) or "nothing"
-
-
-def _is_memory(memory: MemoryView, name: DeviceId) -> bool:
-    state = memory.devices.get(name)
-    return state is None or state.device.kind is not DeviceKind.POOL
-
-
-def said_mib(mib: float) -> str:
-    """Return an amount of memory as words."""
-    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+        reason = sentences.why_kept_models_prevent_it(spec, ways[0], kept, memory)
+        return Verdict(obstacle=Obstacle.KEPT, reason=reason)
+    return Verdict(reason=sentences.why_it_waits(spec, ways[0], occupancy))

@@ -50,7 +50,7 @@ from .events import (
     Unload,
 )
 from .lifecycle import Cue, Intent, Phase, Signal
-from .memory_placement import holders_of
+from .memory_sentences import holders_of
 from .placement import Occupancy, Placement, Resident
 from .restart import CLOSED, after_failure
 from .state import ModelEntry, ModelStatistics, SchedulerState
