@@ -101,6 +101,36 @@ class TestWhere:
         claims = POLICY.may_start(spec("a"), moment(memory)).claims
         assert claims == {GPU1: 18000, GPU0: 9000}
 
+    def test_a_split_over_what_is_left_saves_an_eviction(self) -> None:
+        """Shares go by the room, with a layer more for each GPU; nothing leaves."""
+        memory = view(
+            gpu(GPU0, 24000),
+            gpu(GPU1, 24000),
+            a=Footprint(source=Source.ESTIMATED, gpu_mib=16000, per_gpu_mib=500),
+        )
+        busy = [
+            resident(n, {g: 14000}, load_s=14.0, demand=9.0) for n, g in (("b", GPU0), ("c", GPU1))
+        ]
+        verdict = POLICY.may_start(spec("a"), moment(memory, *busy))
+        assert verdict.allowed
+        assert verdict.claims == {GPU0: 8750, GPU1: 8750}
+
+    def test_a_split_costs_more_than_a_resident_that_is_hardly_used(self) -> None:
+        """It is in the way, and one GPU is enough then."""
+        memory = view(gpu(GPU0, 24000), gpu(GPU1, 24000), a=16000)
+        used = resident("b", {GPU0: 14000}, load_s=14.0, demand=9.0)
+        stale = resident("c", {GPU1: 14000}, load_s=14.0, demand=0.1)
+        assert blockers("a", memory, used, stale) == ("c",)
+
+    def test_a_split_may_need_a_small_resident_to_leave(self) -> None:
+        """If that is worth less than the one that would have to leave a GPU of its own."""
+        memory = view(gpu(GPU0, 24000), gpu(GPU1, 24000), a=16000)
+        large = [
+            resident(n, {g: 14000}, load_s=14.0, demand=9.0) for n, g in (("b", GPU0), ("c", GPU1))
+        ]
+        small = resident("k", {GPU0: 6000}, load_s=6.0, demand=1.0)
+        assert blockers("a", memory, *large, small) == ("k",)
+
     def test_only_named_devices_are_used(self) -> None:
         """`devices` names them."""
         memory = view(gpu(GPU0, 24000), gpu(GPU1, 12000), a=10000)

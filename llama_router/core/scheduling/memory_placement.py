@@ -1,7 +1,8 @@
 """The policy of memory: models stay loaded side by side as long as they fit. Pure.
 
-A model may start if its footprint fits into what every device has left. Where it does not fit,
-residents are in its way: those that are worth least, and no more of them than necessary.
+A model may start if its footprint fits into what every device has left: on one GPU, or split over
+several if that costs less than to load again what leaves. Where it does not fit, residents are in
+its way: those that are worth least, and no more of them than necessary.
 
 The value of a resident is what it costs to load it again, times how often it was granted lately.
 It rises by grants only, and a resident in the way of a waiting model is granted no more after its
@@ -11,7 +12,7 @@ dwell time. So the choice stays the same while a model waits, and the wait is bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 import attrs
@@ -19,12 +20,11 @@ import attrs
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
-from ..memory.devices import HOST, DeviceId
-from ..memory.footprint import Footprint
-from ..memory.settings import MAX_MODELS
+from ..memory.devices import DeviceId
 from ..memory.view import Claims, DeviceState, MemoryView
 from . import memory_sentences as sentences
 from .lifecycle import Phase
+from .memory_ways import split_over, usable_gpus, ways_of, with_share
 from .placement import Obstacle, Occupancy, Resident, Verdict, is_idle
 
 #: Assumed speed of a load whose duration is not known, in MiB per second.
@@ -32,6 +32,11 @@ _LOAD_MIB_S: Final = 1000.0
 
 #: Shortest duration of a load that is counted, in seconds.
 _MIN_LOAD_S: Final = 0.05
+
+#: What it costs to split a model that fits one GPU, in loads of it: each further GPU holds buffers,
+#: and has no place for a model that needs a whole one. Residents that are requested seldom are
+#: worth less, and leave instead.
+_SPLIT_LOADS: Final = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -85,8 +90,7 @@ class MemoryPlacement:
         return verdict
 
     def _may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
-        ways = _ways(spec, occupancy.memory)
-        if not ways:
+        if not (ways := ways_of(spec, occupancy.memory)):
             return Verdict(
                 obstacle=Obstacle.TOO_LARGE, reason=sentences.why_too_large(spec, occupancy.memory)
             )
@@ -124,7 +128,7 @@ class MemoryPlacement:
             guarded = resident.ready_since_s + self.min_residency_s > occupancy.now_s
             return is_idle(resident, closed) and not guarded
 
-        ways = _ways(spec, occupancy.memory)
+        ways = ways_of(spec, occupancy.memory)
         plan = _best(spec, ways, occupancy, may_leave_now)
         if plan is not None:
             return tuple(each.model for each in plan.leaving if not each.leaving)
@@ -140,82 +144,6 @@ class MemoryPlacement:
 
 def _may_leave_some_time(resident: Resident) -> bool:
     return not resident.spec.keep_loaded
-
-
-# -- ways to place a model ----------------------------------------------------------------
-
-
-def _ways(spec: ModelSpec, memory: MemoryView) -> tuple[Claims, ...]:
-    """Return the claims with which a model could run if no other one did, the simplest first."""
-    known: tuple[ModelSpec, tuple[Claims, ...]] | None = memory.memo.get(spec.id)
-    if known is None or known[0] is not spec:
-        known = memory.memo[spec.id] = spec, tuple(_find_ways(spec, memory))
-    return known[1]
-
-
-def _find_ways(spec: ModelSpec, memory: MemoryView) -> Iterator[Claims]:
-    footprint = memory.footprints[spec.id]
-    always = {HOST: footprint.host_mib, **footprint.fixed_mib, MAX_MODELS: 1}
-    always |= {DeviceId(name): units for name, units in spec.needs.items()}
-    if spec.keep_loaded:
-        del always[MAX_MODELS]
-    gpus = _usable_gpus(spec, memory)
-    if footprint.gpu_mib and not gpus:
-        always[HOST] += footprint.gpu_mib
-    for share in _shares(footprint, gpus) if footprint.gpu_mib and gpus else ({},):
-        claims = _added(always, share, memory)
-        if all(mib <= memory.devices[name].device.budget_mib for name, mib in claims.items()):
-            yield claims
-
-
-def _usable_gpus(spec: ModelSpec, memory: MemoryView) -> list[DeviceState]:
-    allowed = spec.devices
-    return [
-        state
-        for name, state in memory.devices.items()
-        if state.device.is_gpu and (allowed == "auto" or name in allowed)
-    ]
-
-
-def _added(
-    always: Mapping[DeviceId, int], share: Claims, memory: MemoryView
-) -> dict[DeviceId, int]:
-    """Return the sum of two claims, without devices that there are not and zeros."""
-    names = [*always, *(name for name in share if name not in always)]
-    sums = {name: always.get(name, 0) + share.get(name, 0) for name in names}
-    return {name: mib for name, mib in sums.items() if mib and name in memory.devices}
-
-
-def _shares(footprint: Footprint, gpus: Sequence[DeviceState]) -> Iterator[Claims]:
-    """Yield the shares of GPUs: each one alone if it is large enough, else the fewest."""
-    single = [each for each in gpus if each.device.budget_mib >= footprint.gpu_mib]
-    for each in single:
-        yield {each.device.id: footprint.gpu_mib}
-    if single:
-        return
-    for by_size in (_budget_mib, _available_mib):
-        largest = sorted(gpus, key=by_size, reverse=True)
-        for count in range(2, len(gpus) + 1):
-            chosen = largest[:count]
-            total_mib = footprint.gpu_mib + (count - 1) * footprint.per_gpu_mib
-            room_mib = sum(map(by_size, chosen))
-            if total_mib <= room_mib:
-                yield _split(total_mib, [(each.device.id, by_size(each)) for each in chosen])
-                break
-
-
-def _budget_mib(state: DeviceState) -> int:
-    return state.device.budget_mib
-
-
-def _available_mib(state: DeviceState) -> int:
-    return state.available_mib
-
-
-def _split(total_mib: int, rooms: Sequence[tuple[DeviceId, int]]) -> Claims:
-    """Return shares of *total_mib* in proportion to the room on each device."""
-    room_mib = sum(room for _, room in rooms)
-    return {name: min(room, math.ceil(total_mib * room / room_mib)) for name, room in rooms}
 
 
 # -- the choice ---------------------------------------------------------------------------
@@ -238,11 +166,68 @@ def _best(
         plan = _with_room(claims, free, ranked, may_leave, apart, memory)
         if plan is not None and (best is None or _rank(plan) < _rank(best)):
             best = plan
-    return best
+    if best is not None and not best.cost:
+        return best
+    limit = math.inf if best is None else best.cost
+    plan = _split(spec, occupancy, may_leave, limit)
+    return plan or best
 
 
 def _rank(plan: _Plan) -> tuple[float, bool, int]:
     return plan.cost, not plan.is_free, plan.left_mib
+
+
+def _split(
+    spec: ModelSpec, occupancy: Occupancy, may_leave: Callable[[Resident], bool], limit: float
+) -> _Plan | None:
+    """Return the cheapest way to split a model over what is left on several GPUs.
+
+    Args:
+        spec: Its settings.
+        occupancy: The moment.
+        may_leave: Returns whether a resident may leave for it.
+        limit: What the way must cost less than.
+    """
+    memory = occupancy.memory
+    footprint = memory.footprints[spec.id]
+    gpus = tuple(state.device.id for state in usable_gpus(spec, memory))
+    if len(gpus) < 2 or not footprint.gpu_mib:
+        return None
+    split_cost = _SPLIT_LOADS * _load_s(memory.load_s.get(spec.id, 0.0), footprint.gpu_mib)
+    alone = memory.runs_alone(spec)
+    apart, free, ranked = _by_value(occupancy, alone=alone)
+    cost = split_cost + sum(map(value_of, apart))
+    if cost >= limit:
+        return None
+    room = {name: free[name] for name in gpus}
+    share = split_over(footprint, room)
+    for value, each in _cheapest(occupancy, gpus, alone=alone):
+        if share is not None or cost + value >= limit:
+            break
+        if may_leave(each):
+            cost += value
+            for name, mib in each.claims.items():
+                if name in room:
+                    room[name] += mib
+            share = split_over(footprint, room)
+    if share is None:
+        return None
+    plan = _with_room(with_share(spec, share, memory), free, ranked, may_leave, apart, memory)
+    return plan if plan is not None and plan.cost + split_cost < limit else None
+
+
+def _cheapest(
+    occupancy: Occupancy, gpus: tuple[DeviceId, ...], *, alone: bool
+) -> Sequence[tuple[float, Resident]]:
+    """Return the residents on *gpus* and their values, those that are worth least first."""
+    key = ("cheapest", alone, gpus)
+    if (known := occupancy.memo.get(key)) is None:
+        _, _, ranked = _by_value(occupancy, alone=alone)
+        there = {each.model: each for name in gpus for each in ranked[name]}
+        known = [(value_of(each), each) for each in sorted(there.values(), key=_order)]
+        occupancy.memo[key] = known
+    found: Sequence[tuple[float, Resident]] = known
+    return found
 
 
 _Found = tuple[list[Resident], dict[DeviceId, int], dict[DeviceId, list[Resident]]]
@@ -293,8 +278,13 @@ def value_of(resident: Resident) -> float:
         return 0.0
     if resident.phase is Phase.STARTING:
         return math.inf
-    load_s = resident.load_s or sum(resident.claims.values()) / _LOAD_MIB_S
-    return max(load_s, _MIN_LOAD_S) * (1.0 + resident.demand)
+    load_s = _load_s(resident.load_s, sum(resident.claims.values()))
+    return load_s * (1.0 + resident.demand)
+
+
+def _load_s(known_s: float, mib: int) -> float:
+    """Return how long a load takes: as the last one did, else by its size."""
+    return max(known_s or mib / _LOAD_MIB_S, _MIN_LOAD_S)
 
 
 def _with_room(
@@ -371,7 +361,7 @@ def _no_room(spec: ModelSpec, ways: Sequence[Claims], occupancy: Occupancy) -> V
             if mib > room(memory.devices[name]) - sum(each.claims.get(name, 0) for each in kept)
         ]
 
-    if all(lacks(claims, _budget_mib) for claims in ways):
+    if all(lacks(claims, lambda state: state.device.budget_mib) for claims in ways):
         reason = sentences.why_kept_models_prevent_it(spec, ways[0], kept, memory)
         return Verdict(obstacle=Obstacle.KEPT, reason=reason)
     return Verdict(reason=sentences.why_it_waits(spec, ways[0], occupancy))
