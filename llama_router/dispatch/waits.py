@@ -80,6 +80,10 @@ class Waits:
         left_s = self._ready_s.get(model, 0.0) - trio.current_time()
         return left_s if left_s > 0 else None
 
+    def progress(self, model: ModelId) -> float | None:
+        """Return the loaded part of *model*, 0 to 1; None if its backend does not report it."""
+        return self._progress.get(model)
+
     def note_progress(self, model: ModelId, progress: float) -> None:
         """Record the loaded part of *model*, which is being started: 0 to 1."""
         if int(progress * 100) != int(self._progress.get(model, 0.0) * 100):

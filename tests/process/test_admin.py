@@ -222,6 +222,26 @@ async def test_status_says_who_waits_and_for_how_long(start, stage) -> None:
     assert spawn["env"] == {"HF_TOKEN": "********"}
 
 
+async def test_status_says_what_a_model_is_and_when_it_leaves(start, stage, tmp_path) -> None:
+    """Its file, its context, and the time until it is unloaded; none while it is busy."""
+    path = tmp_path / "small-q8_0.gguf"
+    path.write_bytes(b"x" * 100)
+    table = stage.model("a") | {"path": str(path), "ttl_s": 500, "context_length": 2048}
+    router = await start({"a": table})
+    (model,) = (await admin(router, "GET", "status")).json()["models"]
+    assert (model["size_bytes"], model["quantization"], model["n_ctx"]) == (100, "Q8_0", 2048)
+    assert model["ttl_left_s"] is None
+    client = await router.connect()
+    await client.send(post("/v1/script", "a"))
+    script = await (await stage.backend("a")).request()
+    (model,) = (await admin(router, "GET", "status")).json()["models"]
+    assert model["ttl_left_s"] is None
+    await script.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    await client.answer()
+    (model,) = (await admin(router, "GET", "status")).json()["models"]
+    assert 400 < model["ttl_left_s"] <= 500
+
+
 async def test_a_failure_is_in_status_with_the_last_output(start, stage) -> None:
     """Code, sentence and log lines, and when it is tried again."""
     command = [sys.executable, "-c", "print('out of paper'); raise SystemExit(3)"]

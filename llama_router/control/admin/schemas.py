@@ -164,8 +164,11 @@ class Model(msgspec.Struct):
     request loads it, *unlisted* that lists for clients leave it out, *sleeping* that its backend
     has freed its memory, and loads the model again for the next request. *claims* is what a loaded
     model takes of each device; it and *footprint* are there with the policy of memory only.
-    *waits_for* says why its requests wait; null if none does. *load_left_s* is an estimate from
-    the last load, while one is under way. *fit* says what llama.cpp's fitting chose.
+    *waits_for* says why its requests wait; null if none does. While it loads, *load_progress* is
+    the loaded part, 0 to 1, if its backend reports it, and *load_left_s* an estimate from the last
+    load. *fit* says what llama.cpp's fitting chose. *size_bytes* is that of all parts of its file,
+    *n_ctx* the context of one request. *ttl_left_s* is the time until it is unloaded if no request
+    comes; null if it is busy, not loaded, or stays.
     """
 
     id: str
@@ -181,11 +184,16 @@ class Model(msgspec.Struct):
     memory_mib: float | None
     claims: dict[str, int]
     footprint: Footprint | None
+    size_bytes: int | None
+    quantization: str | None
+    n_ctx: int | None
     waits_for: str | None
     ready_for_s: float | None
+    load_progress: float | None
     load_left_s: float | None
     fit: Fit | None
     idle_for_s: float | None
+    ttl_left_s: float | None
     in_flight: int
     queued: int
     serving: list[Serving]

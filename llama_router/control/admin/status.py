@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from ... import __version__
 from ...backends.backend import Backend
 from ...core.apis.notices import sentence_about
 from ...core.config.config import Config
+from ...core.config.names import ModelId
 from ...core.config.redaction import redacted_config
 from ...core.config.reload import ReloadReport
 from ...core.config.specs import ModelSpec
@@ -25,6 +27,8 @@ from ...errors.backends import BackendError, BackendExitedError
 from ...errors.config import Problem
 from ...process import procfs
 from ...threads import in_thread
+from ..llama_cpp.entries import BackendInfo
+from ..llama_cpp.model_facts import context_length
 from ..web.context import ControlContext
 from . import schemas
 from .memory import describe_claims, describe_devices, describe_footprint
@@ -43,6 +47,7 @@ class StatusPage:
     def __init__(self, context: ControlContext) -> None:
         self._context = context
         self._redacted: tuple[Config, dict[str, Any]] | None = None
+        self._contexts: dict[ModelId, tuple[ModelSpec, BackendInfo | None, int | None]] = {}
 
     async def router(self, *, with_configuration: bool) -> schemas.Status:
         """Return the state of the whole router."""
@@ -117,10 +122,27 @@ class StatusPage:
         left_s = self._context.dispatcher.waits.left_s(spec.id)
         return None if left_s is None else round(left_s, 3)
 
+    def _load_progress(self, spec: ModelSpec, statistics: ModelStatistics) -> float | None:
+        if statistics.phase is not Phase.STARTING:
+            return None
+        progress = self._context.dispatcher.waits.progress(spec.id)
+        return None if progress is None else round(progress, 3)
+
+    def _n_ctx(self, spec: ModelSpec) -> int | None:
+        """Return the context of one request to a model, as lists for clients have it."""
+        info = self._context.model_info.get(spec.id)
+        known = self._contexts.get(spec.id)
+        if known is not None and known[0] is spec and known[1] == info:
+            return known[2]
+        n_ctx = context_length(spec) if info is None else context_length(spec, reported=info.fields)
+        self._contexts[spec.id] = spec, info, n_ctx
+        return n_ctx
+
     def _model(self, spec: ModelSpec, memory_mib: dict[int, float]) -> schemas.Model:
         dispatcher = self._context.dispatcher
         statistics = dispatcher.statistics_of(spec.id) or _REMOVED
         backend = dispatcher.backend(spec.id)
+        file = self._context.model_info.file(spec)
         now_s = trio.current_time()
 
         def key_of(request: int) -> str | None:
@@ -145,11 +167,16 @@ class StatusPage:
             memory_mib=None if backend is None else memory_mib.get(backend.pid),
             claims=describe_claims(statistics.claims),
             footprint=describe_footprint(self._context.memory.view.footprints.get(spec.id)),
+            size_bytes=file.size_bytes,
+            quantization=file.quant,
+            n_ctx=self._n_ctx(spec),
             waits_for=self._waits_for(statistics),
             ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),
+            load_progress=self._load_progress(spec, statistics),
             load_left_s=self._load_left_s(spec, statistics),
             fit=None if backend is None else _fit(backend),
             idle_for_s=_ago(statistics.idle_since_s, now_s),
+            ttl_left_s=_ttl_left_s(statistics, now_s),
             in_flight=statistics.in_flight,
             queued=statistics.queued,
             serving=[
@@ -184,6 +211,13 @@ def _fit(backend: Backend) -> schemas.Fit | None:
         options=list(options_of(fit, backend.spec)) if fit.is_exact else [],
         summary=fit.describe(),
     )
+
+
+def _ttl_left_s(statistics: ModelStatistics, now_s: float) -> float | None:
+    """Return the time until an idle model is unloaded; None if it is busy, or stays."""
+    if statistics.idle_since_s is None or math.isinf(statistics.stays_s):
+        return None
+    return round(max(0.0, statistics.idle_since_s + statistics.stays_s - now_s), 3)
 
 
 def _ago(since_s: float | None, now_s: float) -> float | None:

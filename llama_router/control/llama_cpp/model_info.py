@@ -20,8 +20,7 @@ from ...core.scheduling.lifecycle import Phase
 from ...dispatch.dispatcher import Dispatcher
 from ...errors.base import RouterError
 from ...event_feed import ConfigReloaded, FeedEvent, ModelPhaseChanged
-from ...models.gguf import read_header
-from ...models.gguf_reader import GgufError
+from ...models.file_facts import FileFacts, read_facts
 from ...threads import in_thread
 from ...workers.interpreter_settings import loop_goes_first
 from .entries import BackendInfo, read_backend_info
@@ -34,6 +33,8 @@ FIRST_LOOK_S: Final = 1.0
 
 #: Largest response that is read, in bytes.
 _MAX_BYTES: Final = 1024 * 1024
+
+_NO_FACTS: Final = FileFacts()
 
 
 class ModelInfo:
@@ -48,15 +49,19 @@ class ModelInfo:
         self._dispatcher = dispatcher
         self._learned = learned
         self._known: dict[ModelId, tuple[int, BackendInfo | None]] = {}  # by pid of the backend
-        self._decision_models: dict[str, tuple[str | None, bool]] = {}  # by path, with its version
+        self._files: dict[str, tuple[str | None, FileFacts]] = {}  # by path, with its version
         self._changed = trio.Event()
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Return what a model generates, in llama.cpp's words, as far as its file tells."""
         if spec.capabilities is not None and Capability.IMAGE in spec.capabilities:
             return ("image",)
-        found = self._decision_models.get(spec.path or "")
-        return ("decisions",) if found is not None and found[1] else ("text",)
+        return ("decisions",) if self.file(spec).is_decision_model else ("text",)
+
+    def file(self, spec: ModelSpec) -> FileFacts:
+        """Return what is known of a model's file."""
+        found = self._files.get(spec.path or "")
+        return _NO_FACTS if found is None else found[1]
 
     def get(self, model: ModelId) -> BackendInfo | None:
         """Return the description by the last backend of *model*, if it gave one.
@@ -86,6 +91,7 @@ class ModelInfo:
             number = feed.last
             with trio.move_on_after(FIRST_LOOK_S):  # so that the first list is complete
                 await self._read_files()
+            nursery.start_soon(self._read_whole_files)
             task_status.started()
             while True:
                 await feed.wait_after(number)
@@ -99,7 +105,7 @@ class ModelInfo:
                 for backend in ready:
                     nursery.start_soon(self._request, backend)
                 if items is None or any(isinstance(i.event, ConfigReloaded) for i in items):
-                    nursery.start_soon(self._read_files)
+                    nursery.start_soon(self._read_changed_files)
                 self._forget_removed()
                 self._notify()  # a waiter's backend may be gone
 
@@ -111,13 +117,26 @@ class ModelInfo:
             for model, spec in config.models.items()
             if spec.path is not None
         }
-        known = self._decision_models
+        known = self._files
         wanted = [p for p, version in versions.items() if known.get(p, ("",))[0] != version]
         if wanted:
-            read = await in_thread(lambda: _decision_models(wanted), abandon_on_cancel=True)
+            read = await in_thread(lambda: _facts(wanted), abandon_on_cancel=True)
             known |= {path: (versions[path], found) for path, found in read.items()}
         for path in known.keys() - versions.keys():
             del known[path]
+
+    async def _read_whole_files(self) -> None:
+        """Read the whole headers of files of which the quantization is not known, one by one."""
+        for path, (version, facts) in list(self._files.items()):
+            if facts.is_whole:
+                continue
+            read = await in_thread(lambda: _facts([path], whole=True), abandon_on_cancel=True)  # noqa: B023 -- called before the next round
+            if self._files.get(path) == (version, facts):
+                self._files[path] = version, read[path]
+
+    async def _read_changed_files(self) -> None:
+        await self._read_files()
+        await self._read_whole_files()
 
     async def _request(self, backend: Backend) -> None:
         info = None
@@ -150,13 +169,7 @@ def _ready_models(items: Iterable[FeedEvent]) -> list[ModelId]:
     return [change.model for change in changes if change.phase is Phase.READY]
 
 
-def _decision_models(paths: Iterable[str]) -> dict[str, bool]:
-    """Return for each GGUF file whether it is a decision model. Blocks on files."""
-    found: dict[str, bool] = {}
+def _facts(paths: Iterable[str], *, whole: bool = False) -> dict[str, FileFacts]:
+    """Return the facts about each file. Blocks on files."""
     with loop_goes_first():
-        for path in paths:
-            try:
-                found[path] = read_header(path).is_decision_model
-            except GgufError:  # or a file for another kind of backend
-                found[path] = False
-    return found
+        return {path: read_facts(path, whole=whole) for path in paths}

@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from ...core.config.specs import ModelSpec
-from ...models.discovery.naming import part_of
+from ...models.file_facts import size_of_parts
 from ...models.gguf import read_header
 from ...models.gguf_reader import GgufError
 from ...threads import in_thread
@@ -38,7 +38,7 @@ class FileReader:
             return ModelFile()
         try:
             file = ModelFile(
-                size_bytes=_size_bytes(path),
+                size_bytes=size_of_parts(path),
                 modified_s=Path(path).stat().st_mtime,
                 real_path=os.path.realpath(path),
             )
@@ -54,19 +54,3 @@ class FileReader:
             self._cached.clear()
         self._cached[path] = file
         return file
-
-
-def _size_bytes(path: str) -> int:
-    """Return the size of a file, or of all parts of a split model.
-
-    Raises:
-        OSError: if one is missing.
-    """
-    folder = Path(path).parent
-    part = part_of(Path(path).name)
-    if part is None:
-        return Path(path).stat().st_size
-    return sum(
-        (folder / f"{part.stem}-{n:05}-of-{part.count:05}.gguf").stat().st_size
-        for n in range(1, part.count + 1)
-    )
