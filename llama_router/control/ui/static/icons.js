@@ -13,6 +13,7 @@ const STROKES = {
   chat: "M4 5h16v11h-9l-5 4v-4H4z",
   play: "M8 5v14l11-7z",
   stop: "M7 7h10v10H7z",
+  pause: "M9 6v12M15 6v12",
   pin: "M9 4h6l-1 6 3 3H7l3-3zM12 13v7",
   gear: "M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4",
   close: "M6 6l12 12M18 6 6 18",
