@@ -1,7 +1,7 @@
 // The frame of the page: navigation, state of the connection, and the section in view.
 
 import { html, render, useEffect, useRef, useState } from "./lib.js";
-import { address, call } from "./api.js";
+import { address, request } from "./api.js";
 import { Boundary, Button, Confirmations, Notice, Skeleton, Toasts, toast } from "./components.js";
 import { Icon, Mark } from "./icons.js";
 import { useRoute, routeTo } from "./route.js";
@@ -79,11 +79,11 @@ function Section({ section, route }) {
 function AdminOnly({ title }) {
   return html`<h1>${title}</h1>
     <${Notice} action=${html`<${Button} onClick=${signOut}>Sign in<//>`}>
-      This section needs the admin token; you are signed in for models only.<//>`;
+      This section needs the admin token; without it you may see and use models only.<//>`;
 }
 
 async function signOut() {
-  await call("/ui/session", { method: "DELETE" });
+  await request("/ui/session", { method: "DELETE" });
   store.signedOut();
 }
 
@@ -106,8 +106,10 @@ function Navigation({ current }) {
     <div class="side-end">
       <a class="quiet-link" href=${address("/", { chat: 1 })}><${Icon} name="chat" size=${16} />
         <span>Chat UI of llama.cpp</span></a>
-      ${session.name && html`<${Button} kind="quiet" small icon="leave" onClick=${signOut}>
+      ${session.signed_in && html`<${Button} kind="quiet" small icon="leave" onClick=${signOut}>
         Sign out<//>`}
+      ${session.scope === "models" && !session.signed_in && html`<${Button} kind="quiet" small
+        icon="key" onClick=${() => store.signedOut()}>Sign in<//>`}
       ${version && html`<p class="quiet small-text">Version ${version}</p>`}
     </div>
   </header>`;

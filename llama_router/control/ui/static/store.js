@@ -20,8 +20,8 @@ const EMPTY = {
   connection: "opening",
   /** What went wrong, as a sentence; empty while all is well. */
   trouble: "",
-  /** What the browser may do: {scope: "admin" | "models" | null, name}. */
-  session: { scope: null, name: null },
+  /** What the browser may do: {scope: "admin" | "models" | null, name, signed_in}. */
+  session: { scope: null, name: null, signed_in: false },
   /** The snapshot without its lists: version, urls, config_path, reload, programs … */
   router: null,
   /** Rows of /admin/status, each with `received_s` (see `now_s`) and `progress` (0 to 1). */
