@@ -47,6 +47,7 @@ COMMANDS: Final = (
         "configuration:init",
         "Write the documented example configuration; does not overwrite an existing file.",
     ),
+    ("docs", "docs:docs", "Print a page of the documentation, or the list of all pages."),
     (
         "schema",
         "configuration:schema",

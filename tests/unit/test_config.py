@@ -115,6 +115,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "cors_origins": ["https://chat.example.org"],
         "models_api": "admin",
         "public_without_keys": True,
+        "mcp": True,
     }
     assert written.keys() == {field.name for field in attrs.fields(RouterSpec)}
     router = parse_config({"router": written, "models": {"a": {**PATH, "aliases": ["b"]}}}).router

@@ -75,7 +75,7 @@ def blueprint(context: ControlContext) -> Blueprint:
             without_deadline()
             body: AsyncIterator[bytes] | bytes = _follow(context, model, tail, render)
         else:
-            records = await _past(context, model, tail)
+            records = await past_records(context, model, tail)
             body = await in_thread(render, records)
         response = Response(body, mimetype=mimetype)
         response.headers["cache-control"] = "no-store"
@@ -136,7 +136,7 @@ def _render_text(records: list[LogRecord]) -> bytes:
     return "".join(as_text(record) + "\n" for record in records).encode()
 
 
-async def _past(context: ControlContext, model: str, tail: int) -> list[LogRecord]:
+async def past_records(context: ControlContext, model: str, tail: int) -> list[LogRecord]:
     """Return the last lines: those in memory, preceded by older ones from the files."""
     recent = context.logs.for_model(model).recent(tail)
     now_ts = timestamp(time.time())
@@ -161,7 +161,7 @@ async def _follow(
     The follower queues lines that are printed while the past ones are read.
     """
     with context.logs.follow(model) as follower:
-        yield render(await _past(context, model, tail))
+        yield render(await past_records(context, model, tail))
         async for data in _live(follower, render):
             yield data
 

@@ -51,7 +51,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         name = request.args.get("model")
         spec = None if name is None else spec_of(context, name)
         file = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
-        return answer(await in_thread(_settings, file, spec, context))
+        return answer(await in_thread(settings_of, file, spec, context))
 
     @routes.post("/settings")
     @describe(
@@ -75,9 +75,10 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-def _settings(
+def settings_of(
     file: ConfigFile, spec: ModelSpec | None, context: ControlContext
 ) -> schemas.Settings:
+    """Return the table of a model, or of ``[router]``, in *file* and in force."""
     document: Mapping[str, Any]
     try:
         document = file.document

@@ -24,6 +24,7 @@ from ..admin import downloads, events, logs, plans, settings
 from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
+from ..mcp import routes as mcp
 from ..ollama import routes as ollama
 from ..ollama import store
 from ..ui import routes as dashboard
@@ -67,6 +68,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     events.blueprint,
     downloads.blueprint,
     logs.blueprint,
+    mcp.blueprint,
     ollama.blueprint,
     store.blueprint,
     dashboard_session.blueprint,

@@ -19,7 +19,7 @@ from ...core.access.browsers import check_media_type
 from ...core.access.caller import Caller
 from ...core.access.gate import Gate, Scope
 from ...core.apis.registry import APIS
-from ...errors.access import AdminTokenError, ModelNotAllowedError
+from ...errors.access import AdminTokenError
 from ...errors.requests import RequestError
 from ...process.peer_user import user_of_peer
 from ...threads import in_thread
@@ -147,11 +147,7 @@ def check_unrestricted() -> None:
     Raises:
         ModelNotAllowedError: if the caller's API key is for some models only.
     """
-    key = caller()
-    if key.models is not None:
-        raise ModelNotAllowedError(
-            f"the API key {key.name!r} is for some models only, and may not fetch or delete any"
-        )
+    caller().check_unrestricted()
 
 
 def header_fields() -> list[tuple[bytes, bytes]]:

@@ -7,6 +7,7 @@ from typing import Final
 
 import attrs
 
+from ...errors.access import ModelNotAllowedError
 from ...errors.admission import UnknownModelError
 from ..config.config import Config
 from ..config.names import ResolvedModel
@@ -21,10 +22,12 @@ class Caller:
     Attributes:
         name: Name of its API key; None if it needed none.
         models: Names and patterns of the models that it may use; None for all.
+        mcp: Whether its key is good for ``/mcp``.
     """
 
     name: str | None = None
     models: tuple[str, ...] | None = None
+    mcp: bool = False
 
     def may_use(self, spec: ModelSpec) -> bool:
         """Return whether it may use the model, by its id or any alias."""
@@ -32,6 +35,18 @@ class Caller:
             return True
         names = (str(spec.id), *spec.aliases)
         return any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
+
+    def check_unrestricted(self) -> None:
+        """Refuse a caller with some models only: files on the disk belong to all callers.
+
+        Raises:
+            ModelNotAllowedError: if its API key is for some models only.
+        """
+        if self.models is not None:
+            raise ModelNotAllowedError(
+                f"the API key {self.name!r} is for some models only, and may not fetch or delete "
+                "any, nor see the settings of the router"
+            )
 
     def find(self, config: Config, name: str) -> ResolvedModel | None:
         """Return the model of that *name*; None if there is none that this caller may use."""

@@ -44,6 +44,7 @@ class Scope(StrEnum):
     OPEN = "open"  # none: a page without data
     MODELS = "models"  # to use and list models: an API key, if any is configured
     CHANGES = "changes"  # to load, unload, fetch, delete models in llama.cpp's API: see models_api
+    MCP = "mcp"  # to use /mcp: the admin token, or an API key with mcp = true
     ADMIN = "admin"  # to do anything else: always the admin token
 
 
@@ -113,7 +114,7 @@ class Gate:
         router = config.router
         self._token = _digest((router.admin_token or self._fallback_token).encode())
         self._keys = {
-            bytes.fromhex(key.sha256): Caller(name, key.models)
+            bytes.fromhex(key.sha256): Caller(name, key.models, key.mcp)
             for name, key in config.api_keys.items()
         }
         self._hosts = {"localhost", *self._own_hosts}
@@ -158,7 +159,9 @@ class Gate:
             self._check_origin(scope, method, seen)
         if scope is Scope.OPEN:
             return UNRESTRICTED
-        if scope is Scope.ADMIN or (scope is Scope.CHANGES and not self.changes_are_open):
+        if scope in (Scope.ADMIN, Scope.MCP) or (
+            scope is Scope.CHANGES and not self.changes_are_open
+        ):
             return self._check_token(scope, seen)
         return self._check_key(seen) if self._keys else UNRESTRICTED
 
@@ -395,8 +398,15 @@ class Gate:
             )
         if hmac.compare_digest(_digest(given), self._token):
             return UNRESTRICTED
-        if self._caller_with_key(given) is None:
+        caller = self._caller_with_key(given)
+        if caller is None:
             raise AdminTokenError("this is not the admin token")
+        if scope is Scope.MCP:
+            if caller.mcp:
+                return caller
+            raise AdminTokenError(
+                "this needs the admin token, or an API key with mcp = true in its table"
+            )
         if scope is Scope.ADMIN:
             raise AdminTokenError("this needs the admin token; an API key does not do")
         raise AdminTokenError(

@@ -138,6 +138,7 @@ class RouterSpec:
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
     public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)
+    mcp: bool = attrs.field(default=False, metadata=RETUNE)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -189,10 +190,12 @@ class ApiKey:
     Attributes:
         sha256: Digest of the key, in hexadecimal; the key itself is not kept.
         models: Names and patterns of the models that it gives access to; None for all.
+        mcp: It gives access to ``/mcp``, too.
     """
 
     sha256: Sha256 = attrs.field(repr=False, converter=_lower, metadata=RETUNE)
     models: tuple[Text, ...] | None = attrs.field(default=None, metadata=RETUNE)
+    mcp: bool = attrs.field(default=False, metadata=RETUNE)
 
 
 class ModelState(StrEnum):

@@ -22,7 +22,7 @@ OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters", "/metrics")
 #: Paths that the control plane answers, even if backends serve them, too; those of APIs that
 #: the router itself serves come in addition.
 _CONTROL_EXACT: Final = {
-    *("/", "/v1/models", "/models", "/ui"),
+    *("/", "/v1/models", "/models", "/ui", "/mcp"),
     *("/v1/stream", "/v1/streams/lookup"),  # passed to the backend that keeps the conversation
 }
 #: Paths of the router's own health, for supervisors and load balancers.
