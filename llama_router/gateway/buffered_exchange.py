@@ -41,6 +41,9 @@ SMALL_BODY_BYTES: Final = 64 * 1024
 #: Methods of requests that may have no end: a download, an event stream, a long poll.
 _READING: Final = frozenset((b"GET", b"HEAD"))
 
+#: The method whose responses have no body, whatever their head says.
+_HEAD: Final = b"HEAD"
+
 _LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 
 
@@ -99,7 +102,13 @@ class BufferedExchange(Exchange):
         try:
             if upstream is None:
                 upstream = await self._connect()
-            rest = await self._send(upstream)
+            body = self._request.body.data
+            if upstream.reused and (not body or len(body) < SMALL_BODY_BYTES):
+                rest = self._send_small(upstream, body)
+                if rest:
+                    rest = await self._send_to(upstream, rest)
+            else:
+                rest = await self._send(upstream)
             head, data, all_sent = await self._receive_head(upstream, rest)
             self._request.body.release()
             # A backend that did not read all of the request waits for the rest of it.
@@ -119,6 +128,22 @@ class BufferedExchange(Exchange):
             if kept.reuse(self._client):
                 return kept
         return None
+
+    def _send_small(
+        self, upstream: UpstreamSocket, body: bytes | bytearray | None
+    ) -> memoryview | None:
+        """Send the request on a connection that served others, as far as the backend accepts it.
+
+        Returns:
+            The rest, or None; empty as in `_send_to`.
+        """
+        data = self._request_head(None if body is None else len(body))
+        self._fiber.expire_in(self._request.read_timeout_s)
+        try:
+            return upstream.send_nowait(data + body if body else data)
+        except OSError:
+            upstream.reset = True
+            return memoryview(b"")
 
     async def _send(self, upstream: UpstreamSocket) -> memoryview | None:
         """Send the request; return the part that the backend did not read, or None."""
@@ -155,19 +180,21 @@ class BufferedExchange(Exchange):
             upstream: The backend's connection.
             rest: The part of the request that was not sent yet.
         """
+        request = self._request
+        in_time = request.early is not None and request.keepalive_s
         buffer, searched = b"", 0
         while True:
-            data = await self._receive_in_time(upstream)
+            data = await (self._receive_in_time(upstream) if in_time else upstream.receive())
             if not data:
-                silent = self._first_byte_s is None
-                if upstream.reused and silent:
-                    raise _StaleError(unread=upstream.reset)
-                explain = self._undelivered if upstream.reset and silent else self._explain
-                raise await explain("it closed the connection without an answer")
+                raise await self._without_answer(upstream)
             if self._first_byte_s is None:
                 self._first_byte_s = self._loop.clock()
+                if rest is None and request.head.method != _HEAD:
+                    known = upstream.heads.known(data)
+                    if known is not None:
+                        return known, data[known.size :], True
             buffer = buffer + data if buffer else data
-            while head := self._parse_head(buffer, searched):
+            while head := self._parse_head(upstream.heads, buffer, searched):
                 status = head.status
                 if status >= FIRST_FINAL_STATUS or status == SWITCHING_PROTOCOLS:
                     return head, buffer[head.size :], rest is None
@@ -178,11 +205,19 @@ class BufferedExchange(Exchange):
                     rest = await upstream.send(rest, silence_s=self._request.read_timeout_s)
             searched = len(buffer)
 
+    async def _without_answer(self, upstream: UpstreamSocket) -> Exception:
+        """Return what to raise where the backend closed before the head was complete."""
+        silent = self._first_byte_s is None
+        if upstream.reused and silent:
+            return _StaleError(unread=upstream.reset)
+        explain = self._undelivered if upstream.reset and silent else self._explain
+        return await explain("it closed the connection without an answer")
+
     async def _receive_in_time(self, upstream: UpstreamSocket) -> bytes:
         """Receive a part of the head; keep the stream of the client alive until the first one."""
         request = self._request
         early, limit_s = request.early, request.read_timeout_s
-        if early is None or not request.keepalive_s or self._first_byte_s is not None:
+        if early is None or self._first_byte_s is not None:
             return await upstream.receive()
         silence = Silence(limit_s, request.keepalive_s)
         while True:

@@ -19,8 +19,8 @@ from ..errors.backends import BackendError, UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..http1 import (
     ResponseHead,
+    ResponseHeads,
     client_response_head,
-    parse_response_head,
     upstream_request_head,
 )
 from .backend_request import BackendRequest, ExchangeResult
@@ -175,14 +175,21 @@ class Exchange:
             upstream.reset = True
             return memoryview(b"")
 
-    def _parse_head(self, buffer: bytes, searched: int = 0) -> ResponseHead | None:
+    def _parse_head(
+        self, heads: ResponseHeads, buffer: bytes, searched: int = 0
+    ) -> ResponseHead | None:
         """Return the response head at the start of *buffer*, or None while it is incomplete.
+
+        Args:
+            heads: Parses the heads of the backend's connection.
+            buffer: All bytes received for this response so far.
+            searched: Length of *buffer* in the previous call.
 
         Raises:
             UpstreamError: if it is invalid, or switches protocols without an offer.
         """
         request = self._request
-        head = parse_response_head(buffer, request_method=request.head.method, searched=searched)
+        head = heads.parse(buffer, request_method=request.head.method, searched=searched)
         if head is not None and head.status == SWITCHING_PROTOCOLS and not request.upgrade:
             raise UpstreamError("the backend switched protocols without being asked to")
         return head
@@ -192,9 +199,9 @@ class Exchange:
         request = self._request
         added = request.add_headers
         field = request.id_field
-        if field is not None and field[0] not in dict(head.fields):  # faster than a search
+        if field is not None and not head.has(field[0]):
             added = (*added, field) if added else (field,)
-        if head.is_event_stream and head.get(NOT_BUFFERED[0]) is None:
+        if head.is_event_stream and not head.has(NOT_BUFFERED[0]):
             added = (*added, NOT_BUFFERED)
         return added
 

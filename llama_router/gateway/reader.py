@@ -14,7 +14,7 @@ from ..core.requests.multipart import FormScanner
 from ..core.requests.request_target import TARGET_FIELDS, field_scanner, form_scanner, needs_scan
 from ..core.scheduling import refusals
 from ..errors.requests import BodyTooLargeError, RequestTimeoutError
-from ..http1 import ChunkedBody, RequestHead, parse_request_head
+from ..http1 import ChunkedBody, RequestHead, RequestHeads
 from .backend_request import RequestBody
 from .loop.event_loop import EventLoop
 from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, Fiber, FiberTimeoutError, pause
@@ -61,7 +61,7 @@ class Reader:
         buffer: Received and unprocessed bytes: the head, then the start of the next request.
     """
 
-    __slots__ = ("_client", "_draining", "_fiber", "_idle", "_loop", "_share", "buffer")
+    __slots__ = ("_client", "_draining", "_fiber", "_heads", "_idle", "_loop", "_share", "buffer")
 
     def __init__(
         self, loop: EventLoop, client: ClientSocket, idle: set[Fiber], draining: trio.Event
@@ -79,6 +79,7 @@ class Reader:
         self._fiber = client.fiber
         self._idle = idle
         self._draining = draining
+        self._heads = RequestHeads()
         self.buffer = b""
         self._share: BodyShare | None = None  # of the budget, for a body being received
 
@@ -86,7 +87,8 @@ class Reader:
         """Return the next request's head; None if the client closed, or draining has begun."""
         if self.buffer in _NOTHING and not await self._wait_for_first_bytes():
             return None
-        head = parse_request_head(self.buffer)
+        heads, buffer = self._heads, self.buffer
+        head = heads.known(buffer) or heads.parse(buffer)
         if head is None:
             head = await self._receive_rest_of_head()
         self._fiber.deadline_s = math.inf
@@ -108,7 +110,7 @@ class Reader:
                     return None
                 searched = len(self.buffer)
                 self.buffer += data
-                head = parse_request_head(self.buffer, searched=searched)
+                head = self._heads.parse(self.buffer, searched=searched)
         except FiberTimeoutError:
             if draining:
                 return None

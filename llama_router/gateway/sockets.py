@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ..errors.base import RouterError
+from ..http1 import ResponseHeads
 from .loop.event_loop import EventLoop
 from .loop.fiber import PEER_CLOSED, READABLE, WRITABLE, Channel, Fiber, FiberTimeoutError, pause
 
@@ -204,6 +205,7 @@ class UpstreamSocket(Channel):
         reused: An earlier exchange used it, so it may be stale.
         connected: Bytes were sent on it.
         reset: It broke before its end: the backend did not read all that was sent.
+        heads: Parses the heads of its responses.
     """
 
     __slots__ = (
@@ -212,6 +214,7 @@ class UpstreamSocket(Channel):
         "_receive",
         "_send",
         "connected",
+        "heads",
         "reset",
         "reused",
     )
@@ -221,6 +224,7 @@ class UpstreamSocket(Channel):
         self.reused = False
         self.connected = False
         self.reset = False
+        self.heads = ResponseHeads()
         self._client = client
         self._kept_in_iteration = 0
         self._receive = connection.recv

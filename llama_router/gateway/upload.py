@@ -13,7 +13,13 @@ from typing import Final
 from ..backends.backend import Backend
 from ..errors.base import RouterError
 from ..errors.requests import RequestTimeoutError
-from ..http1 import ChunkedBody, RequestHead, ResponseFraming, client_response_head
+from ..http1 import (
+    ChunkedBody,
+    RequestHead,
+    ResponseFraming,
+    ResponseHeads,
+    client_response_head,
+)
 from .backend_request import BackendRequest, ExchangeResult
 from .body import LAST_CHUNK, BodyEncoder, chunk
 from .exchange import FIRST_FINAL_STATUS, Exchange
@@ -81,7 +87,16 @@ class Upload:
 class StreamingUpload(Exchange):
     """An exchange that sends the request while it arrives. Use `run` once."""
 
-    __slots__ = ("_body_tail", "_buffer", "_encoder", "_framing", "_out", "_silence", "_upload")
+    __slots__ = (
+        "_body_tail",
+        "_buffer",
+        "_encoder",
+        "_framing",
+        "_heads",
+        "_out",
+        "_silence",
+        "_upload",
+    )
 
     def __init__(
         self, loop: EventLoop, client: ClientSocket, request: BackendRequest, received: bytes
@@ -98,6 +113,7 @@ class StreamingUpload(Exchange):
         self._tail = self._body_tail = Tail()
         self._upload = Upload(request.head, received)
         self._silence = Silence(request.read_timeout_s, request.keepalive_s)
+        self._heads = ResponseHeads()
         self._buffer = b""  # the response's head while it is incomplete
         self._framing: ResponseFraming | None = None  # set once the head is complete
         self._encoder: BodyEncoder | None = None
@@ -272,7 +288,7 @@ class StreamingUpload(Exchange):
         """Process a piece of the response's head, and the bytes after it."""
         self._buffer += data
         interim = b""
-        while head := self._parse_head(self._buffer):
+        while head := self._parse_head(self._heads, self._buffer):
             self._buffer = self._buffer[head.size :]
             if head.status < FIRST_FINAL_STATUS:
                 interim += self._interim_head(head)

@@ -7,6 +7,7 @@ invalid input raises only `RequestError` or `UpstreamError`.
 
 from .fields import MAX_HEAD_BYTES, Fields
 from .framing import ChunkedBody, Dechunker, Framing, LengthBody, ResponseFraming
+from .repeats import RequestHeads, ResponseHeads
 from .request import (
     RequestHead,
     end_to_end_fields,
@@ -28,8 +29,10 @@ __all__ = [
     "Framing",
     "LengthBody",
     "RequestHead",
+    "RequestHeads",
     "ResponseFraming",
     "ResponseHead",
+    "ResponseHeads",
     "client_response_head",
     "end_to_end_fields",
     "parse_request_head",

@@ -26,7 +26,7 @@ _PARSED: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _MAX_PARSED: Final = 2048
 _MAX_PARSED_BYTES: Final = 128
 
-#: Fields with secrets, which do not stay in memory.
+#: Fields with secrets, which do not stay in memory for longer than their connection.
 _SECRET: Final = frozenset(
     (
         *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
@@ -50,6 +50,23 @@ HOP_BY_HOP: Final = frozenset(
 """Fields that are never forwarded. Source: RFC 9110, section 7.6.1."""
 
 NO_OPTIONS: Final[frozenset[bytes]] = frozenset()
+
+
+class SentHead:
+    """The beginning of the head that was sent on for a head, for the next one that repeats it.
+
+    Attributes:
+        start: Its lines, without those that depend on more than the head; empty before.
+        made_for: What *start* depends on besides the head.
+        names: The names of the fields of the head; None if they were not asked for.
+    """
+
+    __slots__ = ("made_for", "names", "start")
+
+    def __init__(self) -> None:
+        self.start = b""
+        self.made_for: object = None
+        self.names: frozenset[bytes] | None = None
 
 
 def parse_fields(

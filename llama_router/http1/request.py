@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from .fields import (
     MAX_HEAD_BYTES,
     TOKEN,
     Fields,
+    SentHead,
     connection_options,
     parse_fields,
     parse_length,
@@ -71,6 +72,7 @@ class RequestHead:
             offers, such as h2c.
         connection_options: Lower-cased members of ``Connection``.
         has_cookies: The request has a field ``Cookie``.
+        sent: What was made of it for a backend, if it may repeat: see `repeats`.
     """
 
     method: bytes
@@ -88,6 +90,7 @@ class RequestHead:
     upgrade: bool
     connection_options: frozenset[bytes]
     has_cookies: bool
+    sent: SentHead | None = field(default=None, compare=False, repr=False)
 
     @property
     def origin(self) -> bytes:
@@ -101,8 +104,8 @@ class RequestHead:
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field *name* (in lower case), or None."""
-        for field, value in self.fields:
-            if field == name:
+        for each, value in self.fields:
+            if each == name:
                 return value
         return None
 
@@ -193,14 +196,14 @@ def with_cookies(head: RequestHead, change: Callable[[bytes], bytes]) -> Request
         change: Returns the new value of the field.
     """
     fields, lines = [], []
-    for field, line in zip(head.fields, head.lines, strict=True):
-        if field[0] != b"cookie":
-            fields.append(field)
+    for each, line in zip(head.fields, head.lines, strict=True):
+        if each[0] != b"cookie":
+            fields.append(each)
             lines.append(line)
-        elif value := change(field[1]):
+        elif value := change(each[1]):
             fields.append((b"cookie", value))
             lines.append(b"Cookie: " + value)
-    return replace(head, fields=fields, lines=lines, has_cookies=True)
+    return replace(head, fields=fields, lines=lines, has_cookies=True, sent=None)
 
 
 def upstream_request_head(
@@ -229,22 +232,40 @@ def upstream_request_head(
 
     Source: RFC 9110, sections 7.6.1 and 7.8.
     """
+    sent, made_for = head.sent, (target, host, strip_headers)
+    if sent is not None and sent.made_for == made_for:
+        start = sent.start
+    else:
+        start = _start_for_backend(head, target, host, strip_headers)
+        if sent is not None:
+            sent.start, sent.made_for = start, made_for
+    if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
+        content_length = 0  # RFC 9110, 8.6; some servers would wait for a body
+    if content_length is not None and not upgrade:
+        return b"%bContent-Length: %d\r\n\r\n" % (start, content_length)
+    lines = [start]
+    if content_length is not None:
+        lines.append(b"Content-Length: %d\r\n" % content_length)
+    elif chunked:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def _start_for_backend(
+    head: RequestHead, target: bytes, host: bytes, strip_headers: frozenset[bytes]
+) -> bytes:
+    """Return the lines of `upstream_request_head` that do not depend on the body."""
     drop = _dropped(strip_headers)
     if head.connection_options:
         drop |= head.connection_options
-    if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
-        content_length = 0  # RFC 9110, 8.6; some servers would wait for a body
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, target, host)]
     # Both lists are of one length; zip is faster without the check.
     fields = zip(head.lines, head.fields)  # noqa: B905
     lines += [line for line, (name, _) in fields if name not in drop]
-    if content_length is not None:
-        lines.append(b"Content-Length: %d" % content_length)
-    elif chunked:
-        lines.append(b"Transfer-Encoding: chunked")
-    if upgrade:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
-    lines.append(b"\r\n")
+    lines.append(b"")
     return b"\r\n".join(lines)
 
 

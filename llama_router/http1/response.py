@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..errors.backends import UpstreamError
@@ -16,6 +16,7 @@ from .fields import (
     MAX_HEAD_BYTES,
     TOKEN,
     Fields,
+    SentHead,
     connection_options,
     parse_fields,
     parse_length,
@@ -52,6 +53,7 @@ class ResponseHead:
         keep_alive: The connection may be used for another request after this response.
         is_event_stream: The body is ``text/event-stream``.
         connection_options: Lower-cased members of ``Connection``.
+        sent: What was made of it for a client, if it may repeat: see `repeats`.
     """
 
     status: int
@@ -65,11 +67,21 @@ class ResponseHead:
     keep_alive: bool
     is_event_stream: bool
     connection_options: frozenset[bytes]
+    sent: SentHead | None = field(default=None, compare=False, repr=False)
+
+    def has(self, name: bytes) -> bool:
+        """Return whether there is a field *name* (in lower case)."""
+        sent = self.sent
+        if sent is None:
+            return name in dict(self.fields)  # faster than a search
+        if sent.names is None:
+            sent.names = frozenset(name for name, _ in self.fields)
+        return name in sent.names
 
     def get(self, name: bytes) -> bytes | None:
         """Return the first value of the field *name* (in lower case), or None."""
-        for field, value in self.fields:
-            if field == name:
+        for each, value in self.fields:
+            if each == name:
                 return value
         return None
 
@@ -154,30 +166,43 @@ def client_response_head(
 
     Source: RFC 9110, section 7.6.1.
     """
+    sent = head.sent
+    if sent is not None and sent.start:
+        start = sent.start
+    else:
+        start = _start_for_client(head)
+        if sent is not None:
+            sent.start = start
+    framing = head.framing
+    chunked = framing is _CHUNKED
+    lines = [start, *[b"%b: %b\r\n" % field for field in add_headers]]
+    if chunked and not http10:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif head.content_length is not None:
+        lines.append(b"Content-Length: %d\r\n" % head.content_length)
+    if head.status == 101:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    elif head.status >= 200:
+        if close or framing is _CLOSE or (chunked and http10):
+            lines.append(b"Connection: close\r\n")
+        elif http10:
+            lines.append(b"Connection: keep-alive\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def _start_for_client(head: ResponseHead) -> bytes:
+    """Return the lines of `client_response_head` that depend on nothing but the fields."""
     drop = _NOT_FORWARDED
     if head.connection_options:
         drop |= head.connection_options
-    framing = head.framing
-    chunked = framing is _CHUNKED
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     # Both lists are of one length; zip is faster without the check.
     fields = zip(head.lines, head.fields)  # noqa: B905
     lines += [
         line for line, (name, _) in fields if name not in drop and not name.startswith(_CORS_PREFIX)
     ]
-    lines += map(b": ".join, add_headers)
-    if chunked and not http10:
-        lines.append(b"Transfer-Encoding: chunked")
-    elif head.content_length is not None:
-        lines.append(b"Content-Length: %d" % head.content_length)
-    if head.status == 101:
-        lines.append(b"Connection: Upgrade\r\nUpgrade: websocket")
-    elif head.status >= 200:
-        if close or framing is _CLOSE or (chunked and http10):
-            lines.append(b"Connection: close")
-        elif http10:
-            lines.append(b"Connection: keep-alive")
-    lines.append(b"\r\n")
+    lines.append(b"")
     return b"\r\n".join(lines)
 
 
