@@ -110,6 +110,7 @@ class Dispatcher:
         self._note = note
         self._on_squeezed = on_squeezed
         self._ids = count(1)
+        self._clock: Callable[[], float] = trio.current_time  # `run` replaces it
         self._leases: dict[int, Lease] = {}  # those that wait for a model, or hold it
         self._activity = ClientActivity()
         self._listening: dict[int, Lease] = {}  # those that hold it only while clients send
@@ -134,6 +135,7 @@ class Dispatcher:
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> NoReturn:
         """Own the backends' tasks until cancelled; backends end with this task."""
+        self._clock = trio.lowlevel.current_clock().current_time  # without two wrappers
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._tasks.run)
             self.submit(Tick())  # some models start without a request
@@ -162,7 +164,7 @@ class Dispatcher:
             may_load: The model may be loaded for the request.
             takes_slot: The request counts for ``max_in_flight``.
         """
-        request, now_s = next(self._ids), trio.current_time()
+        request, now_s = next(self._ids), self._clock()
         lease = self._leases[request] = Lease(self, request, caller, now_s)
         lease.takes_slot = takes_slot
         if self._scheduler.admit_at_once(request, model, now_s, takes_slot=takes_slot):
@@ -190,7 +192,7 @@ class Dispatcher:
             self._finish(request)
 
     def _finish(self, request: int) -> None:
-        now_s = trio.current_time()
+        now_s = self._clock()
         if not self._scheduler.finish_at_once(request, now_s):
             self.submit(Finished(request), now_s)
 

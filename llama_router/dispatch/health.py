@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -93,7 +94,8 @@ class HealthChecks:
 
     async def _health(self, backend: Backend) -> str | None:
         """Return what the last probe saw; None as soon as there is a sign of life."""
-        moved_bytes = {lease: lease.moved_bytes() for lease in self._leases_of(backend)}
+        moved = [(lease, lease.moved_bytes) for lease in self._leases_of(backend)]
+        before_bytes = [moved_bytes() for _, moved_bytes in moved]
         health = ""
         for number in range(PROBES):
             if number:
@@ -107,5 +109,7 @@ class HealthChecks:
             if health == "200" or not backend.failures:  # another request succeeded meanwhile
                 return None
         # A program that does one thing at a time answers no probe while it streams.
-        moves = any(lease.moved_bytes() > before for lease, before in moved_bytes.items())
+        # A lease that is over says no more, and one that was new then has another answer now.
+        now_bytes = [max(moved_bytes(), lease.moved_bytes()) for lease, moved_bytes in moved]
+        moves = any(map(operator.gt, now_bytes, before_bytes))
         return None if moves else health

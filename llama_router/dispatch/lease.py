@@ -52,7 +52,7 @@ class Lease:
         cut: Ends a request in flight, with an error for its client; set by the code that
             serves the request.
         moved_bytes: Returns the bytes of the response that have come from the backend so far; set
-            by the code that serves the request.
+            by the code that serves the request. When the lease is over, it no longer says.
         takes_slot: The request counts for ``max_in_flight``.
         over: The block was left: the request holds nothing, and waits for nothing.
         on_news: Called when the wait is over or its state changes; see `Waits.watch`.
@@ -115,6 +115,9 @@ class Lease:
             self._handed_over = False
             return
         self.over = True
+        # These refer to objects that refer to the lease: such a ring would stay in memory until
+        # the next garbage collection, and these would come more often.
+        self.cut, self.moved_bytes = None, _none_moved
         self._owner.release(self.request)
 
     def hand_over(self) -> None:

@@ -104,7 +104,7 @@ class RequestLog:
                 fields["status"] = int(error.status)
                 if self.request_id is not None:
                     fields["request_id"] = self.request_id
-                log.info("request.refused", **fields)
+                log.put("info", "request.refused", fields)
                 return
             self.outcome = _CUT
         usage = self.usage
@@ -115,7 +115,7 @@ class RequestLog:
         fields["completion_tokens"] = usage.completion_tokens
         if self.request_id is not None:
             fields["request_id"] = self.request_id
-        log.info("request.completed", **fields)
+        log.put("info", "request.completed", fields)
 
     def _add_lease(self, fields: dict[str, object], lease: Lease) -> None:
         if lease.caller is not None:

@@ -33,25 +33,26 @@ class EventLog:
 
     def debug(self, event: str, /, **fields: object) -> None:
         """Log a decision."""
-        self._put("debug", event, fields)
+        self.put("debug", event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:
         """Log a change of state, or a finished request."""
-        self._put("info", event, fields)
+        self.put("info", event, fields)
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Log a fault that the router has dealt with."""
-        self._put("warning", event, fields)
+        self.put("warning", event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
         """Log a fault that needs a person."""
-        self._put("error", event, fields)
+        self.put("error", event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
         """Log an error, with the traceback of the exception that is being handled."""
-        self._put("error", event, {"exc_info": True, **fields})
+        self.put("error", event, {"exc_info": True, **fields})
 
-    def _put(self, level: str, event: str, fields: dict[str, Any]) -> None:
+    def put(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        """Log an event of *level*; *fields* must not be used afterwards."""
         if self._outputs:
             self._outputs[-1].take(level, event, fields)
         elif level not in {"debug", "info"}:

@@ -42,14 +42,9 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 def render_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
     """Render an event as one JSON object and a newline; accepts fields of any type."""
-    head = {
-        "ts": timestamp(time.time()),
-        "level": level,
-        "event": event,
-    }
     if "exc_info" in fields and (trace := _traceback(fields.pop("exc_info"))):
         fields["traceback"] = trace
-    return json_line({**head, **fields})
+    return json_line({"ts": timestamp(time.time()), "level": level, "event": event, **fields})
 
 
 def render_journal(level: str, event: str, fields: dict[str, Any]) -> bytes:

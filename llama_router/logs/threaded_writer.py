@@ -47,6 +47,7 @@ class ThreadedWriter(Generic[Item]):
         self._put_bytes = 0
         self._written_bytes = 0
         self._closing = threading.Event()
+        self._closed = False  # an attribute is read faster than the event
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         with thread_refusals():
             self._thread.start()
@@ -56,7 +57,7 @@ class ThreadedWriter(Generic[Item]):
         if (
             self._queue.qsize() >= self._max_items
             or self._put_bytes - self._written_bytes + size_bytes > self._max_bytes
-            or self._closing.is_set()
+            or self._closed
         ):
             return False
         self._put_bytes += size_bytes
@@ -68,6 +69,7 @@ class ThreadedWriter(Generic[Item]):
 
         Blocks the calling thread. Safe to call again. Returns True if everything is written.
         """
+        self._closed = True
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout_s)

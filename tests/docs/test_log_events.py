@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "log-events.md"
 EVENT = re.compile(r"[a-z_]+\.[a-z_]+")
 # Methods that log, and the position of the event among their arguments.
-METHODS = dict.fromkeys(["debug", "info", "warning", "error", "exception"], 0) | {"_render": 1}
+METHODS = dict.fromkeys(["debug", "info", "warning", "error", "exception"], 0)
+METHODS |= {"_render": 1, "put": 1}
 
 
 def events_in(source: str) -> dict[str, list[int]]:

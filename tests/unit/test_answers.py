@@ -1,5 +1,6 @@
 """Error envelopes, usage figures and the child protocol: small pure pieces."""
 
+import itertools
 import json
 
 import pytest
@@ -104,6 +105,23 @@ CHAT_PATH, MESSAGES_PATH, RESPONSES_PATH = "/v1/chat/completions", "/v1/messages
 def test_usage_of_each_api(path: str, tail: bytes, usage: Usage) -> None:
     """Cached tokens of the prompt count in every API, whether its figure includes them or not."""
     assert usage_of(path, tail) == usage
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *itertools.permutations(["prompt_tokens", "completion_tokens", "total_tokens"]),
+        *itertools.permutations(["prompt_tokens", "completion_tokens", "input_tokens"]),
+        *itertools.permutations(["a", "b", "prompt_tokens", "completion_tokens"]),
+    ],
+)
+def test_the_order_of_the_figures_does_not_matter(fields: tuple[str, ...]) -> None:
+    """Whatever stands before, between and behind the two figures, both are found."""
+    figures = {name: number for number, name in enumerate(fields, 11)}
+    tail = b'text", "usage" : ' + json.dumps(figures).encode() + b"}"
+    usage = usage_of(CHAT_PATH, tail)
+    assert usage.completion_tokens == figures["completion_tokens"]
+    assert usage.prompt_tokens in {figures["prompt_tokens"], figures.get("input_tokens")}
 
 
 def test_the_prompt_of_a_stream_of_messages_is_in_its_first_event() -> None:

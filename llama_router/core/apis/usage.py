@@ -23,6 +23,16 @@ HEAD_BYTES: Final = 1024
 #: A number is complete if something follows it; the beginning may be cut anywhere.
 _FIGURE: Final = rb'"(?:%b)"\s*:\s*(\d{1,15})(?=[^0-9])'
 
+#: The figures of the prompt and the completion at the beginning of their object, one after the
+#: other or with another number between them, in either order: as all known servers have them.
+_PAIR: Final = (
+    rb"%(object)b\s*:\s*\{\s*(?:"
+    rb'"(?:%(prompt)b)"\s*:\s*(\d{1,15})\s*,\s*(?:"\w+"\s*:\s*\d+\s*,\s*)??'
+    rb'"(?:%(completion)b)"\s*:\s*(\d{1,15})|'
+    rb'"(?:%(completion)b)"\s*:\s*(\d{1,15})\s*,\s*(?:"\w+"\s*:\s*\d+\s*,\s*)??'
+    rb'"(?:%(prompt)b)"\s*:\s*(\d{1,15}))(?=[^0-9])'
+)
+
 #: The beginning of a JSON object, perhaps behind the size of a chunk.
 _WHOLE: Final = re.compile(rb"(?:[0-9A-Fa-f]+[^\r\n]*\r\n)?\s*\{")
 
@@ -44,17 +54,21 @@ class UsageReader:
         places: Places of the figures; an earlier one is preferred.
     """
 
-    __slots__ = ("_completion", "_figures", "_objects", "_places", "_prompt")
+    __slots__ = ("_figures", "_objects", "_pair", "_places")
 
     def __init__(self, places: Sequence[UsageFields]) -> None:
         self._places = places
         first, *others = dict.fromkeys(place.object for place in places)
         self._objects = tuple(b'"%b"' % name for name in (first, *others))
         best = [place for place in places if place.object == first]
-        self._prompt: re.Pattern[bytes] | None = None
+        self._pair: re.Pattern[bytes] | None = None
         if not any(place.prompt_cached for place in best):
-            self._prompt = re.compile(_FIGURE % _any_of(place.prompt for place in best))
-        self._completion = re.compile(_FIGURE % _any_of(place.completion for place in best))
+            parts = {
+                b"object": self._objects[0],
+                b"prompt": _any_of(place.prompt for place in best),
+                b"completion": _any_of(place.completion for place in best),
+            }
+            self._pair = re.compile(_PAIR % parts)
         names = {n for p in places for n in (p.prompt, p.completion, *p.prompt_cached)}
         self._figures = re.compile(rb'"(%b)"\s*:\s*(\d{1,15})(?=[^0-9])' % _any_of(sorted(names)))
 
@@ -71,11 +85,14 @@ class UsageReader:
         # The text of the model precedes the figures: most of the tail, and not searched.
         # A quotation mark inside a JSON string is escaped, so no text of the model is found.
         at = tail.rfind(self._objects[0])
-        if at >= 0 and self._prompt is not None:
-            # Nearly always both are found, and two searches cost a third of the rest.
-            prompt, completion = self._prompt.search(tail, at), self._completion.search(tail, at)
-            if prompt is not None and completion is not None:
-                return Usage(int(prompt[1]), int(completion[1]))
+        if at >= 0 and self._pair is not None:
+            # Nearly always both are found here, at a third of the price.
+            pair = self._pair.match(tail, at)
+            if pair is not None:
+                prompt, completion, first_completion, last_prompt = pair.groups()
+                if prompt is not None:
+                    return Usage(int(prompt), int(completion))
+                return Usage(int(last_prompt), int(first_completion))
         elif at < 0:
             at = max((0, *map(tail.rfind, self._objects[1:])))
         usage = self._figures_from(tail, at)

@@ -39,4 +39,6 @@ def takes_slot(method: bytes, target: bytes, *, upgrade: bool) -> bool:
     """
     if method in _WITHOUT:
         return upgrade
-    return target.partition(b"?")[0] not in _POSTS_WITHOUT
+    if b"?" in target:
+        target = target[: target.index(b"?")]
+    return target not in _POSTS_WITHOUT
