@@ -1,4 +1,4 @@
-"""The values that go into an exchange with a backend, and the value that comes out of it."""
+"""The values that go into an exchange with a backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from ..core.requests.body_budget import BodyShare
 from ..core.requests.json_scan import FieldScanner
 from ..core.requests.multipart import FormScanner
 from ..dispatch.lease import Lease
-from ..errors.base import RouterError
 from ..http1 import RequestHead
 from .waiting import EarlyStream
 
@@ -78,25 +77,3 @@ class BackendRequest(NamedTuple):
     early: EarlyStream | None = None
     lease: Lease | None = None
     keepalive_s: float = 0.0
-
-
-class ExchangeResult(NamedTuple):
-    """The result of an exchange, or its state when an exception ended it.
-
-    Attributes:
-        status: The backend's status; 0 before its response.
-        first_byte_s: Clock time of the first byte of the response, in seconds.
-        sent_bytes: Bytes of the response's body, as framed, sent to the client.
-        first: The beginning of the response's body, `HEAD_BYTES` at most.
-        tail: The end of the response's body, `TAIL_BYTES` at most.
-        reusable: The client's connection can be used for another request.
-        error: The failure that ended the response after it had begun.
-    """
-
-    status: int
-    first_byte_s: float | None
-    sent_bytes: int
-    first: bytes
-    tail: bytes
-    reusable: bool
-    error: RouterError | None

@@ -15,7 +15,6 @@ from ..backends.backend import Backend
 from ..core.apis.model_names import ModelNameRewriter
 from ..errors.backends import UpstreamError
 from ..http1 import Framing, ResponseHead, client_response_head
-from .backend_request import ExchangeResult
 from .body import (
     BodyEncoder,
     ModelNameEncoder,
@@ -64,12 +63,12 @@ class BufferedExchange(Exchange):
 
     __slots__ = ()
 
-    async def run(self, backend: Backend) -> ExchangeResult:
+    async def run(self, backend: Backend) -> None:
         """Send request and response; see `Exchange.run`."""
         self._backend = backend
         self._client.slow = False
         request = self._request
-        if request.lease is not None and (request.upgrade or request.head.method in _READING):
+        if request.lease is not None and self._may_be_endless:
             request.lease.hold_while_sending()
         try:
             try:
@@ -85,7 +84,12 @@ class BufferedExchange(Exchange):
             raise UpstreamError(f"the backend of {model} failed: {exc}") from exc
         finally:
             self._fiber.deadline_s = math.inf
-        return self.result()
+
+    @property
+    def _may_be_endless(self) -> bool:
+        """Whether the request is of a kind whose response may have no end."""
+        request = self._request
+        return request.upgrade or request.head.method in _READING
 
     async def _repeat(self, stale: _StaleError) -> None:
         """Send the request again, over a new connection to the same process."""
@@ -187,8 +191,8 @@ class BufferedExchange(Exchange):
             data = await (self._receive_in_time(upstream) if in_time else upstream.receive())
             if not data:
                 raise await self._without_answer(upstream)
-            if self._first_byte_s is None:
-                self._first_byte_s = self._loop.clock()
+            if self.first_byte_s is None:
+                self.first_byte_s = self._loop.clock()
                 if rest is None and request.head.method != _HEAD:
                     known = upstream.heads.known(data)
                     if known is not None:
@@ -207,7 +211,7 @@ class BufferedExchange(Exchange):
 
     async def _without_answer(self, upstream: UpstreamSocket) -> Exception:
         """Return what to raise where the backend closed before the head was complete."""
-        silent = self._first_byte_s is None
+        silent = self.first_byte_s is None
         if upstream.reused and silent:
             return _StaleError(unread=upstream.reset)
         explain = self._undelivered if upstream.reset and silent else self._explain
@@ -217,7 +221,7 @@ class BufferedExchange(Exchange):
         """Receive a part of the head; keep the stream of the client alive until the first one."""
         request = self._request
         early, limit_s = request.early, request.read_timeout_s
-        if early is None or self._first_byte_s is not None:
+        if early is None or self.first_byte_s is not None:
             return await upstream.receive()
         silence = Silence(limit_s, request.keepalive_s)
         while True:
@@ -241,8 +245,9 @@ class BufferedExchange(Exchange):
             data: The part of the body that has arrived.
         """
         request = self._request
-        if request.lease is not None and head.framing not in (_CHUNKED, _CLOSE):
-            request.lease.hold_to_end()  # the end of the response is known
+        known_end = head.framing not in (_CHUNKED, _CLOSE)
+        if known_end and self._may_be_endless and request.lease is not None:
+            request.lease.hold_to_end()
         early = request.early
         if early is not None and early.begun:
             encoder = encoder_for_stream(
@@ -267,13 +272,13 @@ class BufferedExchange(Exchange):
             head, close=close, http10=http10, add_headers=self._added_fields(head)
         )
         if complete:  # as most responses that are no streams: there is nothing to wait for
-            self._status = head.status
+            self.status = head.status
             self._begun = True
-            self._sent_bytes = len(data)
+            self.sent_bytes = len(data)
             self._tail = data
             if (rest := self._client.send_nowait(out + data)) is not None:
                 await self._client.send_rest(rest)
-            self._reusable = not close
+            self.reusable = not close
             return head.keep_alive
         close = close or head.framing is _CLOSE or (http10 and head.framing is _CHUNKED)
         encoder = BodyEncoder(head, http10=http10)
@@ -319,7 +324,7 @@ class BufferedExchange(Exchange):
             encoder: Encodes the body for the client.
             reusable: The client's connection can be used again once the body is complete.
         """
-        self._status = head.status
+        self.status = head.status
         self._begun |= self._has_early_head
         self._tail = tail = Tail()
         self._pump = pump = Pump(
@@ -338,9 +343,9 @@ class BufferedExchange(Exchange):
         except FAILURES as exc:
             if not self._begun:
                 raise
-            self._reusable = await self._end_early(encoder, exc) and reusable
+            self.reusable = await self._end_early(encoder, exc) and reusable
             return False
-        self._reusable = reusable
+        self.reusable = reusable
         return head.keep_alive and not surplus and head.framing is not _CLOSE
 
     async def _run_pump(self, pump: Pump, out: bytes, data: bytes) -> bool:
@@ -351,4 +356,4 @@ class BufferedExchange(Exchange):
             raise await self._explain("it closed the connection mid-answer") from None
         finally:
             self._begun |= pump.begun
-            self._sent_bytes += pump.moved_bytes
+            self.sent_bytes += pump.moved_bytes

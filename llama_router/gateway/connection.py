@@ -10,7 +10,7 @@ import socket
 from typing import Final
 
 from ..core.access.gate import Scope
-from ..core.requests.routes import Control, DataRoute, Observe, RouterHealth, route
+from ..core.requests.routes import ByBody, Control, DataRoute, Observe, RouterHealth, route
 from ..dispatch.request_log import log_unread_refusal
 from ..errors.access import AccessError
 from ..errors.requests import RequestError
@@ -91,6 +91,8 @@ class _Connection:
     def _destination(self, head: RequestHead) -> DataRoute | None:
         """Return the route of a request; None if the control plane answers it."""
         destination = route(head.method, head.path, head.query)
+        if isinstance(destination, ByBody):
+            return destination
         if isinstance(destination, Control):
             is_preflight = head.get(b"access-control-request-method") is not None
             return None if is_preflight else destination.only_preflight

@@ -23,7 +23,7 @@ from ..http1 import (
     client_response_head,
     upstream_request_head,
 )
-from .backend_request import BackendRequest, ExchangeResult
+from .backend_request import BackendRequest
 from .body import (
     LAST_CHUNK,
     BodyEncoder,
@@ -61,24 +61,32 @@ class NotDeliveredError(Exception):
 class Exchange:
     """The steps that all exchanges share. Use `run` once.
 
-    Each request makes one, so this is a plain class with slots: its construction counts.
+    Each request makes one, so this is a plain class with slots: its construction counts. The
+    attributes are final after `run`, also where that raised something.
+
+    Attributes:
+        status: The backend's status; 0 before its response.
+        first_byte_s: Clock time of the first byte of the response, in seconds.
+        sent_bytes: Bytes of the response's body, as framed, sent to the client.
+        reusable: The client's connection can be used for another request.
+        error: The failure that ended the response after it had begun.
     """
 
     __slots__ = (
         "_backend",
         "_begun",
         "_client",
-        "_error",
         "_fiber",
-        "_first_byte_s",
         "_interim_count",
         "_loop",
         "_pump",
         "_request",
-        "_reusable",
-        "_sent_bytes",
-        "_status",
         "_tail",
+        "error",
+        "first_byte_s",
+        "reusable",
+        "sent_bytes",
+        "status",
     )
 
     _backend: Backend
@@ -88,22 +96,22 @@ class Exchange:
         self._client = client
         self._fiber = client.fiber
         self._request = request
-        self._status = 0
-        self._first_byte_s: float | None = None
+        self.status = 0
+        self.first_byte_s: float | None = None
         self._interim_count = 0
-        self._sent_bytes = 0
+        self.sent_bytes = 0
         self._tail: Tail | bytes = b""
         self._pump: Pump | None = None
         self._begun = False  # the client got a part of the response
-        self._reusable = False
-        self._error: RouterError | None = None
+        self.reusable = False
+        self.error: RouterError | None = None
 
-    async def run(self, backend: Backend) -> ExchangeResult:
+    async def run(self, backend: Backend) -> None:
         """Send the request to *backend* and its response to the client.
 
         If the backend fails before the response has begun, the failure is raised, and nothing
         was sent to the client. If it fails later, an event stream is ended with an error
-        event, any other body is left incomplete, and the result contains the error.
+        event, any other body is left incomplete, and `error` is set.
 
         Raises:
             ClientGoneError: if the client left; the backend's connection was closed.
@@ -114,26 +122,19 @@ class Exchange:
         """
         raise NotImplementedError
 
-    def result(self) -> ExchangeResult:
-        """Return the state of the exchange, which is final after `run`."""
+    def first(self) -> bytes:
+        """Return the beginning of the response's body, `HEAD_BYTES` at most."""
         tail = self._tail
-        if isinstance(tail, bytes):
-            first, last = tail[:HEAD_BYTES], tail[-TAIL_BYTES:]
-        else:
-            first, last = tail.first(), tail.last()
-        return ExchangeResult(
-            self._status,
-            self._first_byte_s,
-            self._sent_bytes,
-            first,
-            last,
-            self._reusable,
-            self._error,
-        )
+        return tail[:HEAD_BYTES] if isinstance(tail, bytes) else tail.first()
+
+    def last(self) -> bytes:
+        """Return the end of the response's body, `TAIL_BYTES` at most."""
+        tail = self._tail
+        return tail[-TAIL_BYTES:] if isinstance(tail, bytes) else tail.last()
 
     def moved_bytes(self) -> int:
         """Return the bytes of the response's body that have come so far; it only grows."""
-        return self._sent_bytes if self._pump is None else self._pump.moved_bytes
+        return self.sent_bytes if self._pump is None else self._pump.moved_bytes
 
     # -- steps --------------------------------------------------------------------------------
 
@@ -274,7 +275,7 @@ class Exchange:
         Returns:
             Whether its framing is complete, so that the client can take another response.
         """
-        self._error = error = self._as_router_error(exc)
+        self.error = error = self._as_router_error(exc)
         api = APIS.api_of_stream(self._request.head.path.decode("ascii", "replace"))
         ending = encoder.error_ending(api.last_event(error))
         if self._client.mid_send:

@@ -43,7 +43,7 @@ from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, NoModelRunningError
 from ..http1 import RequestHead, end_to_end_fields, with_cookies
 from ..logs.request_ids import new_request_id
-from .backend_request import BackendRequest, ExchangeResult, RequestBody
+from .backend_request import BackendRequest, RequestBody
 from .buffered_exchange import BufferedExchange
 from .detached import DetachedRequest
 from .exchange import Exchange, NotDeliveredError
@@ -137,7 +137,7 @@ class ModelRequest:
             self._caller = gate.check(scope, head.method, head.fields)
             if head.has_cookies:
                 self._head = with_cookies(head, without_session)
-            if not observes:
+            if not observes and head.method in _READS:
                 gate.check_load(head.method, head.fields)
             self._strip_headers = gate.strip_headers
             limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
@@ -338,7 +338,8 @@ class ModelRequest:
                 raise caller.unknown(name, config)
             return head.origin
         spec = config.models[model]
-        caller.check_model(spec, name, config)
+        if caller.models is not None:
+            caller.check_model(spec, name, config)
         if in_path is None:
             _check_allowed(head.path, spec.spawn.proxy_endpoints, model)
             return head.origin
@@ -559,19 +560,19 @@ class ModelRequest:
         if (lease := self._log.lease) is not None:
             lease.moved_bytes = exchange.moved_bytes
         try:
-            result = await exchange.run(backend)
+            await exchange.run(backend)
         except BaseException as exc:
-            result = exchange.result()
-            self._log_result(result)
+            self._log_exchange(exchange)
             if isinstance(exc, ClientGoneError):
-                self._complete = is_complete(result.tail, self._path)
+                self._complete = is_complete(exchange.last(), self._path)
             if isinstance(exc, UpstreamError):
                 self._gateway.dispatcher.note_outcome(backend, status=0, error=exc)
             raise
-        self._log_result(result)
-        if result.error is not None or backend.failures or result.status >= _FIRST_FAILURE:
-            self._gateway.dispatcher.note_outcome(backend, status=result.status, error=result.error)
-        return result.reusable
+        self._log_exchange(exchange)
+        status, error = exchange.status, exchange.error
+        if error is not None or backend.failures or status >= _FIRST_FAILURE:
+            self._gateway.dispatcher.note_outcome(backend, status=status, error=error)
+        return exchange.reusable
 
     def _exchange(self, target: bytes, response_model: str | None) -> Exchange:
         router = self._gateway.dispatcher.config.router
@@ -623,13 +624,13 @@ class ModelRequest:
         field = self._id_field()
         return self._cors_headers if field is None else (*self._cors_headers, field)
 
-    def _log_result(self, result: ExchangeResult) -> None:
+    def _log_exchange(self, exchange: Exchange) -> None:
         log = self._log
-        log.status = result.status
-        log.first_byte_s = result.first_byte_s
-        log.sent_bytes = result.sent_bytes
-        log.usage = usage_of(self._path, result.tail, result.first)
-        log.error = result.error
+        log.status = exchange.status
+        log.first_byte_s = exchange.first_byte_s
+        log.sent_bytes = exchange.sent_bytes
+        log.usage = usage_of(self._path, exchange.last(), exchange.first())
+        log.error = exchange.error
 
     async def _refuse(self, error: RouterError) -> bool:
         """Respond with *error*; return as `serve` does."""

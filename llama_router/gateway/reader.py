@@ -17,7 +17,7 @@ from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from ..http1 import ChunkedBody, RequestHead, RequestHeads
 from .backend_request import RequestBody
 from .loop.event_loop import EventLoop
-from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, Fiber, FiberTimeoutError, pause
+from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, READ_EVENTS, Fiber, FiberTimeoutError, pause
 from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket
 
 #: Time for which an idle connection is kept for the next request, in seconds.
@@ -131,8 +131,10 @@ class Reader:
             while (data := client.receive_nowait()) is None:
                 if self._draining.is_set():
                     return False
-                await client.wait_readable()
+                client.interest = READ_EVENTS
+                await pause()
         finally:
+            client.interest = 0
             self._idle.discard(self._fiber)
         self.buffer = data
         return bool(data)

@@ -55,7 +55,7 @@ class HandshakeExchange(BufferedExchange):
         request = self._request
         close = request.close or not request.head.keep_alive
         out = client_response_head(head, close=close, add_headers=request.add_headers)
-        self._status = head.status
+        self.status = head.status
         self._begun = True
         tunnel = Tunnel(self._client, upstream, data, lease=request.lease)
         try:
@@ -66,10 +66,10 @@ class HandshakeExchange(BufferedExchange):
                 if self._backend.gone.is_set():
                     raise error
         except FAILURES as exc:
-            self._error = error = self._as_router_error(exc)
+            self.error = error = self._as_router_error(exc)
             await tunnel.close(error)
         finally:
-            self._sent_bytes = tunnel.sent_bytes
+            self.sent_bytes = tunnel.sent_bytes
 
 
 class _Direction:

@@ -20,7 +20,7 @@ from ..http1 import (
     ResponseHeads,
     client_response_head,
 )
-from .backend_request import BackendRequest, ExchangeResult
+from .backend_request import BackendRequest
 from .body import LAST_CHUNK, BodyEncoder, chunk
 from .exchange import FIRST_FINAL_STATUS, Exchange
 from .loop.event_loop import EventLoop
@@ -119,7 +119,7 @@ class StreamingUpload(Exchange):
         self._encoder: BodyEncoder | None = None
         self._out = memoryview(b"")  # the part of the response that the client must get next
 
-    async def run(self, backend: Backend) -> ExchangeResult:
+    async def run(self, backend: Backend) -> None:
         """Send request and response; see `Exchange.run`.
 
         Raises:
@@ -141,7 +141,6 @@ class StreamingUpload(Exchange):
         finally:
             upstream.close()
             self._fiber.deadline_s = math.inf
-        return self.result()
 
     async def _begin(self, upstream: UpstreamSocket) -> None:
         """Send the head, with the part of the body that has arrived."""
@@ -263,8 +262,8 @@ class StreamingUpload(Exchange):
             if not self._framing.eof():
                 raise await self._explain("it closed the connection mid-answer")
             return True
-        if self._first_byte_s is None:
-            self._first_byte_s = self._loop.clock()
+        if self.first_byte_s is None:
+            self.first_byte_s = self._loop.clock()
         if self._framing is None:
             self._take_head(data)
         else:
@@ -295,7 +294,7 @@ class StreamingUpload(Exchange):
                 continue
             request = self._request
             http10 = not request.head.version_minor
-            self._status = head.status
+            self.status = head.status
             self._framing = ResponseFraming(head)
             self._encoder = BodyEncoder(head, http10=http10)
             out = client_response_head(
@@ -313,5 +312,5 @@ class StreamingUpload(Exchange):
         used = framing.feed(data)
         data = data[:used]
         self._body_tail.add(data)
-        self._sent_bytes += used
+        self.sent_bytes += used
         self._out = memoryview(before + encoder.encode(data, framing.boundary))

@@ -49,6 +49,9 @@ class RequestTarget:
 _CURL_TYPE: Final = b"application/x-www-form-urlencoded"
 
 
+_JSON: Final = b"application/json"
+
+
 class _Body(msgspec.Struct):
     model: str | None = None
     stream: bool | None = None
@@ -97,6 +100,8 @@ def request_target(
         RequestError: if the body is neither a JSON object nor a multipart form,
             or no model is named.
     """
+    if scanner is None and content_type == _JSON and body[:1] == b"{":
+        return _target_of_json(body, query_model or default)  # as nearly always
     form = form_scanner(content_type) if scanner is None else scanner
     if isinstance(form, FormScanner):
         return _target_of_form(body, form, query_model or default)
