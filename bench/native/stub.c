@@ -9,6 +9,8 @@
 //     ?chunks=N&per_s=R&size=B  a stream of N events of B bytes, R per second, then the usage
 //                               event and [DONE]; each event is one chunk, and says when it
 //                               was sent. The first event is sent at once.
+//              &tick_us=T       the events of all streams are due every T microseconds: many
+//                               at the same moment (500, the default), or one by one (20)
 //     ?bytes=B                  a body of B bytes (see big_pattern)
 //     ?count                    how many bytes the body of the request had
 //     anything else             the small JSON answer
@@ -17,12 +19,15 @@
 
 #include "common.h"
 
+#include <sys/prctl.h>
+
 #define HEAD_BYTES 16384
 #define EVENT_BYTES 8192
 // A stream waits while this much of it is unsent: its proxy does not keep up.
 #define BACKLOG_BYTES 262144
-// How often the streams are looked at. Real servers decode in batches, too.
-#define TICK_NS 500000u
+// How often the streams are looked at, unless one asks for another tick. Real servers decode
+// in batches, too.
+#define TICK_US 500
 
 typedef enum { IN_HEAD, IN_BODY, IN_STREAM, IN_BIG } phase;
 
@@ -54,6 +59,7 @@ typedef struct connection {
 static int epoll_fd;
 static connection **streams; // those in IN_STREAM
 static size_t stream_count, stream_room;
+static uint64_t tick_ns; // of the stream that began last
 static connection router; // stands for the pipe from llama.cpp's router
 static connection *dead; // freed after the events of one epoll_wait are handled
 
@@ -191,6 +197,9 @@ static void send_last(connection *c) {
 
 static void begin_stream(connection *c) {
     double per_s = parameter(c->target, "per_s=", 50);
+    tick_ns = (uint64_t)(parameter(c->target, "tick_us=", TICK_US) * 1e3);
+    // The kernel may add 50 us to each wait, its default (0), unless that is too much.
+    prctl(PR_SET_TIMERSLACK, tick_ns < 100000 ? 1000 : 0);
     c->chunks = (long)parameter(c->target, "chunks=", 1);
     c->event_bytes = (long)parameter(c->target, "size=", 250);
     if (c->event_bytes > EVENT_BYTES - 512) c->event_bytes = EVENT_BYTES - 512;
@@ -396,10 +405,10 @@ int main(int argc, char **argv) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event);
     if (getenv("LLAMA_SERVER_ROUTER_PORT") != NULL) tell_router();
-    struct timespec tick = {.tv_nsec = TICK_NS};
     uint64_t served_ns = 0;
     for (;;) {
         struct epoll_event events[256];
+        struct timespec tick = {.tv_nsec = (long)tick_ns};
         int count = epoll_pwait2(epoll_fd, events, 256, stream_count > 0 ? &tick : NULL, NULL);
         for (int i = 0; i < count; i++) {
             connection *c = events[i].data.ptr;
@@ -411,7 +420,7 @@ int main(int argc, char **argv) {
             if (c->fd >= 0 && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) on_readable(c);
             if (c->fd >= 0 && events[i].events & EPOLLOUT) on_writable(c);
         }
-        if (stream_count > 0 && now_ns() - served_ns >= TICK_NS) {
+        if (stream_count > 0 && now_ns() - served_ns >= tick_ns) {
             serve_streams();
             served_ns = now_ns();
         }

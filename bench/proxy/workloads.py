@@ -17,6 +17,12 @@ from .contestants import Contestant, Running, Setting
 
 CHAT = "/v1/chat/completions"
 PER_S = 50
+
+#: Time between two looks of the stub at its streams, in microseconds. At each, all chunks are
+#: sent that are due: some at once, as servers do that decode in batches, or one by one.
+TICK_US = 500
+FINE_TICK_US = 20
+
 UPLOAD_BYTES = 15_000_000
 DOWNLOAD_BYTES = 50_000_000
 SLOW_BYTES_PER_S = 200_000
@@ -123,11 +129,11 @@ def small(stage: Stage, *, conns: int) -> Figures:
     )
 
 
-def streams(stage: Stage, *, count: int) -> Figures:
+def streams(stage: Stage, *, count: int, tick_us: int = TICK_US) -> Figures:
     """Request streams of 50 chunks per second, one started after the other."""
     chunks = max(1, round(PER_S * stage.scale.seconds))
     spread_s = min(1.0, stage.scale.seconds / 2)
-    load = stage.load(*_stream_arguments(count, chunks), "--spread-ms", spread_s * 1000)
+    load = stage.load(*_stream_arguments(count, chunks, tick_us), "--spread-ms", spread_s * 1000)
     return (
         load.figures
         | _latencies(load, "ttft")
@@ -271,6 +277,11 @@ WORKLOADS = (
         for count in (1, 32, 256, 512)
     ),
     Workload(
+        "sse-256-fine",
+        "256 streams x 50/s, chunks one by one",
+        partial(streams, count=256, tick_us=FINE_TICK_US),
+    ),
+    Workload(
         "starts-256", "256 simultaneous stream starts", partial(simultaneous_starts, count=256)
     ),
     Workload("upload", "15 MB upload", partial(upload, model_last=False)),
@@ -285,10 +296,10 @@ WORKLOADS = (
 # -- parts --------------------------------------------------------------------------------
 
 
-def _stream_arguments(count: int, chunks: int) -> tuple[object, ...]:
+def _stream_arguments(count: int, chunks: int, tick_us: int = TICK_US) -> tuple[object, ...]:
     return (
         *("--conns", count, "--requests", count, "--expect", "stream", "--chunks", chunks),
-        *("--path", f"{CHAT}?chunks={chunks}&per_s={PER_S}"),
+        *("--path", f"{CHAT}?chunks={chunks}&per_s={PER_S}&tick_us={tick_us}"),
     )
 
 

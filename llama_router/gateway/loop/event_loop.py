@@ -45,7 +45,6 @@ import os
 import resource
 import select
 import sys
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Final, Protocol, TypeVar
@@ -80,16 +79,6 @@ TRIO_PRIORITY_S: Final = 0.02
 
 #: Longest wait for the next event inside a slice under load, in seconds: epoll's resolution.
 POLL_TIMEOUT_S: Final = 0.001
-
-#: Delay before polling, in seconds, by the rate of events per second from which it applies.
-#: The events of that time are handled together, as a network card coalesces its interrupts:
-#: many streams then cost a fifth less, and each chunk arrives that much later. The interval
-#: between two tokens is at least fifteen times as long.
-BATCH_DELAY_S: Final = {4000: 0.0004, 10_000: 0.0008, 20_000: 0.0012}
-
-#: Batch events only if no request started within this many seconds, so that batching never
-#: delays a first byte.
-BATCH_QUIET_S: Final = 0.005
 
 #: Requests that start in one iteration. Requests in progress continue first: when many arrive
 #: at once, the first of them are answered before the last ones are read.
@@ -174,8 +163,6 @@ class EventLoop:
         self.now_s = 0.0
         self._trio_priority_until_s = -math.inf
         self._slice_ended_s = -math.inf
-        self._request_began_s = -math.inf
-        self._batch_delay_s = 0.0
         self.iterations = 0
         self.pending_sends: list[tuple[Sender, bytes]] = []
         self._epoll = select.epoll()
@@ -371,16 +358,12 @@ class EventLoop:
         trio_first = now_s < self._trio_priority_until_s
         slice_s = SHORT_SLICE_S if trio_first else SLICE_S
         under_load = now_s - self._slice_ended_s < SLICE_S and not trio_first
-        ready, deferred, handled = self._ready, self._deferred, 0
+        ready, deferred = self._ready, self._deferred
         while True:
             self.iterations += 1
             timeout_s = POLL_TIMEOUT_S if under_load and not ready and not deferred else 0.0
-            if timeout_s and self._batch_delay_s and now_s - self._request_began_s > BATCH_QUIET_S:
-                time.sleep(self._batch_delay_s)
             events = self._poll_once(timeout_s)
-            handled += events
             if deferred:
-                self._request_began_s = now_s
                 self._run_deferred()
             elif not (events or ready or self._run_cancelled()):
                 break
@@ -391,9 +374,6 @@ class EventLoop:
             now_s = self.clock()
             if now_s - started_s > slice_s:
                 break
-        passed_s = now_s - started_s if under_load else math.inf
-        delays = (delay_s for rate, delay_s in BATCH_DELAY_S.items() if handled > rate * passed_s)
-        self._batch_delay_s = max(delays, default=0.0)
         self._slice_ended_s = now_s
         self._in_slice = False
         if self._run_cancelled() or ready or deferred:
