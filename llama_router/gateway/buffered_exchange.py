@@ -32,7 +32,7 @@ from .exchange import (
 from .loop.fiber import FiberTimeoutError
 from .pump import BrokenOffError, Pump, Tail
 from .silence import Silence
-from .sockets import UpstreamSocket
+from .sockets import LATER_BYTES, UpstreamSocket
 
 #: Bodies below this are sent together with the head, in one segment, in bytes.
 SMALL_BODY_BYTES: Final = 64 * 1024
@@ -138,13 +138,22 @@ class BufferedExchange(Exchange):
     ) -> memoryview | None:
         """Send the request on a connection that served others, as far as the backend accepts it.
 
+        One of several requests is sent at the end of the iteration, and `UpstreamSocket.receive`
+        sends its rest.
+
         Returns:
             The rest, or None; empty as in `_send_to`.
         """
+        silence_s = self._request.read_timeout_s
         data = self._request_head(None if body is None else len(body))
-        self._fiber.expire_in(self._request.read_timeout_s)
+        if body:
+            data += body
+        self._fiber.expire_in(silence_s)
+        if self._loop.crowded and len(data) <= LATER_BYTES:
+            upstream.send_later(data, silence_s=silence_s)
+            return None
         try:
-            return upstream.send_nowait(data + body if body else data)
+            return upstream.send_nowait(data)
         except OSError:
             upstream.reset = True
             return memoryview(b"")
@@ -193,15 +202,15 @@ class BufferedExchange(Exchange):
                 raise await self._without_answer(upstream)
             if self.first_byte_s is None:
                 self.first_byte_s = self._loop.clock()
-                if rest is None and request.head.method != _HEAD:
+                if request.head.method != _HEAD:
                     known = upstream.heads.known(data)
                     if known is not None:
-                        return known, data[known.size :], True
+                        return known, data[known.size :], rest is None and not upstream.unsent
             buffer = buffer + data if buffer else data
             while head := self._parse_head(upstream.heads, buffer, searched):
                 status = head.status
                 if status >= FIRST_FINAL_STATUS or status == SWITCHING_PROTOCOLS:
-                    return head, buffer[head.size :], rest is None
+                    return head, buffer[head.size :], rest is None and not upstream.unsent
                 buffer, searched = buffer[head.size :], 0
                 if interim := self._interim_head(head):
                     await self._client.send(interim)
@@ -276,7 +285,10 @@ class BufferedExchange(Exchange):
             self._begun = True
             self.sent_bytes = len(data)
             self._tail = data
-            if (rest := self._client.send_nowait(out + data)) is not None:
+            out += data
+            if self._loop.crowded and not close and len(out) <= LATER_BYTES:
+                self._client.send_later(out, timeout_s=request.read_timeout_s)
+            elif (rest := self._client.send_nowait(out)) is not None:
                 await self._client.send_rest(rest)
             self.reusable = not close
             return head.keep_alive

@@ -3,7 +3,7 @@
 Resuming a fiber costs as much as all other work for a chunk: eight coroutines that await one
 another are entered and left again. So in the normal case, complete chunks and a client that
 accepts them at once, the events of the backend's socket go to `Pump.on_events`, a plain
-function. It receives and checks; `Pump.send` sends, after all sockets of that iteration were
+function. It receives and checks; `Pump.send_now` sends, after all sockets of that iteration were
 read (`EventLoop.pending_sends`). For any other case (the end, an incomplete or malformed
 chunk, a client that does not accept all) the fiber is resumed, and `Pump.run` handles it.
 """
@@ -50,7 +50,7 @@ class Tail:
     """The last bytes of a body, and the first ones.
 
     Attributes:
-        pieces: Pieces that contain them, and some before; only `add` and `Pump.send` append.
+        pieces: Pieces that contain them, and some before; only `add` and `Pump.send_now` append.
     """
 
     __slots__ = ("_first", "pieces")
@@ -260,7 +260,7 @@ class Pump:
     def on_events(self, events: int) -> None:
         """Receive, and queue complete chunks for the end of this iteration; else resume the fiber.
 
-        This and `send` run once for each chunk of each stream, so tenths of a microsecond count.
+        This and `send_now` run once for each chunk of a stream: tenths of a microsecond count.
         """
         upstream = self._upstream
         if events & READ_EVENTS != READABLE or not upstream.interest:
@@ -286,7 +286,7 @@ class Pump:
             self._error = exc
         self._fiber.resume()
 
-    def send(self, data: bytes) -> None:
+    def send_now(self, data: bytes) -> None:
         """Send *data*; resume the fiber if the client does not accept all of it."""
         if not self._upstream.interest:
             return  # the client closed in this iteration, and the fiber handled it

@@ -91,6 +91,8 @@ class Reader:
         head = heads.known(buffer) or heads.parse(buffer)
         if head is None:
             head = await self._receive_rest_of_head()
+        if self._client.unsent is not None:  # the client did not wait for the last response
+            await self._client.flush()
         self._fiber.deadline_s = math.inf
         return head
 
@@ -130,14 +132,25 @@ class Reader:
             # here, in the set of idle connections, is the fiber woken at shutdown.
             while (data := client.receive_nowait()) is None:
                 if self._draining.is_set():
+                    await client.flush()
                     return False
                 client.interest = READ_EVENTS
                 await pause()
+                if client.unsent is not None:
+                    await self._flush()
         finally:
             client.interest = 0
             self._idle.discard(self._fiber)
         self.buffer = data
         return bool(data)
+
+    async def _flush(self) -> None:
+        """Send the rest of the last response; the connection is not idle meanwhile."""
+        self._client.interest = 0
+        self._idle.discard(self._fiber)
+        await self._client.flush()
+        self._idle.add(self._fiber)
+        self._fiber.expire_in(IDLE_CONNECTION_S)
 
     def take_body(self, head: RequestHead, limit_bytes: int) -> RequestBody | None:
         """Return the body if all of it has arrived, as nearly always; else None.

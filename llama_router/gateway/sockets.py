@@ -26,6 +26,9 @@ SLOW_RECEIVE_BYTES: Final = 8 * 1024
 #: Bytes, received into a buffer at once, that count as one more piece.
 BYTES_PER_PIECE: Final = 128 * 1024
 
+#: Most bytes that are sent at the end of an iteration: more are not copied.
+LATER_BYTES: Final = 16 * 1024
+
 #: Errors that mean that this process, or the machine, has too many descriptors open.
 EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
@@ -70,9 +73,10 @@ class ClientSocket(Channel):
         fiber: The fiber that its events resume.
         mid_send: A send is incomplete. If it was abandoned, nothing may be sent any more.
         slow: A send was not accepted at once; the exchange resets it.
+        unsent: Bytes of `send_later` that were not sent yet; None if there are none.
     """
 
-    __slots__ = ("_receive", "_send", "fiber", "mid_send", "slow")
+    __slots__ = ("_receive", "_send", "_timeout_s", "fiber", "mid_send", "slow", "unsent")
 
     def __init__(self, loop: EventLoop, connection: socket.socket, fiber: Fiber) -> None:
         super().__init__(loop, connection, fiber)
@@ -80,6 +84,8 @@ class ClientSocket(Channel):
         self.fiber = fiber
         self.mid_send = False
         self.slow = False
+        self.unsent: bytes | memoryview | None = None
+        self._timeout_s = 0.0
         self._receive = connection.recv
         self._send = connection.send
 
@@ -142,6 +148,8 @@ class ClientSocket(Channel):
         Raises:
             ClientGoneError: if the client closed.
         """
+        if self.unsent is not None:
+            data, self.unsent = b"".join((self.unsent, data)), None
         try:
             sent = self._send(data)
         except BlockingIOError:
@@ -149,6 +157,52 @@ class ClientSocket(Channel):
         except OSError as exc:
             raise ClientGoneError from exc
         return None if sent == len(data) else memoryview(data)[sent:]
+
+    def send_later(self, data: bytes, *, timeout_s: float) -> None:
+        """Send *data*, a whole response, at the end of this iteration.
+
+        What the client does not accept then is in `unsent`, for `flush`. Any other send comes
+        after it.
+
+        Args:
+            data: The response.
+            timeout_s: Longest wait for the client to accept a part of the rest, in seconds.
+        """
+        assert self.unsent is None, "the reader flushes before it takes the next request"
+        self.unsent, self._timeout_s = data, timeout_s
+        self._loop.pending_sends.append((self, data))
+
+    def send_now(self, data: bytes) -> None:
+        """Send *data*, which `send_later` got, unless that has happened."""
+        if self.unsent is not data:
+            return
+        self.unsent = None
+        try:
+            rest = self.send_nowait(data)
+        except ClientGoneError:
+            self.readable = self.peer_closed = True
+            self.waiter.resume()
+            return
+        if rest is not None:
+            self.unsent = rest
+            self.waiter.resume()
+
+    async def flush(self) -> None:
+        """Send what is unsent.
+
+        Raises:
+            ClientGoneError: if the client closed.
+        """
+        if self.unsent is not None:
+            self.fiber.expire_in(self._timeout_s)
+            await self.send(b"")
+
+    def close(self) -> None:
+        """Close the socket; safe to call twice. What is unsent is sent as far as possible."""
+        if self.unsent is not None and not self.closed:
+            with contextlib.suppress(ClientGoneError):
+                self.send_nowait(b"")
+        super().close()
 
     async def send_rest(self, data: memoryview) -> None:
         """Send all of *data*, the rest of a send that the client did not accept completely.
@@ -206,6 +260,8 @@ class UpstreamSocket(Channel):
         connected: Bytes were sent on it.
         reset: It broke before its end: the backend did not read all that was sent.
         heads: Parses the heads of its responses.
+        unsent: The rest of what `send_later` got, if the backend did not accept all of it, or
+            responded before; None if there is none.
     """
 
     __slots__ = (
@@ -213,10 +269,12 @@ class UpstreamSocket(Channel):
         "_kept_in_iteration",
         "_receive",
         "_send",
+        "_silence_s",
         "connected",
         "heads",
         "reset",
         "reused",
+        "unsent",
     )
 
     def __init__(self, loop: EventLoop, connection: socket.socket, client: ClientSocket) -> None:
@@ -225,6 +283,8 @@ class UpstreamSocket(Channel):
         self.connected = False
         self.reset = False
         self.heads = ResponseHeads()
+        self.unsent: memoryview | None = None
+        self._silence_s = 0.0
         self._client = client
         self._kept_in_iteration = 0
         self._receive = connection.recv
@@ -286,6 +346,9 @@ class UpstreamSocket(Channel):
                 return data
             if client.peer_closed:
                 raise ClientGoneError
+            if self.unsent:
+                await self._send_unsent()
+                continue
             self.interest = READABLE | PEER_CLOSED
             client.interest = PEER_CLOSED
             try:
@@ -322,6 +385,37 @@ class UpstreamSocket(Channel):
             self.connected = True
             return None
         return memoryview(data)[sent:]
+
+    def send_later(self, data: bytes, *, silence_s: float) -> None:
+        """Send *data*, a whole request, at the end of this iteration; `receive` sends the rest.
+
+        If the backend closed, the next read shows it, as after `send`, and `reset` is set.
+
+        Args:
+            data: The request.
+            silence_s: As for `send`.
+        """
+        self._silence_s = silence_s
+        self._loop.pending_sends.append((self, data))
+
+    def send_now(self, data: bytes) -> None:
+        """Send *data*, which `send_later` got, unless the exchange has ended."""
+        if self.closed:
+            return
+        try:
+            self.unsent = self.send_nowait(data)
+        except OSError:
+            self.reset = self.readable = True
+        if self.unsent is not None or self.reset:
+            self.waiter.resume()
+
+    async def _send_unsent(self) -> None:
+        """Send the rest of `send_later`, unless the backend responds before it has read that."""
+        assert self.unsent is not None, "checked before"
+        try:
+            self.unsent = await self.send_rest(self.unsent, silence_s=self._silence_s)
+        except OSError:
+            self.reset = self.readable = True
 
     async def send_rest(self, data: memoryview, *, silence_s: float) -> memoryview | None:
         """Send *data*, the rest of a send that the backend did not accept; otherwise as `send`."""

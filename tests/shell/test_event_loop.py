@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import socket
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -76,6 +77,204 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 def descriptors() -> int:
     """Return how many descriptors this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def fill(ours: socket.socket, theirs: socket.socket) -> int:
+    """Send until the peer accepts no more; return how many bytes that were."""
+    # Buffers with a size of their own do not grow later.
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    size = 0
+    with suppress(BlockingIOError):
+        while True:
+            size += ours.send(b"-" * 65536)
+    return size
+
+
+async def read(theirs: socket.socket, size_bytes: int) -> bytes:
+    """Return that many bytes, or fewer if the connection ends."""
+    theirs.setblocking(False)
+    data = b""
+    while len(data) < size_bytes:
+        await trio.lowlevel.wait_readable(theirs)
+        received = theirs.recv(65536)
+        if not received:
+            break
+        data += received
+    return data
+
+
+class TestLaterSends:
+    """`ClientSocket.send_later` and `UpstreamSocket.send_later`."""
+
+    async def test_other_sends_come_after_it(self, loop, pair) -> None:
+        """Nothing overtakes a response, and it is sent once."""
+        ours, theirs = pair()
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, ours, fiber)
+            client.send_later(b"a", timeout_s=1)
+            await client.send(b"b")
+            client.send_later(b"c", timeout_s=1)
+            client.close()
+
+        loop.start(body)
+        await loop.wait_idle()
+        assert await read(theirs, 9) == b"abc"
+
+    async def test_it_is_sent_at_the_end_of_the_iteration(self, loop, pair) -> None:
+        """The fiber need not do anything for it."""
+        ours, theirs = pair()
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, ours, fiber)
+            client.send_later(b"a", timeout_s=1)
+            loop.wake(fiber)
+            while not client.peer_closed:
+                await client.wait_readable()
+            client.close()
+
+        loop.start(body)
+        assert await read(theirs, 1) == b"a"
+        theirs.close()
+        await loop.wait_idle()
+
+    async def test_the_rest_is_for_flush(self, loop, pair) -> None:
+        """The fiber is resumed if the client does not accept all of it."""
+        ours, theirs = pair()
+        filled = fill(ours, theirs)
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, ours, fiber)
+            client.send_later(b"abc", timeout_s=9)
+            loop.wake(fiber)
+            await pause()  # the next iteration sends
+            await pause()  # and resumes
+            assert client.unsent == b"abc"
+            await client.flush()
+            assert client.unsent is None
+            client.close()
+
+        loop.start(body)
+        assert (await read(theirs, filled + 9))[filled:] == b"abc"
+        await loop.wait_idle()
+
+    async def test_a_client_that_is_stuck_times_out(self, loop, pair) -> None:
+        """`flush` waits for as long as `send_later` was told."""
+        ours, theirs = pair()
+        fill(ours, theirs)
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, ours, fiber)
+            client.send_later(b"abc", timeout_s=0.1)
+            with pytest.raises(FiberTimeoutError):
+                await client.flush()
+            client.close()
+
+        loop.start(body)
+        await loop.wait_idle()
+
+    async def test_a_client_that_left_is_noted(self, loop, pair) -> None:
+        """The fiber sees that it closed, as after any event."""
+        ours, theirs = pair()
+        seen: list[bool] = []
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, ours, fiber)
+            ours.shutdown(socket.SHUT_WR)
+            client.send_later(b"a", timeout_s=1)
+            loop.wake(fiber)
+            await pause()
+            await pause()
+            seen.append(client.peer_closed)
+            client.close()
+
+        loop.start(body)
+        await loop.wait_idle()
+        theirs.close()
+        assert seen == [True]
+
+    async def test_receive_sends_the_rest_of_a_request(self, loop, pair) -> None:
+        """And then returns the response."""
+        (ours, theirs), (client_ours, _) = pair(), pair()
+        filled = fill(ours, theirs)
+        seen: list[bytes] = []
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, client_ours, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
+            upstream.send_later(b"abc", silence_s=9)
+            loop.wake(fiber)
+            await pause()
+            seen.append(await upstream.receive())
+            assert upstream.unsent is None
+            upstream.close()
+            client.close()
+
+        loop.start(body)
+        assert (await read(theirs, filled + 3))[filled:] == b"abc"
+        theirs.send(b"answer")
+        await loop.wait_idle()
+        assert seen == [b"answer"]
+
+    async def test_a_response_may_come_before_the_rest(self, loop, pair) -> None:
+        """Then the rest stays unsent, so that the connection is not used again."""
+        (ours, theirs), (client_ours, _) = pair(), pair()
+        fill(ours, theirs)
+        seen: list[bytes] = []
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, client_ours, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
+            upstream.send_later(b"abc", silence_s=9)
+            loop.wake(fiber)
+            await pause()
+            seen.append(await upstream.receive())
+            assert upstream.unsent == b"abc"
+            upstream.close()
+            client.close()
+
+        loop.start(body)
+        await wait_all_tasks_blocked()
+        theirs.send(b"early")
+        await loop.wait_idle()
+        assert seen == [b"early"]
+
+    async def test_a_backend_that_closed_shows_at_the_next_read(self, loop, pair) -> None:
+        """`reset` says that it did not read the request."""
+        (ours, theirs), (client_ours, _) = pair(), pair()
+        seen: list[tuple[bytes, bool]] = []
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, client_ours, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            upstream.send_later(b"abc", silence_s=9)
+            seen.append((await upstream.receive(), upstream.reset))
+            upstream.close()
+            client.close()
+
+        loop.start(body)
+        await loop.wait_idle()
+        assert seen == [(b"", True)]
+
+    async def test_an_exchange_that_ended_sends_nothing(self, loop, pair) -> None:
+        """Its client left in the same iteration."""
+        (ours, theirs), (client_ours, _) = pair(), pair()
+
+        async def body(fiber: Fiber) -> None:
+            client = ClientSocket(loop, client_ours, fiber)
+            upstream = UpstreamSocket(loop, ours, client)
+            upstream.send_later(b"abc", silence_s=9)
+            upstream.close()
+            loop.wake(fiber)
+            await pause()
+            client.close()
+
+        loop.start(body)
+        await loop.wait_idle()
+        assert await read(theirs, 3) == b""
 
 
 class TestDeadlines:
@@ -723,7 +922,7 @@ class TestDescriptors:
         seen: list[bytes] = []
 
         class Echo:
-            def send(self, data: bytes) -> None:
+            def send_now(self, data: bytes) -> None:
                 seen.append(b"sent " + data)
 
         def note(_: int) -> None:
