@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import download, logs, reload, scan
+from . import download, logs, prefetch, reload, scan
 from .memory import command as memory
 from .programs import ENDING
 from .proxy import command as proxy
@@ -23,6 +23,9 @@ def main() -> int:
     swap.add_arguments(commands.add_parser("swap", help="the cost of a swap between two models"))
     reload.add_arguments(
         commands.add_parser("reload", help="the cost of a changed configuration file")
+    )
+    prefetch.add_arguments(
+        commands.add_parser("prefetch", help="the cost of a swap from a cold page cache")
     )
     scan.add_arguments(commands.add_parser("scan", help="the cost of scanning for models"))
     download.add_arguments(commands.add_parser("download", help="the rate of a download"))
@@ -46,6 +49,7 @@ def main() -> int:
         "reload": reload.run,
         "logs": logs.run,
         "memory": memory.run,
+        "prefetch": prefetch.run,
         "scan": scan.run,
         "schedule": schedule.run,
         "download": download.run,

@@ -241,7 +241,7 @@ class _RouterSwapper(Swapper):
 
     def _completed(self) -> list[dict[str, Any]]:
         """Return the log event of each finished request."""
-        events = _events(self._log) if self._log is not None else []
+        events = events_in(self._log) if self._log is not None else []
         return [event for event in events if event["event"] == "request.completed"]
 
 
@@ -262,7 +262,7 @@ class LlamaRouter(Contestant):
         argv = [sys.executable, "-m", "llama_router", "serve", "--config", config]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with child(argv, log, environment=environment) as process:
-            yield _RouterSwapper(_router_port(process, log), log)
+            yield _RouterSwapper(router_port(process, log), log)
 
 
 def llama_swap_yaml(commands: Mapping[str, tuple[str, ...]], *, first_port: int) -> list[str]:
@@ -346,18 +346,18 @@ def _listening(argv: tuple[str, ...], port: int, log: Path) -> Iterator[None]:
         yield
 
 
-def _router_port(process: subprocess.Popen[bytes], log: Path) -> int:
+def router_port(process: subprocess.Popen[bytes], log: Path) -> int:
     """Wait until llama-router is ready; return its port."""
     give_up_s = time.perf_counter() + _READY_S
     while process.poll() is None and time.perf_counter() < give_up_s:
-        for event in _events(log):
+        for event in events_in(log):
             if event["event"] == "router.ready":
                 return int(event["urls"][0].rpartition(":")[2])
         time.sleep(0.05)
     raise StartError(f"llama-router is not ready; its log: {log.read_text()}")
 
 
-def _events(log: Path) -> list[dict[str, Any]]:
+def events_in(log: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a JSON log."""
     lines = log.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]

@@ -28,6 +28,24 @@ _MAY_BE_SHARED_MIB: Final = 64.0
 _WORTH_A_LOOK_MIB: Final = 16.0
 
 
+def host_memory_bytes(proc: Path = Path("/proc")) -> tuple[int, int]:
+    """Return the bytes of host memory, and those that are available, within control groups. Blocks.
+
+    What the kernel can take back (pages of files) counts as available.
+
+    Args:
+        proc: The proc file system; another one in tests.
+
+    Raises:
+        DriverError: if the kernel does not say.
+    """
+    total_bytes, available_bytes = _machine_bytes(proc)
+    for limit in memory_limits(proc / "self"):
+        total_bytes = min(total_bytes, limit.limit_bytes)
+        available_bytes = min(available_bytes, limit.available_bytes)
+    return total_bytes, min(total_bytes, available_bytes)
+
+
 class HostReader:
     """Reads host memory: total and available of the machine, or of the tightest control group.
 
@@ -47,47 +65,20 @@ class HostReader:
         Raises:
             DriverError: if the kernel does not say.
         """
-        total_bytes, available_bytes = self._machine()
-        for limit in memory_limits(self._proc / "self"):
-            total_bytes = min(total_bytes, limit.limit_bytes)
-            available_bytes = min(available_bytes, limit.available_bytes)
+        total_bytes, available_bytes = host_memory_bytes(self._proc)
         total_mib = total_bytes / 2**20
         device = DeviceReading(
             id=HOST,
             kind=DeviceKind.HOST,
             name="host memory",
             total_mib=total_mib,
-            used_mib=total_mib - min(total_bytes, available_bytes) / 2**20,
+            used_mib=total_mib - available_bytes / 2**20,
             processes=self._processes(backends),
         )
         return DriverReading(devices=(device,))
 
     def close(self) -> None:
         """Nothing is held."""
-
-    def _machine(self) -> tuple[int, int]:
-        """Return the bytes that the machine has, and those that are available."""
-        try:
-            lines = (self._proc / "meminfo").read_text().splitlines()
-            kib = {
-                name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)
-            }
-            total_kib = kib["MemTotal"]
-        except (OSError, ValueError, IndexError, KeyError) as exc:
-            raise DriverError(f"the kernel does not say how much memory it has ({exc!r})") from exc
-        available_kib = self._arc_kib()
-        free_kib = kib.get("MemFree", 0) + kib.get("Buffers", 0) + kib.get("Cached", 0)
-        available_kib += kib.get("MemAvailable", free_kib)
-        return total_kib * 1024, available_kib * 1024
-
-    def _arc_kib(self) -> int:
-        """Return what ZFS would give back of its cache, which the kernel counts as used."""
-        try:
-            lines = (self._proc / "spl/kstat/zfs/arcstats").read_text().splitlines()
-            fields = {each[0]: each[2] for line in lines if len(each := line.split()) == 3}
-            return max(0, int(fields["size"]) - int(fields["c_min"])) // 1024
-        except (OSError, ValueError, KeyError):
-            return 0
 
     def _processes(self, backends: frozenset[int]) -> dict[int, float]:
         """Return what each process holds, in MiB."""
@@ -121,3 +112,27 @@ def _sharing(backends: AbstractSet[int], found: Mapping[int, ProcessMemory]) -> 
         if (parent := found[pid].parent) in large:
             sharing |= {pid, parent}
     return sharing
+
+
+def _machine_bytes(proc: Path) -> tuple[int, int]:
+    """Return the bytes that the machine has, and those that are available."""
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        kib = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
+        total_kib = kib["MemTotal"]
+    except (OSError, ValueError, IndexError, KeyError) as exc:
+        raise DriverError(f"the kernel does not say how much memory it has ({exc!r})") from exc
+    available_kib = _arc_kib(proc)
+    free_kib = kib.get("MemFree", 0) + kib.get("Buffers", 0) + kib.get("Cached", 0)
+    available_kib += kib.get("MemAvailable", free_kib)
+    return total_kib * 1024, available_kib * 1024
+
+
+def _arc_kib(proc: Path) -> int:
+    """Return what ZFS would give back of its cache, which the kernel counts as used."""
+    try:
+        lines = (proc / "spl/kstat/zfs/arcstats").read_text().splitlines()
+        fields = {each[0]: each[2] for line in lines if len(each := line.split()) == 3}
+        return max(0, int(fields["size"]) - int(fields["c_min"])) // 1024
+    except (OSError, ValueError, KeyError):
+        return 0

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from ..backends.environment import find_program, inherited
+from ..backends.launch import BACKEND_HOST
 from ..backends.learned_launches import LearnedLaunches
 from ..core.config.command import command_line, environment
 from ..core.config.config import Config
@@ -211,8 +212,8 @@ class Footprints:
         self, spec: ModelSpec, view: ProgramView
     ) -> tuple[Footprint | None, tuple[DeviceId, ...] | None]:
         """Return the estimate of a llama-server with a readable model, and the GPUs it names."""
-        argv = command_line(spec, port=_ANY_PORT, host="127.0.0.1")
-        own_env = environment(spec, port=_ANY_PORT, host="127.0.0.1")
+        argv = command_line(spec, port=_ANY_PORT, host=BACKEND_HOST)
+        own_env = environment(spec, port=_ANY_PORT, host=BACKEND_HOST)
         env = inherited(self._environ) | own_env
         pinned = pinned_devices(argv, env, view)
         if spec.path is None or not is_llama_server(argv[0]):

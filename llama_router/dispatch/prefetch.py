@@ -1,7 +1,7 @@
 """Prefetch: the files of the model that starts next are read while others finish their requests.
 
 The kernel keeps what was read in its page cache, so the next load reads from memory. Nothing else
-comes of it: the bytes are thrown away.
+comes of it: the bytes are thrown away. `[scheduler] prefetch = false` turns it off.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterable
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Final, NoReturn
 
 import trio
 
 from ..core.config.specs import ModelSpec
+from ..devices.host import host_memory_bytes
+from ..devices.port import DriverError
 from ..logs.events import log
 from ..models.discovery import naming
 from ..threads import ThreadRefusedError, in_thread
@@ -35,6 +36,9 @@ _GATHER_S: Final = 0.05
 #: The part of the available memory that one model may fill.
 _PART: Final = 0.5
 
+#: The part of all memory below which what is available is left alone.
+_LEAST_LEFT: Final = 0.1
+
 
 class Prefetch:
     """Reads ahead for *dispatcher*."""
@@ -49,7 +53,8 @@ class Prefetch:
             reading = trio.CancelScope()
             while True:
                 changed = self._dispatcher.changed
-                following = self._dispatcher.next_start()
+                reads = self._dispatcher.config.scheduler.prefetch
+                following = self._dispatcher.next_start() if reads else None
                 if following is not current:
                     reading.cancel()  # the plan has changed, or the backend reads by itself now
                     current, reading = following, trio.CancelScope()
@@ -110,15 +115,10 @@ def _read_files(paths: Iterable[str], stop: threading.Event) -> int:
     return total_bytes
 
 
-def _available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+def _available_bytes() -> int:
     """Return the memory that the kernel could give to programs; 0 if less than a tenth is left."""
     try:
-        kib = {
-            name: int(rest.split()[0])
-            for name, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
-            if name in ("MemTotal", "MemAvailable")
-        }
-        available_kib, total_kib = kib["MemAvailable"], kib["MemTotal"]
-    except (OSError, ValueError, IndexError, KeyError):
+        total_bytes, available_bytes = host_memory_bytes()
+    except DriverError:
         return 0
-    return available_kib * 1024 if available_kib > total_kib / 10 else 0
+    return available_bytes if available_bytes > total_bytes * _LEAST_LEFT else 0

@@ -370,3 +370,15 @@ def test_swaps_of_tiny_models_are_measured(tmp_path: Path) -> None:
         assert [swap["swap_s"] > 0 for swap in workload[name]] == [True, True]
     # The router's own words for it: a swap is a load, and a part of the whole.
     assert all(0 < swap["log_load_s"] < swap["swap_s"] for swap in workload["llama-router"])
+
+
+@pytest.mark.embedded
+def test_prefetch_measures_three_routers(tmp_path: Path) -> None:
+    """With a small model and a short answer; each router has both figures in every round."""
+    figures = tmp_path / "figures.json"
+    options = ("--rounds", "1", "--size-mb", "8", "--busy-s", "1", "--json", str(figures))
+    result = bench("prefetch", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rounds = json.loads(figures.read_text())["rounds"]["swap"]
+    assert set(rounds) == {"without", "with", "beside"}
+    assert all({"ready_s", "answer_s"} <= each[0].keys() for each in rounds.values())

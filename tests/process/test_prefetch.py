@@ -61,6 +61,27 @@ async def test_the_next_model_is_read_while_the_one_before_it_is_busy(
     assert (await waiting.answer()).status == 200
 
 
+async def test_nothing_is_read_ahead_where_that_is_turned_off(
+    start: Start, stage: Stage, tmp_path: Path
+) -> None:
+    """The next model's file is left to its backend."""
+    path = uncached_file(tmp_path / "b.gguf")
+    router = await start(
+        {"a": stage.model("a"), "b": stage.model("b", path=str(path))},
+        scheduler={"prefetch": False},
+    )
+    busy, waiting = await router.connect(), await router.connect()
+    await busy.send(post("/v1/script", "a"))
+    request = await (await stage.backend("a")).request()
+    await waiting.send(post("/v1/echo", "b"))
+    while not router.of("b").queued:
+        await router.running.dispatcher.changed.wait()
+    await request.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert (await busy.answer()).status == 200
+    assert (await waiting.answer()).status == 200
+    assert router.events.named("model.prefetched") == []
+
+
 async def test_a_model_that_may_start_at_once_is_not_read(
     start: Start, stage: Stage, tmp_path: Path
 ) -> None:

@@ -309,7 +309,12 @@ def test_the_scheduler_and_devices_keep_what_their_tables_say() -> None:
     """The fields of both arrive as they were written."""
     config = parse_config(
         {
-            "scheduler": {"policy": "memory", "max_models": 3, "swap_patience": 0.5},
+            "scheduler": {
+                "policy": "memory",
+                "max_models": 3,
+                "swap_patience": 0.5,
+                "prefetch": False,
+            },
             "devices": {
                 "nvidia0": {"memory_mib": 20000, "reserve_mib": 1000},
                 "host": {"ignore": True},
@@ -317,7 +322,9 @@ def test_the_scheduler_and_devices_keep_what_their_tables_say() -> None:
             },
         }
     )
-    assert config.scheduler == SchedulerSpec(policy=Policy.MEMORY, max_models=3, swap_patience=0.5)
+    assert config.scheduler == SchedulerSpec(
+        policy=Policy.MEMORY, max_models=3, swap_patience=0.5, prefetch=False
+    )
     assert config.devices == {
         "nvidia0": DeviceSpec(memory_mib=20000, reserve_mib=1000),
         "host": DeviceSpec(ignore=True),

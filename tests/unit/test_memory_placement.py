@@ -101,6 +101,14 @@ class TestWhere:
         claims = POLICY.may_start(spec("a"), moment(memory)).claims
         assert claims == {GPU1: 18000, GPU0: 9000}
 
+    @pytest.mark.parametrize("phase", [Phase.DRAINING, Phase.STOPPING])
+    def test_it_loads_beside_one_that_leaves_where_memory_allows_both(self, phase: Phase) -> None:
+        """The wait for the other's last request and for its exit is not added to the load."""
+        memory = view(gpu(GPU0, 10000), a=4000)
+        assert POLICY.may_start(
+            spec("a"), moment(memory, resident("b", {GPU0: 6000}, phase))
+        ).allowed
+
     def test_a_split_over_what_is_left_saves_an_eviction(self) -> None:
         """Shares go by the room, with a layer more for each GPU; nothing leaves."""
         memory = view(

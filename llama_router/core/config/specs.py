@@ -158,6 +158,7 @@ class SchedulerSpec:
     policy: Policy = attrs.field(default=Policy.GROUPS, metadata=RETUNE)
     max_models: Positive | None = attrs.field(default=None, metadata=RETUNE)
     swap_patience: Seconds = attrs.field(default=1.0, metadata=RETUNE)
+    prefetch: bool = attrs.field(default=True, metadata=RETUNE)
 
 
 @attrs.frozen(kw_only=True)
