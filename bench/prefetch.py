@@ -157,7 +157,7 @@ class _Router:
 
         busy = threading.Thread(target=be_busy)
         busy.start()
-        time.sleep(0.2)  # it is being served
+        self._wait_for_busy()
         ask(self.port, "next")
         answered_s = time.time()
         busy.join()
@@ -171,6 +171,14 @@ class _Router:
             "answer_s": answered_s - ended_s[0],
             "cold": float(is_cold),
         }
+
+    def _wait_for_busy(self) -> None:
+        """Wait until the answer has begun."""
+        while True:
+            models = _request("GET", self.port, "/admin/status").json()["models"]
+            if any(each["id"] == "busy" and each["in_flight"] for each in models):
+                return
+            time.sleep(_POLL_S)
 
     def _time_of(self, event: str, model: str) -> float:
         give_up_s = time.perf_counter() + _EVENT_S
@@ -221,20 +229,25 @@ def _ask_busy(port: int, busy_s: float) -> None:
 
 
 def _post(port: int, path: str, body: object) -> None:
-    """Send a request.
+    _request("POST", port, path, body)
+
+
+def _request(method: str, port: int, path: str, body: object = None) -> httpx.Response:
+    """Send a request as the operator; return the response.
 
     Raises:
         AskError: if it fails.
     """
     try:
-        response = httpx.post(
+        response = httpx.request(
+            method,
             f"http://{HOST}:{port}{path}",
-            json=body,
             headers={"Authorization": f"Bearer {_TOKEN}"},
             timeout=_EVENT_S,
             trust_env=False,
+            json=body,
         )
-        response.raise_for_status()
+        return response.raise_for_status()
     except httpx.HTTPError as error:
         raise AskError(f"{path}: {error}") from error
 

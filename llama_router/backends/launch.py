@@ -22,6 +22,7 @@ from ..core.config.specs import ModelSpec
 from ..core.memory.devices import GPU_KINDS, DeviceKind, MachineReading
 from ..core.memory.fit import Fit
 from ..core.memory.learned import LaunchKey
+from ..core.memory.report_lines import ReportLines
 from ..errors.backends import (
     BackendError,
     PortTakenError,
@@ -211,6 +212,8 @@ class Launcher:
                     report(LoadProgress(spec.id, state.progress))
 
         model_log.on_line = parse_report
+        report_lines = ReportLines(expected=plan.raises_verbosity)
+        model_log.leaves_out = report_lines.has
         spawned_s = trio.current_time()
         expected_s = None
         if plan.learned.load_s is not None:
@@ -247,6 +250,7 @@ class Launcher:
             log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)
             ready.set()
             _report_fit(backend, model_log, repeated=not plan.reads_fit)
+            report_lines.note_in(model_log.note)
             if key is not None:
                 self.learned.update(key, load.learned(load_s=load_s, at_s=time.time()))
             report(BackendReady(backend))

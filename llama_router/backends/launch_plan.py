@@ -18,6 +18,7 @@ from ..core.memory.fit import (
     is_fitted,
     is_squeezed,
     options_of,
+    says_verbosity,
     would_repeat,
 )
 from ..core.memory.learned import Learned, after_load
@@ -45,6 +46,7 @@ class LaunchPlan:
         fit: What an earlier fitting chose, if it is repeated by options.
         reads_fit: Whether llama.cpp fits the model, and is asked to say how.
         reads_report: Whether llama.cpp is asked to say what it takes.
+        raises_verbosity: Whether it says more in its log only because of that.
         visible: The setting of the GPUs that the program can see.
     """
 
@@ -55,6 +57,7 @@ class LaunchPlan:
     fit: Fit | None
     reads_fit: bool
     reads_report: bool
+    raises_verbosity: bool
     visible: str
 
 
@@ -89,7 +92,7 @@ def plan_launch(
     program = find_program(
         (*command_line(spec, port=port, host=host), *options), path=spec.spawn.env.get("PATH")
     )
-    reads_fit = reads_report = False
+    reads_fit = reads_report = raises_verbosity = False
     if program.speaks_child_protocol:
         env[child_protocol.ENV_VARIABLE] = str(router_port)
         # Responses name the model as the router does: llama.cpp's UI uses that name.
@@ -98,6 +101,7 @@ def plan_launch(
         # Once for each launch: some programs do not say it.
         reads_report = reads_fit or learned.load_s is None
         if reads_report:
+            raises_verbosity = not says_verbosity(program.argv, env)
             env.setdefault(*VERBOSITY)
     return LaunchPlan(
         spec=spec,
@@ -107,6 +111,7 @@ def plan_launch(
         fit=fit,
         reads_fit=reads_fit,
         reads_report=reads_report,
+        raises_verbosity=raises_verbosity,
         visible=memory.visible,
     )
 

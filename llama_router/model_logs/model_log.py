@@ -60,6 +60,8 @@ class ModelLog:
     Attributes:
         on_line: Called with every complete line. While output is dropped, ordinary lines
             may be left out; lines of the child protocol never are.
+        leaves_out: Returns whether a line of output, the next one, is kept out of the log; must
+            neither block nor raise.
         listeners: Called with every chunk of the log; must neither block nor raise.
     """
 
@@ -72,6 +74,7 @@ class ModelLog:
     ) -> None:
         """Create an empty log; *on_throttled* is called when output begins to be dropped."""
         self.on_line: Callable[[Line], None] | None = None
+        self.leaves_out: Callable[[str], bool] | None = None
         self.listeners: list[Callable[[LogChunk], None]] = []
         self._model = model
         self._clock = clock
@@ -161,7 +164,7 @@ class ModelLog:
             if text or not prefix:
                 self._notify(Line(text, line.progress))
                 self._progress = text if line.progress else None
-                if not line.progress:
+                if not line.progress and not (self.leaves_out and self.leaves_out(text)):
                     texts.append(text)
             if prefix:
                 self._notify(Line(prefix + state))

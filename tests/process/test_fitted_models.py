@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llama_router.core.memory.report_lines import LEFT_OUT
 from llama_router.models.tiny.chat import make_chat_model
 from tests.process.harness import Router
 
@@ -84,6 +85,28 @@ async def test_the_second_load_repeats_the_choice(start, large_context) -> None:
     commands = [event["argv"] for event in router.events.named("backend.spawned")]
     assert (list(commands[0][-2:]), list(commands[1][-4:])) == (large_context["args"], options)
     assert [event["repeated"] for event in router.events.named("backend.fitted")] == [False, True]
+
+
+@pytest.mark.embedded
+async def test_the_log_of_the_first_load_is_as_short_as_any(start, large_context) -> None:
+    """What llama.cpp says only because the router asks for its report is left out, and that said.
+
+    With a verbosity of the user's own, everything is there.
+    """
+    verbose = {**large_context, "spawn": {"env": {"LLAMA_ARG_LOG_VERBOSITY": "4"}}}
+    router = await start({"a": large_context, "b": verbose})
+    texts = {}
+    for name in ("a", "b"):
+        assert (await load(router, name))["fit"]["n_ctx"]
+        token = (router.path.parent / "state" / "admin-token").read_text().strip()
+        async with router.http() as client:
+            client.headers["Authorization"] = f"Bearer {token}"
+            texts[name] = (await client.get(f"/admin/logs/{name}?tail=1000")).text
+    assert LEFT_OUT in texts["a"]
+    assert "memory breakdown" not in texts["a"]
+    assert texts["a"].count("\n") < 40
+    assert "memory breakdown" in texts["b"]
+    assert LEFT_OUT not in texts["b"]
 
 
 @pytest.mark.embedded

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import attrs
@@ -172,6 +173,20 @@ _PREVENTING: Final = frozenset(
     (
         *("-fit", "--fit", "LLAMA_ARG_FIT"),
         *("--kv-unified-per-slot", "LLAMA_ARG_KV_UNIFIED_PER_SLOT"),
+    )
+)
+
+
+def says_verbosity(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Return whether a command or its environment chooses the verbosity of llama.cpp's log."""
+    words = {word.partition("=")[0] for word in argv}
+    return VERBOSITY[0] in env or not words.isdisjoint(_VERBOSITY_OPTIONS)
+
+
+_VERBOSITY_OPTIONS: Final = frozenset(
+    (
+        *("-lv", "--verbosity", "--log-verbosity"),
+        *("-v", "--verbose", "--log-verbose", "--log-disable"),
     )
 )
 
