@@ -92,7 +92,7 @@ def _print(found: dict[str, Any]) -> None:
             amount(device["name"], device["others_mib"] + device["freeing_mib"]),
             amount(device["name"], device["claimed_mib"]),
             amount(device["name"], device["free_mib"]),
-            device["description"],
+            _described(device),
         )
         for device in found["devices"]
     ]
@@ -106,3 +106,11 @@ def _print(found: dict[str, Any]) -> None:
         evicts = ", ".join(model["evicted"])
         models.append((model["id"], takes or "-", source, evicts or "-", model["reason"]))
     print_table(models)
+
+
+def _described(device: dict[str, Any]) -> str:
+    """Return what a device is, and which other programs use it."""
+    programs = ", ".join(
+        f"{name} ({format_memory(mib)})" for name, mib in device["programs"].items()
+    )
+    return f"{device['description']}, used by {programs}" if programs else device["description"]
