@@ -157,6 +157,37 @@ def test_inspect_refuses_what_is_no_gguf_file(tmp_path, capsys) -> None:
     assert "No such file" in capsys.readouterr().err
 
 
+def test_check_refuses_a_model_that_fits_on_no_device(config, capsys) -> None:
+    """With the policy of memory; settings of devices that are wrong on this machine are said."""
+    config.write_text(
+        """
+        [router]
+        state_dir = "state"
+        scan_caches = false
+        [scheduler]
+        policy = "memory"
+        [devices.gpu0]
+        kind = "simulated"
+        memory_mib = 8000
+        [devices.nvidia9]
+        memory_mib = 5000
+        [models.small]
+        memory_mib = 8000
+        spawn.command = ["true", "$port"]
+        [models.large]
+        memory_mib = 8001
+        spawn.command = ["true", "$port"]
+        """
+    )
+    assert check(config) == 1
+    problems = capsys.readouterr().err
+    assert "[devices.nvidia9] has no effect" in problems
+    assert "models.large: model 'large' needs 7.8 GiB of GPU memory (configured)" in problems
+    assert "1 of 2 models cannot be used now" in problems
+    config.write_text(config.read_text().replace('policy = "memory"', ""))
+    assert check(config) == 0
+
+
 def test_check_prints_the_command_of_every_model(config, capsys) -> None:
     """Nothing that a backend gets is hidden; and nothing is remembered."""
     write(config.parent / "models" / "a.gguf")

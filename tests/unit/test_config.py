@@ -354,6 +354,14 @@ def test_the_scheduler_and_devices_keep_what_their_tables_say() -> None:
         ({"models": {"m": {**PATH, "needs": {"a": 1}}}}, "models.m.needs.a", "no device"),
         (
             {
+                "devices": {"nvidia0": {"memory_mib": 8000, "reserve_mib": 500}},
+                "models": {"m": {**PATH, "memory_mib": {"nvidia0": 7501}}},
+            },
+            "models.m.memory_mib.nvidia0",
+            "together: 7500 MiB",
+        ),
+        (
+            {
                 "devices": {"a": {"kind": "pool", "amount": 1}},
                 "models": {"m": {**PATH, "needs": {"a": 2}}},
             },

@@ -48,5 +48,5 @@ def test_what_cannot_start_says_why_and_evicts_nothing() -> None:
     """The steps behind it start from the same state."""
     _, refused, after = steps(A, HUGE, B)
     assert refused.reason.startswith("model 'huge' needs 87.9 GiB of GPU memory (estimated)")
-    assert (refused.claims, refused.evicted) == ({}, ())
+    assert (refused.claims, refused.evicted, refused.is_too_large) == ({}, (), True)
     assert after.evicted == ()

@@ -14,7 +14,7 @@ from ...core.config import placeholders
 from ...core.config.command import environment
 from ...core.config.config import Config as LoadedConfiguration
 from ...core.config.names import ModelId
-from ...core.config.specs import ModelSpec
+from ...core.config.specs import ModelSpec, Policy
 from ...core.memory.fit import VERBOSITY, Fit, is_fitted, options_of
 from ...files import reason_of
 from ...files.stalls import despite_stalls
@@ -46,7 +46,7 @@ def check(config: Config = None, *, commands: bool = False) -> int:
         for model, spec in loaded.config.models.items():
             print_line(f"{model}: {_command_line(spec, fits.get(model))}")
         _print_programs(loaded.config)
-    damaged = despite_stalls(lambda: _damaged_models(prepared))
+    damaged = despite_stalls(lambda: _damaged_models(prepared)) | _too_large_models(prepared)
     for model, fault in damaged.items():
         print_message(f"{loaded.path}: models.{model}: {fault}")
     models = len(loaded.config.models)
@@ -110,6 +110,35 @@ def _damaged_models(prepared: PreparedConfig) -> dict[ModelId, str]:
         for model, fault in faults.items()
         if fault is not None
     }
+
+
+def _too_large_models(prepared: PreparedConfig) -> dict[ModelId, str]:
+    """Return the models of the file that fit on no device of this machine, each with the reason.
+
+    Settings of devices that are wrong here, and found models that do not fit, are warned of.
+    """
+    config = prepared.loaded.config
+    if config.scheduler.policy is not Policy.MEMORY:
+        return {}
+    # A tenth of a second of imports, only for this policy.
+    import trio  # noqa: PLC0415 -- see above
+
+    from ...core.scheduling.plan import steps_for  # noqa: PLC0415 -- see above
+    from ...dispatch.memory_watch import read_once  # noqa: PLC0415 -- see above
+
+    state_dir = state_dir_for(config.router.state_dir, os.environ)
+    view, warnings = trio.run(read_once, config, os.environ, state_dir)
+    for warning in warnings:
+        print_message(f"{prepared.loaded.path}: warning: {warning}")
+    found = {model for scan in prepared.scans for model in scan.models}
+    too_large = {}
+    for model in config.models.keys() - config.file_faults.keys():
+        (step,) = steps_for(config, view, (), [model])
+        if step.is_too_large and str(model) in found:
+            print_message(f"{prepared.loaded.path}: warning: {step.reason}")
+        elif step.is_too_large:
+            too_large[model] = step.reason
+    return too_large
 
 
 def _command_line(spec: ModelSpec, fit: Fit | None) -> str:

@@ -281,6 +281,22 @@ class _Parser:
                     self.report(where, f"there is no device {name!r} with kind = 'pool'{hint}")
                 elif units > (amount := pools[name].amount or units):
                     self.report(where, f"more than the pool has (amount = {amount})")
+            if isinstance(spec.memory_mib, Mapping):
+                self._check_budgets(model, spec.memory_mib, devices)
+
+    def _check_budgets(
+        self, model: str, memory_mib: Mapping[str, int], devices: Mapping[str, DeviceSpec]
+    ) -> None:
+        """Report what a model takes of a device beyond what the settings leave to models."""
+        for name, mib in memory_mib.items():
+            device = devices.get(name)
+            if device is None or device.memory_mib is None:
+                continue  # how much that is, the driver says
+            budget_mib = device.memory_mib - (device.reserve_mib or 0)
+            if mib > budget_mib:
+                where = ("models", model, "memory_mib", name)
+                has = f"{budget_mib} MiB of [devices.{name}]"
+                self.report(where, f"more than all models may take together: {has}")
 
     def check_keys(self, keys: Mapping[str, ApiKey]) -> None:
         """Report keys with two names: a request could not be attributed to one of them."""

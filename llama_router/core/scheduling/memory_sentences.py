@@ -74,14 +74,15 @@ def why_too_large(spec: ModelSpec, memory: MemoryView) -> str:
     needs = {HOST: footprint.host_mib, **footprint.fixed_mib}
     needs |= {DeviceId(name): units for name, units in spec.needs.items()}
     wanted = [
-        f"{said_mib(mib)} of {name}"
+        f"{_said_amount(name, mib, memory)} of {name}"
         for name, mib in needs.items()
         if mib and name in memory.devices and mib > memory.devices[name].device.budget_mib
     ]
     if footprint.gpu_mib and not wanted:
         wanted = [f"{said_mib(footprint.gpu_mib)} of GPU memory"]
     budgets = ", ".join(
-        f"{name} {said_mib(state.device.budget_mib)}" for name, state in memory.devices.items()
+        f"{name} {_said_amount(name, state.device.budget_mib, memory)}"
+        for name, state in memory.devices.items()
     )
     return (
         f"model {str(spec.id)!r} needs {' and '.join(wanted)} ({footprint.source}), more than "
@@ -160,11 +161,12 @@ def _taken_mib(name: DeviceId, residents: Iterable[Resident]) -> int:
 
 def said(claims: Claims, memory: MemoryView) -> str:
     """Return claims as words: ``4.2 GiB of nvidia0 and 300 MiB of host``."""
-    parts = [
-        f"{said_mib(mib)} of {name}" if _is_memory(memory, name) else f"{mib} of {name}"
-        for name, mib in claims.items()
-    ]
+    parts = [f"{_said_amount(name, mib, memory)} of {name}" for name, mib in claims.items()]
     return " and ".join(parts) or "nothing"
+
+
+def _said_amount(name: DeviceId, mib: int, memory: MemoryView) -> str:
+    return said_mib(mib) if _is_memory(memory, name) else str(mib)
 
 
 def _is_memory(memory: MemoryView, name: DeviceId) -> bool:

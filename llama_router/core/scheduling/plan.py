@@ -12,7 +12,7 @@ from ..memory.footprint import Footprint
 from ..memory.view import Claims, MemoryView
 from .lifecycle import Phase
 from .memory_placement import MemoryPlacement
-from .placement import Occupancy, Resident
+from .placement import Obstacle, Occupancy, Resident
 
 
 @attrs.frozen(kw_only=True)
@@ -25,6 +25,7 @@ class Step:
         claims: What it would take of each device; empty if it cannot start.
         evicted: Models that would leave for it.
         reason: Why it cannot start, as a sentence; empty if it can.
+        is_too_large: It fits nowhere, whatever leaves.
     """
 
     model: ModelId
@@ -32,6 +33,7 @@ class Step:
     claims: Claims
     evicted: tuple[ModelId, ...] = ()
     reason: str = ""
+    is_too_large: bool = False
 
 
 def steps_for(
@@ -85,7 +87,13 @@ def _step(
                 model=model, footprint=footprint, claims=verdict.claims, evicted=tuple(evicted)
             )
         if not verdict.blockers:
-            return Step(model=model, footprint=footprint, claims={}, reason=verdict.reason)
+            return Step(
+                model=model,
+                footprint=footprint,
+                claims={},
+                reason=verdict.reason,
+                is_too_large=verdict.obstacle is Obstacle.TOO_LARGE,
+            )
         evicted += verdict.blockers
         for gone in verdict.blockers:
             del staying[gone]
