@@ -166,7 +166,9 @@ class MemoryWatch:
         if footprint is None or footprint.is_pinned or not chosen:
             return spec
         view = self._footprints.view_of(spec, self._devices)
-        choice = device_choice(chosen, view, claims)
+        is_shrunk = sum(claims[device.id] for device in chosen) < footprint.gpu_mib
+        # llama.cpp's fitting reduces nothing where a split is given.
+        choice = device_choice(chosen, view, None if is_shrunk else claims)
         if choice.fault is not None:
             log.warning("backend.devices_not_chosen", model=spec.id, reason=choice.fault)
         spawn = attrs.evolve(

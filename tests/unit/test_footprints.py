@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import attrs
+
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
@@ -41,6 +43,25 @@ def test_what_was_measured_on_one_gpu_can_be_placed_on_another() -> None:
     measured = Sources(measured={GPU0: 5000, GPU1: 3000}, estimated=ESTIMATED)
     found = footprint_from(spec(), measured, WORKSTATION)
     assert (found.gpu_mib, found.per_gpu_mib, dict(found.fixed_mib)) == (8000, 300, {})
+
+
+def test_what_was_measured_on_a_lost_gpu_is_needed_on_another() -> None:
+    """It does not become a model that takes nothing; units of pools stay what they are."""
+    pools = {DeviceId("lab"): Device(id=DeviceId("lab"), kind=DeviceKind.POOL, capacity_mib=2)}
+    lost = Sources(measured={DeviceId("nvidia7"): 5000, HOST: 100, DeviceId("lab"): 1})
+    found = footprint_from(spec(), lost, WORKSTATION | pools)
+    assert (found.gpu_mib, found.host_mib, dict(found.fixed_mib)) == (5000, 100, {"lab": 1})
+
+
+def test_the_least_of_a_fitted_model_comes_from_its_file() -> None:
+    """Whatever else is known; a figure of the settings is not reduced, nor are pinned GPUs."""
+    fitted = attrs.evolve(ESTIMATED, least_host_mib=400, least_gpu_mib=4000)
+    measured = Sources(measured={GPU0: 8300}, estimated=fitted)
+    found = footprint_from(spec(), measured, WORKSTATION)
+    assert (found.least_host_mib, found.least_gpu_mib) == (400, 4000)
+    assert not footprint_from(spec(memory_mib=9000), measured, WORKSTATION).shrinks
+    pinned = attrs.evolve(measured, pinned=(GPU1,))
+    assert not footprint_from(spec(), pinned, WORKSTATION).shrinks
 
 
 def test_a_table_of_devices_is_taken_as_it_is() -> None:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import pytest
 
 from llama_router.core.memory.estimate import Estimate, estimate, estimate_parts
 from llama_router.core.memory.flags import read_flags
-from llama_router.core.memory.footprint import Source
+from llama_router.core.memory.footprint import Footprint, Source
 from llama_router.core.memory.weights import BlockTensors, ModelWeights, OtherTensor
 
 MIB = 2**20
@@ -293,7 +292,14 @@ def test_the_footprint_has_the_program_and_the_driver_as_well() -> None:
 @pytest.mark.parametrize("has_gpu", [True, False])
 def test_a_file_without_any_number_is_its_weights(has_gpu: bool) -> None:  # noqa: FBT001 -- a parameter
     """A header may lack everything; nothing fails then."""
-    weights = attrs.evolve(model(), numbers={}, vocabulary=0)
-    estimated = parts(weights, has_gpu=has_gpu)
-    assert estimated.host.model + estimated.gpu.model == 12 * MIB
-    assert parts(attrs.evolve(weights, blocks={}, others={}), has_gpu=has_gpu).host.model == 0
+    weights = model(context_length=131072)
+
+    def of(*words: str) -> Footprint:
+        return estimate(weights, read_flags(["llama-server", *words]), has_gpu=True)
+
+    full, small = of(), of("-c", "4096")
+    assert full.least_gpu_mib == small.gpu_mib < full.gpu_mib
+    assert full.least_host_mib == small.host_mib
+    assert (small.least_host_mib, small.least_gpu_mib) == (small.host_mib, small.gpu_mib)
+    assert not of("--fit", "off").shrinks
+    assert not of("-ngl", "99").shrinks

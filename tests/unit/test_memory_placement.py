@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import attrs
 import pytest
 
 from llama_router.core.config.names import ModelId
@@ -309,6 +310,66 @@ class TestVictims:
         assert self.victims(fresh) == set()
         verdict = POLICY.may_start(spec("a"), moment(self.MEMORY, fresh))
         assert verdict.look_again_s == 101.0
+
+
+class TestShrinks:
+    """A model that llama.cpp fits into what is left, where there is not enough for all of it."""
+
+    FITTED = Footprint(
+        source=Source.ESTIMATED,
+        host_mib=500,
+        gpu_mib=40000,
+        least_host_mib=400,
+        least_gpu_mib=18000,
+    )
+
+    def test_it_gets_what_the_gpus_have(self) -> None:
+        """With the context that it was trained for it is larger than all of them."""
+        memory = view(gpu(GPU0, 24000), gpu(GPU1, 12000), a=self.FITTED)
+        verdict = POLICY.may_start(spec("a"), moment(memory))
+        assert verdict.allowed
+        assert verdict.claims == {HOST: 500, GPU0: 24000, GPU1: 12000}
+
+    def test_layers_that_fit_on_no_gpu_are_in_host_memory(self) -> None:
+        """If even the least context is too much for the GPUs."""
+        memory = view(gpu(GPU0, 10000), a=self.FITTED)
+        assert POLICY.may_start(spec("a"), moment(memory)).claims == {HOST: 8500, GPU0: 10000}
+
+    def test_others_leave_for_it(self) -> None:
+        """As for one that needs all of the GPU."""
+        memory = view(gpu(GPU0, 24000), a=self.FITTED)
+        assert blockers("a", memory, resident("b", {GPU0: 2000})) == ("b",)
+
+    def test_beside_kept_models_and_other_programs_it_gets_the_rest(self) -> None:
+        """It would fit in full without them; nothing waits for what may never end."""
+        fitted = attrs.evolve(self.FITTED, gpu_mib=23000)
+        memory = view(gpu(GPU0, 24000, others_mib=2000), a=fitted)
+        kept = resident("k", {GPU0: 1500}, keep_loaded=True)
+        there = moment(memory, kept, resident("b", {GPU0: 3000}))
+        verdict = POLICY.may_start(spec("a"), there)
+        assert (verdict.blockers, verdict.claims[GPU0]) == (("b",), 20500)
+        assert POLICY.victims(spec("a"), there, NOT_CLOSED) == ("b",)
+
+    def test_it_waits_if_its_layers_would_have_to_leave_the_gpu(self) -> None:
+        """A program that takes nearly all of it may give it back soon."""
+        memory = view(gpu(GPU0, 24000, others_mib=7000), a=attrs.evolve(self.FITTED, gpu_mib=23000))
+        verdict = POLICY.may_start(spec("a"), moment(memory))
+        assert (verdict.allowed, verdict.blockers, verdict.obstacle) == (False, (), None)
+
+    def test_busy_models_are_not_in_vain_asked_to_leave(self) -> None:
+        """Nothing is stopped now for a smaller start than that which is waited for."""
+        memory = view(gpu(GPU0, 24000), a=attrs.evolve(self.FITTED, gpu_mib=23000))
+        there = moment(memory, resident("b", {GPU0: 3000}, in_flight=1), resident("c", {GPU0: 900}))
+        assert blockers("a", memory, *there.residents) == ("b",)
+        assert POLICY.victims(spec("a"), there, NOT_CLOSED) == ()
+
+    def test_without_a_gpu_it_gets_less_of_host_memory(self) -> None:
+        """At least what the least context takes."""
+        memory = view(a=attrs.evolve(self.FITTED, host_mib=40000, gpu_mib=0, least_gpu_mib=0))
+        assert POLICY.may_start(spec("a"), moment(memory)).claims == {HOST: 32000}
+        huge = attrs.evolve(self.FITTED, gpu_mib=0, host_mib=40000, least_host_mib=33000)
+        refused = POLICY.may_start(spec("a"), moment(view(a=huge)))
+        assert refused.obstacle is Obstacle.TOO_LARGE
 
 
 class TestWhy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import attrs
@@ -26,6 +27,9 @@ _MIB: Final = 2**20
 #: Types of weights that are copied for the CPU into a form that computes faster. With a mapped
 #: file, there are both. Measured on x86-64 with AVX2.
 _REPACKED: Final = frozenset(("iq4_nl", "mxfp4", "q4_0", "q4_k"))
+
+#: The least context that fitting chooses: the default of ``--fit-ctx``.
+_LEAST_CTX: Final = 4096
 
 #: An image with which llama.cpp prepares a projector that takes images of any size, and the
 #: frames of half a minute of sound. Source: llama.cpp, tools/mtmd/clip.cpp.
@@ -99,8 +103,19 @@ def estimate(
     mmproj: ModelWeights | None = None,
     draft: ModelWeights | None = None,
 ) -> Footprint:
-    """Return what a llama-server will take; see `estimate_parts`."""
-    return estimate_parts(weights, flags, has_gpu=has_gpu, mmproj=mmproj, draft=draft).footprint
+    """Return what a llama-server will take, and the least of it; see `estimate_parts`."""
+    parts = partial(estimate_parts, weights, has_gpu=has_gpu, mmproj=mmproj, draft=draft)
+    found = parts(flags)
+    if not flags.fit or flags.model.n_gpu_layers is not None:
+        return found.footprint
+    least = found
+    if not flags.n_ctx and found.n_ctx > _LEAST_CTX:
+        least = parts(attrs.evolve(flags, n_ctx=_LEAST_CTX))
+    return attrs.evolve(
+        found.footprint,
+        least_host_mib=least.footprint.host_mib,
+        least_gpu_mib=least.footprint.gpu_mib,
+    )
 
 
 def estimate_parts(

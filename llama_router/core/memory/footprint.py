@@ -31,6 +31,9 @@ class Footprint:
         per_gpu_mib: What each further GPU of a split costs in addition.
         fixed_mib: Of devices that its launch names itself, or its settings do; pools included.
         is_pinned: Its launch names its GPUs itself: the router chooses none for it.
+        least_host_mib: Of host memory, with the least context that llama.cpp's fitting would
+            choose; None if it is not fitted.
+        least_gpu_mib: The same of GPUs, with all layers there.
     """
 
     source: Source
@@ -39,11 +42,18 @@ class Footprint:
     per_gpu_mib: int = 0
     fixed_mib: Mapping[DeviceId, int] = attrs.field(factory=dict[DeviceId, int])
     is_pinned: bool = False
+    least_host_mib: int | None = None
+    least_gpu_mib: int | None = None
 
     @property
     def is_known(self) -> bool:
         """True if there is a figure."""
         return self.source is not Source.UNKNOWN
+
+    @property
+    def shrinks(self) -> bool:
+        """True if llama.cpp reduces its context and its layers on GPUs until it fits."""
+        return self.least_gpu_mib is not None
 
 
 UNKNOWN = Footprint(source=Source.UNKNOWN)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from ..config.specs import ModelSpec
-from .devices import HOST, Device, DeviceId
+from .devices import HOST, Device, DeviceId, DeviceKind
 from .footprint import UNKNOWN, Footprint, Source
 from .view import Claims
 
@@ -60,20 +60,31 @@ def footprint_from(
         found = sources.reported
     else:
         found = estimated
+    if found.source is not Source.CONFIGURED:
+        # The least is known from the file only.
+        found = attrs.evolve(
+            found,
+            least_host_mib=estimated.least_host_mib,
+            least_gpu_mib=estimated.least_gpu_mib,
+        )
     return attrs.evolve(_on_pinned(found, sources.pinned, devices), is_pinned=is_pinned)
 
 
 def _measured(
     by_device: Claims, estimated: Footprint, devices: Mapping[DeviceId, Device]
 ) -> Footprint:
-    """Return a footprint that can be placed elsewhere, too: GPUs are added up."""
-    gpus = {name for name, device in devices.items() if device.is_gpu}
+    """Return a footprint that can be placed elsewhere, too: GPUs are added up.
+
+    What is not there any more was a GPU: it has been lost, and the model needs another one.
+    """
+    pools = {name for name, device in devices.items() if device.kind is DeviceKind.POOL}
+    gpus = by_device.keys() - pools - {HOST}
     return Footprint(
         source=Source.MEASURED,
         host_mib=by_device.get(HOST, 0),
-        gpu_mib=sum(mib for name, mib in by_device.items() if name in gpus),
+        gpu_mib=sum(by_device[name] for name in gpus),
         per_gpu_mib=estimated.per_gpu_mib,
-        fixed_mib={name: mib for name, mib in by_device.items() if name not in gpus | {HOST}},
+        fixed_mib={name: mib for name, mib in by_device.items() if name in pools},
     )
 
 
@@ -94,4 +105,6 @@ def _on_pinned(
     for name in there:
         share = round(total_mib * devices[name].budget_mib / budget_mib)
         fixed[name] = fixed.get(name, 0) + share
-    return attrs.evolve(footprint, gpu_mib=0, fixed_mib=fixed)
+    return attrs.evolve(
+        footprint, gpu_mib=0, fixed_mib=fixed, least_host_mib=None, least_gpu_mib=None
+    )

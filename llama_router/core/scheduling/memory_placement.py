@@ -24,7 +24,7 @@ from ..memory.devices import DeviceId
 from ..memory.view import Claims, DeviceState, MemoryView
 from . import memory_sentences as sentences
 from .lifecycle import Phase
-from .memory_ways import split_over, usable_gpus, ways_of, with_share
+from .memory_ways import shrunk, split_over, usable_gpus, ways_of, with_share
 from .placement import Obstacle, Occupancy, Resident, Verdict, is_idle
 
 #: Assumed speed of a load whose duration is not known, in MiB per second.
@@ -95,6 +95,7 @@ class MemoryPlacement:
                 obstacle=Obstacle.TOO_LARGE, reason=sentences.why_too_large(spec, occupancy.memory)
             )
         plan = _best(spec, ways, occupancy, _may_leave_some_time)
+        plan = plan or _shrunk(spec, occupancy, _may_leave_some_time)
         if plan is None:
             return _no_room(spec, ways, occupancy)
         if not plan.leaving:
@@ -133,6 +134,9 @@ class MemoryPlacement:
         if plan is not None:
             return tuple(each.model for each in plan.leaving if not each.leaving)
         plan = _best(spec, ways, occupancy, _may_leave_some_time)
+        if plan is None and (plan := _shrunk(spec, occupancy, may_leave_now)) is not None:
+            return tuple(each.model for each in plan.leaving if not each.leaving)
+        plan = plan or _shrunk(spec, occupancy, _may_leave_some_time)
         if plan is None:
             return ()
         return tuple(
@@ -214,6 +218,29 @@ def _split(
         return None
     plan = _with_room(with_share(spec, share, memory), free, ranked, may_leave, apart, memory)
     return plan if plan is not None and plan.cost + split_cost < limit else None
+
+
+def _shrunk(
+    spec: ModelSpec, occupancy: Occupancy, may_leave: Callable[[Resident], bool]
+) -> _Plan | None:
+    """Return the way of a model that llama.cpp fits into what is left if all leave that may.
+
+    That is for a model that does not fit beside others in full: beside kept models and other
+    programs.
+    """
+    memory = occupancy.memory
+    if not memory.footprints[spec.id].shrinks:
+        return None
+    apart, free, ranked = _by_value(occupancy, alone=memory.runs_alone(spec))
+    if not all(map(may_leave, apart)):
+        return None
+    room = dict(free)
+    for name, residents in ranked.items():
+        room[name] += sum(each.claims[name] for each in residents if may_leave(each))
+    claims = shrunk(spec, memory, room)
+    if claims is None:
+        return None
+    return _with_room(claims, free, ranked, may_leave, apart, memory)
 
 
 def _cheapest(

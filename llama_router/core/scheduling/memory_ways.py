@@ -30,10 +30,50 @@ def _find_ways(spec: ModelSpec, memory: MemoryView) -> Iterator[Claims]:
     shares: Iterable[Claims] = ({},)
     if footprint.gpu_mib:
         shares = _shares(footprint, gpus) if gpus else ({HOST: footprint.gpu_mib},)
+    found = False
     for share in shares:
         claims = with_share(spec, share, memory)
-        if all(mib <= memory.devices[name].device.budget_mib for name, mib in claims.items()):
+        if _fits_budgets(claims, memory):
+            found = True
             yield claims
+    if not found:
+        rooms = {name: state.device.budget_mib for name, state in memory.devices.items()}
+        less = shrunk(spec, memory, rooms)
+        if less is not None and _fits_budgets(less, memory):
+            yield less
+
+
+def _fits_budgets(claims: Claims, memory: MemoryView) -> bool:
+    return all(mib <= memory.devices[name].device.budget_mib for name, mib in claims.items())
+
+
+def shrunk(spec: ModelSpec, memory: MemoryView, rooms: Mapping[DeviceId, int]) -> Claims | None:
+    """Return what a model takes that llama.cpp fits into what is left; None if that is too little.
+
+    It gets less context. Layers stay on GPUs, unless the GPUs are too small for them in any case.
+
+    Args:
+        spec: Its settings.
+        memory: The devices, and what models take.
+        rooms: What is left on each device.
+    """
+    footprint = memory.footprints[spec.id]
+    if footprint.least_gpu_mib is None or footprint.least_host_mib is None:
+        return None
+    gpus = usable_gpus(spec, memory) if footprint.gpu_mib else []
+    if not gpus:
+        full_mib = footprint.host_mib + footprint.gpu_mib
+        host_mib = min(full_mib, rooms.get(HOST, full_mib))
+        if host_mib < footprint.least_host_mib + footprint.least_gpu_mib:
+            return None
+        return with_share(spec, {HOST: host_mib - footprint.host_mib}, memory)
+    names = [state.device.id for state in gpus]
+    gpu_mib = sum(max(0, rooms[name]) for name in names)
+    if gpu_mib < min(footprint.least_gpu_mib, sum(map(_budget_mib, gpus))):
+        return None
+    share = {name: max(0, rooms[name]) for name in names}
+    moved_mib = max(0, footprint.least_gpu_mib - gpu_mib)
+    return with_share(spec, {**share, HOST: moved_mib}, memory)
 
 
 def usable_gpus(spec: ModelSpec, memory: MemoryView) -> list[DeviceState]:
