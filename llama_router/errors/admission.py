@@ -42,7 +42,7 @@ class ModelTooLargeError(AdmissionError):
 
 
 class NoMemoryError(AdmissionError):
-    """Models with ``keep_loaded`` hold the memory that the model needs."""
+    """The model has no place: models with ``keep_loaded`` hold it, or its devices are gone."""
 
     code = "no_memory"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from llama_router.core.config.parse import parse_config
+from llama_router.core.memory.devices import DeviceId
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.process.names import name_of
 from tests.process.harness import Router, Stage, post
@@ -45,6 +47,19 @@ async def loaded(router: Router) -> set[str]:
     """Return the models that are ready."""
     found = router.running.dispatcher.statistics()
     return {str(model) for model, each in found.items() if each.phase is Phase.READY}
+
+
+async def devices_read(router: Router, name: str) -> set[str]:
+    """Wait until a device was read; return all that were."""
+    token = (router.path.parent / "state" / "admin-token").read_text().strip()
+    async with router.http() as client:
+        while True:
+            changed = router.running.dispatcher.changed
+            headers = {"Authorization": f"Bearer {token}"}
+            status = (await client.get("/admin/status", headers=headers)).json()
+            if name in (found := {device["name"] for device in status["devices"]}):
+                return found
+            await changed.wait()
 
 
 async def test_models_stay_side_by_side_as_long_as_they_fit(start: Start, stage: Stage) -> None:
@@ -167,6 +182,57 @@ async def test_a_model_that_ran_out_of_memory_gets_one_more_start_with_a_larger_
     assert refused.status == 503
     assert router.spawned() == ["a", "odd", "odd"]
     assert router.of("odd").phase is Phase.FAILED
+
+
+async def test_two_models_that_claim_one_gpu_by_hand_take_turns(start: Start, stage: Stage) -> None:
+    """Where their launches put them, they do not fit together; the other GPU stays empty."""
+    by_hand = {"env": {"SIMULATED_VISIBLE_DEVICES": "gpu0"}}
+    router = await start(
+        {name: stage.model(name, memory_mib=6000, spawn=by_hand) for name in "ab"},
+        scheduler=MEMORY,
+        devices={"gpu0": gpu(9000), "gpu1": gpu(9000)},
+        min_residency_s=0.0,
+    )
+    for name in "ab":
+        assert (await router.ask(post("/v1/echo", name))).status == 200
+        assert await loaded(router) == {name}
+        claims = router.of(name).claims
+        assert (claims[DeviceId("gpu0")], claims.get(DeviceId("gpu1"), 0)) == (6000, 0)
+
+
+async def test_a_device_that_is_gone_costs_only_the_models_that_need_it(
+    start: Start, stage: Stage
+) -> None:
+    """Their requests get an error that says so; the others go on, and nothing is stopped."""
+    models = {
+        "a": stage.model("a", memory_mib=4000, devices=["gpu0"]),
+        "b": stage.model("b", memory_mib=4000, devices=["gpu1"]),
+    }
+    router = await start(models, scheduler=MEMORY, devices={"gpu0": gpu(9000), "gpu1": gpu(9000)})
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    document = {**router.document, "devices": {"gpu0": gpu(9000), "gpu2": gpu(9000)}}
+    router.running.dispatcher.reconfigure(parse_config(document))
+    assert "gpu1" not in await devices_read(router, "gpu2")
+    refused = await router.ask(post("/v1/echo", "b"))
+    assert (refused.status, refused.error["code"]) == (503, "no_memory")
+    assert "may be on gpu1 only" in refused.error["message"]
+    assert (await router.ask(post("/v1/echo", "a"))).status == 200
+    assert router.spawned() == ["a"]
+
+
+async def test_a_budget_of_nothing_refuses_every_model(start: Start, stage: Stage) -> None:
+    """The reserve is larger than the device: that is said at once, and in each error."""
+    router = await start(
+        {"a": stage.model("a", memory_mib=1)},
+        scheduler=MEMORY,
+        devices={"host": {"reserve_mib": 2**30}},
+    )
+    warning = await router.events.wait("devices.setting")
+    assert "host is left to other programs" in warning["reason"]
+    refused = await router.ask(post("/v1/echo", "a"))
+    assert (refused.status, refused.error["code"]) == (503, "model_too_large")
+    assert "more than models may take here: host 0 MiB" in refused.error["message"]
+    assert router.spawned() == []
 
 
 async def test_real_models_share_host_memory_of_two_of_three(tmp_path, tmp_path_factory) -> None:

@@ -146,6 +146,18 @@ class TestWhere:
         verdict = POLICY.may_start(spec("a", devices=["nvidia0"]), moment(memory))
         assert verdict.claims == {GPU0: 10000}
 
+    def test_without_any_of_its_devices_it_is_refused(self) -> None:
+        """It would not be where its settings say; one of several is enough."""
+        memory = view(gpu(GPU0, 24000), a=10000)
+        verdict = POLICY.may_start(spec("a", devices=["nvidia1", "nvidia2"]), moment(memory))
+        assert verdict.obstacle is Obstacle.NO_DEVICE
+        assert verdict.reason == (
+            "model 'a' may be on nvidia1 or nvidia2 only (devices), and there is no such GPU "
+            "(found: host, nvidia0)"
+        )
+        some = POLICY.may_start(spec("a", devices=["nvidia1", "nvidia0"]), moment(memory))
+        assert some.claims == {GPU0: 10000}
+
     def test_without_a_gpu_everything_is_in_host_memory(self) -> None:
         """What would be on a GPU, too."""
         memory = view(a=Footprint(source=Source.ESTIMATED, host_mib=500, gpu_mib=4000))

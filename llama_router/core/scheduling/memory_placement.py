@@ -24,7 +24,7 @@ from ..memory.devices import DeviceId
 from ..memory.view import Claims, DeviceState, MemoryView
 from . import memory_sentences as sentences
 from .lifecycle import Phase
-from .memory_ways import shrunk, split_over, usable_gpus, ways_of, with_share
+from .memory_ways import lacks_device, shrunk, split_over, usable_gpus, ways_of, with_share
 from .placement import Obstacle, Occupancy, Resident, Verdict, is_idle
 
 #: Assumed speed of a load whose duration is not known, in MiB per second.
@@ -90,6 +90,9 @@ class MemoryPlacement:
         return verdict
 
     def _may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
+        if lacks_device(spec, occupancy.memory):
+            reason = sentences.why_no_device(spec, occupancy.memory)
+            return Verdict(obstacle=Obstacle.NO_DEVICE, reason=reason)
         if not (ways := ways_of(spec, occupancy.memory)):
             return Verdict(
                 obstacle=Obstacle.TOO_LARGE, reason=sentences.why_too_large(spec, occupancy.memory)

@@ -68,6 +68,15 @@ def why_kept_models_prevent_it(
     )
 
 
+def why_no_device(spec: ModelSpec, memory: MemoryView) -> str:
+    """Return why a model cannot be placed that names its devices, without a stop."""
+    there = ", ".join(memory.devices) or "none"
+    return (
+        f"model {str(spec.id)!r} may be on {' or '.join(spec.devices)} only (devices), and there "
+        f"is no such GPU (found: {there})"
+    )
+
+
 def why_too_large(spec: ModelSpec, memory: MemoryView) -> str:
     """Return why a model fits nowhere, without a stop."""
     footprint = memory.footprints[spec.id]

@@ -86,6 +86,14 @@ def usable_gpus(spec: ModelSpec, memory: MemoryView) -> list[DeviceState]:
     ]
 
 
+def lacks_device(spec: ModelSpec, memory: MemoryView) -> bool:
+    """Return whether a model may be on some GPUs only, and none of them is there."""
+    allowed = spec.devices
+    if allowed == "auto" or not allowed or HOST in allowed:
+        return False
+    return not usable_gpus(spec, memory)
+
+
 def with_share(spec: ModelSpec, share: Claims, memory: MemoryView) -> Claims:
     """Return what a model takes of all devices if it takes *share* of GPUs."""
     footprint = memory.footprints[spec.id]

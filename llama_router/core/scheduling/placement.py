@@ -104,6 +104,7 @@ class Obstacle(Enum):
     """Why a model cannot start whatever leaves: requests for it are refused."""
 
     TOO_LARGE = auto()  # no device is large enough for it
+    NO_DEVICE = auto()  # none of the devices that its settings name is there
     KEPT = auto()  # models with ``keep_loaded`` hold what it needs
 
 

@@ -85,6 +85,11 @@ def no_place(model: ModelId, verdict: Verdict, config: Config) -> AdmissionError
                 f"{verdict.reason}. Use a smaller quantisation or context, or correct memory_mib "
                 f"of model {str(model)!r}"
             )
+        case Obstacle.NO_DEVICE:
+            return NoMemoryError(
+                f"{verdict.reason}. Correct its devices, or see in `llama-router status` whether "
+                "a driver cannot be read"
+            )
         case _:
             return NoMemoryError(f"{verdict.reason}. Unload one of them")
 
