@@ -73,7 +73,8 @@ class BackendExchange:
     """One request to a backend, and its response. A context manager; leaving it never blocks.
 
     `send`, or `request` where only a success is of use; then `receive` until it returns no bytes,
-    or `receive_all`. Each of them raises
+    or `receive_all`. In place of `request`: `begin`, then `head`, then `check`; so `head` can be
+    awaited `within` a time, as `receive` can. Each of them raises
 
     * `UpstreamTimeoutError` when a limit of *timeouts* is over;
     * the process's own end (a `BackendError`), if that is why the connection broke;
@@ -99,6 +100,8 @@ class BackendExchange:
         self._socket: trio.SocketStream | None = None
         self._unsent = memoryview(b"")
         self._http = h11.Connection(h11.CLIENT)
+        self._silent_s = 0.0  # since the last byte, as far as `within` counted it
+        self._interim_count = 0
         self._closed = False
         self.undelivered = False
         self.status = 0
@@ -139,6 +142,13 @@ class BackendExchange:
             fields: Further header fields.
             body: JSON to send.
         """
+        await self.begin(method, target, fields=fields, body=body)
+        await self.head()
+
+    async def begin(
+        self, method: str, target: str, *, fields: Fields = (), body: bytes | None = None
+    ) -> None:
+        """Send a request; return when it is sent. The arguments are those of `send`."""
         await self._step(self._connect, self._timeouts.connection_s, "did not accept a connection")
         head, data = self._encode(method, target, fields, body)
         if len(data) < _READ_BYTES:
@@ -146,6 +156,9 @@ class BackendExchange:
         else:  # two calls cost less than a copy
             await self._send(head)
             await self._send(data)
+
+    async def head(self) -> None:
+        """Return when the head of the response is here, of any status."""
         response = await self._next(h11.Response)
         assert isinstance(response, h11.Response)
         self.status = response.status_code
@@ -161,8 +174,29 @@ class BackendExchange:
             UpstreamError: if the backend failed, likewise.
         """
         await self.send(method, target, fields=fields, body=body)
+        await self.check()
+
+    async def check(self) -> None:
+        """Make sure that the response is a success.
+
+        Raises:
+            RequestError, UpstreamError: if it is not, as in `request`.
+        """
         if self.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):
             raise await self._refusal()
+
+    async def within(self, seconds: float, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Return the result of *step*, or None if the backend is silent for *seconds*.
+
+        Args:
+            seconds: The time; it counts as silence of the backend.
+            step: `head` or `receive`; after None it can be taken again, and nothing is lost.
+        """
+        left_s = self._timeouts.silence_s - self._silent_s
+        with trio.move_on_after(seconds if seconds < left_s else math.inf):
+            return await step()
+        self._silent_s += seconds
+        return None
 
     async def expect_events(self) -> None:
         """Make sure that the response is an event stream, or at least has no other media type.
@@ -246,11 +280,11 @@ class BackendExchange:
         if data and math.isnan(self.first_byte_s):
             self.first_byte_s = trio.current_time()
         self._closed = not data
+        self._silent_s = 0.0
         self._http.receive_data(data)
 
     async def _next(self, *kinds: type[h11.Event]) -> h11.Event:
         """Return the next event of one of these kinds."""
-        interim_count = 0
         while True:
             try:
                 event = self._http.next_event()
@@ -263,8 +297,8 @@ class BackendExchange:
             elif isinstance(event, h11.ConnectionClosed):
                 raise await self.error_for("it closed the connection without an answer")
             elif isinstance(event, h11.InformationalResponse):
-                interim_count += 1
-                if interim_count > _MAX_INTERIM:
+                self._interim_count += 1
+                if self._interim_count > _MAX_INTERIM:
                     raise UpstreamError(
                         f"{self._name} sent {_MAX_INTERIM} interim responses and no other"
                     )
@@ -278,10 +312,14 @@ class BackendExchange:
         return "it closed the connection mid-answer"
 
     async def _wait(self, step: Callable[[], Awaitable[T]]) -> T:
-        return await self._step(step, self._timeouts.silence_s, "was silent")
+        return await self._step(step, self._timeouts.silence_s, "was silent", self._silent_s)
 
-    async def _step(self, step: Callable[[], Awaitable[T]], limit_s: float, symptom: str) -> T:
+    async def _step(
+        self, step: Callable[[], Awaitable[T]], limit_s: float, symptom: str, passed_s: float = 0.0
+    ) -> T:
         """Take one step, within *limit_s* and the total time, unless the exchange is cancelled.
+
+        Of *limit_s*, *passed_s* have passed already.
 
         Time in which the router was held up does not count: both limits begin anew then.
         """
@@ -289,7 +327,8 @@ class BackendExchange:
             if self._cancelled is not None:
                 raise self._cancelled
             now_s = trio.current_time()
-            with trio.move_on_at(min(now_s + limit_s, self._deadline_s)) as self._scope:
+            until_s = min(now_s + limit_s - passed_s, self._deadline_s)
+            with trio.move_on_at(until_s) as self._scope:
                 try:
                     return await step()
                 except OSError as exc:  # of open_tcp_stream()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import ollama
 import pytest
@@ -314,3 +314,72 @@ class TestSignsOfLife:
         await streamed(await backend.request())
         *_, said, last = pieces(await rest(client))
         assert (said["message"]["content"], last["done"]) == ("hi", True)
+
+
+class TestSilentBackend:
+    """``stream_keepalive_s``: a backend reads a long prompt, or thinks."""
+
+    EMPTY: ClassVar = {"role": "assistant", "content": ""}
+
+    @pytest.fixture
+    async def router(self, start, stage) -> Router:
+        """A router that bears a second of silence, and fills every tenth of it."""
+        models = {"a": stage.model("a", "--script", CHAT_PATH)}
+        return await start(models, stream_keepalive_s=0.1, read_timeout_s=1.0)
+
+    async def waiting(self, router: Router, stage: Stage) -> tuple[RawClient, Scripted]:
+        """Return a client whose stream has begun before the backend's, and the latter."""
+        await router.ask(post("/v1/echo", "a"))
+        client = await router.connect()
+        await client.send(ask("a"))
+        script = await (await stage.backend("a")).request()
+        assert (await client.head()).status == 200
+        assert pieces(await client.chunk())[0]["message"] == self.EMPTY
+        return client, script
+
+    async def test_before_its_head(self, router, stage) -> None:
+        """The stream begins with an empty piece, and the answer follows in it."""
+        client, script = await self.waiting(router, stage)
+        assert pieces(await client.chunk())[0]["message"] == self.EMPTY
+        await streamed(script)
+        *empty, said, last = pieces(await rest(client))
+        assert all(piece["message"] == self.EMPTY for piece in empty)
+        assert (said["message"]["content"], last["done"]) == ("hi", True)
+
+    async def test_between_its_events(self, router, stage) -> None:
+        """Nothing of an event is lost that comes in two halves, a keepalive between them."""
+        client, script = await self.waiting(router, stage)
+        await script.begin_stream()
+        await script.chunk(STREAM[:20])
+        for _ in range(2):
+            assert pieces(await client.chunk())[0]["message"] == self.EMPTY
+        await script.chunk(STREAM[20:])
+        *_, said, last = pieces(await rest(client))
+        assert (said["message"]["content"], last["done"]) == ("hi", True)
+
+    async def test_a_silence_still_has_an_end(self, router, stage) -> None:
+        """``read_timeout_s`` counts what the backend sends, not what the router adds."""
+        client, script = await self.waiting(router, stage)
+        await script.begin_stream()
+        *empty, failed, last = map(json.loads, (await rest(client)).splitlines())
+        assert 3 < len(empty) < 20
+        assert failed["message"]["content"].startswith("Error: ")
+        assert last["error"].endswith("was silent for 1 s")
+
+    async def test_an_error_after_the_first_keepalive_is_a_line(self, router, stage) -> None:
+        """The head is sent by then."""
+        client, script = await self.waiting(router, stage)
+        await script.send(b"HTTP/1.1 400 Bad\r\ncontent-length: 2\r\n\r\nno")
+        *_, last = map(json.loads, (await rest(client)).splitlines())
+        assert last["error"] == "the backend of model 'a' answered with status 400"
+
+    async def test_a_whole_answer_has_none(self, router, stage) -> None:
+        """A request without a stream gets nothing before its answer."""
+        client = await router.connect()
+        await client.send(ask("a", stream=False))
+        script = await (await stage.backend("a")).request()
+        await router.ask(post("/v1/echo", "a"))
+        body = b'{"choices": [{"message": {"role": "assistant", "content": "hi"}}]}'
+        head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n"
+        await script.send(head % len(body) + body)
+        assert (await client.answer()).json()["message"]["content"] == "hi"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -82,6 +83,10 @@ class OllamaExchange:
         self._may_load = True
         self._notify = request.headers.get(NOTIFY_FIELD, "")
         self._fields = _authorization(context.gate)
+        self._is_repeated = False
+        # Silence of the backend after which the client of a stream gets a keepalive, in seconds.
+        keepalive_s = context.dispatcher.config.router.stream_keepalive_s
+        self._pause_s = (keepalive_s if translated.stream else 0.0) or math.inf
         self._info = StreamInfo(
             id="",
             created_s=time.time(),
@@ -123,11 +128,11 @@ class OllamaExchange:
             wait = self._stream_wait(lease, spec)
             if lines := await wait.next_lines():
                 return self._streamed(self._stream(lease, None, lines, wait))
-        backend = await lease.granted()
+        await lease.granted()
         if translated.path is None:
             dispatcher.keep(spec.id, translated.keep_s)
             return self._complete(self._empty_answer(load_s=lease.load_s))
-        upstream = await self._send(lease, backend, translated.path)
+        upstream = await self._deliver(translated.path)
         if translated.stream:
             return self._streamed(self._stream(lease, upstream))
         data = await upstream.receive_all(MAX_ANSWER_BYTES)
@@ -140,31 +145,55 @@ class OllamaExchange:
         reporter = WaitReporter(stream, notices=notices, now_s=now_s)
         return StreamWait(self._context.dispatcher, lease, spec.id, reporter, self._caller)
 
-    async def _send(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
-        """Send the request to the backend; return the exchange once a successful answer begins.
+    async def _deliver(self, path: str) -> BackendExchange:
+        """Send the request to the granted backend; return when a successful answer begins.
 
-        It is sent to the next backend, once, if this one ended before it read the request.
+        It is sent to the next backend, once, if this one ended before it read the request. The
+        exchange of a stream is returned without a status when a keepalive is due; a further call
+        goes on.
         """
-        try:
-            return await self._send_once(lease, backend, path)
-        except BackendError:
-            if self._upstream is None or not self._upstream.undelivered:
-                raise
-        dispatcher = self._context.dispatcher
+        while True:
+            try:
+                upstream = self._upstream
+                if upstream is None or upstream.undelivered:
+                    upstream = await self._begin(path)
+                await upstream.within(self._pause_s, upstream.head)
+                if upstream.status:
+                    await self._check(upstream, path)
+            except BackendError:
+                upstream = self._upstream
+                if self._is_repeated or upstream is None or not upstream.undelivered:
+                    raise
+                self._lease_again(upstream.backend)
+            else:
+                return upstream
+
+    def _lease_again(self, ended: Backend) -> None:
+        """Take a lease on the backend that follows *ended*, in place of the one on that."""
+        self._is_repeated = True
+        dispatcher, lease = self._context.dispatcher, self._log.lease
+        assert lease is not None, "it granted the backend"
         dispatcher.release(lease.request)  # not at the end: max_in_flight may be 1
-        again = dispatcher.lease(backend.model, caller=self._caller.name, may_load=self._may_load)
+        again = dispatcher.lease(ended.model, caller=self._caller.name, may_load=self._may_load)
         self._log.lease = self._holding.enter_context(again)
         again.moved_bytes = lease.moved_bytes
-        return await self._send_once(again, await again.granted(), path)
 
-    async def _send_once(self, lease: Lease, backend: Backend, path: str) -> BackendExchange:
-        dispatcher = self._context.dispatcher
+    async def _begin(self, path: str) -> BackendExchange:
+        """Send the request to the backend that the lease grants."""
+        dispatcher, lease = self._context.dispatcher, self._log.lease
+        assert lease is not None, "the request has one"
+        backend = await lease.granted()
         dispatcher.keep(backend.model, self._request.keep_s)
         upstream = BackendExchange(backend, Timeouts.of(dispatcher.config.router))
         self._upstream = self._holding.enter_context(upstream)
         lease.cut = upstream.cancel
+        await upstream.begin("POST", path, fields=self._fields, body=self._body)
+        return upstream
+
+    async def _check(self, upstream: BackendExchange, path: str) -> None:
+        """Make sure that the response of the backend is a success, and of the right kind."""
         try:
-            await upstream.request("POST", path, fields=self._fields, body=self._body)
+            await upstream.check()
         except (RequestError, UpstreamError) as exc:
             refusal = insert_error(self._request.model, upstream.status, str(exc))
             if path == INFILL_PATH and refusal is not None:
@@ -172,7 +201,6 @@ class OllamaExchange:
             raise
         if self._request.stream:
             await upstream.expect_events()
-        return upstream
 
     async def _translate(self, data: bytes, times: RequestTimes) -> Response:
         path = self._request.path or ""
@@ -224,17 +252,18 @@ class OllamaExchange:
                 self._log.outcome = Outcome.OK
                 return
             if upstream is None:
-                upstream = await self._send(lease, backend, self._request.path)
+                upstream = await self._deliver(self._request.path)
+            while not upstream.status:
+                yield OLLAMA.keepalive(self._info)
+                upstream = await self._deliver(self._request.path)
             failed = Outcome.CUT
             translator = StreamTranslator(self._request, self._times(lease))
-            data = b""
+            data: bytes | None = b""
             while not translator.done:
-                data = await upstream.receive()
-                lines = translator.feed(data, now_s=trio.current_time())
-                self._log.usage = translator.usage
+                data, lines = await self._next_lines(upstream, translator)
                 if lines:
                     self._log.sent_bytes += len(lines)
-                    begun = True
+                    begun = begun or data is not None
                     yield lines
             if (error := translator.error) is not None:
                 # The stream may have ended because the process did, which explains more.
@@ -244,6 +273,20 @@ class OllamaExchange:
             yield failure_lines(self._info, exc, begun=begun)
         else:
             self._log.outcome = Outcome.OK
+
+    async def _next_lines(
+        self, upstream: BackendExchange, translator: StreamTranslator
+    ) -> tuple[bytes | None, bytes]:
+        """Return what the backend sends next, and the lines that it makes, perhaps none.
+
+        Where a keepalive is due, that is the line, of None.
+        """
+        data = await upstream.within(self._pause_s, upstream.receive)
+        if data is None:
+            return None, OLLAMA.keepalive(self._info)
+        lines = translator.feed(data, now_s=trio.current_time())
+        self._log.usage = translator.usage
+        return data, lines
 
     def _empty_answer(self, *, load_s: float) -> bytes:
         now_s = trio.current_time()
