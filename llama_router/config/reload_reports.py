@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ class ReloadReports:
         self._router_at_start = loaded.as_written
         self._doubted = {str(warning) for warning in loaded.warnings}  # logged, at the start too
         self._latest_change: _Change | None = None
+        self._rejected_s = -math.inf
         self._on_report = on_report
         self.latest = ReloadReport(
             outcome=ReloadOutcome.STARTED, at_s=time.time(), warnings=loaded.warnings
@@ -101,18 +103,29 @@ class ReloadReports:
         )
 
     def rejected(self, error: ConfigError) -> None:
-        """Report that the file cannot be used, and all stays as it is."""
+        """Report that the file cannot be used, and all stays as it is.
+
+        It is logged once, also if a request asks for a reload of what the poll has just rejected.
+        """
+        latest, now_s = self.latest, trio.current_time()
+        problems = [str(problem) for problem in error.problems]
+        is_logged = (
+            latest.outcome is ReloadOutcome.REJECTED
+            and [str(problem) for problem in latest.problems] == problems
+            and now_s - self._rejected_s <= RECENT_S
+        )
+        self._rejected_s = now_s
         self._publish(
             ReloadReport(
                 outcome=ReloadOutcome.REJECTED,
                 at_s=time.time(),
                 problems=error.problems,
                 warnings=error.warnings,
-                needs_router_restart=self.latest.needs_router_restart,  # it still does
+                needs_router_restart=latest.needs_router_restart,  # it still does
             )
         )
-        problems = [str(problem) for problem in error.problems]
-        log.error("config.rejected", path=str(self._path), problems=problems)
+        if not is_logged:
+            log.error("config.rejected", path=str(self._path), problems=problems)
 
     def with_recent_changes(self, report: ReloadReport, digest: bytes) -> ReloadReport:
         """Return *report*; if it has no changes, with those that its file brought a moment ago.

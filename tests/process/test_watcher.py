@@ -158,6 +158,19 @@ async def test_a_mistake_is_said_once_and_the_cure_is_noticed(start, stage) -> N
     assert len(router.events.named("config.rejected")) == 1
 
 
+async def test_a_mistake_is_logged_once_if_a_reload_is_requested_too(start, stage) -> None:
+    """The poll rejects a file that was just saved, then the request does; the answer names it."""
+    router = await start({"a": stage.model("a")})
+    router.path.write_text("[router]\nprot = 1\n")
+    await router.events.wait("config.rejected")
+    report = await router.running.reload()
+    assert (report.outcome, len(report.problems)) == ("rejected", 1)
+    router.path.write_text("[router]\nprot = 1\nhots = 2\n")
+    await router.running.reload()
+    logged = router.events.named("config.rejected")
+    assert [len(each["problems"]) for each in logged] == [1, 2]
+
+
 async def test_a_file_that_could_not_be_read_is_good_again_as_it_was(
     start, stage, tmp_path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -17,6 +18,7 @@ from llama_router.core.requests.request_target import (
 )
 from llama_router.core.requests.tolerated_json import strict_form
 from llama_router.errors.requests import RequestError
+from tests.limits import stretched_s
 
 JSON = b"application/json"
 
@@ -32,6 +34,13 @@ TOLERATED = [
     b'{"model":"m","\xff":1,"stream":true}',
     b'{"model":"m","x":"a\nb\x01","stream":true}',
     b'{"model":"n","model":"m","x":1,"x":2,"stream":true}',
+]
+
+LAST_COMMAS = [
+    b'{"model":"m","x":[1,2,],"stream":true}',
+    b'{"model":"m","x":[1, 2 , \n],"y":{"z":[{},],},"stream":true}',
+    b'{"model":"m","stream":true,}',
+    b'{"model":"m","x":"a,]","stream":true , }',
 ]
 
 REFUSED = [
@@ -56,7 +65,7 @@ def scanned_target(body: bytes) -> RequestTarget:
     return request_target(body, JSON, scanner=scanner)
 
 
-@pytest.mark.parametrize("body", TOLERATED)
+@pytest.mark.parametrize("body", [*TOLERATED, *LAST_COMMAS])
 def test_the_backend_decides(body: bytes) -> None:
     """The model is found in a small body as in a large one."""
     wanted = RequestTarget("m", stream=True)
@@ -92,7 +101,58 @@ def test_it_is_changed_in_place(body: bytes) -> None:
         assert got == {**sent, "n": 7}
 
 
-@pytest.mark.parametrize("body", TOLERATED)
+@pytest.mark.parametrize("body", LAST_COMMAS)
+def test_a_comma_behind_the_last_element_stays_one(body: bytes) -> None:
+    """It separates a field that the router adds; no second one appears."""
+    overrides = RequestOverrides(sets={"n": 7})
+    assert with_overrides(overrides, body) is None
+    data = bytearray(body)
+    scanner = field_scanner(data, JSON, overrides.touched)
+    assert scanner is not None
+    while not scanner.step():
+        pass
+    for _ in override_in_place(overrides, data, scanner):
+        pass
+    separator = b"" if body.rstrip(b" }").endswith(b",") else b","
+    assert bytes(data) == body[:-1] + separator + b'"n":7}'
+
+
+@pytest.mark.parametrize(
+    ("removed", "left"),
+    [
+        ({"x"}, {"y": 2, "n": 7}),
+        ({"y"}, {"x": 1, "n": 7}),
+        ({"x", "y"}, {"n": 7}),
+    ],
+)
+def test_fields_before_a_last_comma_can_be_removed(removed: set[str], left: object) -> None:
+    """What is left has a comma between its fields, and no other."""
+    overrides = RequestOverrides(sets={"n": 7}, drop=frozenset(removed))
+    data = bytearray(b'{"x":1,"y":2,}')
+    scanner = field_scanner(data, JSON, overrides.touched)
+    assert scanner is not None
+    while not scanner.step():
+        pass
+    for _ in override_in_place(overrides, data, scanner):
+        pass
+    assert json.loads(data) == left
+
+
+def test_commas_in_names_of_models_stay() -> None:
+    """A comma in a string is no comma behind an element."""
+    assert request_target(b'{"model":"a,]","x":[1,]}', JSON).model == "a,]"
+
+
+def test_many_last_commas_take_linear_time() -> None:
+    """The largest body that is decoded costs a few milliseconds, whatever is in it."""
+    for unit in (b"[1,]", b'"a,",', b", ", b'"\\"', b"[,"):
+        body = b'{"x":[' + unit * (SCANNED_BYTES // len(unit) - 10)
+        begun_s = time.process_time()
+        strict_form(body)
+        assert time.process_time() - begun_s < stretched_s(0.1)
+
+
+@pytest.mark.parametrize("body", [*TOLERATED, *LAST_COMMAS])
 def test_the_strict_form_is_as_long(body: bytes) -> None:
     """So an error that a decoder finds in it is at the same place in the body."""
     assert len(strict_form(body)) == len(strict_form(body, ascii_only=True)) == len(body)

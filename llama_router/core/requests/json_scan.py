@@ -95,6 +95,7 @@ class FieldScanner:
         fields: The fields found, in order; a name may occur twice.
         count: Number of all fields.
         closing: Offset of the brace that ends the object; -1 until that is found.
+        ends_with_comma: A comma stands before that brace.
         is_malformed: The body is not an object, or the object has no end.
         is_too_complex: It has too many fields or levels; see `too_complex_error`.
     """
@@ -117,6 +118,7 @@ class FieldScanner:
         self.fields: list[Field] = []
         self.count = 0
         self.closing = -1
+        self.ends_with_comma = False
 
     def step(self) -> bool:
         """Scan on at a cost of about `STEP_COST`; return whether the scan is complete."""
@@ -164,6 +166,7 @@ class FieldScanner:
             case b"}" | b"]":
                 self._end_field(self._at - 1)
                 self.closing = self._at - 1
+                self.ends_with_comma = self._key_follows and self.count > 0
             case _:
                 pass  # nothing in this window
 
@@ -279,7 +282,8 @@ def change(
         elif field.end < scanner.closing:
             body[field.end] = _BLANK
     if added:
-        separator = b"," if scanner.count > len(gone) else b""
+        is_first = scanner.count == len(gone) or scanner.ends_with_comma
+        separator = b"" if is_first else b","
         _append(body, scanner.closing, separator + msgspec.json.encode(added)[1:-1] + b"}")
 
 

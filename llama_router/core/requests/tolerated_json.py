@@ -1,8 +1,9 @@
 r"""JSON that some decoders accept and others refuse, in a form that a strict decoder reads. Pure.
 
 Half a character as an escape (``"\ud83d"``), control characters in a string, ``NaN``,
-``Infinity``, a byte order mark: clients send them, and backends differ in what they accept. The
-router reads the name of the model, and leaves the decision on the rest to the backend.
+``Infinity``, a byte order mark, a comma behind the last element: clients send them, and backends
+differ in what they accept. The router reads the name of the model, and leaves the decision on the
+rest to the backend.
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ _NUMBERS: Final = tuple(
     for number in (b"NaN", b"Infinity", b"-Infinity")
     for before in (b":", b",", b"[", b" ")
 )
+
+#: Text up to a comma behind the last element of an object or array, or else up to its end.
+#: Strings are skipped as a whole, and each step of the pattern is final.
+_UP_TO_LAST_COMMA: Final = re.compile(
+    rb'(?:[^",]++|"(?:[^"\\]++|\\.)*+"|,(?![ \t\r\n]*+[}\]]))*+', re.DOTALL
+)
+
+#: Most commas of that kind that are replaced in one body, so that the work has a bound.
+_MAX_LAST_COMMAS: Final = 4096
 
 #: Bytes that control characters become. Zeros stay: they are of another form of Unicode.
 _BLANK_CONTROLS: Final = bytes((*(0,), *(32 for _ in range(1, 32)), *range(32, 256)))
@@ -48,7 +58,20 @@ def strict_form(body: bytes | bytearray | memoryview, *, ascii_only: bool = Fals
         # Also in a string, where only the length counts.
         for number, plain in _NUMBERS:
             text = text.replace(number, plain)
-    return text
+    return _without_last_commas(text)
+
+
+def _without_last_commas(text: bytes) -> bytes:
+    """Return *text* with a blank for each comma behind the last element of an object or array."""
+    found, at = bytearray(text), 0
+    for _ in range(_MAX_LAST_COMMAS):
+        before = _UP_TO_LAST_COMMA.match(text, at)
+        at = at if before is None else before.end()
+        if text[at : at + 1] != b",":  # the end, or a string without one
+            break
+        found[at] = ord(" ")
+        at += 1
+    return bytes(found)
 
 
 def why_malformed(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
