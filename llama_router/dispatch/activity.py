@@ -26,6 +26,31 @@ HOLD_S: Final = 5.0
 RETRY_S: Final = 0.5
 
 
+#: Media types of files: their end comes by itself, also where their length is not announced. Not
+#: among them are plain text (a log that is followed), lines of JSON, unknown bytes, and what
+#: replaces itself for ever (``multipart/x-mixed-replace``).
+_FILES: Final = (
+    *(b"image/", b"audio/", b"video/", b"font/", b"model/"),
+    *(b"text/html", b"text/css", b"text/javascript", b"text/csv", b"text/xml", b"text/markdown"),
+    *(b"application/json", b"application/javascript", b"application/xml", b"application/wasm"),
+    *(b"application/pdf", b"application/zip", b"application/gzip", b"application/x-tar"),
+)
+_LINES: Final = (b"application/json-", b"application/jsonl")
+
+
+def is_file(content_type: bytes | None, disposition: bytes | None) -> bool:
+    """Return whether a response of unannounced length is a file, which has an end.
+
+    Args:
+        content_type: Value of its Content-Type field; None if it has none.
+        disposition: Value of its Content-Disposition field; None if it has none.
+    """
+    if disposition is not None:
+        return True
+    kind = b"" if content_type is None else content_type.strip().lower()
+    return kind.startswith(_FILES) and not kind.startswith(_LINES)
+
+
 @attrs.frozen
 class HoldEnd:
     """A hold has ended.

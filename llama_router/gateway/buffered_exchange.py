@@ -13,6 +13,7 @@ from typing import Final
 
 from ..backends.backend import Backend
 from ..core.apis.model_names import ModelNameRewriter
+from ..dispatch.activity import is_file
 from ..errors.backends import UpstreamError
 from ..http1 import Framing, ResponseHead, client_response_head
 from .body import (
@@ -254,8 +255,7 @@ class BufferedExchange(Exchange):
             data: The part of the body that has arrived.
         """
         request = self._request
-        known_end = head.framing not in (_CHUNKED, _CLOSE)
-        if known_end and self._may_be_endless and request.lease is not None:
+        if self._may_be_endless and request.lease is not None and _has_end(head):
             request.lease.hold_to_end()
         early = request.early
         if early is not None and early.begun:
@@ -369,3 +369,10 @@ class BufferedExchange(Exchange):
         finally:
             self._begun |= pump.begun
             self.sent_bytes += pump.moved_bytes
+
+
+def _has_end(head: ResponseHead) -> bool:
+    """Return whether a response ends by itself, so that its client need not send to keep it."""
+    return head.framing not in (_CHUNKED, _CLOSE) or is_file(
+        head.get(b"content-type"), head.get(b"content-disposition")
+    )

@@ -169,6 +169,29 @@ async def test_a_download_without_an_announced_end_is_cut_visibly(router, stage)
     assert await client.rest() == b""
 
 
+@pytest.mark.parametrize(
+    "field", [b"content-type: audio/wav", b"content-disposition: attachment; filename=x.bin"]
+)
+async def test_a_file_without_an_announced_end_is_never_cut(
+    router, stage, monkeypatch, field
+) -> None:
+    """Speech that is sent while it is made takes longer than a client may be silent."""
+    monkeypatch.setattr(activity, "HOLD_S", 0.01)
+    client, scripted = await listen(router, stage)
+    await scripted.send(b"HTTP/1.1 200 OK\r\n%b\r\ntransfer-encoding: chunked\r\n\r\n" % field)
+    await scripted.chunk(b"some")
+    await client.head()
+    assert await client.chunk() == b"some"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(swap, router)
+        await wait_all_tasks_blocked(0.05)
+        assert (router.of("a").in_flight, router.of("b").queued) == (1, 1)
+        await scripted.chunk(b"more")
+        assert await client.chunk() == b"more"
+        await scripted.chunk(b"")
+        assert await client.chunk() == b""
+
+
 async def test_a_long_poll_is_answered_when_its_backend_leaves(router, stage) -> None:
     """With an error: there is no response yet that could be continued."""
     client, _ = await listen(router, stage)

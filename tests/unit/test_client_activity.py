@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.dispatch.activity import HOLD_S, RETRY_S, ClientActivity, HoldEnd
+from llama_router.dispatch.activity import HOLD_S, RETRY_S, ClientActivity, HoldEnd, is_file
 
 
 def test_a_silent_connection_holds_its_lease_for_a_while() -> None:
@@ -80,3 +81,30 @@ def test_a_hold_never_outlasts_its_client_by_more(sends) -> None:
             if not end.silent:
                 activity.holds(end.request)
         assert activity.next_s == math.inf or activity.next_s <= now_s + HOLD_S
+
+
+@pytest.mark.parametrize(
+    ("content_type", "disposition", "expected"),
+    [
+        (b"audio/wav", None, True),
+        (b" Image/PNG; x=y", None, True),
+        (b"text/html; charset=utf-8", None, True),
+        (b"application/json", None, True),
+        (b"application/octet-stream", b"attachment", True),
+        (b"application/octet-stream", None, False),
+        (b"text/event-stream", None, False),
+        (b"text/plain", None, False),
+        (b"multipart/x-mixed-replace; boundary=x", None, False),
+        (b"application/x-ndjson", None, False),
+        (b"application/json-seq", None, False),
+        (b"application/jsonl", None, False),
+        (None, None, False),
+    ],
+)
+def test_files_have_an_end(
+    content_type: bytes | None,
+    disposition: bytes | None,
+    expected: bool,  # noqa: FBT001 -- parametrized
+) -> None:
+    """What may go on for ever is no file."""
+    assert is_file(content_type, disposition) is expected
