@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -151,7 +152,7 @@ for _name, _function, _ in COMMANDS:
 
 def main() -> None:
     """Run the command in ``sys.argv``, and exit with its status."""
-    _open_missing_streams()
+    _prepare_streams()
     try:
         with fewer_collections():  # the imports of the command
             command, arguments, _ = app.parse_args()
@@ -168,10 +169,11 @@ def main() -> None:
         sys.exit(f"error: cannot write the output: {exc.strerror}")
 
 
-def _open_missing_streams() -> None:
-    """Open /dev/null in place of standard streams that the program was started without.
+def _prepare_streams() -> None:
+    """Make sure that the standard streams exist, and that text of any kind can be printed.
 
-    Python has None for them then, and the next file or socket would get their descriptors.
+    /dev/null is opened in place of those that the program was started without: Python has None
+    for them, and the next file or socket would get their descriptors.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -182,6 +184,9 @@ def _open_missing_streams() -> None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if sys.stderr is None:
         sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # Names of models and files may have characters that the terminal's encoding has not.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _discard_output() -> None:

@@ -19,7 +19,7 @@ from ..config.file import read_file
 from ..config.locations import NO_HOME, default_config_path, state_dir_for
 from ..errors.base import RouterError
 from ..errors.config import ConfigError
-from ..files import Unseen, look
+from ..files import Unseen, absolute, look
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 from .options import Connection
 from .printing import print_message
@@ -283,7 +283,7 @@ def _setting(config: Path, name: str) -> str | None:
         return None
     if name == "state_dir":
         with suppress(RuntimeError, OSError):  # "~name" of an unknown user, no working directory
-            return str(config.absolute().parent / Path(value).expanduser())
+            return str(absolute(config).parent / Path(value).expanduser())
         return None
     return value
 

@@ -14,7 +14,7 @@ from ..config.locations import default_config_path, state_dir_for
 from ..config.merge import FoundModels
 from ..core.config.specs import RouterSpec
 from ..errors.config import ConfigError, Problem
-from ..files import Unseen, look, reason_of
+from ..files import Unseen, absolute, look, reason_of
 from ..files.stalls import despite_stalls
 from .printing import print_problem
 
@@ -106,7 +106,7 @@ def prepare_or_explain(
             hold(state_dir_for(router.state_dir, os.environ))
         scans: list[ScanReport] = []
         if import_dir is not None:
-            scans.append(catalog.import_folder(import_dir.absolute()))
+            scans.append(catalog.import_folder(absolute(import_dir)))
         scans.append(catalog.scan(router, keep=keep))
         if first is not None:
             _set_startup_model(catalog, first, router, scans[-1])

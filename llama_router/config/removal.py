@@ -18,6 +18,7 @@ from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, ModelState
 from ..errors.config import ConfigError, Problem
 from ..errors.downloads import ModelInUseError
+from ..files import absolute
 from ..hub import cache_deletion
 from ..hub.cache import CachedModel, RepoCache
 from ..models.found_file import FoundFileContent
@@ -164,7 +165,7 @@ def _document(deletion: Deletion, path: Path | None) -> tuple[dict[str, Any], Co
             f"{deletion.name!r} is not deleted, because it cannot be told whether {path} uses it: "
             f"{exc}. Fix that first."
         ) from exc
-    ConfigPaths(path.absolute().parent).make_absolute(document)
+    ConfigPaths(absolute(path).parent).make_absolute(document)
     return document, file
 
 

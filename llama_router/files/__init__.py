@@ -21,6 +21,7 @@ from .contents import (
 from .looks import (
     NOT_A_FOLDER,
     Unseen,
+    absolute,
     folder_fault,
     home_folder,
     is_folder,
@@ -39,6 +40,7 @@ from .looks import (
 __all__ = [
     "NOT_A_FOLDER",
     "Unseen",
+    "absolute",
     "check_regular",
     "create_atomically",
     "folder_fault",

@@ -112,7 +112,8 @@ def make_folder(path: Path, *, mode: int = 0o700) -> None:
         if not is_folder(path):
             raise
     except FileNotFoundError:
-        if path.parent == path:
+        # Some places can have no new folder, /proc for example, and say so in this way.
+        if path.parent == path or is_folder(path.parent):
             raise
         make_folder(path.parent, mode=mode)
         make_folder(path, mode=mode)

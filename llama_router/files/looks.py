@@ -108,6 +108,14 @@ def resolved(path: Path) -> Path | Unseen:
         return Unseen(os.strerror(errno.ELOOP), is_missing=True)
 
 
+def absolute(path: Path) -> Path:
+    """Return *path* from the root on; a relative one as it is if the working directory is gone."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
+
+
 def folder_fault(path: str | Path) -> str | None:
     """Return the fault that prevents listing and entering a folder, or None. Blocks."""
     found = look(path)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
 import attrs
+import httpx
 
 from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
@@ -48,20 +49,36 @@ def fetch(wanted: Reference, cache: RepoCache) -> Done:
     Raises:
         DownloadError: if neither is possible.
     """
-    # Imported late: it takes a quarter of a second. It finds the token of the user.
-    from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
-
-    token = None
-    with suppress(OSError, ValueError):  # most of the hub needs no token
-        token = get_token()
     reporter = _Reporter()
-    offline = constants.HF_HUB_OFFLINE
-    with HubClient(constants.ENDPOINT, token, reporter, offline=offline) as hub:
+    with ExitStack() as stack:
         try:
+            hub = stack.enter_context(_hub_client(reporter))
             repository = hub.repository(wanted.repo)
         except HubUnreachableError as exc:
             return _from_cache(wanted, cache, exc)
         return _fetch_all(wanted, cache, hub, repository, reporter)
+
+
+def _hub_client(reporter: _Reporter) -> HubClient:
+    """Return a client of the hub that the environment names.
+
+    Raises:
+        HubUnreachableError: if a variable of the environment cannot be used.
+    """
+    try:
+        # Imported late: it takes a quarter of a second. It finds the token of the user.
+        from huggingface_hub import constants, get_token  # noqa: PLC0415 -- see above
+
+        token = None
+        with suppress(OSError, ValueError):  # most of the hub needs no token
+            token = get_token()
+        return HubClient(constants.ENDPOINT, token, reporter, offline=constants.HF_HUB_OFFLINE)
+    except (OSError, ValueError, httpx.InvalidURL) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise HubUnreachableError(
+            f"the hub cannot be asked with the environment as it is ({reason}): one of the "
+            "variables HF_*, *_PROXY and SSL_CERT_* has a value that cannot be used"
+        ) from exc
 
 
 def _fetch_all(

@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..files import Unseen, home_folder, list_folder, look, read_up_to, reason_of
+from ..files import Unseen, absolute, home_folder, list_folder, look, read_up_to, reason_of
 from ..files.stalls import look_at
 from .discovery.found import ScanWarning
 
@@ -77,7 +77,7 @@ def _expanded(path: Path, home: Path | None) -> Path | None:
         if home is None:
             return None
         path = home.joinpath(*path.parts[1:])
-    return path.absolute()
+    return absolute(path)
 
 
 @attrs.frozen(kw_only=True)

@@ -307,6 +307,51 @@ async def test_commands_run_without_standard_streams(tmp_path, command: str, clo
 # -- a running router ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("import .", "no model was found"),
+        ("check router.toml", "the working directory no longer exists"),
+        ("serve --import-dir .", "no model was found in the caches"),
+        ("install-unit --folder /tmp --config router.toml", "the working directory no longer"),
+        ("inspect x.gguf", "No such file or directory"),
+        ("import-presets x.ini", "No such file or directory"),
+        ("init", "No such file or directory"),
+    ],
+)
+async def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path, command, sentence) -> None:
+    """Not a traceback."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = await trio.run_process(
+        ["sh", "-c", f"rmdir {gone}; exec {sys.executable} -m llama_router {command}"],
+        cwd=gone,
+        env=environment(HOME=str(tmp_path), PYTHONPATH=str(ROOT)),
+        capture_stderr=True,
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (1, False)
+    assert sentence in done.stderr.decode()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
+async def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path, encoding) -> None:
+    """A name of a model may have any, and one of a file bytes that are no text."""
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    table = '[models."\N{SNOWMAN}"]\nspawn.command = ["/bin/true", "$port"]\n'
+    (folder / "router.toml").write_text(table)
+    done = await run_cli(
+        *("check", "--commands", str(folder / "router.toml")),
+        folder=tmp_path,
+        PYTHONIOENCODING=encoding,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    snowman = b"\\u2603" if encoding != "utf-8" else "\N{SNOWMAN}".encode()
+    assert snowman in done.stdout
+    assert b"/caf\\udce9/router.toml: ok" in done.stdout
+
+
 async def test_the_startup_model_is_loaded_first(models, tmp_path) -> None:
     """The router says that it is ready only when the startup model is."""
     config = write_config(tmp_path, model_table(models, "a"), router=['startup_model = "a"'])

@@ -154,6 +154,29 @@ async def test_tokens_come_from_the_environment(server, home) -> None:
     assert (await cli(home | {"HF_TOKEN": "hf_good"}, "pull", REPO))[0] == 0
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HTTPS_PROXY": "nonsense://proxy"},
+        {"HTTPS_PROXY": "http://[::1"},
+        {"HF_ENDPOINT": "http://127.0.0.1:99999"},
+        {"HF_TOKEN": "t\N{LATIN SMALL LETTER O WITH DIAERESIS}ken"},
+        {"HF_HUB_ETAG_TIMEOUT": "soon"},
+        {"SSL_CERT_FILE": "/nonexistent"},
+    ],
+    ids=lambda variables: "=".join(*variables.items()),
+)
+async def test_a_variable_that_cannot_be_used_is_a_sentence(home, variables) -> None:
+    """What is in the cache can still be used."""
+    status, _, err = await cli(home | {"NO_PROXY": ""} | variables, "pull", REPO)
+    assert (status, "Traceback" in err) == (1, False)
+    assert "the hub cannot be asked with the environment as it is (" in err.splitlines()[-1]
+    assert (await cli(home, "pull", REPO))[0] == 0
+    status, out, err = await cli(home | {"NO_PROXY": ""} | variables, "pull", REPO)
+    assert (status, out.endswith("/tiny-Q4_K_M.gguf\n")) == (0, True)
+    assert "is here already; not compared: the hub cannot be asked" in err
+
+
 async def test_one_file_by_its_path(home) -> None:
     """``--hf-file`` instead of a quantization."""
     status, out, err = await cli(home, "pull", REPO, "--hf-file", "tiny-q8_0.gguf")

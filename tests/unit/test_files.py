@@ -122,6 +122,12 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
         make_folder(tmp_path / "a")
 
 
+def test_a_place_without_new_folders_is_an_error() -> None:
+    """The kernel says there that the folder to be made does not exist."""
+    with pytest.raises(FileNotFoundError):
+        make_folder(Path("/proc/self/llama-router/state"))
+
+
 def test_a_fifo_is_replaced_by_a_file(tmp_path: Path) -> None:
     """No reader is waited for."""
     os.mkfifo(tmp_path / "a")

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Final
 
 from ...config.locations import NO_HOME
-from ...files import Unseen, home_folder, look, may_access, read_up_to, replace_atomically, resolved
+from ...files import (
+    Unseen,
+    absolute,
+    home_folder,
+    look,
+    may_access,
+    read_up_to,
+    replace_atomically,
+    resolved,
+)
 from ...systemd.unit import UnitOptions, is_unmodified_unit, units
 from ..options import Config
 from ..printing import fail, print_line, print_message
@@ -54,11 +63,14 @@ def install_unit(
         folder: The folder to write to; by default systemd's own.
     """
     program = _program()
+    config = None if config is None else absolute(config)
+    if config is not None and not config.is_absolute():
+        return fail(f"cannot find {config}: the working directory no longer exists")
     try:
         texts = units(
             UnitOptions(
                 program=program,
-                config=None if config is None else str(config.absolute()),
+                config=None if config is None else str(config),
                 user=user,
                 socket=socket,
                 groups=tuple(filter(_has_group, _GPU_GROUPS)),

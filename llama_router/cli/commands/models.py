@@ -11,7 +11,7 @@ from ...core.config.kinds import LLAMA_SERVER
 from ...core.memory.estimate import estimate_parts, projector_parts
 from ...core.memory.flags import ServerFlags, read_flags
 from ...core.memory.weights import ModelWeights
-from ...files import NOT_A_FOLDER, folder_fault, is_missing
+from ...files import NOT_A_FOLDER, absolute, folder_fault, is_missing
 from ...files.stalls import despite_stalls
 from ...logs.lines import escape_controls
 from ...models.discovery import naming
@@ -38,7 +38,7 @@ def import_(folder: Path, /, *, config: Config = None) -> int:
     catalog = catalog_or_explain(config)
     if catalog is None:
         return 1
-    scanned = catalog.import_folder(folder.absolute())
+    scanned = catalog.import_folder(absolute(folder))
     for warning in scanned.warnings:
         print_message(f"{warning.path}: warning: {warning.reason}")
     for model in scanned.models:
