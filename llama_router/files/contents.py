@@ -198,7 +198,7 @@ def write_new(
     """Create the file *path* with *data* in it.
 
     Args:
-        path: Must not exist. What is left there after an error is incomplete.
+        path: Must not exist. Nothing is left there after an error.
         data: The complete content.
         mode: Its permissions; the umask may remove some of them.
         like: A file with the owner and the permissions to set, as far as this process may set
@@ -210,13 +210,19 @@ def write_new(
         OSError: if it cannot be written.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(path, flags, mode if like is None else 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        if like is not None:
-            _copy_permissions(like, file.fileno())
-        if sync:
-            os.fsync(file.fileno())
+    descriptor = os.open(path, flags, mode if like is None else 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if like is not None:
+                _copy_permissions(like, file.fileno())
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _copy_permissions(source: Path, descriptor: int) -> None:

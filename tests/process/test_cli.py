@@ -334,6 +334,25 @@ async def test_a_working_directory_that_is_gone_is_a_sentence(tmp_path, command,
     assert sentence in done.stderr.decode()
 
 
+@pytest.mark.parametrize("command", ["init", "import-presets presets.ini --output"])
+async def test_a_file_that_the_disk_does_not_take_leaves_nothing(tmp_path, command) -> None:
+    """The command can be repeated as soon as there is room."""
+    (tmp_path / "presets.ini").write_text("[m]\nmodel = /m.gguf\n")
+    line = f"{sys.executable} -m llama_router {command} new.toml"
+    for limit, status in ((0, 1), (10_000, 0)):
+        done = await trio.run_process(
+            ["sh", "-c", f"ulimit -f {limit}; exec {line}"],
+            cwd=tmp_path,
+            env=environment(HOME=str(tmp_path), PYTHONPATH=str(ROOT)),
+            capture_stderr=True,
+            capture_stdout=True,
+            check=False,
+        )
+        assert (tmp_path / "new.toml").exists() is (status == 0), done.stderr
+        assert b"Traceback" not in done.stderr
+        assert (b"new.toml: File too large" in done.stderr) is (status == 1)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
 async def test_characters_that_the_terminal_does_not_have_are_escaped(tmp_path, encoding) -> None:
     """A name of a model may have any, and one of a file bytes that are no text."""

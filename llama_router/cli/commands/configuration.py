@@ -16,7 +16,7 @@ from ...core.config.config import Config as LoadedConfiguration
 from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec, Policy
 from ...core.memory.fit import VERBOSITY, Fit, is_fitted, options_of
-from ...files import reason_of
+from ...files import reason_of, replace_atomically, write_new
 from ...files.stalls import despite_stalls
 from ...models.discovery import naming
 from ...models.scan import fault_of_model
@@ -168,17 +168,17 @@ def init(file: Path = Path("router.toml"), /) -> int:
     Args:
         file: The file to write. Its folder is created if it is missing.
     """
+    written = file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as new:
-            new.write(with_schema_beside(example_config()))
-        file.with_name(SCHEMA_NAME).write_text(
-            json.dumps(_schema(), indent=2) + "\n", encoding="utf-8"
-        )
+        write_new(file, with_schema_beside(example_config()).encode(), mode=0o666)
+        written = file.with_name(SCHEMA_NAME)
+        document = json.dumps(_schema(), indent=2) + "\n"
+        replace_atomically(written, document.encode(), mode=0o666)
     except FileExistsError:
         return fail(f"{file} exists already and was not touched")
     except OSError as exc:
-        return fail(f"cannot write {exc.filename or file}: {reason_of(exc)}")
+        return fail(f"cannot write {written}: {reason_of(exc)}")
     print_line(f"wrote {file}; edit it, then run: llama-router serve --config {file}")
     return 0
 

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from ...config.load import load_config
 from ...errors.config import ConfigError, Problem
+from ...files import write_new
 from ...migration import llama_swap, presets
 from ...migration.draft import Draft, render
 from ..printing import fail, print_message, print_problem
@@ -107,9 +108,7 @@ def _write(output: Path, draft: Draft) -> None:
         OSError: if it exists or cannot be written.
     """
     mode = 0o600 if draft.variables - _PUBLIC_VARIABLES else 0o666
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "w", encoding="utf-8") as opened:  # noqa: PTH123 -- a descriptor
-        opened.write(render(draft))
+    write_new(output, render(draft).encode(), mode=mode)
 
 
 def _report(output: Path, draft: Draft) -> int:
