@@ -25,13 +25,14 @@ _NUMBERS: Final = tuple(
     for before in (b":", b",", b"[", b" ")
 )
 
-#: Text up to a comma behind the last element of an object or array, or else up to its end.
-#: Strings are skipped as a whole, and each step of the pattern is final.
-_UP_TO_LAST_COMMA: Final = re.compile(
-    rb'(?:[^",]++|"(?:[^"\\]++|\\.)*+"|,(?![ \t\r\n]*+[}\]]))*+', re.DOTALL
-)
+#: What may be a comma behind the last element of an object or array, or is inside a string.
+_LAST_COMMA: Final = re.compile(rb",[ \t\r\n]*+[}\]]")
 
-#: Most commas of that kind that are replaced in one body, so that the work has a bound.
+#: A string; and text in which every string has its end.
+_STRING: Final = re.compile(rb'"(?>(?:[^"\\]++|\\.)*)"', re.DOTALL)
+_OUTSIDE: Final = re.compile(rb'(?>(?:[^"]++|"(?>(?:[^"\\]++|\\.)*)")*)', re.DOTALL)
+
+#: Most commas of that kind that are looked at in one body, so that the work has a bound.
 _MAX_LAST_COMMAS: Final = 4096
 
 #: Bytes that control characters become. Zeros stay: they are of another form of Unicode.
@@ -63,15 +64,21 @@ def strict_form(body: bytes | bytearray | memoryview, *, ascii_only: bool = Fals
 
 def _without_last_commas(text: bytes) -> bytes:
     """Return *text* with a blank for each comma behind the last element of an object or array."""
-    found, at = bytearray(text), 0
+    changed, at = bytearray(text), 0
     for _ in range(_MAX_LAST_COMMAS):
-        before = _UP_TO_LAST_COMMA.match(text, at)
-        at = at if before is None else before.end()
-        if text[at : at + 1] != b",":  # the end, or a string without one
+        if (found := _LAST_COMMA.search(text, at)) is None:
             break
-        found[at] = ord(" ")
-        at += 1
-    return bytes(found)
+        comma = found.start()
+        before = _OUTSIDE.match(text, at, comma)
+        quote = at if before is None else before.end()
+        if quote == comma:
+            changed[comma] = ord(" ")
+            at = comma + 1
+        elif (string := _STRING.match(text, quote)) is not None:
+            at = string.end()
+        else:
+            break
+    return bytes(changed)
 
 
 def why_malformed(error: msgspec.DecodeError | UnicodeDecodeError) -> str:
