@@ -120,6 +120,9 @@ _SUMMARIES: Final = {name: summary for name, _, summary in COMMANDS}
 #: Errors of a full or broken disk, for which the output of a command cannot be written.
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
+#: Least width of a terminal for which help is laid out: Rich would never end with 1 or 2.
+_LEAST_COLUMNS: Final = 40
+
 
 def _print_commands(console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
     """Print the list of commands in ``--help``, with a line for each, without importing them.
@@ -187,6 +190,16 @@ def _prepare_streams() -> None:
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         # Names of models and files may have characters that the terminal's encoding has not.
         sys.stdout.reconfigure(errors="backslashreplace")
+    if (columns := _columns()) is not None and columns < _LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(_LEAST_COLUMNS)
+
+
+def _columns() -> int | None:
+    """Return the width of the terminal; None if standard output is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return None
 
 
 def _discard_output() -> None:

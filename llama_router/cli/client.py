@@ -245,7 +245,7 @@ def state_dirs(connection: Connection, environ: Mapping[str, str]) -> list[Path]
     for setting in settings:
         with suppress(ConfigError):  # without a home folder there is no default one
             folders.append(state_dir_for(setting, environ))
-    return folders
+    return list(dict.fromkeys(folders))
 
 
 def _token(connection: Connection, found: RuntimeFile | None) -> Token:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
+import struct
 import sys
+import termios
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -351,6 +356,27 @@ async def test_a_file_that_the_disk_does_not_take_leaves_nothing(tmp_path, comma
         assert (tmp_path / "new.toml").exists() is (status == 0), done.stderr
         assert b"Traceback" not in done.stderr
         assert (b"new.toml: File too large" in done.stderr) is (status == 1)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 5, 40])
+async def test_help_fits_a_narrow_terminal(tmp_path, columns: int) -> None:
+    """It ends, and says what it says elsewhere."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 10, columns, 0, 0))
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "llama_router", "load", "--help"],
+        stdin=theirs,
+        stdout=theirs,
+        env=environment(HOME=str(tmp_path), TERM="xterm"),
+    )
+    os.close(theirs)
+    shown = b""
+    async with trio.lowlevel.FdStream(ours) as terminal:
+        with suppress(trio.BrokenResourceError):  # EIO: that is how a terminal ends
+            async for data in terminal:
+                shown += data
+    assert await process.wait() == 0
+    assert b"--token-file" in shown
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8"])
