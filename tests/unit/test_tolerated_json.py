@@ -162,3 +162,13 @@ def test_names_of_models_stay() -> None:
     """A name that contains a number which JSON does not have is still that name."""
     body = rb'{"model":"org/Infinity-NaN","x":"\ud83d"}'
     assert request_target(body, JSON).model == "org/Infinity-NaN"
+
+
+@pytest.mark.parametrize("value", [b'"' + b"x" * 10_000 + b'"', b" " * 10_000 + b"true"])
+def test_a_value_that_is_too_long_is_not_called_cut_off(value: bytes) -> None:
+    """The sentence names the field."""
+    for name in (b"model", b"stream"):
+        with pytest.raises(
+            RequestError, match=f"the value of '{name.decode()}' is over 8192 bytes"
+        ):
+            scanned_target(large(b'{"model":"m","%b":%b}' % (name, value)))

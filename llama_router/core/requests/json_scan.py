@@ -36,6 +36,9 @@ BLANKED_BYTES: Final = 256 * 1024
 MAX_FIELDS: Final = 1024
 MAX_DEPTH: Final = 500
 
+#: Longest value that is decoded, in bytes, blanks around it included.
+MAX_VALUE_BYTES: Final = 8192
+
 #: Longest key that is decoded, in bytes.
 _MAX_KEY_BYTES: Final = 1024
 
@@ -56,6 +59,7 @@ def _flat(levels: int) -> bytes:
 _FLAT: Final = re.compile(_flat(3), re.DOTALL)
 _TOKEN: Final = re.compile(rb'[",{}\[\]]')
 _OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+\{")
+_BLANK_RUN: Final = re.compile(rb"[ \t\r\n]*+")
 _QUOTE: Final = ord('"')
 _BLANK: Final = ord(" ")
 _BLANKS: Final = b" " * BLANKED_BYTES
@@ -141,11 +145,18 @@ class FieldScanner:
     def text_of(self, name: str) -> bytes | None:
         """Return the JSON text of the last field *name*, which decoders use; None if there is none.
 
-        Text that is longer than any sensible value is cut off.
+        Raises:
+            RequestError: if it is longer than any sensible value.
         """
         for field in reversed(self.fields):
             if field.name == name:
-                text = bytes(self._body[field.colon : min(field.end, field.colon + 8192)])
+                end = min(field.end, field.colon + MAX_VALUE_BYTES)
+                blanks = _BLANK_RUN.match(self._body, end, end + SEARCHED_BYTES)
+                if blanks is None or blanks.end() < field.end:
+                    raise RequestError(
+                        f"the value of {name!r} is over {MAX_VALUE_BYTES} bytes", param=name
+                    )
+                text = bytes(self._body[field.colon : end])
                 return text.lstrip(b" \t\r\n").removeprefix(b":").strip(b" \t\r\n")
         return None
 
