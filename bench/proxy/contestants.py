@@ -159,6 +159,8 @@ class LlamaRouter(Contestant):
         )
         argv = [sys.executable, "-m", "llama_router", "serve", "--config", str(config)]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        # With byte code, as every installation has it: the first start here writes it.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with _program(argv, port, setting, folder, environment) as running:
             yield running
 

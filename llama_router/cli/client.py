@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec
 
 import attrs
-import httpx
 
 from ..admin_token import AdminTokenFileError, read_token
 from ..config.file import read_file
@@ -21,6 +20,7 @@ from ..errors.base import RouterError
 from ..errors.config import ConfigError
 from ..files import Unseen, absolute, look
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
+from .http_client import httpx
 from .options import Connection
 from .printing import print_message
 

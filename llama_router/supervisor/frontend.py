@@ -9,12 +9,10 @@ import trio
 
 from ..config.catalog import scan_sources
 from ..config.watcher import Watcher, load_without_scans
-from ..control.admin.downloads import log_end, publish_downloads
+from ..control.admin.download_reports import log_end, publish_downloads
 from ..control.admin.loads import Loads
 from ..control.llama_cpp.model_info import ModelInfo
-from ..control.web.app import build_app
 from ..control.web.context import ControlContext
-from ..control.web.server import ControlServer
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan, ReloadReport
@@ -29,6 +27,7 @@ from ..hub.downloads import Downloads
 from ..logs.events import log
 from ..models.caches import find_caches
 from ..timeouts import move_on_after_running
+from .control_plane import ControlPlane
 from .parts import RouterParts
 from .running_router import RunningRouter
 from .scans import Scans
@@ -54,7 +53,7 @@ class Frontend:
         watcher = self._watcher()
         scans = Scans(self._parts.catalog, lambda: dispatcher.config.router, watcher.reload)
         context = self._control_context(watcher, scans)
-        control = ControlServer(build_app(context))
+        control = ControlPlane(context)
         gateway = Gateway(
             dispatcher,
             self._parts.address.gate,
@@ -75,11 +74,15 @@ class Frontend:
             await tasks.start(context.loads.run)
             tasks.start_soon(publish_downloads, context.downloads, dispatcher.feed)
             with self._parts.address.findable():
-                await self._accept(gateway, watcher, task_status)
+                await self._accept(gateway, control, watcher, task_status)
             tasks.cancel_scope.cancel()
 
     async def _accept(
-        self, gateway: Gateway, watcher: Watcher, task_status: trio.TaskStatus[RunningRouter]
+        self,
+        gateway: Gateway,
+        control: ControlPlane,
+        watcher: Watcher,
+        task_status: trio.TaskStatus[RunningRouter],
     ) -> None:
         """Accept connections until the gateway is drained and the last one is closed."""
         async with trio.open_nursery() as accepting:
@@ -90,6 +93,7 @@ class Frontend:
             log.info("router.ready", urls=urls, models=models)
             self._parts.manager.ready()
             task_status.started(RunningRouter(urls, self._dispatcher, watcher.reload))
+            await control.load()
 
     def _control_context(self, watcher: Watcher, scans: Scans) -> ControlContext:
         dispatcher = self._dispatcher
@@ -130,7 +134,7 @@ class Frontend:
         self._dispatcher.feed.publish(ConfigReloaded(report.outcome.value, len(report.problems)))
 
     async def _drain(
-        self, gateway: Gateway, control: ControlServer, frontend: trio.CancelScope
+        self, gateway: Gateway, control: ControlPlane, frontend: trio.CancelScope
     ) -> None:
         await self._parts.signals.stop.wait()
         config = self._dispatcher.config

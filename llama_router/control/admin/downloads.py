@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
 
-import msgspec
-import trio
 from quart import Blueprint, Response, request
 
 from ...config.removal import Deletion, check_unused, refuse_configured
@@ -18,10 +15,10 @@ from ...core.config.names import ResolvedModel
 from ...core.config.specs import ModelSpec
 from ...errors.downloads import CacheUnusableError, ModelNotCachedError
 from ...errors.requests import RequestError
-from ...event_feed import DownloadProgressed, EventFeed, ModelDeleted
+from ...event_feed import ModelDeleted
 from ...hub import cache_deletion
 from ...hub.cache import CachedModel, RepoCache, repositories
-from ...hub.downloads import Downloads, DownloadState, DownloadStatus
+from ...hub.downloads import Downloads, DownloadStatus
 from ...hub.references import parse_reference
 from ...logs.events import log
 from ...models import found_file
@@ -30,11 +27,9 @@ from ..web.context import ControlContext
 from ..web.guard import answer, json_body
 from ..web.server import without_deadline
 from . import schemas
+from .download_reports import describe_download
 from .openapi import Query, describe
 from .routes import spec_of
-
-#: Shortest time between two events about the progress of downloads, in seconds.
-PUBLISH_EVERY_S: Final = 1.0
 
 
 class DownloadNotFoundError(RequestError):
@@ -147,78 +142,6 @@ async def delete_model(context: ControlContext, spec: ModelSpec) -> int:
     context.dispatcher.feed.publish(ModelDeleted(spec.id))
     await context.rescan()
     return freed_bytes
-
-
-def describe_download(status: DownloadStatus) -> schemas.Download:
-    """Return *status* as the admin API answers it."""
-    error, result = status.error, status.result
-    return schemas.Download(
-        id=status.id,
-        requested=str(status.reference),
-        model=status.model,
-        state=status.state.value,
-        files=list(status.files),
-        done_bytes=status.done_bytes,
-        total_bytes=status.total_bytes,
-        bytes_per_s=None if status.bytes_per_s is None else round(status.bytes_per_s),
-        left_s=None if status.left_s is None else round(status.left_s, 1),
-        note=status.note,
-        path=None if result is None else result.path,
-        mmproj=None if result is None else result.mmproj,
-        error=None if error is None else schemas.DownloadFault(code=error.code, message=str(error)),
-    )
-
-
-async def publish_downloads(downloads: Downloads, feed: EventFeed) -> None:
-    """Publish each change of *downloads* until cancelled, at most every `PUBLISH_EVERY_S`."""
-    published: dict[str, schemas.Download] = {}
-    while True:
-        current = {status.id: describe_download(status) for status in downloads.statuses()}
-        changed = [each for id_, each in current.items() if published.get(id_) != each]
-        for download in changed:
-            queued = DownloadState.QUEUED.value
-            if download.id not in published and download.state != queued:
-                # It left the queue before this loop saw it there; clients expect that state.
-                feed.publish(_progressed(msgspec.structs.replace(download, state=queued)))
-            feed.publish(_progressed(download))
-        published = current
-        if changed:
-            await trio.sleep(PUBLISH_EVERY_S)
-        else:
-            await downloads.changed()
-
-
-def _progressed(download: schemas.Download) -> DownloadProgressed:
-    return DownloadProgressed(
-        requested=download.requested,
-        state=download.state,
-        done_bytes=download.done_bytes,
-        total_bytes=download.total_bytes,
-        download=schemas.to_dict(download),
-    )
-
-
-def log_end(status: DownloadStatus) -> None:
-    """Log the end of a download: finished, failed or cancelled."""
-    fields = {"id": status.id, "model": status.model or str(status.reference)}
-    match status.state:
-        case DownloadState.DONE:
-            assert status.result is not None
-            result = status.result
-            log.info(
-                "download.finished",
-                **fields,
-                path=result.path,
-                fetched_bytes=result.fetched_bytes,
-                stale_reason=result.stale_reason,
-            )
-        case DownloadState.FAILED:
-            assert status.error is not None
-            log.warning(
-                "download.failed", **fields, code=status.error.code, reason=str(status.error)
-            )
-        case _:
-            log.info("download.cancelled", **fields, done_bytes=status.done_bytes)
 
 
 def _known(downloads: Downloads, id_: str) -> DownloadStatus:

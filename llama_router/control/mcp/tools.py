@@ -25,7 +25,7 @@ from ...manual.pages import find_page, pages, similar_topics
 from ...manual.search import search
 from ...model_logs.record import as_text
 from ...threads import in_thread
-from ..admin.downloads import describe_download
+from ..admin.download_reports import describe_download
 from ..admin.logs import past_records
 from ..admin.memory import describe_plan
 from ..admin.schemas import StrictBody, to_dict
