@@ -78,10 +78,12 @@ function Section({ section, route }) {
 
 function AdminOnly({ title }) {
   return html`<h1>${title}</h1>
-    <${Notice} action=${html`<${Button} onClick=${signOut}>Sign in<//>`}>
+    <${Notice} action=${html`<${Button} onClick=${() => store.signedOut({ mayLeave: true })}>
+      Sign in<//>`}>
       This section needs the admin token; without it you may see and use models only.<//>`;
 }
 
+/** End the session, if there is one, and show the sign-in page. */
 async function signOut() {
   await request("/ui/session", { method: "DELETE" });
   store.signedOut();
@@ -109,7 +111,7 @@ function Navigation({ current }) {
       ${session.signed_in && html`<${Button} kind="quiet" small icon="leave" onClick=${signOut}>
         Sign out<//>`}
       ${session.scope === "models" && !session.signed_in && html`<${Button} kind="quiet" small
-        icon="key" onClick=${() => store.signedOut()}>Sign in<//>`}
+        icon="key" onClick=${() => store.signedOut({ mayLeave: true })}>Sign in<//>`}
       ${version && html`<p class="quiet small-text">Version ${version}</p>`}
     </div>
   </header>`;

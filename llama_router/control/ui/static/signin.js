@@ -4,12 +4,13 @@ import { html, useEffect, useRef, useState } from "./lib.js";
 import { call } from "./api.js";
 import { Button, Field } from "./components.js";
 import { Mark } from "./icons.js";
-import { store } from "./store.js";
+import { store, useStore } from "./store.js";
 
 /** Asks for a secret, and gives it to the router, which keeps it in a cookie of its own. */
 export function SignIn() {
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(false);
+  const mayLeave = useStore((state) => state.mayLeave);
   const form = useRef(null);
   useEffect(() => {
     document.title = "Sign in · llama-router";
@@ -23,7 +24,8 @@ export function SignIn() {
     setBusy(true);
     setError("");
     try {
-      store.signedIn(await call("/ui/session", { body: { secret } }));
+      await call("/ui/session", { body: { secret } });
+      store.signedIn();
     } catch (failure) {
       setError(failure.message);
       setBusy(false);
@@ -41,6 +43,7 @@ export function SignIn() {
         ${(props) => html`<input type="password" autocomplete="current-password" ...${props} />`}
       <//>
       <${Button} kind="primary" type="submit" busy=${busy}>Sign in<//>
+      ${mayLeave && html`<${Button} onClick=${() => store.signedIn()}>Not now<//>`}
     </form>
   </main>`;
 }

@@ -18,6 +18,8 @@ const STALE_MS = 20_000;
 const EMPTY = {
   /** "opening", "live", "lost" (the router does not answer), "ending" (it stops), "sign-in". */
   connection: "opening",
+  /** Whether the sign-in page may be left without a secret. */
+  mayLeave: false,
   /** What went wrong, as a sentence; empty while all is well. */
   trouble: "",
   /** What the browser may do: {scope: "admin" | "models" | null, name, signed_in}. */
@@ -79,14 +81,11 @@ class Store {
     for (let pause_ms = RETRY_MS.first; ; ) {
       try {
         await this.#follow();
-        pause_ms = RETRY_MS.first;
+        continue;
       } catch (error) {
         if (error.name === "AbortError") continue; // a person or the browser woke us
         if (!(error instanceof ApiError)) throw error;
-        if (error.status === 401) {
-          this.signedOut();
-          continue;
-        }
+        if (this.state.connection === "sign-in") continue; // it said that, see `onSignInNeeded`
         if (this.state.connection === "live") pause_ms = RETRY_MS.first;
         const ending = this.state.connection === "ending";
         this.#set({ connection: ending ? "ending" : "lost", trouble: error.message });
@@ -102,17 +101,21 @@ class Store {
     this.#wake();
   }
 
-  /** Show the sign-in page; what was loaded before is dropped. */
-  signedOut() {
+  /**
+   * Show the sign-in page; what was loaded before is dropped.
+   *
+   * @param {boolean} mayLeave The page works without a sign-in, too, with fewer rights.
+   */
+  signedOut({ mayLeave = false } = {}) {
     if (this.state.connection === "sign-in") return;
     this.#reset();
-    this.#set({ ...EMPTY, connection: "sign-in" });
+    this.#set({ ...EMPTY, connection: "sign-in", mayLeave });
     this.#connection?.abort();
   }
 
-  /** Go on after a sign-in. */
-  signedIn(session) {
-    this.#set({ connection: "opening", session });
+  /** Go on after a sign-in, or without one. */
+  signedIn() {
+    this.#set({ connection: "opening" });
     this.#wake();
   }
 
@@ -128,17 +131,14 @@ class Store {
   }
 
   async #follow() {
+    if (this.state.connection === "sign-in") return this.#pause(Infinity);
     this.#connection = new AbortController();
     const { signal } = this.#connection;
     const session = await call("/ui/session", { signal });
-    if (session.scope === null) {
-      this.signedOut();
-      await this.#pause(Infinity);
-      return;
-    }
+    if (session.scope === null) return this.signedOut();
     this.#set({ session });
-    if (session.scope === "admin") await this.#followAdmin(signal);
-    else await this.#followModels(signal);
+    if (session.scope === "admin") return this.#followAdmin(signal);
+    return this.#followModels(signal);
   }
 
   async #followAdmin(signal) {
