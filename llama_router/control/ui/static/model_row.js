@@ -1,6 +1,6 @@
 // What the rows of models mean: words for phases, figures, and what can be done. No page here.
 
-import { bytes, duration, mib, rough, tokens } from "./format.js";
+import { bytes, duration, mib, percent, rate, rough, tokens } from "./format.js";
 import { now_s } from "./store.js";
 
 /** Word and tone of each phase. */
@@ -115,12 +115,16 @@ export function lastUsedText(row) {
   return ago === "now" ? "now" : `${ago} ago`;
 }
 
+/** Return the rate of tokens: that of now, else that of the last answer in brackets. */
+export function rateText(row) {
+  if (row.tokens_per_s) return rate(row.tokens_per_s);
+  return row.last_tokens_per_s ? `(${rate(row.last_tokens_per_s)})` : "–";
+}
+
 /** Return how long an idle model stays, in words; empty if it stays for good, or is busy. */
 export function ttlText(row) {
-  if (!row.ttl_s || row.keep_loaded || row.phase !== "ready" || row.in_flight > 0) return "";
-  const at_s = lastUsed(row);
-  if (at_s === null) return `unloads after ${duration(row.ttl_s)} without requests`;
-  return `unloads in ${rough(Math.max(0, at_s + row.ttl_s - now_s()))}`;
+  if (row.ttl_left_s === null || row.ttl_left_s === undefined) return "";
+  return `Unloads in ${rough(Math.max(1, row.ttl_left_s - (now_s() - row.received_s)))}`;
 }
 
 /** Return the seconds left of a load; null if they are not known. */
@@ -135,8 +139,8 @@ export function leftOf(row) {
 export function loadText(row) {
   const left = leftOf(row);
   const parts = [];
-  if (row.progress !== null && row.progress !== undefined) {
-    parts.push(`${Math.floor(row.progress * 100)} %`);
+  if (row.load_progress !== null && row.load_progress !== undefined) {
+    parts.push(percent(row.load_progress));
   }
   if (left !== null && left >= 1) parts.push(`about ${rough(left)} left`);
   return parts.join(", ");

@@ -26,7 +26,7 @@ const EMPTY = {
   session: { scope: null, name: null, signed_in: false },
   /** The snapshot without its lists: version, urls, config_path, reload, programs … */
   router: null,
-  /** Rows of /admin/status, each with `received_s` (see `now_s`) and `progress` (0 to 1). */
+  /** Rows of /admin/status, each with the time at which it came, `received_s` (see `now_s`). */
   models: [],
   devices: [],
   /** Rows of /admin/activity, the newest first. */
@@ -166,7 +166,8 @@ class Store {
       const { model, data } = JSON.parse(event.data);
       const row = this.#models.get(model);
       if (row && data?.status) {
-        this.#putModel({ ...row, ...fromStatus(data.status), progress: data.progress?.value });
+        this.#putModel({ ...row, ...fromStatus(data.status),
+          load_progress: data.progress?.value ?? null });
       } else {
         await this.#loadList(signal);
       }
@@ -185,11 +186,12 @@ class Store {
     switch (kind) {
       case "snapshot": return this.#takeSnapshot(data, id.split("-")[0]);
       case "update":
-        for (const row of data.models ?? []) this.#putModel(row);
+        for (const row of data.models) this.#putModel(row);
+        for (const id of data.removed) this.#models.delete(id);
         if (data.devices) this.#set({ devices: data.devices });
-        return undefined;
+        return this.#touch("models");
       case "model": return this.#changeModel(data.id, { phase: data.phase });
-      case "progress": return this.#changeModel(data.id, { progress: data.progress });
+      case "progress": return this.#changeModel(data.id, { load_progress: data.progress });
       case "sleep": return this.#changeModel(data.id, { sleeping: data.sleeping });
       case "removed":
         this.#models.delete(data.id);
@@ -207,7 +209,7 @@ class Store {
     const restarted = this.#epoch !== "" && epoch !== "" && epoch !== this.#epoch;
     if (epoch) this.#epoch = epoch;
     const { models, devices, ...router } = snapshot;
-    this.#models = new Map(models.map((row) => [row.id, this.#known(row)]));
+    this.#models = new Map(models.map((row) => [row.id, received(row)]));
     this.#touch("models");
     if (restarted) {
       this.#requests.clear();
@@ -220,26 +222,21 @@ class Store {
     this.#set({ devices, router: { ...router, received_s: now_s() } });
   }
 
-  /** Return *row* with what the events have told beyond it. */
-  #known(row) {
-    const progress = row.phase === "starting" ? this.#models.get(row.id)?.progress : null;
-    return { ...row, received_s: now_s(), progress: row.progress ?? progress ?? null };
-  }
-
   #putModel(row) {
-    this.#models.set(row.id, this.#known(row));
+    this.#models.set(row.id, received(row));
     this.#touch("models");
   }
 
   #changeModel(id, changes) {
     const row = this.#models.get(id);
-    if (row) this.#putModel({ ...row, ...changes });
-    else this.#reloadStatus();
+    // Not received anew: its ages still count from when it was. The row itself follows.
+    if (row) this.#models.set(id, { ...row, ...changes });
+    this.#touch("models");
   }
 
   #putRequest(row) {
     this.#requests.delete(row.id);
-    this.#requests.set(row.id, { ...row, received_s: now_s() });
+    this.#requests.set(row.id, received(row));
     if (this.#requests.size > KEPT_REQUESTS + 100) {
       for (const [id, { state }] of this.#requests) {
         if (this.#requests.size <= KEPT_REQUESTS) break;
@@ -262,7 +259,7 @@ class Store {
       for (const row of [...requests].sort((a, b) => a.began_at - b.began_at)) {
         // What an event said meanwhile is newer, unless the router says that it is over.
         const newer = row.state === "done" ? undefined : live.get(row.id);
-        this.#requests.set(row.id, newer ?? { ...row, received_s: now_s() });
+        this.#requests.set(row.id, newer ?? received(row));
         live.delete(row.id);
       }
       for (const [id, row] of live) this.#requests.set(id, row);
@@ -376,6 +373,11 @@ export function useNow(period_s = 1) {
     return () => clearInterval(timer);
   }, [period_s]);
   return now_s();
+}
+
+/** Return *row* with the present time; its ages count from there. */
+function received(row) {
+  return { ...row, received_s: now_s() };
 }
 
 const PHASES = { unloaded: "stopped", loading: "starting", loaded: "ready", sleeping: "ready",

@@ -41,11 +41,7 @@ function stateOf(row) {
 
 /** Return how long a request takes or took, in seconds. */
 function tookOf(row) {
-  return row.state === "done" ? row.duration_s : Math.max(0, now_s() - row.began_at);
-}
-
-function clientOf(row) {
-  return row.key ?? row.client;
+  return row.state === "done" ? row.duration_s : row.duration_s + now_s() - row.received_s;
 }
 
 const COLUMNS = [
@@ -57,8 +53,8 @@ const COLUMNS = [
   } },
   { key: "model", head: "Model", value: (row) => row.model, cell: (row) => html`
     <span class="name one-line" title=${row.model} dir="auto">${row.model ?? "–"}</span>` },
-  { key: "client", head: "Client", value: clientOf, cell: (row) => html`
-    <span class="one-line short" title=${row.client} dir="auto">${clientOf(row) ?? "–"}</span>` },
+  { key: "client", head: "Client", value: (row) => row.client, cell: (row) => html`
+    <span class="one-line short" title=${row.client} dir="auto">${row.client}</span>` },
   { key: "queue_s", head: "Queue", align: "right", value: (row) => row.queue_s,
     cell: (row) => duration(row.queue_s) },
   { key: "load_s", head: "Load", align: "right", value: (row) => row.load_s,
@@ -76,7 +72,7 @@ const COLUMNS = [
     <code class="one-line short" title=${`${row.method} ${row.path}`}>${row.path}</code>` },
   { key: "actions", head: "", align: "stays-right", cell: (row, { open }) => html`
     <span class="row-actions">
-      ${row.state !== "done" && html`<${Button} small kind="quiet" icon="stop"
+      ${row.cancel_id !== null && html`<${Button} small kind="quiet" icon="stop"
         label=${`Cancel request ${row.id} to ${row.model}`} onClick=${() => cancel(row)} />`}
       <${Button} small kind="quiet" icon="right" label=${`Details of request ${row.id}`}
         onClick=${() => open(row)} />
@@ -84,7 +80,7 @@ const COLUMNS = [
 ];
 
 async function cancel(row) {
-  await call("/admin/requests/cancel", { body: { id: row.id } });
+  await call("/admin/requests/cancel", { body: { id: row.cancel_id } });
   toast(`Request ${row.id} is cancelled.`);
 }
 
@@ -158,7 +154,7 @@ function Details({ row, onClose }) {
   const { word, tone } = stateOf(row);
   const facts = [
     ["Model", row.model],
-    ["Client", [row.client, row.key && `key ${row.key}`].filter(Boolean).join(", ")],
+    ["Client", row.key ? `key ${row.key}` : row.client],
     ["Request", `${row.method} ${row.path}`],
     ["Began", date(row.began_at)],
     ["Waited", duration(row.queue_s)],
@@ -173,7 +169,7 @@ function Details({ row, onClose }) {
     ["Id", row.request_id],
   ].filter(([, value]) => value);
   return html`<${Dialog} wide title=${`Request ${row.id}`} onClose=${onClose} footer=${html`
-    ${row.state !== "done" && html`<${Button} kind="danger" icon="stop"
+    ${row.cancel_id !== null && html`<${Button} kind="danger" icon="stop"
       onClick=${() => cancel(row)}>Cancel it<//>`}
     <${CopyButton} text=${() => curlOf(row, capture)}>Copy as curl<//>`}>
     <p><${Badge} tone=${tone}>${word}<//></p>

@@ -5,11 +5,11 @@ import { Component, html, useCallback, useEffect, useLayoutEffect, useMemo, useR
 import { sentence } from "../api.js";
 import { Badge, Button, Empty, Notice, Progress, Search, Segmented, Select, Skeleton, Table,
   useWindow } from "../components.js";
-import { bytes, count, mib, plural, rate, tokens } from "../format.js";
+import { bytes, count, mib, plural, tokens } from "../format.js";
 import { Icon } from "../icons.js";
 import { FailureDialog, MainAction, pin } from "../model_actions.js";
 import { FILTERS, factsOf, hasFailed, hueOf, isRunning, contextOf, lastUsed, lastUsedText, loadText,
-  matches, memoryOf, memorySum, memoryText, phaseOf, reasonOf, sourceOf,
+  matches, memoryOf, memorySum, memoryText, phaseOf, rateText, reasonOf, sourceOf,
   squeezeOf, ttlText }
   from "../model_row.js";
 import { routeTo, useChoice } from "../route.js";
@@ -169,7 +169,7 @@ function Memory({ row }) {
 function Middle({ row, show }) {
   if (row.phase === "starting") {
     return html`<p class="clamp">${row.waits_for ?? "Loading"}</p>
-      <${Progress} value=${row.progress} label=${`Load of ${row.id}`} />
+      <${Progress} value=${row.load_progress} label=${`Load of ${row.id}`} />
       <p class="quiet small-text">${loadText(row) || "\u00a0"}</p>`;
   }
   if (hasFailed(row)) {
@@ -183,7 +183,8 @@ function Middle({ row, show }) {
   return html`<dl class="figures">
       ${isRunning(row) && html`<div><dt>Running</dt><dd>${row.in_flight}</dd></div>
         <div><dt>Waiting</dt><dd>${row.queued}</dd></div>
-        <div><dt>Tokens/s</dt><dd>${rate(row.tokens_per_s)}</dd></div>`}
+        <div title=${row.tokens_per_s ? "now" : "of the last answer"}><dt>Tokens/s</dt>
+          <dd>${rateText(row)}</dd></div>`}
       <div><dt>Last used</dt><dd>${lastUsedText(row)}</dd></div>
     </dl>
     ${note && html`<p class="quiet small-text facts" title=${note}>${note}</p>`}`;
@@ -230,8 +231,8 @@ const COLUMNS = [
   { key: "requests", head: "Requests", align: "right", value: (row) => row.in_flight + row.queued,
     cell: (row) => html`<span title=${row.waits_for}>${[row.in_flight || "",
       row.queued ? `${row.queued} waiting` : ""].filter(Boolean).join(" + ") || "–"}</span>` },
-  { key: "rate", head: "Tokens/s", align: "right", value: (row) => row.tokens_per_s,
-    cell: (row) => rate(row.tokens_per_s) },
+  { key: "rate", head: "Tokens/s", align: "right", value: (row) => row.tokens_per_s ?? row.last_tokens_per_s,
+    cell: (row) => rateText(row) },
   { key: "used", head: "Last used", align: "right", value: lastUsed,
     cell: (row) => html`<span title=${ttlText(row)}>${lastUsedText(row)}</span>` },
   { key: "actions", head: "", align: "stays-right", cell: (row, { show, admin }) => html`
