@@ -1,4 +1,4 @@
-"""What a person sees: the start page and llama.cpp's chat UI, in a headless Chromium.
+"""llama.cpp's chat UI, in the dashboard and in a tab of its own, in a headless Chromium.
 
 Each test leaves screenshots in its temporary folder.
 """
@@ -7,36 +7,27 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import httpx
 import pytest
 import trio
 
 from tests.limits import LIMIT_S
+from tests.process.browser import MARKS, PATIENCE_S, in_browser, opened
 from tests.process.real import chat, make_models, model_table, serving, write_config
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 if TYPE_CHECKING:
     from playwright import sync_api
 else:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.embedded,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+pytestmark = [*MARKS, pytest.mark.embedded]
 
-#: Longest wait for something to appear, in seconds.
-PATIENCE_S = LIMIT_S / 2
+ChatUi: TypeAlias = "sync_api.Page | sync_api.Frame"
+"""The chat UI in a tab of its own, or in the frame of the dashboard."""
 
 _NONE_RUNS = """
 async () => (await (await fetch("/v1/models")).json()).data
@@ -99,53 +90,6 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 """
 
 
-@contextmanager
-def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sync_api.Page]:
-    """Open a browser that reaches nothing but this machine; it must not even try to.
-
-    Args:
-        folder: For its files.
-        url: The only server that it may ask.
-        may_be: Statuses of failures that belong to the test.
-    """
-    asked: set[str] = set()
-    errors: list[str] = []
-    complaints: list[str] = []
-    refused: set[str] = set()
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-            env={"HOME": str(folder)},
-        )
-        context = browser.new_context(viewport={"width": 1000, "height": 720})
-        context.set_default_timeout(PATIENCE_S * 1000)
-        context.on("request", lambda request: asked.add(request.url))
-        context.on(
-            "response",
-            lambda r: refused.add(r.url) if r.status >= 400 and r.status not in may_be else None,
-        )
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        try:
-            yield page
-        except (AssertionError, sync_api.Error):
-            page.screenshot(path=folder / "failure.png")
-            raise
-        browser.close()
-    assert not errors
-    # "/tools" says that there are none; in the middle of a swap nobody has the files.
-    assert not [one for one in refused if re.search("/v1/|/models|/props|/slots", one)]
-    assert not [text for text in complaints if "Tools" in text]
-    assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
-
-
-async def in_browser(steps: Callable[..., None], folder: Path, url: str) -> None:
-    """Take *steps*, which block, in a thread."""
-    await trio.to_thread.run_sync(partial(steps, folder, url))
-
-
 @pytest.fixture
 def config(tmp_path, tmp_path_factory) -> Path:
     """Two models that take turns, with notices, and one that cannot be started."""
@@ -155,20 +99,38 @@ def config(tmp_path, tmp_path_factory) -> Path:
     return write_config(tmp_path, *tables, broken, router=["notify_model_swap = true"])
 
 
-def message_box(page: sync_api.Page) -> sync_api.Locator:
+def start_chat(page: sync_api.Page, url: str, model: str) -> sync_api.Frame:
+    """Open the dashboard, start *model* for the chat UI, and return the frame with it."""
+    page.goto(url)
+    page.get_by_role("link", name="Chat UI").click()
+    page.get_by_role("button", name=f"Start {model}", exact=True).click()
+    return frame(page)
+
+
+def frame(page: sync_api.Page) -> sync_api.Frame:
+    """Return the chat UI in the dashboard, once it is there."""
+    found = page.wait_for_selector("iframe")
+    assert found is not None
+    chat_ui = found.content_frame()
+    assert chat_ui is not None
+    message_box(chat_ui).wait_for()
+    return chat_ui
+
+
+def message_box(chat_ui: ChatUi) -> sync_api.Locator:
     """Return where a person types."""
-    return page.get_by_role("textbox", name="Type a message")
+    return chat_ui.get_by_role("textbox", name="Type a message")
 
 
-def say(page: sync_api.Page, text: str) -> sync_api.Locator:
+def say(chat_ui: ChatUi, text: str) -> sync_api.Locator:
     """Send *text*; return the group of the answer once it is complete."""
-    answers = page.get_by_role("group", name="Assistant message")
+    answers = chat_ui.get_by_role("group", name="Assistant message")
     before = answers.count()
-    message_box(page).fill(text)
-    message_box(page).press("Enter")
+    message_box(chat_ui).fill(text)
+    message_box(chat_ui).press("Enter")
     answer = answers.nth(before)
     answer.get_by_role("button", name="Regenerate").wait_for()
-    page.locator("form").get_by_role("button", name="Send").first.wait_for()  # not "Stop"
+    chat_ui.locator("form").get_by_role("button", name="Send").first.wait_for()  # not "Stop"
     return answer
 
 
@@ -180,24 +142,23 @@ def words_of(answer: sync_api.Locator) -> str:
 def chat_and_swap(folder: Path, url: str) -> None:
     """Choose a, talk, choose b, talk; then somebody else needs a, and b comes back."""
     with opened(folder, url) as page:
-        page.goto(url)
-        page.get_by_role("button", name="Start a", exact=True).click()
+        chat_ui = start_chat(page, url, "a")
         with page.expect_response("**/v1/chat/completions") as answered:
-            answer = say(page, "Hello")
+            answer = say(chat_ui, "Hello")
         assert answered.value.headers["content-type"] == "text/event-stream"
         page.screenshot(path=folder / "answer.png")
         assert len(words_of(answer).split()) > 20
-        menu = page.locator("form").get_by_role("button", name="a", exact=True)
+        menu = chat_ui.locator("form").get_by_role("button", name="a", exact=True)
         menu.click()
-        page.get_by_role("option", name=re.compile("^b ")).wait_for()
+        chat_ui.get_by_role("option", name=re.compile("^b ")).wait_for()
         page.screenshot(path=folder / "menu.png")
-        page.get_by_role("option", name=re.compile("^b ")).click()
-        page.locator("form").get_by_role("button", name="b", exact=True).wait_for()
-        answer = say(page, "And you?")
+        chat_ui.get_by_role("option", name=re.compile("^b ")).click()
+        chat_ui.locator("form").get_by_role("button", name="b", exact=True).wait_for()
+        answer = say(chat_ui, "And you?")
         assert answer.get_by_role("button", name="b", exact=True).count() == 1
         asked = httpx.post(f"{url}/v1/chat/completions", json=chat("a"), timeout=PATIENCE_S)
         assert asked.json()["model"] == "a"
-        answer = say(page, "Still there?")
+        answer = say(chat_ui, "Still there?")
         answer.get_by_role("button", name=re.compile("Reasoning")).click()
         notices = answer.get_by_text(re.compile("Loading model 'b'"))
         notices.wait_for()
@@ -209,11 +170,11 @@ def chat_and_swap(folder: Path, url: str) -> None:
         assert len(words_of(answer).split()) > 20
 
 
-def choose(page: sync_api.Page, now: str, wanted: str) -> None:
+def choose(chat_ui: ChatUi, now: str, wanted: str) -> None:
     """Choose the model *wanted* in the menu, which shows *now*."""
-    page.locator("form").get_by_role("button", name=now, exact=True).click()
-    page.get_by_role("option").filter(has=page.get_by_title(wanted, exact=True)).click()
-    page.get_by_role("option").first.wait_for(state="hidden")
+    chat_ui.locator("form").get_by_role("button", name=now, exact=True).click()
+    chat_ui.get_by_role("option").filter(has=chat_ui.get_by_title(wanted, exact=True)).click()
+    chat_ui.get_by_role("option").first.wait_for(state="hidden")
 
 
 def keep_the_preset(folder: Path, url: str) -> None:
@@ -225,17 +186,17 @@ def keep_the_preset(folder: Path, url: str) -> None:
             asked.append(json.loads(request.post_data or "{}")["model"])
 
     with opened(folder, url) as page:
-        page.goto(url)
         page.on("request", note)
-        page.get_by_role("button", name="Start a", exact=True).click()
-        message_box(page).wait_for()
-        choose(page, "a", "a:fast")
-        assert len(words_of(say(page, "Hello")).split()) > 20
+        chat_ui = start_chat(page, url, "a")
+        choose(chat_ui, "a", "a:fast")
+        assert len(words_of(say(chat_ui, "Hello")).split()) > 20
         page.screenshot(path=folder / "preset.png")
-        say(page, "Are you still the same?")
+        say(chat_ui, "Are you still the same?")
+        page.wait_for_url("**/ui/#/chat/*")  # that of the conversation
         page.reload()
-        page.get_by_role("group", name="Assistant message").nth(1).wait_for()
-        say(page, "And now?")
+        chat_ui = frame(page)
+        chat_ui.get_by_role("group", name="Assistant message").nth(1).wait_for()
+        say(chat_ui, "And now?")
         assert len(asked) >= 3
         assert set(asked) == {"a:fast"}
 
@@ -243,13 +204,11 @@ def keep_the_preset(folder: Path, url: str) -> None:
 def watch_it_grow(folder: Path, url: str) -> None:
     """Talk to a backend that says each word only when it is told to."""
     with opened(folder, url, may_be=[404]) as page:
-        page.goto(url)
-        page.get_by_role("button", name="Start a", exact=True).click()
-        message_box(page).wait_for()
-        choose(page, "a", "slow")
-        message_box(page).fill("Slowly, please")
-        message_box(page).press("Enter")
-        answer = page.get_by_role("group", name="Assistant message")
+        chat_ui = start_chat(page, url, "a")
+        choose(chat_ui, "a", "slow")
+        message_box(chat_ui).fill("Slowly, please")
+        message_box(chat_ui).press("Enter")
+        answer = chat_ui.get_by_role("group", name="Assistant message")
         for said in ("first", "first second", "first second third"):
             answer.get_by_text(said, exact=True).wait_for()  # nothing behind it was sent yet
             httpx.post(f"{url}/upstream/slow/step", timeout=PATIENCE_S).raise_for_status()
@@ -257,62 +216,78 @@ def watch_it_grow(folder: Path, url: str) -> None:
         assert words_of(answer) == "first second third"
 
 
-def start_from_the_page(folder: Path, url: str) -> None:
+def start_from_the_dashboard(folder: Path, url: str) -> None:
     """See the models, one that fails, and one that works; by keyboard."""
-    with opened(folder, url) as page:
-        page.goto(url)
-        assert page.title() == "llama-router"
-        models = page.get_by_role("list", name="Models").get_by_role("listitem")
+    with opened(folder, url, may_be=[503]) as page:
+        page.goto(f"{url}/index.html")
+        page.wait_for_url("**/ui/#/chat")
+        models = page.get_by_role("list", name="Models to start").get_by_role("listitem")
         sync_api.expect(models).to_have_count(3, timeout=PATIENCE_S * 1000)
         page.screenshot(path=folder / "start.png")
         page.emulate_media(color_scheme="dark")
         page.screenshot(path=folder / "start-dark.png")
         page.get_by_role("button", name="Start broken").focus()
         page.keyboard.press("Enter")
-        page.get_by_text("broken could not be started").wait_for()
-        page.get_by_text("Could not be started", exact=True).wait_for()
+        page.get_by_role("status").get_by_text(re.compile("model 'broken'")).wait_for()
         page.screenshot(path=folder / "failed.png")
         page.get_by_role("button", name="Start b", exact=True).focus()
         page.keyboard.press("Space")
-        message_box(page).wait_for()
-        page.locator("form").get_by_role("button", name="b", exact=True).wait_for()
+        chat_ui = frame(page)
+        chat_ui.locator("form").get_by_role("button", name="b", exact=True).wait_for()
         page.screenshot(path=folder / "arrived.png")
 
 
 def come_back_later(folder: Path, url: str) -> None:
     """Open the UI, let its service worker settle, then unload its backend and open it again."""
     with opened(folder, url) as page:
-        page.goto(url)
+        page.goto(f"{url}/index.html")
         message_box(page).wait_for()
         page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+        page.goto(url)
+        page.wait_for_url("**/ui/")
         httpx.post(f"{url}/models/unload", json={"model": "b"}, timeout=PATIENCE_S)
         page.wait_for_function(_NONE_RUNS)
-        page.goto(url)
+        page.goto(f"{url}/index.html")
         page.get_by_role("button", name="Start b", exact=True).wait_for()
 
 
+def go_and_come_back(folder: Path, url: str) -> None:
+    """Follow an old bookmark of a conversation, then one click away from it, and back."""
+    with opened(folder, url) as page:
+        chat_ui = start_chat(page, url, "a")
+        say(chat_ui, "Hello")
+        page.wait_for_url("**/ui/#/chat/*")
+        conversation = page.url.rpartition("/")[2]
+        page.goto("about:blank")
+        page.goto(f"{url}/#/chat/{conversation}")
+        frame(page).get_by_role("group", name="Assistant message").first.wait_for()
+        page.get_by_role("link", name="Models", exact=True).click()
+        page.get_by_role("button", name="Unload a", exact=True).wait_for()
+        page.get_by_role("link", name="Chat UI").click()
+        message_box(frame(page)).wait_for()
+
+
 def give_the_secrets(folder: Path, url: str) -> None:
-    """Give a wrong key, the key, and the token; the UI asks for the key once more."""
+    """Give a wrong key, the key, and the token; the UI needs no key of its own then."""
     with opened(folder, url, may_be=[401]) as page:
         page.goto(url)
-        key = page.get_by_label("API key")
-        key.fill("wrong-key-0123456789")
-        key.press("Enter")
-        page.get_by_text("The API key is not known here").wait_for()
+        secret = page.get_by_label("Admin token or API key")
+        secret.fill("wrong-key-0123456789")
+        secret.press("Enter")
+        page.get_by_text("This is neither the admin token nor an API key").wait_for()
         page.screenshot(path=folder / "key.png")
-        key.fill("right-key-0123456789")
-        key.press("Enter")
+        secret.fill("right-key-0123456789")
+        secret.press("Enter")
+        page.get_by_role("link", name="Chat UI").click()
         page.get_by_role("button", name="Start a", exact=True).click()
-        token = page.get_by_label("Admin token")
-        token.fill("token-0123456789")
-        token.press("Enter")
-        page.get_by_role("button", name="Enter API Key").click()
-        key = page.get_by_role("textbox").first
-        key.fill("right-key-0123456789")
+        page.get_by_role("status").get_by_text(re.compile("admin token")).wait_for()
+        page.get_by_role("button", name="Sign out").click()
+        secret.fill("token-0123456789")
+        secret.press("Enter")
+        page.get_by_role("button", name="Start a", exact=True).click()
+        chat_ui = frame(page)
         page.screenshot(path=folder / "ui-key.png")
-        key.press("Enter")
-        message_box(page).wait_for()
-        assert len(words_of(say(page, "Hello")).split()) > 20
+        assert len(words_of(say(chat_ui, "Hello")).split()) > 20
 
 
 async def test_chat_switch_and_see_the_swap(config, tmp_path) -> None:
@@ -352,16 +327,23 @@ async def test_an_answer_grows_while_it_comes(tmp_path, tmp_path_factory) -> Non
             await in_browser(watch_it_grow, tmp_path, router.url)
 
 
-async def test_the_start_page_leads_to_the_ui(config, tmp_path) -> None:
+async def test_the_dashboard_starts_the_ui(config, tmp_path) -> None:
     """It needs no mouse, says what does not work, and is back once no model runs."""
     with trio.fail_after(LIMIT_S):
         async with serving(config) as router:
-            await in_browser(start_from_the_page, tmp_path, router.url)
+            await in_browser(start_from_the_dashboard, tmp_path, router.url)
             await in_browser(come_back_later, tmp_path, router.url)
             assert router.named("backend.ready")[-1]["model"] == "b"
 
 
-async def test_the_start_page_asks_for_secrets(tmp_path, tmp_path_factory) -> None:
+async def test_the_ui_is_one_click_away(config, tmp_path) -> None:
+    """And so is the dashboard from there; a bookmark of a conversation leads to it."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(go_and_come_back, tmp_path, router.url)
+
+
+async def test_one_sign_in_is_for_both(tmp_path, tmp_path_factory) -> None:
     """Where models need an API key, and loading them the admin token."""
     config = write_config(
         tmp_path,

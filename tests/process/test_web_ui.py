@@ -1,13 +1,11 @@
-"""GET /: the chat UI of a running backend, the start page, and what programs get."""
+"""GET / and /index.html: the way to the dashboard, the chat UI of a running backend, facts."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import sys
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +26,9 @@ NAVIGATION = {
     "sec_fetch_site": "none",
     "sec_fetch_dest": "document",
 }
+
+#: The address of llama.cpp's UI.
+UI = "/index.html"
 
 #: A server with a page, like llama.cpp's: packed files only, one of its own and a common one.
 _BACKEND = """
@@ -125,16 +126,36 @@ async def test_programs_get_a_few_facts(router) -> None:
     assert (head.status, head.body) == (200, b"")
 
 
-async def test_the_start_page_is_for_people_only(router) -> None:
-    """A service worker would keep it in place of the UI; files and unknown paths are 404s."""
-    page = await navigate(router)
-    assert page.status == 200
-    assert page.fields["content-type"] == "text/html; charset=utf-8"
-    assert page.fields["cache-control"] == "no-store"
-    kept = await router.ask(
-        request("GET", "/?__WB_REVISION__=1", accept="*/*", sec_fetch_mode="cors")
-    )
-    assert (kept.status, kept.error["code"]) == (404, "no_ui")
+async def test_programs_learn_whether_there_is_a_chat_ui(router) -> None:
+    """They need not fetch it for that."""
+    assert (await router.ask(request("GET", "/?chat"))).json()["chat_ui"] is False
+    await load(router, "one")
+    assert (await router.ask(request("GET", "/?chat"))).json()["chat_ui"] is True
+    assert "chat_ui" not in (await router.ask(request("GET", "/"))).json()
+
+
+async def test_a_browser_is_led_to_the_dashboard(router) -> None:
+    """By a relative address, for proxies, that no cache keeps, whether a model runs or not."""
+    for _ in range(2):
+        answer = await navigate(router)
+        assert (answer.status, answer.fields["location"]) == (302, "ui/")
+        assert answer.fields["cache-control"] == "no-store"
+        assert "sec-fetch-mode" in answer.fields["vary"]
+        await load(router, "one")
+
+
+@pytest.mark.parametrize("path", ["/index.html", "/?q=hello"])
+async def test_without_the_chat_ui_the_dashboard_offers_to_start_it(router, path) -> None:
+    """A person sees a page, not an error."""
+    answer = await navigate(router, path)
+    assert (answer.status, answer.fields["location"]) == (302, "ui/#/chat")
+
+
+async def test_pages_are_for_people_only(router) -> None:
+    """A service worker would keep them in place of the UI; files and unknown paths are 404s."""
+    for path in ("/?__WB_REVISION__=1", "/index.html"):
+        kept = await router.ask(request("GET", path, accept="*/*", sec_fetch_mode="cors"))
+        assert (kept.status, kept.error["code"]) == (404, "no_ui")
     for path, code in (
         ("/_app/common.js", "no_ui"),
         ("/sw.js", "no_ui"),
@@ -146,29 +167,16 @@ async def test_the_start_page_is_for_people_only(router) -> None:
         assert (answer.status, answer.error["code"]) == (404, code), path
 
 
-async def test_the_start_page_runs_only_what_is_in_it(router) -> None:
-    """Its policy names the digests of its style and its script, and loads nothing else."""
-    page = await navigate(router)
-    policy = page.fields["content-security-policy"]
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe" not in policy
-    for kind in ("script", "style"):
-        (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text(page), re.DOTALL)
-        digest = b64encode(hashlib.sha256(inline.encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}'" in policy
-    assert not re.search(r"""(?:src|href)=["'](?!data:)""", text(page))
-    assert "style=" not in text(page)
-
-
 async def test_the_ui_is_that_of_a_running_backend(router) -> None:
     """Outside of its proxy_endpoints, with what the browser needs to know and nothing else."""
     await load(router, "one")
-    page = await navigate(router)
+    page = await navigate(router, UI)
     assert (page.status, text(page)) == (200, "page of one")
     assert page.fields["etag"] == '"x"'
     assert page.fields["content-security-policy"] == "frame-ancestors 'self'"
     assert not page.fields.keys() & {"set-cookie", "access-control-allow-origin", "server"}
-    plain = await navigate(router, accept_encoding="identity")
+    assert text(await navigate(router, "/?q=hello")) == "page of one"
+    plain = await navigate(router, UI, accept_encoding="identity")
     assert (text(plain), "content-encoding" in plain.fields) == ("page of one", False)
     script = await navigate(router, "/_app/one.js")
     assert (script.status, text(script)) == (200, "own")
@@ -177,25 +185,25 @@ async def test_the_ui_is_that_of_a_running_backend(router) -> None:
 async def test_the_same_ui_is_served_while_its_backend_is_ready(router) -> None:
     """Then another one; a file that only another has comes from there."""
     await load(router, "one")
-    assert text(await navigate(router)) == "page of one"
+    assert text(await navigate(router, UI)) == "page of one"
     await load(router, "two")
-    assert text(await navigate(router)) == "page of one"
+    assert text(await navigate(router, UI)) == "page of one"
     assert text(await navigate(router, "/_app/common.js")) == "of one"
     assert text(await navigate(router, "/_app/two.js")) == "own"
     await unload(router, "one")
     assert text(await navigate(router, "/_app/common.js")) == "of two"
     gone = await navigate(router, "/_app/one.js")
     assert (gone.status, gone.error["code"]) == (404, "no_ui")
-    assert text(await navigate(router)) == "page of two"
+    assert text(await navigate(router, UI)) == "page of two"
     await load(router, "one")
-    assert text(await navigate(router)) == "page of two"
+    assert text(await navigate(router, UI)) == "page of two"
 
 
 async def test_a_page_of_another_program_is_not_served(router) -> None:
-    """It is looked at once, and there is the start page."""
+    """It is looked at once, and then there is no UI."""
     await load(router, "other")
     for _ in range(3):
-        assert "llama-router" in text(await navigate(router))
+        assert (await navigate(router, UI)).status == 302
     asked = await router.ask(request("GET", "/v1/asked?model=other"))
     assert asked.body == b"1"
 
@@ -206,11 +214,11 @@ async def test_the_page_needs_no_key(start, tmp_path) -> None:
         router = await start(
             {"one": backend(tmp_path, "one")}, api_keys={"k": {"key": "secret-key-123456"}}
         )
-        assert "llama-router" in text(await navigate(router))
+        assert (await navigate(router)).status == 302
         await load(router, "one")
-        assert text(await navigate(router)) == "page of one"
+        assert text(await navigate(router, UI)) == "page of one"
         assert (await navigate(router, "/v1/models")).status == 401
-        assert (await navigate(router, sec_fetch_site="cross-site")).status == 200
+        assert (await navigate(router, UI, sec_fetch_site="cross-site")).status == 200
         for mode in ("no-cors", "cors"):
             taken = await navigate(
                 router, "/_app/one.js", sec_fetch_site="cross-site", sec_fetch_mode=mode
@@ -227,11 +235,12 @@ async def test_every_file_that_the_real_ui_names_is_served(tmp_path, tmp_path_fa
         async with serving(config) as router, router.client() as client:
             await client.post("/models/load", json={"model": "a"})
             await router.event("backend.ready", model="a")
-            page = await client.get("/", headers={"accept": "text/html"})
+            page = await client.get("/index.html", headers={"accept": "text/html"})
             assert page.headers["content-type"].startswith("text/html")
             assert page.headers["cross-origin-opener-policy"] == "same-origin"
             again = await client.get(
-                "/", headers={"accept": "text/html", "if-none-match": page.headers["etag"]}
+                "/index.html",
+                headers={"accept": "text/html", "if-none-match": page.headers["etag"]},
             )
             assert again.status_code == 304
             names = set(re.findall(r'(?:href|src)="(?:\./)?([^":]+)"', page.text))

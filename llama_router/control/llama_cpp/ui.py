@@ -1,4 +1,4 @@
-"""``GET /``: llama.cpp's chat UI, from a running backend; without one, the start page."""
+"""``GET /`` and ``/index.html``: the dashboard, and llama.cpp's chat UI from a running backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from ...logs.events import log
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, open_to
-from .start_page import start_page
 from .ui_backends import (
     ASSET,
     PASSED_ON_FIELDS,
@@ -65,7 +64,7 @@ class AssetPath(BaseConverter):
 def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes. They need no key: the files are the same for every caller.
 
-    The UI and the start page prompt for an API key if the list of models needs one.
+    The UI prompts for an API key if the list of models needs one.
     """
     routes = Blueprint("web_ui", __name__)
     routes.record_once(_add_converter)
@@ -74,15 +73,27 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/")
     @open_to(Scope.OPEN)
     async def root() -> Response:
-        wanted = root_content(
-            request.headers.get("accept") or "", request.headers.get("sec-fetch-mode") or ""
-        )
+        wanted = _wanted()
         if wanted is RootContent.DATA:
-            return _varying(answer(_about()))
+            about = _about()
+            if "chat" in request.args:
+                about["chat_ui"] = await files.page() is not None
+            return _varying(answer(about))
+        # The UI has addresses with a query, for a first message, say; the dashboard has none.
+        if wanted is RootContent.PAGE and not request.query_string:
+            return _redirect("ui/")
+        return await chat(wanted)
+
+    @routes.get("/index.html")
+    @open_to(Scope.OPEN)
+    async def index() -> Response:
+        return await chat(_wanted())
+
+    async def chat(wanted: RootContent) -> Response:
         if (page := await files.page()) is not None:
             return _varying(page)
         if wanted is RootContent.PAGE:
-            return _varying(start_page())
+            return _redirect("ui/#/chat")
         raise NoUserInterfaceError("no running backend has a chat UI")
 
     @routes.get("/<ui_asset:path>")
@@ -97,9 +108,20 @@ def _add_converter(state: BlueprintSetupState) -> None:
     state.app.url_map.converters["ui_asset"] = AssetPath
 
 
+def _wanted() -> RootContent:
+    return root_content(
+        request.headers.get("accept") or "", request.headers.get("sec-fetch-mode") or ""
+    )
+
+
+def _redirect(place: str) -> Response:
+    """Return a redirect to *place*, relative: a proxy may show the router below another path."""
+    fields = {"location": place, "cache-control": "no-store"}
+    return _varying(Response(b"", HTTPStatus.FOUND, headers=fields))
+
+
 def _varying(response: Response) -> Response:
-    # So a browser does not use the copy in the cache of the UI's service worker for a tab, and
-    # shows the start page again once no model runs.
+    # So a browser does not use the copy in the cache of the UI's service worker for a tab.
     response.headers["vary"] = "accept, accept-encoding, sec-fetch-mode"
     return response
 

@@ -59,7 +59,7 @@ _LOCAL_SOURCES: Final = (
 class RootContent(StrEnum):
     """The response to ``GET /`` that a client expects."""
 
-    PAGE = "page"  # a browser tab: the UI, else the start page
+    PAGE = "page"  # a browser tab: a page
     UI = "ui"  # the UI's service worker: the UI only, because it caches the response
     DATA = "data"  # a program: JSON
 

@@ -15,10 +15,11 @@ from ..web.guard import open_to
 from .static_files import StaticFile, StaticFiles
 
 #: What the page may do: load scripts, styles and fonts of the router, show images that the user
-#: chose, and talk to the router. Nothing inline, no other host, in no frame.
+#: chose, show llama.cpp's chat UI in a frame, and talk to the router. Nothing inline, no other
+#: host, in no frame itself.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; "
-    "img-src 'self' data: blob:; connect-src 'self'; manifest-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; frame-src 'self'; manifest-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

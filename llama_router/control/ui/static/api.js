@@ -184,6 +184,10 @@ async function failure(response) {
   const said = typeof error === "string" ? error : error?.message ?? problemsOf(body);
   const code = error?.code ?? (body?.problems ? "problems" : `status_${response.status}`);
   if (response.status === 401 || SIGN_IN_CODES.has(code)) signInNeeded();
+  if (code === "invalid_admin_token" && !response.url.endsWith("/ui/session")) {
+    return new ApiError("this needs the admin token: sign out, and sign in with it",
+      { code, status: response.status, body });
+  }
   return new ApiError(said ?? `the router answered with status ${response.status}`,
     { code, status: response.status, body });
 }

@@ -21,6 +21,7 @@ const SECTIONS = [
     load: () => import("./sections/hub.js") },
   { id: "playground", title: "Playground", icon: "playground",
     load: () => import("./sections/playground.js") },
+  { id: "chat", title: "Chat UI", icon: "chat", load: () => import("./sections/chat.js") },
   { id: "config", title: "Configuration", icon: "config", admin: true,
     load: () => import("./sections/config.js") },
 ];
@@ -55,7 +56,7 @@ function skip(event) {
 
 /** One section, once its module is here. */
 function Section({ section, route }) {
-  const [part, setPart] = useState(loaded.get(section.id));
+  const [part, setPart] = useState(() => loaded.get(section.id)); // a function, too
   const [failed, setFailed] = useState(false);
   useEffect(() => {
     document.title = `${section.title} · llama-router`;
@@ -106,8 +107,8 @@ function Navigation({ current }) {
           <${Icon} name=${icon} /><span>${title}</span></a></li>`)}
     </ul></nav>
     <div class="side-end">
-      <a class="quiet-link" href=${address("/", { chat: 1 })}><${Icon} name="chat" size=${16} />
-        <span>Chat UI of llama.cpp</span></a>
+      ${current === "chat" && html`<a class="quiet-link" href=${address("/index.html")} target="_blank">
+        <${Icon} name="out" size=${16} /><span>In a tab of its own</span></a>`}
       ${session.signed_in && html`<${Button} kind="quiet" small icon="leave" onClick=${signOut}>
         Sign out<//>`}
       ${session.scope === "models" && !session.signed_in && html`<${Button} kind="quiet" small

@@ -8,7 +8,7 @@ const STROKES = {
   activity: "M3 12h4l3-8 4 16 3-8h4",
   logs: "M5 5h14M5 10h9M5 15h14M5 20h6",
   hub: "M12 3v12M7 10l5 5 5-5M4 20h16",
-  playground: "M4 5h16v11h-9l-5 4v-4H4z",
+  playground: "M9 3h6M10 3v6l-5 9a2 2 0 0 0 2 3h10a2 2 0 0 0 2-3l-5-9V3M8 15h8",
   config: "M4 7h9M17 7h3M4 17h3M11 17h9M15 5v4M9 15v4",
   chat: "M4 5h16v11h-9l-5 4v-4H4z",
   play: "M8 5v14l11-7z",

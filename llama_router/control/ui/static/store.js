@@ -77,7 +77,7 @@ class Store {
       if (document.visibilityState === "visible") this.#checkAfterPause();
     });
     window.addEventListener("online", () => this.#checkAfterPause());
-    onSignInNeeded(() => this.signedOut());
+    onSignInNeeded(() => this.#checkSession());
     for (let pause_ms = RETRY_MS.first; ; ) {
       try {
         await this.#follow();
@@ -85,7 +85,11 @@ class Store {
       } catch (error) {
         if (error.name === "AbortError") continue; // a person or the browser woke us
         if (!(error instanceof ApiError)) throw error;
-        if (this.state.connection === "sign-in") continue; // it said that, see `onSignInNeeded`
+        if (this.state.connection === "sign-in") continue;
+        if (error.status === 401) {
+          await this.#checkSession();
+          if (this.state.connection === "sign-in") continue;
+        }
         if (this.state.connection === "live") pause_ms = RETRY_MS.first;
         const ending = this.state.connection === "ending";
         this.#set({ connection: ending ? "ending" : "lost", trouble: error.message });
@@ -293,6 +297,18 @@ class Store {
       if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
     } finally {
       this.#statusWanted = false;
+    }
+  }
+
+  /** After a 401: show the sign-in page, unless only this one request needs more rights. */
+  async #checkSession() {
+    if (this.state.connection === "sign-in") return;
+    try {
+      const { scope } = await call("/ui/session");
+      if (scope === null) this.signedOut();
+      else if (scope !== this.state.session.scope) this.retry();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error; // the stream of events says what is wrong
     }
   }
 
