@@ -62,8 +62,20 @@ def _names_of(cache: RepoCache, model: CachedModel) -> list[Path]:
 
 
 def _links(cache: RepoCache) -> Iterator[Path]:
-    links = (cache.folder / "snapshots").rglob("*")
-    return (link for link in links if link.is_symlink())
+    """Yield every link in all snapshots.
+
+    Raises:
+        OSError: if a folder cannot be read: what its links point to is then not known.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for folder, folders, files in os.walk(cache.folder / "snapshots", onerror=fail):
+        for name in (*folders, *files):
+            if (link := Path(folder, name)).is_symlink():
+                yield link
 
 
 def _leftovers(cache: RepoCache) -> list[Path]:

@@ -530,6 +530,7 @@ def test_no_combination_of_fields_opens_a_door_without_a_secret(sent, scope) -> 
     [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True),
      ("[::1]", True), ("[::]", False), ("[", False), ("", False),
      ("0.0.0.0", False), ("::", False), ("192.168.1.1", False), ("box.lan", False),
+     ("::ffff:127.0.0.1", False), ("[::ffff:7f00:1]", False),
      ("localhost.evil.example", False)],
 )  # fmt: skip
 def test_only_loopback_is_private(host, loopback) -> None:

@@ -18,6 +18,7 @@ from llama_router.errors.downloads import ModelInUseError
 from llama_router.hub import cache_deletion
 from llama_router.hub.cache import RepoCache
 from llama_router.models.found_file import FoundFileContent
+from tests.privileges import like_anybody
 
 REPO = "acme/tiny"
 COMMIT, OLD = "a" * 40, "b" * 40
@@ -320,6 +321,21 @@ def test_a_removal_that_was_cut_is_finished_by_the_next(cache: RepoCache, file: 
     assert cache.models() == []
     cache_deletion.remove_leftovers(cache)
     assert not content.exists()
+
+
+def test_what_an_unreadable_folder_may_link_to_stays(cache: RepoCache, file: Path) -> None:
+    """A content that two snapshots share is not deleted because one of them cannot be read."""
+    content = file.resolve()
+    nested = cache.folder / "snapshots" / OLD / "nested" / Q4
+    nested.parent.mkdir(parents=True)
+    nested.symlink_to(os.path.relpath(content, nested.parent))
+    nested.parent.chmod(0)
+    try:
+        with like_anybody(), pytest.raises(PermissionError):
+            cache_deletion.remove(cache, cache.model_by_tag(None))
+    finally:
+        nested.parent.chmod(0o700)
+    assert content.exists()
 
 
 def test_what_is_deleted_was_announced(tmp_path: Path, cache: RepoCache) -> None:

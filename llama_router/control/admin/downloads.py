@@ -194,8 +194,8 @@ def _find_cached(roots: tuple[Path, ...], spec: ModelSpec) -> tuple[RepoCache, C
 
 
 def _remove(context: ControlContext, spec: ModelSpec, cache: RepoCache, model: CachedModel) -> int:
-    _check_unused(context, spec, cache, model)
     try:
+        _check_unused(context, spec, cache, model)
         return cache_deletion.remove(cache, model)
     except OSError as exc:
         raise _unusable(exc) from exc

@@ -36,14 +36,20 @@ def address_fault(address: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a router that listens on *host*."""
+    """Return whether only this machine can reach a router that listens on *host*.
+
+    An IPv4 address in the form of IPv6 counts as one that others reach: browsers take it for one.
+    """
     host = without_brackets(host)
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    # From Python 3.13 on, is_loopback alone is true of ::ffff:127.0.0.1, too.
+    is_mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
+    return address.is_loopback and not is_mapped
 
 
 def host_fault(host: str, *, has_keys: bool, public_without_keys: bool) -> str | None:
