@@ -165,12 +165,17 @@ def _access_warning(program: Path) -> str | None:
         found = look(folder)
         if not isinstance(found, Unseen) and not found.st_mode & stat.S_IXOTH:
             return f"the service's own user cannot enter {folder}, where {program} is; {_ELSEWHERE}"
+    for file in (program, real):
+        found = file if isinstance(file, Unseen) else look(file)
+        if not isinstance(found, Unseen) and not found.st_mode & stat.S_IXOTH:
+            return f"the service's own user cannot run {file}; {_ELSEWHERE}"
     return None
 
 
 _ELSEWHERE: Final = (
-    "install llama-router into a virtual environment elsewhere, /opt/llama-router for example, "
-    "and run the install-unit of that one"
+    "let all users read and enter that (an umask of 022 does so for new files), or install "
+    "llama-router into a virtual environment elsewhere, /opt/llama-router for example, and run "
+    "the install-unit of that one"
 )
 
 
