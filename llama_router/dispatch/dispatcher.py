@@ -60,6 +60,7 @@ from ..logs.events import log
 from ..process.family import Leader
 from ..timeouts import LATE_S
 from .activity import ClientActivity
+from .activity_log import ActivityLog
 from .backend_tasks import BackendEvent, BackendTasks, Launch
 from .health import HealthChecks, Probe
 from .lease import Lease
@@ -88,6 +89,7 @@ class Dispatcher:
         config: The configuration in force. An attribute, since each request reads it five times.
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
+        activity: The requests, live and past.
         changed: Set, and replaced by a new one, after each change of a queue or a phase.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
@@ -112,7 +114,7 @@ class Dispatcher:
         self._ids = count(1)
         self._clock: Callable[[], float] = trio.current_time  # `run` replaces it
         self._leases: dict[int, Lease] = {}  # those that wait for a model, or hold it
-        self._activity = ClientActivity()
+        self._clients = ClientActivity()
         self._listening: dict[int, Lease] = {}  # those that hold it only while clients send
         self._tasks = BackendTasks(launch, self._on_backend_event)
         self._backends = self._tasks.ready  # the same table: each request looks there
@@ -130,6 +132,7 @@ class Dispatcher:
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.changed = trio.Event()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
+        self.activity = ActivityLog(self._loading_since)
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -187,7 +190,7 @@ class Dispatcher:
     def release(self, request: int) -> None:
         """Release what *request* holds or waits for."""
         if self._listening and self._listening.pop(request, None) is not None:
-            self._activity.forget(request)
+            self._clients.forget(request)
         if self._leases.pop(request, None) is not None:
             self._finish(request)
 
@@ -201,20 +204,20 @@ class Dispatcher:
     def hold_while_sending(self, lease: Lease) -> None:
         """Let *lease*, which is granted, hold its model only while its client sends."""
         self._listening[lease.request] = lease
-        self._activity.begin(lease.request, trio.current_time())
+        self._clients.begin(lease.request, trio.current_time())
         self._set_alarm(trio.current_time())
 
     def client_sent(self, request: int) -> None:
         """Record that the client of *request* sent something on its open connection."""
-        if self._activity.sent(request, trio.current_time()) and self._hold_again(request):
-            self._activity.holds(request)
+        if self._clients.sent(request, trio.current_time()) and self._hold_again(request):
+            self._clients.holds(request)
             self._set_alarm(trio.current_time())
 
     def hold_to_end(self, request: int) -> None:
         """Let *request* hold its model until its end again, unless that is being stopped."""
         if request in self._listening and (request in self._leases or self._hold_again(request)):
             del self._listening[request]
-            self._activity.forget(request)
+            self._clients.forget(request)
 
     def _hold_again(self, request: int) -> bool:
         """Take the lease of *request* again, if its backend still serves and is not in the way."""
@@ -233,11 +236,11 @@ class Dispatcher:
     def _end_holds(self) -> None:
         """Release the leases of connections whose clients were silent, or that are in the way."""
         now_s = trio.current_time()
-        for end in self._activity.ended(now_s):
+        for end in self._clients.ended(now_s):
             backend = self._listening[end.request].backend
             assert backend is not None, "a lease that listens is granted"
             if not end.silent and self._scheduler.may_hold(backend.model, now_s):
-                self._activity.holds(end.request)
+                self._clients.holds(end.request)
                 continue
             del self._leases[end.request]
             self._finish(end.request)
@@ -420,6 +423,12 @@ class Dispatcher:
         """Return the models that requests wait for."""
         return self._scheduler.wanted
 
+    def _loading_since(self, model: ModelId) -> float | None:
+        """Return the clock time at which *model* began to load; None if it does not load."""
+        if self.phase(model) is not Phase.STARTING:
+            return None
+        return self.waits.started_s(model)
+
     def backend(self, model: ModelId) -> Backend | None:
         """Return the ready backend of *model*, if there is one."""
         return self._backends.get(model)
@@ -467,7 +476,7 @@ class Dispatcher:
 
     def _set_alarm(self, now_s: float) -> None:
         """Set the time of the next `Tick`, and of the next look at the clock."""
-        at_s = min(self._scheduler.wake_s, self._activity.next_s)
+        at_s = min(self._scheduler.wake_s, self._clients.next_s)
         if self._scheduler.has_queue:
             at_s = min(at_s, now_s + LOOK_S)
         self._alarm_s = at_s

@@ -33,6 +33,7 @@ class Waits:
         self._feed = feed
         self._progress: dict[ModelId, float] = {}
         self._ready_s: dict[ModelId, float] = {}
+        self._started_s: dict[ModelId, float] = {}
         self.watching: dict[Lease, ModelId] = {}
         self.loads: set[int] = set()
 
@@ -66,11 +67,16 @@ class Waits:
         """Record that *model* is started: nothing of it is loaded yet."""
         self._progress.pop(model, None)
         self._ready_s.pop(model, None)
+        self._started_s[model] = trio.current_time()
 
     def note_expected(self, model: ModelId, ready_s: float) -> None:
         """Record the clock time at which *model*, which is being started, should be ready."""
         self._ready_s[model] = ready_s
         self.notify({model})
+
+    def started_s(self, model: ModelId) -> float | None:
+        """Return the clock time of the latest start of *model*, in seconds; None before one."""
+        return self._started_s.get(model)
 
     def left_s(self, model: ModelId) -> float | None:
         """Return how long the start of *model* should still take, in seconds.

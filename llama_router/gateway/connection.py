@@ -25,16 +25,19 @@ from .reader import Reader
 from .sockets import ClientGoneError, ClientSocket
 
 
-async def serve_connection(gateway: Gateway, connection: socket.socket, fiber: Fiber) -> None:
+async def serve_connection(
+    gateway: Gateway, connection: socket.socket, peer: str, fiber: Fiber
+) -> None:
     """Serve one connection until either side ends it. Closes it.
 
     Args:
         gateway: The parts that all connections share.
         connection: The socket, non-blocking.
+        peer: Address of the client.
         fiber: The fiber that this runs in.
     """
     try:
-        client = ClientSocket(gateway.loop, connection, fiber)
+        client = ClientSocket(gateway.loop, connection, fiber, peer)
     except OSError as exc:
         connection.close()
         log.warning("connection.dropped", reason=exc.strerror)

@@ -34,6 +34,7 @@ class DetachedRequest:
         record: What was said in its stream so far.
         lease: Its lease, which is handed over; it holds the model until the answer is complete.
         wait: Its wait.
+        peer: Address of the client that left.
         dialect: The API of the stream.
         path: Path of the request, for its log.
         target: The request target at the backend.
@@ -48,6 +49,7 @@ class DetachedRequest:
     record: WaitingStream
     lease: Lease
     wait: StreamWait
+    peer: str
     dialect: StreamDialect
     path: str
     target: bytes
@@ -64,8 +66,11 @@ class DetachedRequest:
 
     async def run(self, model: ModelId) -> None:
         """Wait for *model*, and let its backend answer to the end. Raises no error."""
-        request_log = RequestLog("POST", self.path, began_s=trio.current_time())
+        now_s = trio.current_time()
+        request_log = RequestLog("POST", self.path, began_s=now_s, peer=self.peer)
         request_log.model, request_log.lease = model, self.lease
+        request_log.key, request_log.streamed = self.lease.caller, True
+        self.dispatcher.activity.begin(request_log)
         try:
             with self.lease, self._scope:
                 await self._serve(request_log)
@@ -93,6 +98,7 @@ class DetachedRequest:
         while events := await self.wait.next_lines():
             self.record.say(events)
         backend = await self.lease.granted()
+        self.dispatcher.activity.granted(request_log)
         said_bytes = len(self.record.said)
         owner = Owner(backend.model, backend.pid, said_bytes, self.response_model)
         self.conversations.note(self.name, owner)  # from now on a stop is for the backend, too

@@ -110,7 +110,10 @@ class ModelRequest:
         self._head = head
         self._path = head.path.decode("ascii")  # a parsed path has no other bytes
         self._log = RequestLog(
-            head.method.decode("ascii"), self._path, began_s=gateway.loop.clock()
+            head.method.decode("ascii"),
+            self._path,
+            began_s=gateway.loop.clock(),
+            peer=client.peer,
         )
         self._caller = UNRESTRICTED
         self._cors_headers: Sequence[tuple[bytes, bytes]] = ()
@@ -130,16 +133,7 @@ class ModelRequest:
         """
         gateway, head, log = self._gateway, self._head, self._log
         try:
-            gate = gateway.gate
-            self._cors_headers = gate.cors_fields(head.fields)
-            observes = isinstance(destination, Observe)
-            scope = _OPEN if observes and destination in _OPEN_ROUTES else _MODELS
-            self._caller = gate.check(scope, head.method, head.fields)
-            if head.has_cookies:
-                self._head = with_cookies(head, without_session)
-            if not observes and head.method in _READS:
-                gate.check_load(head.method, head.fields)
-            self._strip_headers = gate.strip_headers
+            self._check_access(destination)
             limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
             self._body = self._reader.take_body(head, limit_bytes)
             if self._body is None:
@@ -162,6 +156,26 @@ class ModelRequest:
                 self._body.release()
             log.write(now_s=gateway.loop.clock())
         return reusable
+
+    def _check_access(self, destination: ByBody | ByQuery | ByPath | Observe) -> None:
+        """Take in the request, and refuse a sender that may not send it.
+
+        Raises:
+            AccessError: if it may not.
+        """
+        head, log, gate = self._head, self._log, self._gateway.gate
+        self._cors_headers = gate.cors_fields(head.fields)
+        observes = isinstance(destination, Observe)
+        if not observes:  # the polls of monitoring would push all requests out
+            self._gateway.dispatcher.activity.begin(log)
+        scope = _OPEN if observes and destination in _OPEN_ROUTES else _MODELS
+        self._caller = gate.check(scope, head.method, head.fields)
+        log.key = self._caller.name
+        if head.has_cookies:
+            self._head = with_cookies(head, without_session)
+        if not observes and head.method in _READS:
+            gate.check_load(head.method, head.fields)
+        self._strip_headers = gate.strip_headers
 
     async def _receive_body(
         self, destination: ByBody | ByQuery | ByPath | Observe, limit_bytes: int
@@ -201,6 +215,7 @@ class ModelRequest:
             resolved = config.resolve_request(name)
         model = None if resolved is None else resolved.model
         self._log.model = name if model is None else model
+        self._log.streamed = stream is True
         target = self._checked_target(model, name, in_path, config)
         if target is None:
             return await self._redirect()
@@ -275,7 +290,8 @@ class ModelRequest:
 
     def _cut(self, error: RouterError) -> None:
         """End the request, with *error* for its client."""
-        self._gateway.loop.cancel(self._client.fiber, error, work=self._log.lease)
+        if (lease := self._log.lease) is not None:
+            self._gateway.loop.cancel(self._client.fiber, error, work=lease)
 
     def _parse_body(self, body: RequestBody, destination: ByBody, config: Config) -> RequestTarget:
         """Return the model and the options that the body requests."""
@@ -443,6 +459,7 @@ class ModelRequest:
             record=early.record,
             lease=lease,
             wait=StreamWait(gateway.dispatcher, lease, model, wait.reporter, self._caller),
+            peer=self._client.peer,
             dialect=early.dialect,
             path=self._head.path.decode("ascii", "replace"),
             target=target,
@@ -559,6 +576,7 @@ class ModelRequest:
         exchange = self._exchange(target, response_model)
         if (lease := self._log.lease) is not None:
             lease.moved_bytes = exchange.moved_bytes
+            self._gateway.dispatcher.activity.granted(self._log)
         try:
             await exchange.run(backend)
         except BaseException as exc:

@@ -44,6 +44,9 @@ class ListenError(RouterError):
     code = "listen_failed"
 
 
+#: The address of clients of a Unix socket, which have none.
+UNIX_PEER: Final = "unix"
+
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
 
 _Where: TypeAlias = tuple[int, str, int]
@@ -269,8 +272,9 @@ def _accept_queued(gateway: Gateway, listener: socket.socket, max_connections: i
         if not gateway.loop.has_room(CLIENTS_SHARE, others=gateway.handed_over):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
-            connection, _address = listener.accept()
+            connection, address = listener.accept()
         except BlockingIOError:
             return
         connection.setblocking(False)
-        gateway.loop.start(partial(serve_connection, gateway, connection))
+        peer = address[0] if address and listener.family in _INTERNET else UNIX_PEER
+        gateway.loop.start(partial(serve_connection, gateway, connection, peer))

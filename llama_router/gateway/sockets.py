@@ -71,17 +71,21 @@ class ClientSocket(Channel):
 
     Attributes:
         fiber: The fiber that its events resume.
+        peer: Address of the client.
         mid_send: A send is incomplete. If it was abandoned, nothing may be sent any more.
         slow: A send was not accepted at once; the exchange resets it.
         unsent: Bytes of `send_later` that were not sent yet; None if there are none.
     """
 
-    __slots__ = ("_receive", "_send", "_timeout_s", "fiber", "mid_send", "slow", "unsent")
+    __slots__ = ("_receive", "_send", "_timeout_s", "fiber", "mid_send", "peer", "slow", "unsent")
 
-    def __init__(self, loop: EventLoop, connection: socket.socket, fiber: Fiber) -> None:
+    def __init__(
+        self, loop: EventLoop, connection: socket.socket, fiber: Fiber, peer: str = ""
+    ) -> None:
         super().__init__(loop, connection, fiber)
         self.readable = True  # likely: most clients send a request at once
         self.fiber = fiber
+        self.peer = peer
         self.mid_send = False
         self.slow = False
         self.unsent: bytes | memoryview | None = None

@@ -73,8 +73,11 @@ class OllamaExchange:
         self._caller = caller
         self._begun_s = trio.current_time()
         # Made now, because a stream goes on when the request is no longer the current one.
-        self._log = RequestLog(request.method, request.path, began_s=self._begun_s)
-        self._log.model = translated.model
+        self._log = RequestLog(
+            request.method, request.path, began_s=self._begun_s, peer=request.remote_addr or ""
+        )
+        self._log.model, self._log.key = translated.model, caller.name
+        self._log.streamed = translated.stream
         self._log.outcome = Outcome.CLIENT_GONE  # until another end is known
         self._holding = AsyncExitStack()
         self._upstream: BackendExchange | None = None
@@ -102,6 +105,7 @@ class OllamaExchange:
             RouterError: if the request fails before the answer begins.
         """
         request_stack().callback(self._write_log)
+        self._context.dispatcher.activity.begin(self._log)
         try:
             async with self._holding:
                 return await self._answer()
@@ -183,6 +187,7 @@ class OllamaExchange:
         dispatcher, lease = self._context.dispatcher, self._log.lease
         assert lease is not None, "the request has one"
         backend = await lease.granted()
+        dispatcher.activity.granted(self._log)
         dispatcher.keep(backend.model, self._request.keep_s)
         upstream = BackendExchange(backend, Timeouts.of(dispatcher.config.router))
         self._upstream = self._holding.enter_context(upstream)
