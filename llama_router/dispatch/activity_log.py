@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -19,6 +20,9 @@ from .request_log import RequestLog
 
 #: Ended requests that are kept.
 KEPT: Final = 1000
+
+#: Requests that are counted together, by those who count all of them.
+BATCH: Final = 256
 
 #: Longest path that is kept of an ended request, in characters.
 _KEPT_PATH: Final = 256
@@ -88,6 +92,8 @@ class ActivityLog:
         live: Requests that have not ended.
         ended: The last ones that have, the latest at the end.
         ended_count: Number of requests that have ended since the router's start.
+        on_full: Called whenever `BATCH` more requests have ended, long before the first of them
+            is pushed out; must not block.
     """
 
     def __init__(self, loading_since: Callable[[ModelId], float | None] = lambda _: None) -> None:
@@ -96,6 +102,7 @@ class ActivityLog:
         self.live: set[RequestLog] = set()
         self.ended: deque[RequestLog] = deque(maxlen=KEPT)
         self.ended_count = 0
+        self.on_full: Callable[[], None] = _ignore
         self._news: trio.Event | None = None  # made by the first follower that waits
         self._on_end = self._end
 
@@ -123,6 +130,8 @@ class ActivityLog:
         self.live.discard(record)
         self.ended.append(record)
         self.ended_count += 1
+        if not self.ended_count % BATCH:
+            self.on_full()
         if self._news is not None:
             self._wake()
 
@@ -146,6 +155,11 @@ class ActivityLog:
                 break
             changed.append(record)
         return sorted(changed, key=lambda record: record.changed)
+
+    def ended_after(self, count: int) -> list[RequestLog]:
+        """Return the kept requests that ended after the first *count* of all that ended."""
+        missed = min(self.ended_count - count, len(self.ended))
+        return list(islice(reversed(self.ended), missed))[::-1]
 
     def latest(self, count: int = KEPT) -> list[RequestLog]:
         """Return *count* requests, live ones first, and of both the latest arrival first."""
@@ -225,6 +239,10 @@ def tokens_per_s(record: RequestLog) -> float | None:
         since_s = record.granted_s
     took_s = record.ended_s - since_s
     return tokens / took_s if tokens and took_s > 0 else None
+
+
+def _ignore() -> None:
+    """Count nothing."""
 
 
 def _rounded(value: float | None) -> float | None:

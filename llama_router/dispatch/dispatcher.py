@@ -24,6 +24,7 @@ from ..core.config.reload import ReloadPlan
 from ..core.config.specs import ModelSpec
 from ..core.memory.view import Claims, MemoryView
 from ..core.scheduling import policies, refusals
+from ..core.scheduling.causes import StartCause, StopReason
 from ..core.scheduling.events import (
     Arrived,
     Changed,
@@ -64,6 +65,7 @@ from .activity_log import ActivityLog
 from .backend_tasks import BackendEvent, BackendTasks, Launch
 from .health import HealthChecks, Probe
 from .lease import Lease
+from .load_log import LoadLog
 from .waits import Waits
 
 #: Time between two looks at the clock while requests wait, in seconds. A look that comes late
@@ -90,6 +92,7 @@ class Dispatcher:
         feed: Receives an event for each change of a phase and each percent of a load.
         waits: The state of each wait, for notices to clients.
         activity: The requests, live and past.
+        loads: The loads, lasting and past.
         changed: Set, and replaced by a new one, after each change of a queue or a phase.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
@@ -132,6 +135,7 @@ class Dispatcher:
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.changed = trio.Event()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
+        self.loads = LoadLog()
         self.activity = ActivityLog(self._loading_since)
 
     async def run(
@@ -253,14 +257,15 @@ class Dispatcher:
             if request not in self._leases and lease.cut is not None:
                 lease.cut(refusals.cut_by_shutdown())
 
-    def _stop(self, model: ModelId, reason: str, error: BackendError | None) -> None:
+    def _stop(self, model: ModelId, reason: StopReason, error: BackendError | None) -> None:
         """Stop *model*'s backend, and end the connections to it that only listen."""
         self._note(model, f"the router ends it: {error or reason}")
         backend = self._backends.get(model)
         for lease in self._listening.values():
             if lease.cut is not None and lease.backend is backend:
                 lease.cut(error or refusals.cut_by_unload(model))
-        self._tasks.stop(model, reason, error)
+        self.loads.stopping(model, reason)
+        self._tasks.stop(model, reason.words, error)
 
     def wait_of(self, request: int) -> Wait | None:
         """Return what *request* waits for; None if it does not."""
@@ -347,6 +352,7 @@ class Dispatcher:
             unless another model takes their place.
         """
         self.submit(Reconfigured(config, plan))
+        self.loads.forget_removed(config.models.keys())
         returning = self._scheduler.returning
         for model, backend in self._backends.items():
             if model in config.models:
@@ -453,8 +459,8 @@ class Dispatcher:
                     self._leases[request].settle(self._backends[model], now_s)
                 case Refuse(request, refusal):
                     self._leases[request].settle(refusal, now_s)
-                case Start(model, claims):
-                    self._start(model, claims)
+                case Start(model, claims, cause):
+                    self._start(model, claims, cause)
                 case Stop(model, reason, error):
                     self._stop(model, reason, error)
                 case _:
@@ -467,8 +473,9 @@ class Dispatcher:
         self.changed = trio.Event()
         self._set_alarm(now_s)
 
-    def _start(self, model: ModelId, claims: Claims) -> None:
+    def _start(self, model: ModelId, claims: Claims, cause: StartCause) -> None:
         self.waits.begin_progress(model)
+        self.loads.started(model, cause, tuple(map(str, claims)))
         spec = self._scheduler.spec(model)
         if claims and self.on_start is not None:
             spec = self.on_start(spec, claims)
@@ -506,6 +513,10 @@ class Dispatcher:
 
     def _on_change(self, event: Changed) -> None:
         """Process that a backend is ready, or gone."""
+        if event.signal is Signal.EXITED:
+            self.loads.gone(event.model, event.error)
+        else:
+            self.loads.ready(event.model)
         if event.signal is Signal.EXITED and self.on_end is not None:
             claims = self._scheduler.statistics_of(event.model).claims
             self._scheduler.learn(self.on_end(event.model, claims, event.error))

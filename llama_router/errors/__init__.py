@@ -9,7 +9,7 @@
     * SettingError, ConfigChangedError (`config`)
     * AccessError (`access`)
       * AdminTokenError, ApiKeyError, ModelNotAllowedError
-      * HostNotAllowedError, OriginNotAllowedError, MediaTypeError
+      * HostNotAllowedError, OriginNotAllowedError, MediaTypeError, MetricsOffError
   * AdmissionError (`admission`)
     * UnknownModelError, QueueFullError, QueueTimeoutError, ShuttingDownError
   * BackendError (`backends`)

@@ -46,6 +46,13 @@ class OriginNotAllowedError(AccessError):
     code = "origin_not_allowed"
 
 
+class MetricsOffError(AccessError):
+    """The configuration says that there are no metrics."""
+
+    code = "metrics_off"
+    status = HTTPStatus.NOT_FOUND
+
+
 class MediaTypeError(AccessError):
     """The body of a change has not the media type of JSON.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any, Final, Protocol
 
 
@@ -18,9 +19,15 @@ class EventLog:
 
     Without one, warnings and errors are printed on standard error. The field ``exc_info`` is an
     exception, or True for the one that is being handled. Safe to use from several threads.
+
+    Attributes:
+        faults: Number of warnings and errors, by level and event.
+        lost_lines: Lines that the output has dropped.
     """
 
     def __init__(self) -> None:
+        self.faults: Counter[tuple[str, str]] = Counter()
+        self.lost_lines = 0
         self._outputs: tuple[EventOutput, ...] = ()
 
     def add(self, output: EventOutput) -> None:
@@ -41,14 +48,17 @@ class EventLog:
 
     def warning(self, event: str, /, **fields: object) -> None:
         """Log a fault that the router has dealt with."""
+        self.faults["warning", event] += 1
         self.put("warning", event, fields)
 
     def error(self, event: str, /, **fields: object) -> None:
         """Log a fault that needs a person."""
+        self.faults["error", event] += 1
         self.put("error", event, fields)
 
     def exception(self, event: str, /, **fields: object) -> None:
         """Log an error, with the traceback of the exception that is being handled."""
+        self.faults["error", event] += 1
         self.put("error", event, {"exc_info": True, **fields})
 
     def put(self, level: str, event: str, fields: dict[str, Any]) -> None:

@@ -69,6 +69,7 @@ class LogOutput:
         """Write a batch; runs on the writer's thread."""
         dropped, self._dropped = self._dropped, 0
         if dropped:
+            log.lost_lines += dropped
             lines = [*lines, self._render("warning", "logs.dropped", {"lines": dropped})]
         if self._journal is not None:
             self._send(self._journal, lines, dropped)

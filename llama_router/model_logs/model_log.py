@@ -63,6 +63,7 @@ class ModelLog:
         leaves_out: Returns whether a line of output, the next one, is kept out of the log; must
             neither block nor raise.
         listeners: Called with every chunk of the log; must neither block nor raise.
+        dropped_lines: Lines of output that were dropped, because they came too fast.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ModelLog:
         self.on_line: Callable[[Line], None] | None = None
         self.leaves_out: Callable[[str], bool] | None = None
         self.listeners: list[Callable[[LogChunk], None]] = []
+        self.dropped_lines = 0
         self._model = model
         self._clock = clock
         self._on_throttled = on_throttled
@@ -215,6 +217,7 @@ class ModelLog:
             return
         lines, size_bytes, tail = self._throttle.finish()
         self._throttle = None
+        self.dropped_lines += lines
         if size_bytes:
             self._record([f"… {lines} lines ({size_bytes / 1e6:.1f} MB) dropped"], by_router=True)
         self._keep(self._splitter.feed(tail))

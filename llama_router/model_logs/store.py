@@ -81,6 +81,11 @@ class LogStore:
             self._logs[model] = model_log
         return self._logs[model]
 
+    @property
+    def dropped_lines(self) -> int:
+        """Lines of the output of all backends that were dropped, because they came too fast."""
+        return sum(model_log.dropped_lines for model_log in self._logs.values())
+
     def path_for(self, model: str) -> Path | None:
         """Return the path of *model*'s file, which may not exist; None without a directory."""
         return None if self._directory is None else log_path(self._directory, model)

@@ -12,6 +12,7 @@ from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.download_reports import log_end, publish_downloads
 from ..control.admin.loads import Loads
 from ..control.llama_cpp.model_info import ModelInfo
+from ..control.metrics.router_metrics import RouterMetrics
 from ..control.web.context import ControlContext
 from ..core.config.config import Config
 from ..core.config.names import ModelId
@@ -65,6 +66,7 @@ class Frontend:
             tasks.start_soon(self._drain, gateway, control, tasks.cancel_scope)
             tasks.start_soon(watcher.run)
             tasks.start_soon(watch_missing_files, dispatcher)
+            tasks.start_soon(context.metrics.run)
             tasks.start_soon(self._reload_on_request, watcher)
             tasks.start_soon(self._programs.run, lambda: dispatcher.config)
             await tasks.start(self._parts.launcher.learned.run, lambda: dispatcher.config)
@@ -97,13 +99,14 @@ class Frontend:
 
     def _control_context(self, watcher: Watcher, scans: Scans) -> ControlContext:
         dispatcher = self._dispatcher
+        started_s = time.time()
         return ControlContext(
             dispatcher=dispatcher,
             gate=self._parts.address.gate,
             logs=self._parts.logs,
             config_path=watcher.path,
             state_dir=self._parts.state_dir,
-            started_s=time.time(),
+            started_s=started_s,
             urls=lambda: self._parts.address.urls,
             reload=watcher.reload_by_request,
             edit=watcher.edit,
@@ -117,6 +120,12 @@ class Frontend:
             bodies=BodyBudget(),
             programs=self._programs,
             memory=self._parts.memory,
+            metrics=RouterMetrics(
+                dispatcher,
+                lambda: self._parts.memory.view,
+                self._parts.logs,
+                started_at=started_s,
+            ),
         )
 
     def _watcher(self) -> Watcher:

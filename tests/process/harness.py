@@ -119,6 +119,12 @@ class Events(KeptEvents):
             if entry["event"] == event and fields.items() <= entry.items()
         ]
 
+    async def wait_for_more(self, count: int, event: str, **fields: object) -> None:
+        """Wait until *count* more of such events have come."""
+        wanted = len(self.named(event, **fields)) + count
+        while len(self.named(event, **fields)) < wanted:
+            await self._news.wait()
+
     async def wait(self, event: str, **fields: object) -> Any:
         """Return the first such event, as soon as there is one."""
         while not (found := self.named(event, **fields)):

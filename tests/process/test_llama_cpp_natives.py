@@ -123,8 +123,8 @@ async def test_every_path_of_llama_server(http, path, status, says) -> None:
 
 
 async def test_metrics(http) -> None:
-    """Those of the model in the query or in the path, or of the one that runs."""
-    for path in ("/metrics?model=a", "/a/metrics", "/metrics"):
+    """Those of the model in the query or in the path, or of all that run."""
+    for path in ("/metrics?model=a", "/a/metrics", "/metrics?backends=1"):
         assert "llamacpp:" in (await http.get(path)).text
 
 

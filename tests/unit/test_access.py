@@ -22,6 +22,7 @@ from llama_router.errors.access import (
     ApiKeyError,
     HostNotAllowedError,
     MediaTypeError,
+    MetricsOffError,
     OriginNotAllowedError,
 )
 from llama_router.errors.admission import UnknownModelError
@@ -639,6 +640,46 @@ def test_keys_are_needed_for_changes_that_are_open() -> None:
     with pytest.raises(ApiKeyError):
         check(g, Scope.CHANGES)
     assert check(g, Scope.CHANGES, authorization=f"Bearer {ALICE}").name == "alice"
+
+
+MONITOR = {"monitor": {"key": "sk-monitor-0123456789", "metrics": True}}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "keys", "is_open"),
+    [
+        ("auto", {}, True),
+        ("auto", KEYS, False),
+        ("open", KEYS, True),
+        ("admin", {}, False),
+        ("off", {}, False),
+    ],
+)
+def test_who_may_read_the_metrics(metrics: str, keys: dict[str, Any], *, is_open: bool) -> None:
+    """Without keys everybody may use the models, and so may see how they are used."""
+    g = gate(keys=keys, metrics=metrics)
+    if is_open:
+        check(g, Scope.METRICS)
+        return
+    with pytest.raises(MetricsOffError if metrics == "off" else AdminTokenError):
+        check(g, Scope.METRICS)
+
+
+def test_metrics_of_a_public_router_need_a_secret() -> None:
+    """Also where everybody may use its models."""
+    with pytest.raises(AdminTokenError):
+        check(gate(host="0.0.0.0", public_without_keys=True), Scope.METRICS)
+
+
+def test_a_key_with_that_right_reads_the_metrics() -> None:
+    """No other key does; the admin token does, unless there are none."""
+    g = gate(keys={**KEYS, **MONITOR})
+    assert check(g, Scope.METRICS, authorization="Bearer sk-monitor-0123456789").name == "monitor"
+    assert check(g, Scope.METRICS, authorization=f"Bearer {TOKEN}") is UNRESTRICTED
+    with pytest.raises(AdminTokenError, match="metrics = true"):
+        check(g, Scope.METRICS, authorization=f"Bearer {ALICE}")
+    with pytest.raises(MetricsOffError):
+        check(gate(metrics="off"), Scope.METRICS, x_admin_token=TOKEN)
 
 
 CURL = {"user_agent": "curl/8.5.0", "accept": "*/*"}

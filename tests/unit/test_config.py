@@ -114,6 +114,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "allowed_hosts": ["box.example.org"],
         "cors_origins": ["https://chat.example.org"],
         "models_api": "admin",
+        "metrics": "off",
         "public_without_keys": True,
         "mcp": True,
     }

@@ -7,6 +7,7 @@ import math
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
+from llama_router.core.scheduling.causes import was_idle
 from llama_router.core.scheduling.events import (
     Action,
     Arrived,
@@ -209,7 +210,7 @@ def test_a_request_says_how_long_the_model_stays() -> None:
     assert s.handle(Tick(), now_s=60) == []
     assert s.wake_s == 61
     (stop,) = s.handle(Tick(), now_s=61)
-    assert stop == Stop(A, "it was idle for 60 s (keep_alive)")
+    assert stop == Stop(A, was_idle(60, "keep_alive"))
 
 
 def test_a_model_without_ttl_goes_at_once_if_told_to() -> None:

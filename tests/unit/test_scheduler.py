@@ -9,6 +9,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.memory.devices import Device, DeviceId, DeviceKind
 from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
 from llama_router.core.memory.view import DeviceState, MemoryView
+from llama_router.core.scheduling.causes import HANGS
 from llama_router.core.scheduling.events import (
     Arrived,
     Changed,
@@ -654,7 +655,7 @@ def test_a_hung_backend_is_replaced_for_the_next_request() -> None:
     s = Scheduler(config(a={}))
     running(s, A, 1, 0)
     error = hung()
-    assert s.handle(Hung(A, error), now_s=700) == [Stop(A, "it hangs", error)]
+    assert s.handle(Hung(A, error), now_s=700) == [Stop(A, HANGS, error)]
     assert s.handle(Arrived(2, A), now_s=701) == []
     assert gone(s, A, 702) == [Start(A)]
     assert s.statistics()[A].failures == 1

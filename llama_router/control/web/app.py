@@ -25,6 +25,7 @@ from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
 from ..mcp import routes as mcp
+from ..metrics import routes as metrics
 from ..ollama import routes as ollama
 from ..ollama import store
 from ..ui import routes as dashboard
@@ -73,6 +74,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     store.blueprint,
     dashboard_session.blueprint,
     dashboard.blueprint,
+    metrics.blueprint,
     ui.blueprint,
 )
 """One function per module of routes; see `context`."""

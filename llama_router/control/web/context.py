@@ -24,6 +24,7 @@ from ...hub.downloads import Downloads
 from ...model_logs.store import LogStore
 from ..admin.loads import Loads
 from ..llama_cpp.model_info import ModelInfo
+from ..metrics.router_metrics import RouterMetrics
 
 
 class Edit(Protocol):
@@ -57,6 +58,7 @@ class ControlContext:
         bodies: The memory budget of all request bodies.
         programs: The llama-server programs, and the devices that they see.
         memory: What the devices are used for, with the policy of memory.
+        metrics: The metrics of the router.
     """
 
     dispatcher: Dispatcher
@@ -78,3 +80,4 @@ class ControlContext:
     bodies: BodyBudget
     programs: ServerPrograms
     memory: MemoryWatch
+    metrics: RouterMetrics

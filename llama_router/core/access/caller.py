@@ -23,11 +23,13 @@ class Caller:
         name: Name of its API key; None if it needed none.
         models: Names and patterns of the models that it may use; None for all.
         mcp: Whether its key is good for ``/mcp``.
+        metrics: Whether its key is good for ``/metrics``.
     """
 
     name: str | None = None
     models: tuple[str, ...] | None = None
     mcp: bool = False
+    metrics: bool = False
 
     def may_use(self, spec: ModelSpec) -> bool:
         """Return whether it may use the model, by its id or any alias."""

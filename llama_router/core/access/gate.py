@@ -27,11 +27,12 @@ from ...errors.access import (
     AdminTokenError,
     ApiKeyError,
     HostNotAllowedError,
+    MetricsOffError,
     OriginNotAllowedError,
 )
 from ..config.config import Config
 from ..config.exposure import is_loopback
-from ..config.specs import ModelsApi
+from ..config.specs import MetricsAccess, ModelsApi
 from .browsers import Fields, is_browser, is_listed, is_same_origin, without_default_port
 from .caller import UNRESTRICTED, Caller
 from .hosts import address_of, canonical, host_of, is_misleading, is_unspecified
@@ -45,6 +46,7 @@ class Scope(StrEnum):
     MODELS = "models"  # to use and list models: an API key, if any is configured
     CHANGES = "changes"  # to load, unload, fetch, delete models in llama.cpp's API: see models_api
     MCP = "mcp"  # to use /mcp: the admin token, or an API key with mcp = true
+    METRICS = "metrics"  # to read the metrics: see metrics
     ADMIN = "admin"  # to do anything else: always the admin token
 
 
@@ -114,7 +116,7 @@ class Gate:
         router = config.router
         self._token = _digest((router.admin_token or self._fallback_token).encode())
         self._keys = {
-            bytes.fromhex(key.sha256): Caller(name, key.models, key.mcp)
+            bytes.fromhex(key.sha256): Caller(name, key.models, key.mcp, key.metrics)
             for name, key in config.api_keys.items()
         }
         self._hosts = {"localhost", *self._own_hosts}
@@ -125,6 +127,7 @@ class Gate:
         self._origins = frozenset(map(without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
+        self._metrics = router.metrics
         self._local = all(map(is_loopback, self._listening or router.hosts))
 
     def listens_on(self, hosts: Iterable[str]) -> None:
@@ -163,6 +166,8 @@ class Gate:
             scope is Scope.CHANGES and not self.changes_are_open
         ):
             return self._check_token(scope, seen)
+        if scope is Scope.METRICS:
+            return self._check_metrics(seen)
         return self._check_key(seen) if self._keys else UNRESTRICTED
 
     # -- sessions of browsers ---------------------------------------------------------------
@@ -224,7 +229,7 @@ class Gate:
 
     def deciding_session(self, scope: Scope, fields: Fields) -> Session | None:
         """Return the session without which a request that `check` has passed would not pass."""
-        if scope is Scope.OPEN or (scope is not Scope.ADMIN and not self._keys):
+        if scope in (Scope.OPEN, Scope.METRICS) or (scope is not Scope.ADMIN and not self._keys):
             return None
         seen = {name: value for name, value in fields if name in _CHECKED_FIELDS}
         given = _given_token(seen) if scope is Scope.ADMIN else _given_key(seen)
@@ -385,6 +390,14 @@ class Gate:
             return self._local
         return self._models_api is ModelsApi.OPEN
 
+    def _check_metrics(self, seen: dict[bytes, bytes]) -> Caller:
+        if self._metrics is MetricsAccess.OFF:
+            raise MetricsOffError("this router gives no metrics (see router.metrics)")
+        is_open = self._metrics is MetricsAccess.OPEN
+        if is_open or (self._metrics is MetricsAccess.AUTO and self.opens_locally):
+            return UNRESTRICTED
+        return self._check_token(Scope.METRICS, seen)
+
     def _check_token(self, scope: Scope, seen: dict[bytes, bytes]) -> Caller:
         given = _given_token(seen)
         if given is None:
@@ -401,11 +414,11 @@ class Gate:
         caller = self._caller_with_key(given)
         if caller is None:
             raise AdminTokenError("this is not the admin token")
-        if scope is Scope.MCP:
-            if caller.mcp:
+        if scope in (Scope.MCP, Scope.METRICS):
+            if caller.mcp if scope is Scope.MCP else caller.metrics:
                 return caller
             raise AdminTokenError(
-                "this needs the admin token, or an API key with mcp = true in its table"
+                f"this needs the admin token, or an API key with {scope} = true in its table"
             )
         if scope is Scope.ADMIN:
             raise AdminTokenError("this needs the admin token; an API key does not do")

@@ -75,7 +75,12 @@ def redacted_config(config: Config) -> dict[str, Any]:
     return {
         "router": router,
         "api_keys": {
-            name: {"sha256": MASK, "models": _plain(key.models)}
+            name: {
+                "sha256": MASK,
+                "models": _plain(key.models),
+                "mcp": key.mcp,
+                "metrics": key.metrics,
+            }
             for name, key in config.api_keys.items()
         },
         "models": models,

@@ -64,6 +64,15 @@ class ModelsApi(StrEnum):
     ADMIN = "admin"
 
 
+class MetricsAccess(StrEnum):
+    """Access to the metrics; AUTO means OPEN on loopback without API keys, else ADMIN."""
+
+    AUTO = "auto"
+    OPEN = "open"
+    ADMIN = "admin"
+    OFF = "off"
+
+
 class LogFormat(StrEnum):
     """Format of log records; AUTO depends on the output: a terminal or not."""
 
@@ -137,6 +146,7 @@ class RouterSpec:
     allowed_hosts: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
+    metrics: MetricsAccess = attrs.field(default=MetricsAccess.AUTO, metadata=RETUNE)
     public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)
     mcp: bool = attrs.field(default=False, metadata=RETUNE)
 
@@ -192,11 +202,13 @@ class ApiKey:
         sha256: Digest of the key, in hexadecimal; the key itself is not kept.
         models: Names and patterns of the models that it gives access to; None for all.
         mcp: It gives access to ``/mcp``, too.
+        metrics: It gives access to the metrics, too.
     """
 
     sha256: Sha256 = attrs.field(repr=False, converter=_lower, metadata=RETUNE)
     models: tuple[Text, ...] | None = attrs.field(default=None, metadata=RETUNE)
     mcp: bool = attrs.field(default=False, metadata=RETUNE)
+    metrics: bool = attrs.field(default=False, metadata=RETUNE)
 
 
 class ModelState(StrEnum):

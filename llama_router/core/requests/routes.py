@@ -19,6 +19,9 @@ from ..apis.registry import APIS, UPSTREAM_PREFIX
 #: Paths that monitoring systems read. Read-only requests never load a model.
 OBSERVED: Final = ("/health", "/props", "/slots", "/lora-adapters", "/metrics")
 
+#: The path of metrics: those of the router, unless a model is named.
+METRICS: Final = "/metrics"
+
 #: Paths that the control plane answers, even if backends serve them, too; those of APIs that
 #: the router itself serves come in addition.
 _CONTROL_EXACT: Final = {
@@ -208,6 +211,8 @@ def _read(path: str, *, autoload: bool | None) -> Route:
         return RouterHealth(readiness=path == READINESS)
     if path in HEALTH:
         return Observe(None, path)
+    if path == METRICS:
+        return Control()
     for observed in OBSERVED:
         if path.endswith(observed):
             return Observe(path[1 : -len(observed)] or None, observed)

@@ -13,6 +13,7 @@ from ..config.names import ModelId
 from ..config.reload import ReloadPlan
 from ..memory.devices import DeviceId
 from ..memory.view import Claims, MemoryView
+from .causes import StartCause, StopReason
 from .lifecycle import Signal
 
 
@@ -189,10 +190,12 @@ class Start:
     Attributes:
         model: The model.
         claims: What it takes of each device, if the placement policy chose them.
+        cause: Why, for records.
     """
 
     model: ModelId
     claims: Claims = attrs.field(factory=dict[DeviceId, int])
+    cause: StartCause = attrs.field(default=StartCause.REQUEST, eq=False)
 
 
 @attrs.frozen
@@ -201,12 +204,12 @@ class Stop:
 
     Attributes:
         model: The model.
-        reason: Why, in words for the log.
+        reason: Why, for records and the log.
         error: The error for requests in flight, if it failed them.
     """
 
     model: ModelId
-    reason: str
+    reason: StopReason
     error: BackendError | None = None
 
 

@@ -26,6 +26,7 @@ from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..memory.view import Claims
 from . import refusals
+from .causes import makes_way
 from .events import Action, Grant
 from .lifecycle import Phase
 from .placement import Occupancy, Placement
@@ -94,8 +95,7 @@ def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[A
             if any(_is_expected_back(state, state.entries[v], entry, now_s) for v in victims):
                 continue
             for victim in victims:
-                reason = f"model {str(entry.spec.id)!r} takes its place"
-                actions.append(state.stop(victim, reason))
+                actions.append(state.stop(victim, makes_way(entry.spec.id)))
                 state.entries[victim].made_way_s = now_s
             occupancy = state.occupancy(now_s)
     return actions

@@ -18,6 +18,7 @@ import math
 from collections.abc import Iterable
 
 from ..config.names import ModelId
+from .causes import StartCause, makes_way, was_idle
 from .events import Action
 from .fairness import is_wanted_by_others
 from .lifecycle import Cue, Intent, Phase, Signal
@@ -59,7 +60,7 @@ def expire(state: SchedulerState, now_s: float) -> list[Action]:
         stays_s = entry.stays_s
         if state.due(expires_s(stays_s, busy=entry.busy, idle_since_s=entry.idle_since_s), now_s):
             setting = "ttl_s" if entry.keep_s is None else "keep_alive"
-            actions.append(state.stop(model, f"it was idle for {stays_s:g} s ({setting})"))
+            actions.append(state.stop(model, was_idle(stays_s, setting)))
     return actions
 
 
@@ -68,7 +69,7 @@ def keep(state: SchedulerState, now_s: float) -> list[Action]:
     actions: list[Action] = []
     for model in state.kept:
         if _is_startable(state, state.entries[model], now_s):
-            actions += _start_or_make_room(state, model, "kept", now_s)
+            actions += _start_or_make_room(state, model, StartCause.KEEP_LOADED, now_s)
     return actions
 
 
@@ -90,7 +91,7 @@ def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
             state.cue(entry, Cue.DISPLACED)
             entry.keep_s = None
         elif verdict.allowed:
-            actions.append(state.start(model, verdict.claims, now_s))
+            actions.append(state.start(model, verdict.claims, now_s, StartCause.RETURN))
     return actions
 
 
@@ -108,19 +109,19 @@ def go_home(state: SchedulerState, home: ModelId, now_s: float) -> list[Action]:
     )
     if not state.due(due_s, now_s) or not _is_startable(state, entry, now_s):
         return []
-    return _start_or_make_room(state, home, "home", now_s)
+    return _start_or_make_room(state, home, StartCause.HOME, now_s)
 
 
 def _start_or_make_room(
-    state: SchedulerState, model: ModelId, role: str, now_s: float
+    state: SchedulerState, model: ModelId, cause: StartCause, now_s: float
 ) -> list[Action]:
     """Start a model, or stop the idle models that are in its way."""
     spec, occupancy = state.entries[model].spec, state.occupancy(now_s)
     if (verdict := state.may_start(spec, occupancy)).allowed:
-        return [state.start(model, verdict.claims, now_s)]
+        return [state.start(model, verdict.claims, now_s, cause)]
     if not state.entries[model].may_displace:
         return []
-    reason = f"the {role} model {str(model)!r} takes its place"
+    reason = makes_way(model, role="home" if cause is StartCause.HOME else "kept")
     victims = state.placement.victims(spec, occupancy, frozenset())
     return [state.stop(victim, reason) for victim in victims]
 

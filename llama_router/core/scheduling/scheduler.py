@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, assert_never
+from typing import assert_never
 
 import attrs
 
@@ -31,6 +31,7 @@ from ..config.reload import ReloadPlan, plan_reload
 from ..config.specs import ModelSpec, Policy
 from ..memory.view import MemoryView
 from . import fairness, idle_policy, policies, refusals
+from .causes import HANGS, OUTDATED, UNLOADED, StopReason
 from .events import (
     Action,
     Arrived,
@@ -57,7 +58,6 @@ from .state import ModelEntry, ModelStatistics, SchedulerState
 from .waits import Blocker, Wait
 
 #: Why a backend is stopped if its settings are no longer those of the file.
-OUTDATED: Final = "its configuration changed"
 
 
 class Scheduler:
@@ -438,7 +438,7 @@ class Scheduler:
         if entry is None or entry.phase not in (Phase.READY, Phase.DRAINING):
             return []
         self._count_failure(entry, error, now_s - entry.ready_since_s, now_s)
-        return [self._state.stop(model, "it hangs", error)]
+        return [self._state.stop(model, HANGS, error)]
 
     def _reconfigure(self, config: Config, plan: ReloadPlan, now_s: float) -> list[Action]:
         state = self._state
@@ -478,7 +478,7 @@ class Scheduler:
             actions += state.refuse_queue(model, error, now_s)
         return actions
 
-    def _retire(self, model: ModelId, reason: str) -> list[Action]:
+    def _retire(self, model: ModelId, reason: StopReason) -> list[Action]:
         """Stop *model*'s process when its requests have ended."""
         state = self._state
         entry = state.entries[model]
@@ -494,12 +494,11 @@ class Scheduler:
         entry = state.entries.get(model)
         if entry is None:
             return []  # a reload removed it meanwhile
-        reason = "it was unloaded by request"
         # They would load it again at once.
         actions = state.refuse_queue(model, refusals.unloaded(model), now_s)
-        actions += self._retire(model, reason)
+        actions += self._retire(model, UNLOADED)
         if force and entry.phase is Phase.DRAINING:
-            actions.append(state.stop(model, reason))
+            actions.append(state.stop(model, UNLOADED))
         if not entry.lacks_file:
             self._forgive(model)
         state.cue(entry, Cue.UNLOADED)

@@ -19,6 +19,7 @@ from ..config.specs import ModelSpec
 from ..memory.devices import DeviceId
 from ..memory.footprint import Source
 from ..memory.view import NOTHING_KNOWN, Claims, MemoryView
+from .causes import StartCause, StopReason
 from .demand import Demand
 from .events import Action, Refuse, Start, Stop
 from .lifecycle import INTENTS, RESIDENT, Cue, Intent, Phase, Signal, advance
@@ -302,7 +303,7 @@ class SchedulerState:
         self.waiting: set[ModelId] = set()
         self.resident: set[ModelId] = set()
         self.backing_off: set[ModelId] = set()
-        self.draining: dict[ModelId, str] = {}
+        self.draining: dict[ModelId, StopReason] = {}
         self.returning: set[ModelId] = set()
         self.dwell_since_s: dict[str, float] = {}
         self.moves: list[tuple[ModelId, Phase]] = []
@@ -353,16 +354,22 @@ class SchedulerState:
             given_up.append((model, error))
         return given_up
 
-    def start(self, model: ModelId, claims: Claims, now_s: float) -> Start:
+    def start(
+        self,
+        model: ModelId,
+        claims: Claims,
+        now_s: float,
+        cause: StartCause = StartCause.REQUEST,
+    ) -> Start:
         """Record the start of a model with *claims*; return the action."""
         entry = self.entries[model]
         self.move(entry, Signal.START)
         entry.crashed = False
         entry.claims, entry.started_s = claims, now_s
         self.resident.add(model)
-        return Start(model, claims)
+        return Start(model, claims, cause)
 
-    def stop(self, model: ModelId, reason: str, error: BackendError | None = None) -> Stop:
+    def stop(self, model: ModelId, reason: StopReason, error: BackendError | None = None) -> Stop:
         """Record the stop of a model; return the action."""
         self.move(self.entries[model], Signal.STOP)
         self.draining.pop(model, None)

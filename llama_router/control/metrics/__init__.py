@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: the router's own, and those of its backends."""
