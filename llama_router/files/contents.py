@@ -14,10 +14,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from .looks import is_folder, reason_of
 from .stalls import look_at
+
+#: Bytes that are read beyond the size of a file: it may grow, and those of the kernel have none.
+_GROWTH_BYTES: Final = 64 * 1024
 
 
 @contextmanager
@@ -66,7 +69,8 @@ def read_with_stat(path: str | Path, max_bytes: int) -> tuple[bytes, os.stat_res
             raise OSError(errno.EFBIG, f"it is larger than {max_bytes} bytes")
         found = os.fstat(descriptor)
         with os.fdopen(os.dup(descriptor), "rb") as file:
-            return file.read(max_bytes), found
+            # Not max_bytes: Python takes memory for as much as it is asked for.
+            return file.read(min(size_bytes + _GROWTH_BYTES, max_bytes)), found
 
 
 def _open(path: str | Path) -> int:

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_a_file_in_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     with pytest.raises(FileExistsError):
         make_folder(tmp_path / "a")
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """However large it could be."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100_000)
+    tracemalloc.start()
+    try:
+        assert len(read_up_to(path, 2**30)) == 100_000
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_place_without_new_folders_is_an_error() -> None:
