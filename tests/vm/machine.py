@@ -1,4 +1,4 @@
-"""A virtual machine with Debian 12 and systemd, emulated by qemu: its image, and one run of it.
+"""A virtual machine with Debian and systemd, emulated by qemu: its image, and one run of it.
 
 Needs root, debootstrap, e2fsprogs and qemu-system-x86; no KVM. The base system is kept in
 `CACHE` from one run to the next.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.vm.debian_root import install_packages, make_root, run_in
+from tests.vm.debian_root import RELEASES, install_packages, make_root, run_in
 from tests.vm.guest.tools import TINY, guide
 
 REPOSITORY = Path(__file__).parents[2]
@@ -24,7 +25,8 @@ REPOSITORY = Path(__file__).parents[2]
 #: Roots, by what is in them. To renew one, remove it.
 CACHE = Path("/var/tmp/llama-router-vm")
 
-RELEASE = "bookworm"
+#: The release of Debian: by its number in the variable ``DEBIAN``, else 12.
+RELEASE = RELEASES[os.environ.get("DEBIAN") or "12"]
 
 #: The base system: what a machine has before the how-to begins.
 BASE = (
@@ -128,7 +130,7 @@ def prepared() -> Path:
     """Return the root in which the how-to was followed up to the program itself."""
     commands = guide("For the whole machine")[0][:_PREPARED_COMMANDS]
     versions = (REPOSITORY / "requirements/service.txt").read_text()
-    kept = CACHE / f"prepared-{_key((*BASE, *_packages(), *commands, versions))}"
+    kept = CACHE / f"prepared-{RELEASE}-{_key((*BASE, *_packages(), *commands, versions))}"
     if not kept.exists():
         system = base()
         with _new_folder(kept) as root:
