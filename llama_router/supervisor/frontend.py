@@ -10,7 +10,9 @@ import trio
 from ..config.catalog import scan_sources
 from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.download_reports import log_end, publish_downloads
+from ..control.admin.live import LiveState
 from ..control.admin.loads import Loads
+from ..control.admin.model_rows import ModelRows
 from ..control.llama_cpp.model_info import ModelInfo
 from ..control.metrics.router_metrics import RouterMetrics
 from ..control.web.context import ControlContext
@@ -74,6 +76,7 @@ class Frontend:
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
             await tasks.start(context.loads.run)
+            tasks.start_soon(context.live.run)
             tasks.start_soon(publish_downloads, context.downloads, dispatcher.feed)
             with self._parts.address.findable():
                 await self._accept(gateway, control, watcher, task_status)
@@ -98,7 +101,9 @@ class Frontend:
             await control.load()
 
     def _control_context(self, watcher: Watcher, scans: Scans) -> ControlContext:
-        dispatcher = self._dispatcher
+        dispatcher, memory = self._dispatcher, self._parts.memory
+        model_info = ModelInfo(dispatcher, self._parts.launcher.learned.of_model)
+        rows = ModelRows(dispatcher, model_info, memory)
         started_s = time.time()
         return ControlContext(
             dispatcher=dispatcher,
@@ -114,18 +119,20 @@ class Frontend:
             rescan=scans.scan,
             downloads=Downloads(self._parts.environ, on_fetched=scans.scan, on_end=log_end),
             hub_caches=find_caches(self._parts.environ).hubs,
-            model_info=ModelInfo(dispatcher, self._parts.launcher.learned.of_model),
+            model_info=model_info,
             loads=Loads(dispatcher),
             conversations=Conversations(),
             bodies=BodyBudget(),
             programs=self._programs,
-            memory=self._parts.memory,
+            memory=memory,
             metrics=RouterMetrics(
                 dispatcher,
-                lambda: self._parts.memory.view,
+                lambda: memory.view,
                 self._parts.logs,
                 started_at=started_s,
             ),
+            rows=rows,
+            live=LiveState(dispatcher, rows),
         )
 
     def _watcher(self) -> Watcher:

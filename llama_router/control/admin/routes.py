@@ -111,7 +111,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         without_deadline()  # bounded by max_queue_wait_s and ready_timeout_s
         with dispatcher.load(spec.id) as lease:
             await lease.granted()
-        return answer(await page.model(spec))
+        return answer(await context.rows.one(spec))
 
     @routes.post("/models/unload")
     @describe(
@@ -125,7 +125,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         spec = _configured_or_stopping(context, body.model)
         without_deadline()  # requests in flight have no time limit
         await dispatcher.unload(spec.id, force=body.force)
-        return answer(await page.model(spec))
+        return answer(await context.rows.one(spec))
 
     @routes.post("/requests/cancel")
     @describe(

@@ -168,7 +168,10 @@ class Model(msgspec.Struct):
     the loaded part, 0 to 1, if its backend reports it, and *load_left_s* an estimate from the last
     load. *fit* says what llama.cpp's fitting chose. *size_bytes* is that of all parts of its file,
     *n_ctx* the context of one request. *ttl_left_s* is the time until it is unloaded if no request
-    comes; null if it is busy, not loaded, or stays.
+    comes; null if it is busy, not loaded, or stays. *tokens_per_s* is the rate of its streams now,
+    estimated from their bytes; null if none moves, or before the end of its first one.
+    *last_tokens_per_s* is that of its last answer. *last_used_at*, in seconds since 1970, is when
+    its last request ended.
     """
 
     id: str
@@ -194,6 +197,9 @@ class Model(msgspec.Struct):
     fit: Fit | None
     idle_for_s: float | None
     ttl_left_s: float | None
+    last_used_at: float | None
+    tokens_per_s: float | None
+    last_tokens_per_s: float | None
     in_flight: int
     queued: int
     serving: list[Serving]
@@ -202,6 +208,61 @@ class Model(msgspec.Struct):
     crashed: bool
     retry_in_s: float | None
     last_error: Failure | None
+
+
+class Activity(msgspec.Struct):
+    """A request: ``queued``, ``loading``, ``running`` or ``done``.
+
+    *cancel_id* is its id for ``/admin/requests/cancel``; null if it cannot be cancelled. *client*
+    is the name of its API key, or its address. *outcome* is ``ok``, ``cut``, ``client_gone`` or
+    ``refused``; *code* is that of the error. *queue_s* and *load_s* are the parts of its wait,
+    *ttft_s* the time to its first byte. *tokens_per_s* of an answer that is no stream includes the
+    prompt. *captured* says that its bodies are kept.
+    """
+
+    id: int
+    cancel_id: int | None
+    model: str | None
+    client: str
+    key: str | None
+    method: str
+    path: str
+    state: str
+    outcome: str | None
+    code: str | None
+    status: int
+    began_at: float
+    queue_s: float | None
+    load_s: float | None
+    ttft_s: float | None
+    duration_s: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    tokens_per_s: float | None
+    sent_bytes: int
+    request_id: str | None
+    captured: bool
+
+
+class Activities(msgspec.Struct):
+    """Requests: live ones first, and of both the latest first; and their number so far."""
+
+    at: float
+    ended_count: int
+    requests: list[Activity]
+
+
+class LiveUpdate(msgspec.Struct):
+    """The data of an event ``update``: the models that changed, and those that are gone.
+
+    *devices* is null if none changed. What depends on the time counts from *at*, in seconds since
+    1970.
+    """
+
+    at: float
+    models: list[Model]
+    removed: list[str]
+    devices: list[Device] | None
 
 
 class Program(msgspec.Struct):
@@ -219,7 +280,7 @@ class Program(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """The router and all its models.
+    """The router and all its models, at the time *at*, in seconds since 1970.
 
     *configuration* is the one in force, with inherited values filled in and secrets masked;
     null if it was not requested. *devices* is empty unless the policy is that of memory;
@@ -228,6 +289,7 @@ class Status(msgspec.Struct):
 
     version: str
     pid: int
+    at: float
     uptime_s: float
     urls: list[str]
     state_dir: str

@@ -283,7 +283,7 @@ class Tools:
             dispatcher.config, memory.view, memory.faults, dispatcher.residents(), [spec.id]
         )
         return {
-            "model": to_dict(await self._page.model(spec)),
+            "model": to_dict(await self._context.rows.one(spec)),
             "if_loaded": to_dict(plan.models[0]),
             "policy": plan.policy,
         }
@@ -294,13 +294,14 @@ class Tools:
         self._context.loads.start(spec.id)  # goes on after the wait, and if the client leaves
         with trio.move_on_after(arguments.wait_s) as wait, dispatcher.load(spec.id) as lease:
             await lease.granted()
-        return {"ready": not wait.cancelled_caught, "model": to_dict(await self._page.model(spec))}
+        model = to_dict(await self._context.rows.one(spec))
+        return {"ready": not wait.cancelled_caught, "model": model}
 
     async def _unload(self, caller: Caller, arguments: OfUnload) -> Result:
         spec = self._spec(caller, arguments.model)
         self._context.loads.cancel(spec.id)
         await self._context.dispatcher.unload(spec.id, force=arguments.force)
-        return {"model": to_dict(await self._page.model(spec))}
+        return {"model": to_dict(await self._context.rows.one(spec))}
 
     async def _pull(self, caller: Caller, arguments: OfPull) -> Result:
         caller.check_unrestricted()

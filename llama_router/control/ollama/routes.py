@@ -19,7 +19,7 @@ from ...core.requests.body_overrides import without_notices
 from ...dispatch.request_log import log_early_refusal
 from ...errors.base import RouterError
 from ...threads import in_thread
-from ..admin.status import memory_mib_of
+from ..admin.model_rows import memory_mib_of
 from ..llama_cpp.model_facts import Reported
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, open_to, raw_body

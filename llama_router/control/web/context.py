@@ -22,7 +22,9 @@ from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.memory_watch import MemoryWatch
 from ...hub.downloads import Downloads
 from ...model_logs.store import LogStore
+from ..admin.live import LiveState
 from ..admin.loads import Loads
+from ..admin.model_rows import ModelRows
 from ..llama_cpp.model_info import ModelInfo
 from ..metrics.router_metrics import RouterMetrics
 
@@ -59,6 +61,8 @@ class ControlContext:
         programs: The llama-server programs, and the devices that they see.
         memory: What the devices are used for, with the policy of memory.
         metrics: The metrics of the router.
+        rows: The rows of models and devices.
+        live: Those that changed, for followers.
     """
 
     dispatcher: Dispatcher
@@ -81,3 +85,5 @@ class ControlContext:
     programs: ServerPrograms
     memory: MemoryWatch
     metrics: RouterMetrics
+    rows: ModelRows
+    live: LiveState

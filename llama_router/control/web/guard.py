@@ -19,7 +19,7 @@ from ...core.access.browsers import check_media_type
 from ...core.access.caller import Caller
 from ...core.access.gate import Gate, Scope
 from ...core.apis.registry import APIS
-from ...errors.access import AdminTokenError
+from ...errors.access import AccessError, AdminTokenError
 from ...errors.requests import RequestError
 from ...process.peer_user import user_of_peer
 from ...threads import in_thread
@@ -134,6 +134,23 @@ def check(gate: Gate, scope: Scope) -> None:
         AccessError: if it may not.
     """
     gate.check(scope, request.method.encode(), header_fields())
+
+
+def still_allowed(gate: Gate) -> Callable[[], bool]:
+    """Return a function that says whether the current request would be let in now, too.
+
+    For answers without an end: the secret that admitted it, or the session, may have ended.
+    """
+    method, fields = request.method.encode(), header_fields()
+
+    def allowed() -> bool:
+        try:
+            gate.check(Scope.ADMIN, method, fields)
+        except AccessError:
+            return False
+        return True
+
+    return allowed
 
 
 def may_change(gate: Gate) -> bool:
