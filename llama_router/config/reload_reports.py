@@ -72,23 +72,12 @@ class ReloadReports:
             plan: Its differences from the one before.
             replaced: The models that get a new process.
         """
-        changed = plan.restart | plan.retune
         doubted = list(dict.fromkeys(map(str, loaded.warnings)))
         for problem in doubted:
             if problem not in self._doubted:  # once, not at every reload
                 log.warning("config.doubted", path=str(self._path), problem=problem)
         self._doubted = set(doubted)
-        needs_restart = router_fields_to_restart_for(self._router_at_start, loaded.config.router)
-        report = ReloadReport(
-            outcome=ReloadOutcome.APPLIED,
-            at_s=time.time(),
-            warnings=loaded.warnings,
-            added=tuple(sorted(plan.add)),
-            removed=tuple(sorted(plan.remove)),
-            restarted=tuple(sorted(changed & replaced)),
-            retuned=tuple(sorted(changed - replaced)),
-            needs_router_restart=needs_restart,
-        )
+        report = self.of(loaded, plan, replaced)
         self._publish(report)
         if report.changes_models:
             self._latest_change = _Change(loaded.digest, trio.current_time(), report)
@@ -99,7 +88,35 @@ class ReloadReports:
             removed=list(report.removed),
             restarted=list(report.restarted),
             retuned=list(report.retuned),
-            needs_router_restart=needs_restart,
+            needs_router_restart=report.needs_router_restart,
+        )
+
+    def of(
+        self, loaded: LoadedConfig, plan: ReloadPlan, replaced: frozenset[ModelId]
+    ) -> ReloadReport:
+        """Return the report of *loaded*; the arguments are those of `applied`."""
+        changed = plan.restart | plan.retune
+        return ReloadReport(
+            outcome=ReloadOutcome.APPLIED,
+            at_s=time.time(),
+            warnings=loaded.warnings,
+            added=tuple(sorted(plan.add)),
+            removed=tuple(sorted(plan.remove)),
+            restarted=tuple(sorted(changed & replaced)),
+            retuned=tuple(sorted(changed - replaced)),
+            needs_router_restart=router_fields_to_restart_for(
+                self._router_at_start, loaded.config.router
+            ),
+        )
+
+    @staticmethod
+    def refused(error: ConfigError) -> ReloadReport:
+        """Return the report of an edit that would make the file unusable; it was not made."""
+        return ReloadReport(
+            outcome=ReloadOutcome.REJECTED,
+            at_s=time.time(),
+            problems=error.problems,
+            warnings=error.warnings,
         )
 
     def rejected(self, error: ConfigError) -> None:

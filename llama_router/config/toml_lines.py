@@ -124,4 +124,37 @@ class LineFinder:
                 self._accept(",")
             self._accept("}")
         else:
+            start = self._at
             self._take(self._SCALAR)
+            self._note_scalar(path, start)
+
+    def _note_scalar(self, path: Where, start: int) -> None:
+        """Take note of the value of *path*, which is neither an array nor a table."""
+
+
+class TextFinder(LineFinder):
+    """Finds where every string and every comment of such a text is, too.
+
+    Attributes:
+        strings: Path, start and end of each string, with its quotes.
+        comments: Start and end of each comment.
+    """
+
+    _COMMENT = re.compile(r"#[^\n]*")
+
+    def __init__(self, text: str) -> None:
+        self.strings: list[tuple[Where, int, int]] = []
+        self.comments: list[tuple[int, int]] = []
+        super().__init__(text)
+
+    def _next(self) -> str:
+        start = self._at
+        found = super()._next()
+        if self._at - start > 1:
+            blank = self._COMMENT.finditer(self._text, start, self._at)
+            self.comments += [each.span() for each in blank if each.end() > start]
+        return found
+
+    def _note_scalar(self, path: Where, start: int) -> None:
+        if self._text[start] in "'\"":
+            self.strings.append((path, start, self._at))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -14,7 +14,7 @@ import trio
 
 from ..core.config.config import Config
 from ..core.config.names import ModelId
-from ..core.config.reload import ReloadOutcome, ReloadPlan, ReloadReport, plan_reload
+from ..core.config.reload import ReloadPlan, ReloadReport, plan_reload
 from ..errors.config import ConfigChangedError, ConfigError, Problem, SettingError
 from ..files import Unseen, is_missing, look
 from ..logs.events import log
@@ -120,7 +120,9 @@ class Watcher:
         report = await self.reload()
         return self._reports.with_recent_changes(report, self._digest)
 
-    async def edit(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+    async def edit(
+        self, change: Callable[[str], str], *, expected: str | None, whole: bool = False
+    ) -> ReloadReport:
         """Change the file, and apply it.
 
         The new content is checked before the file is replaced in one step, so the file is
@@ -129,6 +131,7 @@ class Watcher:
         Args:
             change: Returns the new text for the old one. Runs on a thread.
             expected: Digest, in hexadecimal, that the file must have; None for any.
+            whole: The change replaces the whole text, so that may have mistakes.
 
         Returns:
             The report: rejected with all problems, or applied.
@@ -137,35 +140,65 @@ class Watcher:
             ConfigChangedError: if the file is not the expected one, or changes meanwhile.
             SettingError: if it is missing, or the change or writing it is impossible.
         """
+        edit = partial(self._edit, self._current(), change, expected, whole=whole)
         try:
             async with self._editing:  # concurrent edits are made one after the other
-                await in_thread(
-                    self._edit, self._current(), change, expected, abandon_on_cancel=True
-                )
+                await in_thread(edit, abandon_on_cancel=True)
         except ConfigError as exc:
-            return ReloadReport(
-                outcome=ReloadOutcome.REJECTED,
-                at_s=time.time(),
-                problems=exc.problems,
-                warnings=exc.warnings,
-            )
+            return self._reports.refused(exc)
         return await self.reload_by_request()
 
-    def _edit(self, current: Config, change: Callable[[str], str], expected: str | None) -> None:
+    async def check(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+        """Return the report that a reload after *change* would have; nothing is changed.
+
+        Args:
+            change: Returns the new text for the old one. Runs on a thread.
+            expected: Digest, in hexadecimal, that the file must have; None for any.
+
+        Raises:
+            ConfigChangedError: if the file is not the expected one.
+            SettingError: if it cannot be read.
+        """
+        try:
+            loaded, plan = await in_thread(
+                self._check, self._current(), change, expected, abandon_on_cancel=True
+            )
+        except ConfigError as exc:
+            return self._reports.refused(exc)
+        return self._reports.of(loaded, plan, plan.restart)
+
+    def _check(
+        self, current: Config, change: Callable[[str], str], expected: str | None
+    ) -> tuple[LoadedConfig, ReloadPlan]:
+        file = self._expected(expected)
+        data = change(file.data.decode("utf-8-sig", "replace")).encode()
+        with loop_goes_first():
+            loaded = self._load(file.with_data(data), current)
+            return loaded, plan_reload(current, loaded.config)
+
+    def _expected(self, expected: str | None) -> ConfigFile:
+        """Return the file, if it has the digest *expected* or that is None."""
         file = read_config(self._path)
-        before = file.data
         if expected is not None and expected != file.sha256.hex():
             raise ConfigChangedError(
                 "the configuration file was changed since it was read, so nothing was written; "
                 "read it again"
             )
+        return file
+
+    def _edit(
+        self, current: Config, change: Callable[[str], str], expected: str | None, *, whole: bool
+    ) -> None:
+        file = self._expected(expected)
+        before = file.data
         if not before and self._had_content:
             raise SettingError(  # a new file would lose all settings of the old one
                 f"the configuration file {self._path} is gone, or there is nothing left in it, "
                 "so nothing was written; put it back first"
             )
-        text = file.text
-        file.document  # noqa: B018 -- refuses what is not TOML
+        text = before.decode("utf-8-sig", "replace") if whole else file.text
+        if not whole:
+            file.document  # noqa: B018 -- refuses what is not TOML
         mark = BOM_UTF8 if before.startswith(BOM_UTF8) else b""
         data = mark + change(text).encode()
         if data != before:

@@ -115,6 +115,7 @@ class Frontend:
             urls=lambda: self._parts.address.urls,
             reload=watcher.reload_by_request,
             edit=watcher.edit,
+            check=watcher.check,
             report=lambda: watcher.report,
             rescan=scans.scan,
             downloads=Downloads(self._parts.environ, on_fetched=scans.scan, on_end=log_end),
@@ -123,6 +124,7 @@ class Frontend:
             loads=Loads(dispatcher),
             conversations=Conversations(),
             bodies=BodyBudget(),
+            learned=self._parts.launcher.learned.of_model,
             programs=self._programs,
             memory=memory,
             metrics=RouterMetrics(

@@ -14,7 +14,7 @@ from llama_router.core.config.redaction import (
 @pytest.mark.parametrize(
     "name",
     ["api-key", "API_KEY", "hf-token", "HF_TOKEN", "password", "DB_PASSWORD", "client-secret",
-     "AWS_SECRET_ACCESS_KEY", "openai_api_keys", "credentials"],
+     "AWS_SECRET_ACCESS_KEY", "admin_token", "profile_key", "openai_api_keys", "credentials"],
 )  # fmt: skip
 def test_names_of_secrets(name: str) -> None:
     """As options and variables are called."""

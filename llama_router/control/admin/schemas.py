@@ -394,6 +394,56 @@ class Settings(msgspec.Struct):
     effective: dict[str, Any]
 
 
+class TextBody(StrictBody):
+    """The new *text* of the configuration file.
+
+    It is refused unless the file has the *digest* still: masks in *text* stand for its secrets.
+    """
+
+    text: Annotated[str, Meta(max_length=1_000_000)]
+    digest: str
+
+
+class Text(msgspec.Struct):
+    """The configuration file, and what became of it the last time that it was read.
+
+    A mask in *text*, such as ``********1``, stands for a secret, and keeps it if it comes back.
+    *status* is ``started``, ``applied`` or ``rejected``; *problems* are those of the file then.
+    """
+
+    path: str
+    text: str
+    digest: str
+    exists: bool
+    status: str
+    problems: list[Problem]
+    warnings: list[Problem]
+
+
+class Origin(msgspec.Struct):
+    """A setting in force.
+
+    *source* is ``file`` (its *line*), ``template`` (its *name* and *line*), ``default_spawn`` or
+    ``router`` (the table, with the *line*), ``found`` (by a scan), ``learned`` (from earlier
+    loads), ``command_line`` (an option of ``serve``) or ``default``.
+    """
+
+    table: str
+    key: str
+    value: Any
+    source: str
+    name: str | None
+    line: int | None
+
+
+class Origins(msgspec.Struct):
+    """The settings of a model, or those of ``[router]`` and ``[scheduler]``. Secrets are masked."""
+
+    model: str | None
+    digest: str
+    settings: list[Origin]
+
+
 class Error(msgspec.Struct):
     """OpenAI's error object."""
 

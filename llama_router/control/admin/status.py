@@ -65,8 +65,8 @@ def describe_reload(report: ReloadReport) -> schemas.Reload:
     return schemas.Reload(
         status=report.outcome.value,
         at=round(report.at_s, 3),
-        problems=[_problem(problem) for problem in report.problems],
-        warnings=[_problem(problem) for problem in report.warnings],
+        problems=[describe_problem(problem) for problem in report.problems],
+        warnings=[describe_problem(problem) for problem in report.warnings],
         added=list(report.added),
         removed=list(report.removed),
         restarted=list(report.restarted),
@@ -75,5 +75,6 @@ def describe_reload(report: ReloadReport) -> schemas.Reload:
     )
 
 
-def _problem(problem: Problem) -> schemas.Problem:
+def describe_problem(problem: Problem) -> schemas.Problem:
+    """Return a problem as the admin API answers it."""
     return schemas.Problem(line=problem.line, where=problem.location, message=problem.message)

@@ -15,7 +15,9 @@ import attrs
 from ...backends.server_programs import ServerPrograms
 from ...config.catalog import ScanReport
 from ...core.access.gate import Gate
+from ...core.config.names import ModelId
 from ...core.config.reload import ReloadReport
+from ...core.memory.learned import Learned
 from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
@@ -32,8 +34,17 @@ from ..metrics.router_metrics import RouterMetrics
 class Edit(Protocol):
     """Changes the configuration file."""
 
-    async def __call__(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+    async def __call__(
+        self, change: Callable[[str], str], *, expected: str | None, whole: bool = False
+    ) -> ReloadReport:
         """Apply *change* to the text of the file; return the report of the reload."""
+
+
+class Check(Protocol):
+    """Checks a change of the configuration file."""
+
+    async def __call__(self, change: Callable[[str], str], *, expected: str | None) -> ReloadReport:
+        """Return the report that a reload after *change* would have; nothing is changed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,6 +61,7 @@ class ControlContext:
         urls: Returns its base URLs.
         reload: Reads the configuration again; returns the report of that reload.
         edit: Changes the configuration file and applies it; see `Watcher.edit`.
+        check: Checks a change of it; see `Watcher.check`.
         report: Returns the report of the latest reload.
         rescan: Scans for models; returns the changes.
         downloads: Fetches models from the hub.
@@ -58,6 +70,7 @@ class ControlContext:
         loads: Loads models in the background.
         conversations: The backend of each resumable stream.
         bodies: The memory budget of all request bodies.
+        learned: Returns what is known of a model from earlier loads.
         programs: The llama-server programs, and the devices that they see.
         memory: What the devices are used for, with the policy of memory.
         metrics: The metrics of the router.
@@ -74,6 +87,7 @@ class ControlContext:
     urls: Callable[[], tuple[str, ...]]
     reload: Callable[[], Awaitable[ReloadReport]]
     edit: Edit
+    check: Check
     report: Callable[[], ReloadReport]
     rescan: Callable[[], Awaitable[ScanReport]]
     downloads: Downloads
@@ -82,6 +96,7 @@ class ControlContext:
     loads: Loads
     conversations: Conversations
     bodies: BodyBudget
+    learned: Callable[[ModelId], Learned]
     programs: ServerPrograms
     memory: MemoryWatch
     metrics: RouterMetrics

@@ -21,9 +21,10 @@ _SECRET: Final = re.compile(
     r"credentials?)(?:$|[-_])",
     re.IGNORECASE,
 )
-# ... but not if one of these is in it: its value is a path or a number.
+# ... but not if one of its parts begins with one of these: its value is a path or a number.
 _HARMLESS: Final = re.compile(
-    r"(?:file|path|dir|max|min|num|batch|tokens-?per|cache-type|special|stop)", re.IGNORECASE
+    r"(?:^|[-_])(?:file|path|dir|max|min|num|batch|tokens-?per|cache-type|special|stop)",
+    re.IGNORECASE,
 )
 _OPTION: Final = re.compile(r"--?([A-Za-z][\w-]*)(=.*)?", re.DOTALL)
 
