@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class HubServer(ThreadingHTTPServer):
@@ -41,6 +41,7 @@ class HubServer(ThreadingHTTPServer):
         direct: Files come from the hub itself, without a redirect.
         cdn_answers: Like *answers*, for the host that it redirects to.
         extra_siblings: More entries for the list of files.
+        extra_found: More entries for the answer to a search.
     """
 
     daemon_threads = True
@@ -69,6 +70,7 @@ class HubServer(ThreadingHTTPServer):
         self.ignore_range = False
         self.direct = False
         self.extra_siblings: list[dict[str, Any]] = []
+        self.extra_found: list[Any] = []
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
     def __enter__(self) -> Self:
@@ -146,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_file(hub.root / found[1] / found[2])
         elif self._scripted(hub.answers):
             pass
+        elif path == "/api/models":
+            self._search(parse_qs(urlsplit(self.path).query))
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/main)?", path):
             self._describe(hub.spelled(found[1]))
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -194,6 +198,30 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
+    def _search(self, query: dict[str, list[str]]) -> None:
+        """List the repositories with all words in their names, as the hub does."""
+        hub = self.server
+        self.entry["query"] = query
+        if hub.stall_api:
+            hub.stalled.set()
+            hub.released.wait()
+        words = query.get("search", [""])[0].lower().split()
+        names = sorted(path.relative_to(hub.root).as_posix() for path in hub.root.glob("*/*"))
+        found: list[Any] = [
+            {
+                "id": name,
+                "downloads": 10,
+                "likes": 1,
+                "gated": "auto" if name in hub.gated else False,
+                "lastModified": "2026-11-01T10:00:00.000Z",
+                "pipeline_tag": "text-generation",
+            }
+            for name in names
+            if all(word in name.lower() for word in words)
+        ]
+        answer = json.dumps(found + hub.extra_found).encode()
+        self._send(200, answer, {"Content-Type": "application/json"}.items())
+
     def _describe(self, repo: str) -> None:
         hub = self.server
         if hub.stall_api:
@@ -206,6 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
             "id": repo,
             "sha": hub.commit(repo),
             "private": False,
+            "gated": "auto" if repo in hub.gated else False,
             "siblings": siblings + hub.extra_siblings,
         }
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"}.items())
@@ -232,28 +261,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, path: Path) -> None:
         hub, size = self.server, path.stat().st_size
-        start = 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start, end = 0, size
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and not hub.ignore_range:
             start = int(asked[1])
+            end = min(size, int(asked[2]) + 1) if asked[2] else size
             if start >= size:
                 self._send(416, b"")
                 return
         self.entry |= {"file": str(path), "start": start, "sent": 0}
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-        self.send_header("Content-Length", str(size - start))
+        is_part = start > 0 or end < size
+        self.send_response(206 if is_part else 200)
+        if is_part:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("Content-Length", str(end - start))
         self.end_headers()
         if self.command != "HEAD":
-            self._send_body(path, start)
+            self._send_body(path, start, end)
 
-    def _send_body(self, path: Path, start: int) -> None:
+    def _send_body(self, path: Path, start: int, end: int) -> None:
         hub = self.server
         began_s = time.monotonic()
         with path.open("rb") as file:
             file.seek(start)
-            while data := file.read(65536):
+            while data := file.read(min(65536, end - file.tell())):
                 if hub.flip and not start and not self.entry["sent"]:
                     data = bytes([data[0] ^ 255]) + data[1:]
                 if hub.drop_after is not None and hub.drops != 0:

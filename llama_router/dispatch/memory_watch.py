@@ -87,6 +87,14 @@ class MemoryWatch:
                 await dispatcher.feed.wait_after(seen)
             seen = dispatcher.feed.last
 
+    async def devices(self) -> Mapping[DeviceId, Device]:
+        """Return the devices that models may use, whatever the policy."""
+        config = self._dispatcher.config
+        if config.scheduler.policy is Policy.MEMORY and self._devices:
+            return self._devices
+        reading = await self._machine.read()
+        return devices_of(reading, config.devices, config.scheduler.max_models)[0]
+
     async def _look(self) -> bool:
         """Read everything once; return False if more footprints are to be found out."""
         leaders = self._dispatcher.leaders

@@ -100,3 +100,9 @@ class ModelNotCachedError(DownloadError):
     status = HTTPStatus.NOT_FOUND
     type = "invalid_request_error"
     param: str | None = "model"
+
+
+def download_error(code: str, message: str) -> DownloadError:
+    """Return the error of another process by its *code*."""
+    kinds: list[type[DownloadError]] = [DownloadError, *DownloadError.__subclasses__()]
+    return {kind.code: kind for kind in kinds}.get(code, DownloadError)(message)

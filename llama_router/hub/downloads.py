@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from ..errors.base import RouterError
-from ..errors.downloads import DownloadError
+from ..errors.downloads import DownloadError, download_error
 from ..files import reason_of
 from ..logs.lines import escape_controls
 from ..workers.parent import end_worker, start_worker
@@ -277,9 +277,7 @@ class Downloads:
 def _error(download: _Download, returncode: int) -> DownloadError:
     """Return the error of a child that ended without a result."""
     if download.failed is not None:
-        kinds: list[type[DownloadError]] = [DownloadError, *DownloadError.__subclasses__()]
-        by_code = {kind.code: kind for kind in kinds}
-        return by_code.get(download.failed.code, DownloadError)(download.failed.message)
+        return download_error(download.failed.code, download.failed.message)
     exit_ = f"was killed by signal {-returncode}" if returncode < 0 else f"ended ({returncode})"
     quote = " | ".join(download.output_tail)
     return DownloadError(

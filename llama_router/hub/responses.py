@@ -22,6 +22,7 @@ from ..errors.downloads import (
     HubUnreachableError,
     RepositoryMissingError,
 )
+from .found import FoundRepository
 from .references import RepoFile, is_repo, is_safe_path
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
@@ -42,11 +43,13 @@ class Repository:
         commit: The hash of the commit.
         files: Its files.
         name: ``user/repo`` in the hub's spelling.
+        gated: Its files are for users that accepted its conditions.
     """
 
     commit: str
     files: tuple[RepoFile, ...]
     name: str
+    gated: bool = False
 
 
 @attrs.frozen
@@ -153,7 +156,47 @@ def parse_repository(body: bytes, repo: str) -> Repository:
     name = document.get("id")
     if not isinstance(name, str) or name.lower() != repo.lower() or not is_repo(name):
         name = repo  # perhaps a former name, which the hub redirects
-    return Repository(commit, files, name)
+    return Repository(commit, files, name, gated=document.get("gated") not in (None, False))
+
+
+def parse_search(body: bytes) -> list[FoundRepository]:
+    """Return the repositories that a search found; entries that make no sense are left out.
+
+    Raises:
+        HubAnswerError: if it is no list.
+    """
+    try:
+        entries = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise HubAnswerError("the hub's answer to the search makes no sense") from exc
+    if not isinstance(entries, list):
+        raise HubAnswerError("the hub's answer to the search makes no sense")
+    found = (_found(entry) for entry in entries if isinstance(entry, dict))
+    return [each for each in found if each is not None]
+
+
+def _found(entry: dict[str, Any]) -> FoundRepository | None:
+    name = entry.get("id")
+    if not isinstance(name, str) or not is_repo(name):
+        return None
+
+    def number(key: str) -> int | None:
+        value = entry.get(key)
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return value if is_number else None
+
+    def text(key: str) -> str | None:
+        value = entry.get(key)
+        return value[:_QUOTE] if isinstance(value, str) else None
+
+    return FoundRepository(
+        id=name,
+        downloads=number("downloads"),
+        likes=number("likes"),
+        modified_at=text("lastModified"),
+        gated=entry.get("gated") not in (None, False),
+        task=text("pipeline_tag"),
+    )
 
 
 def _file(entry: Any) -> RepoFile | None:  # noqa: ANN401 -- undecoded JSON

@@ -27,6 +27,7 @@ from ..errors.downloads import (
     HubUnreachableError,
 )
 from .cache import RepoCache
+from .found import FoundRepository
 from .large_reads import large_read_transport
 from .partial_file import PartialFile
 from .references import RepoFile
@@ -37,6 +38,7 @@ from .responses import (
     error_for,
     is_transient,
     parse_repository,
+    parse_search,
 )
 from .units import format_size
 
@@ -46,6 +48,12 @@ READ_TIMEOUT_S: Final = 30.0
 
 #: Largest description of a repository that is read, in bytes.
 MAX_DOCUMENT_BYTES: Final = 64 * 2**20
+
+#: Orders of a search.
+SORTS: Final = ("downloads", "likes", "lastModified", "trendingScore")
+
+#: Most repositories of one search.
+MAX_FOUND: Final = 50
 
 #: Failures after which the request for the repository is given up: an offline user should get
 #: a cached model soon.
@@ -127,6 +135,52 @@ class HubClient:
         Raises:
             DownloadError: if the request fails.
         """
+        path = f"{repo}/revision/{quote(revision, safe='')}?blobs=true"
+        return parse_repository(self._document(path, repo), repo)
+
+    def search(self, words: str, sort: str) -> list[FoundRepository]:
+        """Return the repositories with GGUF files that fit *words*, the first ones of the hub.
+
+        Args:
+            words: What a person is looking for; empty for everything.
+            sort: One of `SORTS`.
+
+        Raises:
+            DownloadError: if the request fails.
+        """
+        fields = ("downloads", "likes", "lastModified", "gated", "pipeline_tag")
+        expand = "".join(f"&expand[]={field}" for field in fields)
+        query = f"search={quote(words, safe='')}&filter=gguf&sort={sort}&direction=-1"
+        return parse_search(self._document(f"?{query}&limit={MAX_FOUND}{expand}", "the search"))
+
+    def beginning(self, repo: str, commit: str, file: RepoFile, size_bytes: int) -> bytes:
+        """Return the first *size_bytes* of *file*, or all of it if it is shorter.
+
+        Raises:
+            DownloadError: if the request fails.
+        """
+        url = f"{self.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
+        wanted_bytes = min(size_bytes, file.size_bytes)
+        body = bytearray()
+
+        def attempt() -> None:
+            body.clear()
+            with self._response(url, {"range": f"bytes=0-{wanted_bytes - 1}"}, repo) as response:
+                for piece in response.iter_raw():
+                    body.extend(piece)
+                    if len(body) >= wanted_bytes:
+                        return  # a hub without ranges would send the whole file
+
+        self._retrying(attempt, lambda: 0, self.retries)
+        return bytes(body[:wanted_bytes])
+
+    def _document(self, path: str, subject: str) -> bytes:
+        """Return the answer of the hub's API to a GET.
+
+        Args:
+            path: The part of its URL behind ``/api/models``, with the query.
+            subject: What it is about, for errors.
+        """
         if self.offline:
             raise HubUnreachableError("HF_HUB_OFFLINE is set, so the hub was not asked")
         if not self.endpoint.startswith(("http://", "https://")):
@@ -134,19 +188,20 @@ class HubClient:
                 f"HF_ENDPOINT is {self.endpoint!r}, which is no address of a hub: "
                 "it must begin with http:// or https://"
             )
-        url = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
+        url = f"{self.endpoint}/api/models{'' if path.startswith('?') else '/'}{path}"
         body = bytearray()
 
         def attempt() -> None:
             body.clear()
-            with self._response(url, {}, repo) as response:
+            with self._response(url, {}, subject) as response:
                 for piece in response.iter_bytes():
                     body.extend(piece)
                     if len(body) > MAX_DOCUMENT_BYTES:
-                        raise HubAnswerError(f"the hub's description of {repo} has no end")
+                        raise HubAnswerError(f"the hub's description of {subject} has no end")
 
-        self._retrying(attempt, lambda: 0, attrs.evolve(self.retries, limit=QUICK_LIMIT))
-        return parse_repository(bytes(body), repo)
+        limit = min(self.retries.limit, QUICK_LIMIT)
+        self._retrying(attempt, lambda: 0, attrs.evolve(self.retries, limit=limit))
+        return bytes(body)
 
     def fetch(self, cache: RepoCache, commit: str, file: RepoFile) -> None:
         """Download the missing part of *file* into *cache* and verify its hash.

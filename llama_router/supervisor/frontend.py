@@ -26,6 +26,7 @@ from ..event_feed import ConfigReloaded, RouterDraining
 from ..gateway.gateway import Gateway
 from ..gateway.loop.event_loop import EventLoop
 from ..gateway.server import serve
+from ..hub.browser import HubBrowser
 from ..hub.downloads import Downloads
 from ..logs.events import log
 from ..models.caches import find_caches
@@ -119,6 +120,7 @@ class Frontend:
             report=lambda: watcher.report,
             rescan=scans.scan,
             downloads=Downloads(self._parts.environ, on_fetched=scans.scan, on_end=log_end),
+            hub=HubBrowser(self._parts.environ),
             hub_caches=find_caches(self._parts.environ).hubs,
             model_info=model_info,
             loads=Loads(dispatcher),

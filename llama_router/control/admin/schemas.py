@@ -378,6 +378,77 @@ class Downloads(msgspec.Struct):
     downloads: list[Download]
 
 
+class HubRepository(msgspec.Struct):
+    """A repository that a search found.
+
+    *modified_at* is as the hub writes it, *task* in its words. *is_here* says that some of it is in
+    the cache.
+    """
+
+    id: str
+    downloads: int | None
+    likes: int | None
+    modified_at: str | None
+    gated: bool
+    task: str | None
+    is_here: bool
+
+
+class HubSearch(msgspec.Struct):
+    """Repositories with GGUF files, the first ones that the hub found."""
+
+    query: str
+    repositories: list[HubRepository]
+
+
+class HubFit(msgspec.Struct):
+    """Where a model fits when nothing else is loaded, with a context of 8192 tokens.
+
+    *where* is ``gpu`` (one of the *devices*), ``gpus`` (split over them), ``gpu_and_host`` (a part
+    of its layers in host memory, which is slower), ``host``, or ``none``. *source* is ``header`` if
+    the header of a file was read, else ``size``.
+    """
+
+    where: str
+    devices: list[str]
+    need_mib: int
+    source: str
+
+
+class HubModel(msgspec.Struct):
+    """A model of a repository, by its *label*: a quantization, usually.
+
+    *size_bytes* is that of all its *files*; *mmproj* is fetched with it. *here_bytes* of all that
+    are in the cache. *model* is its id if it is served; *reference* is what a download takes.
+    """
+
+    label: str
+    reference: str
+    files: list[str]
+    size_bytes: int
+    mmproj: str | None
+    mmproj_bytes: int
+    here_bytes: int
+    is_here: bool
+    is_default: bool
+    model: str | None
+    fit: HubFit
+
+
+class HubModels(msgspec.Struct):
+    """A repository with its complete models, smallest first.
+
+    *note* says why there are none. *free_bytes* are left on the disk of the *cache*.
+    """
+
+    id: str
+    gated: bool
+    models: list[HubModel]
+    note: str
+    free_bytes: int
+    cache: str
+
+
 class Deleted(msgspec.Struct):
     """The model that was deleted, and the bytes that this freed."""
 

@@ -20,7 +20,7 @@ from ...errors.base import RouterError
 from ...errors.requests import BodyTooLargeError, RequestError
 from ...logs.events import log
 from ...logs.request_ids import new_request_id
-from ..admin import activity, configuration, downloads, events, logs, plans, settings
+from ..admin import activity, configuration, downloads, events, hub, logs, plans, settings
 from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
@@ -70,6 +70,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     events.blueprint,
     activity.blueprint,
     downloads.blueprint,
+    hub.blueprint,
     logs.blueprint,
     mcp.blueprint,
     ollama.blueprint,

@@ -22,6 +22,7 @@ from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.memory_watch import MemoryWatch
+from ...hub.browser import HubBrowser
 from ...hub.downloads import Downloads
 from ...model_logs.store import LogStore
 from ..admin.live import LiveState
@@ -65,6 +66,7 @@ class ControlContext:
         report: Returns the report of the latest reload.
         rescan: Scans for models; returns the changes.
         downloads: Fetches models from the hub.
+        hub: Asks the hub what it has.
         hub_caches: The folders of fetched models.
         model_info: The backends' own descriptions of their models.
         loads: Loads models in the background.
@@ -91,6 +93,7 @@ class ControlContext:
     report: Callable[[], ReloadReport]
     rescan: Callable[[], Awaitable[ScanReport]]
     downloads: Downloads
+    hub: HubBrowser
     hub_caches: tuple[Path, ...]
     model_info: ModelInfo
     loads: Loads
