@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from typing import Any, Final, Protocol
 
+from .recent import RecentEvents
+
 
 class EventOutput(Protocol):
     """A destination of events."""
@@ -23,11 +25,13 @@ class EventLog:
     Attributes:
         faults: Number of warnings and errors, by level and event.
         lost_lines: Lines that the output has dropped.
+        recent: The latest events that an output has written.
     """
 
     def __init__(self) -> None:
         self.faults: Counter[tuple[str, str]] = Counter()
         self.lost_lines = 0
+        self.recent = RecentEvents()
         self._outputs: tuple[EventOutput, ...] = ()
 
     def add(self, output: EventOutput) -> None:

@@ -10,7 +10,14 @@ from typing import Any, Final, Literal, Self, TextIO
 
 from . import journal
 from .events import log
-from .rendering import LEVELS, ConsoleRenderer, Renderer, render_journal, render_json
+from .rendering import (
+    LEVELS,
+    ConsoleRenderer,
+    Renderer,
+    render_journal,
+    render_json,
+    with_traceback,
+)
 from .threaded_writer import ThreadedWriter
 
 
@@ -43,7 +50,9 @@ class LogOutput:
     def take(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Queue the line of an event, if its level is logged. Never blocks, never raises."""
         if level in self._levels:
+            kept = with_traceback(fields) if "exc_info" in fields else fields
             line = self._render(level, event, fields)
+            log.recent.keep(level, event, kept, len(line))
             if not self._writer.put(line, len(line)):
                 self._dropped += 1
 

@@ -106,8 +106,14 @@ class ConsoleRenderer:
     def __call__(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
         """Return the line, and an indented traceback below it if the event has one."""
         trace = _traceback(fields.pop("exc_info", None))
+        return self.line(time.time(), level, event, fields, trace)
+
+    def line(
+        self, at: float, level: str, event: str, fields: dict[str, Any], trace: str = ""
+    ) -> bytes:
+        """Return the line of an event of the time *at*, in seconds since 1970."""
         words = [
-            datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3],
+            datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3],
             self._paint(_LEVEL_COLOURS[level], f"{level:<8}"),
             self._paint("1", _word(event)),
             *(f"{self._paint('36', _word(key))}={_word(fields[key])}" for key in fields),
@@ -135,6 +141,13 @@ def _word(value: object) -> str:
     text = _text(value)
     quoted = not isinstance(value, list | tuple | dict) and re.search(r"[\s\"'=]|^$", text)
     return text if text.isprintable() and not quoted else repr(text)
+
+
+def with_traceback(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of *fields* with the traceback as text in place of ``exc_info``."""
+    others = {name: value for name, value in fields.items() if name != "exc_info"}
+    trace = _traceback(fields.get("exc_info"))
+    return {**others, "traceback": trace} if trace else others
 
 
 def _traceback(exc_info: object) -> str:

@@ -32,8 +32,8 @@ MAX_TAIL: Final = 10_000
 #: burst costs a hundredth of one write per line.
 PAUSE_S: Final = 0.05
 
-_JSON_LINES: Final = "application/x-ndjson"
-_TEXT: Final = "text/plain"
+JSON_LINES: Final = "application/x-ndjson"
+TEXT: Final = "text/plain"
 
 _Render = Callable[[list[LogRecord]], bytes]
 
@@ -45,7 +45,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/<path:name>")
     @describe(
         "The last lines of a model's backends; with follow, also new ones.",
-        media=_JSON_LINES,
+        media=JSON_LINES,
         errors=(404,),
         query=(
             Query(
@@ -67,10 +67,10 @@ def blueprint(context: ControlContext) -> Blueprint:
     )
     async def logs(name: str) -> Response:
         model = await _model(context, name)
-        tail = _tail(request.args.get("tail"))
-        follow = _follows(request.args.get("follow", "0"))
-        mimetype = _mimetype(request.args.get("format"))
-        render: _Render = _render_text if mimetype == _TEXT else partial(_render_json, model)
+        tail = tail_of(request.args.get("tail"))
+        follow = follows(request.args.get("follow", "0"))
+        mimetype = mimetype_of(request.args.get("format"))
+        render: _Render = _render_text if mimetype == TEXT else partial(_render_json, model)
         if follow:
             without_deadline()
             body: AsyncIterator[bytes] | bytes = _follow(context, model, tail, render)
@@ -102,7 +102,8 @@ async def _model(context: ControlContext, name: str) -> str:
     return name
 
 
-def _follows(value: str) -> bool:
+def follows(value: str) -> bool:
+    """Return whether the parameter ``follow`` says so."""
     if value in ("", "1", "true", "yes"):
         return True
     if value in ("0", "false", "no"):
@@ -110,7 +111,8 @@ def _follows(value: str) -> bool:
     raise RequestError("follow must be 1 or 0", param="follow")
 
 
-def _tail(value: str | None) -> int:
+def tail_of(value: str | None) -> int:
+    """Return the number of past lines by the parameter ``tail``."""
     if value is None:
         return DEFAULT_TAIL
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and int(value) <= MAX_TAIL):
@@ -118,14 +120,14 @@ def _tail(value: str | None) -> int:
     return int(value)
 
 
-def _mimetype(value: str | None) -> str:
+def mimetype_of(value: str | None) -> str:
     """Return the media type by the parameter *value*, else by the field ``Accept``."""
     if value is None:
-        accepted = request.accept_mimetypes.best_match([_JSON_LINES, "application/json", _TEXT])
-        return _TEXT if accepted == _TEXT else _JSON_LINES
+        accepted = request.accept_mimetypes.best_match([JSON_LINES, "application/json", TEXT])
+        return TEXT if accepted == TEXT else JSON_LINES
     if value not in ("json", "text"):
         raise RequestError("format must be 'json' or 'text'", param="format")
-    return _TEXT if value == "text" else _JSON_LINES
+    return TEXT if value == "text" else JSON_LINES
 
 
 def _render_json(model: str, records: list[LogRecord]) -> bytes:

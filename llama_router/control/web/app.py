@@ -20,7 +20,17 @@ from ...errors.base import RouterError
 from ...errors.requests import BodyTooLargeError, RequestError
 from ...logs.events import log
 from ...logs.request_ids import new_request_id
-from ..admin import activity, configuration, downloads, events, hub, logs, plans, settings
+from ..admin import (
+    activity,
+    configuration,
+    downloads,
+    events,
+    hub,
+    logs,
+    plans,
+    router_log,
+    settings,
+)
 from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
@@ -72,6 +82,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     downloads.blueprint,
     hub.blueprint,
     logs.blueprint,
+    router_log.blueprint,
     mcp.blueprint,
     ollama.blueprint,
     store.blueprint,
