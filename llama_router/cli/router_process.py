@@ -23,6 +23,7 @@ from ..models.discovery.found import ScanWarning
 from ..supervisor.running_router import RouterSignals, RunningRouter
 from ..supervisor.tree import run_router
 from ..threads import ThreadRefusedError
+from .hangup import Terminal
 from .printing import fail
 
 #: Soft limit of open files that the router sets; the usual hard limit is higher.
@@ -95,8 +96,13 @@ async def run_until_signalled(
     *,
     task_status: trio.TaskStatus[RunningRouter] = trio.TASK_STATUS_IGNORED,
 ) -> int:
-    """Run a router until SIGINT or SIGTERM, reload on SIGHUP; return the exit status."""
+    """Run a router until SIGINT or SIGTERM, reload on SIGHUP; return the exit status.
+
+    SIGHUP because the terminal was closed is as SIGTERM: a router that nobody sees any more would
+    keep the port and the GPU.
+    """
     router_signals = RouterSignals()
+    terminal = Terminal()
     exit_status = 0
 
     async def handle_signals(*, task_status: trio.TaskStatus[None]) -> None:
@@ -105,7 +111,7 @@ async def run_until_signalled(
             task_status.started()
             async for signum in signals:
                 name = signal.Signals(signum).name
-                if signum == signal.SIGHUP:
+                if signum == signal.SIGHUP and not terminal.is_closed():
                     log.info("router.signalled", signal=name, effect="reload")
                     router_signals.reload()
                 elif not router_signals.stop.is_set():

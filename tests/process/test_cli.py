@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import termios
 import tomllib
@@ -487,6 +488,38 @@ async def test_sighup_reads_the_configuration_again(tmp_path) -> None:
         router.signal(signal.SIGHUP)
         await router.event("config.applied", added=["b"])
         assert (await client.get("/v1/models/b")).status_code == 200
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+async def test_a_router_ends_with_its_terminal(tmp_path, nohup: bool) -> None:  # noqa: FBT001 -- parametrized
+    """Unless it was told to outlive it: then the signal has its other meaning."""
+    config = write_config(tmp_path, endless_table(tmp_path, "a"))
+    ours, theirs = pty.openpty()
+    line = f"exec {sys.executable} -m llama_router serve --config {config}"
+    process = await trio.lowlevel.open_process(
+        ["sh", "-c", f"trap '' HUP; {line}" if nohup else line],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=environment(HOME=str(tmp_path), PYTHONPATH=str(ROOT)),
+        start_new_session=True,
+    )
+    os.close(theirs)
+    effects, said = [], b""
+    assert process.stderr is not None
+    async for data in process.stderr:
+        *lines, said = (said + data).split(b"\n")
+        for event in map(json.loads, lines):
+            match event["event"]:
+                case "router.ready":
+                    os.close(ours)
+                    process.send_signal(signal.SIGHUP)
+                case "router.signalled":
+                    effects.append(event["effect"])
+                case "config.applied":
+                    process.terminate()
+    assert await process.wait() == 0
+    assert effects == (["reload", "drain"] if nohup else ["drain"])
 
 
 async def test_sighup_with_a_bad_file_changes_nothing(tmp_path) -> None:
