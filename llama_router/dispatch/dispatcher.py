@@ -63,6 +63,7 @@ from ..timeouts import LATE_S
 from .activity import ClientActivity
 from .activity_log import ActivityLog
 from .backend_tasks import BackendEvent, BackendTasks, Launch
+from .captures import Captures
 from .health import HealthChecks, Probe
 from .lease import Lease
 from .load_log import LoadLog
@@ -93,6 +94,7 @@ class Dispatcher:
         waits: The state of each wait, for notices to clients.
         activity: The requests, live and past.
         loads: The loads, lasting and past.
+        captures: Those with their bodies, as far as `capture_mib` keeps any.
         changed: Set, and replaced by a new one, after each change of a queue or a phase.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
@@ -137,6 +139,7 @@ class Dispatcher:
         self.waits = Waits(self._scheduler.wait_of, self.feed)
         self.loads = LoadLog()
         self.activity = ActivityLog(self._loading_since)
+        self.captures = Captures()
 
     async def run(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -353,6 +356,7 @@ class Dispatcher:
         """
         self.submit(Reconfigured(config, plan))
         self.loads.forget_removed(config.models.keys())
+        self.captures.limit(config.router.capture_mib * 2**20)
         returning = self._scheduler.returning
         for model, backend in self._backends.items():
             if model in config.models:

@@ -134,7 +134,8 @@ class ModelRequest:
         gateway, head, log = self._gateway, self._head, self._log
         try:
             self._check_access(destination)
-            limit_bytes = gateway.dispatcher.config.router.max_body_mib * 1024 * 1024
+            router = gateway.dispatcher.config.router
+            limit_bytes = router.max_body_mib * 1024 * 1024
             self._body = self._reader.take_body(head, limit_bytes)
             if self._body is None:
                 await self._receive_body(destination, limit_bytes)
@@ -143,6 +144,8 @@ class ModelRequest:
             if isinstance(destination, Observe):
                 reusable = await self._observe(destination)
             else:
+                if router.capture_mib:
+                    self._capture(router.capture_mib * 2**20)
                 reusable = await self._serve_model(destination)
         except (RouterError, FiberCancelledError, NotDeliveredError) as exc:
             return await self._refuse(exc if isinstance(exc, RouterError) else exc.error)
@@ -239,6 +242,21 @@ class ModelRequest:
                 if not may_repeat:
                     raise
             may_repeat = False  # by the next backend, and not more often
+
+    def _capture(self, limit_bytes: int) -> None:
+        """Keep this request and its response in memory, for the admin API."""
+        head, captures = self._head, self._gateway.dispatcher.captures
+        body = None if self._body is None else self._body.data or b""
+        capture = captures.begin(
+            self._log.number,
+            head.method.decode("ascii"),
+            head.origin.decode("ascii"),
+            head.fields,
+            body,
+            limit_bytes=limit_bytes,
+        )
+        if not self._upgrade:  # then there are frames, not one response
+            self._client.tap(partial(captures.add, capture))
 
     def _may_load(self, config: Config, model: ModelId | None, *, requested: bool | None) -> bool:
         """Return whether *model* may be loaded for this request."""

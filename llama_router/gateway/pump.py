@@ -153,7 +153,7 @@ class Pump:
         self._tail = tail
         self._pieces = tail.pieces
         self._receive = upstream.socket.recv
-        self._send = client.socket.send
+        self._send = client.send_some
         self._received: bytes | None = None  # received by `on_events`, for the fiber to handle
         self._unsent = b""  # the rest that the client did not accept
         self._error: Exception | None = None  # raised in the fiber

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -74,10 +75,20 @@ class ClientSocket(Channel):
         peer: Address of the client.
         mid_send: A send is incomplete. If it was abandoned, nothing may be sent any more.
         slow: A send was not accepted at once; the exchange resets it.
+        send_some: Sends as many of some bytes as the client accepts now; returns their number.
         unsent: Bytes of `send_later` that were not sent yet; None if there are none.
     """
 
-    __slots__ = ("_receive", "_send", "_timeout_s", "fiber", "mid_send", "peer", "slow", "unsent")
+    __slots__ = (
+        "_receive",
+        "_timeout_s",
+        "fiber",
+        "mid_send",
+        "peer",
+        "send_some",
+        "slow",
+        "unsent",
+    )
 
     def __init__(
         self, loop: EventLoop, connection: socket.socket, fiber: Fiber, peer: str = ""
@@ -91,7 +102,7 @@ class ClientSocket(Channel):
         self.unsent: bytes | memoryview | None = None
         self._timeout_s = 0.0
         self._receive = connection.recv
-        self._send = connection.send
+        self.send_some: Callable[[bytes | bytearray | memoryview], int] = connection.send
 
     def on_events(self, events: int) -> None:
         """Record *events* and resume the fiber; a new request is deferred."""
@@ -137,6 +148,17 @@ class ClientSocket(Channel):
                 return size
             await self._wait(READABLE | PEER_CLOSED)
 
+    def tap(self, sink: Callable[[memoryview], None]) -> None:
+        """Pass what is sent from now on to *sink*, too, and to no other one."""
+        send = self.socket.send
+
+        def send_and_tell(data: bytes | bytearray | memoryview) -> int:
+            sent = send(data)
+            sink(memoryview(data)[:sent])
+            return sent
+
+        self.send_some = send_and_tell
+
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*.
 
@@ -155,7 +177,7 @@ class ClientSocket(Channel):
         if self.unsent is not None:
             data, self.unsent = b"".join((self.unsent, data)), None
         try:
-            sent = self._send(data)
+            sent = self.send_some(data)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -220,7 +242,7 @@ class ClientSocket(Channel):
             if self.peer_closed:
                 raise ClientGoneError
             try:
-                data = data[self._send(data) :]
+                data = data[self.send_some(data) :]
             except BlockingIOError:
                 continue
             except OSError as exc:

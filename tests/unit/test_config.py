@@ -100,6 +100,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "log_total_mib": 0,
         "max_body_mib": 1,
         "max_bodies_mib": 1,
+        "capture_mib": 16,
         "max_queued": 1,
         "max_queue_wait_s": 0.1,
         "max_dwell_s": 0,

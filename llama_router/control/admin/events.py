@@ -109,6 +109,7 @@ class EventStream:
     """
 
     def __init__(self, context: ControlContext, *, allowed: Callable[[], bool], live: bool) -> None:
+        self._dispatcher = context.dispatcher
         self._feed = context.dispatcher.feed
         self._activity = context.dispatcher.activity
         self._state = context.live
@@ -177,7 +178,7 @@ class EventStream:
             chunk = []
             for record in records[start : start + _SLICE]:
                 at.activity = record.changed
-                chunk.append(self._encode("request", activity_row(log, record)))
+                chunk.append(self._encode("request", activity_row(self._dispatcher, record)))
             yield b"".join(chunk)
         at.activity = last
 

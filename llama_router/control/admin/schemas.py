@@ -252,6 +252,30 @@ class Activities(msgspec.Struct):
     requests: list[Activity]
 
 
+class CapturedMessage(msgspec.Struct):
+    """A request or a response.
+
+    *body* is its text; what is no text is in *base64*. Both are null for a body that was passed on
+    while it came. *is_whole* says that nothing is missing.
+    """
+
+    status: int | None
+    method: str | None
+    target: str | None
+    headers: list[tuple[str, str]]
+    body: str | None
+    base64: str | None
+    is_whole: bool
+
+
+class Capture(msgspec.Struct):
+    """A request and its response, with secrets masked."""
+
+    id: int
+    request: CapturedMessage
+    response: CapturedMessage
+
+
 class LiveUpdate(msgspec.Struct):
     """The data of an event ``update``: the models that changed, and those that are gone.
 

@@ -132,6 +132,7 @@ class RouterSpec:
     log_total_mib: Count = attrs.field(default=1024, metadata=RESTART)
     max_body_mib: Positive = attrs.field(default=64, metadata=RETUNE)
     max_bodies_mib: Positive = attrs.field(default=512, metadata=RETUNE)
+    capture_mib: Count = attrs.field(default=0, metadata=RETUNE)
     max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
     max_queue_wait_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
     max_dwell_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
