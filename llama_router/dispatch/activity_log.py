@@ -92,8 +92,6 @@ class ActivityLog:
         live: Requests that have not ended.
         ended: The last ones that have, the latest at the end.
         ended_count: Number of requests that have ended since the router's start.
-        on_full: Called whenever `BATCH` more requests have ended, long before the first of them
-            is pushed out; must not block.
     """
 
     def __init__(self, loading_since: Callable[[ModelId], float | None] = lambda _: None) -> None:
@@ -102,9 +100,16 @@ class ActivityLog:
         self.live: set[RequestLog] = set()
         self.ended: deque[RequestLog] = deque(maxlen=KEPT)
         self.ended_count = 0
-        self.on_full: Callable[[], None] = _ignore
+        self._readers: list[Callable[[], None]] = []
         self._news: trio.Event | None = None  # made by the first follower that waits
         self._on_end = self._end
+
+    def listen(self, reader: Callable[[], None]) -> None:
+        """Call *reader* whenever `BATCH` more requests have ended; it must not block.
+
+        That is long before the first of them is pushed out.
+        """
+        self._readers.append(reader)
 
     def begin(self, record: RequestLog) -> None:
         """Take in *record*, whose request has arrived. It leaves by `RequestLog.write`."""
@@ -131,7 +136,8 @@ class ActivityLog:
         self.ended.append(record)
         self.ended_count += 1
         if not self.ended_count % BATCH:
-            self.on_full()
+            for reader in self._readers:
+                reader()
         if self._news is not None:
             self._wake()
 
@@ -239,10 +245,6 @@ def tokens_per_s(record: RequestLog) -> float | None:
         since_s = record.granted_s
     took_s = record.ended_s - since_s
     return tokens / took_s if tokens and took_s > 0 else None
-
-
-def _ignore() -> None:
-    """Count nothing."""
 
 
 def _rounded(value: float | None) -> float | None:

@@ -22,6 +22,7 @@ from ..core.config.reload import ReloadPlan, ReloadReport
 from ..core.requests.body_budget import BodyBudget
 from ..dispatch.conversations import Conversations
 from ..dispatch.missing_files import watch_missing_files
+from ..dispatch.traffic import Traffic
 from ..event_feed import ConfigReloaded, RouterDraining
 from ..gateway.gateway import Gateway
 from ..gateway.loop.event_loop import EventLoop
@@ -135,6 +136,7 @@ class Frontend:
                 self._parts.logs,
                 started_at=started_s,
             ),
+            traffic=Traffic(dispatcher.activity, time.time),
             rows=rows,
             live=LiveState(dispatcher, rows),
         )

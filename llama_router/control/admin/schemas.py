@@ -252,6 +252,51 @@ class Activities(msgspec.Struct):
     requests: list[Activity]
 
 
+class Load(msgspec.Struct):
+    """One process of a model, from its start to its end. Times are in seconds since 1970.
+
+    *cause* is why it was started: ``request``, ``keep_loaded``, ``home`` or ``return`` (it was
+    replaced). *reason* is why it ended: ``swap`` (for *for_model*), ``idle``, ``unload``,
+    ``reload``, ``hang`` or ``failed``; null while it runs, and if the router ended it at its own
+    end. *words* say the same in words; *failure* is the cause of a failure.
+    """
+
+    model: str
+    cause: str
+    began_at: float
+    ready_at: float | None
+    stopping_at: float | None
+    ended_at: float | None
+    reason: str | None
+    words: str | None
+    failure: str | None
+    for_model: str | None
+    devices: list[str]
+
+
+class Minute(msgspec.Struct):
+    """Requests that ended in the minute that began *at*, in seconds since 1970.
+
+    *refused* are those that the router itself answered with an error, *failed* those that were
+    cut.
+    """
+
+    at: int
+    requests: int
+    refused: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Timeline(msgspec.Struct):
+    """Loads that lasted until less than that long ago, and the traffic per minute since then."""
+
+    at: float
+    loads: list[Load]
+    series: list[Minute]
+
+
 class CapturedMessage(msgspec.Struct):
     """A request or a response.
 

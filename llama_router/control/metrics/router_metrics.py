@@ -85,7 +85,7 @@ class RouterMetrics:
         self._lag = LoopLag()
         self._counted = 0
         dispatcher.loads.listen(self._loads.note)
-        dispatcher.activity.on_full = self._count_requests
+        dispatcher.activity.listen(self._count_requests)
 
     async def run(self) -> None:
         """Measure the lag of the event loop until cancelled."""

@@ -30,6 +30,7 @@ from ..admin import (
     plans,
     router_log,
     settings,
+    timeline,
 )
 from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
@@ -79,6 +80,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     configuration.blueprint,
     events.blueprint,
     activity.blueprint,
+    timeline.blueprint,
     downloads.blueprint,
     hub.blueprint,
     logs.blueprint,

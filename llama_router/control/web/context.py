@@ -22,6 +22,7 @@ from ...core.requests.body_budget import BodyBudget
 from ...dispatch.conversations import Conversations
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.memory_watch import MemoryWatch
+from ...dispatch.traffic import Traffic
 from ...hub.browser import HubBrowser
 from ...hub.downloads import Downloads
 from ...model_logs.store import LogStore
@@ -76,6 +77,7 @@ class ControlContext:
         programs: The llama-server programs, and the devices that they see.
         memory: What the devices are used for, with the policy of memory.
         metrics: The metrics of the router.
+        traffic: Requests and tokens per minute.
         rows: The rows of models and devices.
         live: Those that changed, for followers.
     """
@@ -103,5 +105,6 @@ class ControlContext:
     programs: ServerPrograms
     memory: MemoryWatch
     metrics: RouterMetrics
+    traffic: Traffic
     rows: ModelRows
     live: LiveState
