@@ -23,6 +23,26 @@ MAX_CHUNK_LINE_BYTES: Final = 256
 MAX_TRAILER_BYTES: Final = 8 * 1024
 """Longest trailer section. It is checked and, in requests, dropped."""
 
+#: Bytes up to which a single chunk is recognised by its length; most events of streams are shorter.
+_MOST_SINGLE: Final = 1024
+
+
+def _single_lines() -> list[bytes]:
+    """Return, by the length of a whole chunk, the line that it begins with as servers write it.
+
+    A length that no such chunk has gets more bytes than that.
+    """
+    lines = [bytes(_MOST_SINGLE)] * _MOST_SINGLE
+    for payload in range(1, _MOST_SINGLE):
+        line = b"%x\r\n" % payload
+        size = len(line) + payload + 2
+        if size < _MOST_SINGLE:
+            lines[size] = line
+    return lines
+
+
+_SINGLE: Final = _single_lines()
+
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16}+)(?:[ \t]*+;" + VALUE + rb"*+)?\r\n")
 
 
@@ -79,7 +99,11 @@ class ChunkWalker:
         Returns:
             Whether it was consumed.
         """
-        pos, size, chunks = 0, len(data), 0
+        size = len(data)
+        if size < _MOST_SINGLE and data.startswith(_SINGLE[size]) and data.endswith(b"\r\n"):
+            self.chunks += 1
+            return True
+        pos = chunks = 0
         while True:
             match = _CHUNK_LINE.match(data, pos, pos + MAX_CHUNK_LINE_BYTES)
             if match is None:

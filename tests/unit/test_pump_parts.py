@@ -53,6 +53,18 @@ class TestWhole:
         assert framing.between_chunks
         assert framing.feed(chunk(payload)) == len(chunk(payload))
 
+    def test_single_chunks_of_every_size(self) -> None:
+        """Those that are recognised by their length, and longer ones; no damaged one."""
+        for size in range(1, 1100):
+            data = chunk(b"x" * size)
+            framing = ResponseFraming(head_of(STREAM))
+            assert framing.take_whole_chunks(data)
+            assert framing.chunks == 1
+            for damaged in (data[:-1], data + b"x", data[:-1] + b"x", b"f" + data, data[1:]):
+                other, walker = (ResponseFraming(head_of(STREAM)) for _ in range(2))
+                if other.take_whole_chunks(damaged):
+                    assert walker.feed(damaged) == walker.boundary == len(damaged)
+
     def test_other_framings_are_never_between_chunks(self) -> None:
         """A length or the connection's end is nothing that the pump knows."""
         for field in (b"content-length: 5\r\n", b""):
