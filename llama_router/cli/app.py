@@ -75,23 +75,28 @@ COMMANDS: Final = (
         "Add every model in a folder and its subfolders to the router permanently.",
     ),
     ("pull", "hub:pull", "Download a model from the hub into its cache, and print its path."),
-    ("list", "hub:list_models", "List the models in the hub cache."),
+    (
+        "list",
+        "list_models:list_models",
+        "List every model that the router would serve, with size and origin.",
+    ),
     (
         "rm",
         "hub:remove",
         "Delete a model, and its interrupted downloads, from the hub cache.",
     ),
-    ("ps", "operate:ps", "List the models that a running router has loaded."),
+    ("run", "run:run", "Chat with a model in the terminal, or print one answer."),
+    ("ps", "ps:ps", "List the models that a running router has loaded."),
     (
         "status",
         "operate:status",
         "Print the state of a running router and of its configuration.",
     ),
-    ("load", "operate:load", "Load a model, and wait until it is ready."),
+    ("load", "operate:load", "Load models, and wait until they are ready."),
     (
         "unload",
         "operate:unload",
-        "Unload a model after its requests have ended, and wait until its backend has exited.",
+        "Unload models after their requests have ended, and wait until their backends have exited.",
     ),
     (
         "reload",

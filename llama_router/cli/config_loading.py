@@ -126,6 +126,28 @@ def prepare_or_explain(
     return prepared
 
 
+def survey_or_explain(given: Path | None) -> PreparedConfig | None:
+    """Return the configuration with what a scan finds, both of which may be empty.
+
+    Nothing is recorded, and no warnings of the configuration are printed. On failure print every
+    problem, return None.
+    """
+    path = given
+
+    def prepare() -> PreparedConfig:
+        nonlocal path
+        path, exists, _ = _find_config(given)
+        catalog, router = _open_catalog(path, optional=not exists)
+        scanned = catalog.scan(router, keep=False)
+        return PreparedConfig(loaded=catalog.load(path), catalog=catalog, scans=(scanned,))
+
+    try:
+        return despite_stalls(prepare)
+    except ConfigError as exc:
+        _print_refusal(exc, path)
+        return None
+
+
 def _print_refusal(error: ConfigError, path: Path | None) -> None:
     for problem in error.problems:
         print_problem(path, problem, "error")

@@ -46,6 +46,10 @@ Lines = Annotated[int, Parameter(name=["--lines", "-n"], validator=_check_lines)
 """A number of lines of a log."""
 
 
+KeyFile = Annotated[Path | None, Parameter(name="--key-file")]
+"""A file with an API key of the router."""
+
+
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class Connection:

@@ -9,14 +9,25 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ..errors.config import Problem
 from ..logs.lines import escape_controls
+from .failures import CliError
+from .tables import Line
+from .terminal import has_colours, painted, shortened, wrapped
 
 
 def print_line(text: str) -> None:
     """Print *text* as one line on standard output."""
     print(escape_controls(text), flush=True)  # noqa: T201 -- the command's output
+
+
+def print_styled(line: Line) -> None:
+    """Print *line* on standard output, painted where that is a terminal with colours."""
+    colours = has_colours(sys.stdout)
+    text = "".join(painted(escape_controls(c.text), *c.styles, on=colours) for c in line)
+    print(text.rstrip(), flush=True)  # noqa: T201 -- same
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -35,6 +46,39 @@ def print_json(document: object, *, indent: int = 2) -> None:
 def print_message(text: str) -> None:
     """Print *text* as one line on standard error."""
     print(escape_controls(text), file=sys.stderr, flush=True)  # noqa: T201 -- same
+
+
+#: Most lines of details that are printed with an error, and characters of each.
+_DETAILS: Final = 8
+_DETAIL_CHARACTERS: Final = 300
+
+
+def print_error(error: Exception) -> None:
+    """Print *error* on standard error: what happened, what to do, and dimmed its details.
+
+    On a terminal, lines fit into its width.
+    """
+    is_terminal = sys.stderr.isatty()
+    colours = has_colours(sys.stderr)
+
+    def put(text: str, *, first: str = "  ", styles: tuple[str, ...] = ()) -> None:
+        lines = wrapped(text, indent="  ") if is_terminal else [f"  {text}"]
+        lines[0] = first + lines[0].removeprefix("  ")
+        for line in lines:
+            print(painted(line, *styles, on=colours), file=sys.stderr, flush=True)  # noqa: T201 -- same
+
+    what, _, more = escape_controls(str(error)).partition("; ")
+    put(what, first=painted("error:", "red", "bold", on=colours) + " ")
+    if more:
+        put(more)
+    if isinstance(error, CliError):
+        if error.cure:
+            put(escape_controls(error.cure))
+        left = len(error.details) - _DETAILS
+        for detail in error.details[-_DETAILS:]:
+            put(shortened(escape_controls(detail), _DETAIL_CHARACTERS), styles=("dim",))
+        if left > 0:
+            put(f"and {left} lines before these", styles=("dim",))
 
 
 def fail(text: str) -> int:

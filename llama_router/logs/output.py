@@ -9,16 +9,19 @@ import sys
 from typing import Any, Final, Literal, Self, TextIO
 
 from . import journal
+from .console import ConsoleRenderer
 from .events import log
 from .rendering import (
     LEVELS,
-    ConsoleRenderer,
     Renderer,
     render_journal,
     render_json,
     with_traceback,
 )
 from .threaded_writer import ThreadedWriter
+
+#: Width of a terminal that does not say how wide it is, in columns.
+_USUAL_COLUMNS: Final = 80
 
 
 class LogOutput:
@@ -117,7 +120,8 @@ class LogOutput:
                 poll.register(descriptor, select.POLLOUT)
                 poll.poll()
                 continue
-            self._line_cut = rest[written - 1] != ord("\n")
+            # A complete write may end in a line of progress, which the next line replaces.
+            self._line_cut = written < len(rest) and rest[written - 1] != ord("\n")
             rest = rest[written:]
 
 
@@ -204,8 +208,27 @@ def configure(
         return LogOutput(target, render_journal, level=level, to=to)
     if format == "json" or (format == "auto" and not terminal):
         return LogOutput(target, render_json, level=level)
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return LogOutput(target, ConsoleRenderer(colours=terminal and not plain), level=level)
+    return LogOutput(target, _console_renderer(target), level=level)
+
+
+def _console_renderer(stream: TextIO | None) -> ConsoleRenderer:
+    """Return the renderer of text: only a terminal gets colours, and lines that fit."""
+    if stream is None or not stream.isatty():
+        return ConsoleRenderer(colours=False)
+    is_dumb = os.environ.get("TERM") == "dumb"
+    descriptor = _descriptor(stream)
+
+    def width() -> int:
+        try:
+            return os.get_terminal_size(descriptor).columns if descriptor is not None else 0
+        except OSError:
+            return 0
+
+    return ConsoleRenderer(
+        colours=not (os.environ.get("NO_COLOR") or is_dumb),
+        width=lambda: width() or _USUAL_COLUMNS,
+        replaces=not is_dumb,
+    )
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

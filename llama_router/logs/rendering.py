@@ -1,4 +1,4 @@
-"""Renders events: as JSON lines, as entries of the journal, as text for a terminal."""
+"""Renders events: as JSON lines, and as entries of the journal; `console` is for terminals."""
 
 from __future__ import annotations
 
@@ -25,15 +25,6 @@ LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 # bidirectional overrides.
 _UNSAFE_IN_JSON: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-# SGR parameters of terminals. Source: ECMA-48, section 8.3.117.
-_LEVEL_COLOURS: Final = {
-    "debug": "2",
-    "info": "32",
-    "warning": "33",
-    "error": "31",
-    "critical": "31;1",
-}
-
 # Source: syslog(3), in the order of LEVELS.
 _PRIORITIES: Final = dict(zip(LEVELS, "76432", strict=True))
 
@@ -42,20 +33,20 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=str)
 
 def render_json(level: str, event: str, fields: dict[str, Any]) -> bytes:
     """Render an event as one JSON object and a newline; accepts fields of any type."""
-    if "exc_info" in fields and (trace := _traceback(fields.pop("exc_info"))):
+    if "exc_info" in fields and (trace := traceback_of(fields.pop("exc_info"))):
         fields["traceback"] = trace
     return json_line({"ts": timestamp(time.time()), "level": level, "event": event, **fields})
 
 
 def render_journal(level: str, event: str, fields: dict[str, Any]) -> bytes:
     """Render an event as an entry of the journal: a message, and one field per event field."""
-    trace = _traceback(fields.pop("exc_info", None))
+    trace = traceback_of(fields.pop("exc_info", None))
     words = [_word(event), *(f"{_word(key)}={_word(fields[key])}" for key in fields)]
     entry = {
         "MESSAGE": " ".join(words),
         "PRIORITY": _PRIORITIES[level],
         "SYSLOG_IDENTIFIER": "llama-router",
-        "LLAMA_EVENT": escape_controls(_text(event)),
+        "LLAMA_EVENT": escape_controls(text_of(event)),
     }
     for key, value in fields.items():
         if value is not None:
@@ -68,11 +59,11 @@ def render_journal(level: str, event: str, fields: dict[str, Any]) -> bytes:
 def _journal_value(value: object) -> str:
     """Return a string unchanged, any other value as JSON."""
     if isinstance(value, str):
-        return _text(value)
+        return text_of(value)
     try:
         return str(_ENCODER.encode(value), "utf-8")
     except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the entry
-        return _text(value)
+        return text_of(value)
 
 
 def json_line(fields: dict[str, Any]) -> bytes:
@@ -80,7 +71,7 @@ def json_line(fields: dict[str, Any]) -> bytes:
     try:
         line = _ENCODER.encode(fields)
     except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the line
-        line = _ENCODER.encode({_text(key): _text(fields[key]) for key in fields})
+        line = _ENCODER.encode({text_of(key): text_of(fields[key]) for key in fields})
     if not line.isascii() or b"\x7f" in line:
         line = _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode()).encode()
     return line + b"\n"
@@ -97,35 +88,7 @@ def _clock_time(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
 
 
-class ConsoleRenderer:
-    """Renders an event as text: local time, level, event, ``key=value``."""
-
-    def __init__(self, *, colours: bool) -> None:
-        self._colours = colours
-
-    def __call__(self, level: str, event: str, fields: dict[str, Any]) -> bytes:
-        """Return the line, and an indented traceback below it if the event has one."""
-        trace = _traceback(fields.pop("exc_info", None))
-        return self.line(time.time(), level, event, fields, trace)
-
-    def line(
-        self, at: float, level: str, event: str, fields: dict[str, Any], trace: str = ""
-    ) -> bytes:
-        """Return the line of an event of the time *at*, in seconds since 1970."""
-        words = [
-            datetime.fromtimestamp(at, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3],
-            self._paint(_LEVEL_COLOURS[level], f"{level:<8}"),
-            self._paint("1", _word(event)),
-            *(f"{self._paint('36', _word(key))}={_word(fields[key])}" for key in fields),
-        ]
-        below = ["    " + escape_controls(line) for line in trace.split("\n") if line]
-        return ("\n".join([" ".join(words), *below]) + "\n").encode("utf-8", "backslashreplace")
-
-    def _paint(self, colour: str, text: str) -> str:
-        return f"\x1b[{colour}m{text}\x1b[0m" if self._colours else text
-
-
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Return *value* as a string that can be encoded in UTF-8."""
     try:
         text = str(value)
@@ -138,7 +101,7 @@ def _word(value: object) -> str:
     """Return *value* as one word, or quoted; without control characters."""
     if isinstance(value, tuple):
         value = list(value)  # readers of a log need no difference
-    text = _text(value)
+    text = text_of(value)
     quoted = not isinstance(value, list | tuple | dict) and re.search(r"[\s\"'=]|^$", text)
     return text if text.isprintable() and not quoted else repr(text)
 
@@ -146,11 +109,11 @@ def _word(value: object) -> str:
 def with_traceback(fields: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of *fields* with the traceback as text in place of ``exc_info``."""
     others = {name: value for name, value in fields.items() if name != "exc_info"}
-    trace = _traceback(fields.get("exc_info"))
+    trace = traceback_of(fields.get("exc_info"))
     return {**others, "traceback": trace} if trace else others
 
 
-def _traceback(exc_info: object) -> str:
+def traceback_of(exc_info: object) -> str:
     """Return the traceback for the field ``exc_info`` of an event, or an empty string."""
     if isinstance(exc_info, tuple):
         exc_info = exc_info[1]

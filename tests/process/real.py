@@ -127,11 +127,13 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | changes
 
 
-def _home(folder: Path) -> dict[str, str]:
+def home(folder: Path) -> dict[str, str]:
     """Return the variables by which *folder* is the home; an empty one counts as unset."""
     unset = ("XDG_CACHE_HOME", "XDG_STATE_HOME", "HF_HOME", "HF_HUB_CACHE", "LLAMA_CACHE")
-    home = {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder / "config")}
-    return dict.fromkeys(unset, "") | home
+    return dict.fromkeys(unset, "") | {
+        "HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
 
 
 def chat(model: str, *, max_tokens: int = 4, **more: object) -> dict[str, Any]:
@@ -247,7 +249,7 @@ async def run_cli(
     return await trio.run_process(
         [sys.executable, "-m", "llama_router", *arguments],
         cwd=folder,
-        env=environment(**(_home(folder) | changes)),
+        env=environment(**(home(folder) | changes)),
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -280,7 +282,7 @@ async def started(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment(**(_home(folder) | changes)),
+        env=environment(**(home(folder) | changes)),
         cwd=folder,
         pass_fds=pass_fds,
     )

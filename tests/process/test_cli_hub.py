@@ -106,7 +106,8 @@ async def test_list_and_rm(home) -> None:
         assert (await cli(home, "pull", f"{REPO}:{quant}"))[0] == 0
     status, out, _ = await cli(home, "list")
     assert status == 0
-    assert [line.split()[0] for line in out.splitlines()] == [f"{REPO}:Q4_K_M", f"{REPO}:Q8_0"]
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names == ["MODEL", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0"]
     _, out, _ = await cli(home, "list", "--json")
     entries = json.loads(out)
     sizes = [len(content(Path(entry["path"]))) for entry in entries]
@@ -119,7 +120,7 @@ async def test_list_and_rm(home) -> None:
     assert (await cli(home, "rm", REPO))[0] == 0
     status, out, err = await cli(home, "list")
     assert (status, out) == (0, "")
-    assert "no models in" in err
+    assert "there are no models" in err
     status, _, err = await cli(home, "rm", REPO)
     assert status == 1
     assert f"no model of {REPO} is in the cache" in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.process.real import (
     serving,
     write_config,
 )
+from tests.process.terminal import terminal
 
 pytestmark = pytest.mark.process
 
@@ -41,12 +43,85 @@ async def test_a_model_is_loaded_listed_and_unloaded(tmp_path, config) -> None:
         async with serving(config):
             assert await told(tmp_path, "load", "a") == ("a: ready\n", "")
             header, line = (await told(tmp_path, "ps"))[0].splitlines()
-            assert header.split()[:4] == ["MODEL", "PHASE", "PID", "PORT"]
+            assert header.split()[:2] == ["MODEL", "PHASE"]
             assert line.split()[:2] == ["a", "ready"]
             listed = json.loads((await told(tmp_path, "ps", "--all", "--json"))[0])
             assert [(m["id"], m["phase"]) for m in listed] == [("a", "ready"), ("b", "stopped")]
             assert await told(tmp_path, "unload", "a") == ("a: stopped\n", "")
             assert len((await told(tmp_path, "ps"))[0].splitlines()) == 1
+
+
+async def test_ps_fits_into_a_narrow_terminal(tmp_path, config) -> None:
+    """It is coloured, and leaves out what matters least."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            await told(tmp_path, "load", "a")
+            words = ("ps", "--all", "-c", str(config))
+            async with terminal(*words, folder=tmp_path, columns=40) as screen:
+                assert await screen.ended() == 0
+            assert [line.split()[:2] for line in screen.lines] == [
+                ["MODEL", "PHASE"],
+                ["a", "ready"],
+                ["b", "stopped"],
+            ]
+            assert "\x1b[32mready\x1b[0m" in screen.raw
+
+
+async def test_a_load_shows_on_a_terminal_and_leaves_it_clean(tmp_path, config) -> None:
+    """At the end there is one line, and the cursor is back."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            words = ("load", "a", "-c", str(config))
+            async with terminal(*words, folder=tmp_path) as screen:
+                assert await screen.ended() == 0
+            assert screen.lines == ["a: ready"]
+            assert not screen.cursor_is_hidden
+
+
+async def test_the_watch_is_live_and_leaves_the_terminal_clean(tmp_path, config) -> None:
+    """It shows what happens, follows the window's size and a new router, and q leaves."""
+    with trio.fail_after(LIMIT_S):
+        async with terminal("ps", "--watch", "-c", str(config), folder=tmp_path) as screen:
+            assert await screen.ended() == 1
+            assert "no router is running" in screen.text
+        async with serving(config) as router:
+            words = ("ps", "--watch", "-c", str(config))
+            async with terminal(*words, folder=tmp_path) as screen:
+                await screen.shows("no model is loaded")
+                await told(tmp_path, "load", "a")
+                await screen.shows("a: ready")
+                screen.resize(40, 10)
+                await screen.shows("MODEL")
+                assert max(map(len, screen.lines)) <= 40
+                router.signal(signal.SIGTERM)
+                await router.process.wait()
+                await screen.shows("waiting for it")
+                async with serving(config) as second:
+                    await screen.shows("no model is loaded")
+                    assert second.process.pid != router.process.pid
+                    screen.type("q")
+                    assert await screen.ended() == 0
+                assert not screen.cursor_is_hidden
+                assert screen.raw.endswith("\x1b[?1049l"), "the former screen is back"
+
+
+async def test_the_watch_needs_a_terminal(tmp_path, config) -> None:
+    """On a pipe it says what to use."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            _, error = await told(tmp_path, "ps", "--watch", status=2)
+            assert error == "error: --watch needs a terminal\n  for scripts there is --json\n"
+
+
+async def test_several_models_are_loaded_and_all_unloaded(tmp_path, config) -> None:
+    """One that cannot be does not hinder the next; the status is 1 then."""
+    with trio.fail_after(LIMIT_S):
+        async with serving(config):
+            out, error = await told(tmp_path, "load", "a", "c", "b", status=1)
+            assert out == "a: ready\nb: ready\n"
+            assert error == "error: no model or alias is named 'c'\n  there are a and b\n"
+            assert (await told(tmp_path, "unload", "--all"))[0] == "b: stopped\n"
+            assert (await told(tmp_path, "unload", "-a"))[0] == "no model is loaded\n"
 
 
 async def test_status_says_how_it_is(tmp_path, config) -> None:
@@ -105,7 +180,9 @@ async def test_a_wrong_token_is_refused(tmp_path, config) -> None:
     with trio.fail_after(LIMIT_S):
         async with serving(config):
             _, error = await told(tmp_path, "ps", status=1, LLAMA_ROUTER_ADMIN_TOKEN="x" * 20)
-            assert error.startswith("error: this is not the admin token; the one that was sent is")
+            assert error.startswith(
+                "error: this is not the admin token\n  the one that was sent is"
+            )
 
 
 async def test_without_a_router_it_says_where_it_looked(tmp_path, config) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llama_router.cli.client import NoRouterError
 from llama_router.cli.commands import plan as command
+from llama_router.cli.failures import NoRouterError
 from llama_router.cli.options import Connection
 
 CONFIG = """\

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from llama_router.cli.commands import operate
+from llama_router.cli.commands import ps as ps_module
+from llama_router.cli.model_rows import format_memory
 
 
 class Client:
@@ -60,8 +61,8 @@ def listed(
     def connected(_: object) -> Any:
         yield Client(list(models))
 
-    monkeypatch.setattr(operate, "connected", connected)
-    assert operate.ps() == 0
+    monkeypatch.setattr(ps_module, "connected", connected)
+    assert ps_module.ps() == 0
     return capsys.readouterr().out.splitlines()[1:]
 
 
@@ -72,8 +73,8 @@ def test_a_gpu_that_is_not_used_is_said(monkeypatch, capsys) -> None:
     def connected(_: object) -> Any:
         yield Client([model("a", "ready")], "the GPU is not used")
 
-    monkeypatch.setattr(operate, "connected", connected)
-    assert operate.ps() == 0
+    monkeypatch.setattr(ps_module, "connected", connected)
+    assert ps_module.ps() == 0
     said = capsys.readouterr()
     assert said.err == "warning: the GPU is not used\n"
     assert "GPU" not in said.out
@@ -109,7 +110,32 @@ def test_a_failed_model_takes_one_line(monkeypatch, capsys) -> None:
 def test_a_load_under_way(monkeypatch, capsys) -> None:
     """Its end is an estimate from the last load."""
     (row,) = listed(monkeypatch, capsys, model("a", "starting", load_left_s=12.4))
-    assert row.endswith("  in ~12s")
+    assert row.split()[:3] == ["a", "starting", "~12s"]
+
+
+def test_a_model_has_size_memory_context_and_rate(monkeypatch, capsys) -> None:
+    """And the time until it is unloaded, if it will be."""
+    loaded = model(
+        "a", "ready", size_bytes=5 * 2**30, memory_mib=312, n_ctx=8192, tokens_per_s=41.25,
+        ttl_left_s=75.0, in_flight=2,
+    )  # fmt: skip
+    (row,) = listed(monkeypatch, capsys, loaded)
+    assert " ".join(row.split()) == "a ready 5.0 GiB 312 MiB 8,192 2 0 41.2 1m15s"
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "shown"), [(None, "-"), (0.4, "0 MiB"), (999.4, "999 MiB"), (5300, "5.2 GiB")]
+)
+def test_memory_is_short(memory_mib: float | None, shown: str) -> None:
+    """In the unit that makes it readable."""
+    assert format_memory(memory_mib) == shown
+
+
+def test_a_failure_shows_the_last_line_of_output(monkeypatch, capsys) -> None:
+    """The lines before it are in the log."""
+    error = failure("the backend of model 'a' exited with code 3; its last output: one | two")
+    _, line = listed(monkeypatch, capsys, model("a", "failed", last_error=error))
+    assert "exited with code 3: two (see: llama-router logs a)" in line
 
 
 def fit(*, squeezed: bool, **fields: object) -> dict[str, Any]:

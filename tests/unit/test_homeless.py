@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from llama_router.cli.client import NoRouterError, find_router, state_dirs
 from llama_router.cli.commands.configuration import check
 from llama_router.cli.commands.demo import demo
-from llama_router.cli.commands.hub import list_models, remove
+from llama_router.cli.commands.hub import remove
 from llama_router.cli.commands.install_unit import install_unit
+from llama_router.cli.commands.list_models import list_models
 from llama_router.cli.commands.models import import_
-from llama_router.cli.commands.operate import ps, status
+from llama_router.cli.commands.operate import status
+from llama_router.cli.commands.ps import ps
 from llama_router.cli.commands.serve import serve
+from llama_router.cli.failures import NoRouterError
 from llama_router.cli.options import Connection
+from llama_router.cli.router_search import find_router, state_dirs
 from llama_router.config.locations import default_config_path, state_dir_for
 from llama_router.errors.config import ConfigError
 from llama_router.files import home_folder
@@ -50,9 +53,9 @@ def test_there_is_no_home_folder() -> None:
         (serve, "the state directory is unknown"),
         (check, "there is no configuration: router.toml does not exist"),
         (lambda: import_(Path()), "the state directory is unknown"),
-        (ps, "no running router was found"),
-        (status, "no running router was found"),
-        (list_models, "set HOME, or HF_HOME"),
+        (ps, "no router is running"),
+        (status, "no router is running"),
+        (list_models, "the state directory is unknown"),
         (lambda: remove("user/repo"), "set HOME, or HF_HOME"),
         (demo, "give --folder"),
         (lambda: install_unit(user=True), "the folder of your configuration is unknown"),
@@ -62,11 +65,11 @@ def test_there_is_no_home_folder() -> None:
 def test_a_command_says_what_it_lacks(
     command: Callable[[], int], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line and the exit status 1, no traceback."""
+    """In one line, below it may stand what to do; the exit status is 1, without a traceback."""
     assert command() == 1
-    said = capsys.readouterr().err
-    assert reason in said
-    assert len(said.splitlines()) == 1
+    first, *below = capsys.readouterr().err.splitlines()
+    assert reason in first
+    assert all(line.startswith("  ") for line in below)
 
 
 def test_folders_that_are_named_are_used() -> None:
@@ -88,7 +91,11 @@ def test_the_state_directory_is_a_mistake_of_the_configuration() -> None:
 def test_a_router_is_looked_for_where_it_can_be() -> None:
     """A folder that has no path is left out."""
     assert state_dirs(Connection(), {}) == []
-    with pytest.raises(NoRouterError, match=r"looked for /run/llama-router/router\.json"):
+    with pytest.raises(NoRouterError) as missing:
         find_router(Connection(), {})
-    with pytest.raises(NoRouterError, match="looked for nothing, because there is no home folder"):
+    assert missing.value.details == ("looked for /run/llama-router/router.json",)
+    with pytest.raises(NoRouterError) as missing:
         find_router(Connection(config=Path("router.toml")), {})
+    assert missing.value.details[0].startswith(
+        "looked for nothing, because there is no home folder"
+    )

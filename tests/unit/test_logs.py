@@ -13,12 +13,14 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama_router.logs.console import ConsoleRenderer
 from llama_router.logs.events import log
 from llama_router.logs.output import configure
 from llama_router.logs.threaded_writer import ThreadedWriter
@@ -101,13 +103,60 @@ def test_lines_cannot_be_forged(text: str, format: Format) -> None:  # noqa: A00
 
 
 def test_console_line_is_for_people() -> None:
-    """Time of day, level, event and words; text that is not one word is quoted."""
-    line = rendered(format="console", model="a/b:Q4", reason="no memory", load_s=0.5, names=("x",))
+    """Time of day, level, event and words, without what has no value, and digits of no use."""
+    line = rendered(
+        format="console", model="a/b:Q4", reason="no memory", load_s=0.51234, names=("x", "y"),
+        left_s=None, new=[], again=False, argv=["a", "b c"],
+    )  # fmt: skip
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d\.\d{3} info     test\.happened model=a/b:Q4 reason='no memory' "
-        r"load_s=0\.5 names=\['x'\]\n",
+        r"\d\d:\d\d:\d\d info    test\.happened model=a/b:Q4 reason=\"no memory\" "
+        r"load_s=0\.512 names=\"x, y\" argv=\"a 'b c'\"\n",
         line,
     )
+
+
+Event: TypeAlias = tuple[str, dict[str, object]]
+
+
+def on_terminal(*events: Event, columns: int = 60) -> list[str]:
+    """Return the lines of a terminal after these events."""
+    screen = pyte.Screen(columns, 40)
+    stream = pyte.Stream(screen)
+    render = ConsoleRenderer(colours=True, width=lambda: columns, replaces=True)
+    for event, fields in events:
+        stream.feed(render("info", event, dict(fields)).decode().replace("\n", "\r\n"))
+    lines = [line.rstrip() for line in screen.display]
+    return lines[: max((i + 1 for i, line in enumerate(lines) if line), default=0)]
+
+
+def test_a_long_text_has_lines_of_its_own_on_a_terminal() -> None:
+    """Below the event, wrapped at words, and not endless."""
+    lines = on_terminal(("a.happened", {"reason": "word " * 200, "code": 3}))
+    assert lines[0].endswith("a.happened code=3")
+    assert lines[1].startswith(" " * 18 + "reason word word")
+    assert lines[-1].endswith("...")
+    assert (len(lines), max(map(len, lines)) <= 60) == (5, True)
+
+
+def test_progress_of_a_load_is_one_line_that_is_replaced() -> None:
+    """By the next progress, and then by the next event."""
+    loading = {"model": "m", "waited_s": 2.0, "left_s": 4.2, "progress": 0.5, "limit_s": None}
+    begun: Event = ("backend.spawned", {"model": "m"})
+    first: Event = ("backend.loading", loading)
+    later: Event = (
+        "backend.loading",
+        loading | {"progress": 0.75, "left_s": None, "waited_s": 3.04},
+    )
+    assert on_terminal(begun, first)[1:] == ["loading m, 50%, 4 s left, after 2 s"]
+    assert on_terminal(begun, first, later)[1:] == ["loading m, 75%, after 3.04 s"]
+    (_, ready) = on_terminal(begun, first, later, ("backend.ready", {"model": "m"}))
+    assert ready.endswith("backend.ready model=m")
+
+
+def test_progress_without_a_terminal_is_a_line_of_its_own() -> None:
+    """Nothing could replace it."""
+    render = ConsoleRenderer(colours=False)
+    assert render("info", "backend.loading", {"model": "m"}).endswith(b"backend.loading model=m\n")
 
 
 def test_only_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:

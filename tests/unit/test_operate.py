@@ -90,22 +90,6 @@ def test_status_names_the_programs_that_hold_memory(
     ]
 
 
-def test_ps_shows_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    """In a column of its own."""
-    assert operate.ps() == 0
-    header, line = capsys.readouterr().out.splitlines()
-    assert header.split("  ")[4].strip() == "MEMORY"
-    assert "  312 MiB  " in line
-
-
-@pytest.mark.parametrize(
-    ("memory_mib", "shown"), [(None, "-"), (0.4, "0 MiB"), (999.4, "999 MiB"), (5300, "5.2 GiB")]
-)
-def test_memory_is_short(memory_mib: float | None, shown: str) -> None:
-    """In the unit that makes it readable."""
-    assert operate.format_memory(memory_mib) == shown
-
-
 def test_status_names_settings_that_wait_for_a_restart(capsys: pytest.CaptureFixture[str]) -> None:
     """Beside the mistakes of a file that was rejected later."""
     assert operate.status() == 0

@@ -1,4 +1,4 @@
-"""``pull``, ``list`` and ``rm``: models in the cache of the Hugging Face hub."""
+"""``pull`` and ``rm``: models in the cache of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ...errors.base import RouterError
 from ...errors.downloads import ModelNotCachedError
 from ...files import reason_of
 from ...hub import cache_deletion
-from ...hub.cache import CachedModel, RepoCache, cache_root, find_repository, repositories
+from ...hub.cache import CachedModel, RepoCache, cache_root, find_repository
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.references import Reference, parse_reference
 from ...hub.units import format_size
 from ...models import found_file
-from ..client import find_router, state_dirs
 from ..options import Config, Connection, HubFile
-from ..printing import fail, print_json, print_line, print_message
+from ..printing import fail, print_line, print_message
 from ..progress import display
+from ..router_search import find_router, state_dirs
 
 #: Exit status after Ctrl-C, as a shell reports it.
 INTERRUPTED = 130
@@ -112,52 +112,6 @@ async def _cancel_on_sigint(
         task_status.started()
         async for _ in signals:
             downloads.cancel(id_)
-
-
-def list_models(*, json: bool = False) -> int:
-    """List the models in the hub cache.
-
-    Args:
-        json: Print JSON, with paths.
-    """
-    try:
-        root = cache_root(os.environ)
-    except RouterError as exc:
-        return fail(str(exc))
-    models: list[CachedModel] = []
-    try:
-        found = repositories(root)
-    except OSError as exc:
-        return fail(f"the cache {root} cannot be read: {reason_of(exc)}: {exc.filename}")
-    for repo in found:  # a repository that cannot be read does not hide the others
-
-        def warn(exc: OSError, name: str = repo.repo) -> None:
-            print_message(f"warning: {name} cannot be read: {reason_of(exc)}: {exc.filename}")
-
-        try:
-            models += repo.models(warn)
-        except OSError as exc:
-            warn(exc)
-    if json:
-        print_json([_entry(model) for model in models], indent=1)
-        return 0
-    if not models:
-        print_message(f"no models in {root}; 'llama-router pull user/repo' fetches one")
-    width = max((len(model.id) for model in models), default=0)
-    for model in models:
-        mmproj = "  +mmproj" if model.mmproj is not None else ""
-        _print_for_scripts(f"{model.id:{width}}  {format_size(model.size_bytes):>9}{mmproj}")
-    return 0
-
-
-def _entry(model: CachedModel) -> dict[str, object]:
-    mmproj = None if model.mmproj is None else str(model.snapshot / model.mmproj.path)
-    return {
-        "id": model.id,
-        "size_bytes": model.size_bytes,
-        "path": str(model.path),
-        "mmproj": mmproj,
-    }
 
 
 def remove(model: str, /, *, config: Config = None) -> int:

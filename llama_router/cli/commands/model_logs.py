@@ -15,14 +15,16 @@ from urllib.parse import quote
 import attrs
 from cyclopts import Parameter
 
-from ...errors.base import RouterError
 from ...files import Unseen, look, reason_of
 from ...logs.lines import escape_controls
 from ...model_logs.log_files import FileFollower, log_path, read_tail, record_line
 from ...model_logs.record import LogRecord, Resume, as_text, from_json
-from ..client import NoRouterError, connected, model_id, reporting_failures, state_dirs
+from ..client import connected, reporting_failures
+from ..failures import CliError, NoRouterError
 from ..options import DEFAULT_CONNECTION, MAX_LINES, Connection, Json, Lines
 from ..printing import print_message
+from ..router_search import model_id, state_dirs
+from ..terminal import has_colours
 
 Result = TypeVar("Result")
 
@@ -40,7 +42,7 @@ _RECONNECT_S: Final = 1.0
 _RESUME_LINES: Final = MAX_LINES
 
 
-class NoLogError(RouterError):
+class NoLogError(CliError):
     """No router is running, and no file has the log of the model."""
 
     code = "log_not_found"
@@ -84,9 +86,7 @@ class _Printer:
     """Writes records to standard output: as JSON, as text, or with colours on a terminal."""
 
     def __init__(self, model: str, *, as_json: bool) -> None:
-        terminal = sys.stdout.isatty()
-        plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-        self._colours = terminal and not plain
+        self._colours = has_colours(sys.stdout)
         self._model = model
         self._as_json = as_json
         self._resume = Resume()
@@ -204,7 +204,7 @@ class _Reader:
         folders = state_dirs(self.connection, os.environ)
         if self.connection.config is None:
             folders.append(_SYSTEM_STATE)
-        access_fault = ""
+        faults: list[str] = []
         for folder in folders:
             path = log_path(folder / "logs", model)
             found = look(path)
@@ -213,11 +213,12 @@ class _Reader:
                 _read_or_raise(path, follower.skip_to_end)
                 return follower, _read_or_raise(path, partial(read_tail, path, lines))
             if not found.is_missing:  # another folder may have the log
-                access_fault = access_fault or f"; {path} cannot be accessed: {found.reason}"
+                faults.append(f"{path} cannot be accessed: {found.reason}")
         searched = ", ".join(str(folder / "logs") for folder in folders)
         raise NoLogError(
-            f"no router is running, and there is no log of a model {self.model!r} in {searched}"
-            + access_fault
+            f"no router is running, and there is no log of a model {self.model!r}",
+            cure="; ".join(faults[:1]) or "check its name, or say --config",
+            details=[f"looked in {searched}"],
         )
 
 

@@ -1,18 +1,21 @@
-"""Commands that operate a running router: ``ps status load unload reload rescan set``."""
+"""Commands that operate a running router: ``status load unload reload rescan set``."""
 
 from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from textwrap import shorten
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from cyclopts import Parameter
 
-from ..client import CommandError, connected, reporting_failures
+from ..client import STATUS, AdminClient, connected, reporting_failures
+from ..failures import CommandError, RefusedByRouterError
+from ..loading import load_and_show
+from ..model_rows import format_duration, format_memory
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
-from ..printing import print_json, print_line, print_message, print_table
+from ..printing import print_error, print_json, print_line
 
 #: The heading of a list of models or settings, by its field in the report of a reload.
 _HEADINGS: Final = {
@@ -22,138 +25,6 @@ _HEADINGS: Final = {
     "retuned": "applied without restart",
     "needs_router_restart": "needs a restart of the router",
 }
-
-#: Longest beginning of a failure's message in a list, in characters.
-_MESSAGE_CHARACTERS: Final = 120
-
-_COLUMNS: Final = ("MODEL", "PHASE", "PID", "PORT", "MEMORY", "IN FLIGHT", "QUEUED", "READY FOR")
-
-
-@reporting_failures
-def ps(
-    *,
-    all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,  # noqa: A002 -- the option's name
-    json: Json = False,
-    connection: Connection = DEFAULT_CONNECTION,
-) -> int:
-    """List the models that a running router has loaded.
-
-    Models that crashed and were not started since are among them.
-
-    Args:
-        all: Include the models that are not loaded.
-        json: Print JSON.
-        connection: How to find the router.
-    """
-    with connected(connection) as client:
-        state = client.get("/admin/status?configuration=0")
-    models = state["models"]
-    listed = [model for model in models if all or model["phase"] != "stopped" or model["crashed"]]
-    if json:
-        print_json(listed)
-        return 0
-    _print_table(listed)
-    for program in state["programs"]:
-        if program["warning"]:
-            print_message(f"warning: {program['warning']}")
-    return 0
-
-
-def _print_table(models: list[dict[str, Any]]) -> None:
-    notes = any(map(_notes, models))
-    rows: list[tuple[str, ...]] = [(*_COLUMNS, "NOTES") if notes else _COLUMNS]
-    rows += [(*_row(model), _notes(model)) if notes else _row(model) for model in models]
-    print_table(rows)
-    for model in models:
-        if model["waits_for"] is not None:
-            print_line(f"{model['id']}: {model['queued']} waiting: {model['waits_for']}")
-        if (fit := model["fit"]) is not None and _is_reduced(fit):
-            print_line(_fit_line(model["id"], fit))
-        if (failure := model["last_error"]) is not None and _concerns_now(model):
-            print_line(_failure_line(model, failure))
-
-
-def _is_reduced(fit: dict[str, Any]) -> bool:
-    return fit["n_ctx"] < fit["n_ctx_full"] or fit["n_gpu_layers"] is not None
-
-
-def _fit_line(name: str, fit: dict[str, Any]) -> str:
-    """Return what a model got less than with enough memory, in one line."""
-    why = "squeezed, because something else holds memory" if fit["squeezed"] else "fitted to memory"
-    return f"{name}: {why}: {fit['summary']}"
-
-
-def _concerns_now(model: dict[str, Any]) -> bool:
-    """Return whether the last failure of a model says why it does not run."""
-    return model["crashed"] or model["phase"] in ("failed", "backoff")
-
-
-def _failure_line(model: dict[str, Any], failure: dict[str, Any]) -> str:
-    """Return a failure in one line; the model's log has all of it."""
-    name = model["id"]
-    ago = "" if failure["ago_s"] is None else f" {format_duration(failure['ago_s'])} ago"
-    cause = "" if failure["cause"] is None else f" ({failure['cause']})"
-    retry_s = model["retry_in_s"]
-    pause = f", not tried again for {format_duration(retry_s)}" if retry_s else ""
-    message = shorten(failure["message"], _MESSAGE_CHARACTERS, placeholder=" …")
-    return f"{name}: failed{ago}{cause}{pause}: {message} (see: llama-router logs {name})"
-
-
-def _notes(model: dict[str, Any]) -> str:
-    """Return what is special about a model; empty if nothing is."""
-    notes = {
-        "asleep": model["sleeping"],
-        "loaded by request only": not model["autoload"],
-        "unlisted": model["unlisted"],
-    }
-    return ", ".join(note for note, applies in notes.items() if applies)
-
-
-def _row(model: dict[str, Any]) -> tuple[str, ...]:
-    def cell(value: object) -> str:
-        return "-" if value is None else str(value)
-
-    ready_s, left_s = model["ready_for_s"], model["load_left_s"]
-    ready = "-" if left_s is None else f"in ~{format_duration(left_s)}"
-    return (
-        model["id"],
-        model["phase"],
-        cell(model["pid"]),
-        cell(model["port"]),
-        _memory_of(model),
-        cell(model["in_flight"]),
-        cell(model["queued"]),
-        ready if ready_s is None else format_duration(ready_s),
-    )
-
-
-def _memory_of(model: dict[str, Any]) -> str:
-    """Return what a loaded model takes, by device; ``~`` if that is only estimated."""
-    claims: dict[str, int] = model["claims"]
-    if not claims:
-        return format_memory(model["memory_mib"])
-    source = (model["footprint"] or {}).get("source")
-    sign = "" if source in ("configured", "measured") else "~"
-    return " + ".join(f"{sign}{format_memory(mib)} {name}" for name, mib in claims.items())
-
-
-def format_memory(memory_mib: float | None) -> str:
-    """Return an amount of memory in short form: ``312 MiB``, ``5.2 GiB``; ``-`` if unknown."""
-    if memory_mib is None:
-        return "-"
-    return f"{memory_mib:.0f} MiB" if memory_mib < 1000 else f"{memory_mib / 1024:.1f} GiB"
-
-
-def format_duration(seconds: float) -> str:
-    """Return *seconds* in short form: ``42s``, ``3m05s``, ``2h07m``, ``3d04h``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
 @reporting_failures
@@ -205,35 +76,66 @@ def _device_line(device: dict[str, Any]) -> str:
 
 
 @reporting_failures
-def load(model: str, /, *, connection: Connection = DEFAULT_CONNECTION) -> int:
-    """Load a model, and wait until it is ready.
+def load(*models: str, connection: Connection = DEFAULT_CONNECTION) -> int:
+    """Load models, and wait until they are ready.
+
+    On a terminal it shows how far that is.
 
     Args:
-        model: Its name or an alias.
+        models: Names or aliases, which are loaded one after the other.
         connection: How to find the router.
     """
-    return _change_model(connection, "/admin/models/load", {"model": model})
+    if not models:
+        raise CommandError("give the name of a model", cure="'llama-router list' shows them")
+    with connected(connection) as client:
+        return _for_each(client, models, lambda name: load_and_show(client, name))
 
 
 @reporting_failures
 def unload(
-    model: str, /, *, force: Flag = False, connection: Connection = DEFAULT_CONNECTION
+    *models: str,
+    all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False,  # noqa: A002 -- the option's name
+    force: Flag = False,
+    connection: Connection = DEFAULT_CONNECTION,
 ) -> int:
-    """Unload a model after its requests have ended, and wait until its backend has exited.
+    """Unload models after their requests have ended, and wait until their backends have exited.
 
     Args:
-        model: Its name or an alias.
-        force: Abort its requests instead of waiting for them.
+        models: Names or aliases.
+        all: Unload every model that is loaded, or is being loaded.
+        force: Abort requests instead of waiting for them.
         connection: How to find the router.
     """
-    return _change_model(connection, "/admin/models/unload", {"model": model, "force": force})
-
-
-def _change_model(connection: Connection, path: str, document: dict[str, object]) -> int:
+    if bool(models) == all:
+        raise CommandError("give the name of a model, or --all")
     with connected(connection) as client:
-        state = client.post(path, document)
-    print_line(f"{state['id']}: {state['phase']}")
-    return 0
+        if all:
+            listed = client.get(STATUS)["models"]
+            models = tuple(model["id"] for model in listed if model["phase"] != "stopped")
+            if not models:
+                print_line("no model is loaded")
+        return _for_each(
+            client,
+            models,
+            lambda name: client.post("/admin/models/unload", {"model": name, "force": force}),
+        )
+
+
+def _for_each(
+    client: AdminClient, models: Iterable[str], change: Callable[[str], dict[str, Any]]
+) -> int:
+    """Change each of *models*, and print what it is now; a failure does not hinder the next."""
+    status = 0
+    for name in models:
+        try:
+            state = change(name)
+        except RefusedByRouterError as exc:
+            client.suggest(exc, name)
+            print_error(exc)
+            status = 1
+        else:
+            print_line(f"{state['id']}: {state['phase']}")
+    return status
 
 
 @reporting_failures

@@ -12,11 +12,12 @@ import trio
 from ...config.locations import state_dir_for
 from ...control.admin.memory import describe_plan
 from ...dispatch.memory_watch import read_once
-from ..client import NoRouterError, connected, reporting_failures
+from ..client import connected, reporting_failures
 from ..config_loading import PreparedConfig, prepare_or_explain
+from ..failures import NoRouterError
+from ..model_rows import format_memory
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
 from ..printing import fail, print_json, print_line, print_message, print_table
-from .operate import format_memory
 
 
 @reporting_failures

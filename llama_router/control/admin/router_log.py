@@ -11,9 +11,10 @@ from quart import Blueprint, Response, request
 
 from ...core.apis.event_stream import NOT_BUFFERED
 from ...errors.requests import RequestError
+from ...logs.console import ConsoleRenderer
 from ...logs.events import log
 from ...logs.recent import RecentEvent, RecentEvents
-from ...logs.rendering import LEVELS, ConsoleRenderer, json_line, timestamp
+from ...logs.rendering import LEVELS, json_line, timestamp
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import still_allowed
