@@ -37,7 +37,6 @@ _NOTES: Final = {
     "logToStdout": "the router logs to standard error, and each backend to a file of its own",
     "metricsMaxInMemory": "the router keeps no such buffer",
     "captureBuffer": "requests and answers are never stored",
-    "includeAliasesInList": "aliases are never listed as models",
     "performance": "the router collects no such statistics",
     "peers": "requests are not forwarded to other machines",
     "profiles": "names are not rewritten; use aliases",
@@ -109,6 +108,8 @@ class _Translation:
             if level.text not in _LOG_LEVELS:
                 raise level.refuse(f"must be one of {', '.join(_LOG_LEVELS)}")
             router["log_level"] = _LOG_LEVELS[level.text]
+        if root.boolean("includeAliasesInList"):
+            router["aliases_in_list"] = True
         if root.boolean("sendLoadingState"):
             router["notify_model_swap"] = True
         ready_s = root.whole("healthCheckTimeout") or READY_TIMEOUT_S

@@ -21,7 +21,7 @@ from .yaml_tree import Node, NodeKind
 #: ``http://localhost:8999``, with `PORT` in place of the number for ``${PORT}``.
 _PROXY: Final = re.compile(rf"https?://(?:localhost|127\.0\.0\.1|\[::1\]):(\d+|{PORT})/?")
 
-_NO_NAME: Final = "a model has no other name for display than its id"
+_NO_NAME: Final = "only a model has a name for display, and not one of its names"
 _NO_DESCRIPTION: Final = "only a model has a description, and not one of its names"
 _NO_OUTPUT: Final = "lists of models do not name this output"
 _ALSO_OTHERS: Final = "it became set_params, which also count for the other names of the model"
@@ -33,7 +33,6 @@ _NO_VALUE: Final = "TOML has no such value; write it as set_params or a preset o
 
 #: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
-    "name": _NO_NAME,
     "cmdStop": "a backend is stopped by SIGTERM to all its processes, and after stop_timeout_s "
     "by SIGKILL",
     "timeouts": "connection_timeout_s and read_timeout_s of [router] apply to all models",
@@ -186,10 +185,11 @@ class ModelTranslation:
         if fields.boolean("unlisted"):
             self.draft.fields["unlisted"] = True
         # A description has one line here, and several in many files.
-        if (text := fields.text("description")) is not None:
-            words = CONTROL.sub(" ", self.macros.expand(text)).split()
-            if words:
-                self.draft.fields["description"] = " ".join(words)
+        for setting in ("name", "description"):
+            if (text := fields.text(setting)) is not None:
+                words = CONTROL.sub(" ", self.macros.expand(text)).split()
+                if words:
+                    self.draft.fields[setting] = " ".join(words)
         metadata: dict[str, Value] = {}
         for name, node in fields.named("metadata").items():
             try:

@@ -229,7 +229,7 @@ class Stage:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ready: dict[str, tuple[Any, Any]] = {}
 
-    def model(self, name: str, *flags: str, **table: Any) -> dict[str, Any]:
+    def model(self, name: str, /, *flags: str, **table: Any) -> dict[str, Any]:
         """Return the ``[models.<name>]`` table of a fake backend.
 
         Args:

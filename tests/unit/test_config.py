@@ -90,6 +90,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "default_model": "a",
         "default_for_unknown": True,
         "autoload": False,
+        "aliases_in_list": True,
         "drain_s": 0,
         "state_dir": "/s",
         "log_level": "debug",

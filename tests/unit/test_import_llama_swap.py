@@ -232,7 +232,6 @@ metadata: {}""")
 def test_what_has_no_counterpart_is_a_comment_beside_its_model() -> None:
     """Each such setting is named with its value and line, in the file and in the summary."""
     text = one("""\
-name: A model
 cmdStop: kill ${PID}
 checkEndpoint: none
 filters:
@@ -243,15 +242,15 @@ capabilities: {out: [audio], new: 1}
 some_new_thing: 1""")
     notes = notes_of(text)
     settings = [
-        *("name", "cmdStop", "checkEndpoint", "filters.setParams.seed", "timeouts"),
+        *("cmdStop", "checkEndpoint", "filters.setParams.seed", "timeouts"),
         *("capabilities.out", "capabilities.new", "some_new_thing"),
     ]
     assert notes.keys() == {("m", setting) for setting in settings}
-    assert notes["m", "cmdStop"] == 5
+    assert notes["m", "cmdStop"] == 4
     _, _, after = render(draft_of(text)).partition("[models.m]\n")
     comments = after.partition("\n[")[0]
-    assert "# Not taken over (line 5): cmdStop = kill ${PID}: " in comments
-    assert "(line 8): filters.setParams.seed" in comments
+    assert "# Not taken over (line 4): cmdStop = kill ${PID}: " in comments
+    assert "(line 7): filters.setParams.seed" in comments
 
 
 def test_what_lists_of_models_say_is_taken_over() -> None:
@@ -259,6 +258,7 @@ def test_what_lists_of_models_say_is_taken_over() -> None:
     spec = model_of(
         one("""\
 unlisted: true
+name: "  Good ${MODEL_ID}"
 description: |
   A good
   model
@@ -268,6 +268,7 @@ capabilities: {in: [text, image], out: [text], tools: true, context: 8192}""")
     del spec["spawn"]
     assert spec == {
         "unlisted": True,
+        "name": "Good m",
         "description": "A good model",
         "metadata": {"port": 1, "deep": {"a": [1, "x"]}},
         "capabilities": ["completion", "vision", "tools"],

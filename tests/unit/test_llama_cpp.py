@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from llama_router.control.llama_cpp.entries import (
     BackendInfo,
+    alias_entries,
+    anthropic_entry,
     anthropic_list,
     downloading_entry,
     model_entry,
@@ -168,6 +170,25 @@ def test_an_entry_has_what_the_settings_declare() -> None:
     loaded = entry_of(Phase.READY, info, **declared)
     assert loaded["capabilities"] == ["completion", "tools"]
     assert loaded["context_length"] == 2048
+
+
+def test_an_entry_has_a_name_for_people_and_facts_where_llama_swap_has_them() -> None:
+    """Facts of the backend stay; Anthropic's clients get the name, too."""
+    info = read_backend_info(msgspec.json.encode(LIST))
+    declared: dict[str, Any] = {"name": "Quick One", "metadata": {"owner": "team"}}
+    entry = entry_of(Phase.READY, info, **declared)
+    assert entry["name"] == "Quick One"
+    assert entry["meta"]["llamaswap"] == {"owner": "team"}
+    assert entry["meta"]["n_ctx"] == 2048
+    assert anthropic_entry(entry)["display_name"] == "Quick One"
+
+
+def test_an_alias_may_have_an_entry_of_its_own() -> None:
+    """It differs by its id only, and has no further names."""
+    entry = entry_of(Phase.STOPPED, aliases=["b", "c"])
+    first, second = alias_entries(entry)
+    assert (first["id"], second["id"], first["aliases"]) == ("b", "c", [])
+    assert first["status"] == entry["status"]
 
 
 def test_clients_of_anthropic_get_their_own_form() -> None:

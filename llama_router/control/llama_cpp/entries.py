@@ -187,7 +187,21 @@ def model_entry(
         entry["capabilities"] = list(spec.capabilities)
     if context is not None:
         entry["context_length"] = context
+    if spec.name is not None:
+        entry["name"] = spec.name
+    if spec.metadata:  # where llama-swap's clients look for it
+        entry["meta"] = {**_meta_of(entry), "llamaswap": dict(spec.metadata)}
     return entry | described(spec)
+
+
+def alias_entries(entry: Json) -> list[Json]:
+    """Return an entry for each alias in the *entry* of a model, which differs by its id only."""
+    return [{**entry, "id": alias, "aliases": []} for alias in entry["aliases"]]
+
+
+def _meta_of(entry: Json) -> Json:
+    meta = entry.get("meta")
+    return meta if isinstance(meta, dict) else {}
 
 
 def anthropic_entry(entry: Json) -> Json:
@@ -199,7 +213,7 @@ def anthropic_entry(entry: Json) -> Json:
     return {
         "type": "model",
         "id": entry["id"],
-        "display_name": entry["id"],
+        "display_name": entry.get("name", entry["id"]),
         "created_at": created.isoformat().replace("+00:00", "Z"),
         "lifecycle": "active",
         "max_input_tokens": entry.get("context_length"),

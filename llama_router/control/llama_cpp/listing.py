@@ -24,7 +24,15 @@ from ...core.scheduling.state import ModelStatistics
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check, open_to
-from .entries import SLEEPING, Json, anthropic_entry, anthropic_list, downloading_entry, model_entry
+from .entries import (
+    SLEEPING,
+    Json,
+    alias_entries,
+    anthropic_entry,
+    anthropic_list,
+    downloading_entry,
+    model_entry,
+)
 
 #: Header field that each request of Anthropic's API has, and no other.
 _ANTHROPIC_FIELD: Final = "anthropic-version"
@@ -45,12 +53,15 @@ class Listing:
         dispatcher = self._context.dispatcher
         statistics = dispatcher.statistics()
         models = dispatcher.config.models
-        found = [
-            self._entry(spec, statistics[model], preset, caller)
-            for model, spec in models.items()
-            if caller.may_use(spec) and not spec.unlisted
-            for preset in (None, *spec.presets)
-        ]
+        found: list[Json] = []
+        for model, spec in models.items():
+            if not caller.may_use(spec) or spec.unlisted:
+                continue
+            for preset in (None, *spec.presets):
+                entry = self._entry(spec, statistics[model], preset, caller)
+                found.append(entry)
+                if spec.aliases_in_list:
+                    found += alias_entries(entry)
         return found if caller.models is not None else [*found, *self._downloading()]
 
     def entry(

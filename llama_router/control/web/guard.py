@@ -153,6 +153,15 @@ def still_allowed(gate: Gate) -> Callable[[], bool]:
     return allowed
 
 
+def check_load(gate: Gate) -> None:
+    """Refuse a read that changes something, if a hidden page may have sent it.
+
+    Raises:
+        OriginNotAllowedError: see `Gate.check_load`.
+    """
+    gate.check_load(request.method.encode(), header_fields())
+
+
 def may_change(gate: Gate) -> bool:
     """Return whether the sender of the current request may load and unload models."""
     return gate.may_change(request.method.encode(), header_fields())

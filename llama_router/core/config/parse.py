@@ -46,7 +46,7 @@ _API_KEY_KEYS: Final = _readers(tables.API_KEY)
 _MODEL_KEYS: Final = _readers(tables.MODEL)
 
 # Settings of a model that `[router]` has, too.
-_INHERITED: Final = ("max_queued", "ttl_s", "notify_model_swap", "autoload")
+_INHERITED: Final = ("max_queued", "ttl_s", "notify_model_swap", "autoload", "aliases_in_list")
 
 # Replaces invalid commands, so that no second problem is reported about them.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}

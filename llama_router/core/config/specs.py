@@ -119,6 +119,7 @@ class RouterSpec:
     default_model: Text | None = attrs.field(default=None, metadata=RETUNE)
     default_for_unknown: bool = attrs.field(default=False, metadata=RETUNE)
     autoload: bool = attrs.field(default=True, metadata=RETUNE)
+    aliases_in_list: bool = attrs.field(default=False, metadata=RETUNE)
     drain_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
     state_dir: Text | None = attrs.field(default=None, metadata=RESTART)
     llama_server: LlamaServer | None = attrs.field(default=None, metadata=RETUNE)
@@ -278,6 +279,7 @@ class ModelSpec:
         state: AUTO if a scan found it, MANUAL if the user wrote or imported it.
         group: Models with the same group run side by side; None runs alone.
         aliases: Further names for it.
+        aliases_in_list: Its aliases have entries of their own in ``/v1/models``.
         unlisted: Leave it out of the lists that clients get.
         template: Name of its template, which is already part of *spawn*.
         autoload: Load it for any request; else only by request of a person.
@@ -298,6 +300,7 @@ class ModelSpec:
         capabilities: Its abilities in lists of models; None for those that are found out.
         context_length: Its context in lists of models, in tokens; None for the one that is
             found out.
+        name: Its name for people, in lists of models; requests do not use it.
         description: A text about it, for lists of models.
         metadata: Further facts about it, for lists of models; the router does not use them.
     """
@@ -309,6 +312,7 @@ class ModelSpec:
     state: ModelState = attrs.field(default=ModelState.MANUAL, metadata=RETUNE)
     group: Text | None = attrs.field(default=None, metadata=RETUNE)
     aliases: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
+    aliases_in_list: bool = attrs.field(default=False, metadata=RETUNE)
     unlisted: bool = attrs.field(default=False, metadata=RETUNE)
     template: Text | None = attrs.field(default=None, metadata=RETUNE)
     autoload: bool = attrs.field(default=True, metadata=RETUNE)
@@ -330,6 +334,7 @@ class ModelSpec:
     )
     capabilities: tuple[Capability, ...] | None = attrs.field(default=None, metadata=RETUNE)
     context_length: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    name: Text | None = attrs.field(default=None, metadata=RETUNE)
     description: Text | None = attrs.field(default=None, metadata=RETUNE)
     metadata: Mapping[Name, JsonValue] = attrs.field(factory=dict[str, Any], metadata=RETUNE)
 

@@ -1,0 +1,1 @@
+"""llama-swap's own routes, for the tools that use them: running models, unload, logs, events."""
