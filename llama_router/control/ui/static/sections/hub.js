@@ -1,18 +1,209 @@
-// Get models: downloads from the hub.
+// Get models: GGUF repositories of the hub, what fits this machine, and downloads.
 
-import { html } from "../lib.js";
-import { Empty, Progress } from "../components.js";
-import { bytes } from "../format.js";
+import { html, useEffect, useRef, useState } from "../lib.js";
+import { ApiError, call, request, sentence } from "../api.js";
+import { Badge, Button, Dialog, Empty, Field, Notice, Progress, Search, Select, Skeleton, confirm,
+  toast } from "../components.js";
+import { bytes, count, date, duration, percent, plural } from "../format.js";
+import { Icon } from "../icons.js";
+import { routeTo } from "../route.js";
 import { useStore } from "../store.js";
 
-export default function Hub() {
-  const downloads = useStore((state) => state.downloads);
-  return html`<h1>Get models</h1>
-    ${downloads.length ? html`<ul class="rows" aria-label="Downloads">
-      ${downloads.map((row) => html`<li key=${row.id}><span class="name">${row.requested}</span>
-        <span>${row.state}</span> <span>${bytes(row.done_bytes)} of ${bytes(row.total_bytes)}</span>
-        ${row.state === "running" && html`<${Progress} label=${`Download of ${row.requested}`}
-          value=${row.total_bytes && row.done_bytes / row.total_bytes} />`}</li>`)}
-    </ul>` : html`<${Empty} icon="hub" title="No downloads">
-      <code>llama-router pull user/repo</code> fetches a model from the hub.<//>`}`;
+/** Pause after the last key before the hub is asked, in milliseconds. */
+const PAUSE_MS = 350;
+
+const SORTS = [
+  { value: "downloads", label: "Most downloaded" },
+  { value: "likes", label: "Most liked" },
+  { value: "updated", label: "Latest" },
+];
+
+const FITS = {
+  gpu: ["Fits the GPU", "good"],
+  gpus: ["Fits the GPUs together", "good"],
+  partly: ["Partly on the GPU", "busy"],
+  host: ["Fits the memory", "good"],
+  no: ["Too large", "bad"],
+};
+
+export default function Hub({ route }) {
+  return html`<div class="section-head"><h1>Get models</h1><${ByName} /></div>
+    <${Downloads} />
+    <${Find} query=${route.params.get("q") ?? ""} sort=${route.params.get("sort") ?? "downloads"} />
+    ${route.argument && html`<${Repository} id=${route.argument}
+      onClose=${() => { location.hash = routeTo("hub", "", Object.fromEntries(route.params)); }} />`}`;
+}
+
+async function fetchModel(reference) {
+  const { requested } = await call("/admin/models/download", { body: { model: reference } });
+  toast(`The download of ${requested} has begun.`);
+}
+
+/** A field for a name that is known already. */
+function ByName() {
+  const [open, setOpen] = useState(false);
+  const [name, setName] = useState("");
+  const [error, setError] = useState("");
+  const begin = async () => {
+    try {
+      await fetchModel(name.trim());
+      setOpen(false);
+      setName("");
+      setError("");
+    } catch (failure) {
+      if (!(failure instanceof ApiError)) throw failure;
+      setError(failure.message);
+    }
+  };
+  return html`<${Button} icon="hub" onClick=${() => setOpen(true)}>By name<//>
+    ${open && html`<${Dialog} title="Download by name" onClose=${() => setOpen(false)} footer=${html`
+      <${Button} onClick=${() => setOpen(false)}>Cancel<//>
+      <${Button} kind="primary" disabled=${!name.trim()} onClick=${begin}>Download<//>`}>
+      <${Field} label="Name" error=${error} hint="user/repo, or user/repo:QUANT">
+        ${(rest) => html`<input value=${name} spellcheck="false" autocapitalize="off"
+          onInput=${(event) => setName(event.target.value)}
+          onKeyDown=${(event) => { if (event.key === "Enter" && name.trim()) begin(); }} ...${rest} />`}<//>
+    <//>`}`;
+}
+
+// --- Downloads -------------------------------------------------------------------------
+
+function Downloads() {
+  const rows = useStore((state) => state.downloads);
+  if (!rows.length) return null;
+  const live = (row) => row.state === "running" || row.state === "queued";
+  const shown = [...rows].reverse().sort((a, b) => live(b) - live(a)).slice(0, 8);
+  return html`<section class="stack" aria-label="Downloads"><h2>Downloads</h2>
+    <ul class="rows">${shown.map((row) => html`<${Download} key=${row.id} row=${row} />`)}</ul></section>`;
+}
+
+function Download({ row }) {
+  const { state } = row;
+  const cancel = () => request(`/admin/downloads/${row.id}`, { method: "DELETE" });
+  return html`<li class="download">
+    <span class="name" dir="auto">${row.model ?? row.requested}</span>
+    <span class="quiet">${saidOf(row)}</span>
+    ${state === "running" || state === "queued"
+      ? html`<${Button} small icon="close" onClick=${cancel}>Cancel<//>`
+      : state === "done" ? html`<${Badge} tone="good">Here<//>
+        ${row.model && html`<a class="button small plain" href=${routeTo("playground", row.model)}>Try it</a>`}`
+      : html`<${Button} small icon="refresh" onClick=${() => fetchModel(row.requested)}>Resume<//>`}
+    ${state === "running" && html`<${Progress} label=${`Download of ${row.requested}`}
+      value=${row.total_bytes ? row.done_bytes / row.total_bytes : null} />`}
+    ${row.error && html`<p class="bad-text whole-line">${sentence(row.error.message)}</p>`}
+  </li>`;
+}
+
+function saidOf(row) {
+  switch (row.state) {
+    case "queued": return "Waits for its turn";
+    case "running": {
+      if (row.note) return row.note;
+      if (!row.total_bytes) return "Asks the hub";
+      return [`${percent(row.done_bytes / row.total_bytes)} of ${bytes(row.total_bytes)}`,
+        row.bytes_per_s && `${bytes(row.bytes_per_s)}/s`,
+        row.left_s !== null && `${duration(row.left_s)} left`].filter(Boolean).join(" · ");
+    }
+    case "done": return bytes(row.total_bytes);
+    case "cancelled": return `Cancelled at ${bytes(row.done_bytes)}; what is here is kept`;
+    default: return "Failed";
+  }
+}
+
+// --- Search ----------------------------------------------------------------------------
+
+function Find({ query, sort }) {
+  const [text, setText] = useState(query);
+  const [found, setFound] = useState(null);
+  const [error, setError] = useState(null);
+  const [asked, setAsked] = useState(0);
+  useEffect(() => {
+    const end = new AbortController();
+    const timer = setTimeout(async () => {
+      try {
+        const answer = await call("/admin/hub/search",
+          { query: { q: text.trim(), sort, limit: 30 }, signal: end.signal });
+        setFound(answer);
+        setError(null);
+      } catch (failure) {
+        if (failure.name === "AbortError") return;
+        if (!(failure instanceof ApiError)) throw failure;
+        setError(failure.message);
+      }
+    }, found === null ? 0 : PAUSE_MS);
+    history.replaceState(null, "", routeTo("hub", "", { q: text, sort }));
+    return () => {
+      clearTimeout(timer);
+      end.abort();
+    };
+  }, [text, sort, asked]);
+  return html`<section class="stack" aria-label="Models of the hub">
+    <div class="toolbar"><${Search} label="Search the hub for GGUF models" value=${text} onInput=${setText} />
+      <${Select} aria-label="Order" value=${sort} options=${SORTS}
+        onChange=${(value) => { location.hash = routeTo("hub", "", { q: text, sort: value }); }} /></div>
+    ${error ? html`<${Notice} tone="bad" title="The hub cannot be searched."
+        action=${html`<${Button} small onClick=${() => setAsked(asked + 1)}>Try again<//>`}>${error}<//>`
+      : found === null ? html`<${Skeleton} lines=${5} label="Asking the hub" />`
+      : found.repositories.length === 0 ? html`<${Empty} icon="search" title="Nothing found">
+        No repository with GGUF files has these words.<//>`
+      : html`<ul class="rows" aria-label="Repositories">${found.repositories.map((repo) => html`
+        <li key=${repo.id}><a class="name" href=${routeTo("hub", repo.id, { q: text, sort })}
+            dir="auto">${repo.id}</a>
+          ${repo.gated && html`<${Badge} tone="busy" title="Its owner lets people in first">Gated<//>`}
+          <span class="quiet">${plural(repo.downloads, "download")} · ${plural(repo.likes, "like")}${
+            repo.updated_at ? ` · ${date(repo.updated_at)}` : ""}</span></li>`)}</ul>`}
+  </section>`;
+}
+
+/** One repository: its quantizations, their sizes, and where they fit. */
+function Repository({ id, onClose }) {
+  const [repo, setRepo] = useState(null);
+  const [error, setError] = useState(null);
+  const changes = useStore((state) => state.downloads.filter(({ state: each }) => each === "done").length);
+  useEffect(() => {
+    const end = new AbortController();
+    call("/admin/hub/repo", { query: { id }, signal: end.signal }).then(setRepo, (failure) => {
+      if (failure.name !== "AbortError") setError(failure);
+    });
+    return () => end.abort();
+  }, [id, changes]);
+  return html`<${Dialog} wide title=${id} onClose=${onClose}>
+    ${error ? html`<${Notice} tone="bad">${error.message}<//>`
+      : !repo ? html`<${Skeleton} lines=${4} label="Asking the hub" />`
+      : html`${repo.gated && html`<${Notice} tone="busy" title="This repository is gated.">
+          Accept its conditions on its page at the hub, and give the router your token.<//>`}
+        ${repo.quants.length === 0 ? html`<${Empty} icon="hub" title="No GGUF files">
+          llama.cpp cannot run what is in this repository.<//>`
+          : html`<ul class="rows" aria-label="Quantizations">${repo.quants.map((quant) => html`
+            <${Quant} key=${quant.name} repo=${id} quant=${quant} free=${repo.disk_free_bytes} />`)}</ul>`}
+        ${repo.disk_free_bytes !== null && html`<p class="quiet">${bytes(repo.disk_free_bytes)} are free on
+          the disk of the cache.</p>`}`}
+  <//>`;
+}
+
+function Quant({ repo, quant, free }) {
+  const reference = `${repo}:${quant.name}`;
+  const running = useStore((state) => state.downloads.find((row) =>
+    row.requested === reference && (row.state === "running" || row.state === "queued")));
+  const [word, tone] = FITS[quant.fits] ?? [null, null];
+  const full = free !== null && quant.size_bytes > free;
+  const remove = async () => {
+    const sure = await confirm({ title: `Delete ${reference}?`, danger: true, action: "Delete",
+      text: `It frees ${bytes(quant.size_bytes)}. Requests that it serves are finished first.` });
+    if (!sure) return;
+    const { freed_bytes: freed } = await call("/admin/models",
+      { method: "DELETE", query: { model: quant.model ?? reference } });
+    toast(`${reference} is deleted; ${bytes(freed)} are free again.`);
+  };
+  return html`<li><span class="name">${quant.name}
+      ${quant.files > 1 && html`<span class="quiet"> · ${plural(quant.files, "file")}</span>`}</span>
+    ${word && html`<${Badge} tone=${tone} title=${quant.reason}>${word}<//>`}
+    <span class="quiet">${bytes(quant.size_bytes)}</span>
+    ${running ? html`<span class="quiet">${running.total_bytes
+        ? percent(running.done_bytes / running.total_bytes) : "Begins"}</span>`
+      : quant.present ? html`<${Badge} tone="good">Here<//>
+        <${Button} small kind="danger" icon="trash" label=${`Delete ${reference}`} onClick=${remove} />`
+      : html`<${Button} small icon="hub" disabled=${full} title=${full ? "The disk has no room for it" : undefined}
+        onClick=${() => fetchModel(reference)}>Download<//>`}
+  </li>`;
 }
