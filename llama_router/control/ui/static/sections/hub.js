@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "../lib.js";
 import { ApiError, call, request, sentence } from "../api.js";
 import { Badge, Button, Dialog, Empty, Field, Notice, Progress, Search, Select, Skeleton, confirm,
   toast } from "../components.js";
-import { bytes, count, date, duration, percent, plural } from "../format.js";
+import { bytes, date, duration, percent, plural } from "../format.js";
 import { Icon } from "../icons.js";
 import { routeTo } from "../route.js";
 import { useStore } from "../store.js";
