@@ -6,9 +6,12 @@ Each test leaves screenshots in its temporary folder.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llama_router.models.tiny.chat import make_chat_model
+from tests.hub_server import HubServer
 from tests.process.browser import MARKS, in_browser, opened
 from tests.process.real import make_models, model_table, serving, write_config
 
@@ -259,3 +262,71 @@ async def test_text_of_programs_and_models_becomes_parts(config, tmp_path) -> No
     """Colours become classes, control characters visible; Markdown becomes blocks."""
     async with serving(config) as router:
         await in_browser(evaluate, tmp_path, router.url)
+
+
+def get_a_model(folder: Path, url: str) -> None:
+    """Search the hub, look at what fits, download, try the model, delete it."""
+    with opened(folder, url) as page:
+        page.goto(f"{url}/ui/#/hub")
+        page.get_by_role("searchbox", name="Search the hub for GGUF models").fill("tiny")
+        page.get_by_role("link", name="acme/tiny-GGUF").click()
+        dialog = page.get_by_role("dialog")
+        row = dialog.get_by_role("listitem").filter(has_text="Q8_0")
+        row.get_by_text("Fits a GPU").wait_for()
+        page.screenshot(path=folder / "repository.png")
+        row.get_by_role("button", name="Download acme/tiny-GGUF:Q8_0").click()
+        row.get_by_text("Here").wait_for()
+        page.keyboard.press("Escape")
+        downloads = page.get_by_role("region", name="Downloads")
+        downloads.get_by_text("Here").wait_for()
+        page.screenshot(path=folder / "downloaded.png")
+        downloads.get_by_role("link", name="Try it").click()
+        page.get_by_role("button", name="Settings").click()
+        page.get_by_label("Most tokens").fill("4")
+        page.get_by_label("Message").fill("Hello")
+        page.keyboard.press("Enter")
+        page.get_by_role("article", name="Answer of acme/tiny-GGUF:Q8_0").get_by_text(
+            "4 tokens"
+        ).wait_for()
+        page.goto(f"{url}/ui/#/hub/acme%2Ftiny-GGUF")
+        row.get_by_role("button", name="Delete acme/tiny-GGUF:Q8_0").click()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        row.get_by_role("button", name="Download acme/tiny-GGUF:Q8_0").wait_for()
+
+
+async def test_a_model_is_found_fetched_tried_and_deleted(tmp_path) -> None:
+    """From a search to an answer, without leaving the page; it says where the model fits."""
+    repo = tmp_path / "hub" / "acme" / "tiny-GGUF"
+    repo.mkdir(parents=True)
+    make_chat_model(repo / "tiny-Q8_0.gguf", name="tiny", seed=1)
+    config = write_config(
+        tmp_path,
+        "[scheduler]\npolicy = 'memory'\n[devices.gpu]\nkind = 'simulated'\nmemory_mib = 4096\n",
+        router=["scan_caches = true"],
+    )
+    environ: dict[str, Any] = dict.fromkeys(
+        ("HF_TOKEN", "HF_HUB_OFFLINE", "LLAMA_CACHE", "XDG_CACHE_HOME"), ""
+    )
+    with HubServer(tmp_path / "hub") as hub:
+        environ |= {"HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "NO_PROXY": "*"}
+        environ["HF_HUB_CACHE"] = str(tmp_path / "cache")
+        async with serving(config, **environ) as router:
+            await in_browser(get_a_model, tmp_path, router.url)
+
+
+def search_in_vain(folder: Path, url: str) -> None:
+    """Search a hub that does not answer; the rest of the section works."""
+    with opened(folder, url, may_be=[400, 502, 503]) as page:
+        page.goto(f"{url}/ui/#/hub")
+        page.get_by_text("The hub cannot be searched.").wait_for()
+        page.get_by_role("button", name="By name").click()
+        page.get_by_label("Name", exact=True).fill("no/such thing:")
+        page.get_by_role("button", name="Download", exact=True).click()
+        page.get_by_role("dialog").locator(".field-error").wait_for()
+        page.screenshot(path=folder / "offline.png")
+
+
+async def test_a_hub_that_is_offline_is_said(config, tmp_path) -> None:
+    """In one sentence, with a button to try again."""
+    async with serving(config, HF_HUB_OFFLINE="1", HOME=str(tmp_path)) as router:
+        await in_browser(search_in_vain, tmp_path, router.url)

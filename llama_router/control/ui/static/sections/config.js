@@ -1,7 +1,7 @@
 // Configuration: the file in an editor that keeps its comments, and where each setting comes from.
 
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
-import { ApiError, call } from "../api.js";
+import { call } from "../api.js";
 import { Badge, Button, Empty, Notice, Search, Segmented, Select, Skeleton, confirm, toast }
   from "../components.js";
 import { clock, count, plural } from "../format.js";
@@ -143,13 +143,8 @@ function File({ line }) {
       Comments and order stay as you write them.</p>`;
 }
 
-async function check(text, digest, signal) {
-  try {
-    return await call("/admin/config/check", { body: { text, digest }, signal });
-  } catch (error) {
-    if (error instanceof ApiError && error.body?.problems) return error.body;
-    throw error;
-  }
+function check(text, digest, signal) {
+  return call("/admin/config/check", { body: { text, digest }, signal });
 }
 
 function wouldDo({ added, removed, restarted, needs_router_restart: later }) {

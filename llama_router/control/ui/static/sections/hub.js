@@ -1,11 +1,10 @@
 // Get models: GGUF repositories of the hub, what fits this machine, and downloads.
 
-import { html, useEffect, useRef, useState } from "../lib.js";
+import { html, useEffect, useState } from "../lib.js";
 import { ApiError, call, request, sentence } from "../api.js";
 import { Badge, Button, Dialog, Empty, Field, Notice, Progress, Search, Select, Skeleton, confirm,
   toast } from "../components.js";
-import { bytes, date, duration, percent, plural } from "../format.js";
-import { Icon } from "../icons.js";
+import { bytes, date, duration, mib, percent, plural } from "../format.js";
 import { routeTo } from "../route.js";
 import { useStore } from "../store.js";
 
@@ -13,17 +12,18 @@ import { useStore } from "../store.js";
 const PAUSE_MS = 350;
 
 const SORTS = [
+  { value: "trendingScore", label: "Trending" },
   { value: "downloads", label: "Most downloaded" },
   { value: "likes", label: "Most liked" },
-  { value: "updated", label: "Latest" },
+  { value: "lastModified", label: "Latest" },
 ];
 
 const FITS = {
-  gpu: ["Fits the GPU", "good"],
+  gpu: ["Fits a GPU", "good"],
   gpus: ["Fits the GPUs together", "good"],
-  partly: ["Partly on the GPU", "busy"],
+  gpu_and_host: ["Partly on the GPU", "busy"],
   host: ["Fits the memory", "good"],
-  no: ["Too large", "bad"],
+  none: ["Too large", "bad"],
 };
 
 export default function Hub({ route }) {
@@ -122,7 +122,7 @@ function Find({ query, sort }) {
     const timer = setTimeout(async () => {
       try {
         const answer = await call("/admin/hub/search",
-          { query: { q: text.trim(), sort, limit: 30 }, signal: end.signal });
+          { query: { q: text.trim(), sort }, signal: end.signal });
         setFound(answer);
         setError(null);
       } catch (failure) {
@@ -150,8 +150,12 @@ function Find({ query, sort }) {
         <li key=${repo.id}><a class="name" href=${routeTo("hub", repo.id, { q: text, sort })}
             dir="auto">${repo.id}</a>
           ${repo.gated && html`<${Badge} tone="busy" title="Its owner lets people in first">Gated<//>`}
-          <span class="quiet">${plural(repo.downloads, "download")} · ${plural(repo.likes, "like")}${
-            repo.updated_at ? ` · ${date(repo.updated_at)}` : ""}</span></li>`)}</ul>`}
+          ${repo.is_here && html`<${Badge} tone="good" title="Something of it is in the cache">Here<//>`}
+          <span class="quiet">${[
+            repo.downloads !== null && plural(repo.downloads, "download"),
+            repo.likes !== null && plural(repo.likes, "like"),
+            repo.modified_at && date(Date.parse(repo.modified_at) / 1000),
+          ].filter(Boolean).join(" · ")}</span></li>`)}</ul>`}
   </section>`;
 }
 
@@ -159,51 +163,60 @@ function Find({ query, sort }) {
 function Repository({ id, onClose }) {
   const [repo, setRepo] = useState(null);
   const [error, setError] = useState(null);
-  const changes = useStore((state) => state.downloads.filter(({ state: each }) => each === "done").length);
+  const fetched = useStore((state) => state.downloads.filter(({ state: each }) => each === "done").length);
+  const served = useStore((state) => state.models.length); // one less after a deletion
   useEffect(() => {
     const end = new AbortController();
     call("/admin/hub/repo", { query: { id }, signal: end.signal }).then(setRepo, (failure) => {
       if (failure.name !== "AbortError") setError(failure);
     });
     return () => end.abort();
-  }, [id, changes]);
+  }, [id, fetched, served]);
   return html`<${Dialog} wide title=${id} onClose=${onClose}>
     ${error ? html`<${Notice} tone="bad">${error.message}<//>`
       : !repo ? html`<${Skeleton} lines=${4} label="Asking the hub" />`
       : html`${repo.gated && html`<${Notice} tone="busy" title="This repository is gated.">
           Accept its conditions on its page at the hub, and give the router your token.<//>`}
-        ${repo.quants.length === 0 ? html`<${Empty} icon="hub" title="No GGUF files">
-          llama.cpp cannot run what is in this repository.<//>`
-          : html`<ul class="rows" aria-label="Quantizations">${repo.quants.map((quant) => html`
-            <${Quant} key=${quant.name} repo=${id} quant=${quant} free=${repo.disk_free_bytes} />`)}</ul>`}
-        ${repo.disk_free_bytes !== null && html`<p class="quiet">${bytes(repo.disk_free_bytes)} are free on
-          the disk of the cache.</p>`}`}
+        ${repo.models.length === 0 ? html`<${Empty} icon="hub" title="Nothing to run">${repo.note}<//>`
+          : html`<ul class="rows" aria-label="Quantizations">${repo.models.map((model) => html`
+            <${Model} key=${model.reference} model=${model} free=${repo.free_bytes} />`)}</ul>`}
+        <p class="quiet">${bytes(repo.free_bytes)} are free on the disk of
+          ${" "}<code>${repo.cache}</code>. Whether a model fits is estimated for 8,192 tokens of context,
+          with nothing else loaded.</p>`}
   <//>`;
 }
 
-function Quant({ repo, quant, free }) {
-  const reference = `${repo}:${quant.name}`;
+function Model({ model, free }) {
+  const { label, reference, fit } = model;
   const running = useStore((state) => state.downloads.find((row) =>
     row.requested === reference && (row.state === "running" || row.state === "queued")));
-  const [word, tone] = FITS[quant.fits] ?? [null, null];
-  const full = free !== null && quant.size_bytes > free;
+  const [word, tone] = FITS[fit.where] ?? [fit.where, "quiet"];
+  const sizeBytes = model.size_bytes + model.mmproj_bytes;
+  const full = !model.is_here && sizeBytes - model.here_bytes > free;
   const remove = async () => {
     const sure = await confirm({ title: `Delete ${reference}?`, danger: true, action: "Delete",
-      text: `It frees ${bytes(quant.size_bytes)}. Requests that it serves are finished first.` });
+      text: `It frees ${bytes(sizeBytes)}. Requests that it serves are finished first.` });
     if (!sure) return;
     const { freed_bytes: freed } = await call("/admin/models",
-      { method: "DELETE", query: { model: quant.model ?? reference } });
+      { method: "DELETE", query: { model: model.model ?? reference } });
     toast(`${reference} is deleted; ${bytes(freed)} are free again.`);
   };
-  return html`<li><span class="name">${quant.name}
-      ${quant.files > 1 && html`<span class="quiet"> · ${plural(quant.files, "file")}</span>`}</span>
-    ${word && html`<${Badge} tone=${tone} title=${quant.reason}>${word}<//>`}
-    <span class="quiet">${bytes(quant.size_bytes)}</span>
+  return html`<li><span class="name">${label}
+      <span class="quiet">${[
+        model.is_default && "the default",
+        model.files.length > 1 && plural(model.files.length, "file"),
+        model.mmproj && "sees pictures",
+      ].filter(Boolean).map((each) => ` · ${each}`).join("")}</span></span>
+    <${Badge} tone=${tone} title=${`Needs ${mib(fit.need_mib)}${
+      fit.devices.length ? ` on ${fit.devices.join(", ")}` : ""}`}>${word}<//>
+    <span class="quiet">${bytes(sizeBytes)}</span>
     ${running ? html`<span class="quiet">${running.total_bytes
         ? percent(running.done_bytes / running.total_bytes) : "Begins"}</span>`
-      : quant.present ? html`<${Badge} tone="good">Here<//>
+      : model.is_here ? html`<${Badge} tone="good">Here<//>
+        ${model.model && html`<a class="button small plain" href=${routeTo("playground", model.model)}>Try it</a>`}
         <${Button} small kind="danger" icon="trash" label=${`Delete ${reference}`} onClick=${remove} />`
       : html`<${Button} small icon="hub" disabled=${full} title=${full ? "The disk has no room for it" : undefined}
-        onClick=${() => fetchModel(reference)}>Download<//>`}
+        label=${`Download ${reference}`} onClick=${() => fetchModel(reference)}>${
+          model.here_bytes ? "Go on" : "Download"}<//>`}
   </li>`;
 }
