@@ -12,115 +12,14 @@ import attrs
 from cyclopts import App, Group
 
 from .. import __version__
+from .command_list import COMMANDS, GROUPS
 from .garbage_collection import fewer_collections
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
     from rich.console import Console, ConsoleOptions
 
-#: Every command: its name, its function in ``commands``, and its line in ``llama-router --help``,
-#: which is the first line of the function's docstring. It stands here, too, because ``--help``
-#: must not import every command: that would take 0.4 s of CPU instead of 0.13 s.
-COMMANDS: Final = (
-    (
-        "serve",
-        "serve:serve",
-        "Serve the configured models, and those found in caches, until SIGINT or SIGTERM.",
-    ),
-    ("demo", "demo:demo", "Make two tiny models, serve them, and print requests to try."),
-    (
-        "install-unit",
-        "install_unit:install_unit",
-        "Install the router as a systemd service, and print the next steps.",
-    ),
-    (
-        "check",
-        "configuration:check",
-        "Check a configuration, and print every error; exit with 1 if there is one.",
-    ),
-    (
-        "plan",
-        "plan:plan",
-        "Print which models fit with which, on which devices, and which would leave for others.",
-    ),
-    (
-        "init",
-        "configuration:init",
-        "Write the documented example configuration; does not overwrite an existing file.",
-    ),
-    ("docs", "docs:docs", "Print a page of the documentation, or the list of all pages."),
-    (
-        "schema",
-        "configuration:schema",
-        "Print the JSON Schema of the configuration, for editors and other programs.",
-    ),
-    (
-        "import-llama-swap",
-        "migrate:import_llama_swap",
-        "Translate llama-swap's configuration; does not overwrite an existing file.",
-    ),
-    (
-        "import-presets",
-        "migrate:import_presets",
-        "Translate the INI presets of llama-server; does not overwrite an existing file.",
-    ),
-    (
-        "inspect",
-        "models:inspect",
-        "Print the header of a GGUF file, and how the router would serve it.",
-    ),
-    (
-        "import",
-        "models:import_",
-        "Add every model in a folder and its subfolders to the router permanently.",
-    ),
-    ("pull", "hub:pull", "Download a model from the hub into its cache, and print its path."),
-    (
-        "list",
-        "list_models:list_models",
-        "List every model that the router would serve, with size and origin.",
-    ),
-    (
-        "rm",
-        "hub:remove",
-        "Delete a model, and its interrupted downloads, from the hub cache.",
-    ),
-    ("run", "run:run", "Chat with a model in the terminal, or print one answer."),
-    ("ps", "ps:ps", "List the models that a running router has loaded."),
-    (
-        "status",
-        "operate:status",
-        "Print the state of a running router and of its configuration.",
-    ),
-    ("load", "operate:load", "Load models, and wait until they are ready."),
-    (
-        "unload",
-        "operate:unload",
-        "Unload models after their requests have ended, and wait until their backends have exited.",
-    ),
-    (
-        "reload",
-        "operate:reload",
-        "Make a running router read its configuration now, and print the result.",
-    ),
-    (
-        "rescan",
-        "operate:rescan",
-        "Make a running router scan its folders and caches for models now.",
-    ),
-    (
-        "set",
-        "operate:set_",
-        "Change settings of a model in the router's configuration file, and apply them.",
-    ),
-    (
-        "logs",
-        "model_logs:logs",
-        "Print the last output of a model's backends; with --follow also new output.",
-    ),
-)
-
-_SUMMARIES: Final = {name: summary for name, _, summary in COMMANDS}
+_BY_NAME: Final = {command.name: command for command in COMMANDS}
 
 #: Errors of a full or broken disk, for which the output of a command cannot be written.
 _DISK_ERRORS: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -140,8 +39,8 @@ def _print_commands(console: Console, options: ConsoleOptions, panel: HelpPanel)
     from cyclopts.help.formatters import DefaultFormatter  # noqa: PLC0415 -- see above
 
     entries = [
-        attrs.evolve(entry, description=InlineText.from_format(_SUMMARIES[name], "plaintext"))
-        if (name := next(iter(entry.names), "")) in _SUMMARIES
+        attrs.evolve(entry, description=InlineText.from_format(_BY_NAME[name].summary, "plaintext"))
+        if (name := next(iter(entry.names), "")) in _BY_NAME
         else entry
         for entry in panel.entries
     ]
@@ -152,10 +51,19 @@ app = App(
     name="llama-router",
     help="Many local models behind one always-ready API: spawns, swaps and streams their backends.",
     version=__version__,
-    group_commands=Group("Commands", help_formatter=_print_commands),
+    help_epilogue="'llama-router COMMAND --help' has the options of a command, and examples.",
 )
-for _name, _function, _ in COMMANDS:
-    app.command(f"{__package__}.commands.{_function}", name=_name)
+app["--help"].group = app["--version"].group = Group("Options", sort_key=len(GROUPS))
+for _place, (_group, _commands) in enumerate(GROUPS.items()):
+    _panel = Group(_group, help_formatter=_print_commands, sort_key=_place)
+    for _command in _commands:
+        app.command(
+            f"{__package__}.commands.{_command.function}",
+            name=_command.name,
+            group=_panel,
+            sort_key=_commands.index(_command),
+            help_epilogue="  \n".join(("Examples:", *_command.examples)),  # hard breaks
+        )
 
 
 def main() -> None:

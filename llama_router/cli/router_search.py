@@ -138,6 +138,12 @@ def model_id(connection: Connection, environ: Mapping[str, str], name: str) -> s
     return name
 
 
+def models_of(connection: Connection, environ: Mapping[str, str]) -> list[object]:
+    """Return the tables of models in the configurations that may be used."""
+    configs = [connection.config] if connection.config else default_config_path(environ)
+    return [_document(config).get("models") for config in configs]
+
+
 def models_in(config: Path) -> frozenset[str]:
     """Return the names of the models' tables in *config*; none if it cannot be read."""
     models = _document(config).get("models")

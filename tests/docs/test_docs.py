@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from llama_router.cli.app import COMMANDS as COMMANDS_BY_NAME
 from llama_router.cli.app import app
+from llama_router.cli.command_list import COMMANDS as ALL_COMMANDS
 from llama_router.config.example import example_config, meanings
 from llama_router.core.config.json_schema import json_schema
 from llama_router.core.config.parse import parse_config
@@ -111,10 +111,22 @@ def test_commands_in_examples_exist(line: str) -> None:
 
 def test_the_list_of_commands_has_their_own_words() -> None:
     """The line of a command in ``--help`` is the first line of its docstring."""
-    for name, _, summary in COMMANDS_BY_NAME:
-        function = app[name].default_command
+    for command in ALL_COMMANDS:
+        function = app[command.name].default_command
         assert function is not None
-        assert (function.__doc__ or "").partition("\n")[0] == summary
+        assert (function.__doc__ or "").partition("\n")[0] == command.summary
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda command: command.name)
+def test_examples_in_help_are_valid(command) -> None:
+    """Each is a command line of that command, with options that it has."""
+    for example in command.examples:
+        line = re.sub(r"<\((.*)\)", r"\1", example).partition(" > ")[0]
+        words = shlex.split(line, comments=True)
+        arguments = words[words.index("llama-router") + 1 :]
+        assert arguments[0] == command.name
+        _, _, ignored = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        assert not ignored
 
 
 def test_the_list_of_commands_imports_none() -> None:
@@ -128,8 +140,8 @@ def test_the_list_of_commands_imports_none() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert "imported:\n" in ended.stdout
-    for name, _, _ in COMMANDS_BY_NAME:
-        assert f" {name} " in ended.stdout
+    for command in ALL_COMMANDS:
+        assert f" {command.name} " in ended.stdout
 
 
 def test_the_readme_has_its_two_commands() -> None:
