@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import time
+import webbrowser
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Final, TextIO
 
 import attrs
@@ -47,11 +49,18 @@ path = "tiny-b.gguf"
 """
 
 
-def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -> int:
+def demo(
+    *,
+    once: bool = False,
+    port: Port = None,
+    folder: Path | None = None,
+    no_browser: bool = False,
+) -> int:
     """Make two tiny models, serve them, and print requests to try.
 
     Args:
         once: Send the requests, print the duration of each step, and exit.
+        no_browser: Do not open the dashboard in the browser of the desktop.
         port: Port to listen on; 8082 by default, with --once any free one.
         folder: Folder for the models; $XDG_CACHE_HOME/llama-router/demo by default.
     """
@@ -74,7 +83,7 @@ def demo(*, once: bool = False, port: Port = None, folder: Path | None = None) -
         from ..router_process import serve_config  # noqa: PLC0415 -- see above
 
     loaded = override_address(loaded, port=port)
-    status = serve_config(loaded, task_status=_Welcome(folder))
+    status = serve_config(loaded, task_status=_Welcome(folder, not no_browser and _has_desktop()))
     if status == 1:
         _print(_ENDED, file=sys.stderr)
     return status
@@ -119,6 +128,7 @@ llama-router demo --port 8083"""
 
 _WHAT_TO_TRY = """\
 Two tiny random models (they babble, but fast) are at {url}.
+Open that address in a browser: the dashboard shows them, and what happens to them.
 In another terminal, try:
 
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
@@ -149,14 +159,25 @@ class _Welcome:
 
     Attributes:
         folder: The folder of the demo.
+        browser: Whether to open the dashboard in the browser of the desktop.
     """
 
     folder: Path
+    browser: bool
 
     def started(self, value: RunningRouter | None = None) -> None:
         """Print the requests, with the address of the router."""
         assert value is not None, "a router reports itself"
         _print(_WHAT_TO_TRY.format(url=value.urls[0], folder=self.folder))
+        if self.browser:
+            # Daemonic: a browser that hangs must not hold up the end.
+            Thread(target=webbrowser.open, args=(f"{value.urls[0]}/ui/",), daemon=True).start()
+
+
+def _has_desktop() -> bool:
+    """Return whether a person looks at a desktop, and at the terminal of this command."""
+    shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    return bool(shown) and sys.stdout.isatty()
 
 
 @attrs.frozen
