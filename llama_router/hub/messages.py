@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Final, cast
+
 import msgspec
+
+from ..files.json_text import decode_kept, encode_kept
 
 
 class Resolved(msgspec.Struct, tag="resolved", tag_field="event", frozen=True):
@@ -67,17 +71,17 @@ class Failed(msgspec.Struct, tag="failed", tag_field="event", frozen=True):
 
 Message = Resolved | Progressed | Paused | Checking | Done | Failed
 
-_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_KINDS: Final[Any] = Message
 
 
 def encode(message: Message) -> bytes:
     """Return *message* as one line."""
-    return msgspec.json.encode(message) + b"\n"
+    return encode_kept(message) + b"\n"
 
 
 def decode(line: bytes) -> Message | None:
     """Return the message in *line*; None for any other text, such as a library's warning."""
     try:
-        return _decoder.decode(line)
+        return cast("Message", decode_kept(line, _KINDS))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -66,12 +66,21 @@ def _journal_value(value: object) -> str:
         return text_of(value)
 
 
+def _encodable(value: object) -> object:
+    """Return *value*, or its text if it cannot be encoded."""
+    try:
+        _ENCODER.encode(value)
+    except Exception:  # noqa: BLE001 -- see json_line
+        return text_of(value)
+    return value
+
+
 def json_line(fields: dict[str, Any]) -> bytes:
     """Return *fields*, with values of any type, as one line of JSON without control characters."""
     try:
         line = _ENCODER.encode(fields)
     except Exception:  # noqa: BLE001 -- a value that cannot be encoded must not cost the line
-        line = _ENCODER.encode({text_of(key): text_of(fields[key]) for key in fields})
+        line = _ENCODER.encode({text_of(key): _encodable(fields[key]) for key in fields})
     if not line.isascii() or b"\x7f" in line:
         line = _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line.decode()).encode()
     return line + b"\n"

@@ -490,6 +490,35 @@ async def test_sighup_reads_the_configuration_again(tmp_path) -> None:
         assert (await client.get("/v1/models/b")).status_code == 200
 
 
+async def test_a_folder_whose_name_is_not_utf8(tmp_path) -> None:
+    """A configuration in it is served, and all commands work."""
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    lines = write_config(tmp_path, endless_table(tmp_path, "a")).read_text().splitlines()
+    config = folder / "router.toml"
+    config.write_text("\n".join(line for line in lines if not line.startswith("state_dir")))
+    where = ("--config", str(config))
+    async with serving(config) as router:
+        for command in ("ps", "status", "rescan", "reload", "load a", "logs a", "unload a"):
+            words = [*command.split(), *where]
+            done = await run_cli(*words, folder=folder)
+            assert (done.returncode, done.stderr) == (0, b""), command
+        token = (folder / ".local/state/llama-router/admin-token").read_text().strip()
+        async with router.client() as client:
+            client.headers["x-admin-token"] = token
+            status = (await client.get("/admin/status")).json()
+    assert status["config_path"] == str(config).replace("\udce9", "?")
+    (folder / "swap.yaml").write_text("models:\n  a:\n    cmd: /bin/true --port ${PORT}\n")
+    done = await run_cli(
+        "import-llama-swap",
+        str(folder / "swap.yaml"),
+        "-o",
+        str(folder / "new.toml"),
+        folder=folder,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 async def test_a_router_ends_with_its_terminal(tmp_path, nohup: bool) -> None:  # noqa: FBT001 -- parametrized
     """Unless it was told to outlive it: then the signal has its other meaning."""

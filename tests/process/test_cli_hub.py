@@ -178,6 +178,16 @@ async def test_a_variable_that_cannot_be_used_is_a_sentence(home, variables) -> 
     assert "is here already; not compared: the hub cannot be asked" in err
 
 
+async def test_a_cache_whose_name_is_not_utf8(home) -> None:
+    """A model is fetched into it, listed and deleted."""
+    home = home | {"HF_HOME": str(Path(home["HOME"], "caf\udce9"))}
+    done = await run_cli("pull", REPO, folder=Path(home["HOME"]), **home)
+    assert (done.returncode, b"/caf\xe9/" in done.stdout) == (0, True), done.stderr
+    status, out, _ = await cli(home, "list")
+    assert (status, out.split()[0]) == (0, f"{REPO}:Q4_K_M")
+    assert (await cli(home, "rm", REPO))[0] == 0
+
+
 async def test_one_file_by_its_path(home) -> None:
     """``--hf-file`` instead of a quantization."""
     status, out, err = await cli(home, "pull", REPO, "--hf-file", "tiny-q8_0.gguf")

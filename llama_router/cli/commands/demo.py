@@ -21,6 +21,7 @@ from ...backends.server_programs import ask_program
 from ...config.load import LoadedConfig, load_config
 from ...config.locations import NO_HOME
 from ...errors.base import RouterError
+from ...errors.config import ConfigError
 from ...files import home_folder
 from ...logs.output import configure
 from ...models.tiny.chat import make_chat_model
@@ -73,7 +74,7 @@ def demo(
         return 1
     try:
         loaded = prepare(folder)
-    except (ImportError, OSError) as exc:
+    except (ConfigError, ImportError, OSError) as exc:
         _print(f"The demo's models cannot be made in {folder}: {exc}", file=sys.stderr)
         return 1
     if once:

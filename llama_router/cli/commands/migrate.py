@@ -108,7 +108,7 @@ def _write(output: Path, draft: Draft) -> None:
         OSError: if it exists or cannot be written.
     """
     mode = 0o600 if draft.variables - _PUBLIC_VARIABLES else 0o666
-    write_new(output, render(draft).encode(), mode=mode)
+    write_new(output, render(draft).encode(errors="backslashreplace"), mode=mode)
 
 
 def _report(output: Path, draft: Draft) -> int:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-import msgspec
-
+from ...files.json_text import decode_kept, encode_kept
 from ...workers.child import end_with_router
 from ..catalog import Catalog, ScanRequest
 
@@ -17,8 +16,8 @@ from ..catalog import Catalog, ScanRequest
 def main() -> int:
     """Run the scan that the argument requests; write the result to standard output."""
     end_with_router()
-    request = msgspec.json.decode(sys.argv[1], type=ScanRequest)
-    sys.stdout.buffer.write(msgspec.json.encode(Catalog.serve(request, os.environ)))
+    request = decode_kept(os.fsencode(sys.argv[1]), ScanRequest)
+    sys.stdout.buffer.write(encode_kept(Catalog.serve(request, os.environ)))
     return 0
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from ...core.config.specs import RouterSpec
 from ...errors.base import RouterError
+from ...files.json_text import decode_kept, encode_kept
 from ...logs.lines import escape_controls
 from ...workers.parent import end_worker, start_worker
 from ..catalog import Catalog, ScanReply, ScanReport
@@ -28,7 +29,7 @@ async def scan_in_process(catalog: Catalog, router: RouterSpec) -> ScanReport:
     Raises:
         ScanError: if the process fails.
     """
-    request = msgspec.json.encode(catalog.scan_request(router)).decode()
+    request = encode_kept(catalog.scan_request(router)).decode()
     try:
         process = await start_worker(
             "llama_router.config.scan_worker.child", request, env=dict(catalog.environ)
@@ -44,7 +45,7 @@ async def scan_in_process(catalog: Catalog, router: RouterSpec) -> ScanReport:
     finally:
         await end_worker(process)
     try:
-        reply = msgspec.json.decode(bytes(output), type=ScanReply)
+        reply = decode_kept(bytes(output), ScanReply)
     except msgspec.MsgspecError as exc:
         quote = bytes(output[-_MAX_QUOTE_BYTES:]).decode("utf-8", "replace").strip()
         raise ScanError(

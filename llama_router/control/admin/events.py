@@ -15,13 +15,13 @@ from functools import partial
 from typing import Final
 
 import attrs
-import msgspec
 import trio
 from quart import Blueprint, Response, request
 
 from ...core.apis.notices import KEEPALIVE_S
 from ...errors.requests import RequestError
 from ...event_feed import RouterDraining
+from ...files.json_text import encode_shown
 from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import still_allowed
@@ -218,5 +218,5 @@ class EventStream:
         return b"id: %b\nevent: %b\ndata: %b\n\n" % (
             number,
             kind.encode(),
-            msgspec.json.encode(data),
+            encode_shown(data),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-import msgspec
 import trio
 
 from ...core.access.caller import Caller
@@ -25,6 +24,7 @@ from ...event_feed import (
     RouterEvent,
     SleepChanged,
 )
+from ...files.json_text import encode_shown
 from ..web.context import ControlContext
 from .entries import Json, is_awaited
 from .events import (
@@ -165,4 +165,4 @@ def _download_event(event: DownloadProgressed) -> Json:
 
 
 def _encoded(event: Json) -> bytes:
-    return b"data: %b\n\n" % msgspec.json.encode(event)
+    return b"data: %b\n\n" % encode_shown(event)

@@ -16,6 +16,7 @@ from ...core.mcp import messages
 from ...core.mcp.messages import Answer, Call, FaultyMessageError, Server, read_message, refuse
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
+from ...files.json_text import encode_shown
 from ...logs.events import log
 from ...manual.pages import find_page, pages
 from ...threads import in_thread
@@ -123,9 +124,10 @@ class Endpoint:
             log.info("mcp.tool_failed", tool=tool.name, code=error.code, reason=str(error))
             return {"content": [_text(str(error))], "isError": True}
         log.info("mcp.tool_called", tool=tool.name, key=sender.name)
+        encoded = encode_shown(result)
         return {
-            "content": [_text(msgspec.json.encode(result).decode())],
-            "structuredContent": result,
+            "content": [_text(encoded.decode())],
+            "structuredContent": msgspec.Raw(encoded),
             "isError": False,
         }
 

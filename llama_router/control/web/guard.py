@@ -21,6 +21,7 @@ from ...core.access.gate import Gate, Scope
 from ...core.apis.registry import APIS
 from ...errors.access import AccessError, AdminTokenError
 from ...errors.requests import RequestError
+from ...files.json_text import encode_shown
 from ...process.peer_user import user_of_peer
 from ...threads import in_thread
 from .connection import BudgetedBody, FailableBody
@@ -220,4 +221,4 @@ async def json_body(schema: type[T]) -> T:
 
 def answer(value: object, status: int = HTTPStatus.OK) -> Response:
     """Return a response with *value* as JSON."""
-    return Response(msgspec.json.encode(value), status, content_type="application/json")
+    return Response(encode_shown(value), status, content_type="application/json")
