@@ -35,6 +35,7 @@ GOAL_MS: Final = 1.0
 
 _GPUS = (24_000,) * 8
 _STEP_S = 0.5
+_CLIENTS = tuple(f"client-{number}" for number in range(20))
 
 
 @attrs.frozen(kw_only=True)
@@ -133,7 +134,8 @@ class _Load:
     def arrival(self) -> Event:
         self._sent += 1
         self.waiting += 1
-        return Arrived(self._sent, self._chance.choice(self._names))
+        model, client = self._chance.choice(self._names), self._chance.choice(_CLIENTS)
+        return Arrived(self._sent, model, client=client)
 
     def next_events(self, waiting: int) -> Iterator[Event]:
         if self._starting:

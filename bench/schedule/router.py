@@ -51,6 +51,7 @@ class Router:
         self._machine = trace.machine
         self._settings = dict(settings or {})
         self._models = trace.models
+        self._slots = {model.name: model.slots for model in trace.models}
         self._reloads: dict[str, int] = {}
         self._held_mib: Mapping[int, int] = {}
         self._claims: dict[str, Mapping[int, int]] = {}
@@ -73,11 +74,11 @@ class Router:
         self,
         request: int,
         model: str,
-        client: str,  # noqa: ARG002 -- the scheduler does not know clients
+        client: str,
         now_s: float,
     ) -> list[Order]:
         """Pass it on."""
-        return self._tell(Arrived(request, ModelId(model)), now_s)
+        return self._tell(Arrived(request, ModelId(model), client=client), now_s)
 
     def ended(self, request: int, now_s: float) -> list[Order]:
         """Pass it on."""
@@ -85,7 +86,8 @@ class Router:
 
     def ready(self, model: str, now_s: float) -> list[Order]:
         """Pass it on."""
-        return self._tell(Changed(ModelId(model), Signal.PROBE_OK), now_s)
+        slots = self._slots[model]
+        return self._tell(Changed(ModelId(model), Signal.PROBE_OK, slots=slots), now_s)
 
     def exited(self, model: str, now_s: float, *, crashed: bool) -> list[Order]:
         """Pass it on; its memory is free when the devices have been read again."""

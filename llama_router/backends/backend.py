@@ -43,6 +43,7 @@ class Backend:
         fit: What llama.cpp's fitting chose for it; None if there was none.
         squeezed: Whether it has less context or fewer layers on the GPU because something else
             held memory.
+        slots: Requests that it serves at once; None if that is not known.
         gone: Set when the process has ended or is being ended.
         error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
         failures: Requests in a row that it failed; see `HealthChecks`.
@@ -61,6 +62,7 @@ class Backend:
     group: ControlGroup | None = None
     fit: Fit | None = None
     squeezed: bool = False
+    slots: int | None = None
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     failures: int = 0

@@ -64,6 +64,7 @@ from .load_watch import LoadWatch, StartOutcome
 from .ports import Ports
 from .preflight import check_files, in_start_thread
 from .readiness import ReadinessState, wait_ready
+from .slots import find_slots
 
 #: The address of every backend: only this machine can reach it.
 BACKEND_HOST: Final = "127.0.0.1"
@@ -245,6 +246,9 @@ class Launcher:
                 group=group,
                 fit=load.fit,
                 squeezed=load.squeezed,
+            )
+            backend.slots = await find_slots(
+                backend, plan.program.argv, plan.env, asks=plan.program.speaks_child_protocol
             )
             load_s = round(backend.ready_s - spawned_s, 4)
             log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)

@@ -49,12 +49,19 @@ def row_of(model: dict[str, Any]) -> list[Cell]:
         Cell("-" if size is None else format_memory(size / 2**20)),
         Cell(memory_of(model)),
         Cell(f"{n_ctx:,}" if n_ctx and is_loaded else "-"),
-        _count(model["in_flight"]),
+        _in_flight(model),
         _count(model["queued"], "yellow"),
         Cell(f"{rate:.1f}" if rate else "-"),
         Cell(_ttl_of(model)),
         Cell(notes_of(model), ("dim",)),
     ]
+
+
+def _in_flight(model: dict[str, Any]) -> Cell:
+    """Return the requests in flight, and how many there may be if there is a limit: ``1/4``."""
+    number, most = model["in_flight"], model.get("max_in_flight")
+    text = str(number) if most is None else f"{number}/{most}"
+    return Cell(text, () if number else ("dim",))
 
 
 def _count(number: int, *styles: str) -> Cell:

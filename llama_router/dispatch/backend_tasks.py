@@ -133,7 +133,7 @@ class BackendTasks:
         self.ready[model] = backend
         self._last_spawned = [m for m in self._last_spawned if m != model]
         self._last_spawned.append(model)
-        self._on_event(Changed(model, Signal.PROBE_OK))
+        self._on_event(Changed(model, Signal.PROBE_OK, slots=backend.slots))
 
     def _end(self, model: ModelId, error: BackendError | None) -> None:
         """Make *model*'s backend unavailable, and close the connections to it."""

@@ -18,6 +18,7 @@ import trio
 
 from ..backends.backend import Backend, BackendSlept, LoadExpected, LoadProgress
 from ..backends.readiness import probe as probe_health
+from ..core.access.caller import UNRESTRICTED, Caller
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.reload import ReloadPlan
@@ -43,9 +44,9 @@ from ..core.scheduling.events import (
     Unload,
 )
 from ..core.scheduling.lifecycle import Phase, Signal
+from ..core.scheduling.model_entry import ModelStatistics
 from ..core.scheduling.placement import Placement, Resident
 from ..core.scheduling.scheduler import Scheduler
-from ..core.scheduling.state import ModelStatistics
 from ..core.scheduling.waits import Wait
 from ..errors.admission import UnknownModelError
 from ..errors.backends import (
@@ -162,7 +163,8 @@ class Dispatcher:
         self,
         model: ModelId,
         *,
-        caller: str | None = None,
+        caller: Caller = UNRESTRICTED,
+        address: Callable[[], str] = str,
         may_load: bool = True,
         takes_slot: bool = True,
     ) -> Lease:
@@ -170,17 +172,22 @@ class Dispatcher:
 
         Args:
             model: The model.
-            caller: Name of the API key that the request came with, if it needed one.
+            caller: The sender of the request.
+            address: Returns the address that it came from, which its client is known by if it
+                has no API key.
             may_load: The model may be loaded for the request.
             takes_slot: The request counts for ``max_in_flight``.
         """
         request, now_s = next(self._ids), self._clock()
-        lease = self._leases[request] = Lease(self, request, caller, now_s)
+        lease = self._leases[request] = Lease(self, request, caller.name, now_s)
         lease.takes_slot = takes_slot
         if self._scheduler.admit_at_once(request, model, now_s, takes_slot=takes_slot):
             lease.settle(self._backends[model], now_s)
         else:
-            self.submit(Arrived(request, model, may_load, takes_slot), now_s)
+            client = address() if caller.name is None else f"key {caller.name}"
+            priority = caller.priority_at(self.config.models.get(model))
+            arrived = Arrived(request, model, may_load, takes_slot, client, priority, caller.weight)
+            self.submit(arrived, now_s)
         return lease
 
     @contextmanager

@@ -291,7 +291,8 @@ class ModelRequest:
         """
         with self._gateway.dispatcher.lease(
             model,
-            caller=self._caller.name,
+            caller=self._caller,
+            address=self._client.address,
             may_load=may_load,
             takes_slot=takes_slot(self._head.method, target, upgrade=self._upgrade),
         ) as lease:

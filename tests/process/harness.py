@@ -22,7 +22,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from llama_router.config.load import LoadedConfig
 from llama_router.core.config.parse import parse_config
-from llama_router.core.scheduling.state import ModelStatistics
+from llama_router.core.scheduling.model_entry import ModelStatistics
 from llama_router.process import procfs
 from llama_router.supervisor.running_router import RouterSignals, RunningRouter
 from llama_router.supervisor.tree import run_router

@@ -32,6 +32,7 @@ def model(name: str, phase: str, **fields: object) -> dict[str, Any]:
         "pid": None,
         "port": None,
         "in_flight": 0,
+        "max_in_flight": None,
         "queued": 0,
         "memory_mib": None,
         "claims": {},

@@ -61,7 +61,7 @@ def test_an_empty_document_gives_the_defaults() -> None:
 def test_a_model_with_only_a_path_gets_the_built_in_spawn() -> None:
     """Every value of such a model is a documented default."""
     assert only_model({"models": {"a": PATH}}) == ModelSpec(
-        id=ModelId("a"), spawn=DEFAULT_SPAWN, path="/m.gguf", max_queued=256
+        id=ModelId("a"), spawn=DEFAULT_SPAWN, path="/m.gguf", max_queued=1024
     )
 
 

@@ -34,8 +34,8 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.scheduling.lifecycle import TRANSITIONS, Phase, Signal, advance
+from llama_router.core.scheduling.model_entry import ModelStatistics
 from llama_router.core.scheduling.placement import most_instances
-from llama_router.core.scheduling.state import ModelStatistics
 from llama_router.errors.backends import BackendExitedError, SpawnError
 
 ENTRY = {

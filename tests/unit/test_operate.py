@@ -29,6 +29,7 @@ MODEL = {
     "footprint": None,
     "waits_for": None,
     "in_flight": 0,
+    "max_in_flight": None,
     "queued": 0,
     "ready_for_s": 61.0,
     "load_left_s": None,

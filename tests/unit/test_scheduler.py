@@ -240,7 +240,7 @@ def test_what_takes_no_slot_is_granted_first_after_a_load() -> None:
     s.handle(Arrived(1, A), now_s=0)
     s.handle(Arrived(2, A), now_s=0)
     s.handle(Arrived(3, A, takes_slot=False), now_s=0)
-    assert ready(s, A, 1) == [Grant(1, A), Grant(3, A)]
+    assert ready(s, A, 1) == [Grant(3, A), Grant(1, A)]
 
 
 def test_what_takes_no_slot_keeps_the_model() -> None:

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
+from llama_router.core.config.specs import Priority
 from llama_router.core.memory.devices import Device, DeviceId, DeviceKind
 from llama_router.core.memory.footprint import UNKNOWN, Footprint, Source
 from llama_router.core.memory.view import DeviceState, MemoryView
@@ -38,7 +39,7 @@ KEPT = "k"
 HOME = "e"
 TTL_S = {"b": 7.0, "c": 3.0}
 HOME_AFTER_S = 4.0
-DWELL_S, RESIDENCY_S, WAIT_S = 10.0, 2.0, 300.0
+DWELL_S, RESIDENCY_S, WAIT_S, YIELD_S = 10.0, 2.0, 1000.0, 12.0
 
 
 def config(limits: dict[str, int], revision: int = 0) -> Config:
@@ -62,7 +63,8 @@ def config(limits: dict[str, int], revision: int = 0) -> Config:
         "home_model": HOME,
         "home_after_s": HOME_AFTER_S,
     }
-    return parse_config({"router": router, "models": models})
+    scheduler = {"max_yield_s": YIELD_S}
+    return parse_config({"router": router, "scheduler": scheduler, "models": models})
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -149,15 +151,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         name=st.sampled_from([*GROUPS, KEPT, "zzz"]),
         may_load=st.booleans() | st.just(True),
         takes_slot=st.booleans() | st.just(True),
+        client=st.sampled_from(["", "agent", "person"]),
+        priority=st.just(Priority.NORMAL) | st.sampled_from(Priority),
+        weight=st.sampled_from([1.0, 0.25, 8.0]),
     )
-    def arrive(self, name: str, *, may_load: bool, takes_slot: bool) -> None:
+    def arrive(
+        self,
+        name: str,
+        *,
+        may_load: bool,
+        takes_slot: bool,
+        client: str,
+        priority: Priority,
+        weight: float,
+    ) -> None:
         self.last_request += 1
         self.waiting[self.last_request] = self.now_s
         if may_load:
             self.loading[self.last_request] = ModelId(name)
         if not takes_slot:
             self.slotless.add(self.last_request)
-        self.feed(Arrived(self.last_request, ModelId(name), may_load, takes_slot))
+        about = client, priority, weight
+        self.feed(Arrived(self.last_request, ModelId(name), may_load, takes_slot, *about))
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -252,7 +267,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         entries = self.scheduler._state.entries
         for entry in entries.values():
             if entry.phase is Phase.READY and entry.slotless & entry.queued.keys():
-                assert self.scheduler._state.in_turn(), "nothing else is due"
+                assert self.scheduler._state.in_turn(self.now_s), "nothing else is due"
             assert entry.slotless <= entry.in_flight | entry.queued.keys()
 
     @invariant()
@@ -316,18 +331,26 @@ class SchedulerMachine(RuleBasedStateMachine):
 class BusyMachine(SchedulerMachine):
     """The same, but a stream of requests for one model never ends: others must not starve."""
 
+    def intruder(self) -> Arrived:
+        """Return the next request of the stream."""
+        return Arrived(self.last_request, ModelId("c"))
+
+    #: Seconds in which every request gets its grant. Each group may dwell twice before the last
+    #: victim's turn, and the lower classes yield: for each start, and at c for each grant.
+    BOUND_S = 8 * (DWELL_S + RESIDENCY_S) + 14 * YIELD_S + 40
+
     def teardown(self) -> None:
         """Bounded wait: a second-long request for c begins every 0.1 s, so c is never idle."""
         victims = set(self.waiting)
         granted_at_s = dict.fromkeys(self.granted, self.now_s)
-        # Every other group may dwell once before the last victim's turn.
-        deadline_s = self.now_s + 4 * (DWELL_S + RESIDENCY_S) + 40
+        deadline_s = self.now_s + self.BOUND_S
         while victims & self.waiting.keys() and self.now_s < deadline_s:
             if len(self.waiting.keys() - victims) < 4:
                 self.last_request += 1
                 self.waiting[self.last_request] = self.now_s
-                self.loading[self.last_request] = ModelId("c")
-                self.feed(Arrived(self.last_request, ModelId("c")))
+                event = self.intruder()
+                self.loading[self.last_request] = event.model
+                self.feed(event)
             self.honest_backends()
             for request in self.granted:
                 granted_at_s.setdefault(request, self.now_s)
@@ -335,6 +358,22 @@ class BusyMachine(SchedulerMachine):
             self.end_requests(over)
             self.time_passes(0.1)
         assert not victims & self.waiting.keys()
+
+
+class ManyClientsMachine(BusyMachine):
+    """The same, but each request of the stream has another client, of the highest class."""
+
+    def intruder(self) -> Arrived:
+        """Return the next request of the stream."""
+        client = f"stranger {self.last_request}"
+        model = ModelId("c" if self.last_request % 3 else "d")
+        return Arrived(
+            self.last_request,
+            model,
+            client=client,
+            priority=Priority.INTERACTIVE,
+            weight=8.0,
+        )
 
 
 class Counted:
@@ -448,6 +487,8 @@ TestMemory = MemoryMachine.TestCase
 TestMemory.settings = TestScheduler.settings
 TestBusy = BusyMachine.TestCase
 TestBusy.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestManyClients = ManyClientsMachine.TestCase
+TestManyClients.settings = TestBusy.settings
 TestCountedBusy = CountedBusyMachine.TestCase
 TestCountedBusy.settings = TestBusy.settings
 TestMemoryBusy = MemoryBusyMachine.TestCase

@@ -42,6 +42,7 @@ PROBES: list[object] = [
         "info",
         "auto",
         "memory",
+        "interactive",
         "pool",
         "0" * 64,
         "/a/llama-server",

@@ -17,7 +17,7 @@ from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.memory.fit import options_of
 from ...core.scheduling.lifecycle import Phase
-from ...core.scheduling.state import ModelStatistics
+from ...core.scheduling.model_entry import ModelStatistics
 from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.memory_watch import MemoryWatch
 from ...dispatch.token_rates import TokenRates
@@ -188,6 +188,7 @@ class ModelRows:
             tokens_per_s=rates.tokens_per_s(spec.id),
             last_tokens_per_s=rates.last_tokens_per_s(spec.id),
             in_flight=statistics.in_flight,
+            max_in_flight=statistics.limit,
             queued=statistics.queued,
             serving=[
                 schemas.Serving(id=request, age_s=age_s(request), key=key_of(request))

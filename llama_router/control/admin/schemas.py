@@ -172,6 +172,8 @@ class Model(msgspec.Struct):
     estimated from their bytes; null if none moves, or before the end of its first one.
     *last_tokens_per_s* is that of its last answer. *last_used_at*, in seconds since 1970, is when
     its last request ended.
+    *max_in_flight* is how many requests its backend gets at once, by the settings or its own slots;
+    null for no limit.
     """
 
     id: str
@@ -201,6 +203,7 @@ class Model(msgspec.Struct):
     tokens_per_s: float | None
     last_tokens_per_s: float | None
     in_flight: int
+    max_in_flight: int | None
     queued: int
     serving: list[Serving]
     waiting: list[Waiting]

@@ -15,7 +15,7 @@ import msgspec
 from ...core.config.specs import ModelSpec, ModelState
 from ...core.memory.fit import Fit
 from ...core.scheduling.lifecycle import Phase
-from ...core.scheduling.state import ModelStatistics
+from ...core.scheduling.model_entry import ModelStatistics
 from ...errors.backends import BackendExitedError
 from .model_facts import accepts_images, context_length, described
 

@@ -20,7 +20,7 @@ from ...core.access.gate import Scope
 from ...core.config.names import ModelId
 from ...core.config.redaction import redacted_command
 from ...core.config.specs import ModelSpec, ModelState
-from ...core.scheduling.state import ModelStatistics
+from ...core.scheduling.model_entry import ModelStatistics
 from ...hub.downloads import DownloadState
 from ..web.context import ControlContext
 from ..web.guard import answer, caller, check, open_to

@@ -280,7 +280,7 @@ class _Finder:
             return upstream
         with ExitStack() as holding, suppress(RouterError):
             lease = holding.enter_context(
-                self._dispatcher.lease(model, caller=by.name, may_load=False, takes_slot=False)
+                self._dispatcher.lease(model, caller=by, may_load=False, takes_slot=False)
             )
             if lease.granted_nowait() is backend:
                 lease.cut = upstream.cancel

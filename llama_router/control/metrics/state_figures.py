@@ -10,7 +10,7 @@ from ...core.config.names import ModelId
 from ...core.memory.devices import DeviceKind
 from ...core.memory.view import MemoryView
 from ...core.scheduling.lifecycle import Phase
-from ...core.scheduling.state import ModelStatistics
+from ...core.scheduling.model_entry import ModelStatistics
 from .exposition import Family, labels, samples
 
 MODELS: Final = Family("llama_router_models", "gauge", "Models in each phase of their backends.")

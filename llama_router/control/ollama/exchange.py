@@ -21,6 +21,7 @@ from ...core.apis.dialect import StreamDialect, StreamInfo
 from ...core.apis.notices import NOTIFY_FIELD, WaitReporter, wants_notices
 from ...core.apis.ollama import OLLAMA, failure_lines
 from ...core.apis.usage import HEAD_BYTES, TAIL_BYTES, usage_of
+from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...core.requests.routes import allowed, autoload_of, may_load
 from ...dispatch.lease import Lease
@@ -71,6 +72,7 @@ class OllamaExchange:
         self._request = translated
         self._body = body
         self._caller = caller
+        self._address = request.remote_addr or ""
         self._begun_s = trio.current_time()
         # Made now, because a stream goes on when the request is no longer the current one.
         self._log = RequestLog(
@@ -125,7 +127,7 @@ class OllamaExchange:
         elif translated.unloads:
             dispatcher.keep(spec.id, translated.keep_s)
             return self._complete(self._empty_answer(load_s=0.0))
-        lease = dispatcher.lease(spec.id, caller=self._caller.name, may_load=self._may_load)
+        lease = self._lease(spec.id)
         self._log.lease = self._holding.enter_context(lease)
         lease.moved_bytes = lambda: self._log.sent_bytes
         if translated.stream and lease.granted_nowait() is None:
@@ -141,6 +143,14 @@ class OllamaExchange:
             return self._streamed(self._stream(lease, upstream))
         data = await upstream.receive_all(MAX_ANSWER_BYTES)
         return await self._translate(data, self._times(lease))
+
+    def _lease(self, model: ModelId) -> Lease:
+        return self._context.dispatcher.lease(
+            model,
+            caller=self._caller,
+            address=lambda: self._address,
+            may_load=self._may_load,
+        )
 
     def _stream_wait(self, lease: Lease, spec: ModelSpec) -> StreamWait:
         now_s = trio.current_time()
@@ -178,7 +188,7 @@ class OllamaExchange:
         dispatcher, lease = self._context.dispatcher, self._log.lease
         assert lease is not None, "it granted the backend"
         dispatcher.release(lease.request)  # not at the end: max_in_flight may be 1
-        again = dispatcher.lease(ended.model, caller=self._caller.name, may_load=self._may_load)
+        again = self._lease(ended.model)
         self._log.lease = self._holding.enter_context(again)
         again.moved_bytes = lease.moved_bytes
 

@@ -11,8 +11,9 @@ from ...errors.access import ModelNotAllowedError
 from ...errors.admission import UnknownModelError
 from ..config.config import Config
 from ..config.names import ResolvedModel
-from ..config.specs import ModelSpec
+from ..config.specs import ModelSpec, Priority
 from ..scheduling import refusals
+from ..scheduling.fairness import RANKS
 
 
 @attrs.frozen
@@ -24,12 +25,23 @@ class Caller:
         models: Names and patterns of the models that it may use; None for all.
         mcp: Whether its key is good for ``/mcp``.
         metrics: Whether its key is good for ``/metrics``.
+        priority: The highest class of its requests; None for any.
+        weight: Its share where it takes turns with others.
+        asked: The class that the request asks for; None if it does not.
     """
 
     name: str | None = None
     models: tuple[str, ...] | None = None
     mcp: bool = False
     metrics: bool = False
+    priority: Priority | None = None
+    weight: float = 1.0
+    asked: Priority | None = None
+
+    def priority_at(self, spec: ModelSpec | None) -> Priority:
+        """Return the class of its request for a model: never higher than that of its key."""
+        wanted = self.asked or (spec and spec.priority) or self.priority or Priority.NORMAL
+        return wanted if self.priority is None else max(wanted, self.priority, key=_rank)
 
     def may_use(self, spec: ModelSpec) -> bool:
         """Return whether it may use the model, by its id or any alias."""
@@ -85,6 +97,10 @@ class Caller:
             return refusals.unknown(name, config)
         usable = [model for model, spec in config.models.items() if self.may_use(spec)]
         return refusals.unknown_to_key(name, config, usable)
+
+
+def _rank(priority: Priority) -> int:
+    return RANKS[priority]
 
 
 UNRESTRICTED: Final = Caller()

@@ -30,9 +30,10 @@ from ...errors.access import (
     MetricsOffError,
     OriginNotAllowedError,
 )
+from ...errors.requests import RequestError
 from ..config.config import Config
 from ..config.exposure import is_loopback
-from ..config.specs import MetricsAccess, ModelsApi
+from ..config.specs import MetricsAccess, ModelsApi, Priority
 from .browsers import Fields, is_browser, is_listed, is_same_origin, without_default_port
 from .caller import UNRESTRICTED, Caller
 from .hosts import address_of, canonical, host_of, is_misleading, is_unspecified
@@ -52,8 +53,11 @@ class Scope(StrEnum):
 
 _CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
+#: The field in which a request asks for a class.
+PRIORITY_FIELD: Final = b"x-priority"
+
 _CHECKED_FIELDS: Final = _CREDENTIALS | {
-    *(b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode"),
+    *(b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode", PRIORITY_FIELD),
     *(b"cookie", b"referer"),  # of browsers, for sessions
 }
 
@@ -116,7 +120,9 @@ class Gate:
         router = config.router
         self._token = _digest((router.admin_token or self._fallback_token).encode())
         self._keys = {
-            bytes.fromhex(key.sha256): Caller(name, key.models, key.mcp, key.metrics)
+            bytes.fromhex(key.sha256): Caller(
+                name, key.models, key.mcp, key.metrics, key.priority, key.weight
+            )
             for name, key in config.api_keys.items()
         }
         self._hosts = {"localhost", *self._own_hosts}
@@ -153,6 +159,7 @@ class Gate:
             OriginNotAllowedError: if a page of another origin sent it.
             AdminTokenError: if it lacks the admin token that it needs.
             ApiKeyError: if it lacks a valid API key that it needs.
+            RequestError: if it asks for a class that there is not.
         """
         seen = {name: value for name, value in fields if name in _CHECKED_FIELDS}
         host = seen.get(b"host")
@@ -168,7 +175,8 @@ class Gate:
             return self._check_token(scope, seen)
         if scope is Scope.METRICS:
             return self._check_metrics(seen)
-        return self._check_key(seen) if self._keys else UNRESTRICTED
+        caller = self._check_key(seen) if self._keys else UNRESTRICTED
+        return _asking(caller, seen[PRIORITY_FIELD]) if PRIORITY_FIELD in seen else caller
 
     # -- sessions of browsers ---------------------------------------------------------------
 
@@ -449,6 +457,24 @@ class Gate:
             if hmac.compare_digest(digest, known):
                 caller = its_caller
         return caller
+
+
+def _asking(caller: Caller, value: bytes) -> Caller:
+    """Return *caller* with the class that its request asks for.
+
+    Raises:
+        RequestError: if there is no such class.
+    """
+    try:
+        priority = Priority(value.decode("latin-1").strip().lower())
+    except ValueError:
+        names = ", ".join(map(repr, map(str, Priority)))
+        raise RequestError(
+            f"'X-Priority' is {_quoted(value)}, which is no class: send one of {names}, or leave "
+            "the field out",
+            param="X-Priority",
+        ) from None
+    return attrs.evolve(caller, asked=priority)
 
 
 def _origin_error(origin: bytes | None) -> OriginNotAllowedError:

@@ -17,7 +17,7 @@ from ..access.caller import Caller
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase
-from ..scheduling.waits import Blocker, Wait
+from ..scheduling.waits import Behind, Blocker, Wait
 from .dialect import StreamDialect
 
 #: Time between two keepalives on a stream without other bytes, in seconds. Proxies close
@@ -33,6 +33,19 @@ NOTIFY_FIELD: Final = "x-notify-model-swap"
 MARK: Final = "\u2063"
 
 _SWITCH: Final = {"true": True, "1": True, "false": False, "0": False}
+
+#: What goes before a request in the queue of a model that serves.
+_AT_QUEUE: Final = {
+    None: "Waiting for a turn at",
+    Behind.CLASS: "Waiting for requests of a higher class at",
+    Behind.CLIENT: "Waiting for the turn of this client, after others, at",
+}
+
+#: The same of a request for a model that has to be loaded.
+_AT_TURN: Final = {
+    Behind.CLASS: "Requests of a higher class go first.",
+    Behind.CLIENT: "It is the turn of another client first.",
+}
 
 #: Step in which the progress of a load is reported, as a fraction.
 PROGRESS_STEP: Final = 0.1
@@ -189,6 +202,8 @@ def sentences_about(wait: Wait) -> list[str]:
         if wait.reason:
             sentences.append(f"{wait.reason[0].upper()}{wait.reason[1:]}")
         sentences += dict.fromkeys(map(_about_blocker, wait.blockers))
+        if sentences and wait.behind is not None:
+            sentences.append(_AT_TURN[wait.behind])
     return sentences or [_about_phase(wait)]
 
 
@@ -204,7 +219,7 @@ def _about_phase(wait: Wait) -> str:
         case Phase.STARTING:
             return f"Loading {model}..."
         case Phase.READY:
-            return f"Waiting for a turn at {model}."
+            return f"{_AT_QUEUE[wait.behind]} {model}."
         case Phase.DRAINING | Phase.STOPPING:
             return f"Unloading {model}, to start it anew..."
         case Phase.BACKOFF | Phase.FAILED:

@@ -128,6 +128,10 @@ def _duration_fault(seconds: float) -> str | None:
     return "must be a finite number of seconds, not negative"
 
 
+def _weight_fault(weight: float) -> str | None:
+    return None if 0.01 <= weight <= 100 else "must be between 0.01 and 100"
+
+
 def _zero_fault(seconds: float) -> str | None:
     return None if seconds > 0 else "must be more than 0 seconds"
 
@@ -204,6 +208,8 @@ Positive = Annotated[int, between(1)]
 
 Seconds = Annotated[float, Limit(_duration_fault, {"minimum": 0})]
 Timeout = Annotated[Seconds, Limit(_zero_fault, {"exclusiveMinimum": 0})]
+Weight = Annotated[float, Limit(_weight_fault, {"minimum": 0.01, "maximum": 100})]
+"""A share beside others, bounded so that none waits for ever."""
 
 String = Annotated[str, Limit(_no_nul)]
 """A text without NUL, for the operating system; it may be empty."""

@@ -32,6 +32,7 @@ from .kinds import (
     Text,
     Timeout,
     UrlPath,
+    Weight,
     Word,
     between,
     none_of,
@@ -97,6 +98,14 @@ class Policy(StrEnum):
     MEMORY = "memory"
 
 
+class Priority(StrEnum):
+    """Class of requests, the highest first: a higher one goes before the lower ones."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BACKGROUND = "background"
+
+
 class DeclaredKind(StrEnum):
     """The kind of a device that nobody finds: it exists because ``[devices.NAME]`` says so."""
 
@@ -134,7 +143,7 @@ class RouterSpec:
     max_body_mib: Positive = attrs.field(default=64, metadata=RETUNE)
     max_bodies_mib: Positive = attrs.field(default=512, metadata=RETUNE)
     capture_mib: Count = attrs.field(default=0, metadata=RETUNE)
-    max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
+    max_queued: Positive = attrs.field(default=1024, metadata=RETUNE)
     max_queue_wait_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
     max_dwell_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
     min_residency_s: Seconds = attrs.field(default=2.0, metadata=RETUNE)
@@ -171,6 +180,7 @@ class SchedulerSpec:
     max_models: Positive | None = attrs.field(default=None, metadata=RETUNE)
     swap_patience: Seconds = attrs.field(default=1.0, metadata=RETUNE)
     prefetch: bool = attrs.field(default=True, metadata=RETUNE)
+    max_yield_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
 
 
 @attrs.frozen(kw_only=True)
@@ -205,12 +215,17 @@ class ApiKey:
         models: Names and patterns of the models that it gives access to; None for all.
         mcp: It gives access to ``/mcp``, too.
         metrics: It gives access to the metrics, too.
+        priority: The highest class of its requests, and their class unless they ask for another
+            one; None for that of the model.
+        weight: Its share where it takes turns with others.
     """
 
     sha256: Sha256 = attrs.field(repr=False, converter=_lower, metadata=RETUNE)
     models: tuple[Text, ...] | None = attrs.field(default=None, metadata=RETUNE)
     mcp: bool = attrs.field(default=False, metadata=RETUNE)
     metrics: bool = attrs.field(default=False, metadata=RETUNE)
+    priority: Priority | None = attrs.field(default=None, metadata=RETUNE)
+    weight: Weight = attrs.field(default=1.0, metadata=RETUNE)
 
 
 class ModelState(StrEnum):
@@ -284,7 +299,9 @@ class ModelSpec:
         template: Name of its template, which is already part of *spawn*.
         autoload: Load it for any request; else only by request of a person.
         max_queued: Most requests that wait for it.
-        max_in_flight: Most requests that it serves at once; None for no limit.
+        max_in_flight: Most requests that it serves at once; None for as many as its backend has
+            slots.
+        priority: Class of its requests; None for normal.
         ttl_s: Seconds of idleness after which it is stopped; 0 for never.
         keep_loaded: Keep it loaded at all times.
         memory_mib: What it takes, in MiB or by device; None for what is measured or estimated.
@@ -316,8 +333,9 @@ class ModelSpec:
     unlisted: bool = attrs.field(default=False, metadata=RETUNE)
     template: Text | None = attrs.field(default=None, metadata=RETUNE)
     autoload: bool = attrs.field(default=True, metadata=RETUNE)
-    max_queued: Positive = attrs.field(default=256, metadata=RETUNE)
+    max_queued: Positive = attrs.field(default=1024, metadata=RETUNE)
     max_in_flight: Positive | None = attrs.field(default=None, metadata=RETUNE)
+    priority: Priority | None = attrs.field(default=None, metadata=RETUNE)
     ttl_s: Seconds = attrs.field(default=0.0, metadata=RETUNE)
     keep_loaded: bool = attrs.field(default=False, metadata=RETUNE)
     memory_mib: MemoryMib | None = attrs.field(default=None, metadata=RETUNE)

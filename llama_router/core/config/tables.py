@@ -8,7 +8,7 @@ import attrs
 
 from .kinds import KeySecret, Table, Word
 from .names import ModelId
-from .specs import ApiKey, DeviceSpec, ModelSpec, RouterSpec, SchedulerSpec, SpawnSpec
+from .specs import ApiKey, DeviceSpec, ModelSpec, Priority, RouterSpec, SchedulerSpec, SpawnSpec
 
 Kinds = dict[str, Any]
 """The kind of each key; see `kinds`."""
@@ -26,7 +26,7 @@ DEVICE: Final = _kinds_of(DeviceSpec)
 API_KEY: Final = _kinds_of(ApiKey, key=KeySecret)
 SPAWN: Final = _kinds_of(SpawnSpec)
 #: What a template may have of a model, beside its spawn settings.
-MODEL_IN_TEMPLATE: Final[Kinds] = {"autoload": bool}
+MODEL_IN_TEMPLATE: Final[Kinds] = {"autoload": bool, "priority": Priority}
 #: A model; its ``spawn`` is a table with the keys of `SPAWN`.
 MODEL: Final = _kinds_of(ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...])
 

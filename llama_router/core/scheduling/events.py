@@ -11,6 +11,7 @@ from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
 from ..config.reload import ReloadPlan
+from ..config.specs import Priority
 from ..memory.devices import DeviceId
 from ..memory.view import Claims, MemoryView
 from .causes import StartCause, StopReason
@@ -28,12 +29,18 @@ class Arrived:
         may_load: The model may be loaded for it; else it is refused unless the model is loaded,
             or is about to be for another reason.
         takes_slot: It counts for ``max_in_flight``; see `requests.slots`.
+        client: What its client is known by: clients take turns.
+        priority: Its class.
+        weight: The share of its client, above 0.
     """
 
     request: int
     model: ModelId
     may_load: bool = True
     takes_slot: bool = True
+    client: str = ""
+    priority: Priority = Priority.NORMAL
+    weight: float = 1.0
 
 
 @attrs.frozen
@@ -51,11 +58,13 @@ class Changed:
         model: The model of the backend.
         signal: ``PROBE_OK`` or ``EXITED``; the scheduler itself causes the other signals.
         error: Why it is gone, if it was not asked to stop.
+        slots: Requests that it serves at once, if it is ready and that is known.
     """
 
     model: ModelId
     signal: Signal
     error: BackendError | None = None
+    slots: int | None = None
 
 
 @attrs.frozen

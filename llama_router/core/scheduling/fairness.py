@@ -1,202 +1,331 @@
-"""Order of turns: which requests are granted, which models start, which leave. Pure.
+"""Fairness between clients: classes, weights, and deficit round robin. Pure.
 
-A model that is not running and has a queue has a *turn*: the time since when its oldest request
-waits, or since when the model was stopped for another one, if that was later. The oldest turn
-goes first. While no request waits, a ready model is granted without limit. While one waits, the
-residents in its way (`Placement.may_start`)
+The requests that wait for a model stand in a `Line`. A line has a *lane* for each class, and in a
+lane each client has a queue of its own, oldest request first. The next grant goes
 
-* leave at once when all of them are idle (`Placement.victims`);
-* otherwise are granted for `max_dwell_s` more, counted from the moment when both are true: they
-  are ready, and the request waits. Then they are *closed*: they drain and leave;
-* but one whose next request is expected soon stays for it, within its share of time
-  (`_is_expected_back`);
-* and each is granted for `min_residency_s` after it became ready, and at least once, so that no
-  load is wasted.
+* to the highest class that waits; but a lower one that had no grant for `max_yield_s` has one;
+* in the class to the client that was granted least, by its account;
+* of this client to the oldest request.
 
-A model that cannot start in any case (its backend is in backoff, failed, or still exiting) has no
-turn, and stops no other model.
+An account counts the seconds for which the client's requests held the model, divided by the
+client's weight. A grant is charged with the usual duration at once, and corrected when the request
+ends. Who joins starts where the others are: nobody saves up credit, or pays for what was idle. So
+a client with one request waits for one of each other client, and not for all of an agent's 500.
+
+Models that wait to be started take turns in the same way: see `turn_order`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+import math
+from collections.abc import Iterator
 from typing import Final
 
-from ..config.names import ModelId
-from ..config.specs import ModelSpec
-from ..memory.view import Claims
-from . import refusals
-from .causes import makes_way
-from .events import Action, Grant
-from .lifecycle import Phase
-from .placement import Occupancy, Placement
-from .state import ModelEntry, SchedulerState
+import attrs
 
-#: How many times its usual pause a model's next request is waited for.
-_PAUSES: Final = 1.5
+from ..config.specs import Priority
+
+#: The classes by rank: lower ranks go first.
+CLASSES: Final = tuple(Priority)
+RANKS: Final = {priority: rank for rank, priority in enumerate(CLASSES)}
+
+#: What a request is charged at least and at most, in seconds. A stream of hours counts as half a
+#: minute, so no client waits for long because of its earlier requests.
+LEAST_COST_S: Final = 0.05
+MOST_COST_S: Final = 30.0
+
+#: Duration of a request to a model of which none has ended yet, in seconds.
+_FIRST_COST_S: Final = 1.0
+
+#: Weight of the latest duration in the usual one.
+_NEWEST: Final = 0.2
+
+#: Accounts that are kept before those that make no difference are forgotten.
+_MOST_KNOWN: Final = 64
 
 
-def grant(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
-    """Grant the queued requests of models that are ready and not closed.
+@attrs.define(eq=False)
+class Account:
+    """What one client was granted, where several take turns.
 
-    Args:
-        state: Changed by this.
-        order: The result of `SchedulerState.in_turn`.
-        now_s: Clock time, in seconds.
+    Attributes:
+        spent: What it was charged, divided by its weight, on the scale of the others.
+        weight: Its share: with 2 it gets twice as much as others.
+        stamp: Of clients that were granted the same, the one with the lowest goes first.
+        waiting: It has something to be granted.
     """
-    occupancy = state.occupancy(now_s, order) if order else None  # without a turn, none is closed
-    actions: list[Action] = []
-    waiting = (state.entries[model] for model in state.waiting)
-    ready = [entry for entry in waiting if entry.phase is Phase.READY]
-    for entry in sorted(ready, key=lambda each: each.turn_s):
-        model = entry.spec.id
-        if occupancy is not None and _is_closed(state, entry, occupancy):
-            continue
-        for request in entry.grantable():
-            del entry.queued[request]
-            state.hold(request, entry, now_s, takes_slot=request not in entry.slotless)
-            actions.append(Grant(request, model))
-        if not entry.queued:
-            state.waiting.discard(model)
-    return actions
+
+    spent: float
+    weight: float
+    stamp: int
+    waiting: bool = True
 
 
-def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
-    """Start the models that may start, and stop what is in the way of the oldest other turn.
+class Accounts:
+    """The accounts of clients that take turns: deficit round robin, with one number for each.
 
-    Requests for a model that could not start in any place are refused.
-
-    Args:
-        state: Changed by this.
-        order: The result of `SchedulerState.in_turn`.
-        now_s: Clock time, in seconds.
+    Whoever is granted moves the common *round* on to where it then is, and whoever joins starts
+    there. So the round passes every client that waits, however many others come and go.
     """
-    actions: list[Action] = []
-    older: list[ModelEntry] = []  # those that still wait
-    evicting = False
-    if not order:
-        return []
-    occupancy = state.occupancy(now_s, order)
-    for entry in order:
-        verdict = state.may_start(entry.spec, occupancy)
-        if verdict.allowed and _may_join(state, entry, verdict.claims, older, occupancy):
-            actions.append(state.start(entry.spec.id, verdict.claims, now_s))
-            occupancy = state.occupancy(now_s)
-            continue
-        if verdict.obstacle is not None:
-            error = refusals.no_place(entry.spec.id, verdict, state.config)
-            actions += state.refuse_queue(entry.spec.id, error, now_s)
-            continue
-        older.append(entry)
-        if not verdict.allowed and entry.may_displace and not evicting:
-            evicting = True  # for one turn at a time
-            closed = closed_models(state, occupancy)
-            victims = state.placement.victims(entry.spec, occupancy, closed)
-            if any(_is_expected_back(state, state.entries[v], entry, now_s) for v in victims):
-                continue
-            for victim in victims:
-                actions.append(state.stop(victim, makes_way(entry.spec.id)))
-                state.entries[victim].made_way_s = now_s
-            occupancy = state.occupancy(now_s)
-    return actions
 
+    __slots__ = ("_known", "_round", "_stamps")
 
-def is_wanted_by_others(state: SchedulerState, entry: ModelEntry, occupancy: Occupancy) -> bool:
-    """Return whether a model, if it were started now, would be in the way of a waiting one."""
-    placement = state.placement
-    claims = placement.may_start(entry.spec, occupancy).claims
-    started = occupancy.with_started(entry.spec, claims)
-    return any(_delays(placement, waiter.spec, occupancy, started) for waiter in occupancy.waiters)
+    def __init__(self) -> None:
+        self._known: dict[str, Account] = {}
+        self._round = 0.0
+        self._stamps = 0
 
+    def join(self, client: str, weight: float) -> None:
+        """Let *client*, which had nothing to be granted, take part."""
+        account = self._known.get(client)
+        if account is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._forget()
+            account = self._known[client] = Account(self._round, weight, 0)
+        account.spent = max(account.spent, self._round)
+        account.weight, account.waiting, account.stamp = weight, True, self._stamp()
 
-def closed_models(state: SchedulerState, occupancy: Occupancy) -> frozenset[ModelId]:
-    """Return the ready models that are granted no more, because others wait."""
-    return frozenset(
-        resident.model
-        for resident in occupancy.residents
-        if resident.phase is Phase.READY
-        and _is_closed(state, state.entries[resident.model], occupancy)
-    )
+    def leave(self, client: str) -> None:
+        """Record that *client* has nothing to be granted any more."""
+        self._known[client].waiting = False
 
+    def turn(self, client: str, cost: float, places: int = 1) -> tuple[float, int]:
+        """Return the place of *client*, by which the next ones are sorted.
 
-def is_closed(state: SchedulerState, entry: ModelEntry, now_s: float) -> bool:
-    """Return whether a ready model is granted no more, because another one has its turn."""
-    return _is_closed(state, entry, state.occupancy(now_s))
+        Args:
+            client: The client; it takes part.
+            cost: What a grant is charged with.
+            places: How many grants to it are looked at: the place of the last of them.
+        """
+        account = self._known[client]
+        return account.spent + places * cost / account.weight, account.stamp
 
+    def weight(self, client: str) -> float:
+        """Return the weight of *client*, which takes part."""
+        return self._known[client].weight
 
-def _is_closed(state: SchedulerState, entry: ModelEntry, occupancy: Occupancy) -> bool:
-    """Return whether a ready model is granted no more, because it is in the way of a waiter."""
-    model = entry.spec.id
-    rival_s = next(
-        (
-            waiter.turn_s
-            for waiter in occupancy.waiters
-            if model in state.placement.may_start(waiter.spec, occupancy).blockers
-        ),
-        None,
-    )
-    if rival_s is None or not entry.served:
-        return False
-    now_s, router = occupancy.now_s, state.config.router
-    dwell_since_s = state.dwell_since_s[state.dwell_key(entry)]
-    until_s = max(
-        max(rival_s, dwell_since_s) + router.max_dwell_s,
-        entry.ready_since_s + router.min_residency_s,
-    )
-    return state.due(until_s, now_s)
+    def charge(self, client: str, cost: float) -> Account:
+        """Charge a grant to *client*; return its account."""
+        account = self._known[client]
+        account.spent += cost / account.weight
+        account.stamp = self._stamp()
+        self._round = max(self._round, account.spent)
+        return account
 
+    def correct(self, account: Account, difference: float) -> None:
+        """Charge what a grant was in the end more than expected, or less."""
+        spent = account.spent + difference / account.weight
+        account.spent = min(spent, self._round + MOST_COST_S / account.weight)
 
-def _is_expected_back(
-    state: SchedulerState, victim: ModelEntry, rival: ModelEntry, now_s: float
-) -> bool:
-    """Return whether an idle model is kept for its next request, though another one waits.
+    def _stamp(self) -> int:
+        self._stamps += 1
+        return self._stamps
 
-    It is if that request usually comes soon, and the model did not have its share of time yet:
-    so clients that ask for two models in turns do not cause a swap for each request.
-    """
-    patience_s = state.config.scheduler.swap_patience * (victim.load_s + rival.load_s)
-    share_ends_s = victim.ready_since_s + patience_s
-    due_s = victim.idle_since_s + _PAUSES * victim.demand.pause_s
-    bound_s = rival.turn_s + state.config.router.max_dwell_s
-    if not victim.served or victim.busy or due_s > min(share_ends_s, bound_s):
-        return False
-    return not state.due(due_s, now_s)
-
-
-def _delays(
-    placement: Placement, spec: ModelSpec, occupancy: Occupancy, started: Occupancy
-) -> bool:
-    """Return whether more residents are in the way of a model in *started* than in *occupancy*."""
-    now = placement.may_start(spec, started).blockers
-    return bool(set(now).difference(placement.may_start(spec, occupancy).blockers))
-
-
-def _may_join(
-    state: SchedulerState,
-    entry: ModelEntry,
-    claims: Claims,
-    older: Sequence[ModelEntry],
-    occupancy: Occupancy,
-) -> bool:
-    """Return whether a model may start beside the residents, though an older turn waits.
-
-    It may if it is not in the way of that turn, or while the residents that are have dwell time
-    left, or are not ready.
-    """
-    placement, started = state.placement, occupancy.with_started(entry.spec, claims)
-    for rival in older:
-        keys = {
-            state.dwell_key(state.entries[blocker])
-            for blocker in placement.may_start(rival.spec, occupancy).blockers
+    def _forget(self) -> None:
+        """Forget the accounts that are no other than new ones."""
+        self._known = {
+            client: account
+            for client, account in self._known.items()
+            if account.waiting or account.spent > self._round
         }
-        ready_s = [state.dwell_since_s[key] for key in keys if key in state.dwell_since_s]
-        if not ready_s:
-            continue
-        until_s = max(rival.turn_s, min(ready_s)) + state.config.router.max_dwell_s
-        if until_s > occupancy.now_s and state.wake_s <= until_s:
-            continue  # it has time left, and a tick is due by then anyway
-        if _delays(placement, rival.spec, occupancy, started) and state.due(
-            until_s, occupancy.now_s
-        ):
-            return False
-    return True
+
+
+@attrs.define(eq=False)
+class _Lane:
+    """The waiting requests of one class.
+
+    Attributes:
+        queues: Those of each client, oldest first.
+        accounts: The accounts of the clients.
+        since_s: Clock time of its last grant, or since when it is not empty, in seconds.
+        yielded: A higher class had a grant since then: only so it may go first again.
+    """
+
+    queues: dict[str, dict[int, None]] = attrs.field(factory=dict[str, dict[int, None]])
+    accounts: Accounts = attrs.field(factory=Accounts)
+    since_s: float = -math.inf
+    yielded: bool = True
+
+    def take(self, cost: float, count: float) -> Iterator[tuple[int, Account]]:
+        """Remove and yield the next *count* requests, each with the account that was charged."""
+        turns = [(self.accounts.turn(client, cost), client) for client in self.queues]
+        heapq.heapify(turns)
+        while turns and count > 0:
+            count -= 1
+            client = turns[0][1]
+            queue = self.queues[client]
+            request = next(iter(queue))
+            del queue[request]
+            account = self.accounts.charge(client, cost)
+            if queue:
+                heapq.heapreplace(turns, (self.accounts.turn(client, cost), client))
+            else:
+                heapq.heappop(turns)
+                del self.queues[client]
+                self.accounts.leave(client)
+            yield request, account
+
+    def in_order(self, cost: float) -> Iterator[int]:
+        """Yield the requests in the order in which they will be granted."""
+        ranked = [
+            (*self.accounts.turn(client, cost, place), request)
+            for client, queue in self.queues.items()
+            for place, request in enumerate(queue, start=1)
+        ]
+        for *_, request in sorted(ranked):
+            yield request
+
+
+@attrs.frozen
+class _Place:
+    rank: int
+    client: str
+
+
+@attrs.frozen
+class Charge:
+    """The charge for a request that holds the model."""
+
+    lane: _Lane
+    account: Account
+    cost: float
+    granted_s: float
+
+
+class Line:
+    """The requests that wait for one model, in the order of their grants.
+
+    Attributes:
+        charges: The requests that were granted and hold the model, with their charges.
+        usual_s: How long a request usually holds the model, in seconds.
+    """
+
+    __slots__ = ("_counts", "_lanes", "_order", "_places", "charges", "usual_s")
+
+    def __init__(self) -> None:
+        self._lanes = tuple(_Lane() for _ in CLASSES)
+        self._places: dict[int, _Place] = {}
+        self._counts: dict[str, int] = {}
+        self.charges: dict[int, Charge] = {}
+        self._order: dict[int, int] | None = None  # places by request, once computed
+        self.usual_s = _FIRST_COST_S
+
+    @property
+    def rank(self) -> int:
+        """Rank of the highest class that waits; the lowest one if none does."""
+        for rank, lane in enumerate(self._lanes):
+            if lane.queues:
+                return rank
+        return len(self._lanes) - 1
+
+    def clients(self, rank: int) -> dict[str, float]:
+        """Return the clients with waiting requests of a class, with their weights."""
+        lane = self._lanes[rank]
+        return {client: lane.accounts.weight(client) for client in lane.queues}
+
+    def add(self, request: int, client: str, rank: int, weight: float, now_s: float) -> bool:
+        """Let *request* wait; return whether no other one of this client and class does."""
+        lane = self._lanes[rank]
+        if not lane.queues:
+            lane.since_s, lane.yielded = now_s, True
+        is_first = client not in lane.queues
+        if is_first:
+            lane.queues[client] = {}
+            lane.accounts.join(client, weight)
+        lane.queues[client][request] = None
+        self._places[request] = _Place(rank, client)
+        self._counts[client] = self._counts.get(client, 0) + 1
+        self._order = None
+        return is_first
+
+    def discard(self, request: int) -> None:
+        """Remove *request*, if it waits."""
+        place = self._places.get(request)
+        if place is None:
+            return
+        lane = self._lanes[place.rank]
+        queue = lane.queues[place.client]
+        del queue[request]
+        if not queue:
+            del lane.queues[place.client]
+            lane.accounts.leave(place.client)
+        self._forget(request)
+
+    def take(self, count: float, now_s: float, max_yield_s: float) -> list[int]:
+        """Remove and return the requests to grant now, in order; charge their clients.
+
+        Args:
+            count: How many there may be; perhaps infinite.
+            now_s: Clock time, in seconds.
+            max_yield_s: See `fairness`.
+        """
+        taken: list[int] = []
+        cost = self.usual_s
+        while self._places and len(taken) < count:
+            lane, is_due = self._next_lane(now_s, max_yield_s)
+            most = 1 if is_due else count - len(taken)
+            for lower in self._lanes[self._lanes.index(lane) :]:
+                lower.yielded = True
+            lane.since_s, lane.yielded = now_s, False
+            for request, account in lane.take(cost, most):
+                self._forget(request)
+                self.charges[request] = Charge(lane, account, cost, now_s)
+                taken.append(request)
+        return taken
+
+    def settle(self, request: int, now_s: float) -> None:
+        """Correct the charge for *request*, which holds the model no more."""
+        charge = self.charges.pop(request, None)
+        if charge is None:
+            return  # it was admitted while none waited
+        held_s = min(MOST_COST_S, max(LEAST_COST_S, now_s - charge.granted_s))
+        charge.lane.accounts.correct(charge.account, held_s - charge.cost)
+        self.usual_s += _NEWEST * (held_s - self.usual_s)
+
+    def place(self, request: int) -> int:
+        """Return how many requests that wait are granted before *request*, which waits."""
+        if self._order is None:
+            ranked = (each for lane in self._lanes for each in lane.in_order(self.usual_s))
+            self._order = {each: place for place, each in enumerate(ranked)}
+        return self._order[request]
+
+    def behind_class(self, request: int) -> bool:
+        """Return whether requests of a higher class wait before *request*."""
+        return self.rank < self._places[request].rank
+
+    def behind_clients(self, request: int) -> bool:
+        """Return whether requests of other clients are granted before *request*."""
+        mine = self._places[request]
+        own = next(
+            place
+            for place, each in enumerate(self._lanes[mine.rank].queues[mine.client])
+            if each == request
+        )
+        return self.place(request) > own
+
+    def crowd(self, client: str) -> int | None:
+        """Return the request that leaves a full queue for one of *client*; None if none does.
+
+        It is the latest one of the client with the most requests, if those are more than *client*
+        would have.
+        """
+        largest = max(self._counts, key=self._counts.__getitem__, default=None)
+        if largest is None or self._counts[largest] <= self._counts.get(client, 0) + 1:
+            return None
+        lanes = (lane for lane in reversed(self._lanes) if largest in lane.queues)
+        return next(reversed(next(lanes).queues[largest]))
+
+    def _next_lane(self, now_s: float, max_yield_s: float) -> tuple[_Lane, bool]:
+        """Return the lane of the next grant, and whether it goes before a higher class."""
+        waiting = [lane for lane in self._lanes if lane.queues]
+        due = [lane for lane in waiting[1:] if lane.yielded and lane.since_s + max_yield_s <= now_s]
+        return (min(due, key=lambda lane: lane.since_s), True) if due else (waiting[0], False)
+
+    def _forget(self, request: int) -> None:
+        client = self._places.pop(request).client
+        if self._counts[client] == 1:
+            del self._counts[client]
+        else:
+            self._counts[client] -= 1
+        self._order = None

@@ -20,9 +20,10 @@ from collections.abc import Iterable
 from ..config.names import ModelId
 from .causes import StartCause, makes_way, was_idle
 from .events import Action
-from .fairness import is_wanted_by_others
 from .lifecycle import Cue, Intent, Phase, Signal
-from .state import ModelEntry, SchedulerState
+from .model_entry import ModelEntry
+from .state import SchedulerState
+from .turns import is_wanted_by_others
 
 
 def expires_s(stays_s: float, *, busy: bool, idle_since_s: float) -> float:
@@ -119,7 +120,7 @@ def _start_or_make_room(
     spec, occupancy = state.entries[model].spec, state.occupancy(now_s)
     if (verdict := state.may_start(spec, occupancy)).allowed:
         return [state.start(model, verdict.claims, now_s, cause)]
-    if not state.entries[model].may_displace:
+    if model in state.barred:
         return []
     reason = makes_way(model, role="home" if cause is StartCause.HOME else "kept")
     victims = state.placement.victims(spec, occupancy, frozenset())

@@ -59,7 +59,7 @@ TRANSITIONS: Final[dict[Phase, dict[Signal, Phase]]] = {
     },
     Phase.STOPPING: {Signal.EXITED: Phase.STOPPED},
     Phase.BACKOFF: {
-        Signal.RETRY: Phase.STOPPED,  # eligible again; fairness decides about the start
+        Signal.RETRY: Phase.STOPPED,  # eligible again; `turns` decides about the start
         Signal.GIVE_UP: Phase.FAILED,
     },
     Phase.FAILED: {Signal.RETRY: Phase.STOPPED},  # cool-down over, or configuration changed

@@ -170,7 +170,8 @@ def _best(
         return None
     best: _Plan | None = None
     for claims in ways:
-        plan = _with_room(claims, free, ranked, may_leave, apart, memory)
+        most = math.inf if best is None else best.cost
+        plan = _with_room(claims, free, ranked, may_leave, apart, memory, most)
         if plan is not None and (best is None or _rank(plan) < _rank(best)):
             best = plan
     if best is not None and not best.cost:
@@ -324,8 +325,12 @@ def _with_room(
     may_leave: Callable[[Resident], bool],
     apart: Sequence[Resident],
     memory: MemoryView,
+    most: float = math.inf,
 ) -> _Plan | None:
-    """Return the plan for one way; None if not even all that may leave make room for it."""
+    """Return the plan for one way; None if not even all that may leave make room for it.
+
+    None, too, if it costs more than *most*.
+    """
     leaving: dict[ModelId, Resident] = {}
     for name, mib in claims.items():
         lacking = mib - free[name]
@@ -342,6 +347,9 @@ def _with_room(
             if not each.leaving and _suffice(claims, free, leaving, without=each.model):
                 del leaving[each.model]
     gone = [*apart, *leaving.values()]
+    cost = sum(map(value_of, gone))
+    if cost > most:
+        return None
     left_mib = sum(
         free[name] - mib + sum(each.claims.get(name, 0) for each in leaving.values())
         for name, mib in claims.items()
@@ -350,7 +358,7 @@ def _with_room(
     return _Plan(
         claims=claims,
         leaving=tuple(gone),
-        cost=sum(map(value_of, gone)),
+        cost=cost,
         left_mib=left_mib,
         is_free=all(
             mib <= free[name] - (state.soon_mib - state.available_mib)

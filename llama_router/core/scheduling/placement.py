@@ -1,7 +1,7 @@
 """Placement policies: which models may run at the same time, and which leave for another. Pure.
 
 A policy only answers questions about a moment, which it gets as a value. The order of turns,
-dwell and residency times are in `fairness`, and hold for every policy; idle models and the home
+dwell and residency times are in `turns`, and hold for every policy; idle models and the home
 model are in `idle_policy`.
 """
 

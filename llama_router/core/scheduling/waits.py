@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 import attrs
 
 from ..config.names import ModelId
@@ -21,6 +23,13 @@ class Blocker:
     phase: Phase
 
 
+class Behind(Enum):
+    """Requests that go first although they may have come later."""
+
+    CLASS = auto()  # those of a higher class
+    CLIENT = auto()  # those of other clients, whose turn it is
+
+
 @attrs.frozen(kw_only=True)
 class Wait:
     """State of a queued request.
@@ -28,7 +37,8 @@ class Wait:
     Attributes:
         model: The requested model.
         phase: Phase of that model's backend.
-        ahead: Earlier requests for the model that still wait.
+        ahead: Requests for the model that are granted before.
+        behind: What goes first in the queue of the model, or in the place where it could start.
         blockers: Models that have to leave before it can start.
         reason: Why it cannot start, as a sentence of the placement policy; empty if *blockers*
             are the whole reason. It may name other models.
@@ -39,6 +49,7 @@ class Wait:
     model: ModelId
     phase: Phase
     ahead: int = 0
+    behind: Behind | None = None
     blockers: tuple[Blocker, ...] = ()
     reason: str = ""
     progress: float | None = None
