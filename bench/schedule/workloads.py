@@ -131,6 +131,20 @@ def _burst(gpus: int, rounds: int, chance: random.Random) -> Trace:
     )
 
 
+def _flood(gpus: int, rounds: int, chance: random.Random) -> Trace:
+    chats = tuple(Model(name=f"chat-{number}", size_mib=18_000, slots=2) for number in range(gpus))
+    clients: list[Client] = []
+    for number, chat in enumerate(chats):
+        steps = tuple(
+            Step(model=chat.name, service_s=chance.uniform(2, 6)) for _ in range(10 * rounds)
+        )
+        clients += [
+            _person(f"person-{number}", chat.name, rounds, chance),
+            Client(name=f"agent-{number}", steps=steps, begins_s=60.0, open_loop=True),
+        ]
+    return Trace(machine=_machine(gpus), models=chats, clients=tuple(clients))
+
+
 def _disconnects(gpus: int, rounds: int, chance: random.Random) -> Trace:
     def with_leaving(steps: Sequence[Step]) -> Iterator[Step]:
         for step in steps:
@@ -224,6 +238,7 @@ WORKLOADS: Final = (
         # By default the 257th request in a queue is refused.
         settings={"max_queued": 300},
     ),
+    Workload("flood", "an agent that sends all its requests at once beside a person", _flood),
     Workload("disconnects", "as mixed; 20 % of the clients disconnect", _disconnects),
     Workload("crash-loop", "as alternating; a client insists on a model that crashes", _crash_loop),
     Workload("thief", "another program takes memory and gives it back", _thief),
