@@ -92,6 +92,21 @@ def test_the_longer_requests_of_one_client_count_as_more() -> None:
     assert counts["short"] >= 3 * counts["long"]
 
 
+def test_a_request_waits_for_a_few_short_ones_of_another_client() -> None:
+    """Though many of them take no longer than one usual request."""
+    line = line_of(*[("short", MIDDLE)] * 200)
+    line.usual_s = 10.0
+    granted(line, count=1)
+    line.settle(0, 0.1)
+    line.add(200, "person", MIDDLE, 1.0, 0.1)
+    before = 0
+    while (number := granted(line, count=1, now_s=1.0)[0]) != 200:
+        line.usual_s = 10.0
+        line.settle(number, 1.1)
+        before += 1
+    assert before <= 5
+
+
 def test_a_higher_class_goes_first() -> None:
     """Whichever came first, and whoever it is from."""
     line = line_of(("x", LOW), ("x", MIDDLE), ("y", LOW), ("x", HIGH))
@@ -340,8 +355,9 @@ def test_every_wait_is_bounded_whatever_keeps_arriving(
         add(*each)
     clients = len(line.clients(rank))
     awaited = [add("victim", rank, weight) for _ in range(own + 1)][-1]
-    # In its class: as many as weigh more for each of its own, and of each other client one turn.
-    turns = (own + 1 + clients) * (max(WEIGHTS) / weight + 1) * max(WEIGHTS) / min(WEIGHTS)
+    # In its class: as many as weigh more, and short ones (a quarter), for each of its own, and of
+    # each other client one turn.
+    turns = 4 * (own + 1 + clients) * (max(WEIGHTS) / weight + 1) * max(WEIGHTS) / min(WEIGHTS)
     # And for each of them, one that is under way, and those of higher classes meanwhile.
     bound_s = turns * 2 * (YIELD_S + 2 * max(lengths_s)) + max(lengths_s)
     for each, length_s in zip(cycle(stream), cycle(lengths_s), strict=False):

@@ -35,6 +35,10 @@ RANKS: Final = {priority: rank for rank, priority in enumerate(CLASSES)}
 LEAST_COST_S: Final = 0.05
 MOST_COST_S: Final = 30.0
 
+#: The least that a request is charged, as a share of the usual duration: so a client waits for a
+#: few short requests of another one at most, however short they are.
+_LEAST_SHARE: Final = 0.25
+
 #: Duration of a request to a model of which none has ended yet, in seconds.
 _FIRST_COST_S: Final = 1.0
 
@@ -280,7 +284,8 @@ class Line:
         if charge is None:
             return  # it was admitted while none waited
         held_s = min(MOST_COST_S, max(LEAST_COST_S, now_s - charge.granted_s))
-        charge.lane.accounts.correct(charge.account, held_s - charge.cost)
+        cost = max(held_s, _LEAST_SHARE * charge.cost)
+        charge.lane.accounts.correct(charge.account, cost - charge.cost)
         self.usual_s += _NEWEST * (held_s - self.usual_s)
 
     def place(self, request: int) -> int:
