@@ -58,6 +58,15 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
             ),
         ),
         Command(
+            "doctor",
+            "doctor:doctor",
+            "Look at programs, devices, disks and configuration, and say what to do about faults.",
+            (
+                "llama-router doctor",
+                "llama-router doctor --config /etc/llama-router/router.toml --json",
+            ),
+        ),
+        Command(
             "plan",
             "plan:plan",
             "Print which models fit with which, on which devices, and which would leave for "
