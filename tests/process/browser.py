@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,13 @@ MARKS = [
     pytest.mark.process,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
 ]
+
+#: axe-core, which checks accessibility; None where it is not installed. ``.ci/run`` installs it.
+_AXE_FOLDER = Path(os.environ.get("AXE_CORE") or "node_modules/axe-core")
+AXE = path if (path := _AXE_FOLDER / "axe.min.js").exists() else None
+
+#: Kinds of messages on the console that must not come up.
+_COMPLAINTS = ("error", "warning")
 
 #: Longest wait for something to appear, in seconds.
 PATIENCE_S = LIMIT_S / 2
@@ -72,6 +80,29 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
     assert not [one for one in refused if re.search("/v1/|/models|/props|/slots", one)]
     assert not [text for text in complaints if "Tools" in text]
     assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+
+
+@contextmanager
+def dashboard(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sync_api.Page]:
+    """Open a browser for the dashboard at *url*; the console must stay empty.
+
+    Args:
+        folder: For its files.
+        url: The only server that it may ask.
+        may_be: Statuses of failures that belong to the test.
+    """
+    said: list[str] = []
+
+    def listen(page: sync_api.Page) -> None:
+        page.on("console", lambda m: said.append(m.text) if m.type in _COMPLAINTS else None)
+
+    with opened(folder, url, may_be=may_be) as page:
+        listen(page)
+        page.context.on("page", listen)
+        yield page
+    expected = [f"status of {status} " for status in may_be] + ["ERR_CONNECTION_REFUSED"]
+    unexpected = [text for text in said if not any(part in text for part in expected)]
+    assert unexpected == []
 
 
 async def in_browser(steps: Callable[..., None], folder: Path, url: str) -> None:

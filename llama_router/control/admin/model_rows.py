@@ -167,6 +167,7 @@ class ModelRows:
             state=spec.state.value,
             autoload=spec.autoload,
             unlisted=spec.unlisted,
+            keep_loaded=spec.keep_loaded,
             phase=statistics.phase.value,
             sleeping=backend is not None and backend.sleeping,
             pid=None if backend is None else backend.pid,

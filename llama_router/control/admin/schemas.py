@@ -161,8 +161,9 @@ class Model(msgspec.Struct):
     """A model and its backend.
 
     *crashed* says that the model has not been started since *last_error*, *autoload* that any
-    request loads it, *unlisted* that lists for clients leave it out, *sleeping* that its backend
-    has freed its memory, and loads the model again for the next request. *claims* is what a loaded
+    request loads it, *unlisted* that lists for clients leave it out, *keep_loaded* that it is
+    loaded at the start and stays, *sleeping* that its backend has freed its memory, and loads the
+    model again for the next request. *claims* is what a loaded
     model takes of each device; it and *footprint* are there with the policy of memory only.
     *waits_for* says why its requests wait; null if none does. While it loads, *load_progress* is
     the loaded part, 0 to 1, if its backend reports it, and *load_left_s* an estimate from the last
@@ -182,6 +183,7 @@ class Model(msgspec.Struct):
     state: str
     autoload: bool
     unlisted: bool
+    keep_loaded: bool
     phase: str
     sleeping: bool
     pid: int | None

@@ -40,7 +40,7 @@ export function Button({ kind = "plain", icon, label, busy, disabled, onClick, c
 }
 
 /** A button that copies the text that *text* returns. */
-export function CopyButton({ text, label = "Copy", children = "Copy", ...rest }) {
+export function CopyButton({ text, label, children = "Copy", ...rest }) {
   const copy = async () => {
     await copyText(typeof text === "function" ? await text() : text);
     toast("Copied.");
@@ -75,7 +75,7 @@ export function Badge({ tone = "quiet", children, title }) {
 export function Empty({ icon, title, children, action }) {
   return html`<div class="empty">
     ${icon && html`<${Icon} name=${icon} size=${32} />`}
-    <h3>${title}</h3>
+    <h2>${title}</h2>
     <div class="quiet">${children}</div>
     ${action}
   </div>`;
@@ -190,7 +190,7 @@ export function Dialog({ title, onClose, children, footer, wide }) {
     dialog.showModal();
     return () => {
       dialog.close();
-      if (before?.isConnected) before.focus();
+      (before?.isConnected ? before : document.getElementById("main"))?.focus();
     };
   }, []);
   const cancel = (event) => {
@@ -234,8 +234,8 @@ export function Confirmations() {
 
 // --- Toasts ----------------------------------------------------------------------------
 
-/** How long a toast stays, in milliseconds; one about a failure stays until it is closed. */
-const TOAST_MS = 5000;
+/** How long a toast stays, in milliseconds. */
+const TOAST_MS = { info: 5000, bad: 20_000 };
 
 let toasts = [];
 let showToasts = () => {};
@@ -247,7 +247,7 @@ export function toast(text, { tone = "info" } = {}) {
   // The same failure again is no news.
   toasts = [...toasts.filter((other) => other.text !== text), said].slice(-4);
   showToasts(toasts);
-  if (tone === "info") setTimeout(() => dropToast(said.key), TOAST_MS);
+  setTimeout(() => dropToast(said.key), TOAST_MS[tone]);
 }
 
 /** Say what went wrong; for `catch`. A request that the page itself gave up is not worth it. */
@@ -270,7 +270,7 @@ export function Toasts() {
   return html`<div class="toasts" role="status" aria-live="polite">
     ${shown.map(({ key, text, tone }) => html`<div key=${key} class=${`toast ${tone}`}>
       ${tone === "bad" && html`<${Icon} name="warning" />`}
-      <p>${text}</p>
+      <p title=${text}>${text}</p>
       <${Button} kind="quiet" small icon="close" label="Dismiss" onClick=${() => dropToast(key)} />
     </div>`)}
   </div>`;
@@ -338,7 +338,9 @@ class Row extends Component {
 }
 
 function opensRow(event) {
-  return !event.target.closest("a, button, input, select") && !String(getSelection());
+  // The path from before the click: what was clicked may have been replaced by now.
+  const used = event.composedPath().some((each) => each.matches?.("a, button, input, select"));
+  return !used && !String(getSelection());
 }
 
 /**

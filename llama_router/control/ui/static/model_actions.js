@@ -17,9 +17,11 @@ export async function load(row) {
   try {
     store.takeModel(await call("/admin/models/load", { body: { model: row.id } }));
   } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
     // It was unloaded before it was ready: that is no failure of the load.
-    if (error instanceof ApiError && error.code === "model_not_loaded") return;
-    throw error;
+    if (error.code === "model_not_loaded") return;
+    // The row of the model has the whole story.
+    throw new ApiError(error.message.split("; ")[0], error);
   }
 }
 
@@ -58,7 +60,7 @@ function nextStep(row) {
       act: () => unload(row, { force: true }) };
   }
   if (row.phase === "draining") {
-    return { key: "now", word: "Unload now", icon: "stop", label: `Unload ${name} now`,
+    return { key: "now", word: "Unload now", icon: "stop", label: `Unload now: ${name}`,
       act: () => unload(row, { force: true }) };
   }
   if (row.phase === "stopping") {
@@ -69,7 +71,7 @@ function nextStep(row) {
       act: () => unload(row) };
   }
   if (hasFailed(row)) {
-    return { key: "load", word: "Try again", icon: "play", label: `Load ${name} again`,
+    return { key: "load", word: "Try again", icon: "play", label: `Try again: ${name}`,
       act: () => load(row) };
   }
   return { key: "load", word: "Load", icon: "play", label: `Load ${name}`, kind: "primary",

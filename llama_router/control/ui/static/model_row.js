@@ -115,10 +115,11 @@ export function lastUsedText(row) {
   return ago === "now" ? "now" : `${ago} ago`;
 }
 
-/** Return the rate of tokens: that of now, else that of the last answer in brackets. */
-export function rateText(row) {
-  if (row.tokens_per_s) return rate(row.tokens_per_s);
-  return row.last_tokens_per_s ? `(${rate(row.last_tokens_per_s)})` : "–";
+/** Return {text, about, past}: the rate of tokens now, else that of the last answer. */
+export function rateOf(row) {
+  if (row.tokens_per_s) return { text: rate(row.tokens_per_s), about: "now", past: false };
+  if (!row.last_tokens_per_s) return { text: "–", about: undefined, past: true };
+  return { text: rate(row.last_tokens_per_s), about: "of the last answer", past: true };
 }
 
 /** Return how long an idle model stays, in words; empty if it stays for good, or is busy. */

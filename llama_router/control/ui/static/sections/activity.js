@@ -52,7 +52,7 @@ const COLUMNS = [
     return html`<${Badge} tone=${tone} title=${row.code}>${word}<//>`;
   } },
   { key: "model", head: "Model", value: (row) => row.model, cell: (row) => html`
-    <span class="name one-line" title=${row.model} dir="auto">${row.model ?? "–"}</span>` },
+    <span class="name one-line medium" title=${row.model} dir="auto">${row.model ?? "–"}</span>` },
   { key: "client", head: "Client", value: (row) => row.client, cell: (row) => html`
     <span class="one-line short" title=${row.client} dir="auto">${row.client}</span>` },
   { key: "queue_s", head: "Queue", align: "right", value: (row) => row.queue_s,
@@ -176,8 +176,8 @@ function Details({ row, onClose }) {
     <dl class="facts-list">${facts.map(([name, value]) => html`
       <div key=${name}><dt>${name}</dt><dd>${cut(value, 500)}</dd></div>`)}</dl>
     ${failed && html`<${Notice} tone="bad">${failed.message}<//>`}
-    ${capture && html`<${Body} title="What was asked" text=${capture.request_body} />
-      <${Body} title="What was answered" text=${capture.response_body} />`}
+    ${capture && html`<${Body} title="What was asked" message=${capture.request} />
+      <${Body} title="What was answered" message=${capture.response} />`}
     ${!row.captured && html`<p class="quiet">Bodies are not kept, unless <code>router.capture_mib</code>
       ${" "}says how much memory they may take.</p>`}
   <//>`;
@@ -186,11 +186,14 @@ function Details({ row, onClose }) {
 /** Longest part of a body that is shown, in characters; the rest can be copied. */
 const SHOWN = 20_000;
 
-function Body({ title, text }) {
-  if (!text) return null;
+function Body({ title, message }) {
+  const { body: text, base64, is_whole: isWhole } = message;
+  if (base64) return html`<p class="quiet">${title}: bytes that are no text.</p>`;
+  if (text === null) return html`<p class="quiet">${title}: not kept, it passed as it came.</p>`;
   return html`<section class="stack tight"><div class="section-head"><h3>${title}</h3>
       <${CopyButton} small text=${text} label=${`Copy: ${title}`}>Copy<//></div>
-    <pre class="log" tabindex="0" aria-label=${title}>${cut(pretty(text), SHOWN)}</pre></section>`;
+    <pre class="log" tabindex="0" aria-label=${title}>${cut(pretty(text), SHOWN)}</pre>
+    ${!isWhole && html`<p class="quiet">A part of it only.</p>`}</section>`;
 }
 
 function pretty(text) {
@@ -212,7 +215,8 @@ export function curlOf(row, capture) {
   if (row.key) parts.push("-H \"Authorization: Bearer $API_KEY\"");
   if (row.method === "POST") {
     parts.push("-H 'Content-Type: application/json'");
-    parts.push(capture?.request_body ? `-d ${quoted(capture.request_body)}` : "-d @body.json");
+    const body = capture?.request.is_whole ? capture.request.body : null;
+    parts.push(body ? `-d ${quoted(body)}` : "-d @body.json");
   }
   return parts.join(" \\\n  ");
 }

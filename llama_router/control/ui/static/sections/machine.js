@@ -4,7 +4,7 @@ import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
 import { call } from "../api.js";
 import { Lanes, LineChart } from "../charts.js";
 import { Badge, Empty, Notice, Skeleton, StackedBar, toastError } from "../components.js";
-import { clock, count, duration, mib, rate, rough } from "../format.js";
+import { clock, count, cut, duration, mib, rate, rough } from "../format.js";
 import { hueOf, isRunning } from "../model_row.js";
 import { routeTo } from "../route.js";
 import { now_s, useNow, useStore } from "../store.js";
@@ -50,7 +50,9 @@ function Device({ device, models }) {
     .map((row) => ({ key: row.id, label: row.id, value: row.claims[device.name],
       tone: hueOf(row.id), text: unit(row.claims[device.name]) }));
   const more = [
-    { key: "\0others", label: "Other programs", value: device.others_mib, tone: "others" },
+    { key: "\0others", label: "Other programs", value: device.others_mib, tone: "others",
+      about: Object.entries(device.programs ?? {}).map(([name, held]) => `${name} ${unit(held)}`)
+        .join(", ") },
     { key: "\0freeing", label: "Being freed", value: device.freeing_mib, tone: "others" },
     { key: "\0reserve", label: "Reserved", value: device.reserve_mib, tone: "reserve" },
     { key: "\0free", label: "Free", value: device.free_mib, tone: "free" },
@@ -67,8 +69,9 @@ function Device({ device, models }) {
     </div>
     <${StackedBar} label=${device.name} parts=${all} total=${total} />
     <ul class="legend">
-      ${all.map(({ key, label, tone, text }) => html`<li key=${key}>
-        <span class=${`dot ${tone}`}></span><span class="legend-name" title=${label} dir="auto">${label}</span>
+      ${all.map(({ key, label, tone, text, about }) => html`<li key=${key}>
+        <span class=${`dot ${tone}`}></span>
+        <span class="legend-name" title=${about || label} dir="auto">${label}</span>
         <span class="quiet">${text}</span></li>`)}
     </ul>
   </article>`;
@@ -98,25 +101,13 @@ function Unmanaged({ running }) {
 
 // --- The last hour ---------------------------------------------------------------------
 
-/** Words for why a model left. */
-const REASONS = {
-  evicted: "made room",
-  swapped: "made room",
-  ttl: "idle for its ttl_s",
-  idle: "idle for its ttl_s",
-  unloaded: "unloaded by request",
-  requested: "unloaded by request",
-  failed: "failed",
-  exited: "its process ended",
-  reload: "its settings changed",
-  removed: "taken out of the configuration",
-  shutdown: "the router stopped",
+/** Words for why a model was loaded. */
+const CAUSES = {
+  request: "for a request",
+  keep_loaded: "because it is kept loaded",
+  home: "because it is the home model",
+  return: "because it had been replaced",
 };
-
-function reasonText({ reason, for_model: other }) {
-  const words = REASONS[reason] ?? reason ?? "unknown";
-  return other ? `${words} for ${other}` : words;
-}
 
 /** Return the timeline, loaded anew when models changed, and every minute. */
 function useTimeline() {
@@ -182,12 +173,13 @@ function lanesOf(loads, now) {
 function spanOf(load, to) {
   const { model, began_at: from, ready_at: ready, ended_at: ended, devices } = load;
   const facts = [
-    ["Loaded at", clock(from)],
-    ["Load took", ready === null ? (ended === null ? "still loading" : "never ready")
-      : duration(ready - from)],
-    ["Stayed", duration(to - (ready ?? from))],
-    ["On", Array.isArray(devices) ? devices.join(", ") : Object.keys(devices ?? {}).join(", ")],
-    ["Left", ended === null ? "still here" : `${clock(ended)}, ${reasonText(load)}`],
+    ["Loaded", [clock(from), CAUSES[load.cause]].filter(Boolean).join(", ")],
+    ["Took", ready === null ? (ended === null ? "still loading" : "never ready")
+      : duration(Math.max(0, ready - from))],
+    ["Stayed", duration(Math.max(0, to - (ready ?? from)))],
+    ["On", devices.join(", ")],
+    ["Left", ended === null ? "still here"
+      : [clock(ended), cut(load.words ?? "the router ended", 200)].join(", ")],
   ].filter(([, value]) => value);
   return {
     key: `${model} ${from}`,
@@ -201,14 +193,15 @@ function spanOf(load, to) {
   };
 }
 
+/** Requests and tokens per minute; the present one is not over. */
 function Traffic({ series, now }) {
-  const points = (value) => series.map((each) => ({ at: each.at, value: value(each) }));
-  if (series.length < 2) return null;
+  const points = (value) => series.map((row, n) => ({ at: row.at,
+    value: value(row, n === series.length - 1 ? Math.max(10, now - row.at) : 60) }));
   return html`<div class="charts">
     <div class="card"><${LineChart} title="Requests per minute" tone="hue7" format=${count}
-      points=${points(({ requests }) => requests)} now=${now} /></div>
+      points=${points(({ requests }) => requests)} /></div>
     <div class="card"><${LineChart} title="Tokens per second" tone="hue4" format=${rate}
-      points=${points(({ completion_tokens: made }) => made / 60)} now=${now} /></div>
+      points=${points(({ completion_tokens: made }, lasted_s) => made / lasted_s)} /></div>
   </div>`;
 }
 

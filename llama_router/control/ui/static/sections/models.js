@@ -9,7 +9,7 @@ import { bytes, count, mib, plural, tokens } from "../format.js";
 import { Icon } from "../icons.js";
 import { FailureDialog, MainAction, pin } from "../model_actions.js";
 import { FILTERS, factsOf, hasFailed, hueOf, isRunning, contextOf, lastUsed, lastUsedText, loadText,
-  matches, memoryOf, memorySum, memoryText, phaseOf, rateText, reasonOf, sourceOf,
+  matches, memoryOf, memorySum, memoryText, phaseOf, rateOf, reasonOf, sourceOf,
   squeezeOf, ttlText }
   from "../model_row.js";
 import { routeTo, useChoice } from "../route.js";
@@ -183,11 +183,15 @@ function Middle({ row, show }) {
   return html`<dl class="figures">
       ${isRunning(row) && html`<div><dt>Running</dt><dd>${row.in_flight}</dd></div>
         <div><dt>Waiting</dt><dd>${row.queued}</dd></div>
-        <div title=${row.tokens_per_s ? "now" : "of the last answer"}><dt>Tokens/s</dt>
-          <dd>${rateText(row)}</dd></div>`}
+        <${Rate} row=${row} />`}
       <div><dt>Last used</dt><dd>${lastUsedText(row)}</dd></div>
     </dl>
     ${note && html`<p class="quiet small-text facts" title=${note}>${note}</p>`}`;
+}
+
+function Rate({ row }) {
+  const { text, about, past } = rateOf(row);
+  return html`<div title=${about}><dt>Tokens/s</dt><dd class=${past ? "quiet" : ""}>${text}</dd></div>`;
 }
 
 function Actions({ row, show, admin, bare }) {
@@ -232,7 +236,10 @@ const COLUMNS = [
     cell: (row) => html`<span title=${row.waits_for}>${[row.in_flight || "",
       row.queued ? `${row.queued} waiting` : ""].filter(Boolean).join(" + ") || "–"}</span>` },
   { key: "rate", head: "Tokens/s", align: "right", value: (row) => row.tokens_per_s ?? row.last_tokens_per_s,
-    cell: (row) => rateText(row) },
+    cell: (row) => {
+      const { text, about, past } = rateOf(row);
+      return html`<span class=${past ? "quiet" : ""} title=${about}>${text}</span>`;
+    } },
   { key: "used", head: "Last used", align: "right", value: lastUsed,
     cell: (row) => html`<span title=${ttlText(row)}>${lastUsedText(row)}</span>` },
   { key: "actions", head: "", align: "stays-right", cell: (row, { show, admin }) => html`
