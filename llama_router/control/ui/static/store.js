@@ -193,7 +193,8 @@ class Store {
         for (const row of data.models) this.#putModel(row);
         for (const id of data.removed) this.#models.delete(id);
         if (data.devices) this.#set({ devices: data.devices });
-        return this.#touch("models");
+        if (data.removed.length) this.#touch("models");
+        return undefined;
       case "model": return this.#changeModel(data.id, { phase: data.phase });
       case "progress": return this.#changeModel(data.id, { load_progress: data.progress });
       case "sleep": return this.#changeModel(data.id, { sleeping: data.sleeping });

@@ -12,27 +12,33 @@ import { now_s, useNow, useStore } from "../store.js";
 /** The time that the timeline shows, in seconds. */
 const SPAN_S = 3600;
 
+/** How often the timeline moves, in seconds. */
+const STEP_S = 10;
+
 /** Pauses between two requests for the timeline: at least, after a change; and without one. */
 const REFRESH_S = { least: 3, idle: 60 };
 
 export default function Machine() {
   const known = useStore((state) => state.router !== null);
-  const devices = useStore((state) => state.devices);
-  const faults = useStore((state) => state.router?.device_faults);
-  const router = useStore((state) => state.router);
-  const models = useStore((state) => state.models);
   if (!known) return html`<h1>Machine</h1><${Skeleton} label="Loading" />`;
-  const running = models.filter(isRunning);
-  return html`
-    <div class="section-head"><h1>Machine</h1>
+  return html`<${Head} /><${Memory} /><${History} /><${Programs} />`;
+}
+
+function Head() {
+  const router = useStore((state) => state.router);
+  return html`<div class="section-head"><h1>Machine</h1>
       <p class="quiet">Router ${router.version}, up for <${Uptime} router=${router} /></p></div>
-    ${faults?.map((fault) => html`<${Notice} key=${fault} tone="bad">${fault}<//>`)}
-    ${devices.length ? html`<section class="stack" aria-label="Memory">
-      ${devices.map((device) => html`<${Device} key=${device.name} device=${device}
-        models=${running} />`)}</section>`
-      : html`<${Unmanaged} running=${running} />`}
-    <${History} />
-    <${Programs} programs=${router.programs} />`;
+    ${router.device_faults.map((fault) => html`<${Notice} key=${fault} tone="bad">${fault}<//>`)}`;
+}
+
+function Memory() {
+  const devices = useStore((state) => state.devices);
+  const models = useStore((state) => state.models);
+  const running = models.filter(isRunning);
+  if (!devices.length) return html`<${Unmanaged} running=${running} />`;
+  return html`<section class="stack" aria-label="Memory">
+    ${devices.map((device) => html`<${Device} key=${device.name} device=${device}
+      models=${running} />`)}</section>`;
 }
 
 function Uptime({ router }) {
@@ -140,7 +146,7 @@ function useTimeline() {
 
 function History() {
   const [timeline, failed] = useTimeline();
-  const now = useNow(10);
+  const now = Math.floor(useNow(STEP_S) / STEP_S) * STEP_S;
   const lanes = useMemo(() => (timeline ? lanesOf(timeline.loads, now) : []), [timeline, now]);
   if (failed && failed.name !== "AbortError") {
     return html`<${Notice} tone="bad">${failed.message}<//>`;
@@ -160,7 +166,7 @@ function History() {
 function lanesOf(loads, now) {
   const lanes = new Map();
   for (const each of [...loads].sort((a, b) => a.began_at - b.began_at)) {
-    const to = each.ended_at ?? now;
+    const to = each.ended_at ?? Math.max(now, each.began_at);
     if (to < now - SPAN_S) continue;
     if (!lanes.has(each.model)) {
       lanes.set(each.model, { key: each.model, name: each.model, tone: hueOf(each.model), spans: [] });
@@ -205,7 +211,8 @@ function Traffic({ series, now }) {
   </div>`;
 }
 
-function Programs({ programs }) {
+function Programs() {
+  const programs = useStore((state) => state.router.programs);
   if (!programs.length) return null;
   return html`<section class="stack" aria-labelledby="programs">
     <h2 id="programs">Programs</h2>
