@@ -197,6 +197,16 @@ async def test_it_opens_for_nothing_else(start, stage, fields) -> None:
     assert "set-cookie" not in answer.fields
 
 
+async def test_it_does_not_open_where_a_sign_in_is_wanted(start, stage) -> None:
+    """Not even for the router's own user: that may be a tunnel."""
+    router = await start({}, dashboard_sign_in=True, admin_token=TOKEN)
+    answer = await router.ask(from_page(router, "GET", "/ui/session"))
+    assert (answer.json()["scope"], "set-cookie" in answer.fields) == ("models", False)
+    cookie = cookie_of(await sign_in(router, TOKEN))
+    status = await router.ask(from_page(router, "GET", "/admin/status", cookie=cookie))
+    assert status.status == 200
+
+
 @needs_root
 async def test_it_does_not_open_for_other_users(start, stage) -> None:
     """They may use models, as they can without a page."""

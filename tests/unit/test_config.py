@@ -102,6 +102,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "max_body_mib": 1,
         "max_bodies_mib": 1,
         "capture_mib": 16,
+        "dashboard_sign_in": True,
         "max_queued": 1,
         "max_queue_wait_s": 0.1,
         "max_dwell_s": 0,

@@ -212,6 +212,18 @@ def test_a_session_without_a_secret_ends_when_keys_come(open_gate) -> None:
         open_gate.check(Scope.ADMIN, b"GET", page())
 
 
+def test_a_sign_in_can_be_asked_of_everyone(open_gate) -> None:
+    """Where a tunnel on this machine lets others in, they look like the router's own user."""
+    assert open_gate.opens_locally
+    open_gate.open_session(b"text", uid=1000)
+    open_gate.reconfigure(config(keys=False, dashboard_sign_in=True))
+    assert not open_gate.opens_locally
+    with pytest.raises(AdminTokenError):
+        open_gate.check(Scope.ADMIN, b"GET", page())
+    open_gate.sign_in(TOKEN, b"other", uid=1000)
+    open_gate.check(Scope.ADMIN, b"GET", page("other"))
+
+
 def test_signing_out_ends_one_session(gate) -> None:
     """Other browsers stay signed in."""
     gate.sign_in(TOKEN, b"one", uid=None)

@@ -133,6 +133,7 @@ class Gate:
         self._origins = frozenset(map(without_default_port, router.cors_origins))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
+        self._asks_always = router.dashboard_sign_in
         self._metrics = router.metrics
         self._local = all(map(is_loopback, self._listening or router.hosts))
 
@@ -184,9 +185,10 @@ class Gate:
     def opens_locally(self) -> bool:
         """Return whether the dashboard opens without a secret, for the router's own user.
 
-        That is so if only this machine can reach it, and no API key says that its users differ.
+        That is so if only this machine can reach it, no API key says that its users differ, and
+        the configuration does not want a sign-in anyway.
         """
-        return self._local and not self._keys
+        return self._local and not self._keys and not self._asks_always
 
     def is_local_page(self, fields: Fields) -> bool:
         """Return whether a page of the router, asked as this machine, sent a request directly."""

@@ -154,6 +154,7 @@ class RouterSpec:
     home_model: Text | None = attrs.field(default=None, metadata=RETUNE)
     home_after_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
     admin_token: AdminSecret | None = attrs.field(default=None, repr=False, metadata=RETUNE)
+    dashboard_sign_in: bool = attrs.field(default=False, metadata=RETUNE)
     allowed_hosts: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
