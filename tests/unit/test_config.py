@@ -495,7 +495,14 @@ def test_a_key_like_no_other_gets_the_list_of_known_ones() -> None:
         ("autoload", "no", "expected a boolean (true or false), got a string"),
         ("notify_model_swap", 1, "expected a boolean (true or false), got an integer"),
         ("host", 1, "expected a string, got an integer"),
-        ("drain_s", "1", "expected a number of seconds, got a string"),
+        (
+            "drain_s",
+            "1",
+            (
+                "expected a number of seconds, got a string; with a unit it may be one: "
+                "'90s', '5m' or '1h30m'"
+            ),
+        ),
         ("drain_s", False, "expected a number of seconds, got a boolean"),
         ("log_level", [], "expected a string, got an array"),
         ("state_dir", {}, "expected a string, got a table"),

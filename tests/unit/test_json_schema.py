@@ -47,6 +47,7 @@ def test_it_has_every_table() -> None:
     [
         {},
         {"router": {"host": ["127.0.0.1", "[::1]:9000"], "drain_s": 5, "ttl_s": 0.5}},
+        {"router": {"ttl_s": "5m", "drain_s": "1h 30m", "cooldown_s": "250ms"}},
         {"router": {"cors_origins": ["*", "http://localhost:*", "null"]}},
         {"router": {"llama_server": "llama-server-cuda"}},
         {"default_spawn": {"env": {"A": ""}, "cwd": "/srv", "ready_limit_s": 10}},
@@ -87,6 +88,8 @@ def test_it_accepts_what_the_parser_accepts(document: dict[str, Any]) -> None:
         {"router": {"log_level": "loud"}},
         {"router": {"drain_s": -1}},
         {"router": {"read_timeout_s": 0}},
+        {"router": {"ttl_s": "5"}},
+        {"scheduler": {"swap_patience": "5m"}},
         {"router": {"admin_token": "short"}},
         {"router": {"llama_server": "/opt/vllm"}},
         {"router": {"cors_origins": ["https://chat.example.org/path"]}},

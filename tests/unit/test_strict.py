@@ -7,6 +7,8 @@ from typing import Annotated, Any, NewType, Union, get_args, get_origin, get_typ
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llama_router.core.config.kinds import Env, Limit, Positive, Seconds, Text, between
 from llama_router.core.config.specs import (
@@ -148,3 +150,35 @@ def test_limits_are_judged_in_their_order() -> None:
     assert problems(Annotated[int, between(1, 3)], 4) == ["must be from 1 to 3"]
     with pytest.raises(InvalidValueError, match="must not be empty"):
         reader(Text)("")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("5m", 300),
+        ("1h30m", 5400),
+        (" 1h 30m ", 5400),
+        ("2d", 172_800),
+        ("250ms", 0.25),
+        ("1.5s", 1.5),
+        ("1m250ms", 60.25),
+        ("0s", 0),
+    ],
+)
+def test_a_duration_may_be_a_text_with_units(text, seconds) -> None:
+    """As people write it: the largest unit first."""
+    assert reader(Seconds)(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "5 minutes", "5M", "-5s", "30m1h", "5m5m", "1e3s"])
+def test_another_text_is_no_duration(text) -> None:
+    """The message says how one is written."""
+    (message,) = problems(Seconds, text)
+    assert message.startswith("expected a number of seconds, got a string; with a unit")
+
+
+@given(st.floats(min_value=0, max_value=1e9, allow_nan=False))
+def test_a_number_with_the_unit_of_seconds_is_that_number(seconds) -> None:
+    """Whatever it is."""
+    assert reader(Seconds)(f"{seconds:.9f}s") == pytest.approx(seconds, abs=1e-6)

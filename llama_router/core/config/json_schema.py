@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 import attrs
 
 from . import tables
-from .kinds import Limit
+from .kinds import Limit, Notation
 from .specs import DEFAULT_SPAWN, RouterSpec, SchedulerSpec
 
 Schema = dict[str, Any]
@@ -113,12 +113,13 @@ def schema_of(kind: Any) -> Schema:  # noqa: ANN401 -- any type
     raise TypeError(f"{kind!r} has no schema")
 
 
-def _limited(base: Any, *limits: Limit) -> Schema:  # noqa: ANN401 -- any type
+def _limited(base: Any, *limits: Limit | Notation) -> Schema:  # noqa: ANN401 -- any type
     """Return the schema of *base* with *limits*; a second limit of one name goes into allOf."""
     schema = schema_of(base)
-    for limit in limits:
+    for limit in (each for each in limits if isinstance(each, Limit)):
         if schema.keys() & limit.schema.keys():
             schema.setdefault("allOf", []).append(dict(limit.schema))
         else:
             schema |= limit.schema
-    return schema
+    texts = [dict(each.schema) for each in limits if isinstance(each, Notation)]
+    return {"anyOf": [schema, *texts]} if texts else schema

@@ -40,6 +40,23 @@ class Limit:
     schema: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
+@attrs.frozen(eq=False)
+class Notation:
+    """Another way to write a number, as a text.
+
+    Attributes:
+        number: What the number is, for messages: "a number of seconds".
+        read: Returns the number that a text stands for; None if it stands for none.
+        example: Such texts, for messages.
+        schema: The JSON Schema of such texts.
+    """
+
+    number: str
+    read: Callable[[str], float | None]
+    example: str
+    schema: Mapping[str, Any]
+
+
 def between(minimum: int, maximum: int | None = None) -> Limit:
     """Return the limit of an integer, both ends included."""
     limits = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
@@ -122,6 +139,12 @@ def _llama_server_fault(path: str) -> str | None:
     return f"must name a file whose name begins with {LLAMA_SERVER!r}, such as 'llama-server-cuda'"
 
 
+def _factor_fault(factor: float) -> str | None:
+    if math.isfinite(factor) and factor >= 0:
+        return None
+    return "must be a finite number, not negative"
+
+
 def _duration_fault(seconds: float) -> str | None:
     if math.isfinite(seconds) and seconds >= 0:
         return None
@@ -130,6 +153,22 @@ def _duration_fault(seconds: float) -> str | None:
 
 def _weight_fault(weight: float) -> str | None:
     return None if 0.01 <= weight <= 100 else "must be between 0.01 and 100"
+
+
+#: Units of durations in seconds, the largest first: the order in which they are written.
+_UNITS_S: Final = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION: Final = "".join(rf"(?:([0-9]+(?:\.[0-9]+)?)\s?{unit})?\s?" for unit in _UNITS_S)
+_DURATION_PATTERN: Final = re.compile(_DURATION)
+
+
+def _seconds_of(text: str) -> float | None:
+    """Return the seconds that *text* stands for: ``"90s"``, ``"1h30m"``, ``"250ms"``."""
+    found = _DURATION_PATTERN.fullmatch(text.strip())
+    amounts = () if found is None else found.groups()
+    if not any(amounts):
+        return None
+    parts = zip(amounts, _UNITS_S.values(), strict=True)
+    return sum(float(amount) * unit_s for amount, unit_s in parts if amount is not None)
 
 
 def _zero_fault(seconds: float) -> str | None:
@@ -206,7 +245,19 @@ Port = Annotated[int, between(0, 65535)]
 Count = Annotated[int, between(0)]
 Positive = Annotated[int, between(1)]
 
-Seconds = Annotated[float, Limit(_duration_fault, {"minimum": 0})]
+Factor = Annotated[float, Limit(_factor_fault, {"minimum": 0})]
+"""A number without a unit, not negative."""
+
+_AS_TEXT: Final = Notation(
+    "a number of seconds",
+    _seconds_of,
+    "'90s', '5m' or '1h30m'",
+    {"type": "string", "pattern": r"[0-9]\s?(?:d|h|m|s|ms)\s?$"},
+)
+
+Seconds = Annotated[float, _AS_TEXT, Limit(_duration_fault, {"minimum": 0})]
+"""A number of seconds, or a text with units: ``"5m"``. 0 is allowed."""
+
 Timeout = Annotated[Seconds, Limit(_zero_fault, {"exclusiveMinimum": 0})]
 Weight = Annotated[float, Limit(_weight_fault, {"minimum": 0.01, "maximum": 100})]
 """A share beside others, bounded so that none waits for ever."""

@@ -20,6 +20,7 @@ from .kinds import (
     Count,
     DeviceChoice,
     Env,
+    Factor,
     JsonValue,
     LlamaServer,
     MemoryMib,
@@ -179,7 +180,7 @@ class SchedulerSpec:
 
     policy: Policy = attrs.field(default=Policy.GROUPS, metadata=RETUNE)
     max_models: Positive | None = attrs.field(default=None, metadata=RETUNE)
-    swap_patience: Seconds = attrs.field(default=1.0, metadata=RETUNE)
+    swap_patience: Factor = attrs.field(default=1.0, metadata=RETUNE)
     prefetch: bool = attrs.field(default=True, metadata=RETUNE)
     max_yield_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from cattrs import Converter, IterableValidationError, IterableValidationNote
 
 from ...errors.config import Problem, Where
-from .kinds import String, Table
+from .kinds import Limit, Notation, String, Table
 
 _TOML_NAMES: Final = {
     bool: "a boolean",
@@ -81,8 +81,8 @@ def _integer(value: Any, _: object) -> int:  # noqa: ANN401 -- undecoded TOML
     return int(value)
 
 
-def _seconds(value: Any, _: object) -> float:  # noqa: ANN401 -- undecoded TOML
-    _require(value, (int, float), "a number of seconds")
+def _number(value: Any, _: object) -> float:  # noqa: ANN401 -- undecoded TOML
+    _require(value, (int, float), "a number")
     try:
         return float(value)
     except OverflowError:  # an integer of hundreds of digits
@@ -113,10 +113,14 @@ def _choice(converter: Converter) -> Hook:
 
 
 def _limited(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
-    base, *limits = get_args(kind)
+    base, *others = get_args(kind)
     read = converter.get_structure_hook(base)
+    limits = [each for each in others if isinstance(each, Limit)]
+    notations = [each for each in others if isinstance(each, Notation)]
 
     def hook(value: object, _: object) -> Any:  # noqa: ANN401 -- as *base* says
+        for notation in notations:
+            value = _number_in(value, notation)
         valid = read(value, base)
         for limit in limits:
             if fault := limit.fault(valid):
@@ -124,6 +128,20 @@ def _limited(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any ty
         return valid
 
     return hook
+
+
+def _number_in(value: object, notation: Notation) -> object:
+    """Return the number that *value* is, or that it stands for as a text."""
+    if not isinstance(value, str):
+        _require(value, (int, float), notation.number)
+        return value
+    number = notation.read(value)
+    if number is None:
+        raise InvalidValueError(
+            f"expected {notation.number}, got a string; with a unit it may be one: "
+            f"{notation.example}"
+        )
+    return number
 
 
 def _optional(kind: Any, converter: Converter) -> Hook:  # noqa: ANN401 -- any type
@@ -220,7 +238,7 @@ def _is_table(kind: Any) -> bool:  # noqa: ANN401 -- any type
 
 def _strict_converter() -> Converter:
     converter = Converter()
-    for scalar, hook in ((bool, _boolean), (int, _integer), (float, _seconds), (str, _string)):
+    for scalar, hook in ((bool, _boolean), (int, _integer), (float, _number), (str, _string)):
         converter.register_structure_hook(scalar, hook)
     for applies, factory in (
         (_is_optional, _optional),
