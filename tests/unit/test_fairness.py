@@ -126,6 +126,16 @@ def test_a_lower_class_does_not_go_first_twice_however_long_requests_take() -> N
     assert [granted(line, count=1, now_s=100.0 * each)[0] for each in range(1, 5)] == [0, 2, 1, 3]
 
 
+def test_lower_classes_that_come_again_and_again_do_not_keep_out_the_highest() -> None:
+    """Each of them goes first once, and then not before a higher one did."""
+    line = line_of(("x", HIGH), ("x", HIGH))
+    seen = []
+    for number in range(2, 12):
+        line.add(number, "y", MIDDLE if number % 2 else LOW, 1.0, 100.0 * number)
+        seen += granted(line, count=1, now_s=100.0 * number + 99)
+    assert seen.index(0) < seen.index(1) <= 6
+
+
 def test_the_place_in_the_queue_is_that_of_the_turn() -> None:
     """It is what notices call the requests ahead."""
     line = line_of(*[("agent", MIDDLE)] * 5, ("person", MIDDLE), ("person", HIGH))

@@ -66,6 +66,15 @@ def test_a_higher_class_is_first_until_the_lower_one_has_yielded_for_long() -> N
     assert names(order, now_s=1000) == "mnij"
 
 
+def test_a_lower_class_that_comes_again_and_again_does_not_keep_out_a_higher_one() -> None:
+    """Though nothing else of it waits in between."""
+    order = order_of(("h", HIGH, 0, "y"), ("l", LOW, 0, "x"))
+    assert names(order, now_s=100) == "lh"
+    order.started(ModelId("l"), 100)
+    order.note(ModelId("m"), LOW, 101, {"x": 1.0}, 101)
+    assert names(order, now_s=300) == "hm"
+
+
 def test_a_model_that_several_clients_wait_for_has_the_turn_of_the_first_of_them() -> None:
     """And is named once."""
     order = order_of(("a", MIDDLE, 1, "x"), ("b", MIDDLE, 2, "x"))

@@ -143,7 +143,7 @@ class _Lane:
         queues: Those of each client, oldest first.
         accounts: The accounts of the clients.
         since_s: Clock time of its last grant, or since when it is not empty, in seconds.
-        yielded: A higher class had a grant since then: only so it may go first again.
+        yielded: A higher class had a grant since its last one: only so it may go first again.
     """
 
     queues: dict[str, dict[int, None]] = attrs.field(factory=dict[str, dict[int, None]])
@@ -232,7 +232,7 @@ class Line:
         """Let *request* wait; return whether no other one of this client and class does."""
         lane = self._lanes[rank]
         if not lane.queues:
-            lane.since_s, lane.yielded = now_s, True
+            lane.since_s = now_s
         is_first = client not in lane.queues
         if is_first:
             lane.queues[client] = {}

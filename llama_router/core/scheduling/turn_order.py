@@ -98,7 +98,6 @@ class TurnOrder:
                 accounts.leave(client)
         if not queues:
             del self._since_s[waiter.rank]
-            self._started.discard(waiter.rank)
 
     def started(self, model: ModelId, now_s: float) -> None:
         """Charge the start of *model*, if requests wait for it, and let it wait no more."""
