@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def read_chat(router: RealRouter, model: str, **headers: str) -> tuple[str, str]
     return "".join(thoughts).replace(MARK, ""), "".join(delta.content or "" for delta in deltas)
 
 
+def without_estimates(told: str) -> list[str]:
+    """Return the notices without how long a load should still take: a slow machine says that."""
+    lines = [re.sub(r"[,:] about \d+ (?:s|min) left", "", line) for line in told.splitlines()]
+    return [line for line in lines if line.endswith((".", "%"))]
+
+
 async def test_openai_client_sees_the_swap(config) -> None:
     """The reasoning tells the swap, step by step; the content is that of a whole answer."""
 
@@ -69,7 +76,7 @@ async def test_openai_client_sees_the_swap(config) -> None:
         first, _ = read_chat(router, "a")
         assert first.splitlines()[0] == "Unloading model 'b'..."
         told, content = read_chat(router, "b")
-        assert told.splitlines() == [
+        assert without_estimates(told) == [
             "Unloading model 'a'...",
             "Loading model 'b'...",
             "Loading model 'b': 100%",
@@ -187,7 +194,7 @@ async def test_ollama_client(config) -> None:
             assert client.chat("a", [MESSAGE], **asked).message.thinking is None
             told = list(client.chat("b", [MESSAGE], stream=True, **asked))
             thoughts = "".join(piece.message.thinking or "" for piece in told)
-            assert thoughts.replace(MARK, "").splitlines() == [
+            assert without_estimates(thoughts.replace(MARK, "")) == [
                 "Unloading model 'a'...",
                 "Loading model 'b'...",
                 "Loading model 'b': 100%",
