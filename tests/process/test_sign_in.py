@@ -232,16 +232,6 @@ async def test_a_stolen_cookie_is_of_no_use_to_other_users(start, stage, keys) -
     assert (await as_user(router, STRANGER, asked)).json()["scope"] != "admin"
 
 
-async def test_a_connection_that_was_closed_opens_nothing(start, stage) -> None:
-    """What is left of it belongs to root, whoever had opened it."""
-    router = await start({})
-    client = await router.connect()
-    await client.send(from_page(router, "GET", "/ui/session"))
-    await client.stream.send_eof()
-    answer = await client.answer()
-    assert answer.json()["scope"] == "models"
-
-
 # -- the cookie and other planes ----------------------------------------------------------------
 
 
