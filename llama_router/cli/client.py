@@ -10,8 +10,8 @@ from http import HTTPStatus
 from typing import Any, Final, ParamSpec
 
 from ..errors.base import RouterError
+from ..http_library import httpx
 from .failures import CommandError, NoRouterError, RefusedByRouterError, without_output
-from .http_client import httpx
 from .printing import print_error
 from .router_search import Connection, Token, admin_token, find_router
 from .suggestions import names_of, suggestion

@@ -10,9 +10,9 @@ from typing import Any, Final
 import trio
 
 from ..errors.base import RouterError
+from ..http_library import httpx
 from ..logs.lines import escape_controls
 from .client import AdminClient
-from .http_client import httpx
 from .loading import LoadState
 from .terminal import columns, make_console, shortened
 

@@ -20,10 +20,10 @@ from rich.live import Live
 from rich.text import Text
 
 from ..errors.base import RouterError
+from ..http_library import httpx
 from ..logs.lines import escape_controls
 from .client import STATUS, AdminClient, connected
 from .failures import NoRouterError
-from .http_client import httpx
 from .model_rows import COLUMNS, format_duration, format_memory, is_listed, remarks, row_of
 from .options import Connection
 from .tables import Cell, Line, cut, table

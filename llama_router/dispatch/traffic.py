@@ -80,7 +80,10 @@ class Traffic:
 
     def _add(self, record: RequestLog) -> None:
         ended_at = record.began_at + (record.ended_s or record.began_s) - record.began_s
-        minute = self._minutes.setdefault(int(ended_at) // MINUTE_S, Minute())
+        number = int(ended_at) // MINUTE_S
+        minute = self._minutes.get(number)
+        if minute is None:
+            minute = self._minutes[number] = Minute()
         minute.requests += 1
         minute.refused += record.outcome is Outcome.REFUSED
         minute.failed += record.outcome is Outcome.CUT

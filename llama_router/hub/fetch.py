@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-import httpx
 
 from ..errors.base import RouterError
 from ..errors.downloads import HubFileMissingError, HubUnreachableError, ModelNotCachedError
+from ..http_library import httpx
 from ..workers.child import end_with_router
 from .cache import RepoCache, cache_root, find_repository
 from .messages import Checking, Done, Failed, Message, Paused, Progressed, Resolved, encode

@@ -13,7 +13,8 @@ from typing import Any, Final
 from urllib.request import getproxies
 
 import httpcore
-import httpx
+
+from ..http_library import httpx
 
 #: Size of one read, in bytes.
 READ_BYTES: Final = 2**20

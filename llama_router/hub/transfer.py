@@ -17,7 +17,6 @@ from typing import Final, Protocol, Self
 from urllib.parse import quote
 
 import attrs
-import httpx
 
 from .. import __version__
 from ..errors.downloads import (
@@ -26,6 +25,7 @@ from ..errors.downloads import (
     HubAnswerError,
     HubUnreachableError,
 )
+from ..http_library import httpx
 from .cache import RepoCache
 from .found import FoundRepository
 from .large_reads import large_read_transport

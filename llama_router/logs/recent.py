@@ -53,7 +53,8 @@ class RecentEvents:
 
     def __init__(self) -> None:
         self.last = 0
-        self._events: deque[RecentEvent] = deque()
+        # As the arguments of `RecentEvent`, which few of them ever become: each request is here.
+        self._events: deque[tuple[int, float, str, str, dict[str, Any], int]] = deque()
         self._kept_bytes = 0
         self._listeners: tuple[Callable[[], None], ...] = ()
         # Held for microseconds. Taken twice by one thread if a warning is logged meanwhile.
@@ -66,11 +67,11 @@ class RecentEvents:
             size_bytes = _LONG_BYTES
         with self._lock:
             number = self.last + 1
-            self._events.append(RecentEvent(number, time.time(), level, event, fields, size_bytes))
+            self._events.append((number, time.time(), level, event, fields, size_bytes))
             self.last = number
             self._kept_bytes += size_bytes
             while len(self._events) > KEPT or self._kept_bytes > KEPT_BYTES:
-                self._kept_bytes -= self._events.popleft().size_bytes
+                self._kept_bytes -= self._events.popleft()[-1]
         for listener in self._listeners:
             listener()
 
@@ -78,7 +79,7 @@ class RecentEvents:
         """Return the kept events after *number*, oldest first."""
         with self._lock:
             count = min(len(self._events), max(0, self.last - number))
-            return [self._events[at] for at in range(-count, 0)]
+            return [RecentEvent(*self._events[at]) for at in range(-count, 0)]
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call *listener* after each event, on its thread, until `forget`. It must not block."""

@@ -33,6 +33,12 @@ def test_a_router_is_ready_before_the_control_plane_is_loaded() -> None:
     assert found & (CONTROL | COMMANDS | {"httpx"}) == set()
 
 
+def test_the_control_plane_imports_no_command() -> None:
+    """httpx comes without its own, which would take 5 MiB of the router's memory."""
+    found = imported("llama_router.control.web.app", "llama_router.control.web.server")
+    assert found & {"rich", "pygments", "huggingface_hub", "gguf", "numpy", "yaml"} == set()
+
+
 @pytest.mark.parametrize("module", ["operate", "model_logs"])
 def test_commands_for_a_running_router_import_no_router(module: str) -> None:
     """Nor do they import the command of httpx, which brings click, rich and Pygments."""
@@ -50,7 +56,7 @@ def test_help_imports_no_command() -> None:
 def test_httpx_is_complete_without_its_command() -> None:
     """Its fallback for a missing click is taken, and nothing stays hidden."""
     code = (
-        "import sys; from llama_router.cli.http_client import httpx; import click; "
+        "import sys; from llama_router.http_library import httpx; import click; "
         "assert 'httpx._main' not in sys.modules; import httpx._main; httpx.Client().close()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,7 +13,6 @@ from threading import Thread
 from typing import TYPE_CHECKING, Final, TextIO
 
 import attrs
-import httpx
 import trio
 
 from ...backends.environment import find_llama_server, inherited
@@ -23,6 +22,7 @@ from ...config.locations import NO_HOME
 from ...errors.base import RouterError
 from ...errors.config import ConfigError
 from ...files import home_folder
+from ...http_library import httpx
 from ...logs.output import configure
 from ...models.tiny.chat import make_chat_model
 from ..garbage_collection import fewer_collections
