@@ -35,13 +35,13 @@ _LOG_LEVELS: Final = {"debug": "debug", "info": "info", "warn": "warning", "erro
 _NOTES: Final = {
     "logTimeFormat": "log records have UTC times in ISO 8601",
     "logToStdout": "the router logs to standard error, and each backend to a file of its own",
-    "metricsMaxInMemory": "the router keeps no such buffer",
-    "captureBuffer": "requests and answers are never stored",
-    "performance": "the router collects no such statistics",
+    "metricsMaxInMemory": "the last 1000 requests are kept",
+    "captureBuffer": "router.capture_mib keeps bodies of requests and answers, if you want that",
+    "performance": "GET /metrics has figures for Prometheus",
     "peers": "requests are not forwarded to other machines",
     "profiles": "names are not rewritten; use aliases",
     "store": "of a request, only a log record is stored",
-    "ui": "the router has no such page",
+    "ui": "the dashboard at /ui/ has no settings",
     "upstream": "every request below /upstream/MODEL/ loads the model and is forwarded to it",
 }
 

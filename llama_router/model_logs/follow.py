@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import trio
 
 from ..logs.rendering import timestamp
-from .model_log import LogChunk, ModelLog
+from .model_log import LogChunk
 from .record import LogRecord
 
 if TYPE_CHECKING:
@@ -24,6 +24,19 @@ MAX_CHARS: Final = 512 * 1024
 _BATCH_LINES: Final = 500
 
 
+class Followed(Protocol):
+    """A log, or several, of which new lines are wanted.
+
+    Attributes:
+        listeners: Called with every chunk; must neither block nor raise.
+    """
+
+    listeners: list[Callable[[LogChunk], None]]
+
+    def recent(self, n: int, /) -> list[LogRecord]:
+        """Return the last *n* complete lines that are in memory, oldest first."""
+
+
 class LiveFollower:
     """A bounded queue of the lines that a model's log gets within the ``with`` block.
 
@@ -32,7 +45,7 @@ class LiveFollower:
     """
 
     def __init__(
-        self, model_log: ModelLog, *, on_exit: Callable[[LiveFollower], None] = lambda _: None
+        self, model_log: Followed, *, on_exit: Callable[[LiveFollower], None] = lambda _: None
     ) -> None:
         self._log = model_log
         self._on_exit = on_exit
@@ -63,6 +76,17 @@ class LiveFollower:
         """The number of queued lines."""
         return self._line_count
 
+    @property
+    def is_over(self) -> bool:
+        """True after `end`, once the queue is empty."""
+        return self._ended and not self._line_count
+
+    async def wait(self) -> None:
+        """Wait until there are lines, or `end` was called."""
+        while not self._line_count and not self._ended:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
     def end(self) -> None:
         """Make `receive` raise `trio.EndOfChannel` once the queue is empty."""
         self._ended = True
@@ -74,12 +98,14 @@ class LiveFollower:
         Raises:
             trio.EndOfChannel: after `end`, if the queue is empty.
         """
-        while not self._line_count:
-            if self._ended:
-                raise trio.EndOfChannel
-            self._changed = trio.Event()
-            await self._changed.wait()
+        await self.wait()
+        if self.is_over:
+            raise trio.EndOfChannel
         await trio.lowlevel.checkpoint()
+        return self.take()
+
+    def take(self) -> list[LogRecord]:
+        """Remove some lines from the queue, if there are any, and return them."""
         records: list[LogRecord] = []
         if self._dropped:
             text = f"… {self._dropped} lines not shown: this reader is too slow"

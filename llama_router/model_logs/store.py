@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,22 @@ class _Entry:
     refused: int
 
 
+class _AllLogs:
+    """The logs of all models as one, for followers."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[LogChunk], None]] = []
+
+    def recent(self, _n: int, /) -> list[LogRecord]:
+        """Return nothing: past lines are read model by model."""
+        return []
+
+    def put(self, chunk: LogChunk) -> None:
+        """Pass on a chunk of any log."""
+        for listen in self.listeners:
+            listen(chunk)
+
+
 class LogStore:
     """The logs of all models; a thread writes them to *directory*, unless that is None.
 
@@ -62,6 +79,7 @@ class LogStore:
         self._keep_s = keep_s
         self._total_bytes = total_bytes
         self._logs: dict[str, ModelLog] = {}
+        self._all = _AllLogs()
         self._refused: Counter[str] = Counter()
         self._throttled = trio.Event()
         self._followers: set[LiveFollower] = set()
@@ -76,6 +94,7 @@ class LogStore:
         """Return the log of *model*; the same object for each call."""
         if model not in self._logs:
             model_log = ModelLog(model, on_throttled=self._on_throttled)
+            model_log.listeners.append(self._all.put)
             if self._writer is not None:
                 model_log.listeners.append(partial(self._enqueue, self._writer, model))
             self._logs[model] = model_log
@@ -90,9 +109,13 @@ class LogStore:
         """Return the path of *model*'s file, which may not exist; None without a directory."""
         return None if self._directory is None else log_path(self._directory, model)
 
-    def follow(self, model: str) -> LiveFollower:
-        """Return a new follower of *model*'s log, to be used in a ``with`` block."""
-        follower = LiveFollower(self.for_model(model), on_exit=self._followers.discard)
+    def follow(self, model: str | None) -> LiveFollower:
+        """Return a new follower of *model*'s log, to be used in a ``with`` block.
+
+        None stands for the logs of all models, those included that come later.
+        """
+        followed = self._all if model is None else self.for_model(model)
+        follower = LiveFollower(followed, on_exit=self._followers.discard)
         self._followers.add(follower)
         if self._followers_ended:
             follower.end()

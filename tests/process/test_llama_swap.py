@@ -203,3 +203,57 @@ async def test_aliases_may_be_listed_as_models(start, stage) -> None:
     listed = (await router.ask(request("GET", "/v1/models"))).json()["data"]
     assert [entry["id"] for entry in listed] == ["a", "x", "b"]
     assert listed[2]["name"] == "Bee"
+
+
+async def text_until(client: RawClient, end: bytes) -> bytes:
+    """Return what a stream of text sends, up to *end*."""
+    seen = b""
+    while end not in seen:
+        seen += await client.chunk()
+    return seen
+
+
+async def test_logs_are_the_last_lines_of_all_models(start, stage) -> None:
+    """As text; a browser gets the dashboard. They need the admin token, as all logs do."""
+    router = await start(
+        {name: stage.model(name, group="g") for name in ("a", "b")}, admin_token=TOKEN
+    )
+    for name in ("a", "b"):
+        await router.ask(post(ECHO, name))
+        backend = await stage.backend(name)
+        await backend.do("print", data=f"hello from {name}\n")
+        await backend.said("done", do="print")
+    stream = await router.connect()
+    await stream.send(request("GET", "/logs/stream/upstream", x_admin_token=TOKEN))
+    assert (await stream.head()).fields["content-type"].startswith("text/plain")
+    text = await text_until(stream, b"hello from b\n")
+    assert text.index(b"hello from a") < text.index(b"hello from b")
+    answer = await router.ask(request("GET", "/logs", x_admin_token=TOKEN))
+    assert b"hello from a\n" in answer.body
+    page = await router.ask(request("GET", "/logs", x_admin_token=TOKEN, accept="text/html,*/*"))
+    assert (page.status, page.fields["location"]) == (302, "/ui/")
+    for path in ("/logs", "/logs/stream", "/logs/stream/proxy"):
+        assert (await router.ask(request("GET", path))).status == 401
+
+
+async def test_logs_are_followed(start, stage) -> None:
+    """Those of models that start later, too; without the past, if that is asked for."""
+    router = await start(
+        {name: stage.model(name, group="g") for name in ("a", "b")}, admin_token=TOKEN
+    )
+    await router.ask(post(ECHO, "a"))
+    first = await stage.backend("a")
+    await first.do("print", data="before\n")
+    await first.said("done", do="print")
+    await router.ask(request("GET", "/logs", x_admin_token=TOKEN))
+    both, one = await router.connect(), await router.connect()
+    await both.send(request("GET", "/logs/stream?no-history", x_admin_token=TOKEN))
+    await one.send(request("GET", "/logs/stream/b", x_admin_token=TOKEN))
+    for client in (both, one):
+        assert (await client.head()).status == 200
+    await router.ask(post(ECHO, "b"))
+    await (await stage.backend("b")).do("print", data="after\n")
+    await text_until(both, b"after\n")
+    await first.do("print", data="of another\n")
+    await text_until(both, b"of another\n")
+    assert b"of another" not in await text_until(one, b"after\n")

@@ -68,3 +68,17 @@ async def test_a_mistake_is_told(admin, query) -> None:
     """With the parameter."""
     answer = await admin.get(f"/admin/router-log?{query}")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])
+
+
+async def test_llama_swaps_route_for_it(admin) -> None:
+    """As text, past lines and new ones."""
+    fields = {"authorization": admin.headers["authorization"]}
+    async with await trio.open_tcp_stream("127.0.0.1", admin.base_url.port) as stream:
+        client = RawClient(stream)
+        await client.send(request("GET", "/logs/stream/proxy", **fields))
+        assert (await client.head()).status == 200
+        seen = await client.chunk()
+        assert b"router.ready" in seen
+        await admin.post("/v1/chat/completions", json={"model": "none"})
+        while b"request.refused" not in seen:
+            seen += await client.chunk()

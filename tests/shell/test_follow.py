@@ -80,12 +80,26 @@ async def test_a_follower_that_left_holds_nothing() -> None:
     """Neither its lines nor itself, however it left."""
     store = LogStore(None, max_bytes=1, backups=0)
     listeners = store.for_model("m").listeners
+    before = list(listeners)
     with trio.move_on_after(0):
         with store.follow("m") as follower:
-            assert len(listeners) == len(store._followers) == 1
+            assert len(listeners) == len(before) + len(store._followers) == len(before) + 1
             await follower.receive()
-    assert listeners == []
+    assert listeners == before
     assert store._followers == set()
+
+
+async def test_all_logs_are_followed_as_one() -> None:
+    """Those of models that come later, too; a follower that left holds nothing."""
+    store = LogStore(None, max_bytes=1, backups=0)
+    store.for_model("m").write(b"old\n")
+    with store.follow(None) as follower:
+        store.for_model("m").write(b"one\n")
+        store.for_model("n").write(b"two\n")
+        assert await taken(follower) == ["one", "two"]
+    assert store._followers == set()
+    store.for_model("m").write(b"late\n")
+    assert not follower.queued_lines
 
 
 async def test_the_end_comes_after_the_last_line() -> None:

@@ -63,7 +63,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         tail = tail_of(request.args.get("tail"))
         levels = _levels(request.args.get("level", LEVELS[0]))
         mimetype = mimetype_of(request.args.get("format"))
-        render = _text if mimetype == TEXT else _json
+        render = text_of if mimetype == TEXT else _json
 
         def lines(events: Iterable[RecentEvent]) -> bytes:
             return b"".join(render(event) for event in events)
@@ -98,7 +98,8 @@ def _json(event: RecentEvent) -> bytes:
     return json_line({**head, **event.fields})
 
 
-def _text(event: RecentEvent) -> bytes:
+def text_of(event: RecentEvent) -> bytes:
+    """Return *event* as a line of text."""
     fields = dict(event.fields)
     trace = str(fields.pop("traceback", ""))
     return _CONSOLE.line(event.at, event.level, event.name, fields, trace)
@@ -115,7 +116,7 @@ async def _follow(
     yield past
     while allowed():
         with trio.move_on_after(_CHECK_S):
-            await _next_after(log.recent, last)
+            await next_after(log.recent, last)
         events = log.recent.after(last)
         last = log.recent.last
         data = lines(event for event in events if event.level in levels)
@@ -125,7 +126,7 @@ async def _follow(
             await trio.sleep(PAUSE_S)
 
 
-async def _next_after(recent: RecentEvents, number: int) -> None:
+async def next_after(recent: RecentEvents, number: int) -> None:
     """Wait until there is an event after *number*; they come from any thread."""
     news, token = trio.Event(), trio.lowlevel.current_trio_token()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 import trio
@@ -15,6 +16,7 @@ from ...dispatch.dispatcher import Dispatcher
 from ...dispatch.request_log import RequestLog
 from ...event_feed import RouterDraining
 from .shapes import Json, activity_entry, message, model_status
+from .waiting import wait_first
 
 #: Pause after each round of messages, in seconds: a burst of changes is one message.
 PAUSE_S: Final = 0.1
@@ -66,7 +68,8 @@ class SwapEvents:
         yield message("metrics", self.activity(list(log.ended)))
         yield message("inflight", self.in_flight())
         while True:
-            if not await self._wait(seen_event, seen_request):
+            waits = partial(feed.wait_after, seen_event), partial(log.wait_after, seen_request)
+            if not await wait_first(*waits, timeout_s=KEEPALIVE_S):
                 yield b": still here\n\n"
                 continue
             if feed.last != seen_event:
@@ -81,16 +84,3 @@ class SwapEvents:
                     yield message("metrics", ended)
                 yield message("inflight", self.in_flight())
             await trio.sleep(PAUSE_S)
-
-    async def _wait(self, seen_event: int, seen_request: int) -> bool:
-        """Wait for a change; return False if there was none for a while."""
-        with trio.move_on_after(KEEPALIVE_S) as quiet:
-            async with trio.open_nursery() as nursery:
-
-                async def first(wait: Callable[[int], Awaitable[None]], number: int) -> None:
-                    await wait(number)
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(first, self._dispatcher.feed.wait_after, seen_event)
-                nursery.start_soon(first, self._dispatcher.activity.wait_after, seen_request)
-        return not quiet.cancelled_caught

@@ -35,6 +35,7 @@ from ..admin import (
 from ..admin import routes as admin
 from ..llama_cpp import listing, streams, ui
 from ..llama_cpp import routes as models_api
+from ..llama_swap import logs as llama_swap_logs
 from ..llama_swap import routes as llama_swap
 from ..mcp import routes as mcp
 from ..metrics import routes as metrics
@@ -93,6 +94,7 @@ BLUEPRINTS: Final[tuple[Callable[[ControlContext], Blueprint], ...]] = (
     dashboard.blueprint,
     metrics.blueprint,
     llama_swap.blueprint,
+    llama_swap_logs.blueprint,
     ui.blueprint,
 )
 """One function per module of routes; see `context`."""

@@ -26,7 +26,7 @@ METRICS: Final = "/metrics"
 #: the router itself serves come in addition.
 _CONTROL_EXACT: Final = {
     *("/", "/v1/models", "/models", "/ui", "/mcp"),
-    *("/running", "/unload", "/api/models/unload", "/api/metrics", "/api/events"),  # llama-swap's
+    *("/running", "/unload", "/api/models/unload", "/api/metrics", "/api/events", "/logs"),
     *("/v1/stream", "/v1/streams/lookup"),  # passed to the backend that keeps the conversation
 }
 #: Paths of the router's own health, for supervisors and load balancers.
@@ -36,7 +36,10 @@ READINESS: Final = "/readyz"
 #: The path of health, and llama-server's other name for it.
 HEALTH: Final = ("/health", "/v1/health")
 
-_CONTROL_PREFIX: Final = ("/admin/", "/ui/", "/v1/models/", "/models/", "/api/models/unload/")
+_CONTROL_PREFIX: Final = (
+    *("/admin/", "/ui/", "/v1/models/", "/models/"),
+    *("/api/models/unload/", "/logs/"),  # llama-swap's
+)
 
 #: Decisions in the cache: clients send the same few paths again and again.
 _CACHE_SIZE: Final = 1024

@@ -1,0 +1,25 @@
+"""A wait for the first of two events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+
+async def wait_first(*waits: Callable[[], Awaitable[object]], timeout_s: float) -> bool:
+    """Wait until one of *waits* returns; the others are cancelled.
+
+    Returns:
+        False if none of them has within *timeout_s* seconds.
+    """
+    with trio.move_on_after(timeout_s) as quiet:
+        async with trio.open_nursery() as nursery:
+
+            async def first(wait: Callable[[], Awaitable[object]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel()
+
+            for wait in waits:
+                nursery.start_soon(first, wait)
+    return not quiet.cancelled_caught
