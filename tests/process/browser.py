@@ -100,7 +100,9 @@ def dashboard(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator
         listen(page)
         page.context.on("page", listen)
         yield page
-    expected = [f"status of {status} " for status in may_be] + ["ERR_CONNECTION_REFUSED"]
+    expected = [f"status of {status} " for status in may_be]
+    # The latter on a machine that is busy.
+    expected += ["ERR_CONNECTION_REFUSED", "was preloaded using link"]
     unexpected = [text for text in said if not any(part in text for part in expected)]
     assert unexpected == []
 
