@@ -17,6 +17,7 @@ from ..core.config.names import ModelId
 from ..core.config.placeholders import expand, names_in
 from ..core.config.specs import ModelSpec
 from ..core.memory.learned import LaunchKey, MachineId, launch_key, machine_id
+from ..core.memory.placed import settings_of
 from ..errors.backends import SpawnError
 from ..files import Unseen, look
 from ..models.discovery.naming import parts_of
@@ -29,7 +30,11 @@ _MACHINE_FILES: Final = ("etc/machine-id", "var/lib/dbus/machine-id")
 
 
 def key_of(spec: ModelSpec) -> LaunchKey | None:
-    """Return the key of the launches of *spec*; None if its program cannot be found."""
+    """Return the key of the launches of *spec*; None if its program cannot be found.
+
+    GPUs that were chosen for one start are no part of it.
+    """
+    spec = settings_of(spec)
     program = identity_of_program(spec)
     return None if program is None else launch_key(spec, program=program, files=file_versions(spec))
 

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-import attrs
 import trio
 
 from ..backends.launch_identity import this_machine as identify_machine
@@ -22,6 +21,7 @@ from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, Policy
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
 from ..core.memory.ledger import Ledger, NotFreed, Usage
+from ..core.memory.placed import placed
 from ..core.memory.settings import devices_of
 from ..core.memory.view import Claims, MemoryView
 from ..core.memory.visibility import device_choice
@@ -179,12 +179,7 @@ class MemoryWatch:
         choice = device_choice(chosen, view, None if is_shrunk else claims)
         if choice.fault is not None:
             log.warning("backend.devices_not_chosen", model=spec.id, reason=choice.fault)
-        spawn = attrs.evolve(
-            spec.spawn,
-            env={**spec.spawn.env, **choice.env},
-            args=(*spec.spawn.args, *choice.argv),
-        )
-        return attrs.evolve(spec, spawn=spawn)
+        return placed(spec, choice)
 
     def _ended(self, model: ModelId, claims: Claims, error: BackendError | None) -> MemoryView:
         """Return what is known now that the backend of *model* is gone.

@@ -200,6 +200,28 @@ async def test_two_models_that_claim_one_gpu_by_hand_take_turns(start: Start, st
         assert (claims[DeviceId("gpu0")], claims.get(DeviceId("gpu1"), 0)) == (6000, 0)
 
 
+async def test_what_was_measured_counts_in_a_later_life(
+    start: Start, stage: Stage, tmp_path: Path
+) -> None:
+    """On any GPU: the one that was chosen is no part of what a launch is."""
+    holders = tmp_path / "state" / "simulated" / "gpu0.json"
+    holders.parent.mkdir(parents=True, mode=0o700)
+    table: dict[str, object] = {"scheduler": MEMORY, "devices": {"gpu0": gpu(9000)}}
+    first = await start({"odd": stage.model("odd"), "a": stage.model("a")}, **table)
+    # Until it is known what it takes, no GPU is chosen; then the second start has one.
+    for _ in range(2):
+        assert (await first.ask(post("/v1/echo", "odd"))).status == 200
+        holders.write_text(json.dumps({(await stage.backend("odd")).pid: 3000}))
+        while first.of("odd").claims.get(DeviceId("gpu0")) != 3000:
+            await first.running.dispatcher.changed.wait()
+        assert (await first.ask(post("/v1/echo", "a"))).status == 200
+    await first.stop()
+    second = await start({"odd": stage.model("odd")}, **table)
+    await devices_read(second, "gpu0")
+    assert (await second.ask(post("/v1/echo", "odd"))).status == 200
+    assert second.of("odd").claims[DeviceId("gpu0")] == 3000
+
+
 async def test_a_device_that_is_gone_costs_only_the_models_that_need_it(
     start: Start, stage: Stage
 ) -> None:
