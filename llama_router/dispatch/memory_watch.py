@@ -6,7 +6,7 @@ backend became ready or ended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -19,6 +19,7 @@ from ..backends.server_programs import ServerPrograms
 from ..core.config.config import Config
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, Policy
+from ..core.memory.containers import runs_container
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
 from ..core.memory.ledger import Ledger, NotFreed, Usage
 from ..core.memory.placed import placed
@@ -122,7 +123,9 @@ class MemoryWatch:
         self._measured_s = {m: t for m, t in self._measured_s.items() if m in pids}
         for model, family in pids.items():
             backend = self._dispatcher.backend(model)
-            if backend is None or now_s < self._measured_s.get(model, -1e9) + EXACT_PERIOD_S:
+            if backend is None or runs_container(backend.spec.spawn.command):
+                continue
+            if now_s < self._measured_s.get(model, -1e9) + EXACT_PERIOD_S:
                 continue
             self._measured_s[model] = now_s
             files = [path for path in (backend.spec.path, backend.spec.mmproj) if path is not None]
@@ -144,8 +147,10 @@ class MemoryWatch:
         )
         seen = self._seen_ready | frozenset(resident) - loading
         self._seen_ready = seen & frozenset(resident)
-        usage = _usage(reading, {m: family for m, family in pids.items() if m in resident})
-        states, late = self._ledger.observe(reading, self._devices, usage, claims, loading)
+        untold = self._contained(resident)
+        told = {m: family for m, family in pids.items() if m in resident and m not in untold}
+        usage = _usage(reading, told)
+        states, late = self._ledger.observe(reading, self._devices, usage, claims, loading, untold)
         for each in late:
             self._report(each)
         measured = {
@@ -203,6 +208,15 @@ class MemoryWatch:
             load_s=self._footprints.load_s,
         )
         return self.view
+
+    def _contained(self, models: Iterable[ModelId]) -> frozenset[ModelId]:
+        """Return those of *models* that run in containers: the figures of no process are theirs."""
+        specs = self._dispatcher.config.models
+        return frozenset(
+            model
+            for model in models
+            if (spec := specs.get(model)) is not None and runs_container(spec.spawn.command)
+        )
 
     def _was_loading(self, model: ModelId, at_s: float) -> bool:
         """Return whether a backend that is ready now was not at *at_s*: it held less then."""

@@ -154,3 +154,15 @@ async def test_a_failed_load_is_not_measured(start: Callable, autojump_clock: Mo
     with pytest.raises(BackendExitedError):
         await use(watched.dispatcher, "a")
     assert not watched.watch.view.footprints[ModelId("a")].is_known
+
+
+async def test_a_container_is_not_measured(start: Callable, autojump_clock: MockClock) -> None:
+    """Its command is only a client of the runtime; without GPUs, it is in host memory."""
+    run = {"spawn": {"command": ["docker", "run", "image", "$port"]}}
+    watched = await start(config(a={**run, "memory_mib": 5000}, b=run))
+    for model in ("a", "b"):
+        await use(watched.dispatcher, model)
+        await trio.sleep(3)
+    assert watched.watch.view.footprints[A].host_mib == 5000
+    assert watched.watch.view.measured == {}
+    assert not watched.watch.view.footprints[B].is_known

@@ -44,6 +44,7 @@ class Machine:
         loading: frozenset[ModelId] = NONE,
         processes: dict[int, float] | None = None,
         names: dict[int, str] | None = None,
+        untold: frozenset[ModelId] = NONE,
     ) -> dict[DeviceId, DeviceState]:
         reading = MachineReading(
             at_s=at_s,
@@ -63,7 +64,7 @@ class Machine:
             names=names or {},
         )
         states, late = self.ledger.observe(
-            reading, self.devices, usage or {}, claims or {}, loading
+            reading, self.devices, usage or {}, claims or {}, loading, untold
         )
         self.late += late
         return states
@@ -85,6 +86,25 @@ def test_programs_are_named_with_what_they_hold() -> None:
     assert list(states[GPU].programs.items()) == [("game", 4000), ("ComfyUI/main.py", 3000)]
     assert not states[HOST].programs
     assert not Machine(tells=False).read(0, 7920, processes=held, names=names)[GPU].programs
+
+
+def test_a_backend_in_a_container_holds_what_it_claims() -> None:
+    """Its processes are not those that the router started, so none of them is known as its own."""
+    machine = Machine()
+    claims: dict[ModelId, Claims] = {A: {GPU: 8000}}
+    container = {77: 7900.0}
+    untold = frozenset({A})
+
+    def others(used_mib: float, at_s: float, *, loading: frozenset[ModelId] = NONE) -> int:
+        states = machine.read(
+            at_s, used_mib, claims, processes=container, untold=untold, loading=loading
+        )
+        return states[GPU].others_mib
+
+    assert others(1000, 0, loading=untold) == 0  # how much of that is its own is not known
+    assert others(9000, 1) == 1000
+    assert others(12000, 2) == 4000
+    assert machine.ledger.measured({A: None}) == {}
 
 
 def test_the_reserve_is_for_others_first() -> None:

@@ -45,6 +45,15 @@ class Container:
     devices: tuple[Device, ...]
 
 
+def runs_container(argv: Sequence[str]) -> bool:
+    """Return whether a command line is for a container runtime.
+
+    The processes of the container are not its descendants, but those of a service.
+    """
+    program = next((word for word in argv if _name(word) not in _WRAPPERS), "")
+    return _name(program) in _RUNTIMES
+
+
 def container_of(
     argv: Sequence[str], env: Mapping[str, str], devices: Sequence[Device]
 ) -> Container | None:
@@ -55,8 +64,7 @@ def container_of(
         env: The environment of the runtime, from which variables can be passed on.
         devices: All GPUs of the machine.
     """
-    program = next((word for word in argv if _name(word) not in _WRAPPERS), "")
-    if _name(program) not in _RUNTIMES:
+    if not runs_container(argv):
         return None
     inner, options = _taken_apart(argv)
     inside: dict[str, str] = {}

@@ -98,6 +98,7 @@ class Ledger:
         usage: Usage,
         claims: Mapping[ModelId, Claims],
         loading: frozenset[ModelId],
+        untold: frozenset[ModelId] = frozenset(),
     ) -> tuple[dict[DeviceId, DeviceState], list[NotFreed]]:
         """Return the state of each device after a reading, and what was not freed in time.
 
@@ -107,6 +108,8 @@ class Ledger:
             usage: What each backend holds. Where a driver does not tell, its claim counts.
             claims: What counts as taken by each backend.
             loading: Backends that are being loaded: they do not hold their claim yet.
+            untold: Backends of which no driver tells what they hold: their processes are those of
+                a container.
         """
         used = {each.id: each for each in reading.devices}
         states: dict[DeviceId, DeviceState] = {}
@@ -116,12 +119,15 @@ class Ledger:
                 states[name] = DeviceState(device=device)
                 continue
             told = used[name].processes is not None or name == HOST
-            if not told and any(claims.get(model, {}).get(name) for model in loading):
+            hidden = untold if told else claims.keys()
+            if any(claims.get(model, {}).get(name) for model in loading & hidden):
                 # How much of the change is the model's can be said when it is loaded.
                 rest_mib = self._others.get(name, 0.0) + self._freeing_mib(name)
             else:
                 ours_mib = sum(
-                    usage.get(model, {}).get(name, 0.0) if told else float(held.get(name, 0))
+                    float(held.get(name, 0))
+                    if model in hidden
+                    else usage.get(model, {}).get(name, 0.0)
                     for model, held in claims.items()
                 )
                 rest_mib = max(0.0, used[name].used_mib - ours_mib)
