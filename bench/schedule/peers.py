@@ -59,6 +59,7 @@ class Peer:
 
     #: Memory that others hold is read when it is needed.
     notices_after_s = 0.0
+    wants_reading = False
 
     def __init__(self, trace: Trace) -> None:
         self._machine = trace.machine

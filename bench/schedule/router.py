@@ -63,12 +63,18 @@ class Router:
             for model in trace.models
         }
         self.scheduler = Scheduler(self._config())
+        self._read_s = 0.0
         self._tell(MemoryChanged(self._view()), 0.0)
 
     @property
     def wake_s(self) -> float:
         """The time that the scheduler asks for."""
         return self.scheduler.wake_s
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether the scheduler would start or stop something by a new reading."""
+        return self.scheduler.wants_reading
 
     def arrived(
         self,
@@ -98,7 +104,7 @@ class Router:
 
     def others_hold(self, held_mib: Mapping[int, int], now_s: float) -> list[Order]:
         """Pass it on, as the ledger would."""
-        self._held_mib = held_mib
+        self._held_mib, self._read_s = held_mib, now_s
         self._freeing_mib.clear()
         return self._tell(MemoryChanged(self._view()), now_s)
 
@@ -130,7 +136,7 @@ class Router:
 
     def _view(self) -> MemoryView:
         states = devices(self._machine.gpus, self._held_mib, self._freeing_mib)
-        return MemoryView(devices=states, footprints=self._footprints)
+        return MemoryView(devices=states, footprints=self._footprints, at_s=self._read_s)
 
 
 def devices(

@@ -17,7 +17,7 @@ import attrs
 
 from .traces import Client, Model, Reload, Taken, Trace
 
-#: How long it takes to read the devices after a process is gone, in seconds.
+#: How long it takes to read the devices, in seconds.
 READ_S: Final = 0.02
 
 
@@ -68,6 +68,7 @@ class Rule(Protocol):
     Attributes:
         wake_s: Time at which `tick` is due, in seconds; infinite for never.
         notices_after_s: Seconds after which it notices that another program has taken memory.
+        wants_reading: It decides only when the devices have been read again.
     """
 
     @property
@@ -77,6 +78,10 @@ class Rule(Protocol):
     @property
     def notices_after_s(self) -> float:
         """Return those seconds."""
+
+    @property
+    def wants_reading(self) -> bool:
+        """Return whether that is so."""
 
     def arrived(self, request: int, model: str, client: str, now_s: float) -> list[Order]:
         """A request arrived."""
@@ -182,6 +187,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._ticks_s = math.inf  # of the earliest tick that is in the events
+        self._is_reading = False  # the devices, because the rule wants it
         self._processes: dict[str, _Process] = {}
         self._senders: dict[int, _Sender] = {}
         self._service_s: dict[int, float] = {}
@@ -205,6 +211,7 @@ class Simulation:
             self._count_overcommit(at_s - self._now_s)
             self._now_s = at_s
             event()
+            self._plan_reading()
             self._plan_tick()
         if self._left:  # the rule waits for nothing, and neither do the clients
             self._give_up()
@@ -222,6 +229,15 @@ class Simulation:
         if wake_s < self._ticks_s:
             self._ticks_s = wake_s
             self._at(wake_s, self._tick)
+
+    def _plan_reading(self) -> None:
+        if self._rule.wants_reading and not self._is_reading:
+            self._is_reading = True
+            self._at(self._now_s + READ_S, self._read_wanted)
+
+    def _read_wanted(self) -> None:
+        self._is_reading = False
+        self._read()
 
     def _tick(self) -> None:
         self._ticks_s = math.inf

@@ -97,6 +97,7 @@ class Dispatcher:
         loads: The loads, lasting and past.
         captures: Those with their bodies, as far as `capture_mib` keeps any.
         changed: Set, and replaced by a new one, after each change of a queue or a phase.
+        reading_wanted: Set while a decision waits for a new reading of the devices.
         on_start: Called with settings and claims of a model that is to start; returns the settings
             with which it does. None while nothing watches memory.
         on_end: Called with a model, its claims and its failure when its backend is gone; returns
@@ -137,6 +138,7 @@ class Dispatcher:
         self.on_start: Callable[[ModelSpec, Claims], ModelSpec] | None = None
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.changed = trio.Event()
+        self.reading_wanted = trio.Event()
         self.waits = Waits(self._scheduler.wait_of, self.feed)
         self.loads = LoadLog()
         self.activity = ActivityLog(self._loading_since)
@@ -480,9 +482,15 @@ class Dispatcher:
             self._publish(moves)
         elif actions and self.waits.watching:  # a grant changes the places in the same queue
             self.waits.notify({action.model for action in actions if isinstance(action, Grant)})
+        self._announce_change()
+        self._set_alarm(now_s)
+
+    def _announce_change(self) -> None:
+        """Wake those that wait for a change, or for the wish to read the devices."""
         self.changed.set()
         self.changed = trio.Event()
-        self._set_alarm(now_s)
+        if self._scheduler.wants_reading:
+            self.reading_wanted.set()
 
     def _start(self, model: ModelId, claims: Claims, cause: StartCause) -> None:
         self.waits.begin_progress(model)

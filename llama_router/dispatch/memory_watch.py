@@ -1,7 +1,7 @@
 """Feeds the scheduler with what the devices are used for, while the policy is that of memory.
 
 No driver tells of a change by itself, so the devices are read once per second; and at once when a
-backend became ready or ended.
+backend became ready or ended, and before a decision for which the last reading is too old.
 """
 
 from __future__ import annotations
@@ -80,10 +80,11 @@ class MemoryWatch:
         seen = dispatcher.feed.last
         while True:
             if dispatcher.config.scheduler.policy is Policy.MEMORY:
+                dispatcher.reading_wanted = trio.Event()
                 complete = await self._look()
                 period_s = FREEING_PERIOD_S if self._ledger.is_freeing else PERIOD_S
                 with trio.move_on_after(period_s if complete else 0):
-                    await dispatcher.feed.wait_after(seen)
+                    await self._news_after(seen)
             else:
                 await dispatcher.feed.wait_after(seen)
             seen = dispatcher.feed.last
@@ -95,6 +96,18 @@ class MemoryWatch:
             return self._devices
         reading = await self._machine.read()
         return devices_of(reading, config.devices, config.scheduler.max_models)[0]
+
+    async def _news_after(self, seen: int) -> None:
+        """Wait until there is an event after *seen* in the feed, or a reading is wanted."""
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_event() -> None:
+                await self._dispatcher.feed.wait_after(seen)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_for_event)
+            await self._dispatcher.reading_wanted.wait()
+            nursery.cancel_scope.cancel()
 
     async def _look(self) -> bool:
         """Read everything once; return False if more footprints are to be found out."""
@@ -165,6 +178,7 @@ class MemoryWatch:
             footprints=self._footprints.known(self._dispatcher.config, self._devices),
             measured=measured,
             load_s=self._footprints.load_s,
+            at_s=trio.current_time(),
         )
         self._dispatcher.submit(MemoryChanged(self.view))
 
@@ -206,6 +220,7 @@ class MemoryWatch:
             footprints=self._footprints.known(self._dispatcher.config, self._devices),
             measured={m: found for m, found in self.view.measured.items() if m != model},
             load_s=self._footprints.load_s,
+            at_s=self.view.at_s,
         )
         return self.view
 

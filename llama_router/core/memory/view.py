@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,8 @@ class MemoryView:
         measured: What each running backend was seen to take at most since its start. Only of
             devices where it could be told.
         load_s: How long the last load of each model took, in seconds.
+        at_s: Clock time at which the devices were read, in seconds; infinite if they need not be
+            read again.
         memo: For policies: what they found out about it, and may need again.
     """
 
@@ -62,6 +65,7 @@ class MemoryView:
     footprints: Mapping[ModelId, Footprint] = attrs.field(factory=dict[ModelId, Footprint])
     measured: Mapping[ModelId, Claims] = attrs.field(factory=dict[ModelId, Claims])
     load_s: Mapping[ModelId, float] = attrs.field(factory=dict[ModelId, float])
+    at_s: float = math.inf
     memo: dict[object, Any] = attrs.field(
         factory=dict[object, Any], init=False, eq=False, repr=False
     )

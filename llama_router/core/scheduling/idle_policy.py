@@ -123,7 +123,7 @@ def _start_or_make_room(
     if model in state.barred:
         return []
     reason = makes_way(model, role="home" if cause is StartCause.HOME else "kept")
-    victims = state.placement.victims(spec, occupancy, frozenset())
+    victims = state.victims(spec, occupancy, frozenset())
     return [state.stop(victim, reason) for victim in victims]
 
 

@@ -87,6 +87,11 @@ class Scheduler:
         """True if any request waits."""
         return bool(self._state.waiting)
 
+    @property
+    def wants_reading(self) -> bool:
+        """True if something would start or leave now if the devices had been read just now."""
+        return self._state.wants_reading
+
     def held_up(self, lost_s: float, *, now_s: float) -> None:
         """Record that the router stood still for *lost_s* seconds, until now.
 
@@ -99,6 +104,7 @@ class Scheduler:
         """Record *event* and return the actions that are now due, in order."""
         state = self._state
         self._now_s, self._occupancy = now_s, None
+        state.wants_reading = False
         actions = self._record(event, now_s)
         if state.waiting or state.backing_off or state.draining:
             actions += self._reconcile(now_s)

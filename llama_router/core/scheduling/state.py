@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import attrs
 
 from ...errors.backends import BackendError, FileMissingError
 from ...errors.base import RouterError
 from ..config.config import Config
 from ..config.names import ModelId
-from ..config.specs import ModelSpec
+from ..config.specs import ModelSpec, Policy
 from ..memory.view import NOTHING_KNOWN, Claims
 from .causes import StartCause, StopReason
 from .events import Action, Arrived, Refuse, Start, Stop
@@ -23,6 +25,9 @@ from .model_entry import ModelEntry
 from .placement import Occupancy, Placement, Verdict, Waiter
 from .restart import GIVEN_UP
 from .turn_order import TurnOrder
+
+#: Age of a reading by which a model may be started, in seconds. An older one is made anew before.
+FRESH_S: Final = 0.25
 
 
 class SchedulerState:
@@ -54,6 +59,8 @@ class SchedulerState:
         stalls: Times in which the router stood still while requests waited: each by the clock time
             of its end, and its length, in seconds.
         no_request_yet: True until the first request.
+        wants_reading: True if something would start or leave now if the devices had been read just
+            now: since the last reading, another program may have taken memory.
         oldest_s: No request that waits arrived earlier than at this clock time, in seconds.
         wake_s: Clock time of the next `Tick`, in seconds.
     """
@@ -90,6 +97,7 @@ class SchedulerState:
         "stalls",
         "waiting",
         "wake_s",
+        "wants_reading",
     )
 
     expiring: bool
@@ -123,6 +131,7 @@ class SchedulerState:
         self.moves: list[tuple[ModelId, Phase]] = []
         self.stalls: list[tuple[float, float]] = []
         self.no_request_yet = True
+        self.wants_reading = False
         self.oldest_s = math.inf
         self.wake_s = math.inf
         self.note_faults()
@@ -289,16 +298,37 @@ class SchedulerState:
         return self._order
 
     def may_start(self, spec: ModelSpec, occupancy: Occupancy) -> Verdict:
-        """Return the policy's verdict; schedule a `Tick` for the time at which it may change."""
+        """Return the policy's verdict; schedule a `Tick` for the time at which it may change.
+
+        A start is allowed only by a fresh reading.
+        """
         verdict = self.placement.may_start(spec, occupancy)
         self.due(verdict.look_again_s, occupancy.now_s)
+        if verdict.allowed and self._is_stale(occupancy.now_s):
+            self.wants_reading = True
+            return attrs.evolve(verdict, reason="Looking at what the devices are used for.")
         return verdict
+
+    def victims(
+        self, spec: ModelSpec, occupancy: Occupancy, closed: frozenset[ModelId]
+    ) -> tuple[ModelId, ...]:
+        """Return the residents to stop now for a model, by a fresh reading; see `Placement`."""
+        victims = self.placement.victims(spec, occupancy, closed)
+        if victims and self._is_stale(occupancy.now_s):
+            self.wants_reading = True
+            return ()
+        return victims
+
+    def _is_stale(self, now_s: float) -> bool:
+        """Return whether the devices must be read again before anything is decided by them."""
+        reads = self.config.scheduler.policy is Policy.MEMORY
+        return reads and self.memory.at_s < now_s - FRESH_S
 
     def finds_place(self, entry: ModelEntry, now_s: float) -> bool:
         """Return whether a model may start, or take the place of those in its way."""
         return (
             entry.spec.id not in self.barred
-            or self.may_start(entry.spec, self.occupancy(now_s)).allowed
+            or self.placement.may_start(entry.spec, self.occupancy(now_s)).allowed
         )
 
     def dwell_key(self, entry: ModelEntry) -> str:

@@ -98,7 +98,7 @@ def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[A
         if not verdict.allowed and entry.spec.id not in state.barred and not evicting:
             evicting = True  # for one turn at a time
             closed = closed_models(state, before)
-            victims = state.placement.victims(entry.spec, occupancy, closed)
+            victims = state.victims(entry.spec, occupancy, closed)
             if any(_is_expected_back(state, state.entries[v], entry, now_s) for v in victims):
                 continue
             for victim in victims:
