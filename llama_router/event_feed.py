@@ -69,6 +69,27 @@ class SleepChanged:
         return {"id": str(self.model), "sleeping": self.sleeping}
 
 
+@attrs.frozen
+class ModelSqueezed:
+    """A model became ready with less than it could have, because something else holds memory.
+
+    Attributes:
+        model: The model.
+        summary: What it has, in words.
+        reloading: There is room now, and it is being loaded again.
+    """
+
+    kind: ClassVar[str] = "squeezed"
+
+    model: ModelId
+    summary: str
+    reloading: bool
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return the event's data for clients."""
+        return {"id": str(self.model), "summary": self.summary, "reloading": self.reloading}
+
+
 @attrs.frozen(kw_only=True)
 class DownloadProgressed:
     """A download was queued, received bytes, or ended.
@@ -141,6 +162,7 @@ RouterEvent: TypeAlias = (
     ModelPhaseChanged
     | LoadProgressed
     | SleepChanged
+    | ModelSqueezed
     | DownloadProgressed
     | ModelDeleted
     | ConfigReloaded

@@ -44,6 +44,8 @@ class Backend:
         squeezed: Whether it has less context or fewer layers on the GPU because something else
             held memory.
         slots: Requests that it serves at once; None if that is not known.
+        unsqueezed_mib: What must be free on its GPUs, its own part included, so that it would
+            have all of it; 0 if it is not squeezed.
         gone: Set when the process has ended or is being ended.
         error: The reason for its end, if it ended by itself or was replaced; set before *gone* is.
         failures: Requests in a row that it failed; see `HealthChecks`.
@@ -63,6 +65,7 @@ class Backend:
     fit: Fit | None = None
     squeezed: bool = False
     slots: int | None = None
+    unsqueezed_mib: int = 0
     gone: trio.Event = attrs.field(factory=trio.Event)
     error: BackendError | None = None
     failures: int = 0

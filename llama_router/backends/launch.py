@@ -246,6 +246,7 @@ class Launcher:
                 group=group,
                 fit=load.fit,
                 squeezed=load.squeezed,
+                unsqueezed_mib=load.unsqueezed_mib,
             )
             backend.slots = await find_slots(
                 backend, plan.program.argv, plan.env, asks=plan.program.speaks_child_protocol

@@ -19,6 +19,7 @@ from ..core.memory.fit import (
     is_squeezed,
     options_of,
     says_verbosity,
+    unsqueezed_mib,
     would_repeat,
 )
 from ..core.memory.learned import Learned, after_load
@@ -171,6 +172,13 @@ class LoadReport:
         """Whether the model has less because something else held memory."""
         return self.fit is not None and is_squeezed(self.fit, self._plan.learned.widest)
 
+    @property
+    def unsqueezed_mib(self) -> int:
+        """The free memory with which it would have all; 0 if it is not squeezed."""
+        if self.fit is None or not self.squeezed:
+            return 0
+        return unsqueezed_mib(self.fit, self._plan.learned.widest)
+
     def learned(self, *, load_s: float, at_s: float) -> Learned:
         """Return what is known of the launch after this load.
 
@@ -178,7 +186,9 @@ class LoadReport:
             load_s: How long it took, in seconds.
             at_s: Its end, in seconds since the epoch.
         """
-        reported = None if self._report is None else self._report.report()
+        # What a squeezed model takes is less than what it is to have the next time.
+        reads = self._report is not None and not self.squeezed
+        reported = self._report.report() if self._report is not None and reads else None
         return after_load(
             self._plan.learned,
             load_s=load_s,

@@ -37,6 +37,7 @@ from ..core.scheduling.events import (
     Keep,
     Reconfigured,
     Refuse,
+    Renew,
     ShutDown,
     Start,
     Stop,
@@ -391,6 +392,19 @@ class Dispatcher:
         It counts until the backend is gone; without a backend it has no effect.
         """
         self.submit(Keep(model, idle_s))
+
+    def renew(self, model: ModelId, reason: str) -> bool:
+        """Replace the process of *model*, if it is idle and may start beside the others.
+
+        Args:
+            model: The model.
+            reason: Why, in words for the log.
+
+        Returns:
+            Whether its process is being stopped; it returns without a request.
+        """
+        self.submit(Renew(model, reason))
+        return self.phase(model) is Phase.STOPPING
 
     def shut_down(self) -> None:
         """Refuse all queued requests, and start nothing more."""

@@ -70,6 +70,7 @@ class MemoryWatch:
         self._warned: frozenset[str] = frozenset()
         self._measured_s: dict[ModelId, float] = {}
         self._seen_ready: frozenset[ModelId] = frozenset()
+        self._squeezed: set[ModelId] = set()
         self.view = MemoryView()
         self.faults: tuple[str, ...] = ()
 
@@ -210,7 +211,7 @@ class MemoryWatch:
         if spec is not None and error is not None and error.cause in MEMORY_CAUSES:
             had = {name: max(mib, peak.get(name, 0)) for name, mib in claims.items()}
             self._footprints.raise_figure(spec, had, self._devices)
-        elif spec is not None and peak and model in self._seen_ready:
+        elif spec is not None and peak and model in self._seen_ready - self._squeezed:
             self._footprints.note_measured(spec, _with_untold(peak, claims))
         states = {
             name: self._ledger.with_freeing(state) for name, state in self.view.devices.items()
@@ -239,6 +240,12 @@ class MemoryWatch:
         return backend is not None and backend.ready_s > at_s
 
     def _note_measured(self, model: ModelId, claims: Claims) -> None:
+        """Take note of what a model takes, unless it was squeezed: it is to have more next time."""
+        backend = self._dispatcher.backend(model)
+        if backend is not None and backend.squeezed:
+            self._squeezed.add(model)
+            return
+        self._squeezed.discard(model)
         if (spec := self._dispatcher.config.models.get(model)) is not None:
             self._footprints.note_measured(spec, claims)
 

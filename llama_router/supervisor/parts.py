@@ -26,6 +26,7 @@ from ..devices.machine import this_machine
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.footprints import Footprints
 from ..dispatch.memory_watch import MemoryWatch
+from ..dispatch.squeezed import SqueezedModels
 from ..gateway.server import ListenerSet
 from ..model_logs.store import LogStore
 from ..process import procfs
@@ -59,6 +60,7 @@ class RouterParts:
         dispatcher: Owns the scheduler.
         memory: Reads the devices, if the policy needs that.
         programs: The llama-server programs, and the devices that they see.
+        squeezed: Loads models again that got less because something else held memory.
     """
 
     loaded: LoadedConfig
@@ -74,6 +76,7 @@ class RouterParts:
     dispatcher: Dispatcher
     memory: MemoryWatch
     programs: ServerPrograms
+    squeezed: SqueezedModels
 
 
 @asynccontextmanager
@@ -127,10 +130,12 @@ async def router_parts(
                 groups=groups,
                 read_machine=machine.read,
             )
+            squeezed = SqueezedModels(lambda: dispatcher, machine)
             dispatcher = Dispatcher(
                 loaded.config,
                 launcher,
                 note=lambda model, sentence: logs.for_model(model).note(sentence),
+                on_squeezed=squeezed.note,
             )
             address = Address(
                 loaded=loaded,
@@ -161,6 +166,7 @@ async def router_parts(
                     Footprints(environ, programs.devices_of, launcher.learned),
                 ),
                 programs=programs,
+                squeezed=squeezed,
             )
         finally:
             await close_files(logs, prepared.record)

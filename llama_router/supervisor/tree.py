@@ -94,6 +94,7 @@ async def _run_tree(
                 await backends.start(dispatcher.run)
                 backends.start_soon(parts.memory.run)
                 backends.start_soon(Prefetch(dispatcher).run)
+                backends.start_soon(parts.squeezed.run)
                 try:
                     if await load_startup_model(dispatcher, signals.stop, parts.manager):
                         await frontend.serve(task_status)

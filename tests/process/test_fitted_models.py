@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from llama_router.core.config.names import ModelId
 from llama_router.core.memory.report_lines import LEFT_OUT
+from llama_router.dispatch import squeezed
 from llama_router.models.tiny.chat import make_chat_model
 from tests.process.harness import Router
 
@@ -137,3 +140,39 @@ async def test_a_squeezed_model_is_said_loudly(start, tmp_path) -> None:
     assert (first["fit"]["n_gpu_layers"], second["fit"]["n_gpu_layers"]) == (32, 9)
     assert second["fit"]["squeezed"]
     assert "9 of 33 layers" in router.events.named("backend.squeezed")[-1]["reason"]
+
+
+@pytest.mark.parametrize("policy", ["groups", "memory"])
+async def test_a_squeezed_model_is_loaded_again_when_there_is_room(
+    start, tmp_path, monkeypatch, policy
+) -> None:
+    """On a simulated GPU: another program gives its memory back, and the model gets all of it."""
+    monkeypatch.setattr(squeezed, "IDLE_S", 0.0)
+    monkeypatch.setattr(squeezed, "PERIOD_S", 0.05)
+    server = tmp_path / "llama-server-scripted"
+    server.write_text(SERVER.format(python=sys.executable))
+    server.chmod(0o755)
+    (tmp_path / "fit").write_text(FIT.format(free=4000, layers=9))
+    (tmp_path / "a.gguf").touch()
+    holders = tmp_path / "state" / "simulated" / "gpu0.json"
+    holders.parent.mkdir(parents=True, mode=0o700)
+    holders.write_text(json.dumps({os.getpid(): 20000}))
+    router = await start(
+        {"a": {"path": str(tmp_path / "a.gguf")}},
+        llama_server=str(server),
+        scheduler={"policy": policy},
+        devices={"gpu0": {"kind": "simulated", "memory_mib": 24000}},
+    )
+    assert (await load(router, "a"))["fit"]["squeezed"]
+    assert router.events.named("backend.unsqueezed") == []
+    full = FIT.format(free=23000, layers=33).replace(
+        "cannot meet free", "will leave 13000 >= 1024 MiB of free"
+    )
+    (tmp_path / "fit").write_text(full)
+    holders.write_text("{}")
+    again = await router.events.wait("backend.unsqueezed")
+    assert (again["model"], again["needs_mib"]) == ("a", 9000 + 1024)
+    dispatcher = router.running.dispatcher
+    while (backend := dispatcher.backend(ModelId("a"))) is None or backend.squeezed:
+        await dispatcher.changed.wait()
+    assert len(router.spawned()) == 2

@@ -17,6 +17,7 @@ from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
+from llama_router.core.memory.fit import Fit
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.dispatch.lease import Lease
@@ -45,6 +46,7 @@ class FakeBackends:
         self.fails: dict[ModelId, list[Exception]] = {}
         self.reports: dict[ModelId, Callable[[LaunchEvent], None]] = {}
         self.squeezed: set[ModelId] = set()
+        self.fit: Fit | None = None
 
     async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         model = spec.id
@@ -66,6 +68,8 @@ class FakeBackends:
                 spawned_s=spawned_s,
                 ready_s=trio.current_time(),
                 squeezed=model in self.squeezed,
+                fit=self.fit,
+                unsqueezed_mib=10_000 if model in self.squeezed else 0,
             )
             report(BackendReady(backend))
             await crash.wait()

@@ -138,6 +138,17 @@ def is_squeezed(fit: Fit, widest: Fit | None) -> bool:
     return bool(fit.gpus) and wanted_mib <= fit.total_mib
 
 
+def unsqueezed_mib(fit: Fit, widest: Fit | None) -> int:
+    """Return the free memory with which a squeezed model would have as much as it ever had.
+
+    That is what it takes in full, or what was free when it had the most, if that is less.
+    """
+    wanted_mib = fit.need_mib + fit.margin_mib * max(1, fit.gpus)
+    if widest is not None and widest.is_reduced and widest.free_mib > fit.free_mib:
+        return min(wanted_mib, widest.free_mib)
+    return wanted_mib
+
+
 def options_of(fit: Fit, spec: ModelSpec) -> tuple[str, ...]:
     """Return the options that say *fit*, without those that the command of *spec* has."""
     own = _own_options(spec)

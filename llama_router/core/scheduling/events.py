@@ -101,6 +101,19 @@ class Keep:
 
 
 @attrs.frozen
+class Renew:
+    """An idle model's process is to be replaced by a new one, if that may start beside the others.
+
+    Attributes:
+        model: The model.
+        reason: Why, in words for the log.
+    """
+
+    model: ModelId
+    reason: str
+
+
+@attrs.frozen
 class Hung:
     """A ready backend serves no more, and is to be replaced; its requests cannot be completed.
 
@@ -167,6 +180,7 @@ Event: TypeAlias = (
     | Tick
     | Unload
     | Keep
+    | Renew
     | Hung
     | ExplicitLoad
     | FileRestored

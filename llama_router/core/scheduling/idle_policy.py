@@ -96,6 +96,18 @@ def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
     return actions
 
 
+def renew(state: SchedulerState, model: ModelId, reason: str, now_s: float) -> list[Action]:
+    """Stop an idle model so that it returns, if it could start beside the other residents."""
+    entry = state.entries.get(model)
+    if entry is None or entry.phase is not Phase.READY or entry.busy or state.waiting:
+        return []
+    occupancy = state.occupancy(now_s).without(model)
+    if not state.placement.may_start(entry.spec, occupancy).allowed:
+        return []
+    state.cue(entry, Cue.REPLACED)
+    return [state.stop(model, reason)]
+
+
 def go_home(state: SchedulerState, home: ModelId, now_s: float) -> list[Action]:
     """Start the home model in place of models that were idle for long enough."""
     entry = state.entries[home]

@@ -101,7 +101,7 @@ class Cue(Enum):
     GIVEN_UP = auto()  # its breaker opened
     RESTORED = auto()  # the cause of its failure is gone
     CHANGED = auto()  # its settings changed; no process is replaced for that
-    REPLACED = auto()  # its settings changed, and its running process is replaced
+    REPLACED = auto()  # its running process is replaced: its settings changed, or it was squeezed
     DISPLACED = auto()  # it was to return, but its place is taken or wanted
     UNLOADED = auto()  # it was unloaded by request
     REMOVED = auto()  # it was taken out of the configuration

@@ -99,6 +99,11 @@ class Occupancy:
         started = Resident(spec=spec, phase=Phase.STARTING, claims=claims)
         return attrs.evolve(self, residents=(*self.residents, started), memo={})
 
+    def without(self, model: ModelId) -> Occupancy:
+        """Return the occupancy if *model* had no process."""
+        residents = tuple(each for each in self.residents if each.model != model)
+        return attrs.evolve(self, residents=residents, memo={})
+
 
 class Obstacle(Enum):
     """Why a model cannot start whatever leaves: requests for it are refused."""

@@ -43,6 +43,7 @@ from .events import (
     MemoryChanged,
     Reconfigured,
     Refuse,
+    Renew,
     ShutDown,
     Tick,
     Unload,
@@ -195,6 +196,8 @@ class Scheduler:
                 return self._unload(model, now_s, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
+            case Renew(model, reason):
+                return idle_policy.renew(self._state, model, reason, now_s)
             case Hung(model, error):
                 return failures.hung(self._state, model, error, now_s)
             case ExplicitLoad(model):
