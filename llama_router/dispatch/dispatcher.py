@@ -393,17 +393,12 @@ class Dispatcher:
         """
         self.submit(Keep(model, idle_s))
 
-    def renew(self, model: ModelId, reason: str) -> bool:
-        """Replace the process of *model*, if it is idle and may start beside the others.
+    def renew(self, model: ModelId) -> bool:
+        """Replace the process of *model*, which was squeezed; return whether it is being stopped.
 
-        Args:
-            model: The model.
-            reason: Why, in words for the log.
-
-        Returns:
-            Whether its process is being stopped; it returns without a request.
+        It is if it is idle and may start beside the others; it returns without a request.
         """
-        self.submit(Renew(model, reason))
+        self.submit(Renew(model))
         return self.phase(model) is Phase.STOPPING
 
     def shut_down(self) -> None:

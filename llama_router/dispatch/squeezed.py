@@ -96,7 +96,7 @@ class SqueezedModels:
                 continue
             vain = self._vain.setdefault(model, _Vain())
             vain.count, vain.at_s = vain.count + 1, trio.current_time()
-            if dispatcher.renew(model, "there is room for all of it again"):
+            if dispatcher.renew(model):
                 log.info(
                     "backend.unsqueezed",
                     model=model,

@@ -27,6 +27,7 @@ class StopCause(StrEnum):
     UNLOAD = "unload"
     RELOAD = "reload"
     HANG = "hang"
+    RENEW = "renew"
 
 
 @attrs.frozen
@@ -49,6 +50,7 @@ class StopReason:
 
 OUTDATED: Final = StopReason(StopCause.RELOAD, "its configuration changed")
 UNLOADED: Final = StopReason(StopCause.UNLOAD, "it was unloaded by request")
+UNSQUEEZED: Final = StopReason(StopCause.RENEW, "there is room for all of it again")
 HANGS: Final = StopReason(StopCause.HANG, "it hangs")
 
 

@@ -102,15 +102,9 @@ class Keep:
 
 @attrs.frozen
 class Renew:
-    """An idle model's process is to be replaced by a new one, if that may start beside the others.
-
-    Attributes:
-        model: The model.
-        reason: Why, in words for the log.
-    """
+    """An idle model that was squeezed is to get a new process, if that may start beside others."""
 
     model: ModelId
-    reason: str
 
 
 @attrs.frozen

@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterable
 
 from ..config.names import ModelId
-from .causes import StartCause, makes_way, was_idle
+from .causes import UNSQUEEZED, StartCause, makes_way, was_idle
 from .events import Action
 from .lifecycle import Cue, Intent, Phase, Signal
 from .model_entry import ModelEntry
@@ -96,7 +96,7 @@ def bring_back(state: SchedulerState, now_s: float) -> list[Action]:
     return actions
 
 
-def renew(state: SchedulerState, model: ModelId, reason: str, now_s: float) -> list[Action]:
+def renew(state: SchedulerState, model: ModelId, now_s: float) -> list[Action]:
     """Stop an idle model so that it returns, if it could start beside the other residents."""
     entry = state.entries.get(model)
     if entry is None or entry.phase is not Phase.READY or entry.busy or state.waiting:
@@ -105,7 +105,7 @@ def renew(state: SchedulerState, model: ModelId, reason: str, now_s: float) -> l
     if not state.placement.may_start(entry.spec, occupancy).allowed:
         return []
     state.cue(entry, Cue.REPLACED)
-    return [state.stop(model, reason)]
+    return [state.stop(model, UNSQUEEZED)]
 
 
 def go_home(state: SchedulerState, home: ModelId, now_s: float) -> list[Action]:

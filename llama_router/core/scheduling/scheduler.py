@@ -196,8 +196,8 @@ class Scheduler:
                 return self._unload(model, now_s, force=force)
             case Keep(model, idle_s):
                 self._keep_for(model, idle_s)
-            case Renew(model, reason):
-                return idle_policy.renew(self._state, model, reason, now_s)
+            case Renew(model):
+                return idle_policy.renew(self._state, model, now_s)
             case Hung(model, error):
                 return failures.hung(self._state, model, error, now_s)
             case ExplicitLoad(model):
