@@ -279,7 +279,7 @@ def see_the_memory(folder: Path, url: str) -> None:
         device.get_by_text("500 MiB free of 900 MiB").wait_for()
         device.get_by_role("img", name=re.compile("^big: a 400 MiB")).wait_for()
         span = page.get_by_role("group", name="Which model was loaded when").get_by_role("button")
-        sync_api.expect(span).to_have_count(1)
+        span.wait_for()
         span.focus()
         page.get_by_role("tooltip").get_by_text("still here").wait_for()
         page.screenshot(path=folder / "machine.png")

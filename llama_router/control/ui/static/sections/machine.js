@@ -146,7 +146,8 @@ function useTimeline() {
 
 function History() {
   const [timeline, failed] = useTimeline();
-  const now = Math.floor(useNow(STEP_S) / STEP_S) * STEP_S;
+  // Up to the end of the step, so that what has just begun is seen.
+  const now = Math.ceil(useNow(STEP_S) / STEP_S) * STEP_S;
   const lanes = useMemo(() => (timeline ? lanesOf(timeline.loads, now) : []), [timeline, now]);
   if (failed && failed.name !== "AbortError") {
     return html`<${Notice} tone="bad">${failed.message}<//>`;
@@ -166,7 +167,7 @@ function History() {
 function lanesOf(loads, now) {
   const lanes = new Map();
   for (const each of [...loads].sort((a, b) => a.began_at - b.began_at)) {
-    const to = each.ended_at ?? Math.max(now, each.began_at);
+    const to = each.ended_at ?? now;
     if (to < now - SPAN_S) continue;
     if (!lanes.has(each.model)) {
       lanes.set(each.model, { key: each.model, name: each.model, tone: hueOf(each.model), spans: [] });
@@ -182,7 +183,7 @@ function spanOf(load, to) {
     ["Loaded", [clock(from), CAUSES[load.cause]].filter(Boolean).join(", ")],
     ["Took", ready === null ? (ended === null ? "still loading" : "never ready")
       : duration(Math.max(0, ready - from))],
-    ["Stayed", duration(Math.max(0, to - (ready ?? from)))],
+    ["Stayed", duration(Math.max(0, (ended ?? now_s()) - (ready ?? from)))],
     ["On", devices.join(", ")],
     ["Left", ended === null ? "still here"
       : [clock(ended), cut(load.words ?? "the router ended", 200)].join(", ")],
