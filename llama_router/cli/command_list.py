@@ -208,7 +208,7 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
             "operate:set_",
             "Change settings of a model in the router's configuration file, and apply them.",
             (
-                "llama-router set coder ttl_s=600",
+                "llama-router set coder ttl=10m ctx=8192",
                 "llama-router set --router drain_s=60",
             ),
             takes_models=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
@@ -10,12 +9,15 @@ from urllib.parse import quote
 
 from cyclopts import Parameter
 
+from ...core.config.redaction import MASK
 from ..client import STATUS, AdminClient, connected, reporting_failures
 from ..failures import CommandError, RefusedByRouterError
 from ..loading import load_and_show
 from ..model_rows import format_duration, format_memory
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
-from ..printing import print_error, print_json, print_line
+from ..printing import print_error, print_json, print_line, print_styled
+from ..settings_words import differences, is_option, parse_assignment, with_option
+from ..tables import Cell
 
 #: The heading of a list of models or settings, by its field in the report of a reload.
 _HEADINGS: Final = {
@@ -189,8 +191,9 @@ def set_(
     Comments and order of the file are kept. Without KEY=VALUE, the settings in force are printed.
 
     Args:
-        words: MODEL KEY=VALUE ...; a VALUE is TOML, or else a string. Dots separate the keys of
-            nested tables: spawn.ready_timeout_s=300.
+        words: MODEL KEY=VALUE ...; a VALUE is TOML, or else a plain word. Dots separate the keys
+            of nested tables: spawn.ready_timeout_s=300. ttl=5m, ctx=8192, gpu_layers=20,
+            parallel=2 and threads=8 are understood, too.
         unset: A setting to remove; may be given several times.
         router: Change settings of the router itself; then there is no MODEL.
         connection: How to find the router.
@@ -200,32 +203,46 @@ def set_(
         if not assignments:
             raise CommandError("give a model, or --router")
         model, *assignments = assignments
-    changes = dict(map(_assignment, assignments))
+    changes = dict(map(parse_assignment, assignments))
     with connected(connection) as client:
+        query = "" if model is None else f"?model={quote(model, safe='')}"
+        try:
+            before = client.get(f"/admin/settings{query}")
+        except RefusedByRouterError as exc:
+            client.suggest(exc, model or "")
+            raise
         if not changes and not unset:
-            query = "" if model is None else f"?model={quote(model, safe='')}"
-            print_json(client.get(f"/admin/settings{query}")["effective"])
+            print_json(before["effective"])
             return 0
+        if options := [key for key in changes if model is not None and is_option(key)]:
+            changes["args"] = _with_options(changes, options, before["written"])
         # Without a digest: the change does not depend on the file's present content.
         body = {"model": model, "set": changes, "unset": list(unset)}
         report = client.post("/admin/settings", body)
+        after = client.get(f"/admin/settings{query}")
+    for sign, line in differences(before["written"], after["written"]):
+        print_styled([Cell(f"{sign} {line}", ("red" if sign == "-" else "green",))])
     return _print_report(report)
 
 
-def _assignment(word: str) -> tuple[str, object]:
-    """Return key and value of ``KEY=VALUE``; a VALUE that is not TOML is a string.
+def _with_options(
+    changes: dict[str, object], options: list[str], written: dict[str, Any]
+) -> list[str]:
+    """Move *options* of llama-server from *changes* into the model's ``args``; return those.
 
     Raises:
-        CommandError: if *word* has another form.
+        CommandError: if they cannot be known completely.
     """
-    key, equals, text = word.partition("=")
-    if not equals or not key.strip():
-        raise CommandError(f"{word!r} is not KEY=VALUE")
-    try:
-        value = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return key.strip(), text
-    return key.strip(), value["value"] if value.keys() == {"value"} else text
+    args = changes.get("args", written.get("args", []))
+    if not isinstance(args, list) or any(MASK in str(word) for word in args):
+        raise CommandError(
+            f"{options[0]} cannot be set here: the model's args hold a secret, or are no array",
+            cure="edit the configuration file",
+        )
+    words = list(map(str, args))
+    for key in options:
+        words = with_option(words, key, changes.pop(key))
+    return words
 
 
 def _print_problems(report: dict[str, Any]) -> None:

@@ -1,0 +1,64 @@
+"""Settings as people type them for ``llama-router set``, and the difference that they make."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama_router.cli.failures import CommandError
+from llama_router.cli.settings_words import differences, parse_assignment, with_option
+
+
+@pytest.mark.parametrize(
+    ("word", "setting"),
+    [
+        ("ttl_s=600", ("ttl_s", 600)),
+        ("ttl=5m", ("ttl_s", "5m")),
+        ("keep_loaded=yes", ("keep_loaded", True)),
+        ("autoload=off", ("autoload", False)),
+        ("group=1", ("group", "1")),
+        ('group="g h"', ("group", "g h")),
+        ("aliases=a,b c", ("aliases", ["a", "b c"])),
+        ('aliases=["x"]', ("aliases", ["x"])),
+        ("args=--jinja -c 5", ("args", ["--jinja", "-c", "5"])),
+        ("spawn.ready_timeout_s=3", ("spawn.ready_timeout_s", 3)),
+        ("path=a = b", ("path", "a = b")),
+        ("x=1\ny=2", ("x", "1\ny=2")),
+    ],
+)
+def test_words_are_settings(word, setting) -> None:
+    """TOML, plain words, and short names."""
+    assert parse_assignment(word) == setting
+
+
+@pytest.mark.parametrize("word", ["nonsense", "=1", " =1"])
+def test_another_word_is_a_mistake(word) -> None:
+    """With an example of the form."""
+    with pytest.raises(CommandError, match="is not KEY=VALUE"):
+        parse_assignment(word)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], ["--ctx-size", "8192"]),
+        (["--jinja"], ["--jinja", "--ctx-size", "8192"]),
+        (["-c", "1", "--jinja"], ["--ctx-size", "8192", "--jinja"]),
+        (["--ctx-size=1", "-c", "2"], ["--ctx-size", "8192"]),
+        (["--ctx-size"], ["--ctx-size", "8192"]),
+    ],
+)
+def test_an_option_of_llama_server_takes_its_own_place(args, expected) -> None:
+    """In every spelling, once."""
+    assert with_option(args, "ctx", 8192) == expected
+
+
+def test_the_difference_names_what_changed() -> None:
+    """Removed and added lines; nothing about what is the same."""
+    before = {"ttl_s": 60, "spawn": {"args": ["a"]}, "group": "g"}
+    after = {"ttl_s": 600, "spawn": {"args": ["a"]}, "aliases": ["x"]}
+    assert list(differences(before, after)) == [
+        ("-", "ttl_s = 60"),
+        ("+", "ttl_s = 600"),
+        ("-", 'group = "g"'),
+        ("+", 'aliases = ["x"]'),
+    ]
