@@ -22,9 +22,10 @@ from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...hub.references import Reference, parse_reference
 from ...hub.units import format_size
 from ...models import found_file
-from ..options import Config, Connection, HubFile
+from ..options import DEFAULT_CONNECTION, Config, Connection, HubFile
 from ..printing import fail, print_line, print_message
 from ..progress import display
+from ..rescanning import tell_router
 from ..router_search import find_router, state_dirs
 
 #: Exit status after Ctrl-C, as a shell reports it.
@@ -46,6 +47,7 @@ def pull(model: str, /, *, hf_file: HubFile = None) -> int:
         return status
     assert status.result is not None
     _print_for_scripts(status.result.path)
+    tell_router(DEFAULT_CONNECTION)
     return 0
 
 
@@ -143,6 +145,7 @@ def remove(model: str, /, *, config: Config = None) -> int:
     except OSError as exc:
         return fail(f"cannot delete {exc.filename}: {reason_of(exc)}")
     print_message(f"removed {name}: {format_size(freed_bytes)} freed")
+    tell_router(Connection(config=config))
     return 0
 
 

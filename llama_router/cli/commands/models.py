@@ -21,8 +21,9 @@ from ...models.gguf_reader import GgufError
 from ...models.scan import read_complete
 from ...models.tensors import read_weights
 from ..config_loading import catalog_or_explain
-from ..options import Config, Flag
+from ..options import Config, Connection, Flag
 from ..printing import fail, print_line, print_message
+from ..rescanning import tell_router
 
 
 def import_(folder: Path, /, *, config: Config = None) -> int:
@@ -45,6 +46,8 @@ def import_(folder: Path, /, *, config: Config = None) -> int:
         print_line(f"{'imported' if model in scanned.new else 'known already'}: {model}")
     if not scanned.models:
         return fail(f"{folder}: no model was found")
+    if scanned.new:
+        tell_router(Connection(config=config))
     return 0 if scanned.is_stored else 1
 
 
