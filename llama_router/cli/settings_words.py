@@ -1,4 +1,4 @@
-"""Settings as people type them for ``set``: ``ctx=8192``, ``ttl=5m``, ``keep_loaded=yes``. Pure."""
+"""Settings as people type them for ``set``: ``ctx=8192``, ``ttl=5m``, ``keep_loaded=yes``."""
 
 from __future__ import annotations
 
