@@ -8,6 +8,7 @@ import time
 import trio
 
 from ..config.catalog import scan_sources
+from ..config.models_folders import ModelsFolders
 from ..config.watcher import Watcher, load_without_scans
 from ..control.admin.download_reports import log_end, publish_downloads
 from ..control.admin.live import LiveState
@@ -51,6 +52,7 @@ class Frontend:
         self._dispatcher = parts.dispatcher
         self._programs = parts.programs
         self.report: ReloadReport | None = None
+        self._reported = trio.Event()
 
     async def serve(self, task_status: trio.TaskStatus[RunningRouter]) -> None:
         """Serve until a stop, then until all requests are answered or the drain time is over."""
@@ -75,6 +77,13 @@ class Frontend:
             tasks.start_soon(self._programs.run, lambda: dispatcher.config)
             await tasks.start(self._parts.launcher.learned.run, lambda: dispatcher.config)
             tasks.start_soon(scans.run, self._parts.signals.next_rescan)
+            if self._parts.catalog is not None:
+                folders = ModelsFolders(
+                    lambda: dispatcher.config.router,
+                    lambda: self._reported.wait(),  # noqa: PLW0108 -- each time the latest event
+                    scans.scan_or_log,
+                )
+                tasks.start_soon(folders.run)
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
             await tasks.start(context.loads.run)
@@ -153,6 +162,8 @@ class Frontend:
     def _publish(self, report: ReloadReport) -> None:
         """Show the result of a reload in systemd's status, and to followers of the event feed."""
         self.report = report
+        self._reported.set()
+        self._reported = trio.Event()
         self._dispatcher.feed.publish(ConfigReloaded(report.outcome.value, len(report.problems)))
 
     async def _drain(

@@ -65,7 +65,11 @@ class Scans:
         """Scan whenever *next_request* returns, until cancelled."""
         while True:
             await next_request()
-            try:
-                await self.scan()
-            except ScanError as exc:
-                log.error("models.unscanned", reason=str(exc))
+            await self.scan_or_log()
+
+    async def scan_or_log(self) -> None:
+        """Scan; log a failure."""
+        try:
+            await self.scan()
+        except ScanError as exc:
+            log.error("models.unscanned", reason=str(exc))
