@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import download, logs, prefetch, reload, scan
+from . import dashboard, download, logs, prefetch, reload, scan
 from .memory import command as memory
 from .programs import ENDING
 from .proxy import command as proxy
@@ -26,6 +26,9 @@ def main() -> int:
     )
     prefetch.add_arguments(
         commands.add_parser("prefetch", help="the cost of a swap from a cold page cache")
+    )
+    dashboard.add_arguments(
+        commands.add_parser("dashboard", help="bytes, first paint and idle cost of the page")
     )
     scan.add_arguments(commands.add_parser("scan", help="the cost of scanning for models"))
     download.add_arguments(commands.add_parser("download", help="the rate of a download"))
@@ -50,6 +53,7 @@ def main() -> int:
         "logs": logs.run,
         "memory": memory.run,
         "prefetch": prefetch.run,
+        "dashboard": dashboard.run,
         "scan": scan.run,
         "schedule": schedule.run,
         "download": download.run,
