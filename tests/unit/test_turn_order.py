@@ -121,3 +121,21 @@ def test_every_model_that_waits_is_named_once_and_no_other(steps: list) -> None:
         named = [str(model) for model in order.first(None, number, 1e9)]
         assert sorted(named) == sorted(waiting)
         assert [waiting[model] for model in named] == sorted(waiting.values())
+
+
+def test_a_model_that_another_one_was_stopped_for_is_next() -> None:
+    """Before models whose clients have better turns, until it was started or waits no more."""
+    order = TurnOrder()
+    order.note(ModelId("a"), 0, 0.0, {"agent": 0.25}, 0.0)
+    order.note(ModelId("d"), 0, 1.0, {"person": 8.0}, 1.0)
+    assert order.first(None, 1.0, 60.0) == ["d", "a"]
+    order.promise(ModelId("a"))
+    assert order.until_s < 1.0
+    order.note(ModelId("a"), 0, 0.0, {"agent": 0.25, "other": 1.0}, 1.0)  # it goes on waiting
+    assert order.first(1, 1.0, 60.0) == ["a"]
+    order.started(ModelId("a"), 1.0)
+    order.note(ModelId("a"), 0, 2.0, {"agent": 0.25}, 2.0)
+    assert order.first(None, 2.0, 60.0) == ["d", "a"]
+    order.promise(ModelId("a"))
+    order.forget(ModelId("a"))
+    assert order.first(None, 2.0, 60.0) == ["d"]

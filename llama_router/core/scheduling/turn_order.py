@@ -6,6 +6,9 @@ in place of one grant: the highest class first, but a lower one that had no star
 client the model that waits for longest. So a model that one request waits for starts after at
 most one model of each other client, however many those wait for.
 
+Before all of them is the model for which another one was stopped: that one, whose clients may
+have the better turns, would else take its place again.
+
 The order is kept from event to event: an event costs what it changes, not a walk over all models.
 """
 
@@ -46,7 +49,15 @@ class TurnOrder:
         until_s: Clock time until which `first` returns the same if no model is noted, in seconds.
     """
 
-    __slots__ = ("_accounts", "_queues", "_since_s", "_started", "_waiters", "until_s")
+    __slots__ = (
+        "_accounts",
+        "_promised",
+        "_queues",
+        "_since_s",
+        "_started",
+        "_waiters",
+        "until_s",
+    )
 
     def __init__(self) -> None:
         self._accounts = tuple(Accounts() for _ in CLASSES)
@@ -55,7 +66,13 @@ class TurnOrder:
         self._since_s: dict[int, float] = {}  # by rank: of the last start, or of joining
         self._started: set[int] = set()  # by rank: no higher class had a start since its own
         self._waiters: dict[ModelId, _Waiter] = {}
+        self._promised: ModelId | None = None
         self.until_s = math.inf
+
+    def promise(self, model: ModelId) -> None:
+        """Give *model*, which waits, the next turn: another one is stopped for it."""
+        self._promised = model
+        self.until_s = -math.inf  # the order is another one now
 
     def note(
         self, model: ModelId, rank: int, turn_s: float, clients: dict[str, float], now_s: float
@@ -88,6 +105,8 @@ class TurnOrder:
         waiter = self._waiters.pop(model, None)
         if waiter is None:
             return
+        if staying is None and model == self._promised:
+            self._promised = None
         queues, accounts = self._queues[waiter.rank], self._accounts[waiter.rank]
         kept = staying.clients if staying is not None and staying.rank == waiter.rank else ()
         for client in waiter.clients:
@@ -123,7 +142,10 @@ class TurnOrder:
                 self.until_s = min(self.until_s, due_s)
         due.sort(key=self._since_s.__getitem__)
         ordered = [*due, *(rank for rank in ranks if rank not in due)]
-        return list(islice(chain.from_iterable(map(self._in_class, ordered)), count))
+        turns = chain.from_iterable(map(self._in_class, ordered))
+        if (promised := self._promised) is not None:
+            turns = chain((promised,), (model for model in turns if model != promised))
+        return list(islice(turns, count))
 
     def _in_class(self, rank: int) -> Iterator[ModelId]:
         """Yield the models of a class: those of each client by age, the clients in turns."""

@@ -104,6 +104,8 @@ def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[A
             for victim in victims:
                 actions.append(state.stop(victim, makes_way(entry.spec.id)))
                 state.entries[victim].made_way_s = now_s  # its memory is not free before its exit
+            if victims:
+                state.order.promise(entry.spec.id)
     return actions
 
 
