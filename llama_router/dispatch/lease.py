@@ -147,7 +147,7 @@ class Lease:
             BackendError: if the backend cannot be brought up.
         """
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # several requests may share it
         return self.backend
 
     async def granted(self) -> Backend:

@@ -148,7 +148,12 @@ class ModelRequest:
                     self._capture(router.capture_mib * 2**20)
                 reusable = await self._serve_model(destination)
         except (RouterError, FiberCancelledError, NotDeliveredError) as exc:
-            return await self._refuse(exc if isinstance(exc, RouterError) else exc.error)
+            # An error may be kept, by the lease or as the last one of its model; the frames of its
+            # traceback would keep this request and its connection.
+            exc.__traceback__ = None
+            error = exc if isinstance(exc, RouterError) else exc.error
+            error.__traceback__ = None
+            return await self._refuse(error)
         except ClientGoneError:
             log.outcome = _OK if self._complete else _CLIENT_GONE
             raise
