@@ -71,6 +71,19 @@ class Terminal:
         r"""Type *text*; ``\r`` is Enter, ``\x03`` Ctrl-C."""
         os.write(self._descriptor, text.encode())
 
+    async def enter(self, text: str, *, prompt: str = ">>>") -> None:
+        """Type *text* once the command asks for a line.
+
+        Before, the terminal itself would take the keys, and turn some into others.
+        """
+        while not (
+            self.lines
+            and self.lines[-1].rstrip() == prompt
+            and self._screen.cursor.y == len(self.lines) - 1
+        ):
+            await self._wait(prompt)
+        self.type(text)
+
     def resize(self, columns: int, lines: int) -> None:
         """Change the size of the window."""
         _set_size(self._descriptor, columns, lines)

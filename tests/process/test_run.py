@@ -187,13 +187,12 @@ async def test_a_router_with_api_keys(tmp_path) -> None:
 async def test_a_chat(tmp_path, config) -> None:
     """Messages are answered, thoughts are dimmed, the model remembers, /bye leaves."""
     async with serving(config), chatting(tmp_path) as screen:
-        await screen.shows(">>>")
-        screen.type("hello\r")
+        await screen.enter("hello\r")
         await screen.shows("I heard: hello\n\n>>>")
         assert "\x1b[2mlet me think\x1b[0m" in screen.raw
-        screen.type("all\r")
+        await screen.enter("all\r")
         await screen.shows('["hello", "I heard: hello ", "all"]')
-        screen.type("/bye\r")
+        await screen.enter("/bye\r")
         assert await screen.ended() == 0
         assert not screen.cursor_is_hidden
 
@@ -201,31 +200,27 @@ async def test_a_chat(tmp_path, config) -> None:
 async def test_ctrl_c_stops_the_answer_and_not_the_session(tmp_path, config) -> None:
     """What came stays in the conversation; the router ends the request."""
     async with serving(config) as router, chatting(tmp_path) as screen:
-        await screen.shows(">>>")
-        screen.type("endless\r")
+        await screen.enter("endless\r")
         await screen.shows("I heard: endless")
         screen.type("\x03")
         await router.event("request.completed", outcome="client_gone")
         await screen.shows("stopped\n>>>")
-        screen.type("all\r")
+        await screen.enter("all\r")
         await screen.shows('["endless", "I heard: endless ", "all"]')
 
 
 async def test_several_lines(tmp_path, config) -> None:
     """Quotes hold a message open, and so does Alt-Enter."""
     async with serving(config), chatting(tmp_path) as screen:
-        await screen.shows(">>>")
-        screen.type('"""one\rtwo"""\r')
+        await screen.enter('"""one\rtwo"""\r')
         await screen.shows("I heard: one\ntwo")
-        await screen.wrote(">>>", times=2)
-        screen.type("three\x1b\rfour\r")
+        await screen.enter("three\x1b\rfour\r")
         await screen.shows("I heard: three\nfour")
 
 
 async def test_commands(tmp_path, config) -> None:
     """Settings, the system prompt, another model, a saved conversation."""
     async with serving(config) as router, chatting(tmp_path) as screen:
-        await screen.shows(">>>")
         for line, answer in (
             ("/set temperature 0.75", "temperature = 0.75"),
             ("temperature", "0.75"),
@@ -238,7 +233,7 @@ async def test_commands(tmp_path, config) -> None:
             ("/load monday", "echo, 1 question"),
             ("/nonsense", "there is no command /nonsense"),
         ):
-            screen.type(f"{line}\r")
+            await screen.enter(f"{line}\r")
             await screen.shows(answer)
         await router.event("backend.ready", model="parrot")
         saved = tmp_path / ".local/share/llama-router/chats/monday.json"
@@ -251,14 +246,12 @@ async def test_earlier_messages_come_back(tmp_path, config) -> None:
     """The up key brings the last message of the last session."""
     async with serving(config):
         async with chatting(tmp_path) as screen:
-            await screen.shows(">>>")
-            screen.type("remember\r")
+            await screen.enter("remember\r")
             await screen.shows("I heard: remember")
-            screen.type("/bye\r")
+            await screen.enter("/bye\r")
             assert await screen.ended() == 0
         async with chatting(tmp_path) as screen:
-            await screen.shows(">>>")
-            screen.type("\x1b[A\x1b[A\r")
+            await screen.enter("\x1b[A\x1b[A\r")
             await screen.shows("I heard: remember")
 
 
@@ -268,16 +261,15 @@ async def test_a_router_that_goes_away_in_the_middle(tmp_path, config) -> None:
         serving(config, exit_status=-signal.SIGKILL) as router,
         chatting(tmp_path) as screen,
     ):
-        await screen.shows(">>>")
-        screen.type("endless\r")
+        await screen.enter("endless\r")
         await screen.shows("I heard: endless")
         router.signal(signal.SIGKILL)
         await screen.shows("error: the router or the model went away in the middle of the answer")
         await router.process.wait()
-        screen.type("again\r")
+        await screen.enter("again\r")
         await screen.shows("error: no router is running")
         async with serving(config):
-            screen.type("once more\r")
+            await screen.enter("once more\r")
             await screen.shows("I heard: once more")
 
 
@@ -285,10 +277,9 @@ async def test_a_router_that_goes_away_in_the_middle(tmp_path, config) -> None:
 async def test_other_terminals(tmp_path, config, changes) -> None:
     """A dumb one, one without UTF-8 and one without colours work as well."""
     async with serving(config), chatting(tmp_path, columns=40, **changes) as screen:
-        await screen.shows(">>>")
-        screen.type("hello\r")
+        await screen.enter("hello\r")
         await screen.shows("I heard: hello")
-        screen.type("/bye\r")
+        await screen.enter("/bye\r")
         assert await screen.ended() == 0
         assert screen.raw.isascii()
         if "NO_COLOR" in changes or "TERM" in changes:
