@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -18,7 +20,7 @@ from inotify_simple import Event, INotify, flags
 
 from ..core.config.specs import RouterSpec
 from ..logs.events import log
-from ..threads import in_thread
+from ..threads import ThreadRefusedError, in_thread
 
 #: Pause between two looks at folders that are not watched, in seconds.
 POLL_S: Final = 30.0
@@ -82,65 +84,100 @@ class ModelsFolders:
         while True:
             folders = self._router().models_dirs
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, [Path(folder) for folder in folders])
+                for folder in folders:
+                    # Each by itself: one on a file system that hangs holds up no other.
+                    nursery.start_soon(self._watch, Path(folder))
                 while self._router().models_dirs == folders:
                     await self._reloaded()
                 nursery.cancel_scope.cancel()
 
-    async def _watch(self, folders: Sequence[Path]) -> None:
-        if not folders:
-            return
-        with INotify(nonblocking=True) as inotify:
-            watches = await in_thread(_Watches.of, inotify, folders)
-            log.debug("models.watched", folders=len(watches.paths), polled=len(watches.polled))
+    async def _watch(self, folder: Path) -> None:
+        with ExitStack() as stack:
+            inotify: INotify | None = None
+            try:
+                inotify = stack.enter_context(INotify(nonblocking=True))
+            except OSError as exc:  # too many of them, or no descriptor is left
+                _log_unwatched(folder, exc)
+            watches = _Watches(inotify, folder)
+            # Nothing tells when there is a thread again.
+            while not await _on_thread(watches.begin, otherwise=False):  # noqa: ASYNC110
+                await trio.sleep(POLL_S)
+            log.debug(
+                "models.watched",
+                folder=str(folder),
+                folders=len(watches.paths),
+                polled=bool(watches.polled),
+            )
             while True:
                 if await watches.changed():
                     await self._scan()
 
 
+async def _on_thread(function: Callable[[], bool], *, otherwise: bool) -> bool:
+    """Return what *function*, which blocks on files, does; *otherwise* if no thread is left."""
+    try:
+        # Abandoned, because a file system that hangs must not hold up the end of the router.
+        return await in_thread(function, abandon_on_cancel=True)
+    except ThreadRefusedError:
+        return otherwise
+
+
+def _log_unwatched(folder: Path, exc: OSError) -> None:
+    log.warning("models.unwatched", folder=str(folder), reason=exc.strerror, poll_s=POLL_S)
+
+
 @attrs.define
 class _Watches:
-    """The watches of one set of folders.
+    """The watches of one folder and all below it.
 
     Attributes:
-        inotify: Tells of changes.
-        folders: The folders that were named.
-        polled: Those that are looked at instead.
+        inotify: Tells of changes; None if there is none.
+        folder: The folder that was named.
+        polled: The parts of it that are looked at instead.
         paths: The folder of each watch.
-        mark: The state of *polled*, and whether each of *folders* is there.
+        mark: The state of *polled*, and whether the folder is there.
     """
 
-    inotify: INotify
-    folders: Sequence[Path]
+    inotify: INotify | None
+    folder: Path
     polled: list[Path] = attrs.field(factory=list)
     paths: dict[int, Path] = attrs.field(factory=dict)
     mark: Mark = ()
 
-    @classmethod
-    def of(cls, inotify: INotify, folders: Sequence[Path]) -> _Watches:
-        """Return the watches of *folders*. Blocks on files."""
-        watches = cls(inotify, folders)
-        for folder in folders:
-            watches.add(folder)
-        watches.mark = watches.look()
-        return watches
+    def begin(self) -> bool:
+        """Watch what is there now; return True. Blocks on files."""
+        self.polled.clear()
+        self.add(self.folder)
+        self.mark = self.look()
+        return True
 
     def add(self, folder: Path) -> None:
         """Watch *folder* and all below it; poll it if that is not possible. Blocks on files."""
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112 -- Path.is_dir raises if it may not look
             return  # `look` sees when it comes
-        if may_change_elsewhere(_kind_of_file_system(folder)):
+        if self.inotify is None or may_change_elsewhere(_kind_of_file_system(folder)):
             self.polled.append(folder)
             return
         try:
             for path in _folders_below(folder):
                 self.paths[self.inotify.add_watch(path, _CHANGES | flags.ONLYDIR)] = path
         except OSError as exc:  # too many watches, or a file system without inotify
-            log.warning("models.unwatched", folder=str(folder), reason=exc.strerror, poll_s=POLL_S)
+            _log_unwatched(folder, exc)
             self.polled.append(folder)
 
     async def changed(self) -> bool:
         """Wait for a change, or for a time; return whether there was a change, and it is over."""
+        concerns = await self._told()
+        if await _on_thread(lambda: self.look() != self.mark, otherwise=False):
+            await _on_thread(self.begin, otherwise=False)
+            concerns = True
+        return concerns
+
+    async def _told(self) -> bool:
+        """Wait until inotify has told of changes, and of no more, or for `POLL_S`."""
+        if self.inotify is None:
+            await trio.sleep(POLL_S)
+            return False
         concerns = False
         with trio.move_on_after(POLL_S) as quiet:
             while True:
@@ -148,10 +185,6 @@ class _Watches:
                 concerns |= await self._take(self.inotify.read(timeout=0))
                 if concerns:
                     quiet.deadline = trio.current_time() + SETTLE_S
-        mark = await in_thread(self.look, abandon_on_cancel=True)
-        if mark != self.mark:
-            await in_thread(self._begin_again)
-            concerns = True
         return concerns
 
     async def _take(self, events: Sequence[Event]) -> bool:
@@ -159,26 +192,17 @@ class _Watches:
             if event.mask & flags.ISDIR and event.mask & (flags.CREATE | flags.MOVED_TO):
                 parent = self.paths.get(event.wd)
                 if parent is not None:
-                    await in_thread(self.add, parent / event.name)
+                    await _on_thread(partial(self._add_new, parent / event.name), otherwise=False)
         return any(map(concerns_models, events))
 
-    def _begin_again(self) -> None:
-        """Watch what is there now: a folder has come, gone, or been replaced."""
-        self.polled.clear()
-        for folder in self.folders:
-            self.add(folder)
-        self.mark = self.look()
+    def _add_new(self, folder: Path) -> bool:
+        self.add(folder)
+        return True
 
     def look(self) -> Mark:
         """Return the state of what inotify does not tell. Blocks on files."""
-        return tuple(
-            entry
-            for folder in self.folders
-            for entry in (
-                _entry(folder),
-                *(_entries_below(folder) if folder in self.polled else ()),
-            )
-        )
+        below = (entry for folder in self.polled for entry in _entries_below(folder))
+        return (_entry(self.folder), *below)
 
 
 def _entry(path: Path) -> tuple[str, int, int]:
