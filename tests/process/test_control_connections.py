@@ -43,7 +43,7 @@ FURTHER = [
 ]
 
 #: Answers that end only when their client left, or that may take long.
-ENDLESS = {"/admin/events", "/models/sse"}
+ENDLESS = ("/admin/events", "/models/sse", "/api/events", "/logs/stream", "/admin/hub/")
 
 
 def routes() -> Iterator[tuple[str, str, bytes]]:
@@ -68,7 +68,7 @@ ALL_EVENTS = [asked for asked in (*routes(), *FURTHER) if is_control(*asked[:2])
 
 def is_endless(target: str, body: bytes) -> bool:
     """Return whether an answer may not end before its client leaves."""
-    return target in ENDLESS or "follow" in target or b"slow" in body
+    return target.startswith(ENDLESS) or "follow" in target or b"slow" in body
 
 
 def sockets() -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
@@ -125,9 +126,11 @@ class EventStream:
         yield b"retry: 1000\n\n"
         while not self._ended:
             sent = False
-            async for chunk in self._pending():
-                sent = True
-                yield chunk
+            # Closed with this one, not whenever it is collected.
+            async with aclosing(self._pending()) as pending:
+                async for chunk in pending:
+                    sent = True
+                    yield chunk
             if not sent and not self._ended:
                 with trio.move_on_after(KEEPALIVE_S) as quiet:
                     await self._wait()
@@ -135,7 +138,7 @@ class EventStream:
                     self._ended = not self._allowed()
                     yield b": still here\n\n"
 
-    async def _pending(self) -> AsyncIterator[bytes]:
+    async def _pending(self) -> AsyncGenerator[bytes]:
         """Yield what has happened since it was called the last time."""
         at = self._at
         items = None if at.feed is None else self._feed.after(at.feed)
@@ -154,8 +157,9 @@ class EventStream:
             update = self._state.update_after(at.update)
             at.update = self._state.version
             yield self._encode("update", update)
-        async for chunk in self._requests():
-            yield chunk
+        async with aclosing(self._requests()) as requests:
+            async for chunk in requests:
+                yield chunk
 
     def _resume(self, last_id: str) -> None:
         """Go on behind *last_id*, unless it is of another epoch."""
@@ -166,7 +170,7 @@ class EventStream:
         if found[3] is not None:
             self._at.update, self._at.activity = int(found[3]), int(found[4])
 
-    async def _requests(self) -> AsyncIterator[bytes]:
+    async def _requests(self) -> AsyncGenerator[bytes]:
         """Yield the requests that changed, as they are now, unless the last batch was just now."""
         at, log = self._at, self._activity
         if log.last == at.activity or trio.current_time() < at.requests_s + REQUESTS_PERIOD_S:
