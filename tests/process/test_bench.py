@@ -113,7 +113,9 @@ def test_the_report_names_versions(document: dict[str, Any]) -> None:
 
 def test_goals_without_their_peer_are_not_measured(document: dict[str, Any]) -> None:
     """Nothing is claimed about a comparison that did not take place."""
-    verdicts = {goal["title"]: goal["verdict"] for goal in document["goals"]}
+    verdicts = {
+        goal["title"]: goal["verdict"] for goal in document["goals"] if "against" in goal["title"]
+    }
     assert set(verdicts.values()) == {"not measured"}
     assert "CPU of a 15 MB upload, against nginx" in verdicts
 

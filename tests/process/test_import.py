@@ -82,11 +82,11 @@ async def test_what_was_imported_serves_a_chat(models, tmp_path, command, text) 
 async def test_what_is_not_taken_over_is_said(tmp_path) -> None:
     """Each setting without a counterpart is a warning with its line, and counted."""
     (tmp_path / "old.yaml").write_text(
-        f"models:\n  m:\n    cmd: '{sys.executable} ${{PORT}}'\n    name: M\n"
+        f"models:\n  m:\n    cmd: '{sys.executable} ${{PORT}}'\n    cmdStop: stop\n"
     )
     done = await run_cli("import-llama-swap", "old.yaml", folder=tmp_path)
     lines = done.stderr.decode().splitlines()
-    assert lines[0].startswith("old.yaml:4: warning: models.m: not taken over: name = M: ")
+    assert lines[0].startswith("old.yaml:4: warning: models.m: not taken over: cmdStop = stop: ")
     assert "wrote router.toml: 1 model; not taken over: 1" in lines[1]
     assert done.returncode == 0
 
