@@ -17,6 +17,10 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "threads": ("--threads", "-t"),
 }
 
+#: The least number that each takes, and words that it takes as well.
+_LEAST: Final = {"ctx": 0, "gpu_layers": 0, "parallel": 1, "threads": 1}
+_WORDS: Final = {"gpu_layers": ("auto", "all")}
+
 #: Short names of settings.
 _NAMES: Final = {"ttl": "ttl_s", "alias": "aliases", "pinned": "keep_loaded"}
 
@@ -63,7 +67,19 @@ def is_option(key: str) -> bool:
 
 
 def with_option(args: Sequence[str], key: str, value: object) -> list[str]:
-    """Return *args* with the option *key* set to *value*, in the place where it stood."""
+    """Return *args* with the option *key* set to *value*, in the place where it stood.
+
+    Raises:
+        CommandError: if llama-server would not take the value.
+    """
+    least, words_too = _LEAST[key], _WORDS.get(key, ())
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not number and value not in words_too:
+        also = "".join(f", or {word!r}" for word in words_too)
+        raise CommandError(
+            f"{key} must be a whole number from {least} on{also}, not {value!r}",
+            cure=f"for instance: {key}={max(least, 4)}; args=[…] sets all arguments",
+        )
     spellings = OPTIONS[key]
     rest: list[str] = []
     place: int | None = None

@@ -62,3 +62,27 @@ def test_the_difference_names_what_changed() -> None:
         ("-", 'group = "g"'),
         ("+", 'aliases = ["x"]'),
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ctx", "abc"),
+        ("ctx", -5),
+        ("ctx", 1.5),
+        ("ctx", ""),
+        ("ctx", True),
+        ("parallel", 0),
+        ("gpu_layers", "some"),
+        ("threads", "x"),
+    ],
+)
+def test_an_option_of_llama_server_is_checked(key, value) -> None:
+    """A model that works is not restarted with what its server cannot read."""
+    with pytest.raises(CommandError, match=f"{key} must be a whole number"):
+        with_option([], key, value)
+
+
+def test_words_that_llama_server_takes_for_numbers() -> None:
+    """As many layers as fit, or all of them."""
+    assert with_option([], "gpu_layers", "all") == ["--n-gpu-layers", "all"]

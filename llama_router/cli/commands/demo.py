@@ -26,7 +26,7 @@ from ...http_library import httpx
 from ...logs.output import configure
 from ...models.tiny.chat import make_chat_model
 from ..garbage_collection import fewer_collections
-from ..options import Port
+from ..options import Flag, Port
 from .serve import override_address
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ path = "tiny-b.gguf"
 
 def demo(
     *,
-    once: bool = False,
+    once: Flag = False,
     port: Port = None,
     folder: Path | None = None,
-    no_browser: bool = False,
+    no_browser: Flag = False,
 ) -> int:
     """Make two tiny models, serve them, and print requests to try.
 

@@ -94,7 +94,7 @@ export function changesOf(before, after) {
   const unset = [];
   const put = (key, value) => (value === "" ? unset.push(key) : (set[key] = value));
   if (after.group !== before.group) put("group", after.group.trim());
-  if (after.ttl !== before.ttl) put("ttl_s", after.ttl === "" ? "" : Number(after.ttl));
+  if (after.ttl !== before.ttl) put("ttl_s", after.ttl === "" ? "" : durationOf(after.ttl));
   if (after.keep !== before.keep) put("keep_loaded", after.keep || "");
   if (["context", "layers", "parallel", "rest"].some((key) => after[key] !== before[key])) {
     const words = Object.keys(OPTIONS)
@@ -104,6 +104,13 @@ export function changesOf(before, after) {
     else unset.push("args");
   }
   return { set, unset };
+}
+
+/** Return a time as the configuration takes it, as a number or a text with units; null if it is none. */
+function durationOf(text) {
+  const said = text.trim();
+  if (said !== "" && Number(said) >= 0) return Number(said);
+  return /^(?=\d)(\d+(\.\d+)?\s?(d|h|m|s|ms)\s?)+$/.test(said) ? said : null;
 }
 
 function mistakesOf(values) {
@@ -116,8 +123,8 @@ function mistakesOf(values) {
   whole("context", 0, "The context");
   if (!["", "auto", "all"].includes(values.layers.trim())) whole("layers", 0, "The number of layers");
   whole("parallel", 1, "The number of slots");
-  if (values.ttl !== "" && !(Number(values.ttl) >= 0)) {
-    mistakes.ttl = "The time is a number of seconds from 0 on.";
+  if (values.ttl !== "" && durationOf(values.ttl) === null) {
+    mistakes.ttl = "The time is a number of seconds from 0 on, or one with units, like 5m or 1h30m.";
   }
   try {
     splitWords(values.rest);
