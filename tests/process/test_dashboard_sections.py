@@ -103,7 +103,7 @@ def read_much(folder: Path, url: str) -> None:
         page.keyboard.press("Escape")
         page.get_by_role("log", name="Lines").evaluate("list => { list.scrollTop = 0; }")
         first = page.locator(".line").first
-        page.wait_for_function("document.querySelector('.line').innerText.includes('line 20001')")
+        page.locator(".line").first.get_by_text("line 20001").wait_for()
         assert first.locator(".ansi-red").inner_text() == "red"
 
 
