@@ -6,6 +6,7 @@ import json
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.process.harness import Backend, RawClient, Router, request
@@ -134,6 +135,7 @@ class TestResume:
         assert await client.chunk() == b""
         await generation.chunk(b"")
         await router.events.wait("request.completed", outcome="ok", method="POST")
+        await trio.testing.wait_all_tasks_blocked()  # the replay ends by itself, too
         assert router.of("a").in_flight == 0
 
     async def test_from_the_last_byte_that_it_has(self, router, stage) -> None:
