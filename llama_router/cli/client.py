@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, ParamSpec
@@ -234,3 +235,20 @@ def reporting_failures(command: Callable[P, int]) -> Callable[P, int]:
             return 2 if isinstance(exc, CommandError) else 1
 
     return reporting
+
+
+async def events_of(http: httpx.AsyncClient) -> AsyncGenerator[tuple[str, Any]]:
+    """Yield kind and data of the events of a router, as they come (see `AdminClient.asynchronous`).
+
+    Raises:
+        httpx.HTTPError: if the connection fails.
+        ValueError: if an event's data is not JSON.
+    """
+    kind = ""
+    async with http.stream("GET", "/admin/events") as response:
+        async for line in response.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                yield kind, json.loads(value)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 import trio
@@ -12,7 +11,7 @@ import trio
 from ..errors.base import RouterError
 from ..http_library import httpx
 from ..logs.lines import escape_controls
-from .client import AdminClient
+from .client import AdminClient, events_of
 from .loading import LoadState
 from .terminal import columns, make_console, shortened
 
@@ -55,15 +54,10 @@ async def _load(client: AdminClient, model: str) -> dict[str, Any]:
 
 async def _follow_events(http: httpx.AsyncClient, state: LoadState) -> None:
     """Take in what the router reports; a failure shows in the request for the load."""
-    kind = ""
     with suppress(httpx.HTTPError, ValueError, KeyError):
-        async with http.stream("GET", "/admin/events") as response:
-            async for line in response.aiter_lines():
-                name, _, value = line.partition(": ")
-                if name == "event":
-                    kind = value
-                elif name == "data":
-                    state.take_event(kind, json.loads(value))
+        async with aclosing(events_of(http)) as events:
+            async for kind, data in events:
+                state.take_event(kind, data)
 
 
 async def _follow_status(http: httpx.AsyncClient, state: LoadState) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import termios
 import tty
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from rich.text import Text
 from ..errors.base import RouterError
 from ..http_library import httpx
 from ..logs.lines import escape_controls
-from .client import STATUS, AdminClient, connected
+from .client import STATUS, AdminClient, connected, events_of
 from .failures import NoRouterError
 from .model_rows import COLUMNS, format_duration, format_memory, is_listed, remarks, row_of
 from .options import Connection
@@ -214,10 +213,12 @@ async def _follow_one(client: AdminClient, watched: Watched, notify: Callable[[]
         async def follow_events() -> None:
             nonlocal news
             with suppress(httpx.HTTPError, ValueError, KeyError):
-                async for kind, data in _events(http):
-                    watched.take_event(kind, data, datetime.now().astimezone().strftime("%H:%M:%S"))
-                    news.set()
-                    news = trio.Event()
+                async with aclosing(events_of(http)) as events:
+                    async for kind, data in events:
+                        now = datetime.now().astimezone()
+                        watched.take_event(kind, data, now.strftime("%H:%M:%S"))
+                        news.set()
+                        news = trio.Event()
 
         nursery.start_soon(follow_events)
         while True:
@@ -232,17 +233,6 @@ async def _follow_one(client: AdminClient, watched: Watched, notify: Callable[[]
             notify()
             with trio.move_on_after(_POLL_S):
                 await news.wait()
-
-
-async def _events(http: httpx.AsyncClient) -> Any:  # noqa: ANN401 -- an asynchronous generator
-    kind = ""
-    async with http.stream("GET", "/admin/events") as response:
-        async for line in response.aiter_lines():
-            name, _, value = line.partition(": ")
-            if name == "event":
-                kind = value
-            elif name == "data":
-                yield kind, json.loads(value)
 
 
 async def _leave_on_key(scope: trio.CancelScope) -> None:

@@ -167,7 +167,7 @@ class Dispatcher:
         model: ModelId,
         *,
         caller: Caller = UNRESTRICTED,
-        address: Callable[[], str] = str,
+        address: str = "",
         may_load: bool = True,
         takes_slot: bool = True,
     ) -> Lease:
@@ -176,8 +176,8 @@ class Dispatcher:
         Args:
             model: The model.
             caller: The sender of the request.
-            address: Returns the address that it came from, which its client is known by if it
-                has no API key.
+            address: The address that it came from, which its client is known by if it has no API
+                key.
             may_load: The model may be loaded for the request.
             takes_slot: The request counts for ``max_in_flight``.
         """
@@ -187,7 +187,7 @@ class Dispatcher:
         if self._scheduler.admit_at_once(request, model, now_s, takes_slot=takes_slot):
             lease.settle(self._backends[model], now_s)
         else:
-            client = address() if caller.name is None else f"key {caller.name}"
+            client = address if caller.name is None else f"key {caller.name}"
             priority = caller.priority_at(self.config.models.get(model))
             arrived = Arrived(request, model, may_load, takes_slot, client, priority, caller.weight)
             self.submit(arrived, now_s)

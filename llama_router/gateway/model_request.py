@@ -297,7 +297,7 @@ class ModelRequest:
         with self._gateway.dispatcher.lease(
             model,
             caller=self._caller,
-            address=self._client.address,
+            address=self._client.peer,
             may_load=may_load,
             takes_slot=takes_slot(self._head.method, target, upgrade=self._upgrade),
         ) as lease:

@@ -111,14 +111,6 @@ class ClientSocket(Channel):
         else:
             super().on_events(events)
 
-    def address(self) -> str:
-        """Return the address of the client, without its port; empty if it is gone."""
-        try:
-            name = self.socket.getpeername()
-        except OSError:
-            return ""
-        return str(name[0]) if isinstance(name, tuple) else ""
-
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty if the client closed."""
         while (data := self.receive_nowait()) is None:
@@ -356,14 +348,6 @@ class UpstreamSocket(Channel):
         self.waiter = client.fiber
         self._client = client
         return True
-
-    def address(self) -> str:
-        """Return the address of the client, without its port; empty if it is gone."""
-        try:
-            name = self.socket.getpeername()
-        except OSError:
-            return ""
-        return str(name[0]) if isinstance(name, tuple) else ""
 
     async def receive(self) -> bytes:
         """Wait for bytes and return them; empty if the backend closed.

@@ -77,12 +77,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         else:
             records = await past_records(context, model, tail)
             body = await in_thread(render, records)
-        response = Response(body, mimetype=mimetype)
-        response.headers["cache-control"] = "no-store"
-        if follow:
-            field, value = NOT_BUFFERED  # plain text, too
-            response.headers[field.decode()] = value.decode()
-        return response
+        return lines_response(body, mimetype, follow=follow)
 
     return routes
 
@@ -100,6 +95,16 @@ async def _model(context: ControlContext, name: str) -> str:
     if path is None or not await in_thread(path.exists, abandon_on_cancel=True):
         raise UnknownModelError(f"no model or alias is named {name!r}, and there is no log of one")
     return name
+
+
+def lines_response(body: AsyncIterator[bytes] | bytes, mimetype: str, *, follow: bool) -> Response:
+    """Return the response with the lines of a log, which no cache keeps and no proxy collects."""
+    response = Response(body, mimetype=mimetype)
+    response.headers["cache-control"] = "no-store"
+    if follow:
+        field, value = NOT_BUFFERED  # plain text, too
+        response.headers[field.decode()] = value.decode()
+    return response
 
 
 def follows(value: str) -> bool:

@@ -9,7 +9,6 @@ from typing import Final
 import trio
 from quart import Blueprint, Response, request
 
-from ...core.apis.event_stream import NOT_BUFFERED
 from ...errors.requests import RequestError
 from ...logs.console import ConsoleRenderer
 from ...logs.events import log
@@ -19,7 +18,7 @@ from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import still_allowed
 from ..web.server import without_deadline
-from .logs import JSON_LINES, MAX_TAIL, PAUSE_S, TEXT, follows, mimetype_of, tail_of
+from .logs import JSON_LINES, MAX_TAIL, PAUSE_S, TEXT, follows, lines_response, mimetype_of, tail_of
 from .openapi import Query, describe
 
 #: Time after which a follower's secret is checked again, in seconds.
@@ -77,12 +76,7 @@ def blueprint(context: ControlContext) -> Blueprint:
             without_deadline()
             assert isinstance(body, bytes)
             body = _follow(body, last, levels, lines, still_allowed(context.gate))
-        response = Response(body, mimetype=mimetype)
-        response.headers["cache-control"] = "no-store"
-        if follow:
-            field, value = NOT_BUFFERED  # plain text, too
-            response.headers[field.decode()] = value.decode()
-        return response
+        return lines_response(body, mimetype, follow=follow)
 
     return routes
 

@@ -148,7 +148,7 @@ class OllamaExchange:
         return self._context.dispatcher.lease(
             model,
             caller=self._caller,
-            address=lambda: self._address,
+            address=self._address,
             may_load=self._may_load,
         )
 
