@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ ROOT = Path(__file__).parents[2]
 
 #: No test may take longer, in seconds.
 LIMIT_S = limits.LIMIT_S
+
+#: A mark of tests that run commands of the docs by which users ask the router.
+NEEDS_CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 #: Chat models that `make_models` makes: file name to seed.
 CHAT_SEEDS = {"a": 1, "b": 2, "c": 3}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,6 +17,7 @@ import trio
 
 from tests.process.real import (
     LIMIT_S,
+    NEEDS_CURL,
     ROOT,
     Served,
     Shared,
@@ -121,7 +121,7 @@ async def test_the_environment(served, tmp_path, page, program) -> None:
     assert done.stdout == b"['chat', 'large', 'embedder']\n"
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@NEEDS_CURL
 async def test_curl(config, tmp_path) -> None:
     """Each command succeeds, and none prints an error."""
     script = "\n".join(blocks("curl.md", "sh"))
@@ -136,6 +136,7 @@ async def test_curl(config, tmp_path) -> None:
     assert script.count("curl") > 15
 
 
+@NEEDS_CURL
 async def test_the_reference(served, tmp_path) -> None:
     """What it shows of paths below /upstream/ works, too."""
     (script,) = blocks("http-api.md", "sh", folder="reference")

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.process.real import LIMIT_S, endless_table, environment, serving, write_config
+from tests.process.real import (
+    LIMIT_S,
+    NEEDS_CURL,
+    endless_table,
+    environment,
+    serving,
+    write_config,
+)
 
 pytestmark = pytest.mark.process
 
@@ -25,7 +32,14 @@ exec {python} -m llama_router "$@"
 """
 
 
-@pytest.mark.parametrize("page", ["edit-and-reload.md", "secure-it.md", "llama-cpp-ui.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "edit-and-reload.md",
+        pytest.param("secure-it.md", marks=NEEDS_CURL),
+        pytest.param("llama-cpp-ui.md", marks=NEEDS_CURL),
+    ],
+)
 async def test_the_commands_of_a_page_work(tmp_path, page: str) -> None:
     """One after the other, in the folder of a router whose model is called chat."""
     launcher = tmp_path / "bin" / "llama-router"

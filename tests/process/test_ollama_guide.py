@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from llama_router.models.tiny.chat import make_chat_model
 from tests.hub_server import HubServer
 from tests.process.real import (
     LIMIT_S,
+    NEEDS_CURL,
     environment,
     make_models,
     model_table,
@@ -28,7 +28,7 @@ pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [
     pytest.mark.process,
     pytest.mark.embedded,
-    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+    NEEDS_CURL,
 ]
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "ollama-clients.md"

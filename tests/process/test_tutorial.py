@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +16,13 @@ import pytest
 import trio
 
 from tests.limits import LIMIT_S
-from tests.process.real import ROOT, RealRouter, alive, environment
+from tests.process.real import NEEDS_CURL, ROOT, RealRouter, alive, environment
 
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [
     pytest.mark.process,
     pytest.mark.embedded,
-    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+    NEEDS_CURL,
 ]
 
 PAGE = (ROOT / "docs" / "tutorial" / "first-router.md").read_text()
