@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 
 from ..core.config.names import ModelId
@@ -28,8 +28,7 @@ BATCH: Final = 256
 _KEPT_PATH: Final = 256
 
 
-@attrs.frozen(kw_only=True)
-class ActivityRow:
+class ActivityRow(msgspec.Struct, frozen=True, kw_only=True):
     """A request, as clients of the admin API see it. Figures not known yet are None.
 
     Attributes:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from http import HTTPStatus
 from typing import Final
 
-import attrs
+import msgspec
 import trio
 from quart import Blueprint, Response, request
 
@@ -20,7 +20,7 @@ from ...http1 import Fields
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer
-from . import schemas
+from . import record_schemas
 from .openapi import Query, describe
 
 #: Rows that are made before others get their turn: about half a millisecond.
@@ -45,7 +45,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("")
     @describe(
         "Requests: live ones, and the last ones that ended.",
-        answer=schemas.Activities,
+        answer=record_schemas.Activities,
         query=[
             Query(
                 name="limit",
@@ -61,13 +61,15 @@ def blueprint(context: ControlContext) -> Blueprint:
                 await trio.lowlevel.checkpoint()
             rows.append(activity_row(context.dispatcher, record))
         return answer(
-            schemas.Activities(at=round(time.time(), 3), ended_count=log.ended_count, requests=rows)
+            record_schemas.Activities(
+                at=round(time.time(), 3), ended_count=log.ended_count, requests=rows
+            )
         )
 
     @routes.get("/<number>/capture")
     @describe(
         "The bodies of a request and its response, if [router] capture_mib keeps any.",
-        answer=schemas.Capture,
+        answer=record_schemas.Capture,
         errors=(404,),
     )
     async def capture(number: str) -> Response:
@@ -87,19 +89,19 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-def activity_row(dispatcher: Dispatcher, record: RequestLog) -> schemas.Activity:
+def activity_row(dispatcher: Dispatcher, record: RequestLog) -> record_schemas.Activity:
     """Return a request as clients see it now."""
     row = dispatcher.activity.row(record, now_s=trio.current_time())
     captured = dispatcher.captures.find(record.number) is not None
-    return schemas.Activity(**attrs.asdict(row, recurse=False), captured=captured)
+    return record_schemas.Activity(**msgspec.structs.asdict(row), captured=captured)
 
 
-def _described(capture: Capture) -> schemas.Capture:
+def _described(capture: Capture) -> record_schemas.Capture:
     response = response_of(capture)
     body = None if capture.body is None else masked_body(capture.body)
-    return schemas.Capture(
+    return record_schemas.Capture(
         id=capture.number,
-        request=schemas.CapturedMessage(
+        request=record_schemas.CapturedMessage(
             status=None,
             method=capture.method,
             target=capture.target,
@@ -108,7 +110,7 @@ def _described(capture: Capture) -> schemas.Capture:
             base64=None if body is None else _base64_of(body),
             is_whole=capture.body is not None and len(capture.body) == capture.body_bytes,
         ),
-        response=schemas.CapturedMessage(
+        response=record_schemas.CapturedMessage(
             status=response.status,
             method=None,
             target=None,

@@ -20,7 +20,7 @@ from ...models import found_file
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
-from . import schemas
+from . import config_schemas
 from .openapi import Query, describe
 from .routes import spec_of
 from .status import describe_problem, describe_reload
@@ -31,13 +31,15 @@ def blueprint(context: ControlContext) -> Blueprint:
     routes = Blueprint("configuration", __name__, url_prefix="/admin/config")
 
     @routes.get("")
-    @describe("The text of the configuration file, with its secrets masked.", answer=schemas.Text)
+    @describe(
+        "The text of the configuration file, with its secrets masked.", answer=config_schemas.Text
+    )
     async def get_text() -> Response:
         file = await in_thread(read_config, context.config_path, abandon_on_cancel=True)
         text = await in_thread(lambda: masked(_text_of(file)).text, abandon_on_cancel=True)
         report = context.report()
         return answer(
-            schemas.Text(
+            config_schemas.Text(
                 path=str(context.config_path),
                 text=text,
                 digest=file.sha256.hex(),
@@ -51,25 +53,25 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/check")
     @describe(
         "Check a text as if it were the file, and say what it would change; nothing is written.",
-        body=schemas.TextBody,
-        answer=schemas.Reload,
+        body=config_schemas.TextBody,
+        answer=config_schemas.Reload,
         errors=(409,),
     )
     async def check() -> Response:
-        body = await json_body(schemas.TextBody)
+        body = await json_body(config_schemas.TextBody)
         report = await context.check(partial(_replaced, body.text), expected=body.digest)
         return answer(describe_reload(report))  # a check that finds mistakes has succeeded
 
     @routes.put("")
     @describe(
         "Replace the text of the configuration file, and apply it.",
-        body=schemas.TextBody,
-        answer=schemas.Reload,
+        body=config_schemas.TextBody,
+        answer=config_schemas.Reload,
         errors=(409,),
-        also=[(422, schemas.Reload)],
+        also=[(422, config_schemas.Reload)],
     )
     async def put_text() -> Response:
-        body = await json_body(schemas.TextBody)
+        body = await json_body(config_schemas.TextBody)
         change = partial(_replaced, body.text)
         report = await context.edit(change, expected=body.digest, whole=True)
         return answer(describe_reload(report), 422 if report.problems else 200)
@@ -77,7 +79,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/origins")
     @describe(
         "Each setting in force, with the place where its value comes from.",
-        answer=schemas.Origins,
+        answer=config_schemas.Origins,
         errors=(404,),
         query=[
             Query(
@@ -109,7 +111,9 @@ def _replaced(text: str, former: str) -> str:
     return changed.replace("\n", "\r\n") if "\r\n" in former else changed
 
 
-def _origins(file: ConfigFile, spec: ModelSpec | None, context: ControlContext) -> schemas.Origins:
+def _origins(
+    file: ConfigFile, spec: ModelSpec | None, context: ControlContext
+) -> config_schemas.Origins:
     try:
         finder = OriginFinder(file.document, file.lines)
     except ConfigError:
@@ -119,11 +123,11 @@ def _origins(file: ConfigFile, spec: ModelSpec | None, context: ControlContext) 
         found = _of_tables(finder, config)
     else:
         found = {f"models.{spec.id}": [*_of_model(finder, spec, context)]}
-    return schemas.Origins(
+    return config_schemas.Origins(
         model=None if spec is None else str(spec.id),
         digest=file.sha256.hex(),
         settings=[
-            schemas.Origin(
+            config_schemas.Origin(
                 table=table,
                 key=each.key,
                 value=each.value,

@@ -10,16 +10,16 @@ import trio
 from ...event_feed import DownloadProgressed, EventFeed
 from ...hub.downloads import Downloads, DownloadState, DownloadStatus
 from ...logs.events import log
-from . import schemas
+from . import download_schemas, schemas
 
 #: Shortest time between two events about the progress of downloads, in seconds.
 PUBLISH_EVERY_S: Final = 1.0
 
 
-def describe_download(status: DownloadStatus) -> schemas.Download:
+def describe_download(status: DownloadStatus) -> download_schemas.Download:
     """Return *status* as the admin API answers it."""
     error, result = status.error, status.result
-    return schemas.Download(
+    return download_schemas.Download(
         id=status.id,
         requested=str(status.reference),
         model=status.model,
@@ -32,13 +32,15 @@ def describe_download(status: DownloadStatus) -> schemas.Download:
         note=status.note,
         path=None if result is None else result.path,
         mmproj=None if result is None else result.mmproj,
-        error=None if error is None else schemas.DownloadFault(code=error.code, message=str(error)),
+        error=None
+        if error is None
+        else download_schemas.DownloadFault(code=error.code, message=str(error)),
     )
 
 
 async def publish_downloads(downloads: Downloads, feed: EventFeed) -> None:
     """Publish each change of *downloads* until cancelled, at most every `PUBLISH_EVERY_S`."""
-    published: dict[str, schemas.Download] = {}
+    published: dict[str, download_schemas.Download] = {}
     while True:
         current = {status.id: describe_download(status) for status in downloads.statuses()}
         changed = [each for id_, each in current.items() if published.get(id_) != each]
@@ -55,7 +57,7 @@ async def publish_downloads(downloads: Downloads, feed: EventFeed) -> None:
             await downloads.changed()
 
 
-def _progressed(download: schemas.Download) -> DownloadProgressed:
+def _progressed(download: download_schemas.Download) -> DownloadProgressed:
     return DownloadProgressed(
         requested=download.requested,
         state=download.state,

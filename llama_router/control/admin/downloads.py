@@ -26,7 +26,7 @@ from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
 from ..web.server import without_deadline
-from . import schemas
+from . import download_schemas
 from .download_reports import describe_download
 from .openapi import Query, describe
 from .routes import spec_of
@@ -46,30 +46,32 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/models/download")
     @describe(
         "Start the download of a model, or join the same one; answers at once.",
-        body=schemas.DownloadBody,
-        answer=schemas.Download,
+        body=download_schemas.DownloadBody,
+        answer=download_schemas.Download,
     )
     async def start() -> Response:
-        body = await json_body(schemas.DownloadBody)
+        body = await json_body(download_schemas.DownloadBody)
         status = context.downloads.start(parse_reference(body.model, body.file))
         log.info("download.started", id=status.id, model=str(status.reference))
         return answer(describe_download(status))
 
     @routes.get("/downloads")
-    @describe("Running downloads, and the latest ones that ended.", answer=schemas.Downloads)
+    @describe(
+        "Running downloads, and the latest ones that ended.", answer=download_schemas.Downloads
+    )
     async def statuses() -> Response:
         found = [describe_download(status) for status in context.downloads.statuses()]
-        return answer(schemas.Downloads(downloads=found))
+        return answer(download_schemas.Downloads(downloads=found))
 
     @routes.get("/downloads/<number>")
-    @describe("The progress of one download.", answer=schemas.Download, errors=(404,))
+    @describe("The progress of one download.", answer=download_schemas.Download, errors=(404,))
     async def status(number: str) -> Response:
         return answer(describe_download(_known(context.downloads, number)))
 
     @routes.delete("/downloads/<number>")
     @describe(
         "Cancel a download; its bytes are kept, and the next download resumes there.",
-        answer=schemas.Download,
+        answer=download_schemas.Download,
         errors=(404,),
     )
     async def cancel(number: str) -> Response:
@@ -80,7 +82,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.delete("/models")
     @describe(
         "Unload a model and delete its files from the hub cache; answers when that is done.",
-        answer=schemas.Deleted,
+        answer=download_schemas.Deleted,
         errors=(404, 409, 500),
         query=[
             Query(
@@ -99,7 +101,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         check_not_preset(context.dispatcher.config.lookup(name))
         without_deadline()  # requests in flight have no time limit
         freed_bytes = await delete_model(context, spec)
-        return answer(schemas.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
+        return answer(download_schemas.Deleted(id=str(spec.id), freed_bytes=freed_bytes))
 
     return routes
 

@@ -15,7 +15,7 @@ from ...hub.references import without_host
 from ...hub.transfer import SORTS
 from ..web.context import ControlContext
 from ..web.guard import answer
-from . import schemas
+from . import download_schemas
 from .openapi import Query, describe
 
 #: Longest text of a search, in characters.
@@ -32,7 +32,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/search")
     @describe(
         "Search the hub for repositories with GGUF files.",
-        answer=schemas.HubSearch,
+        answer=download_schemas.HubSearch,
         errors=_ERRORS,
         query=[
             Query(
@@ -56,12 +56,12 @@ def blueprint(context: ControlContext) -> Blueprint:
             raise RequestError(f"'sort' must be one of {', '.join(SORTS)}", param="sort")
         found = await context.hub.search(words, sort)
         repositories = [_found(each) for each in found.repositories]
-        return answer(schemas.HubSearch(query=words, repositories=repositories))
+        return answer(download_schemas.HubSearch(query=words, repositories=repositories))
 
     @routes.get("/repo")
     @describe(
         "The models of a repository: sizes, where they fit, and what is here already.",
-        answer=schemas.HubModels,
+        answer=download_schemas.HubModels,
         errors=(*_ERRORS, 500),
         query=[
             Query(
@@ -83,8 +83,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-def _found(found: FoundRepository) -> schemas.HubRepository:
-    return schemas.HubRepository(
+def _found(found: FoundRepository) -> download_schemas.HubRepository:
+    return download_schemas.HubRepository(
         id=found.id,
         downloads=found.downloads,
         likes=found.likes,
@@ -97,9 +97,9 @@ def _found(found: FoundRepository) -> schemas.HubRepository:
 
 def _described(
     offered: OfferedRepository, devices: list[Device], config: Config
-) -> schemas.HubModels:
+) -> download_schemas.HubModels:
     models = sorted(offered.models, key=lambda model: model.size_bytes)
-    return schemas.HubModels(
+    return download_schemas.HubModels(
         id=offered.id,
         gated=offered.gated,
         models=[_model(model, offered, devices, config) for model in models],
@@ -111,12 +111,12 @@ def _described(
 
 def _model(
     model: OfferedModel, offered: OfferedRepository, devices: list[Device], config: Config
-) -> schemas.HubModel:
+) -> download_schemas.HubModel:
     total_bytes = model.size_bytes + model.mmproj_bytes
     fit = where_it_fits(total_bytes, devices, overhead_mib=offered.overhead_mib)
     reference = f"{offered.id}:{model.label}"
     served = config.resolve(reference)
-    return schemas.HubModel(
+    return download_schemas.HubModel(
         label=model.label,
         reference=reference,
         files=model.files,
@@ -127,7 +127,7 @@ def _model(
         is_here=model.here_bytes == total_bytes,
         is_default=model.is_default,
         model=None if served is None else str(served),
-        fit=schemas.HubFit(
+        fit=download_schemas.HubFit(
             where=fit.where.value,
             devices=[str(device) for device in fit.devices],
             need_mib=fit.need_mib,

@@ -18,7 +18,7 @@ from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...dispatch.dispatcher import Dispatcher
 from ...threads import ThreadRefusedError
-from . import schemas
+from . import model_schemas
 from .model_rows import ModelRows
 
 #: Shortest time between two updates, in seconds.
@@ -53,9 +53,9 @@ class LiveState:
         self._dispatcher = dispatcher
         self._rows = rows
         self.version = 0
-        self._sent: dict[ModelId, tuple[tuple[object, ...], int, schemas.Model]] = {}
+        self._sent: dict[ModelId, tuple[tuple[object, ...], int, model_schemas.Model]] = {}
         self._gone: dict[ModelId, int] = {}
-        self._devices: tuple[int, list[schemas.Device]] = (0, [])
+        self._devices: tuple[int, list[model_schemas.Device]] = (0, [])
         self._memory_mib: dict[int, float] = {}
         self._memory_s = -MEMORY_PERIOD_S
         self._followers = 0
@@ -84,10 +84,10 @@ class LiveState:
         while self.version <= version:
             await self._changed.wait()
 
-    def update_after(self, version: int) -> schemas.LiveUpdate:
+    def update_after(self, version: int) -> model_schemas.LiveUpdate:
         """Return all that changed after *version*."""
         devices_version, devices = self._devices
-        return schemas.LiveUpdate(
+        return model_schemas.LiveUpdate(
             at=round(time.time(), 3),
             models=[row for _, changed, row in self._sent.values() if changed > version],
             removed=[str(model) for model, gone in self._gone.items() if gone > version],
@@ -163,15 +163,15 @@ class LiveState:
         self._memory_s = now_s
 
 
-def differ(former: list[schemas.Device], now: list[schemas.Device]) -> bool:
+def differ(former: list[model_schemas.Device], now: list[model_schemas.Device]) -> bool:
     """Return whether devices differ by more than what other programs need from time to time."""
     if len(former) != len(now):
         return True
     return any(map(_device_differs, former, now))
 
 
-def _device_differs(former: schemas.Device, now: schemas.Device) -> bool:
-    for field in schemas.Device.__struct_fields__:
+def _device_differs(former: model_schemas.Device, now: model_schemas.Device) -> bool:
+    for field in model_schemas.Device.__struct_fields__:
         before, after = getattr(former, field), getattr(now, field)
         if before == after:
             continue

@@ -11,10 +11,10 @@ from ...core.memory.footprint import Footprint
 from ...core.memory.view import Claims, MemoryView
 from ...core.scheduling.placement import Resident
 from ...core.scheduling.plan import steps_for
-from . import schemas
+from . import model_schemas
 
 
-def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[schemas.Device]:
+def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[model_schemas.Device]:
     """Return the devices of *view*.
 
     Args:
@@ -25,7 +25,7 @@ def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[schemas
     for each in claims:
         claimed.update(each)
     return [
-        schemas.Device(
+        model_schemas.Device(
             name=name,
             kind=state.device.kind.value,
             description=state.device.name,
@@ -42,11 +42,11 @@ def describe_devices(view: MemoryView, claims: Iterable[Claims]) -> list[schemas
     ]
 
 
-def describe_footprint(found: Footprint | None) -> schemas.Footprint | None:
+def describe_footprint(found: Footprint | None) -> model_schemas.Footprint | None:
     """Return a footprint; None if it is not known yet."""
     if found is None:
         return None
-    return schemas.Footprint(
+    return model_schemas.Footprint(
         source=found.source.value,
         host_mib=found.host_mib,
         gpu_mib=found.gpu_mib,
@@ -65,7 +65,7 @@ def describe_plan(
     faults: Sequence[str],
     residents: Mapping[ModelId, Resident],
     models: Sequence[ModelId],
-) -> schemas.Plan:
+) -> model_schemas.Plan:
     """Return what would happen if *models* were loaded one after the other.
 
     Without any, what would happen for each model of the configuration alone.
@@ -85,13 +85,13 @@ def describe_plan(
             for model in config.models
             for step in steps_for(config, view, residents.values(), [model])
         ]
-    return schemas.Plan(
+    return model_schemas.Plan(
         policy=config.scheduler.policy.value,
         devices=describe_devices(view, (each.claims for each in residents.values())),
         device_faults=list(faults),
         loaded=[str(model) for model in residents],
         models=[
-            schemas.PlannedModel(
+            model_schemas.PlannedModel(
                 id=str(step.model),
                 footprint=describe_footprint(step.footprint),
                 claims=describe_claims(step.claims),

@@ -27,7 +27,7 @@ from ...threads import in_thread
 from ..llama_cpp.entries import BackendInfo
 from ..llama_cpp.model_facts import context_length
 from ..llama_cpp.model_info import ModelInfo
-from . import schemas
+from . import model_schemas
 from .memory import describe_claims, describe_devices, describe_footprint
 
 #: Statistics of a model that a reload removed while a request waited for its end.
@@ -58,7 +58,7 @@ class ModelRows:
         """Take in what requests did since the last time; before rows are made."""
         self._rates.refresh(trio.current_time())
 
-    async def all(self) -> list[schemas.Model]:
+    async def all(self) -> list[model_schemas.Model]:
         """Return the rows of all models."""
         memory_mib = await self.memory_mib(self.shown())
         self.refresh()
@@ -67,13 +67,13 @@ class ModelRows:
             del self._contexts[model]
         return [self.row(spec, memory_mib) for spec in shown]
 
-    async def one(self, spec: ModelSpec) -> schemas.Model:
+    async def one(self, spec: ModelSpec) -> model_schemas.Model:
         """Return the row of one model."""
         memory_mib = await self.memory_mib([spec])
         self.refresh()
         return self.row(spec, memory_mib)
 
-    def devices(self) -> list[schemas.Device]:
+    def devices(self) -> list[model_schemas.Device]:
         """Return the devices with memory; none unless the policy is that of memory."""
         statistics = self._dispatcher.statistics()
         return describe_devices(self._memory.view, (each.claims for each in statistics.values()))
@@ -144,7 +144,7 @@ class ModelRows:
             rates.last_tokens_per_s(spec.id),
         )
 
-    def row(self, spec: ModelSpec, memory_mib: dict[int, float]) -> schemas.Model:
+    def row(self, spec: ModelSpec, memory_mib: dict[int, float]) -> model_schemas.Model:
         """Return the state of one model, with what `memory_mib` returned."""
         dispatcher = self._dispatcher
         statistics = dispatcher.statistics_of(spec.id) or _REMOVED
@@ -160,7 +160,7 @@ class ModelRows:
             lease = dispatcher.find_lease(request)
             return 0.0 if lease is None else round(now_s - lease.arrived_s, 3)
 
-        return schemas.Model(
+        return model_schemas.Model(
             id=str(spec.id),
             aliases=list(spec.aliases),
             group=spec.group,
@@ -192,11 +192,13 @@ class ModelRows:
             max_in_flight=statistics.limit,
             queued=statistics.queued,
             serving=[
-                schemas.Serving(id=request, age_s=age_s(request), key=key_of(request))
+                model_schemas.Serving(id=request, age_s=age_s(request), key=key_of(request))
                 for request in statistics.requests
             ],
             waiting=[
-                schemas.Waiting(id=request, waited_s=round(now_s - since_s, 3), key=key_of(request))
+                model_schemas.Waiting(
+                    id=request, waited_s=round(now_s - since_s, 3), key=key_of(request)
+                )
                 for request, since_s in statistics.waiting_since_s.items()
             ],
             failures=statistics.failures,
@@ -210,11 +212,11 @@ class ModelRows:
         )
 
 
-def _fit(backend: Backend) -> schemas.Fit | None:
+def _fit(backend: Backend) -> model_schemas.Fit | None:
     fit = backend.fit
     if fit is None:
         return None
-    return schemas.Fit(
+    return model_schemas.Fit(
         n_ctx=fit.n_ctx,
         n_ctx_full=fit.n_ctx_full,
         n_gpu_layers=fit.n_gpu_layers,
@@ -236,11 +238,11 @@ def _ago(since_s: float | None, now_s: float) -> float | None:
     return None if since_s is None else round(now_s - since_s, 3)
 
 
-def _failure(error: BackendError | None, ago_s: float | None) -> schemas.Failure | None:
+def _failure(error: BackendError | None, ago_s: float | None) -> model_schemas.Failure | None:
     if error is None:
         return None
     tail = error.log_tail if isinstance(error, BackendExitedError) else ()
-    return schemas.Failure(
+    return model_schemas.Failure(
         code=error.code,
         message=str(error),
         cause=error.cause,

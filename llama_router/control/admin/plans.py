@@ -6,7 +6,7 @@ from quart import Blueprint, Response, request
 
 from ..web.context import ControlContext
 from ..web.guard import answer
-from . import schemas
+from . import model_schemas
 from .memory import describe_plan
 from .openapi import Query, describe
 from .routes import spec_of
@@ -20,7 +20,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/plan")
     @describe(
         "What would happen if models were loaded one after the other, all others idle.",
-        answer=schemas.Plan,
+        answer=model_schemas.Plan,
         errors=(404,),
         query=[
             Query(

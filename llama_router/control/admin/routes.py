@@ -10,7 +10,7 @@ from ...errors.requests import RequestError, RequestNotFoundError
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
 from ..web.server import without_deadline
-from . import schemas
+from . import config_schemas, download_schemas, model_schemas, schemas
 from .openapi import Query, describe, document
 from .status import StatusPage, describe_reload
 
@@ -55,7 +55,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/status")
     @describe(
         "The router and all its models.",
-        answer=schemas.Status,
+        answer=model_schemas.Status,
         query=[
             Query(
                 name="configuration",
@@ -74,8 +74,8 @@ def blueprint(context: ControlContext) -> Blueprint:
     @describe(
         "Reload the configuration; answers when that is done.",
         body=schemas.Empty,
-        answer=schemas.Reload,
-        also=[(422, schemas.Reload)],
+        answer=config_schemas.Reload,
+        also=[(422, config_schemas.Reload)],
     )
     async def reload() -> Response:
         await json_body(schemas.Empty)
@@ -86,7 +86,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @describe(
         "Scan for models; answers when the scan is done.",
         body=schemas.Empty,
-        answer=schemas.Rescanned,
+        answer=download_schemas.Rescanned,
         errors=(500,),
     )
     async def rescan() -> Response:
@@ -94,7 +94,7 @@ def blueprint(context: ControlContext) -> Blueprint:
         without_deadline()  # a large collection on a slow disk takes minutes
         scanned = await context.rescan()
         return answer(
-            schemas.Rescanned(
+            download_schemas.Rescanned(
                 status="rescanned", new_models=len(scanned.new), removed=len(scanned.removed)
             )
         )
@@ -102,12 +102,12 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/models/load")
     @describe(
         "Load a model; answers when it is ready.",
-        body=schemas.LoadBody,
-        answer=schemas.Model,
+        body=model_schemas.LoadBody,
+        answer=model_schemas.Model,
         errors=(404, 429, 503),
     )
     async def load() -> Response:
-        spec = spec_of(context, (await json_body(schemas.LoadBody)).model)
+        spec = spec_of(context, (await json_body(model_schemas.LoadBody)).model)
         without_deadline()  # bounded by max_queue_wait_s and ready_timeout_s
         with dispatcher.load(spec.id) as lease:
             await lease.granted()
@@ -116,12 +116,12 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/models/unload")
     @describe(
         "Unload a model after its requests, or by force; answers when its memory is free.",
-        body=schemas.UnloadBody,
-        answer=schemas.Model,
+        body=model_schemas.UnloadBody,
+        answer=model_schemas.Model,
         errors=(404,),
     )
     async def unload() -> Response:
-        body = await json_body(schemas.UnloadBody)
+        body = await json_body(model_schemas.UnloadBody)
         spec = _configured_or_stopping(context, body.model)
         without_deadline()  # requests in flight have no time limit
         await dispatcher.unload(spec.id, force=body.force)
@@ -130,16 +130,16 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/requests/cancel")
     @describe(
         "Cancel a queued request or one that is being served.",
-        body=schemas.CancelBody,
-        answer=schemas.Cancelled,
+        body=model_schemas.CancelBody,
+        answer=model_schemas.Cancelled,
         errors=(404,),
     )
     async def cancel() -> Response:
-        body = await json_body(schemas.CancelBody)
+        body = await json_body(model_schemas.CancelBody)
         if not dispatcher.cancel(body.id):
             raise RequestNotFoundError(
                 f"no request with the id {body.id} is waiting or being served", param="id"
             )
-        return answer(schemas.Cancelled(id=body.id))
+        return answer(model_schemas.Cancelled(id=body.id))
 
     return routes

@@ -24,7 +24,7 @@ from ...errors.config import ConfigError, SettingError
 from ...threads import in_thread
 from ..web.context import ControlContext
 from ..web.guard import answer, json_body
-from . import schemas
+from . import config_schemas
 from .openapi import Query, describe
 from .routes import spec_of
 from .status import describe_reload
@@ -37,7 +37,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("/settings")
     @describe(
         "A table of the configuration file, and the resulting settings.",
-        answer=schemas.Settings,
+        answer=config_schemas.Settings,
         errors=(404,),
         query=[
             Query(
@@ -56,13 +56,13 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.post("/settings")
     @describe(
         "Change the configuration file, keeping comments and order, and apply it.",
-        body=schemas.SettingsBody,
-        answer=schemas.Reload,
+        body=config_schemas.SettingsBody,
+        answer=config_schemas.Reload,
         errors=(404, 409),
-        also=[(422, schemas.Reload)],
+        also=[(422, config_schemas.Reload)],
     )
     async def set_settings() -> Response:
-        body = await json_body(schemas.SettingsBody)
+        body = await json_body(config_schemas.SettingsBody)
         if not body.set and not body.unset:
             raise SettingError("there is nothing to change: give 'set' or 'unset'")
         table: tuple[str, ...] = ("router",)
@@ -77,7 +77,7 @@ def blueprint(context: ControlContext) -> Blueprint:
 
 def settings_of(
     file: ConfigFile, spec: ModelSpec | None, context: ControlContext
-) -> schemas.Settings:
+) -> config_schemas.Settings:
     """Return the table of a model, or of ``[router]``, in *file* and in force."""
     document: Mapping[str, Any]
     try:
@@ -91,7 +91,7 @@ def settings_of(
     else:
         written = table_in(document, ("models", str(spec.id)))
         effective = redacted_config(Config(models={spec.id: spec}))["models"][str(spec.id)]
-    return schemas.Settings(
+    return config_schemas.Settings(
         model=None if spec is None else str(spec.id),
         digest=file.sha256.hex(),
         written=_redacted_table(written),

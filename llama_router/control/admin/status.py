@@ -13,7 +13,7 @@ from ...core.config.reload import ReloadReport
 from ...errors.config import Problem
 from ...threads import in_thread
 from ..web.context import ControlContext
-from . import schemas
+from . import config_schemas, model_schemas
 
 
 class StatusPage:
@@ -23,7 +23,7 @@ class StatusPage:
         self._context = context
         self._redacted: tuple[Config, dict[str, Any]] | None = None
 
-    async def router(self, *, with_configuration: bool) -> schemas.Status:
+    async def router(self, *, with_configuration: bool) -> model_schemas.Status:
         """Return the state of the whole router."""
         context = self._context
         config = context.dispatcher.config
@@ -34,7 +34,7 @@ class StatusPage:
                 # On a thread: hundreds of models take a few milliseconds.
                 self._redacted = (config, await in_thread(redacted_config, config))
             configuration = self._redacted[1]
-        return schemas.Status(
+        return model_schemas.Status(
             version=__version__,
             pid=os.getpid(),
             at=round(time.time(), 3),
@@ -43,7 +43,7 @@ class StatusPage:
             state_dir=str(context.state_dir),
             config_path=str(context.config_path),
             programs=[
-                schemas.Program(
+                model_schemas.Program(
                     program=each.program,
                     version=each.version,
                     devices=None if each.devices is None else list(each.devices),
@@ -60,9 +60,9 @@ class StatusPage:
         )
 
 
-def describe_reload(report: ReloadReport) -> schemas.Reload:
+def describe_reload(report: ReloadReport) -> config_schemas.Reload:
     """Return *report* as the admin API answers it."""
-    return schemas.Reload(
+    return config_schemas.Reload(
         status=report.outcome.value,
         at=round(report.at_s, 3),
         problems=[describe_problem(problem) for problem in report.problems],
@@ -75,6 +75,8 @@ def describe_reload(report: ReloadReport) -> schemas.Reload:
     )
 
 
-def describe_problem(problem: Problem) -> schemas.Problem:
+def describe_problem(problem: Problem) -> config_schemas.Problem:
     """Return a problem as the admin API answers it."""
-    return schemas.Problem(line=problem.line, where=problem.location, message=problem.message)
+    return config_schemas.Problem(
+        line=problem.line, where=problem.location, message=problem.message
+    )

@@ -12,7 +12,7 @@ from ...dispatch.traffic import KEPT_MINUTES, MINUTE_S
 from ...errors.requests import RequestError
 from ..web.context import ControlContext
 from ..web.guard import answer
-from . import schemas
+from . import record_schemas
 from .openapi import Query, describe
 
 #: The span that is shown by default, and the longest one, in seconds.
@@ -28,7 +28,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     @routes.get("")
     @describe(
         "Loads and stops of models with their reasons, and requests and tokens per minute.",
-        answer=schemas.Timeline,
+        answer=record_schemas.Timeline,
         query=[
             Query(
                 name="since_s",
@@ -50,11 +50,11 @@ def blueprint(context: ControlContext) -> Blueprint:
             if (ended_at := record.at(record.ended_s)) is None or ended_at >= now - since_s
         ]
         return answer(
-            schemas.Timeline(
+            record_schemas.Timeline(
                 at=round(now, 3),
                 loads=[_described(record) for record in shown],
                 series=[
-                    schemas.Minute(
+                    record_schemas.Minute(
                         at=at,
                         requests=minute.requests,
                         refused=minute.refused,
@@ -70,9 +70,9 @@ def blueprint(context: ControlContext) -> Blueprint:
     return routes
 
 
-def _described(record: LoadRecord) -> schemas.Load:
+def _described(record: LoadRecord) -> record_schemas.Load:
     reason = "failed" if record.failure is not None else record.stop_cause
-    return schemas.Load(
+    return record_schemas.Load(
         model=str(record.model),
         cause=record.cause.value,
         began_at=round(record.began_at, 3),
