@@ -76,8 +76,8 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
             raise
         browser.close()
     assert not errors
-    # "/tools" says that there are none; in the middle of a swap nobody has the files.
-    assert not [one for one in refused if re.search("/v1/|/models|/props|/slots", one)]
+    # In the middle of a swap nobody has the files.
+    assert not [one for one in refused if re.search("/v1/|/models|/props|/slots|/tools", one)]
     assert not [text for text in complaints if "Tools" in text]
     assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
 

@@ -5,7 +5,6 @@ Source: llama.cpp, tools/server/server-models.cpp (router mode), at 0c1e570.
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
@@ -35,13 +34,6 @@ from .event_stream import ModelEventStream
 from .listing import named
 
 
-class NoToolsError(RequestError):
-    """The router runs no tools for models; llama-server does with ``--tools``."""
-
-    code = "no_tools"
-    status = HTTPStatus.FORBIDDEN
-
-
 class ModelBody(msgspec.Struct):
     """A body that names a model; further fields, of other versions of llama.cpp, are ignored."""
 
@@ -69,13 +61,21 @@ def _add_server_routes(routes: Blueprint, context: ControlContext) -> None:
         props = router_props(__version__, max_instances=most, autoload=config.router.autoload)
         return answer(props)
 
-    # llama.cpp's UI requests it; it takes 403 for "no tools", and any other error for a fault.
-    @routes.route("/tools", methods=["GET", "POST"])
+    # llama.cpp's UI asks for both when it opens. llama-server without tools refuses them with 403,
+    # which browsers write to the console as an error; one with tools says that one fails like this.
+    @routes.get("/tools")
     @open_to(Scope.OPEN)
     async def tools() -> Response:
-        raise NoToolsError(
-            "the router has no tools of its own; a backend that has some is asked for them "
-            "below /upstream/NAME/tools"
+        return answer([])
+
+    @routes.post("/tools")
+    @open_to(Scope.OPEN)
+    async def use_tool() -> Response:
+        return answer(
+            {
+                "error": "the router has no tools of its own; those of a backend are used below "
+                "/upstream/NAME/tools"
+            }
         )
 
 
