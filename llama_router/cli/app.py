@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 from cyclopts import App, Group
 
-from .. import __version__
+from ..build_kind import version_line
 from .command_list import COMMANDS, GROUPS
 from .garbage_collection import fewer_collections
 
@@ -50,7 +50,7 @@ def _print_commands(console: Console, options: ConsoleOptions, panel: HelpPanel)
 app = App(
     name="llama-router",
     help="Many local models behind one always-ready API: spawns, swaps and streams their backends.",
-    version=__version__,
+    version=version_line,
     help_epilogue="'llama-router COMMAND --help' has the options of a command, and examples.",
 )
 app["--help"].group = app["--version"].group = Group("Options", sort_key=len(GROUPS))

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 import trio
 
-import llama_router
+from llama_router.build_kind import version_line
 from llama_router.cli.options import MAX_LINES
 from llama_router.control.admin.logs import MAX_TAIL
 from tests.process.real import (
@@ -73,10 +74,12 @@ def models(tmp_path_factory) -> Path:
 
 
 async def test_version(tmp_path) -> None:
-    """``python -m llama_router --version`` prints the version and nothing else."""
+    """``--version`` prints the version, and in brackets the build and the version of Python."""
     done = await run_cli("--version", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().strip() == llama_router.__version__
+    line = done.stdout.decode()
+    assert line == f"{version_line()}\n"
+    assert re.match(r"[0-9.]+ \((?:pure Python|compiled), Python 3\.[0-9.]+\)", line)
 
 
 async def test_without_a_command_the_commands_are_listed(tmp_path) -> None:

@@ -11,8 +11,8 @@ from typing import Final
 
 import trio
 
-from ... import __version__
 from ...backends.server_programs import ServerPrograms
+from ...build_kind import version_line
 from ...config.locations import state_dir_for
 from ...dispatch.memory_watch import read_once
 from ...files.stalls import despite_stalls
@@ -80,7 +80,7 @@ def doctor(*, config: Config = None, json: Json = False) -> int:
 
 def _versions() -> str:
     system = f"{platform.system()} {platform.release()} on {platform.machine()}"
-    return f"{__version__}, Python {platform.python_version()}, {system}"
+    return f"{version_line()}, {system}"
 
 
 def _print(found: Iterable[Finding]) -> None:
