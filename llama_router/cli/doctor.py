@@ -19,6 +19,7 @@ from ..errors.base import RouterError
 from ..files import Unseen, list_folder, look, may_access
 from ..hub.units import format_size
 from ..models.caches import find_caches
+from ..models.stores import find_stores
 from ..process.port_owner import listener_inodes, listener_owner
 from .router_search import Connection, find_router
 
@@ -148,6 +149,20 @@ def about_memory(view: MemoryView, faults: tuple[str, ...]) -> Iterator[Finding]
         )
 
 
+def _about_stores(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the stores of other programs that are there."""
+    for store in find_stores(environ):
+        found = look(store.folder)
+        if not isinstance(found, Unseen):
+            yield Finding(topic="disk", verdict=Verdict.OK, text=f"{store.title}: {store.folder}")
+        elif not found.is_missing:
+            yield Finding(
+                topic="disk",
+                verdict=Verdict.NOTE,
+                text=f"{store.title} {store.folder} cannot be read: {found.reason}",
+            )
+
+
 def about_disks(state_dir: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield the caches, and the free space beside them and the state directory."""
     caches = find_caches(environ)
@@ -172,6 +187,7 @@ def about_disks(state_dir: Path, environ: Mapping[str, str]) -> Iterator[Finding
         entries = list_folder(folder)
         number = 0 if isinstance(entries, Unseen) else len(list(entries))
         yield _disk(f"{kind} {folder}: {number} entries", folder)
+    yield from _about_stores(environ)
     existing = next(each for each in (state_dir, *state_dir.parents) if each.exists())
     if existing == state_dir and not os.access(state_dir, os.W_OK):
         yield Finding(

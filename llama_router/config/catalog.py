@@ -16,7 +16,7 @@ from ..files import is_missing, reason_of
 from ..files.stalls import despite_stalls, is_below
 from ..logs.events import log
 from ..models import found_file
-from ..models.caches import Caches, find_caches
+from ..models.caches import Caches, find_sources
 from ..models.discovery.discover import discover
 from ..models.discovery.found import ScanWarning
 from ..models.found_file import FoundFileContent
@@ -169,7 +169,7 @@ class Catalog:
         begun_s = time.perf_counter()
 
         def update() -> ScanReport:
-            caches = find_caches(self.environ) if router.scan_caches else None
+            caches = find_sources(self.environ) if router.scan_caches else None
             found = self._scan(caches, [Path(folder) for folder in router.models_dirs])
             return self._update(found, ModelState.AUTO, begun_s, keep=keep)
 

@@ -20,6 +20,7 @@ import msgspec
 from ..files import Unseen, absolute, home_folder, list_folder, look, read_up_to, reason_of
 from ..files.stalls import look_at
 from .discovery.found import ScanWarning
+from .stores import Store, find_stores
 
 #: A repository on the hub. It becomes part of a path, so no dots alone and no separators.
 _REPO: Final = re.compile(
@@ -38,10 +39,12 @@ class Caches:
         flat: Cache of older versions of llama.cpp, with all files in one folder; None if it
             would be below a home folder that does not exist.
         hubs: Caches in the layout of huggingface_hub; llama.cpp's first.
+        stores: Folders of other programs.
     """
 
     flat: Path | None
     hubs: tuple[Path, ...]
+    stores: tuple[Store, ...] = ()
 
 
 def find_caches(environ: Mapping[str, str], *, platform: str = sys.platform) -> Caches:
@@ -70,6 +73,11 @@ def find_caches(environ: Mapping[str, str], *, platform: str = sys.platform) -> 
     hubs = (Path(own), hub) if own else (hub,)
     known = dict.fromkeys(_expanded(each, home) for each in hubs)
     return Caches(_expanded(flat, home), tuple(each for each in known if each is not None))
+
+
+def find_sources(environ: Mapping[str, str]) -> Caches:
+    """Return the caches, and the stores of other programs. Blocks on files."""
+    return attrs.evolve(find_caches(environ), stores=find_stores(environ))
 
 
 def _expanded(path: Path, home: Path | None) -> Path | None:

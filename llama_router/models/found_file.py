@@ -31,7 +31,9 @@ _HEADER: Final = """\
 
 #: Key of a table with facts to display, e.g. by `llama-router list`; it is no key of router.toml.
 _INFO: Final = "info"
-_KEYS: Final = frozenset(("state", "path", "mmproj", "found_args", "aliases", _INFO))
+_KEYS: Final = frozenset(
+    ("state", "path", "mmproj", "found_args", "aliases", "default_params", _INFO)
+)
 _MAX_BYTES: Final = 64 * 2**20
 
 Table = dict[str, Any]
@@ -61,6 +63,8 @@ def table_of(model: FoundModel, state: str) -> Table:
         table["found_args"] = list(model.args)
     if model.aliases:
         table["aliases"] = list(model.aliases)
+    if model.default_params:
+        table["default_params"] = dict(model.default_params)
     header = model.header
     info = {
         "kind": str(model.kind),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection as Container
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final, assert_never
 
 import attrs
+import msgspec
 
+from ..core.config.placeholders import escape
 from ..files import Unseen, list_entries, look, unseen
 from ..files.stalls import look_at
 from .caches import (
@@ -18,15 +21,21 @@ from .caches import (
     Manifest,
     ScanWarnings,
     find_repositories,
+    is_repo,
     names_in,
     read_manifests,
 )
 from .discovery import naming
-from .discovery.found import Collection, FoundFile, Header, ScanWarning
+from .discovery.found import Collection, FoundFile, Header, ScanWarning, StoreEntry
 from .gguf import TensorTable, read_header, read_tensor_table
 from .gguf_reader import GgufError, KnownArrays
+from .ollama_store import OllamaModel, bare_name, read_store
+from .stores import Store, StoreKind
 
 _Identity = tuple[int, int]
+
+#: What llama.cpp uses for a file without a template.
+_DEFAULT_TEMPLATE: Final = "chatml"
 
 
 @attrs.frozen
@@ -49,7 +58,7 @@ def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[
     """Return the GGUF files in *caches* and *folders*, at any depth.
 
     Args:
-        caches: Those of llama.cpp and huggingface_hub; None leaves them out.
+        caches: Those of llama.cpp, huggingface_hub and other programs; None leaves them out.
         folders: Folders of the user; their files come after those of the caches.
         complete: Versions of files that were complete in an earlier scan: only the beginning of
             their headers is read.
@@ -61,6 +70,8 @@ def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[
             collections += scanner.hub(hub)
         if caches.flat is not None:
             collections += scanner.flat(caches.flat)
+        for store in caches.stores:
+            collections += scanner.store(store)
     collections += map(scanner.folder, folders)
     return Scan(tuple(collections), tuple(scanner.warnings), tuple(scanner.warnings.unreadable))
 
@@ -102,6 +113,72 @@ class _Scanner:
                 yield Collection(files=tuple(files), repo=manifest.repo)
         loose = (self._file(paths[name], name) for name in left)
         yield Collection(files=tuple(file for file in loose if file))
+
+    def store(self, store: Store) -> Iterator[Collection]:
+        """Yield the files in the store of another program, as it names them."""
+        match store.kind:
+            case StoreKind.OLLAMA:
+                yield Collection(files=tuple(self._ollama_files(store.folder)))
+            case StoreKind.LM_STUDIO:
+                yield from self._by_repository(store.folder)
+            case StoreKind.JAN:
+                yield Collection(files=tuple(_named_by_folder([*self._files(store.folder)])))
+            case StoreKind.GPT4ALL:
+                yield Collection(files=tuple(self._files(store.folder)))
+            case _:
+                assert_never(store.kind)
+
+    def _ollama_files(self, folder: Path) -> Iterator[FoundFile]:
+        """Yield the models of Ollama's store; names that mean the same are aliases of one."""
+        same: dict[object, list[OllamaModel]] = {}
+        for model in read_store(folder, self.warnings):
+            key = msgspec.json.encode(attrs.asdict(attrs.evolve(model, name="", template=None)))
+            same.setdefault(key, []).append(model)
+        for models in same.values():
+            # A tag that says more than "latest" is the better name.
+            first, *others = sorted(models, key=lambda m: (bare_name(m.name) is not None, m.name))
+            blob = first.path.rpartition("/")[2]
+            # The template is behind the vocabulary, and so is the quantization.
+            file = self._file(first.path, blob, in_repo=True)
+            if file is None:
+                continue
+            names = dict.fromkeys(
+                name
+                for model in (first, *others)
+                for name in (model.name, bare_name(model.name))
+                if name is not None and name != first.name
+            )
+            entry = StoreEntry(
+                name=first.name,
+                aliases=tuple(names),
+                mmproj=first.mmproj,
+                args=_args_of(first, file.header),
+                default_params=first.default_params,
+                versions=tuple(self._versions((first.mmproj, *first.adapters))),
+                is_plain=first.is_plain,
+            )
+            quant = naming.quant_of(first.name.replace(":", "-"))
+            yield attrs.evolve(file, relative_path=first.name, tag=quant, entry=entry)
+
+    @staticmethod
+    def _versions(paths: Iterable[str | None]) -> Iterator[str]:
+        for path in paths:
+            if path is not None and not isinstance(found := look(path), Unseen):
+                yield file_version(found)
+
+    def _by_repository(self, folder: Path) -> Iterator[Collection]:
+        """Yield one collection per folder ``owner/repo``, and one of the other files."""
+        repos: dict[str | None, list[FoundFile]] = {None: []}
+        for file in self._files(folder, in_repo=True):
+            parts = file.relative_path.split("/")
+            repo = "/".join(parts[:2]) if len(parts) > 2 else None
+            if repo is None or not is_repo(repo):
+                repos[None].append(file)
+            else:
+                below = attrs.evolve(file, relative_path="/".join(parts[2:]))
+                repos.setdefault(repo, []).append(below)
+        for repo, files in repos.items():
+            yield Collection(files=tuple(files), repo=repo)
 
     def folder(self, folder: Path) -> Collection:
         """Return all files in *folder*."""
@@ -217,6 +294,24 @@ class _Scanner:
         if header is None or part is not None:
             return header
         return attrs.evolve(header, first_layer=table.first_layer or 0)
+
+
+def _named_by_folder(files: list[FoundFile]) -> Iterator[FoundFile]:
+    """Yield *files*; the only model of a folder is named after it, as all are that Jan keeps."""
+    models = Counter(file.folder for file in files if not naming.is_projector(file.name))
+    for file in files:
+        is_named = file.folder and models[file.folder] == 1 and not naming.is_projector(file.name)
+        yield attrs.evolve(file, entry=StoreEntry(name=file.folder)) if is_named else file
+
+
+def _args_of(model: OllamaModel, header: Header | None) -> tuple[str, ...]:
+    """Return the arguments of llama-server for what Ollama keeps beside the weights."""
+    args = [word for path in model.adapters for word in ("--lora", escape(path))]
+    has_template = header is None or header.chat_template is not None
+    if not has_template and model.template not in (None, _DEFAULT_TEMPLATE):
+        # With --jinja the name would be taken for a template.
+        args += ["--no-jinja", "--chat-template", model.template or ""]
+    return (*model.args, *args)
 
 
 def read_complete(path: str, known_arrays: KnownArrays | None = None) -> TensorTable:

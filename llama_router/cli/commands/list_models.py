@@ -19,7 +19,7 @@ from ...files import Unseen, look
 from ...files.stalls import despite_stalls, is_below
 from ...hub.units import format_size
 from ...logs.lines import escape_controls
-from ...models.caches import Caches, find_caches
+from ...models.caches import Caches, find_sources
 from ...models.file_facts import read_facts
 from ..config_loading import survey_or_explain
 from ..options import Config, Connection, Json
@@ -121,7 +121,7 @@ def list_models(*, config: Config = None, json: Json = False) -> int:
         for warning in scanned.warnings:
             print_message(f"{warning.path}: warning: {warning.reason}")
     loaded = prepared.loaded
-    entries = despite_stalls(lambda: entries_of(loaded, find_caches(os.environ)))
+    entries = despite_stalls(lambda: entries_of(loaded, find_sources(os.environ)))
     if json:
         print_json([entry.to_json() for entry in entries], indent=1)
         return 0
@@ -154,6 +154,7 @@ def entries_of(loaded: LoadedConfig, caches: Caches) -> list[Entry]:
     folders = [(str(folder), "hub cache") for folder in caches.hubs]
     if caches.flat is not None:
         folders.append((str(caches.flat), "cache of llama.cpp"))
+    folders += [(str(store.folder), store.title) for store in caches.stores]
     folders += [(folder, folder) for folder in loaded.config.router.models_dirs]
     faults = loaded.config.file_faults
     return [

@@ -93,12 +93,15 @@ class _CandidateCollector:
         matcher = ProjectorMatcher(projectors, files, in_repo=collection.repo is not None)
         without_projector: list[tuple[FoundFile, Header]] = []
         for file, header, parts in models:
-            identity = file.identity or file.path
+            entry = file.entry
+            identity: object = file.identity or file.path
+            if entry is not None and not entry.is_plain:
+                identity = (identity, entry.name)  # another model with the same weights
             if identity in self._seen:
                 continue
             self._seen.add(identity)
             mmproj = None
-            if kind_of(header) is ModelKind.CHAT:
+            if kind_of(header) is ModelKind.CHAT and (entry is None or entry.mmproj is None):
                 mmproj = matcher.best(file, header)
                 if mmproj is None:
                     without_projector.append((file, header))
@@ -109,9 +112,12 @@ class _CandidateCollector:
                     collection=self._collections,
                     repo=collection.repo,
                     quant=file.tag or naming.quant_of(file.relative_path) or header.quant,
-                    mmproj=mmproj.path if mmproj else None,
+                    mmproj=mmproj.path if mmproj else None if entry is None else entry.mmproj,
                     size_bytes=sum(part.size_bytes for part in parts),
-                    versions=_versions((*parts, mmproj) if mmproj else parts),
+                    versions=(
+                        *_versions((*parts, mmproj) if mmproj else parts),
+                        *(() if entry is None else entry.versions),
+                    ),
                 )
             )
         for projector, model in matcher.misnamed(without_projector):
@@ -170,11 +176,11 @@ class _CandidateCollector:
         if not file.path.isprintable():
             self._warn(file, "its name has characters that cannot be shown")
             return None
-        if naming.is_side_file(file.name):
+        if file.entry is None and naming.is_side_file(file.name):
             return None
         if file.fault is not None:
             self._warn(file, file.fault)
-        if naming.is_projector(file.name):
+        if file.entry is None and naming.is_projector(file.name):
             return None
         header = file.header
         if header is None or header.is_side_file:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -200,6 +201,29 @@ def args_for(header: Header, *, has_mmproj: bool) -> tuple[str, ...]:
 
 
 @attrs.frozen(kw_only=True)
+class StoreEntry:
+    """What another program's store says about a model; its names count, not those of its file.
+
+    Attributes:
+        name: Its name there.
+        aliases: Further names.
+        mmproj: Its projector; None if it is found as in a folder, or there is none.
+        args: Arguments for llama-server.
+        default_params: Parameters for requests without them.
+        versions: Of all its files but the first.
+        is_plain: It is its file and nothing else.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    mmproj: str | None = None
+    args: tuple[str, ...] = ()
+    default_params: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    versions: tuple[str, ...] = ()
+    is_plain: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class FoundFile:
     """One GGUF file.
 
@@ -212,6 +236,7 @@ class FoundFile:
         tag: The quantization by which it was fetched, if the cache has it.
         identity: The same for two names of one file.
         version: The same as long as the content is, see `file_version`.
+        entry: What the store says that it is in; None for any other file.
     """
 
     path: str
@@ -222,6 +247,7 @@ class FoundFile:
     tag: str | None = None
     identity: tuple[int, int] | None = None
     version: str | None = None
+    entry: StoreEntry | None = None
 
     @property
     def name(self) -> str:
@@ -280,6 +306,7 @@ class FoundModel:
         quant: Its quantization, if that is known.
         size_bytes: Of all its parts.
         versions: Of all its parts, and of its projector.
+        default_params: Parameters for requests without them.
     """
 
     id: str
@@ -292,6 +319,7 @@ class FoundModel:
     quant: str | None = None
     size_bytes: int = 0
     versions: tuple[str, ...] = ()
+    default_params: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
 @attrs.frozen

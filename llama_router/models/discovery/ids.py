@@ -35,6 +35,12 @@ class Candidate:
     size_bytes: int
     versions: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """Return a text that no other candidate has: a store may have two models of one file."""
+        entry = self.file.entry
+        return self.file.path if entry is None else f"{self.file.path}\0{entry.name}"
+
 
 def name_models(
     candidates: Sequence[Candidate],
@@ -51,7 +57,7 @@ def name_models(
         warnings: Receives a warning for each one that gets another id or is left out.
     """
     ids = _unique_ids(candidates, taken, known, warnings)
-    named = [(ids[c.file.path], c) for c in candidates if c.file.path in ids]
+    named = [(ids[c.key], c) for c in candidates if c.key in ids]
     defaults = _repo_defaults(named)
     aliases = {model: _aliases(c, defaults.get(c.repo or "") == model) for model, c in named}
     uses = Counter(alias for names in aliases.values() for alias in names)
@@ -60,7 +66,10 @@ def name_models(
             id=model,
             path=c.file.path,
             kind=kind_of(c.header),
-            args=args_for(c.header, has_mmproj=c.mmproj is not None),
+            args=(
+                *args_for(c.header, has_mmproj=c.mmproj is not None),
+                *(() if c.file.entry is None else c.file.entry.args),
+            ),
             header=c.header,
             aliases=tuple(
                 alias
@@ -71,6 +80,7 @@ def name_models(
             quant=c.quant,
             size_bytes=c.size_bytes,
             versions=c.versions,
+            default_params={} if c.file.entry is None else c.file.entry.default_params,
         )
 
 
@@ -80,7 +90,7 @@ def _unique_ids(
     known: Mapping[str, str],
     warnings: list[ScanWarning],
 ) -> dict[str, str]:
-    """Return the id of each candidate by its path; duplicates from the hub are left out."""
+    """Return the id of each candidate by its key; duplicates from the hub are left out."""
     by_id = _by_preferred_id(candidates)
     ids: dict[str, str] = {}
     used = set(taken)
@@ -94,7 +104,7 @@ def _unique_ids(
             first = former[0] if len(former) == 1 else None
             others = [c for c in rivals if c is not first]
         if first is not None and preferred not in used:
-            ids[first.file.path] = preferred
+            ids[first.key] = preferred
             used.add(preferred)
         elif first is not None:
             others = rivals
@@ -110,7 +120,7 @@ def _unique_ids(
         names = _longer(preferred, c.file.path)
         free = (name for name in names if uses[name] == 1 and name not in used)
         model = next(free, f"{preferred} ({c.file.path})")
-        ids[c.file.path] = model
+        ids[c.key] = model
         used.add(model)
         reason = f"another model is called {preferred!r}; this one is called {model!r}"
         warnings.append(ScanWarning.about(c.file.path, reason))
@@ -131,6 +141,8 @@ def _by_preferred_id(candidates: Iterable[Candidate]) -> dict[str, list[Candidat
 
 def _preferred_id(c: Candidate, *, has_label: bool) -> str:
     """Return the id of a model that shares it with no other one."""
+    if c.file.entry is not None:
+        return c.file.entry.name
     if c.repo is None:
         return naming.stem_of(c.file.name)
     return f"{c.repo}:{c.quant if has_label else naming.stem_of(c.file.relative_path)}"
@@ -157,6 +169,8 @@ def _repo_defaults(named: Iterable[tuple[str, Candidate]]) -> dict[str, str]:
 
 
 def _aliases(c: Candidate, is_default: bool) -> tuple[str, ...]:  # noqa: FBT001 -- private
+    if c.file.entry is not None:
+        return c.file.entry.aliases
     names = [c.file.name]
     if c.repo is not None:
         names.append(naming.stem_of(c.file.name))
