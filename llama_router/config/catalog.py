@@ -17,6 +17,7 @@ from ..files.stalls import despite_stalls, is_below
 from ..logs.events import log
 from ..models import found_file
 from ..models.caches import Caches, find_sources
+from ..models.compatibility import Compatibility
 from ..models.discovery.discover import discover
 from ..models.discovery.found import ScanWarning
 from ..models.found_file import FoundFileContent
@@ -270,6 +271,7 @@ class Catalog:
             taken=manual,
             known={table["path"]: model for model, table in same_state.items()},
             skip=_identities(manual.values()),
+            check=Compatibility().fault,
         )
         tables = {m.id: found_file.table_of(m, str(state)) for m in discovery.models}
         if state is ModelState.MANUAL:  # an import replaces the entry of a scan for the same file

@@ -177,6 +177,45 @@ def read_keys(
     return texts, integers
 
 
+@attrs.frozen
+class Vocabulary:
+    """The tokens of a model.
+
+    Attributes:
+        kind: Its ``tokenizer.ggml.model``.
+        tokens: Their texts, by number.
+    """
+
+    kind: bytes
+    tokens: list[bytes]
+
+
+def read_vocabulary(reader: Reader, key_count: int) -> Vocabulary:
+    """Read the keys up to the vocabulary, and return it; an empty one if there is none.
+
+    Raises:
+        GgufError: if they are damaged.
+    """
+    kind, tokens = b"", list[bytes]()
+    for _ in range(key_count):
+        key = reader.text(MAX_KEY_BYTES)
+        (type_number,) = _U32.unpack(reader.take(4))
+        if key == b"tokenizer.ggml.model" and type_number == _STRING:
+            kind = reader.text(MAX_KEY_BYTES) or b""
+        elif key == b"tokenizer.ggml.tokens" and type_number == _ARRAY:
+            of_what, count = _ARRAY_HEAD.unpack(reader.take(_ARRAY_HEAD.size))
+            if of_what != _STRING or count > MAX_STRINGS:
+                raise GgufError("its vocabulary is damaged")
+            tokens = [reader.text(MAX_KEY_BYTES) or b"" for _ in range(count)]
+        elif type_number == _STRING:
+            reader.text(0)
+        else:
+            _numbers(reader, type_number)
+        if kind and tokens:
+            break
+    return Vocabulary(kind, tokens)
+
+
 def read_tensors(reader: Reader, count: int) -> Iterator[Tensor]:
     """Yield the rows of the table of tensors, which follows the keys.
 

@@ -262,7 +262,7 @@ class _Scanner:
         )
         if not stat.S_ISREG(found.st_mode):
             return attrs.evolve(file, fault="it is not a file")
-        if naming.is_side_file(file.name):
+        if naming.is_side_file(file.name) and not naming.is_draft(file.name):
             return file  # its header is not needed
         identity = (found.st_dev, found.st_ino)
         if identity not in self._headers:

@@ -512,3 +512,69 @@ def test_no_two_models_share_a_name(local_paths, hub_paths, taken, known) -> Non
     again = discover(collections, taken=taken, known={m.path: m.id for m in found.models})
     stable = {m.path: m.id for m in found.models if "/" not in m.id}
     assert stable.items() <= {m.path: m.id for m in again.models}.items()
+
+
+# --- Drafts and adapters -------------------------------------------------------------
+
+
+EAGLE = Header(architecture="eagle3")
+MTP = Header(architecture="llama", first_layer=48)
+LORA = Header(architecture="llama", type="adapter")
+
+
+def args_of(discovery: Discovery) -> dict[str, tuple[str, ...]]:
+    return {model.id: model.args for model in discovery.models}
+
+
+def fits(side_file: FoundFile, model: FoundFile) -> str | None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("draft", "kind"),
+    [
+        (file("big-eagle3-Q8_0.gguf", EAGLE), "draft-eagle3"),
+        (file("eagle3-big-Q8_0.gguf", EAGLE), "draft-eagle3"),
+        (file("MTP/big-Q8_0-MTP.gguf", MTP), "draft-mtp"),
+        (file("big-DFlash-BF16.gguf", Header(architecture="dflash")), "draft-dflash"),
+        (file("big-assistant.gguf", Header(architecture="gemma4-assistant")), "draft-mtp"),
+    ],
+)
+def test_a_draft_beside_its_model_is_used(draft, kind) -> None:
+    """In the way that llama.cpp has for it; it is no model itself, and serves no other one."""
+    found = local("big-Q4_K_M.gguf", "other-Q4_K_M.gguf", draft, check=fits)
+    assert args_of(found) == {
+        "big-Q4_K_M": ("--model-draft", draft.path, "--spec-type", kind),
+        "other-Q4_K_M": (),
+    }
+
+
+def test_a_draft_with_another_vocabulary_is_doubted() -> None:
+    """The model is served without it."""
+    found = local("big.gguf", file("big-eagle3.gguf", EAGLE), check=lambda _s, _m: "no")
+    assert args_of(found) == {"big": ()}
+    assert reasons(found) == ["it is a draft beside big.gguf, and is not used: no"]
+
+
+def test_adapters_that_fit_are_loaded_and_not_applied() -> None:
+    """Requests choose among them; their order is that of their names."""
+    files = (file(f"loras/{name}.gguf", LORA) for name in ("b", "a"))
+    found = local("big.gguf", *files, check=fits)
+    assert args_of(found)["big"] == (
+        "--lora-init-without-apply",
+        *("--lora", "/m/loras/a.gguf", "--lora", "/m/loras/b.gguf"),
+    )
+
+
+def test_adapters_of_other_architectures_and_folders_are_left_alone() -> None:
+    """Nothing is said about them either."""
+    lora = attrs.evolve(LORA, architecture="qwen3")
+    found = local("big.gguf", file("a.gguf", lora), file("far/away/b.gguf", LORA), check=fits)
+    assert args_of(found) == {"big": ()}
+    assert reasons(found) == []
+
+
+def test_a_dollar_sign_in_the_path_of_a_side_file_is_no_placeholder() -> None:
+    """Arguments are expanded before they are used."""
+    found = local("big.gguf", file("big-eagle3-$port.gguf", EAGLE), check=fits)
+    assert args_of(found)["big"][1] == "/m/big-eagle3-$$port.gguf"

@@ -6,7 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import attrs
+
 from . import naming
+from .companions import Check, CompanionMatcher, Companions
 from .found import (
     Collection,
     Discovery,
@@ -14,6 +17,7 @@ from .found import (
     Header,
     ModelKind,
     ScanWarning,
+    StoreEntry,
     kind_of,
 )
 from .ids import Candidate, name_models
@@ -47,6 +51,7 @@ def discover(
     taken: Iterable[str] = (),
     known: Mapping[str, str] | None = None,
     skip: Iterable[object] = (),
+    check: Check | None = None,
 ) -> Discovery:
     """Return the models among the files of *collections*.
 
@@ -58,18 +63,28 @@ def discover(
         known: Path to id of models found earlier. If several models would get the same id, the
             one that had it keeps it.
         skip: Identities of files that are models already.
+        check: Compares drafts and adapters with models; without it none is used.
     """
-    collector = _CandidateCollector(skip)
+    collector = _CandidateCollector(skip, check)
     for collection in collections:
         collector.add(collection)
     models = name_models(collector.candidates, frozenset(taken), known or {}, collector.warnings)
     return Discovery(tuple(models), tuple(collector.warnings))
 
 
+@attrs.frozen
+class _Beside:
+    """The side files of one model."""
+
+    mmproj: FoundFile | None = None
+    companions: Companions = attrs.field(factory=Companions)
+
+
 class _CandidateCollector:
     """Collects the models of one collection after the other."""
 
-    def __init__(self, skip: Iterable[object]) -> None:
+    def __init__(self, skip: Iterable[object], check: Check | None) -> None:
+        self._check = check
         self.candidates: list[Candidate] = []
         self.warnings: list[ScanWarning] = []
         self._seen = set(skip)
@@ -91,41 +106,56 @@ class _CandidateCollector:
                 models.append((file, header, parts))
         files = [file for file, _, _ in models]
         matcher = ProjectorMatcher(projectors, files, in_repo=collection.repo is not None)
+        companions = CompanionMatcher(
+            collection.files, in_repo=collection.repo is not None, check=self._check
+        )
         without_projector: list[tuple[FoundFile, Header]] = []
         for file, header, parts in models:
-            entry = file.entry
-            identity: object = file.identity or file.path
-            if entry is not None and not entry.is_plain:
-                identity = (identity, entry.name)  # another model with the same weights
-            if identity in self._seen:
+            if not self._is_new(file):
                 continue
-            self._seen.add(identity)
-            mmproj = None
-            if kind_of(header) is ModelKind.CHAT and (entry is None or entry.mmproj is None):
-                mmproj = matcher.best(file, header)
-                if mmproj is None:
+            beside = _Beside()
+            if kind_of(header) is ModelKind.CHAT:
+                needs_projector = file.entry is None or file.entry.mmproj is None
+                mmproj = matcher.best(file, header) if needs_projector else None
+                beside = _Beside(mmproj, companions.best(file, header))
+                if needs_projector and mmproj is None:
                     without_projector.append((file, header))
-            self.candidates.append(
-                Candidate(
-                    file=file,
-                    header=header,
-                    collection=self._collections,
-                    repo=collection.repo,
-                    quant=file.tag or naming.quant_of(file.relative_path) or header.quant,
-                    mmproj=mmproj.path if mmproj else None if entry is None else entry.mmproj,
-                    size_bytes=sum(part.size_bytes for part in parts),
-                    versions=(
-                        *_versions((*parts, mmproj) if mmproj else parts),
-                        *(() if entry is None else entry.versions),
-                    ),
-                )
-            )
+            self.candidates.append(self._candidate(collection, header, parts, beside))
         for projector, model in matcher.misnamed(without_projector):
             reason = (
                 f"it may belong to {model.name}, but has the name of another model: rename it, "
                 "or name it as 'mmproj' of its model in router.toml"
             )
             self._warn(projector, reason)
+        for side_file, reason in companions.unused():
+            self._warn(side_file, reason)
+
+    def _is_new(self, file: FoundFile) -> bool:
+        """Return whether the model was not seen before; it is from now on."""
+        identity: object = file.identity or file.path
+        if file.entry is not None and not file.entry.is_plain:
+            identity = (identity, file.entry.name)  # another model with the same weights
+        if identity in self._seen:
+            return False
+        self._seen.add(identity)
+        return True
+
+    def _candidate(
+        self, collection: Collection, header: Header, parts: Sequence[FoundFile], beside: _Beside
+    ) -> Candidate:
+        file, entry = parts[0], parts[0].entry or StoreEntry(name="")
+        mmproj = beside.mmproj
+        return Candidate(
+            file=file,
+            header=header,
+            collection=self._collections,
+            repo=collection.repo,
+            quant=file.tag or naming.quant_of(file.relative_path) or header.quant,
+            args=(*entry.args, *beside.companions.args),
+            mmproj=mmproj.path if mmproj else entry.mmproj,
+            size_bytes=sum(part.size_bytes for part in parts),
+            versions=(*_versions((*parts, mmproj) if mmproj else parts), *entry.versions),
+        )
 
     def _complete_files(self, files: Sequence[FoundFile]) -> Iterable[Sequence[FoundFile]]:
         """Yield each file, for a split model all its parts in order.

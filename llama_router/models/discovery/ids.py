@@ -21,6 +21,7 @@ class Candidate:
         collection: Number of the collection that it is in.
         repo: ``owner/repo`` if it comes from the hub.
         quant: Its quantization, if that is known.
+        args: Further arguments of llama-server: of its store, its draft, its adapters.
         mmproj: Its projector.
         size_bytes: Of all its parts.
         versions: Of all its parts, and of its projector.
@@ -31,6 +32,7 @@ class Candidate:
     collection: int
     repo: str | None
     quant: str | None
+    args: tuple[str, ...]
     mmproj: str | None
     size_bytes: int
     versions: tuple[str, ...]
@@ -68,7 +70,7 @@ def name_models(
             kind=kind_of(c.header),
             args=(
                 *args_for(c.header, has_mmproj=c.mmproj is not None),
-                *(() if c.file.entry is None else c.file.entry.args),
+                *c.args,
             ),
             header=c.header,
             aliases=tuple(

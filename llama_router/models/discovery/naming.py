@@ -37,6 +37,11 @@ _SIDE_WORD: Final = re.compile(
 # Both a draft model and a model with draft layers of its own may have this word.
 _DRAFT_LAYERS: Final = re.compile(r"\bmtp\b")
 
+# What the name of a draft has beside that of its model.
+_DRAFT_WORDS: Final = re.compile(
+    r"\b(?:mtp|eagle\d?|dflash\d?|dspark|assistant|draft|drafter|speculator)\b"
+)
+
 _NOT_LETTERS: Final = re.compile(r"[^a-z0-9]+")
 
 #: Quantizations that ``owner/repo`` without one stands for, in this order. Source: llama.cpp,
@@ -133,6 +138,16 @@ def is_side_file(name: str) -> bool:
     return is_matrix or lowered.startswith(_DRAFTS)
 
 
+def is_draft(name: str) -> bool:
+    """Return whether a file of this *name* is a draft model, by its first word."""
+    return name.lower().startswith(_DRAFTS)
+
+
+def is_side_folder(name: str) -> bool:
+    """Return whether a folder of this *name* holds side files of the models above it."""
+    return _SIDE_FOLDER.fullmatch(_words(name)) is not None
+
+
 def may_be_side_file(path: str) -> bool:
     """Return whether *path* in a repository looks like that of a side file.
 
@@ -184,3 +199,13 @@ def family_of(name: str) -> str:
     word = _QUANT.sub("", stem_of(name)).lower().replace("mmproj", "")
     word = _NOT_LETTERS.sub("", word)
     return "" if word in {"model", "ggmlmodel"} else word
+
+
+def draft_family_of(name: str) -> str:
+    """Return the part of a draft's name that its model has, too; empty for ``draft.gguf``."""
+    return _NOT_LETTERS.sub("", _DRAFT_WORDS.sub("", _words(_QUANT.sub("", stem_of(name)))))
+
+
+def are_related(one: str, other: str) -> bool:
+    """Return whether one of two families is a part of the other."""
+    return bool(one and other) and (one in other or other in one)

@@ -27,7 +27,7 @@ class ProjectorMatcher:
             projector.path
             for projector in projectors
             if any(
-                _related(naming.family_of(projector.name), family)
+                naming.are_related(naming.family_of(projector.name), family)
                 for family in self._families[self._folder(projector)]
             )
         }
@@ -59,7 +59,7 @@ class ProjectorMatcher:
         folder one with a name belongs to the models of that name only.
         """
         name, family = naming.family_of(projector.name), naming.family_of(file.name)
-        if _related(name, family):
+        if naming.are_related(name, family):
             return True
         if projector.path in self._reserved:
             return False
@@ -67,7 +67,7 @@ class ProjectorMatcher:
             return True
         own_name = naming.family_of(header.name or "")
         projector_name = "" if projector.header is None else projector.header.name
-        return _related(naming.family_of(projector_name or ""), own_name) or (
+        return naming.are_related(naming.family_of(projector_name or ""), own_name) or (
             not family and len(self._families[self._folder(file)]) == 1
         )
 
@@ -125,9 +125,5 @@ def _has_width_of(projector: FoundFile) -> bool:
 
 def _distance(one: str, other: str) -> tuple[bool, int]:
     """Return a key that is smaller the more of two families is the same."""
-    related = _related(one, other)
+    related = naming.are_related(one, other)
     return (not related, abs(len(one) - len(other)) if related else 0)
-
-
-def _related(one: str, other: str) -> bool:
-    return bool(one and other) and (one in other or other in one)
