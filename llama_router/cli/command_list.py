@@ -165,6 +165,16 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
             takes_models=True,
         ),
         Command(
+            "embed",
+            "embed:embed",
+            "Print the vectors of texts.",
+            (
+                'llama-router embed embedder "a text" "another text"',
+                "llama-router embed embedder < lines.txt > vectors.jsonl",
+            ),
+            takes_models=True,
+        ),
+        Command(
             "ps",
             "ps:ps",
             "List the models that a running router has loaded.",

@@ -8,8 +8,12 @@ from typing import Any
 
 import attrs
 
+from ..admin_token import AdminTokenFileError
 from ..hub.units import format_duration
-from .client import AdminClient
+from .client import AdminClient, connected
+from .failures import NoRouterError, RefusedByRouterError
+from .model_client import ModelClient
+from .router_search import Connection
 from .terminal import is_movable
 
 
@@ -84,3 +88,20 @@ def load_and_show(client: AdminClient, model: str) -> dict[str, Any]:
     from .load_screen import load_on_screen  # noqa: PLC0415 -- Trio, for a terminal only
 
     return load_on_screen(client, model)
+
+
+def load_for_requests(connection: Connection, client: ModelClient, model: str) -> None:
+    """Load *model* and show that, where the admin token is at hand; else only find the router.
+
+    Raises:
+        RouterError: if it cannot be loaded, or no router is running.
+    """
+    try:
+        with connected(connection) as admin:
+            try:
+                load_and_show(admin, model)
+            except RefusedByRouterError as exc:
+                admin.suggest(exc, model)
+                raise
+    except (AdminTokenFileError, NoRouterError):
+        client.models()  # a router without its admin token; or the same error again

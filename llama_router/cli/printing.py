@@ -38,7 +38,7 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
         print_line("  ".join(cells).rstrip())
 
 
-def print_json(document: object, *, indent: int = 2) -> None:
+def print_json(document: object, *, indent: int | None = 2) -> None:
     """Print *document* as JSON on standard output."""
     print(json.dumps(document, indent=indent), flush=True)  # noqa: T201 -- same
 

@@ -16,13 +16,13 @@ from ...errors.base import RouterError
 from ...files import home_folder, make_folder, read_up_to, reason_of, replace_atomically
 from ...logs.lines import escape_controls
 from ..failures import CliError
+from ..model_client import ModelClient, notice_of
 from ..printing import print_error, print_line
 from ..suggestions import suggestion
 from ..terminal import columns, has_colours, painted, quiet_input, wrapped
 from .answer_screen import AnswerScreen
 from .conversation import Answer, Conversation, parse_setting
 from .images import image_url
-from .model_client import ModelClient, notice_of
 from .slash_commands import Do, Misspelt, Say, help_lines, parse_input
 
 if TYPE_CHECKING:

@@ -9,15 +9,14 @@ from typing import Annotated, Final
 import attrs
 from cyclopts import Parameter
 
-from ...admin_token import AdminTokenFileError
 from ..chat.answer_screen import AnswerScreen
 from ..chat.conversation import Conversation, parse_setting
 from ..chat.images import image_url
-from ..chat.model_client import ModelClient
 from ..chat.session import ChatSession, StoppedError, ask, history_file
-from ..client import connected, reporting_failures
-from ..failures import CliError, CommandError, NoRouterError, RefusedByRouterError
-from ..loading import load_and_show
+from ..client import reporting_failures
+from ..failures import CliError, CommandError
+from ..loading import load_for_requests
+from ..model_client import ModelClient
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json, KeyFile
 from ..printing import print_json, print_message
 from ..terminal import has_colours
@@ -79,7 +78,7 @@ def run(
     if text is None and (json or not is_chat):
         raise CommandError("there is no message", cure="give a PROMPT, or pipe one in")
     client = ModelClient(connection, key_file)
-    _load(connection, client, model)
+    load_for_requests(connection, client, model)
     if text is not None:
         return _answer_once(client, conversation, (text, images), as_json=json, with_figures=stats)
     from ..chat.editor import Editor  # noqa: PLC0415 -- a tenth of a second, for a chat only
@@ -88,7 +87,7 @@ def run(
         client,
         conversation,
         images=images,
-        load=lambda name: _load(connection, client, name),
+        load=lambda name: load_for_requests(connection, client, name),
         with_figures=stats,
     )
     editor = Editor(history_file(), session.arguments, colours=has_colours(sys.stdout))
@@ -120,23 +119,6 @@ def _message(prompt: str | None) -> str | None:
             raise CliError("the input is not text", cure="images are given by --image") from exc
     message = "\n\n".join(part for part in (prompt, piped.strip("\n")) if part and part.strip())
     return message or None
-
-
-def _load(connection: Connection, client: ModelClient, model: str) -> None:
-    """Load *model* and show that, where the admin token is at hand; else only find the router.
-
-    Raises:
-        RouterError: if it cannot be loaded, or no router is running.
-    """
-    try:
-        with connected(connection) as admin:
-            try:
-                load_and_show(admin, model)
-            except RefusedByRouterError as exc:
-                admin.suggest(exc, model)
-                raise
-    except (AdminTokenFileError, NoRouterError):
-        client.models()  # a router without its admin token; or the same error again
 
 
 def _answer_once(

@@ -10,13 +10,13 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from ...core.apis.notices import MARK, NOTIFY_FIELD
-from ...files import reason_of
-from ...http_library import httpx
-from ..client import open_http, refusal_of, translated_errors
-from ..failures import CliError, RefusedByRouterError, without_output
-from ..router_search import Connection, find_router
-from ..suggestions import names_of, suggestion
+from ..core.apis.notices import MARK, NOTIFY_FIELD
+from ..files import reason_of
+from ..http_library import httpx
+from .client import open_http, refusal_of, translated_errors
+from .failures import CliError, RefusedByRouterError, without_output
+from .router_search import Connection, find_router
+from .suggestions import names_of, suggestion
 
 #: The environment variable for an API key of the router.
 KEY_VARIABLE: Final = "LLAMA_ROUTER_API_KEY"
