@@ -79,11 +79,13 @@ class ScanRequest:
         state_dir: State directory of the catalog.
         models_dirs: As in ``[router]``.
         scan_caches: As in ``[router]``.
+        safetensors_template: As in ``[router]``.
     """
 
     state_dir: str
     models_dirs: tuple[str, ...]
     scan_caches: bool
+    safetensors_template: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -156,6 +158,9 @@ class Catalog:
         found = FoundModels(
             models={m: found_file.without_info(content.models[m]) for m in present},
             files=present,
+            safetensors=frozenset(
+                m for m in present if found_file.is_safetensors(content.models[m])
+            ),
             startup_model=content.startup_model,
         )
         return load_file(file, found=found, running=running, optional=self._optional)
@@ -171,7 +176,11 @@ class Catalog:
 
         def update() -> ScanReport:
             caches = find_sources(self.environ) if router.scan_caches else None
-            found = self._scan(caches, [Path(folder) for folder in router.models_dirs])
+            found = self._scan(
+                caches,
+                [Path(folder) for folder in router.models_dirs],
+                safetensors=router.safetensors_template is not None,
+            )
             return self._update(found, ModelState.AUTO, begun_s, keep=keep)
 
         return despite_stalls(update)
@@ -183,12 +192,14 @@ class Catalog:
             lambda: self._update(self._scan(None, [folder]), ModelState.MANUAL, begun_s, keep=True)
         )
 
-    def _scan(self, caches: Caches | None, folders: list[Path]) -> Scan:
+    def _scan(
+        self, caches: Caches | None, folders: list[Path], *, safetensors: bool = False
+    ) -> Scan:
         """Return the files; those that were complete at the last scan are not read whole again."""
         warnings: list[ScanWarning] = []
         tables = self._stored(warnings).models.values()
         complete = frozenset(v for table in tables for v in found_file.versions_of(table))
-        found = scan(caches, folders, complete=complete)
+        found = scan(caches, folders, complete=complete, safetensors=safetensors)
         return attrs.evolve(found, warnings=(*warnings, *found.warnings))
 
     def scan_request(self, router: RouterSpec) -> ScanRequest:
@@ -197,13 +208,18 @@ class Catalog:
             state_dir=str(self._state_dir),
             models_dirs=router.models_dirs,
             scan_caches=router.scan_caches,
+            safetensors_template=router.safetensors_template,
         )
 
     @staticmethod
     def serve(request: ScanRequest, environ: Mapping[str, str]) -> ScanReply:
         """Return the result of the scan that *request* asks for; called in the other process."""
         catalog = Catalog(Path(request.state_dir), environ)
-        router = RouterSpec(models_dirs=request.models_dirs, scan_caches=request.scan_caches)
+        router = RouterSpec(
+            models_dirs=request.models_dirs,
+            scan_caches=request.scan_caches,
+            safetensors_template=request.safetensors_template,
+        )
         report = catalog.scan(router)
         return ScanReply(report=report, content=None if report.is_stored else catalog._content)
 
@@ -305,7 +321,7 @@ class Catalog:
 
 def scan_sources(router: RouterSpec) -> object:
     """Return the settings that determine what is scanned: if they change, a scan is due."""
-    return (router.models_dirs, router.scan_caches)
+    return (router.models_dirs, router.scan_caches, router.safetensors_template is None)
 
 
 def _identity_or_path(table: found_file.Table) -> object:

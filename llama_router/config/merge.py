@@ -30,11 +30,13 @@ class FoundModels:
         models: Table by id, with the keys of ``router.toml``.
         files: Identity of the file by id; two models with one file are the same model.
         startup_model: The model to load if ``router.toml`` names none.
+        safetensors: Those that are folders of safetensors: they need a template.
     """
 
     models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
     files: Mapping[str, object] = attrs.field(factory=dict[str, object])
     startup_model: str | None = None
+    safetensors: frozenset[str] = frozenset()
 
 
 @attrs.frozen
@@ -143,7 +145,7 @@ def merge(
     written = document.get("models", {})
     if not isinstance(written, Mapping):
         return MergedDocument(dict(document), frozenset(), ())
-    merger = _Merger(document, found, file_of)
+    merger = _Merger(document, _with_template(document, found), file_of)
     models = dict(merger.models(written))
     result: dict[str, Any] = {**document}
     if models or "models" in document:
@@ -153,6 +155,21 @@ def merge(
         result["router"] = merger.router(router, merger.names(models), running=running)
     found_only = frozenset(models.keys() - written.keys())
     return MergedDocument(result, found_only, tuple(merger.warnings), merger.left_out)
+
+
+def _with_template(document: Mapping[str, Any], found: FoundModels) -> FoundModels:
+    """Return *found* with the template of ``[router]`` for folders of safetensors.
+
+    Without one they are left out: llama.cpp does not serve them.
+    """
+    template = as_table(document.get("router")).get("safetensors_template")
+    models: dict[str, Table] = {}
+    for model, table in found.models.items():
+        if model not in found.safetensors:
+            models[model] = table
+        elif isinstance(template, str):
+            models[model] = {**table, "template": template}
+    return attrs.evolve(found, models=models)
 
 
 class _Merger:
@@ -176,7 +193,7 @@ class _Merger:
             if not isinstance(table, Mapping):
                 yield model, table
             elif model in self._found.models and self._is_same(model):
-                if self._is_out_of_reach(table):
+                if self._is_out_of_reach(self._with_found_spawn(model, table)):
                     self.left_out[model] = table
                     self._out_of_reach.append(model)
                 else:
@@ -188,7 +205,7 @@ class _Merger:
         for model in self._found.models:
             if model in claimed or self._found.files.get(model) in used_files:
                 continue  # the document uses the name, or the file, for another model
-            if self._is_out_of_reach({}):
+            if self._is_out_of_reach(self._with_found_spawn(model, {})):
                 self._out_of_reach.append(model)
             else:
                 yield model, self._merge(model, {}, claimed)
@@ -232,7 +249,17 @@ class _Merger:
         own = self._file_of.get(model)
         return own is None or own == self._found.files.get(model)
 
+    def _with_found_spawn(self, model: str, table: Table) -> Table:
+        """Return *table* with what is found of the model's command, unless it has its own."""
+        found = self._found.models[model]
+        merged = {key: found[key] for key in ("template",) if key in found} | {**table}
+        own = table.get("spawn", {})
+        if "spawn" in found and isinstance(own, Mapping) and "template" not in table:
+            merged["spawn"] = {**found["spawn"], **own}
+        return merged
+
     def _merge(self, model: str, table: Table, claimed: set[str]) -> Table:
+        table = self._with_found_spawn(model, table)
         merged = {**self._found.models[model], **table}
         if "aliases" not in table:
             merged["aliases"] = [a for a in _strings(merged.get("aliases")) if a not in claimed]

@@ -31,6 +31,9 @@ SETTLE_S: Final = 1.0
 #: File systems whose changes may be made elsewhere. Every one of FUSE may be such.
 _REMOTE: Final = frozenset(("9p", "afs", "ceph", "cifs", "nfs", "nfs4", "smb3", "virtiofs"))
 
+#: Ends of the names of models' files.
+_ENDINGS: Final = (".gguf", ".llamafile", ".safetensors", "config.json")
+
 _CHANGES: Final = (
     flags.CLOSE_WRITE
     | flags.CREATE
@@ -52,7 +55,7 @@ def concerns_models(event: Event) -> bool:
     """Return whether a scan may find something else after *event*."""
     if event.mask & (flags.ISDIR | flags.DELETE_SELF | flags.MOVE_SELF | flags.Q_OVERFLOW):
         return True
-    return str(event.name).lower().endswith(".gguf")
+    return str(event.name).lower().endswith(_ENDINGS)
 
 
 def may_change_elsewhere(kind: str) -> bool:
@@ -218,7 +221,7 @@ def _entries_below(folder: Path) -> Iterator[tuple[str, int, int]]:
     for path in _folders_below(folder):
         try:
             with os.scandir(path) as entries:
-                names = [entry for entry in entries if entry.name.lower().endswith(".gguf")]
+                names = [entry for entry in entries if entry.name.lower().endswith(_ENDINGS)]
                 for entry in sorted(names, key=lambda each: each.name):
                     found = entry.stat()
                     yield entry.path, found.st_mtime_ns, found.st_size

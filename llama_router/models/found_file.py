@@ -17,7 +17,7 @@ from ..core.config.parse import parse_config
 from ..errors.config import ConfigError
 from ..files import Unseen, look, make_folder, read_up_to, reason_of, replace_atomically
 from ..files.stalls import undone_if_given_up
-from .discovery.found import FoundModel, ScanWarning
+from .discovery.found import FoundModel, ModelFormat, ScanWarning
 
 #: Name of the file.
 NAME: Final = "models.toml"
@@ -32,7 +32,7 @@ _HEADER: Final = """\
 #: Key of a table with facts to display, e.g. by `llama-router list`; it is no key of router.toml.
 _INFO: Final = "info"
 _KEYS: Final = frozenset(
-    ("state", "path", "mmproj", "found_args", "aliases", "default_params", _INFO)
+    ("state", "path", "mmproj", "found_args", "aliases", "default_params", "spawn", _INFO)
 )
 _MAX_BYTES: Final = 64 * 2**20
 
@@ -65,8 +65,11 @@ def table_of(model: FoundModel, state: str) -> Table:
         table["aliases"] = list(model.aliases)
     if model.default_params:
         table["default_params"] = dict(model.default_params)
+    if model.command:
+        table["spawn"] = {"command": list(model.command)}
     header = model.header
     info = {
+        "format": None if model.format is ModelFormat.GGUF else str(model.format),
         "kind": str(model.kind),
         "architecture": header.architecture,
         "name": header.name,
@@ -85,6 +88,12 @@ def versions_of(table: Mapping[str, Any]) -> Iterator[str]:
     versions = info.get("versions") if isinstance(info, Mapping) else None
     if isinstance(versions, list):
         yield from (version for version in versions if isinstance(version, str))
+
+
+def is_safetensors(table: Mapping[str, Any]) -> bool:
+    """Return whether the model is a folder of safetensors, which llama.cpp does not serve."""
+    info = table.get(_INFO)
+    return isinstance(info, Mapping) and info.get("format") == ModelFormat.SAFETENSORS
 
 
 def without_info(table: Mapping[str, Any]) -> Table:

@@ -26,10 +26,13 @@ from .caches import (
     read_manifests,
 )
 from .discovery import naming
-from .discovery.found import Collection, FoundFile, Header, ScanWarning, StoreEntry
+from .discovery.found import Collection, FoundFile, Header, ModelFormat, ScanWarning, StoreEntry
 from .gguf import TensorTable, read_header, read_tensor_table
 from .gguf_reader import GgufError, KnownArrays
+from .llamafile import COMMAND, is_llamafile, name_of
+from .llamafile import fault_of as fault_of_llamafile
 from .ollama_store import OllamaModel, bare_name, read_store
+from .safetensors_folder import CONFIG_NAME, MlxError, SafetensorsError, read_model
 from .stores import Store, StoreKind
 
 _Identity = tuple[int, int]
@@ -54,16 +57,23 @@ class Scan:
     unreadable: tuple[str, ...] = ()
 
 
-def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[str] = ()) -> Scan:
-    """Return the GGUF files in *caches* and *folders*, at any depth.
+def scan(
+    caches: Caches | None,
+    folders: Iterable[Path],
+    *,
+    complete: Container[str] = (),
+    safetensors: bool = False,
+) -> Scan:
+    """Return the files of models in *caches* and *folders*, at any depth.
 
     Args:
         caches: Those of llama.cpp, huggingface_hub and other programs; None leaves them out.
         folders: Folders of the user; their files come after those of the caches.
         complete: Versions of files that were complete in an earlier scan: only the beginning of
             their headers is read.
+        safetensors: Folders of safetensors are models, too.
     """
-    scanner = _Scanner(complete)
+    scanner = _Scanner(complete, safetensors=safetensors)
     collections: list[Collection] = []
     if caches is not None:
         for hub in caches.hubs:
@@ -77,8 +87,9 @@ def scan(caches: Caches | None, folders: Iterable[Path], *, complete: Container[
 
 
 class _Scanner:
-    def __init__(self, complete: Container[str]) -> None:
+    def __init__(self, complete: Container[str], *, safetensors: bool) -> None:
         self.warnings = ScanWarnings()
+        self._with_safetensors = safetensors
         self._complete = complete
         self._known_arrays = KnownArrays()
         # A file may have several names: snapshots share what did not change.
@@ -88,7 +99,7 @@ class _Scanner:
         """Yield one collection per repository."""
         for repository in find_repositories(hub, self.warnings):
             files = [
-                file
+                _named(file, repository.repo)
                 for snapshot in repository.snapshots
                 for file in self._files(snapshot, in_repo=True)
             ]
@@ -176,7 +187,7 @@ class _Scanner:
                 repos[None].append(file)
             else:
                 below = attrs.evolve(file, relative_path="/".join(parts[2:]))
-                repos.setdefault(repo, []).append(below)
+                repos.setdefault(repo, []).append(_named(below, repo))
         for repo, files in repos.items():
             yield Collection(files=tuple(files), repo=repo)
 
@@ -191,7 +202,7 @@ class _Scanner:
         return Collection(files=tuple(self._files(folder)))
 
     def _files(self, root: Path, *, in_repo: bool = False) -> Iterator[FoundFile]:
-        """Yield the GGUF files below *root*, in order; each folder is visited once.
+        """Yield the files of models below *root*, in order; each folder is visited once.
 
         Links are followed last, so that a file gets its own name if it has one here.
         """
@@ -202,22 +213,79 @@ class _Scanner:
         while waiting or linked_folders:
             folder, prefix = waiting.pop() if waiting else linked_folders.popleft()
             folders: list[tuple[str, str]] = []
+            is_folder_of_model = False
             for entry in self._listed(folder, visited):
                 relative_path = f"{prefix}/{entry.name}" if prefix else entry.name
                 is_folder, is_link = self._nature_of(entry)
                 if is_folder:
                     if not entry.name.startswith("."):
                         (linked_folders if is_link else folders).append((entry.path, relative_path))
-                elif not naming.is_gguf(entry.name):
-                    continue
-                elif is_link:
+                elif naming.is_gguf(entry.name) and is_link:
                     linked_files.append((entry.path, relative_path))
-                elif file := self._file(entry.path, relative_path, in_repo=in_repo):
+                elif file := self._model_file(entry, relative_path, in_repo=in_repo):
                     yield file
+                is_folder_of_model |= entry.name == CONFIG_NAME and not is_folder
+            if is_folder_of_model and (file := self._safetensors(folder, prefix)):
+                yield file
             waiting += reversed(folders)
         for path, relative_path in linked_files:
             if file := self._file(path, relative_path, in_repo=in_repo):
                 yield file
+
+    def _model_file(
+        self, entry: os.DirEntry[str], relative_path: str, *, in_repo: bool
+    ) -> FoundFile | None:
+        """Return a file that may be a model; None for any other one."""
+        if is_llamafile(entry.name):
+            return self._llamafile(entry.path, relative_path)
+        if naming.is_gguf(entry.name):
+            return self._file(entry.path, relative_path, in_repo=in_repo)
+        return None
+
+    def _llamafile(self, path: str, relative_path: str) -> FoundFile:
+        """Return the model in a llamafile, which serves itself."""
+        name = relative_path.rpartition("/")[2]
+        entry = StoreEntry(
+            name=name_of(name),
+            aliases=(name,),
+            format=ModelFormat.LLAMAFILE,
+            command=COMMAND,
+        )
+        file = FoundFile(path=path, relative_path=relative_path, entry=entry)
+        found = look(path)
+        if isinstance(found, Unseen):
+            return attrs.evolve(file, fault=f"it cannot be read: {found.reason}")
+        fault = fault_of_llamafile(path)
+        return attrs.evolve(
+            file,
+            fault=fault,
+            header=None if fault else Header(architecture=str(ModelFormat.LLAMAFILE)),
+            size_bytes=found.st_size,
+            identity=(found.st_dev, found.st_ino),
+        )
+
+    def _safetensors(self, folder: str, relative_path: str) -> FoundFile | None:
+        """Return the model of which *folder* holds the safetensors; None if there is none."""
+        path = Path(folder)
+        try:
+            model = read_model(path)
+        except SafetensorsError as exc:
+            if self._with_safetensors or isinstance(exc, MlxError):
+                self.warnings.add(path, str(exc))
+            return None
+        found = look(path)
+        if model is None or not self._with_safetensors or isinstance(found, Unseen):
+            return None
+        name = relative_path.rpartition("/")[2] or path.name
+        return FoundFile(
+            path=folder,
+            relative_path=f"{relative_path}/{CONFIG_NAME}".removeprefix("/"),
+            size_bytes=model.size_bytes,
+            header=model.header,
+            tag=model.quant,
+            identity=(found.st_dev, found.st_ino),
+            entry=StoreEntry(name=name, format=ModelFormat.SAFETENSORS),
+        )
 
     def _listed(self, folder: str, visited: set[_Identity]) -> list[os.DirEntry[str]]:
         """Return the entries of *folder*, by name; none if it was *visited* already."""
@@ -296,11 +364,23 @@ class _Scanner:
         return attrs.evolve(header, first_layer=table.first_layer or 0)
 
 
+def _named(file: FoundFile, repo: str) -> FoundFile:
+    """Return *file*, named after its repository if it is a folder of safetensors."""
+    if file.entry is None or file.entry.format is not ModelFormat.SAFETENSORS:
+        return file
+    return attrs.evolve(file, entry=attrs.evolve(file.entry, name=repo))
+
+
 def _named_by_folder(files: list[FoundFile]) -> Iterator[FoundFile]:
     """Yield *files*; the only model of a folder is named after it, as all are that Jan keeps."""
     models = Counter(file.folder for file in files if not naming.is_projector(file.name))
     for file in files:
-        is_named = file.folder and models[file.folder] == 1 and not naming.is_projector(file.name)
+        is_named = (
+            file.entry is None
+            and file.folder
+            and models[file.folder] == 1
+            and not naming.is_projector(file.name)
+        )
         yield attrs.evolve(file, entry=StoreEntry(name=file.folder)) if is_named else file
 
 

@@ -112,6 +112,7 @@ def test_the_example_shows_the_defaults() -> None:
             "state_dir",
             "llama_server",
             "models_dirs",
+            "safetensors_template",
             "cwd",
             "ready_limit_s",
             "admin_token",

@@ -119,10 +119,13 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "models_api": "admin",
         "metrics": "off",
         "public_without_keys": True,
+        "safetensors_template": "t",
         "mcp": True,
     }
     assert written.keys() == {field.name for field in attrs.fields(RouterSpec)}
-    router = parse_config({"router": written, "models": {"a": {**PATH, "aliases": ["b"]}}}).router
+    document = {"router": written, "templates": {"t": {}}}
+    document["models"] = {"a": {**PATH, "aliases": ["b"]}}
+    router = parse_config(document).router
     assert attrs.asdict(router) == {
         **written,
         "allowed_hosts": ("box.example.org",),

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llama_router.config.catalog import Catalog
-from llama_router.core.config.specs import RouterSpec
+from llama_router.core.config.specs import ModelSpec, RouterSpec
+from llama_router.errors.config import ConfigError
 from llama_router.models.caches import Caches
 from llama_router.models.discovery.discover import discover
 from llama_router.models.discovery.found import Discovery, FoundModel
 from llama_router.models.discovery.ollama_parameters import OllamaParameters, args_of, params_of
 from llama_router.models.discovery.ollama_templates import built_in_template
+from llama_router.models.safetensors_folder import read_model
 from llama_router.models.scan import scan
 from llama_router.models.stores import Store, StoreKind, find_stores
 from tests.gguf_bytes import model_keys, projector_keys, write
@@ -264,3 +267,170 @@ def test_models_of_ollama_are_served_with_their_parameters(tmp_path) -> None:
     assert model.default_params == {"temperature": 0.5}
     assert model.spawn.args == ("--ctx-size", "8192")
     assert model.ttl_s == 60
+
+
+# --- Other formats -------------------------------------------------------------------
+
+
+def llamafile(path: Path, *, beginning: bytes = b"MZqFpD='\n", mode: int = 0o755) -> Path:
+    path.write_bytes(beginning + bytes(100))
+    path.chmod(mode)
+    return path
+
+
+def safetensors(folder: Path, *, names: tuple[str, ...] = (), **config: object) -> Path:
+    """Write a folder of weights; *names* are those that its index has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], **config}
+    (folder / "config.json").write_text(json.dumps(document))
+    (folder / "model-1.safetensors").write_bytes(bytes(1000))
+    if names:
+        index = {"weight_map": {f"w{number}": name for number, name in enumerate(names)}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+class Home:
+    """A home with a folder of models, its catalog, and a configuration."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        self.models.mkdir()
+        self.catalog = Catalog(folder / "state", {"HOME": str(folder)})
+
+    def specs(self, text: str, **router: Any) -> dict[str, ModelSpec]:
+        """Scan, and return the models of a configuration with *text* in it."""
+        self.scanned = self.catalog.scan(RouterSpec(models_dirs=(str(self.models),), **router))
+        file = self.folder / "router.toml"
+        file.write_text(text)
+        loaded = self.catalog.load(file)
+        return {str(model): spec for model, spec in loaded.config.models.items()}
+
+
+@pytest.fixture
+def home(tmp_path) -> Home:
+    return Home(tmp_path)
+
+
+def test_a_llamafile_runs_itself(home) -> None:
+    """Through a shell, because the kernel may not know its format; other settings are as usual."""
+    path = llamafile(home.models / "small.llamafile")
+    table = """[models.small]
+    ttl_s = 5
+    spawn.ready_timeout_s = 9
+    """
+    spec = home.specs(table)["small"]
+    command = ("/bin/sh", "$path", "--server", "--host", "$host", "--port", "$port")
+    assert (spec.path, spec.spawn.command, spec.spawn.args) == (str(path), command, ())
+    assert (spec.ttl_s, spec.spawn.ready_timeout_s, spec.aliases) == (5, 9, ("small.llamafile",))
+
+
+def test_a_command_of_ones_own_takes_the_place_of_a_llamafiles(home) -> None:
+    """What is written is what runs."""
+    llamafile(home.models / "small.llamafile")
+    spec = home.specs('[models.small.spawn]\ncommand = ["sh", "$path", "$port"]')["small"]
+    assert spec.spawn.command == ("sh", "$path", "$port")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"mode": 0o644}, "it is a llamafile that may not be run: make it executable (chmod +x)"),
+        ({"beginning": b"#!/bin/sh"}, "it does not begin like a llamafile"),
+    ],
+)
+def test_a_llamafile_that_cannot_run_is_doubted(home, options, reason) -> None:
+    """It is no model."""
+    llamafile(home.models / "small.llamafile", **options)
+    with like_anybody():
+        assert home.specs("") == {}
+    assert [warning.reason for warning in home.scanned.warnings] == [reason]
+
+
+VLLM = """[router]
+safetensors_template = "vllm"
+[templates.vllm]
+command = ["vllm", "serve", "$path", "--port", "$port"]
+"""
+
+
+def test_folders_of_safetensors_are_models_of_their_template(home) -> None:
+    """Its command gets the folder."""
+    folder = safetensors(home.models / "Qwen3-8B", names=("model-1.safetensors",))
+    spec = home.specs(VLLM, safetensors_template="vllm")["Qwen3-8B"]
+    assert (spec.path, spec.template, spec.spawn.command[0]) == (str(folder), "vllm", "vllm")
+
+
+def test_folders_of_safetensors_without_a_template_are_no_models(home) -> None:
+    """llama.cpp does not serve them, and nothing is said."""
+    safetensors(home.models / "Qwen3-8B")
+    assert (home.specs(""), home.scanned.models, home.scanned.warnings) == ({}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"quantization": {"group_size": 64, "bits": 4}}, "it is a model for MLX, which needs"),
+        ({"names": ("model-2.safetensors",)}, "its file 'model-2.safetensors' is missing"),
+        ({"names": ("../../x.safetensors",)}, "its file '../../x.safetensors' is missing"),
+        ({"architectures": 7}, "its config.json or index is damaged"),
+    ],
+)
+def test_folders_of_safetensors_that_cannot_be_served_are_doubted(home, options, reason) -> None:
+    """Each with its reason; other folders are models."""
+    safetensors(home.models / "bad", **options)
+    safetensors(home.models / "good")
+    assert home.specs(VLLM, safetensors_template="vllm").keys() == {"good"}
+    (told,) = home.scanned.warnings
+    assert told.reason.startswith(reason)
+
+
+def test_a_model_for_mlx_is_doubted_also_without_a_template(home) -> None:
+    """It looks like a model, and never is one on this platform."""
+    folder = safetensors(home.models / "bad")
+    header = b'{"__metadata__":{"format":"mlx"}}'
+    data = len(header).to_bytes(8, "little") + header
+    (folder / "model-1.safetensors").write_bytes(data)
+    assert home.specs("") == {}
+    (told,) = home.scanned.warnings
+    assert told.reason == "it is a model for MLX, which needs macOS"
+
+
+def test_models_that_generate_no_text_are_left_alone(home) -> None:
+    """A cache has many of them."""
+    safetensors(home.models / "bert", architectures=["BertModel"])
+    assert (home.specs(VLLM, safetensors_template="vllm"), home.scanned.warnings) == ({}, ())
+
+
+def test_config_json_says_what_a_folder_holds(tmp_path) -> None:
+    """Also where it has a part for the language model of several."""
+    folder = safetensors(
+        tmp_path / "m",
+        text_config={"max_position_embeddings": 4096, "hidden_size": 64, "dtype": "bfloat16"},
+    )
+    model = read_model(folder)
+    assert model is not None
+    assert (model.header.architecture, model.header.context_length) == ("qwen3", 4096)
+    assert (model.quant, model.size_bytes) == ("BF16", 1000)
+
+
+def test_folders_of_a_repository_have_its_name(tmp_path) -> None:
+    """In the cache of the hub and in LM Studio's store."""
+    hub = tmp_path / "hub"
+    for revision in ("abc", "def"):
+        safetensors(hub / "models--o--r" / "snapshots" / revision)
+    safetensors(tmp_path / "lms" / "p" / "r")
+    caches = Caches(None, (hub,), (Store(StoreKind.LM_STUDIO, tmp_path / "lms"),))
+    found = discover(scan(caches, (), safetensors=True).collections)
+    assert [model.id for model in found.models] == ["o/r", "p/r"]
+    assert found.warnings == ()
+
+
+def test_an_unknown_template_for_safetensors_is_a_mistake(home) -> None:
+    """With the names of those that there are."""
+    text = VLLM.replace('= "vllm"', '= "vlm"')
+    with pytest.raises(ConfigError) as caught:
+        home.specs(text)
+    (problem,) = caught.value.problems
+    assert problem.message == "there is no template 'vlm'; did you mean 'vllm'?"

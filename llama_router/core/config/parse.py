@@ -98,6 +98,11 @@ class _Parser:
             name: self.template(default, sections["templates"], tables, name)
             for name in sections.get("templates", {})
         }
+        wanted = router.safetensors_template
+        if wanted is not None and wanted not in templates:
+            hint = _suggest(wanted, templates)
+            where = ("router", "safetensors_template")
+            self.report(where, f"there is no template {wanted!r}{hint}")
         models = {
             ModelId(name): self.model(ModelId(name), table, router, default, templates)
             for name, table in self.named_tables(sections, "models")

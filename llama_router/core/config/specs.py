@@ -135,6 +135,7 @@ class RouterSpec:
     llama_server: LlamaServer | None = attrs.field(default=None, metadata=RETUNE)
     models_dirs: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     scan_caches: bool = attrs.field(default=True, metadata=RETUNE)
+    safetensors_template: Text | None = attrs.field(default=None, metadata=RETUNE)
     log_level: LogLevel = attrs.field(default=LogLevel.INFO, metadata=RESTART)
     log_format: LogFormat = attrs.field(default=LogFormat.AUTO, metadata=RESTART)
     log_file_mib: Positive = attrs.field(default=10, metadata=RESTART)

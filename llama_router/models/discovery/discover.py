@@ -15,6 +15,7 @@ from .found import (
     Discovery,
     FoundFile,
     Header,
+    ModelFormat,
     ModelKind,
     ScanWarning,
     StoreEntry,
@@ -114,7 +115,7 @@ class _CandidateCollector:
             if not self._is_new(file):
                 continue
             beside = _Beside()
-            if kind_of(header) is ModelKind.CHAT:
+            if kind_of(header) is ModelKind.CHAT and _is_gguf(file):
                 needs_projector = file.entry is None or file.entry.mmproj is None
                 mmproj = matcher.best(file, header) if needs_projector else None
                 beside = _Beside(mmproj, companions.best(file, header))
@@ -215,11 +216,15 @@ class _CandidateCollector:
         header = file.header
         if header is None or header.is_side_file:
             return None
-        if header.architecture in _FOREIGN:
+        if header.architecture in _FOREIGN and _is_gguf(file):
             self._warn(file, f"llama.cpp does not serve models of the kind {header.architecture}")
             return None
         # The first part of a split model may have no tensors of its own.
         return header if header.tensor_count or naming.part_of(file.name) else None
+
+
+def _is_gguf(file: FoundFile) -> bool:
+    return file.entry is None or file.entry.format is ModelFormat.GGUF
 
 
 def _versions(files: Iterable[FoundFile]) -> tuple[str, ...]:

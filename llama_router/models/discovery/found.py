@@ -200,9 +200,19 @@ def args_for(header: Header, *, has_mmproj: bool) -> tuple[str, ...]:
     return tuple(args)
 
 
+class ModelFormat(StrEnum):
+    """The format of a model on the disk."""
+
+    GGUF = "gguf"
+    LLAMAFILE = "llamafile"
+    SAFETENSORS = "safetensors"
+
+
 @attrs.frozen(kw_only=True)
 class StoreEntry:
-    """What another program's store says about a model; its names count, not those of its file.
+    """What is known of a model beside its file: from another program's store, or its format.
+
+    Its names count, not those of its file.
 
     Attributes:
         name: Its name there.
@@ -212,6 +222,8 @@ class StoreEntry:
         default_params: Parameters for requests without them.
         versions: Of all its files but the first.
         is_plain: It is its file and nothing else.
+        format: Its format, if it is not GGUF.
+        command: The command that serves it; empty for that of the configuration.
     """
 
     name: str
@@ -221,6 +233,8 @@ class StoreEntry:
     default_params: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
     versions: tuple[str, ...] = ()
     is_plain: bool = True
+    format: ModelFormat = ModelFormat.GGUF
+    command: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -307,6 +321,8 @@ class FoundModel:
         size_bytes: Of all its parts.
         versions: Of all its parts, and of its projector.
         default_params: Parameters for requests without them.
+        format: Its format.
+        command: The command that serves it; empty for that of the configuration.
     """
 
     id: str
@@ -320,6 +336,8 @@ class FoundModel:
     size_bytes: int = 0
     versions: tuple[str, ...] = ()
     default_params: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    format: ModelFormat = ModelFormat.GGUF
+    command: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from . import naming
-from .found import FoundFile, FoundModel, Header, ScanWarning, args_for, kind_of
+from .found import FoundFile, FoundModel, Header, ScanWarning, StoreEntry, args_for, kind_of
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +36,11 @@ class Candidate:
     mmproj: str | None
     size_bytes: int
     versions: tuple[str, ...]
+
+    @property
+    def entry(self) -> StoreEntry:
+        """Return what is known of it beside its file."""
+        return self.file.entry or StoreEntry(name="")
 
     @property
     def key(self) -> str:
@@ -82,7 +87,9 @@ def name_models(
             quant=c.quant,
             size_bytes=c.size_bytes,
             versions=c.versions,
-            default_params={} if c.file.entry is None else c.file.entry.default_params,
+            default_params=c.entry.default_params,
+            format=c.entry.format,
+            command=c.entry.command,
         )
 
 
