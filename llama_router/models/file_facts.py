@@ -7,7 +7,7 @@ from pathlib import Path
 
 import attrs
 
-from .discovery.found import Header
+from .discovery.found import Header, ModelKind, kind_of
 from .discovery.naming import part_of, quant_of
 from .gguf import read_header
 from .gguf_reader import GgufError
@@ -21,13 +21,18 @@ class FileFacts:
         size_bytes: Of all its parts; None if one is missing.
         quant: Its quantization, from its name or its header; None if neither says it.
         is_decision_model: See `Header`.
-        is_whole: Nothing more can be known: the name has the quantization, or the whole header
-            was read.
+        kind: Its task; None if that is not known, as without a header.
+        takes_tools: See `Header`. Like *thinks*, false until the whole header was read.
+        thinks: See `Header`.
+        is_whole: Nothing more can be known: the whole header was read, or there is none.
     """
 
     size_bytes: int | None = None
     quant: str | None = None
     is_decision_model: bool = False
+    kind: ModelKind | None = None
+    takes_tools: bool = False
+    thinks: bool = False
     is_whole: bool = False
 
 
@@ -49,7 +54,10 @@ def read_facts(path: str, *, whole: bool = False) -> FileFacts:
         size_bytes=size_bytes,
         quant=quant,
         is_decision_model=header is not None and header.is_decision_model,
-        is_whole=whole or quant is not None or header is None,
+        kind=None if header is None else kind_of(header),
+        takes_tools=header is not None and header.takes_tools,
+        thinks=header is not None and header.thinks,
+        is_whole=whole or header is None,
     )
 
 

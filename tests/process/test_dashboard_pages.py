@@ -442,6 +442,29 @@ def look_around(folder: Path, url: str) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, name
 
 
+def measure_tables(folder: Path, url: str) -> None:
+    """See the tables of models and requests, each at three widths."""
+    refused = {"model": "a-name-of-thirty-characters-or-so", "messages": []}
+    httpx.post(f"{url}/v1/chat/completions", json=refused, timeout=PATIENCE_S)
+    with dashboard(folder, url) as page:
+        page.goto(f"{url}/ui/")
+        page.get_by_role("radio", name="Table").check()
+        for name in ("models", "activity"):
+            page.goto(f"{url}/ui/#/{name}")
+            table = page.locator(".table-frame")
+            table.wait_for()
+            for width in (1280, 800, 360):
+                page.set_viewport_size({"width": width, "height": 740})
+                page.screenshot(path=folder / f"{name}-table-{width}.png")
+                hidden = table.evaluate("(each) => each.scrollWidth - each.clientWidth")
+                assert hidden == 0, (name, width)
+
+
+async def test_tables_need_no_scrolling_sideways(tmp_path) -> None:
+    """Where there is no room, the columns that matter least are left out."""
+    await look(measure_tables, tmp_path, table(tmp_path, "a"), table(tmp_path, "b"))
+
+
 def check_accessibility(page: sync_api.Page, what: str) -> None:
     """Run axe-core on the page, if it is here."""
     if AXE is None:

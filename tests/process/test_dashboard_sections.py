@@ -6,7 +6,7 @@ Each test leaves screenshots in its temporary folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +15,10 @@ from tests.hub_server import HubServer
 from tests.process.browser import MARKS, in_browser, opened
 from tests.process.real import make_models, model_table, serving, write_config
 
+if TYPE_CHECKING:
+    from playwright import sync_api
+else:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
 pytestmark = [*MARKS, pytest.mark.embedded]
 
@@ -158,6 +162,25 @@ async def test_the_playground_says_why_a_model_fails(config, tmp_path) -> None:
     """In the place of the answer."""
     async with serving(config) as router:
         await in_browser(fail, tmp_path, router.url)
+
+
+def see_abilities(folder: Path, url: str) -> None:
+    """See what models can do before any was loaded; the playground offers those that fit."""
+    with opened(folder, url) as page:
+        page.goto(f"{url}/ui/")
+        cards = page.get_by_role("list", name="Models")
+        cards.get_by_role("listitem", name="a", exact=True).get_by_text("Tools").wait_for()
+        embedder = cards.get_by_role("listitem", name="embedder", exact=True)
+        embedder.get_by_text("Embeddings", exact=True).wait_for()
+        page.goto(f"{url}/ui/#/playground?tab=embeddings")
+        choice = page.get_by_role("combobox", name="Model")
+        sync_api.expect(choice.get_by_role("option")).to_have_text(["embedder"])
+
+
+async def test_abilities_are_known_before_the_first_load(config, tmp_path) -> None:
+    """From the files and the commands."""
+    async with serving(config) as router:
+        await in_browser(see_abilities, tmp_path, router.url)
 
 
 def compare(folder: Path, url: str) -> None:

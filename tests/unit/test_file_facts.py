@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from llama_router.models.discovery.found import ModelKind
 from llama_router.models.file_facts import FileFacts, read_facts
 from tests.gguf_bytes import header, model_keys
 
 
 def test_the_name_says_the_quantization(tmp_path) -> None:
-    """So the end of the header need not be read."""
+    """So the end of the header need not be read for it."""
     path = tmp_path / "small-q4_k_m.gguf"
     path.write_bytes(header(model_keys()))
     facts = read_facts(str(path))
-    assert (facts.quant, facts.is_whole) == ("Q4_K_M", True)
+    assert facts.quant == "Q4_K_M"
     assert facts.size_bytes == path.stat().st_size
 
 
@@ -22,6 +23,17 @@ def test_the_header_says_it_where_the_name_does_not(tmp_path) -> None:
     assert not read_facts(str(path)).is_whole
     facts = read_facts(str(path), whole=True)
     assert (facts.quant, facts.is_whole) == ("Q8_0", True)
+
+
+def test_the_chat_template_says_what_a_model_can_do(tmp_path) -> None:
+    """It follows the vocabulary, so it takes the whole header; the task is at the beginning."""
+    path = tmp_path / "small-q4_k_m.gguf"
+    template = "{% if tools %}{{ tools }}{% endif %}{% if enable_thinking %}<think>{% endif %}"
+    keys = {**model_keys(vocabulary=1000), "tokenizer.chat_template": template}
+    path.write_bytes(header(keys))
+    first, whole = read_facts(str(path)), read_facts(str(path), whole=True)
+    assert (first.kind, first.takes_tools, first.thinks) == (ModelKind.CHAT, False, False)
+    assert (whole.kind, whole.takes_tools, whole.thinks) == (ModelKind.CHAT, True, True)
 
 
 def test_the_size_is_that_of_all_parts(tmp_path) -> None:

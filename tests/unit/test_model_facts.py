@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llama_router.control.llama_cpp.model_facts import (
+    abilities,
     accepts_images,
     context_length,
     described,
@@ -15,6 +16,7 @@ from llama_router.control.llama_cpp.model_facts import (
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import Capability, ModelSpec
+from llama_router.models.discovery.found import ModelKind
 
 VLLM = {"spawn": {"command": ["vllm", "serve", "--max-model-len=8192", "-c", "7"]}}
 
@@ -110,3 +112,19 @@ def test_texts_and_facts_of_the_settings_are_listed() -> None:
     assert described(spec_of()) == {}
     fields = {"description": "quick", "metadata": {"size": 7, "tags": ["a"]}}
     assert described(spec_of(**fields)) == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "expected"),
+    [
+        ({}, ModelKind.CHAT, ["completion", "tools"]),
+        ({"args": ["--mmproj", "p.gguf"]}, ModelKind.CHAT, ["completion", "tools", "vision"]),
+        ({}, ModelKind.RERANK, ["rerank"]),
+        ({"args": ["--embeddings"]}, ModelKind.CHAT, ["embedding"]),
+        ({"capabilities": ["completion", "audio"]}, ModelKind.RERANK, ["completion", "audio"]),
+        ({}, None, []),
+    ],
+)
+def test_abilities(fields: dict[str, Any], kind: ModelKind | None, expected: list[str]) -> None:
+    """Those of the settings, else of the command, else of the file; none if nothing is known."""
+    assert abilities(spec_of(**fields), kind=kind, takes_tools=True, thinks=False) == expected

@@ -104,7 +104,12 @@ class LiveState:
                 self._followed = trio.Event()
                 await self._followed.wait()
             dispatcher = self._dispatcher
-            seen = (dispatcher.changed, dispatcher.activity.last, dispatcher.feed.last)
+            seen = (
+                dispatcher.changed,
+                self._rows.facts_changed,
+                dispatcher.activity.last,
+                dispatcher.feed.last,
+            )
             began_s = trio.current_time()
             changed = await self._compare()
             self._current.set()
@@ -113,11 +118,14 @@ class LiveState:
             if not changed and not dispatcher.activity.live:
                 await self._wait_for_news(*seen)
 
-    async def _wait_for_news(self, changed: trio.Event, activity: int, feed: int) -> None:
-        """Wait for a change of a queue or a phase, a request, or an event of the feed."""
+    async def _wait_for_news(
+        self, changed: trio.Event, facts: trio.Event, activity: int, feed: int
+    ) -> None:
+        """Wait for a change of a queue, a phase or a fact, a request, or an event of the feed."""
         dispatcher = self._dispatcher
         await first_of(
             changed.wait,
+            facts.wait,
             partial(dispatcher.activity.wait_after, activity),
             partial(dispatcher.feed.wait_after, feed),
         )

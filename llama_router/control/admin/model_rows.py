@@ -25,7 +25,7 @@ from ...errors.backends import BackendError, BackendExitedError
 from ...process import procfs
 from ...threads import in_thread
 from ..llama_cpp.entries import BackendInfo
-from ..llama_cpp.model_facts import context_length
+from ..llama_cpp.model_facts import abilities, context_length
 from ..llama_cpp.model_info import ModelInfo
 from . import model_schemas
 from .memory import describe_claims, describe_devices, describe_footprint
@@ -58,8 +58,14 @@ class ModelRows:
         """Take in what requests did since the last time; before rows are made."""
         self._rates.refresh(trio.current_time())
 
+    @property
+    def facts_changed(self) -> trio.Event:
+        """Return an event that is set when backends or files tell more than they do now."""
+        return self._model_info.changed
+
     async def all(self) -> list[model_schemas.Model]:
         """Return the rows of all models."""
+        self._model_info.want_templates()  # abilities are known a moment later
         memory_mib = await self.memory_mib(self.shown())
         self.refresh()
         shown = self.shown()  # again: a reload may have run
@@ -123,6 +129,17 @@ class ModelRows:
         self._contexts[spec.id] = spec, info, n_ctx
         return n_ctx
 
+    def _capabilities(self, spec: ModelSpec) -> list[str]:
+        file, info = self._model_info.file(spec), self._model_info.get(spec.id)
+        found = abilities(
+            spec,
+            kind=file.kind,
+            takes_tools=file.takes_tools,
+            thinks=file.thinks,
+            reported={} if info is None else info.fields,
+        )
+        return list(found)
+
     def mark(self, spec: ModelSpec, memory_mib: dict[int, float]) -> tuple[object, ...]:
         """Return a value that changes with the row of a model, but not with the time alone."""
         dispatcher, rates = self._dispatcher, self._rates
@@ -177,6 +194,7 @@ class ModelRows:
             footprint=describe_footprint(self._memory.view.footprints.get(spec.id)),
             size_bytes=file.size_bytes,
             quantization=file.quant,
+            capabilities=self._capabilities(spec),
             n_ctx=self._n_ctx(spec),
             waits_for=self._waits_for(statistics),
             ready_for_s=None if backend is None else round(now_s - backend.ready_s, 3),

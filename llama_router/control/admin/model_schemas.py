@@ -113,18 +113,19 @@ class Model(msgspec.Struct):
     *crashed* says that the model has not been started since *last_error*, *autoload* that any
     request loads it, *unlisted* that lists for clients leave it out, *keep_loaded* that it is
     loaded at the start and stays, *sleeping* that its backend has freed its memory, and loads the
-    model again for the next request. *claims* is what a loaded
-    model takes of each device; it and *footprint* are there with the policy of memory only.
-    *waits_for* says why its requests wait; null if none does. While it loads, *load_progress* is
-    the loaded part, 0 to 1, if its backend reports it, and *load_left_s* an estimate from the last
-    load. *fit* says what llama.cpp's fitting chose. *size_bytes* is that of all parts of its file,
-    *n_ctx* the context of one request. *ttl_left_s* is the time until it is unloaded if no request
-    comes; null if it is busy, not loaded, or stays. *tokens_per_s* is the rate of its streams now,
-    estimated from their bytes; null if none moves, or before the end of its first one.
-    *last_tokens_per_s* is that of its last answer. *last_used_at*, in seconds since 1970, is when
-    its last request ended.
-    *max_in_flight* is how many requests its backend gets at once, by the settings or its own slots;
-    null for no limit.
+    model again for the next request. *claims* is what a loaded model takes of each device; it and
+    *footprint* are there with the policy of memory only. *waits_for* says why its requests wait;
+    null if none does. While it loads, *load_progress* is the loaded part, 0 to 1, if its backend
+    reports it, and *load_left_s* an estimate from the last load. *fit* says what llama.cpp's
+    fitting chose. *size_bytes* is that of all parts of its file, *n_ctx* the context of one
+    request. *capabilities* are ``completion``, ``tools``, ``vision``, ``thinking``, ``embedding``,
+    ``rerank`` and others that its settings declare; empty if nothing is known of them, and without
+    ``tools`` and ``thinking`` until its chat template was read. *ttl_left_s* is the time until it
+    is unloaded if no request comes; null if it is busy, not loaded, or stays. *tokens_per_s* is
+    the rate of its streams now, estimated from their bytes; null if none moves, or before the end
+    of its first one. *last_tokens_per_s* is that of its last answer. *last_used_at*, in seconds
+    since 1970, is when its last request ended. *max_in_flight* is how many requests its backend
+    gets at once, by the settings or its own slots; null for no limit.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Model(msgspec.Struct):
     footprint: Footprint | None
     size_bytes: int | None
     quantization: str | None
+    capabilities: list[str]
     n_ctx: int | None
     waits_for: str | None
     ready_for_s: float | None

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from ...core.config.placeholders import names_in
 from ...core.config.specs import Capability, ModelSpec
+from ...models.discovery.found import ModelKind
 
 Reported: TypeAlias = Mapping[str, Any]
 """Fields of a model's entry in the list of its backend, from the last load."""
@@ -38,6 +39,9 @@ _EMBEDDING_OPTIONS: Final = frozenset(("--embedding", "--embeddings"))
 _EMBEDDING_VARIABLES: Final = frozenset(("LLAMA_ARG_EMBEDDINGS",))
 _RERANK_OPTIONS: Final = frozenset(("--rerank", "--reranking"))
 _RERANK_VARIABLES: Final = frozenset(("LLAMA_ARG_RERANKING",))
+
+#: Tasks of models that do nothing else.
+_ONLY: Final = {ModelKind.EMBEDDING: Capability.EMBEDDING, ModelKind.RERANK: Capability.RERANK}
 
 #: Values of a variable that turn its option off.
 _OFF: Final = frozenset(("", "0", "off", "false", "disabled"))
@@ -78,6 +82,44 @@ def serves_only(spec: ModelSpec) -> Capability | None:
     if _is_on(spec, _EMBEDDING_OPTIONS, _EMBEDDING_VARIABLES):
         return Capability.EMBEDDING
     return None
+
+
+def abilities(
+    spec: ModelSpec,
+    *,
+    kind: ModelKind | None,
+    takes_tools: bool,
+    thinks: bool,
+    reported: Reported = _NOTHING,
+) -> list[Capability]:
+    """Return the abilities of a model; empty if nothing is known of them.
+
+    They are those of its settings, or else found out from its command, its file, and the report
+    of its backend.
+
+    Args:
+        spec: The model.
+        kind: Its task, from its file; None if that is not known.
+        takes_tools: Whether its chat template passes tools on.
+        thinks: Whether its chat template has a place for thoughts.
+        reported: What its backend reported.
+    """
+    if spec.capabilities is not None:
+        return list(spec.capabilities)
+    only = serves_only(spec) or (None if kind is None else _ONLY.get(kind))
+    if only is not None:
+        return [only]
+    sees = accepts_images(spec, reported)
+    if kind is None and not sees:
+        return []
+    found = [Capability.COMPLETION]
+    if takes_tools:
+        found.append(Capability.TOOLS)
+    if sees:
+        found.append(Capability.VISION)
+    if thinks:
+        found.append(Capability.THINKING)
+    return found
 
 
 def accepts_images(spec: ModelSpec, reported: Reported = _NOTHING) -> bool:

@@ -51,12 +51,25 @@ class ModelInfo:
         self._known: dict[ModelId, tuple[int, BackendInfo | None]] = {}  # by pid of the backend
         self._files: dict[str, tuple[str | None, FileFacts]] = {}  # by path, with its version
         self._changed = trio.Event()
+        self._templates_wanted = trio.Event()
 
     def outputs(self, spec: ModelSpec) -> tuple[str, ...]:
         """Return what a model generates, in llama.cpp's words, as far as its file tells."""
         if spec.capabilities is not None and Capability.IMAGE in spec.capabilities:
             return ("image",)
         return ("decisions",) if self.file(spec).is_decision_model else ("text",)
+
+    @property
+    def changed(self) -> trio.Event:
+        """Return an event that is set when something becomes known after this call."""
+        return self._changed
+
+    def want_templates(self) -> None:
+        """Have the chat templates of all files read from now on; the first call begins with it.
+
+        They are at the end of the headers, and to get there takes ten milliseconds each.
+        """
+        self._templates_wanted.set()
 
     def file(self, spec: ModelSpec) -> FileFacts:
         """Return what is known of a model's file."""
@@ -92,6 +105,7 @@ class ModelInfo:
             with trio.move_on_after(FIRST_LOOK_S):  # so that the first list is complete
                 await self._read_files()
             nursery.start_soon(self._read_whole_files)
+            nursery.start_soon(self._read_templates)
             task_status.started()
             while True:
                 await feed.wait_after(number)
@@ -126,13 +140,19 @@ class ModelInfo:
             del known[path]
 
     async def _read_whole_files(self) -> None:
-        """Read the whole headers of files of which the quantization is not known, one by one."""
+        """Read the whole headers of files of which something is not known, one by one."""
         for path, (version, facts) in list(self._files.items()):
-            if facts.is_whole:
+            is_enough = facts.quant is not None and not self._templates_wanted.is_set()
+            if facts.is_whole or is_enough:
                 continue
             read = await in_thread(lambda: _facts([path], whole=True), abandon_on_cancel=True)  # noqa: B023 -- called before the next round
             if self._files.get(path) == (version, facts):
                 self._files[path] = version, read[path]
+                self._notify()
+
+    async def _read_templates(self) -> None:
+        await self._templates_wanted.wait()
+        await self._read_whole_files()
 
     async def _read_changed_files(self) -> None:
         await self._read_files()

@@ -20,11 +20,10 @@ from ...models.discovery.found import Header, ModelKind, kind_of
 from ...models.discovery.naming import quant_of
 from ..llama_cpp.model_facts import (
     Reported,
-    accepts_images,
+    abilities,
     context_length,
     described,
     parameter_count,
-    serves_only,
 )
 
 #: The version of Ollama that ``/api/version`` returns, and its only place in the product.
@@ -43,8 +42,6 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SIZE_IN_NAME: Final = re.compile(
     r"(?:^|[-_ .:])((?:[0-9]{1,3}x)?[0-9]{1,4}(?:\.[0-9]{1,2})?[BbMm])(?=[-_ .:]|$)"
 )
-
-_KINDS: Final = {ModelKind.EMBEDDING: Capability.EMBEDDING, ModelKind.RERANK: Capability.RERANK}
 
 _NOTHING: Final[Reported] = MappingProxyType({})
 
@@ -215,27 +212,20 @@ def digest(name: str, file: ModelFile) -> str:
 def capabilities(
     spec: ModelSpec, header: Header | None, reported: Reported = _NOTHING
 ) -> list[str]:
-    """Return the abilities of a model.
+    """Return the abilities of a model, in Ollama's words; see `abilities`.
 
-    They are those of its settings, or else found out from its header, its chat template, its
-    command, and the report of its backend.
+    A model of which nothing is known answers chats, and one that only reranks does nothing that
+    Ollama has.
     """
-    if spec.capabilities is not None:
-        return list(spec.capabilities)
-    only = serves_only(spec)
-    if only is None and header is not None and kind_of(header) is not ModelKind.CHAT:
-        only = _KINDS[kind_of(header)]
-    if only is not None:
-        return [only] if only is Capability.EMBEDDING else []  # Ollama has no reranking
-    found = [Capability.COMPLETION]
-    template = (header and header.chat_template) or ""
-    if "tools" in template:
-        found.append(Capability.TOOLS)
-    if accepts_images(spec, reported):
-        found.append(Capability.VISION)
-    if "enable_thinking" in template or "<think>" in template or "reasoning_effort" in template:
-        found.append(Capability.THINKING)
-    return list(found)
+    found = abilities(
+        spec,
+        kind=ModelKind.CHAT if header is None else kind_of(header),
+        takes_tools=header is not None and header.takes_tools,
+        thinks=header is not None and header.thinks,
+        reported=reported,
+    )
+    is_declared = spec.capabilities is not None
+    return [] if found == [Capability.RERANK] and not is_declared else list(found)
 
 
 def _facts(spec: ModelSpec, file: ModelFile, reported: Reported) -> dict[str, Any]:

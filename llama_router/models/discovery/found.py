@@ -80,6 +80,9 @@ _DRAFT_ARCHITECTURE: Final = re.compile(
     r"(?:.+[-_])?(?:assistant|dflash\d*|draft|drafter|dspark|eagle\d*|medusa|mtp)", re.IGNORECASE
 )
 
+#: Words of chat templates of models that think before they answer.
+_THOUGHTS: Final = ("enable_thinking", "<think>", "reasoning_effort")
+
 #: The context of the default command, and the batch of llama-server, in tokens.
 _MAX_BATCH: Final = 4096
 _DEFAULT_BATCH: Final = 2048
@@ -129,6 +132,17 @@ class Header:
     def quant(self) -> str | None:
         """Return the name of the file type, which is a quantization."""
         return None if self.file_type is None else _FILE_TYPES.get(self.file_type)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Return whether the chat template passes tools on to the model."""
+        return "tools" in (self.chat_template or "")
+
+    @property
+    def thinks(self) -> bool:
+        """Return whether the chat template has a place for thoughts, or a switch for them."""
+        template = self.chat_template or ""
+        return any(word in template for word in _THOUGHTS)
 
     @property
     def is_projector(self) -> bool:

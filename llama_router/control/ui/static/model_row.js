@@ -47,14 +47,32 @@ export function hasFailed(row) {
 /** Return what is known of the file and the settings: ["Q4_K_M", "4.7 GB", "32k context"]. */
 export function factsOf(row) {
   const context = contextOf(row);
-  const kinds = (row.capabilities ?? []).filter((each) => each !== "completion");
   return [
     row.quantization,
     row.size_bytes ? bytes(row.size_bytes) : null,
     context ? `${tokens(context)} context` : null,
-    row.parallel > 1 ? `${row.parallel} slots` : null,
-    ...kinds,
+    row.max_in_flight > 1 ? `${row.max_in_flight} at once` : null,
   ].filter(Boolean);
+}
+
+/** Words for what a model can do beside chat, and what that means. */
+const ABILITIES = {
+  tools: ["Tools", "Its chat template lets it call tools"],
+  vision: ["Sees", "It takes images"],
+  audio: ["Hears", "It takes audio"],
+  thinking: ["Thinks", "It can think before it answers"],
+  insert: ["Fills in", "It completes code in the middle"],
+  embedding: ["Embeddings", "It turns texts into vectors, and does not chat"],
+  rerank: ["Reranks", "It orders documents by how well they fit a question, and does not chat"],
+  image: ["Draws", "It makes images"],
+};
+
+/** Return what a model can do as [{key, word, about}]; chat alone goes without saying. */
+export function abilitiesOf(row) {
+  return (row.capabilities ?? []).filter((each) => each !== "completion").map((key) => {
+    const [word, about] = ABILITIES[key] ?? [key, ""];
+    return { key, word, about };
+  });
 }
 
 /** Return the context that is served, in tokens; null if it is not known. */
@@ -171,7 +189,7 @@ export function squeezeOf(row) {
 export function matches(row, words) {
   if (!words.length) return true;
   const text = [row.id, ...(row.aliases ?? []), row.quantization ?? "", row.group ?? "",
-    ...(row.capabilities ?? [])].join(" ").toLowerCase();
+    ...(row.capabilities ?? []), ...abilitiesOf(row).map(({ word }) => word)].join(" ").toLowerCase();
   return words.every((word) => text.includes(word));
 }
 

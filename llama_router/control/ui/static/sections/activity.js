@@ -45,7 +45,7 @@ function tookOf(row) {
 }
 
 const COLUMNS = [
-  { key: "began_at", head: "Began", value: (row) => row.began_at, cell: (row) => html`
+  { key: "began_at", head: "Began", align: "at-m", value: (row) => row.began_at, cell: (row) => html`
     <span title=${date(row.began_at)}>${clock(row.began_at)}</span>` },
   { key: "state", head: "State", value: (row) => stateOf(row).word, cell: (row) => {
     const { word, tone } = stateOf(row);
@@ -53,22 +53,23 @@ const COLUMNS = [
   } },
   { key: "model", head: "Model", value: (row) => row.model, cell: (row) => html`
     <span class="name one-line medium" title=${row.model} dir="auto">${row.model ?? "–"}</span>` },
-  { key: "client", head: "Client", value: (row) => row.client, cell: (row) => html`
+  { key: "client", head: "Client", align: "at-m", value: (row) => row.client, cell: (row) => html`
     <span class="one-line short" title=${row.client} dir="auto">${row.client}</span>` },
-  { key: "queue_s", head: "Queue", align: "right", value: (row) => row.queue_s,
+  { key: "queue_s", head: "Queue", align: "right at-l", value: (row) => row.queue_s,
     cell: (row) => duration(row.queue_s) },
-  { key: "load_s", head: "Load", align: "right", value: (row) => row.load_s,
+  { key: "load_s", head: "Load", align: "right at-l", value: (row) => row.load_s,
     cell: (row) => (row.load_s ? duration(row.load_s) : "–") },
-  { key: "ttft_s", head: html`<abbr title="Time to the first token">TTFT</abbr>`, align: "right",
+  { key: "ttft_s", head: html`<abbr title="Time to the first token">TTFT</abbr>`, align: "right at-l",
     value: (row) => row.ttft_s, cell: (row) => duration(row.ttft_s) },
   { key: "took", head: "Took", align: "right", value: tookOf, cell: (row) => duration(tookOf(row)) },
-  { key: "prompt", head: "Tokens in", align: "right", value: (row) => row.prompt_tokens,
-    cell: (row) => count(row.prompt_tokens) },
-  { key: "completion", head: "Out", align: "right", value: (row) => row.completion_tokens,
+  { key: "prompt", head: html`<abbr title="Tokens of the prompt">In</abbr>`, align: "right at-l",
+    value: (row) => row.prompt_tokens, cell: (row) => count(row.prompt_tokens) },
+  { key: "completion", head: html`<abbr title="Tokens of the answer">Out</abbr>`,
+    align: "right at-m", value: (row) => row.completion_tokens,
     cell: (row) => count(row.completion_tokens) },
-  { key: "rate", head: "Tokens/s", align: "right", value: (row) => row.tokens_per_s,
+  { key: "rate", head: "Tokens/s", align: "right at-m", value: (row) => row.tokens_per_s,
     cell: (row) => rate(row.tokens_per_s) },
-  { key: "path", head: "Path", value: (row) => row.path, cell: (row) => html`
+  { key: "path", head: "Path", align: "at-xl", value: (row) => row.path, cell: (row) => html`
     <code class="one-line short" title=${`${row.method} ${row.path}`}>${row.path}</code>` },
   { key: "actions", head: "", align: "stays-right", cell: (row, { open }) => html`
     <span class="row-actions">

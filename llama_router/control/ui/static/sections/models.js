@@ -8,8 +8,8 @@ import { Badge, Button, Empty, Notice, Progress, Search, Segmented, Select, Skel
 import { bytes, count, mib, plural, tokens } from "../format.js";
 import { Icon } from "../icons.js";
 import { FailureDialog, MainAction, pin } from "../model_actions.js";
-import { FILTERS, factsOf, hasFailed, hueOf, isRunning, contextOf, lastUsed, lastUsedText, loadText,
-  matches, memoryOf, memorySum, memoryText, phaseOf, rateOf, reasonOf, sourceOf,
+import { FILTERS, abilitiesOf, contextOf, factsOf, hasFailed, hueOf, isRunning, lastUsed,
+  lastUsedText, loadText, matches, memoryOf, memorySum, memoryText, phaseOf, rateOf, reasonOf, sourceOf,
   squeezeOf, ttlText }
   from "../model_row.js";
 import { routeTo, useChoice } from "../route.js";
@@ -17,7 +17,7 @@ import { SettingsDialog } from "./model_settings.js";
 import { useNow, useStore } from "../store.js";
 
 /** Least width of a card and its height, and the space around it, in pixels. */
-const CARD = { width: 320, height: 212, gap: 16 };
+const CARD = { width: 320, height: 236, gap: 16 };
 
 const ORDERS = [
   { value: "file", label: "As configured" },
@@ -145,9 +145,9 @@ class Card extends Component {
         <h2 class="name" title=${row.id} dir="auto">${row.id}</h2>
         <${Badge} tone=${tone}>${word}<//>
       </div>
-      <p class="quiet facts" title=${facts.join(" · ")}>${facts.join(" · ")
-        || (row.aliases?.length ? `also ${row.aliases.join(", ")}` : "\u00a0")}</p>
+      <p class="quiet facts" title=${facts.join(" · ")}>${facts.join(" · ") || "\u00a0"}</p>
       <${Memory} row=${row} />
+      <${Abilities} row=${row} />
       <div class="model-middle"><${Middle} row=${row} show=${show} /></div>
       <${Actions} row=${row} show=${show} admin=${admin} />
     </li>`;
@@ -163,6 +163,15 @@ function Memory({ row }) {
     <span class=${`dot ${running ? hueOf(row.id) : ""}`}></span>
     ${running ? "" : "takes "}${memoryText(row)}
     ${source && html`<span class="quiet"> ${source}</span>`}</p>`;
+}
+
+/** What a model can do, and its other names. */
+function Abilities({ row }) {
+  const others = row.aliases?.length ? `also ${row.aliases.join(", ")}` : "";
+  return html`<div class="abilities">
+    ${abilitiesOf(row).map(({ key, word, about }) => html`<span key=${key} class="ability"
+      title=${about}>${word}</span>`)}
+    ${others && html`<span class="quiet facts" title=${others} dir="auto">${others}</span>`}</div>`;
 }
 
 /** The part of a card that depends on what the model does. */
@@ -184,7 +193,7 @@ function Middle({ row, show }) {
       ${isRunning(row) && html`<div><dt>Running</dt><dd>${row.in_flight}</dd></div>
         <div><dt>Waiting</dt><dd>${row.queued}</dd></div>
         <${Rate} row=${row} />`}
-      <div><dt>Last used</dt><dd>${lastUsedText(row)}</dd></div>
+      <div><dt>Last used</dt><dd>${lastUsed(row) === null ? "Not yet" : lastUsedText(row)}</dd></div>
     </dl>
     ${note && html`<p class="quiet small-text facts" title=${note}>${note}</p>`}`;
 }
@@ -198,12 +207,13 @@ function Actions({ row, show, admin, bare }) {
   return html`<div class="model-actions">
     <${MainAction} row=${row} bare=${bare} />
     <span class="end">
-      ${admin && row.keep_loaded !== undefined && html`<${Button} kind="quiet" small icon="pin"
+      ${admin && row.keep_loaded !== undefined && html`<span class=${bare ? "at-m" : ""}>
+        <${Button} kind="quiet" small icon="pin"
         aria-pressed=${row.keep_loaded ? "true" : "false"}
         label=${row.keep_loaded ? `Let ${row.id} be unloaded` : `Keep ${row.id} loaded`}
-        onClick=${() => pin(row, !row.keep_loaded)} />`}
-      ${admin && html`<a class="button quiet small icon-only" href=${routeTo("logs", row.id)}
-        aria-label=${`Logs of ${row.id}`} title="Logs"><${Icon} name="logs" size=${16} /></a>`}
+        onClick=${() => pin(row, !row.keep_loaded)} /></span>`}
+      ${admin && html`<a class=${`button quiet small icon-only ${bare ? "at-m" : ""}`}
+        href=${routeTo("logs", row.id)} aria-label=${`Logs of ${row.id}`} title="Logs"><${Icon} name="logs" size=${16} /></a>`}
       ${admin && html`<${Button} kind="quiet" small icon="gear" label=${`Settings of ${row.id}`}
         onClick=${() => show("settings", row.id)} />`}
     </span>
@@ -223,24 +233,24 @@ const COLUMNS = [
       ${hasFailed(row) && row.last_error && html` <button type="button" class="link"
         onClick=${() => show("failure", row.id)}>Why</button>`}`;
   } },
-  { key: "quantization", head: "Quantisation", value: (row) => row.quantization,
+  { key: "quantization", head: "Quantisation", align: "at-l", value: (row) => row.quantization,
     cell: (row) => row.quantization ?? "–" },
-  { key: "size", head: "Size", align: "right", value: (row) => row.size_bytes,
+  { key: "size", head: "Size", align: "right at-m", value: (row) => row.size_bytes,
     cell: (row) => bytes(row.size_bytes) },
-  { key: "context", head: "Context", align: "right", value: contextOf,
+  { key: "context", head: "Context", align: "right at-l", value: contextOf,
     cell: (row) => tokens(contextOf(row)) },
-  { key: "memory", head: "Memory", align: "right", value: memorySum, cell: (row) => html`
+  { key: "memory", head: "Memory", align: "right at-m", value: memorySum, cell: (row) => html`
     <span title=${[memoryText(row), sourceOf(row)].filter(Boolean).join(", ")}
       class=${isRunning(row) ? "" : "quiet"}>${mib(memorySum(row))}</span>` },
-  { key: "requests", head: "Requests", align: "right", value: (row) => row.in_flight + row.queued,
+  { key: "requests", head: "Requests", align: "right at-m", value: (row) => row.in_flight + row.queued,
     cell: (row) => html`<span title=${row.waits_for}>${[row.in_flight || "",
       row.queued ? `${row.queued} waiting` : ""].filter(Boolean).join(" + ") || "–"}</span>` },
-  { key: "rate", head: "Tokens/s", align: "right", value: (row) => row.tokens_per_s ?? row.last_tokens_per_s,
+  { key: "rate", head: "Tokens/s", align: "right at-m", value: (row) => row.tokens_per_s ?? row.last_tokens_per_s,
     cell: (row) => {
       const { text, about, past } = rateOf(row);
       return html`<span class=${past ? "quiet" : ""} title=${about}>${text}</span>`;
     } },
-  { key: "used", head: "Last used", align: "right", value: lastUsed,
+  { key: "used", head: "Last used", align: "right at-l", value: lastUsed,
     cell: (row) => html`<span title=${ttlText(row)}>${lastUsedText(row)}</span>` },
   { key: "actions", head: "", align: "stays-right", cell: (row, { show, admin }) => html`
     <${Actions} row=${row} show=${show} admin=${admin} bare />` },

@@ -1,6 +1,6 @@
 // Playground: chat with a model, and try its embeddings and its ranking.
 
-import { html, useEffect, useRef, useState } from "../lib.js";
+import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
 import { ApiError, call, events, request, sentence } from "../api.js";
 import { Button, CopyButton, Empty, Field, Notice, Progress, Segmented, Select, Skeleton, toastError }
   from "../components.js";
@@ -61,7 +61,7 @@ export default function Playground({ route }) {
           <span>Chat UI of llama.cpp</span></a>
       </div>
       ${tab === "chat" ? html`<${Chat} model=${model}
-          sees=${entries.find(({ id }) => id === model)?.capabilities?.includes("vision")} />`
+          sees=${sees(entries.find(({ id }) => id === model))} />`
         : tab === "embeddings" ? html`<${Embeddings} model=${model} />`
         : html`<${Rerank} model=${model} />`}`}`;
 }
@@ -70,6 +70,9 @@ export default function Playground({ route }) {
 function useEntries() {
   const [entries, setEntries] = useState(null);
   const known = useStore((state) => state.models.length);
+  // Those of the rows are known before the first load; a person with an API key has none.
+  const abilities = useStore((state) => JSON.stringify(Object.fromEntries(
+    state.models.map(({ id, capabilities }) => [id, capabilities ?? []]))));
   useEffect(() => {
     const end = new AbortController();
     call("/v1/models", { signal: end.signal })
@@ -81,7 +84,15 @@ function useEntries() {
       });
     return () => end.abort();
   }, [known]);
-  return entries;
+  return useMemo(() => {
+    const known = JSON.parse(abilities);
+    return entries && entries.map((entry) => ({ ...entry,
+      capabilities: known[entry.id]?.length ? known[entry.id] : entry.capabilities }));
+  }, [entries, abilities]);
+}
+
+function sees({ capabilities, architecture } = {}) {
+  return capabilities?.includes("vision") || architecture?.input_modalities?.includes("image");
 }
 
 /** Whether the model is loaded, and what it waits for. */
