@@ -82,8 +82,8 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
             "configuration:init",
             "Write the documented example configuration; does not overwrite an existing file.",
             (
-                "llama-router init                       # writes ./router.toml",
-                "llama-router init /etc/llama-router/router.toml",
+                "llama-router init                  # writes ./router.toml",
+                "llama-router init --template vllm  # settings for vLLM instead",
             ),
         ),
         Command(

@@ -19,6 +19,9 @@ _SCHEMA_LINE: Final = re.compile(r"\A#:schema \S+$", re.MULTILINE)
 #: The name of the schema that ``init`` writes beside the example.
 SCHEMA_NAME: Final = "router.schema.json"
 
+#: The first line of a file that is beside it.
+SCHEMA_BESIDE: Final = f"#:schema ./{SCHEMA_NAME}"
+
 
 def example_config() -> str:
     """Return the documented example, from the package or from the repository."""
@@ -31,7 +34,7 @@ def example_config() -> str:
 
 def with_schema_beside(example: str) -> str:
     """Return *example* with a first line that names the schema in the same folder."""
-    return _SCHEMA_LINE.sub(f"#:schema ./{SCHEMA_NAME}", example, count=1)
+    return _SCHEMA_LINE.sub(SCHEMA_BESIDE, example, count=1)
 
 
 def meanings(example: str) -> dict[tuple[str, str], str]:

@@ -1,4 +1,4 @@
-"""``check`` and ``init``: checks a configuration file, or writes an example of one."""
+"""``check`` and ``init``: checks a configuration file, or writes an example or a template."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ...config.example import SCHEMA_NAME, example_config, meanings, with_schema_beside
+from cyclopts import Parameter
+
+from ...config.example import (
+    SCHEMA_BESIDE,
+    SCHEMA_NAME,
+    example_config,
+    meanings,
+    with_schema_beside,
+)
 from ...config.locations import state_dir_for
+from ...config.shipped_templates import template_names, template_text
 from ...core.config import placeholders
 from ...core.config.command import environment
 from ...core.config.config import Config as LoadedConfiguration
@@ -160,18 +169,44 @@ def _command_line(spec: ModelSpec, fit: Fit | None) -> str:
     return line
 
 
-def init(file: Path = Path("router.toml"), /) -> int:
+def init(
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True)] = Path("router.toml"),
+    /,
+    *,
+    template: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+) -> int:
     """Write the documented example configuration; does not overwrite an existing file.
 
     Its schema is written beside it, for editors that complete and check TOML.
 
     Args:
-        file: The file to write. Its folder is created if it is missing.
+        file: The file to write; ``-`` is standard output. Its folder is created if it is missing.
+        template: Instead of the example, settings for another program, such as ``vllm`` or
+            ``whisper``; may be given several times. ``list`` prints the names of all.
     """
+    if "list" in template:
+        for name in template_names():
+            print_line(name)
+        return 0
+    if unknown := [name for name in template if name not in template_names()]:
+        known = ", ".join(template_names())
+        return fail(f"there is no template {unknown[0]!r}; there are: {known}")
+    text = with_schema_beside(example_config())
+    if template:
+        text = "\n".join((SCHEMA_BESIDE, *map(template_text, dict.fromkeys(template))))
+    if str(file) == "-":
+        for line in text.splitlines():
+            print_line(line)
+        return 0
+    return _write(file, text)
+
+
+def _write(file: Path, text: str) -> int:
+    """Write *text* and the schema beside it; return the exit status."""
     written = file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_new(file, with_schema_beside(example_config()).encode(), mode=0o666)
+        write_new(file, text.encode(), mode=0o666)
         written = file.with_name(SCHEMA_NAME)
         document = json.dumps(_schema(), indent=2) + "\n"
         replace_atomically(written, document.encode(), mode=0o666)
