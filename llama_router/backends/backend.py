@@ -10,6 +10,7 @@ import trio
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.memory.fit import Fit
+from ..core.scheduling.waits import Step
 from ..errors.backends import BackendError, UpstreamError
 from ..errors.base import RouterError
 from ..process.cgroup import ControlGroup
@@ -25,6 +26,20 @@ class KeptConnection(Protocol):
 
     def close(self) -> None:
         """Close it; safe to call twice. Must not raise."""
+
+
+class PromptCache(Protocol):
+    """The prompt cache of a backend, which outlives its process."""
+
+    @property
+    def awaits_answer(self) -> bool:
+        """True while the end of an answer is wanted as a proof."""
+
+    def note_answer(self, tail: bytes) -> None:
+        """Take note of the end of a successful answer. Must not block."""
+
+    async def save(self) -> None:
+        """Save it; return within the time that the settings allow. May be called again."""
 
 
 @attrs.define(eq=False)
@@ -51,6 +66,7 @@ class Backend:
         failures: Requests in a row that it failed; see `HealthChecks`.
         sleeping: It has freed its memory and loads its model again for the next request, as
             llama-server does with ``--sleep-idle-seconds``.
+        cache: Its prompt cache, if that is saved before a stop.
         authority: Its host and port, as in a URL.
     """
 
@@ -70,6 +86,7 @@ class Backend:
     error: BackendError | None = None
     failures: int = 0
     sleeping: bool = False
+    cache: PromptCache | None = None
     authority: bytes = attrs.field(init=False)
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
@@ -173,6 +190,21 @@ class BackendSlept:
     sleeping: bool
 
 
+@attrs.frozen
+class CacheMoves:
+    """The prompt cache of a backend is being saved or restored, or that has ended.
+
+    Attributes:
+        model: Its model.
+        step: What is done now; None at its end.
+    """
+
+    model: ModelId
+    step: Step | None
+
+
 #: What a launch reports through its one callback. Its end is not among them: the launch
 #: returns or raises then.
-LaunchEvent = LoadExpected | LoadProgress | BackendSpawned | BackendReady | BackendSlept
+LaunchEvent = (
+    LoadExpected | LoadProgress | BackendSpawned | BackendReady | BackendSlept | CacheMoves
+)

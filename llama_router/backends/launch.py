@@ -23,6 +23,8 @@ from ..core.memory.devices import GPU_KINDS, DeviceKind, MachineReading
 from ..core.memory.fit import Fit
 from ..core.memory.learned import LaunchKey
 from ..core.memory.report_lines import ReportLines
+from ..core.prompt_cache.command import reason_against
+from ..core.scheduling.waits import Step
 from ..errors.backends import (
     BackendError,
     PortTakenError,
@@ -51,6 +53,7 @@ from .backend import (
     BackendReady,
     BackendSlept,
     BackendSpawned,
+    CacheMoves,
     LaunchEvent,
     LoadExpected,
     LoadProgress,
@@ -58,6 +61,7 @@ from .backend import (
 from .diagnosis import advice_on_probe
 from .environment import withheld
 from .exit_report import LAST_LINES, exit_error
+from .kept_caches import KeptCache, KeptCaches
 from .launch_plan import LaunchPlan, LoadReport, plan_launch
 from .learned_launches import LearnedLaunches
 from .load_watch import LoadWatch, StartOutcome
@@ -102,6 +106,7 @@ class Launcher:
         learned: What is known of launches from earlier loads.
         groups: Creates a control group per backend; None if none was delegated.
         read_machine: Reads the memory of all devices; None if they are not read.
+        caches: Prompt caches that outlive their processes; None to keep none.
     """
 
     instance: str
@@ -117,6 +122,7 @@ class Launcher:
     oom_detector: OomDetector = attrs.field(factory=OomDetector)
     groups: ControlGroups | None = None
     read_machine: Callable[[], Awaitable[MachineReading]] | None = None
+    caches: KeptCaches | None = None
     _withheld: dict[str, tuple[str, ...]] = attrs.field(
         factory=dict[str, tuple[str, ...]], init=False
     )
@@ -147,13 +153,14 @@ class Launcher:
         if key is not None:
             self.learned.note_launch(spec.id, key)
         free_gpus_mib = await self._read_gpus(self.learned.of(key).fit)
+        slots_folder = await self._prepare_cache(spec, key)
         taken: list[int] = []
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             ready = trio.Event()
             with self.ports.hold(taken, spread=_PORT_SPREAD if taken else 1) as port:
                 try:
-                    await self._run_on(port, spec, key, free_gpus_mib, ready, report)
+                    await self._run_on(port, spec, key, free_gpus_mib, slots_folder, ready, report)
                 except* BackendError as group:
                     error = first_error(group)
                     final = len(taken) == PORT_CHANGES or not _can_change_port(spec)
@@ -174,12 +181,43 @@ class Launcher:
         gpus = (device for device in reading.devices if device.kind in REAL_GPU_KINDS)
         return tuple(int(device.total_mib - device.used_mib) for device in gpus)
 
+    async def _prepare_cache(self, spec: ModelSpec, key: LaunchKey | None) -> Path | None:
+        """Return the folder in which the slots of a start are kept; None if they are not."""
+        if self.caches is None or not spec.spawn.keep_cache:
+            return None
+        words = (*spec.spawn.command, *spec.spawn.args)
+        reason = reason_against(words, spec.spawn.env)
+        if reason is not None:
+            self.caches.skip(spec.id, reason)
+            return None
+        return await self.caches.prepare(spec.id, key)
+
+    async def _restore_cache(
+        self,
+        backend: Backend,
+        key: LaunchKey | None,
+        folder: Path | None,
+        report: Callable[[LaunchEvent], None],
+    ) -> None:
+        """Give *backend*, which serves no request yet, what was saved of its prompt cache."""
+        if self.caches is None or key is None or folder is None:
+            return
+        cache = KeptCache(self.caches, backend, key, folder)
+        if cache.has_files:
+            report(CacheMoves(backend.model, Step.RESTORING))
+            try:
+                await cache.restore()
+            finally:
+                report(CacheMoves(backend.model, None))
+        backend.cache = cache
+
     async def _run_on(
         self,
         port: int,
         spec: ModelSpec,
         key: LaunchKey | None,
         free_gpus_mib: tuple[int, ...] | None,
+        slots_folder: Path | None,
         ready: trio.Event,
         report: Callable[[LaunchEvent], None],
     ) -> None:
@@ -193,6 +231,7 @@ class Launcher:
             environ=self.environ,
             router_port=self.router_port,
             free_gpus_mib=free_gpus_mib,
+            slots_folder=None if slots_folder is None else str(slots_folder),
         )
         readiness = ReadinessState(announces=plan.program.speaks_child_protocol)
         watch = LoadWatch(health_endpoint=spec.spawn.health_endpoint)
@@ -253,6 +292,8 @@ class Launcher:
             )
             load_s = round(backend.ready_s - spawned_s, 4)
             log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)
+            await self._restore_cache(backend, key, slots_folder, report)
+            backend.ready_s = trio.current_time()
             ready.set()
             _report_fit(backend, model_log, repeated=not plan.reads_fit)
             report_lines.note_in(model_log.note)

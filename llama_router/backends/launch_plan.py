@@ -24,6 +24,7 @@ from ..core.memory.fit import (
 )
 from ..core.memory.learned import Learned, after_load
 from ..core.memory.llama_report import ReportReader
+from ..core.prompt_cache.command import OPTION as SLOTS_OPTION
 from . import child_protocol
 from .environment import Program, find_program, inherited
 
@@ -62,7 +63,7 @@ class LaunchPlan:
     visible: str
 
 
-def plan_launch(
+def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the start
     spec: ModelSpec,
     *,
     learned: Learned,
@@ -71,6 +72,7 @@ def plan_launch(
     environ: Mapping[str, str],
     router_port: int,
     free_gpus_mib: tuple[int, ...] | None,
+    slots_folder: str | None = None,
 ) -> LaunchPlan:
     """Return the plan of a start of *spec*'s backend on *port*.
 
@@ -82,6 +84,7 @@ def plan_launch(
         environ: The router's own environment.
         router_port: The router's port, for llama-server's child protocol.
         free_gpus_mib: What is free on each GPU, in MiB; None if that is not known.
+        slots_folder: Where its slots are saved; None if they are not.
 
     Raises:
         SpawnError: if there is no such program.
@@ -90,6 +93,8 @@ def plan_launch(
     memory = memory_for(env, free_gpus_mib)
     fit = fit_to_repeat(spec, learned, memory)
     options = () if fit is None else options_of(fit, spec)
+    if slots_folder is not None:
+        options = (*options, SLOTS_OPTION, slots_folder)
     program = find_program(
         (*command_line(spec, port=port, host=host), *options), path=spec.spawn.env.get("PATH")
     )

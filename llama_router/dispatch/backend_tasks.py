@@ -13,21 +13,24 @@ from ..backends.backend import (
     BackendReady,
     BackendSlept,
     BackendSpawned,
+    CacheMoves,
     LaunchEvent,
     LoadExpected,
     LoadProgress,
+    PromptCache,
 )
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed
 from ..core.scheduling.lifecycle import Signal
+from ..core.scheduling.waits import Step
 from ..errors.backends import BackendError, first_error
 from ..logs.events import log
 from ..process.family import Leader
 
-BackendEvent: TypeAlias = Changed | LoadExpected | LoadProgress | BackendSlept
+BackendEvent: TypeAlias = Changed | LoadExpected | LoadProgress | BackendSlept | CacheMoves
 """What the tasks report: a backend is ready or gone, fell asleep or woke up; the end of its load is
-expected, or a part of it is done."""
+expected, or a part of it is done; its prompt cache is saved or restored."""
 
 
 class Launch(Protocol):
@@ -55,6 +58,7 @@ class BackendTasks:
         self._on_event = on_event
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[ModelId, trio.CancelScope] = {}
+        self._leaving: dict[ModelId, trio.CancelScope] = {}  # those with something to save before
         self._last_spawned: list[ModelId] = []  # newest last
         self.ready: dict[ModelId, Backend] = {}
         self.leaders: dict[ModelId, Leader] = {}
@@ -74,14 +78,71 @@ class BackendTasks:
     def stop(self, model: ModelId, reason: str, error: BackendError | None = None) -> None:
         """Stop *model*'s backend; no request begins to use it any more.
 
+        One that works saves its prompt cache before, if it has one to save.
+
         Args:
             model: The model.
             reason: Why, in words for the log.
             error: The error for requests in flight, if it failed them.
         """
         log.info("backend.stopping", model=model, reason=reason)
-        self._scopes[model].cancel()
+        backend = self.ready.get(model)
         self._end(model, error)
+        if error is None and backend is not None and backend.cache is not None:
+            assert self._nursery is not None, "the dispatcher is not running"
+            leaving = self._leaving[model] = trio.CancelScope()
+            self._nursery.start_soon(
+                self._leave, model, backend.cache, leaving, self._scopes[model]
+            )
+        else:
+            self._scopes[model].cancel()
+
+    async def _leave(
+        self,
+        model: ModelId,
+        cache: PromptCache,
+        leaving: trio.CancelScope,
+        running: trio.CancelScope,
+    ) -> None:
+        """Save the prompt cache of a backend that is to be stopped, then stop it.
+
+        Args:
+            model: Its model.
+            cache: Its prompt cache.
+            leaving: Ends the saving: its process is gone.
+            running: The scope of its task, which may be over, and another one begun.
+        """
+        with leaving:
+            await self._save(model, cache)
+        running.cancel()
+
+    async def _save(self, model: ModelId, cache: PromptCache) -> None:
+        self._on_event(CacheMoves(model, Step.SAVING))
+        try:
+            await cache.save()
+        finally:
+            self._on_event(CacheMoves(model, None))
+
+    def save_idle(self, model: ModelId) -> None:
+        """Begin to save the idle slots of *model*, which is stopped after its last request."""
+        backend = self.ready.get(model)
+        if backend is not None and backend.cache is not None and self._nursery is not None:
+            self._nursery.start_soon(backend.cache.save)
+
+    async def save_all(self, give_up: trio.Event) -> None:
+        """Save the prompt caches of all ready backends side by side, until *give_up* is set."""
+        caches = [(m, backend.cache) for m, backend in self.ready.items() if backend.cache]
+        async with trio.open_nursery() as waiting:
+
+            async def wait() -> None:
+                await give_up.wait()
+                waiting.cancel_scope.cancel()
+
+            waiting.start_soon(wait)
+            async with trio.open_nursery() as saving:
+                for model, cache in caches:
+                    saving.start_soon(self._save, model, cache)
+            waiting.cancel_scope.cancel()
 
     @property
     def running(self) -> tuple[ModelId, ...]:
@@ -104,7 +165,10 @@ class BackendTasks:
             except* BackendError as group:  # expected failures only; bugs pass through
                 error = first_error(group)
             finally:
-                if scope.cancel_called:
+                leaving = self._leaving.pop(model, None)
+                if leaving is not None:
+                    leaving.cancel()  # there is nothing to save from any more
+                if scope.cancel_called or leaving is not None:
                     error = None  # it was stopped on purpose; its exit was logged
                 self._end(model, error)  # here, because the router's own end passes through
         del self._scopes[model]
@@ -113,7 +177,7 @@ class BackendTasks:
 
     def _on_launch_event(self, scope: trio.CancelScope, event: LaunchEvent) -> None:
         match event:
-            case LoadExpected() | LoadProgress():
+            case LoadExpected() | LoadProgress() | CacheMoves():
                 self._on_event(event)
             case BackendSlept(model, sleeping):
                 backend = self.ready.get(model)

@@ -16,7 +16,7 @@ from typing import Final, NoReturn, assert_never
 
 import trio
 
-from ..backends.backend import Backend, BackendSlept, LoadExpected, LoadProgress
+from ..backends.backend import Backend, BackendSlept, CacheMoves, LoadExpected, LoadProgress
 from ..backends.readiness import probe as probe_health
 from ..core.access.caller import UNRESTRICTED, Caller
 from ..core.config.config import Config
@@ -408,6 +408,10 @@ class Dispatcher:
         self.submit(ShutDown())
         self._cut_silent()
 
+    async def save_caches(self, give_up: trio.Event) -> None:
+        """Save the prompt caches of all ready backends, until *give_up* is set; the router ends."""
+        await self._tasks.save_all(give_up)
+
     # -- snapshots ------------------------------------------------------------------------
 
     def phase(self, model: ModelId) -> Phase | None:
@@ -521,6 +525,8 @@ class Dispatcher:
     def _publish(self, moves: Iterable[tuple[ModelId, Phase]]) -> None:
         for model, phase in moves:
             self.feed.publish(ModelPhaseChanged(model, phase))
+            if phase is Phase.DRAINING:
+                self._tasks.save_idle(model)
         self._moved.set()
         self._moved = trio.Event()
         self.waits.notify_all()
@@ -532,6 +538,8 @@ class Dispatcher:
                 self.waits.note_expected(model, ready_s)
             case LoadProgress(model, fraction):
                 self.waits.note_progress(model, fraction)
+            case CacheMoves(model, step):
+                self.waits.note_step(model, step)
             case BackendSlept(model, sleeping):
                 self.feed.publish(SleepChanged(model, sleeping))
             case Changed():

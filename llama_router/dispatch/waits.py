@@ -10,7 +10,7 @@ import trio
 
 from ..core.config.names import ModelId
 from ..core.scheduling.lifecycle import Phase
-from ..core.scheduling.waits import Wait
+from ..core.scheduling.waits import Step, Wait
 from ..event_feed import EventFeed, LoadProgressed
 from .lease import Lease
 
@@ -34,6 +34,7 @@ class Waits:
         self._progress: dict[ModelId, float] = {}
         self._ready_s: dict[ModelId, float] = {}
         self._started_s: dict[ModelId, float] = {}
+        self._steps: dict[ModelId, Step] = {}
         self.watching: dict[Lease, ModelId] = {}
         self.loads: set[int] = set()
 
@@ -47,7 +48,26 @@ class Waits:
         if wait is not None and wait.phase is Phase.STARTING:
             progress = self._progress.get(wait.model)
             wait = attrs.evolve(wait, progress=progress, left_s=self.left_s(wait.model))
-        return wait
+        return wait if wait is None or not self._steps else self._with_steps(wait)
+
+    def _with_steps(self, wait: Wait) -> Wait:
+        blockers = (
+            attrs.evolve(blocker, step=None if blocker.model is None else self.step(blocker.model))
+            for blocker in wait.blockers
+        )
+        return attrs.evolve(wait, step=self.step(wait.model), blockers=tuple(blockers))
+
+    def step(self, model: ModelId) -> Step | None:
+        """Return what is done for the backend of *model* now, beside its load."""
+        return self._steps.get(model)
+
+    def note_step(self, model: ModelId, step: Step | None) -> None:
+        """Record what is done for the backend of *model* now; None at its end."""
+        if step is None:
+            self._steps.pop(model, None)
+        else:
+            self._steps[model] = step
+        self.notify_all()  # also those that wait until it has left
 
     @contextmanager
     def watch(self, lease: Lease, model: ModelId, on_news: Callable[[], None]) -> Iterator[None]:

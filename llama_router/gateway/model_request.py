@@ -33,7 +33,7 @@ from ..core.requests.routes import (
     may_load,
     split_model,
 )
-from ..core.requests.slots import takes_slot
+from ..core.requests.slots import acts_on_slots, takes_slot
 from ..dispatch.conversations import MAX_NAME, Owner, WaitingStream
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
@@ -380,6 +380,8 @@ class ModelRequest:
         spec = config.models[model]
         if caller.models is not None:
             caller.check_model(spec, name, config)
+        if spec.spawn.keep_cache:
+            self._check_slots(head.path if in_path is None else in_path.path, model)
         if in_path is None:
             _check_allowed(head.path, spec.spawn.proxy_endpoints, model)
             return head.origin
@@ -391,6 +393,21 @@ class ModelRequest:
             gate.check(Scope.CHANGES, head.method, head.fields)
             self._strip_headers |= _AUTHORIZATION  # it may be the admin token
         return path + b"?" + head.query if head.query else path
+
+    def _check_slots(self, path: bytes, model: ModelId) -> None:
+        """Refuse what would change the slots of a model whose prompt cache is kept.
+
+        With the folder for it, llama-server serves such requests, and they would read and write
+        what the router keeps there of other clients.
+
+        Raises:
+            EndpointNotAllowedError: if the request does that.
+        """
+        if acts_on_slots(self._head.method, path):
+            raise EndpointNotAllowedError(
+                f"slots of model {str(model)!r} are saved and restored by the router only, "
+                "because it has keep_cache = true"
+            )
 
     async def _redirect(self) -> bool:
         """Redirect to the same path with a slash at its end; return as `serve` does.
@@ -612,6 +629,8 @@ class ModelRequest:
             raise
         self._log_exchange(exchange)
         status, error = exchange.status, exchange.error
+        if backend.cache is not None and status == HTTPStatus.OK and backend.cache.awaits_answer:
+            backend.cache.note_answer(exchange.last())
         if error is not None or backend.failures or status >= _FIRST_FAILURE:
             self._gateway.dispatcher.note_outcome(backend, status=status, error=error)
         return exchange.reusable

@@ -203,6 +203,7 @@ class Frontend:
             replaced = self._dispatcher.reconfigure(config, plan)
             self._programs.configuration_changed()
             self._parts.launcher.learned.configuration_changed()
+            self._parts.caches.keep_only(config.models.values())
             self._parts.address.gate.reconfigure(config)
             if config.router.admin_token != former.admin_token:
                 self._parts.address.announce()

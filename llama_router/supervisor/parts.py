@@ -12,6 +12,8 @@ import attrs
 import trio
 
 from .. import runtime_file
+from ..backends.kept_caches import FOLDER as CACHES_FOLDER
+from ..backends.kept_caches import KeptCaches
 from ..backends.launch import Launcher
 from ..backends.learned_launches import FILE_NAME, LearnedLaunches
 from ..backends.ports import Ports
@@ -57,6 +59,7 @@ class RouterParts:
         lifeline: Keeps the guardian process, which ends all backends if the router dies.
         logs: The output of backends.
         launcher: Starts backends.
+        caches: Prompt caches that outlive their processes.
         dispatcher: Owns the scheduler.
         memory: Reads the devices, if the policy needs that.
         programs: The llama-server programs, and the devices that they see.
@@ -73,6 +76,7 @@ class RouterParts:
     lifeline: Lifeline
     logs: LogStore
     launcher: Launcher
+    caches: KeptCaches
     dispatcher: Dispatcher
     memory: MemoryWatch
     programs: ServerPrograms
@@ -114,6 +118,13 @@ async def router_parts(
         logs = _log_store(router, state_dir)
         try:
             machine = this_machine(lambda: dispatcher.config.devices, state_dir)
+            caches = KeptCaches(
+                state_dir / CACHES_FOLDER,
+                writer.enqueue,
+                lambda: dispatcher.config.router.cache_mib * 2**20,
+                prepared.kept,
+            )
+            caches.keep_only(loaded.config.models.values())
             launcher = Launcher(
                 instance=instance,
                 environ=environ,
@@ -129,6 +140,7 @@ async def router_parts(
                 ),
                 groups=groups,
                 read_machine=machine.read,
+                caches=caches,
             )
             squeezed = SqueezedModels(lambda: dispatcher, machine)
             dispatcher = Dispatcher(
@@ -159,6 +171,7 @@ async def router_parts(
                 lifeline=lifeline,
                 logs=logs,
                 launcher=launcher,
+                caches=caches,
                 dispatcher=dispatcher,
                 memory=MemoryWatch(
                     dispatcher,

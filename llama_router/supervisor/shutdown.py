@@ -31,7 +31,8 @@ def drain_s(config: Config) -> float:
 
 def longest_shutdown_s(config: Config) -> float:
     """Return an upper bound of the whole shutdown, in seconds."""
-    return drain_s(config) + _grace_s(config) + REAP_TIMEOUT_S + LOG_FLUSH_S + RECORD_CLOSE_S
+    before_s = drain_s(config) + _save_s(config)
+    return before_s + _grace_s(config) + REAP_TIMEOUT_S + LOG_FLUSH_S + RECORD_CLOSE_S
 
 
 async def bound_backend_stops(
@@ -63,6 +64,11 @@ async def close_files(logs: LogStore, record: InstanceRecord) -> None:
         await in_thread_or_here(logs.close, LOG_FLUSH_S, abandon_on_cancel=True)
         with suppress(OSError):
             await in_thread(record.close, abandon_on_cancel=True)
+
+
+def _save_s(config: Config) -> float:
+    spawns = (spec.spawn for spec in config.models.values())
+    return max((spawn.keep_cache_max_s for spawn in spawns if spawn.keep_cache), default=0.0)
 
 
 def _grace_s(config: Config) -> float:

@@ -12,9 +12,11 @@ from typing import Final
 import attrs
 
 from ..admin_token import AdminToken, admin_token
+from ..backends.kept_caches import FOLDER, read_index
 from ..backends.launch_identity import this_machine
 from ..backends.learned_launches import FILE_NAME, read_figures
 from ..core.memory.learned import LearnedFigures, MachineId
+from ..core.prompt_cache.kept import KeptSlots
 from ..errors.base import RouterError
 from ..errors.config import ConfigError, Problem
 from ..files import is_open_to_all, make_folder, reason_of
@@ -97,12 +99,14 @@ class PreparedState:
         token: The admin token.
         machine: This machine.
         figures: What was learned from earlier loads.
+        kept: The prompt caches that outlived their processes.
     """
 
     record: InstanceRecord
     token: AdminToken
     machine: MachineId
     figures: LearnedFigures
+    kept: KeptSlots
 
 
 def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str) -> PreparedState:
@@ -126,7 +130,8 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
     if token.warning is not None:
         log.warning("admin_token.exposed", path=str(token.path), reason=token.warning)
     machine = this_machine()
-    return PreparedState(record, token, machine, read_figures(state_dir / FILE_NAME, machine))
+    figures = read_figures(state_dir / FILE_NAME, machine)
+    return PreparedState(record, token, machine, figures, read_index(state_dir / FOLDER))
 
 
 def _sweep(state_dir: Path) -> None:

@@ -98,6 +98,7 @@ async def _run_tree(
                 try:
                     if await load_startup_model(dispatcher, signals.stop, parts.manager):
                         await frontend.serve(task_status)
+                    await dispatcher.save_caches(signals.force_stop)
                 finally:
                     services.start_soon(
                         bound_backend_stops,

@@ -17,7 +17,7 @@ from ..access.caller import Caller
 from ..config.names import ModelId
 from ..config.specs import ModelSpec
 from ..scheduling.lifecycle import Phase
-from ..scheduling.waits import Behind, Blocker, Wait
+from ..scheduling.waits import Behind, Blocker, Step, Wait
 from .dialect import StreamDialect
 
 #: Time between two keepalives on a stream without other bytes, in seconds. Proxies close
@@ -45,6 +45,12 @@ _AT_QUEUE: Final = {
 _AT_TURN: Final = {
     Behind.CLASS: "Requests of a higher class go first.",
     Behind.CLIENT: "It is the turn of another client first.",
+}
+
+#: What is done for a backend beside its load, or before its stop.
+_AT_STEP: Final = {
+    Step.SAVING: "its prompt cache is being saved",
+    Step.RESTORING: "its prompt cache is being restored",
 }
 
 #: Step in which the progress of a load is reported, as a fraction.
@@ -217,11 +223,11 @@ def _about_phase(wait: Wait) -> str:
     model = f"model '{wait.model}'"
     match wait.phase:
         case Phase.STARTING:
-            return f"Loading {model}..."
+            return f"Loading {model}{_doing(wait.step)}..."
         case Phase.READY:
             return f"{_AT_QUEUE[wait.behind]} {model}."
         case Phase.DRAINING | Phase.STOPPING:
-            return f"Unloading {model}, to start it anew..."
+            return f"Unloading {model}, to start it anew{_doing(wait.step)}..."
         case Phase.BACKOFF | Phase.FAILED:
             return f"The backend of {model} failed; it is started again."
         case Phase.STOPPED:
@@ -238,4 +244,9 @@ def _about_blocker(blocker: Blocker) -> str:
         case Phase.READY | Phase.DRAINING:
             return f"Waiting for {name} to finish its requests."
         case _:
-            return f"Unloading {name}..."
+            return f"Unloading {name}{_doing(blocker.step)}..."
+
+
+def _doing(step: Step | None) -> str:
+    """Return what is done for a backend, as the end of a clause; empty if nothing is."""
+    return "" if step is None else f": {_AT_STEP[step]}"

@@ -145,6 +145,7 @@ class RouterSpec:
     max_body_mib: Positive = attrs.field(default=64, metadata=RETUNE)
     max_bodies_mib: Positive = attrs.field(default=512, metadata=RETUNE)
     capture_mib: Count = attrs.field(default=0, metadata=RETUNE)
+    cache_mib: Positive = attrs.field(default=4096, metadata=RETUNE)
     max_queued: Positive = attrs.field(default=1024, metadata=RETUNE)
     max_queue_wait_s: Timeout = attrs.field(default=600.0, metadata=RETUNE)
     max_dwell_s: Seconds = attrs.field(default=30.0, metadata=RETUNE)
@@ -271,6 +272,9 @@ class SpawnSpec:
         ready_limit_s: Seconds from spawn to ready; None for no limit.
         stop_timeout_s: Seconds between SIGTERM and SIGKILL.
         check_port_owner: Require that the listener is the spawned process or its child.
+        keep_cache: Save the prompt cache before a stop, and restore it after the next load.
+        keep_cache_min_tokens: Tokens that a conversation must have to be saved.
+        keep_cache_max_s: Seconds for which saving may delay a stop, and restoring a load.
     """
 
     command: Command = attrs.field(metadata=RESTART)
@@ -283,6 +287,9 @@ class SpawnSpec:
     ready_limit_s: Timeout | None = attrs.field(default=None, metadata=RETUNE)
     stop_timeout_s: Timeout = attrs.field(default=2.0, metadata=RETUNE)
     check_port_owner: bool = attrs.field(default=True, metadata=RESTART)
+    keep_cache: bool = attrs.field(default=False, metadata=RESTART)
+    keep_cache_min_tokens: Count = attrs.field(default=512, metadata=RETUNE)
+    keep_cache_max_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
 
 
 @attrs.frozen(kw_only=True)

@@ -7,6 +7,10 @@ scoring. Anything else is answered beside them, and need not wait for one.
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
+
+#: Methods of requests that change nothing.
+_LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 #: Methods of requests that take no slot, whatever their path.
 _WITHOUT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
@@ -25,6 +29,21 @@ _POSTS_WITHOUT: Final = frozenset(
         *(b"/v1/load_lora_adapter", b"/v1/unload_lora_adapter"),
     )
 )
+
+#: The segment of a path by which llama-server changes its slots; ``--api-prefix`` may precede it.
+_SLOTS: Final = "slots"
+
+
+def acts_on_slots(method: bytes, path: bytes) -> bool:
+    """Return whether a request saves, restores or erases slots of a llama-server.
+
+    Args:
+        method: As received.
+        path: The path at the backend, still percent-encoded.
+    """
+    if method in _LOOKS or not (b"slots" in path or b"%" in path):
+        return False
+    return _SLOTS in unquote(path.decode("latin-1")).split("/")
 
 
 def takes_slot(method: bytes, target: bytes, *, upgrade: bool) -> bool:

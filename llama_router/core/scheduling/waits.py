@@ -10,6 +10,13 @@ from ..config.names import ModelId
 from .lifecycle import Phase
 
 
+class Step(Enum):
+    """What is done for a backend beside its load, or before its stop."""
+
+    SAVING = auto()  # its prompt cache is being saved
+    RESTORING = auto()  # its prompt cache is being restored
+
+
 @attrs.frozen(kw_only=True)
 class Blocker:
     """A model that has to leave first.
@@ -17,10 +24,12 @@ class Blocker:
     Attributes:
         model: Its id; None if the client must not learn it.
         phase: Phase of its backend.
+        step: What is done for that backend now, if anything.
     """
 
     model: ModelId | None
     phase: Phase
+    step: Step | None = None
 
 
 class Behind(Enum):
@@ -44,6 +53,7 @@ class Wait:
             are the whole reason. It may name other models.
         progress: Loaded part of the model, 0 to 1; None if unknown.
         left_s: How long its load should still take, in seconds; None if unknown.
+        step: What is done for its backend now, if anything.
     """
 
     model: ModelId
@@ -54,3 +64,4 @@ class Wait:
     reason: str = ""
     progress: float | None = None
     left_s: float | None = None
+    step: Step | None = None
