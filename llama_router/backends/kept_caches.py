@@ -228,23 +228,34 @@ class KeptCache:
         """True while an answer is wanted as the proof that what was restored is used."""
         return self._trial.waits
 
+    def _is_off(self) -> bool:
+        return self.launch in self.caches.kept.off
+
     # -- after a load ---------------------------------------------------------------------
 
     async def restore(self) -> None:
         """Let the backend, which is ready and serves nobody yet, read what was saved of it.
 
-        Within ``keep_cache_max_s``; what fails is removed and not tried again.
+        Within ``keep_cache_max_s``; what fails is removed and not tried again. So is what is
+        being read when this call is cancelled: a llama-server aborts on some damaged files, and
+        would on each start.
         """
         limit_s = self.backend.spec.spawn.keep_cache_max_s
         kept = self.caches.kept.of(self.backend.model)[: self.backend.slots or 1]
         begun_s = trio.current_time()
         current: KeptSlot | None = None
-        with trio.move_on_after(limit_s) as scope:
-            for current in kept:
-                if not await self._restore_one(current, len(self._restored), limit_s):
-                    break
-        if scope.cancelled_caught and current is not None:
-            self.caches.drop(current, f"it was not read within {limit_s:g} s (keep_cache_max_s)")
+        reason = "its backend ended, or was stopped, while it read it"
+        try:
+            with trio.move_on_after(limit_s) as scope:
+                for current in kept:
+                    if not await self._restore_one(current, len(self._restored), limit_s):
+                        break
+                current = None
+            if scope.cancelled_caught:
+                reason = f"it was not read within {limit_s:g} s (keep_cache_max_s)"
+        finally:
+            if current is not None:
+                self.caches.drop(current, reason)
         self._trial = Trial([slot.n_tokens for slot in self._restored])
         if self._restored:
             log.info(
@@ -297,8 +308,8 @@ class KeptCache:
         already is not saved again.
         """
         spawn = self.backend.spec.spawn
-        model, off = self.backend.model, self.caches.kept.off
-        if self.launch in off or not self.caches.wants(model) or self.backend.sleeping:
+        is_wanted = self.caches.wants(self.backend.model)
+        if self._is_off() or not is_wanted or self.backend.sleeping:
             return
         begun_s, done = trio.current_time(), 0
         with trio.move_on_after(spawn.keep_cache_max_s) as scope:
@@ -310,6 +321,8 @@ class KeptCache:
                 for slot in slots_to_save(
                     slots, min_tokens=spawn.keep_cache_min_tokens, saved=self._saved
                 ):
+                    if self._is_off():
+                        break
                     done += await self._save_one(slot, n_used, spawn.keep_cache_max_s)
                 if done:  # the router may be about to end
                     await in_thread(self.caches.write, abandon_on_cancel=True)
@@ -347,12 +360,13 @@ class KeptCache:
                 tokens = await in_thread(_read_tokens, path, abandon_on_cancel=True)
             except (OSError, RouterError, msgspec.DecodeError) as exc:
                 self._note_refusal(exc)
-                self._note_failure(reason_of(exc) if isinstance(exc, OSError) else str(exc))
+                if not self._is_off():
+                    self._note_failure(reason_of(exc) if isinstance(exc, OSError) else str(exc))
                 return False
             self._saved[slot.id] = slot.id_task
             if saved.n_saved < max(1, spawn.keep_cache_min_tokens):
                 return False
-            if saved.n_written not in (0, found.st_size):
+            if saved.n_written != found.st_size:
                 self._note_failure(
                     f"{saved.n_written} bytes were written, {found.st_size} are there"
                 )
@@ -399,7 +413,7 @@ class KeptCache:
 
     def _note_refusal(self, exc: Exception) -> None:
         """Keep nothing more of the launch if the server says that it cannot."""
-        if isinstance(exc, RequestError | RouterError) and exc.status in _UNSUPPORTED:
+        if isinstance(exc, RouterError) and exc.status in _UNSUPPORTED:
             self.caches.switch_off(self.backend.model, self.launch, f"its server refuses: {exc}")
 
     def _note_failure(self, reason: str) -> None:

@@ -1,6 +1,7 @@
 """The dispatcher with fake backends and a virtual clock: hours in milliseconds."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -13,11 +14,13 @@ from llama_router.backends.backend import (
     LoadExpected,
     LoadProgress,
 )
+from llama_router.core.apis.notices import sentence_about
 from llama_router.core.config.config import Config
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.memory.fit import Fit
+from llama_router.core.scheduling.events import Hung
 from llama_router.core.scheduling.lifecycle import Phase
 from llama_router.dispatch.dispatcher import Dispatcher
 from llama_router.dispatch.lease import Lease
@@ -34,6 +37,23 @@ from tests.policies import AtMost
 A, B = ModelId("a"), ModelId("b")
 
 
+class FakeCache:
+    """A prompt cache that takes save_s seconds to save; notes when each save ended."""
+
+    awaits_answer = False
+
+    def __init__(self, save_s: float) -> None:
+        self.save_s = save_s
+        self.saved_s: list[float] = []
+
+    def note_answer(self, tail: bytes) -> None:
+        """Nothing waits for it."""
+
+    async def save(self) -> None:
+        await trio.sleep(self.save_s)
+        self.saved_s.append(trio.current_time())
+
+
 class FakeBackends:
     """Loads for load_s seconds; crashes when told to; takes stop_s seconds to stop."""
 
@@ -47,6 +67,7 @@ class FakeBackends:
         self.reports: dict[ModelId, Callable[[LaunchEvent], None]] = {}
         self.squeezed: set[ModelId] = set()
         self.fit: Fit | None = None
+        self.cache: FakeCache | None = None
 
     async def __call__(self, spec: ModelSpec, report: Callable[[LaunchEvent], None]) -> None:
         model = spec.id
@@ -70,6 +91,7 @@ class FakeBackends:
                 squeezed=model in self.squeezed,
                 fit=self.fit,
                 unsqueezed_mib=10_000 if model in self.squeezed else 0,
+                cache=self.cache,
             )
             report(BackendReady(backend))
             await crash.wait()
@@ -494,3 +516,87 @@ class TestNotes:
         await use(d, "a")
         d.shut_down()
         assert notes == [(A, "the router is shutting down, and ends it after its requests")]
+
+
+async def test_a_prompt_cache_is_saved_before_the_swap(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """The next model starts after it, and its request is told what it waits for."""
+    fake = FakeBackends(load_s=10)
+    fake.cache = FakeCache(save_s=3)
+    d = await start(nursery, config(a={}, b={}), fake)
+    await use(d, "a")
+    with d.lease(B) as lease:
+        await trio.sleep(1)
+        wait = lease.waits_for()
+        assert wait is not None
+        assert sentence_about(wait) == "Unloading model 'a': its prompt cache is being saved..."
+        assert fake.alive == {A}
+        await lease.granted()
+    assert fake.cache.saved_s == [13]
+    assert fake.started == [(0, A), (13, B)]
+
+
+async def test_idle_slots_are_saved_while_others_drain(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """An unload waits for the requests in flight; what can be saved is saved meanwhile."""
+    fake = FakeBackends()
+    fake.cache = FakeCache(save_s=3)
+    d = await start(nursery, config(a={}), fake)
+    with d.lease(A) as lease:
+        await lease.granted()
+        nursery.start_soon(partial(d.unload, A, force=False))
+        await trio.sleep(5)
+        assert fake.cache.saved_s == [3]
+        assert phase(d, A) is Phase.DRAINING
+    await trio.sleep(5)
+    assert fake.cache.saved_s == [3, 8]
+    assert phase(d, A) is Phase.STOPPED
+
+
+async def test_a_backend_that_dies_while_it_saves_was_stopped(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Its end is no failure, and the rest of the time is not waited for."""
+    fake = FakeBackends()
+    fake.cache = FakeCache(save_s=100)
+    d = await start(nursery, config(a={}, b={}), fake)
+    await use(d, "a")
+    with d.lease(B) as lease:
+        await trio.sleep(1)
+        fake.crash[A].set()
+        await lease.granted()
+    assert fake.started == [(0, A), (1, B)]
+    assert d.statistics()[A].failures == 0
+    await use(d, "a")
+
+
+async def test_a_backend_that_hangs_saves_nothing(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """It would not answer that either."""
+    fake = FakeBackends()
+    fake.cache = FakeCache(save_s=100)
+    d = await start(nursery, config(a={}), fake)
+    await use(d, "a")
+    d.submit(Hung(A, BackendExitedError(A, 1)))
+    await trio.sleep(1)
+    assert fake.cache.saved_s == []
+    assert fake.alive == set()
+
+
+async def test_caches_are_saved_at_the_end_until_that_is_cut_short(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """A second signal ends all grace."""
+    fake = FakeBackends()
+    fake.cache = FakeCache(save_s=3)
+    d = await start(nursery, config(a={}), fake)
+    await use(d, "a")
+    await d.save_caches(trio.Event())
+    assert fake.cache.saved_s == [3]
+    forced = trio.Event()
+    forced.set()
+    await d.save_caches(forced)
+    assert trio.current_time() == 3
