@@ -30,6 +30,9 @@ _CONNECT_S: Final = 5.0
 
 _TIMEOUT: Final = httpx.Timeout(None, connect=_CONNECT_S)
 
+#: As many connections as there are requests; all are kept.
+_LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+
 #: Addresses that a router may listen on but is not asked by, and those to ask it by.
 _LOCAL: Final = {"http://0.0.0.0": "http://127.0.0.1", "http://[::]": "http://[::1]"}
 
@@ -42,6 +45,19 @@ def open_http(url: str) -> httpx.Client:
         transport=httpx.HTTPTransport(uds=uds) if uds else None,
         timeout=_TIMEOUT,
         trust_env=False,
+    )
+
+
+def open_http_for_trio(url: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
+    """Return a client for the router at *url*, with *headers* in each request; see `open_http`."""
+    uds = _socket_of(url)
+    return httpx.AsyncClient(
+        base_url="http://localhost" if uds else _local_url(url),
+        transport=httpx.AsyncHTTPTransport(uds=uds, limits=_LIMITS) if uds else None,
+        limits=_LIMITS,
+        timeout=_TIMEOUT,
+        trust_env=False,
+        headers=headers,
     )
 
 
@@ -97,14 +113,7 @@ class AdminClient:
 
     def asynchronous(self) -> httpx.AsyncClient:
         """Return a client of the same router for Trio, with the token in each request."""
-        uds = _socket_of(self.url)
-        return httpx.AsyncClient(
-            base_url="http://localhost" if uds else _local_url(self.url),
-            transport=httpx.AsyncHTTPTransport(uds=uds) if uds else None,
-            timeout=_TIMEOUT,
-            trust_env=False,
-            headers={"authorization": f"Bearer {self._token.value}"},
-        )
+        return open_http_for_trio(self.url, {"authorization": f"Bearer {self._token.value}"})
 
     async def post_from(
         self, http: httpx.AsyncClient, path: str, document: Mapping[str, object]

@@ -175,6 +175,16 @@ GROUPS: Final[dict[str, tuple[Command, ...]]] = {
             takes_models=True,
         ),
         Command(
+            "bench",
+            "bench:bench",
+            "Measure how fast a model is through the router.",
+            (
+                "llama-router bench coder",
+                "llama-router bench coder --prompt 512,4096 --clients 1,2,8 --json",
+            ),
+            takes_models=True,
+        ),
+        Command(
             "ps",
             "ps:ps",
             "List the models that a running router has loaded.",

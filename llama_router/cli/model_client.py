@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 from ..core.apis.notices import MARK, NOTIFY_FIELD
 from ..files import reason_of
 from ..http_library import httpx
-from .client import open_http, refusal_of, translated_errors
+from .client import open_http, open_http_for_trio, refusal_of, translated_errors
 from .failures import CliError, RefusedByRouterError, without_output
 from .router_search import Connection, find_router
 from .suggestions import names_of, suggestion
@@ -23,7 +23,8 @@ KEY_VARIABLE: Final = "LLAMA_ROUTER_API_KEY"
 
 _DATA: Final = "data:"
 
-_CUT_OFF: Final = "the router or the model went away in the middle of the answer"
+#: What happened to an answer that is not complete.
+CUT_OFF: Final = "the router or the model went away in the middle of the answer"
 _AFTER_CUT: Final = "'llama-router ps --all' says whether they are back"
 
 
@@ -82,6 +83,25 @@ class ModelClient:
                 self._check(got, body)
             yield self._events(got)
 
+    def asynchronous(self) -> httpx.AsyncClient:
+        """Return a client of the router for Trio, with the key in each request; see `errors`.
+
+        Raises:
+            NoRouterError: if no router is running.
+        """
+        return open_http_for_trio(self._url(), self._headers())
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Raise `NoRouterError` in the block for errors of the connection."""
+        return translated_errors(self._url())
+
+    def error_of(self, response: httpx.Response) -> RefusedByRouterError:
+        """Return the error that *response*, which was read, reports, and what to do about it."""
+        error = refusal_of(response)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            error.cure = f"put a key into ${KEY_VARIABLE}, or give --key-file"
+        return error
+
     def _events(self, response: httpx.Response) -> Iterator[dict[str, Any]]:
         try:
             for line in response.iter_lines():
@@ -99,28 +119,27 @@ class ModelClient:
                 if isinstance(event, dict):
                     yield event
         except (httpx.HTTPError, ValueError) as exc:
-            raise CutOffError(_CUT_OFF, cure=_AFTER_CUT, details=[str(exc)]) from exc
-        raise CutOffError(_CUT_OFF, cure=_AFTER_CUT)
+            raise CutOffError(CUT_OFF, cure=_AFTER_CUT, details=[str(exc)]) from exc
+        raise CutOffError(CUT_OFF, cure=_AFTER_CUT)
 
     def _headers(self) -> dict[str, str]:
         return {} if self._key is None else {"authorization": f"Bearer {self._key}"}
 
     @contextmanager
     def _opened(self) -> Iterator[httpx.Client]:
-        url = self._connection.url
-        if url is None:
-            url = find_router(self._connection, os.environ).urls[0]
+        url = self._url()
         with translated_errors(url), open_http(url) as http:
             yield http
+
+    def _url(self) -> str:
+        return self._connection.url or find_router(self._connection, os.environ).urls[0]
 
     def _check(self, response: httpx.Response, body: Mapping[str, Any] | None = None) -> None:
         if not response.is_error:
             return
-        error = refusal_of(response)
+        error = self.error_of(response)
         if error.kind == "model_not_found" and body is not None:
             error.cure = suggestion(str(body["model"]), names_of(self.models()))
-        if response.status_code == HTTPStatus.UNAUTHORIZED:
-            error.cure = f"put a key into ${KEY_VARIABLE}, or give --key-file"
         raise error
 
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
+
+    from .tables import Line
 
 #: Width of text for people, in columns: longer lines are hard to read.
 _READABLE: Final = 100
@@ -125,3 +128,14 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         markup=False,
     )
+
+
+def text_of(line: Line) -> Text:
+    """Return *line* as rich draws it: with its styles, cut off at the edge of the terminal."""
+    from rich.text import Text  # noqa: PLC0415 -- as above
+
+    text = Text(no_wrap=True, overflow="crop", end="")
+    for cell in line:
+        text.append(cell.text, " ".join(cell.styles))
+    text.append("\n")
+    return text

@@ -16,7 +16,6 @@ import attrs
 import trio
 from rich.console import Group
 from rich.live import Live
-from rich.text import Text
 
 from ..errors.base import RouterError
 from ..http_library import httpx
@@ -26,7 +25,7 @@ from .failures import NoRouterError
 from .model_rows import COLUMNS, format_duration, format_memory, is_listed, remarks, row_of
 from .options import Connection
 from .tables import Cell, Line, cut, table
-from .terminal import columns, has_unicode, make_console
+from .terminal import columns, has_unicode, make_console, text_of
 
 #: Time between two looks at the router, in seconds; events bring one at once.
 _POLL_S: Final = 1.0
@@ -179,7 +178,7 @@ async def _watch(connection: Connection, watched: Watched) -> None:
     def drawn() -> Group:
         width, height = columns(), console.size.height
         lines = watched.screen(width, height - 1, unicode=has_unicode())
-        return Group(*(_text_of(line) for line in lines))
+        return Group(*(text_of(line) for line in lines))
 
     with _single_keys(), Live(drawn(), console=console, screen=True, auto_refresh=False) as live:
         async with trio.open_nursery() as nursery:
@@ -254,11 +253,3 @@ def _single_keys() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _text_of(line: Line) -> Text:
-    text = Text(no_wrap=True, overflow="crop", end="")
-    for cell in line:
-        text.append(cell.text, " ".join(cell.styles))
-    text.append("\n")
-    return text

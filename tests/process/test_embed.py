@@ -113,7 +113,9 @@ async def test_lines_are_answered_as_they_come(tmp_path, config) -> None:
                 await process.stdin.send_all(line + b"\n")
                 got = b""
                 while not got.endswith(b"\n"):
-                    got += await process.stdout.receive_some()
+                    piece = await process.stdout.receive_some()
+                    assert piece, "it ended"
+                    got += piece
                 assert json.loads(got) == [len(line), 1]
         assert await process.wait() == 0
 

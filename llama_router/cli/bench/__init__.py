@@ -1,0 +1,1 @@
+"""``bench``: how fast a model is for those who ask it through the router."""
