@@ -88,6 +88,6 @@ def test_prompts_have_the_wanted_tokens() -> None:
 
 def test_prompts_differ() -> None:
     """A cache of prompts would be measured otherwise."""
-    random = Random(1)
-    assert prompt_of(20, random) != prompt_of(20, random)
-    assert len(prompt_of(20, random).split()) == 20
+    choose = Random(1).choice
+    assert prompt_of(20, choose) != prompt_of(20, choose)
+    assert len(prompt_of(20, choose).split()) == 20

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Any, Final
 
 import attrs
@@ -47,17 +46,16 @@ async def measure(client: ModelClient, measurement: Measurement) -> None:
     Raises:
         RouterError: if the model does not answer at all.
     """
-    random = Random(secrets.randbits(64))  # noqa: S311 -- for prompts that are new in each run
     async with client.asynchronous() as http:
-        short = await _ask(http, client, measurement.model, prompt_of(SHORT, random), 1)
-        long = await _ask(http, client, measurement.model, prompt_of(LONG, random), 1)
+        short = await _ask(http, client, measurement.model, prompt_of(SHORT, secrets.choice), 1)
+        long = await _ask(http, client, measurement.model, prompt_of(LONG, secrets.choice), 1)
         counting = Counting.of(short.prompt_tokens, long.prompt_tokens)
         for measurement.at, level in enumerate(measurement.levels):  # noqa: B020 -- for the screen
             words = counting.words(level.prompt)
             until_s = trio.current_time() + measurement.seconds
 
             async def ask(words: int = words) -> Sample:
-                prompt = prompt_of(words, random)
+                prompt = prompt_of(words, secrets.choice)
                 return await _ask(http, client, measurement.model, prompt, measurement.tokens)
 
             async with trio.open_nursery() as nursery:

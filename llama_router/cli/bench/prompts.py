@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from random import Random
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -21,9 +21,9 @@ SHORT: Final = 16
 LONG: Final = 144
 
 
-def prompt_of(words: int, random: Random) -> str:
-    """Return a text of that many words, at least one."""
-    return " ".join(random.choices(_WORDS, k=max(1, words)))
+def prompt_of(words: int, choose: Callable[[Sequence[str]], str]) -> str:
+    """Return a text of that many words, at least one, each of which *choose* takes from a list."""
+    return " ".join(choose(_WORDS) for _ in range(max(1, words)))
 
 
 @attrs.frozen
