@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from . import dashboard, download, logs, prefetch, reload, scan
+from . import cache, dashboard, download, logs, prefetch, reload, scan
 from .memory import command as memory
 from .programs import ENDING
 from .proxy import command as proxy
@@ -26,6 +26,9 @@ def main() -> int:
     )
     prefetch.add_arguments(
         commands.add_parser("prefetch", help="the cost of a swap from a cold page cache")
+    )
+    cache.add_arguments(
+        commands.add_parser("cache", help="the time to the first token after a swap and back")
     )
     dashboard.add_arguments(
         commands.add_parser("dashboard", help="bytes, first paint and idle cost of the page")
@@ -53,6 +56,7 @@ def main() -> int:
         "logs": logs.run,
         "memory": memory.run,
         "prefetch": prefetch.run,
+        "cache": cache.run,
         "dashboard": dashboard.run,
         "scan": scan.run,
         "schedule": schedule.run,

@@ -196,7 +196,7 @@ class CacheMoves:
 
     Attributes:
         model: Its model.
-        step: What is done now; None at its end.
+        step: What is done now; None when it is restored, or saved and the process gone.
     """
 
     model: ModelId

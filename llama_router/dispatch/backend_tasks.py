@@ -90,38 +90,25 @@ class BackendTasks:
         self._end(model, error)
         if error is None and backend is not None and backend.cache is not None:
             assert self._nursery is not None, "the dispatcher is not running"
+            self._on_event(CacheMoves(model, Step.SAVING))
             leaving = self._leaving[model] = trio.CancelScope()
-            self._nursery.start_soon(
-                self._leave, model, backend.cache, leaving, self._scopes[model]
-            )
+            self._nursery.start_soon(self._leave, backend.cache, leaving, self._scopes[model])
         else:
             self._scopes[model].cancel()
 
     async def _leave(
-        self,
-        model: ModelId,
-        cache: PromptCache,
-        leaving: trio.CancelScope,
-        running: trio.CancelScope,
+        self, cache: PromptCache, leaving: trio.CancelScope, running: trio.CancelScope
     ) -> None:
         """Save the prompt cache of a backend that is to be stopped, then stop it.
 
         Args:
-            model: Its model.
             cache: Its prompt cache.
             leaving: Ends the saving: its process is gone.
             running: The scope of its task, which may be over, and another one begun.
         """
         with leaving:
-            await self._save(model, cache)
-        running.cancel()
-
-    async def _save(self, model: ModelId, cache: PromptCache) -> None:
-        self._on_event(CacheMoves(model, Step.SAVING))
-        try:
             await cache.save()
-        finally:
-            self._on_event(CacheMoves(model, None))
+        running.cancel()
 
     def save_idle(self, model: ModelId) -> None:
         """Begin to save the idle slots of *model*, which is stopped after its last request."""
@@ -131,7 +118,7 @@ class BackendTasks:
 
     async def save_all(self, give_up: trio.Event) -> None:
         """Save the prompt caches of all ready backends side by side, until *give_up* is set."""
-        caches = [(m, backend.cache) for m, backend in self.ready.items() if backend.cache]
+        caches = [backend.cache for backend in self.ready.values() if backend.cache is not None]
         async with trio.open_nursery() as waiting:
 
             async def wait() -> None:
@@ -140,8 +127,8 @@ class BackendTasks:
 
             waiting.start_soon(wait)
             async with trio.open_nursery() as saving:
-                for model, cache in caches:
-                    saving.start_soon(self._save, model, cache)
+                for cache in caches:
+                    saving.start_soon(cache.save)
             waiting.cancel_scope.cancel()
 
     @property
@@ -159,6 +146,7 @@ class BackendTasks:
         """Run one backend; turn its failure into an event. The bulkhead."""
         model = spec.id
         error: BackendError | None = None
+        leaving: trio.CancelScope | None = None
         with self._scopes[model] as scope:
             try:
                 await self._launch(spec, partial(self._on_launch_event, scope))
@@ -171,6 +159,8 @@ class BackendTasks:
                 if scope.cancel_called or leaving is not None:
                     error = None  # it was stopped on purpose; its exit was logged
                 self._end(model, error)  # here, because the router's own end passes through
+        if leaving is not None:
+            self._on_event(CacheMoves(model, None))
         del self._scopes[model]
         self.leaders.pop(model, None)
         self._on_event(Changed(model, Signal.EXITED, error))

@@ -384,3 +384,15 @@ def test_prefetch_measures_three_routers(tmp_path: Path) -> None:
     rounds = json.loads(figures.read_text())["rounds"]["swap"]
     assert set(rounds) == {"without", "with", "beside"}
     assert all({"ready_s", "answer_s"} <= each[0].keys() for each in rounds.values())
+
+
+@pytest.mark.embedded
+def test_cache_measures_both_routers(tmp_path: Path) -> None:
+    """The conversation comes from the cache with keep_cache, and is computed anew without."""
+    figures = tmp_path / "figures.json"
+    options = ("--rounds", "1", "--size-mb", "4", "--tokens", "300", "--json", str(figures))
+    result = bench("cache", *options)  # so small a model may miss the goal: it is mostly the load
+    rounds = json.loads(figures.read_text())["rounds"]["swap"]
+    assert rounds["without"][0]["cached_tokens"] == 0, result.stdout
+    n_tokens = rounds["with"][0]["prompt_tokens"]
+    assert rounds["with"][0]["cached_tokens"] > 0.9 * n_tokens > 200, result.stdout

@@ -530,7 +530,9 @@ async def test_a_prompt_cache_is_saved_before_the_swap(
         await trio.sleep(1)
         wait = lease.waits_for()
         assert wait is not None
-        assert sentence_about(wait) == "Unloading model 'a': its prompt cache is being saved..."
+        assert sentence_about(wait) == (
+            "Saving the prompt cache of model 'a', then unloading it..."
+        )
         assert fake.alive == {A}
         await lease.granted()
     assert fake.cache.saved_s == [13]

@@ -28,7 +28,10 @@ OTHER: dict[str, Any] = {"spawn": {"command": ["/x/vllm", "serve", "$path", "--p
 
 
 def plan_of(
-    learned: Learned = NOTHING, gpus: tuple[int, ...] | None = None, **fields: Any
+    learned: Learned = NOTHING,
+    gpus: tuple[int, ...] | None = None,
+    slots_folder: str | None = None,
+    **fields: Any,
 ) -> LaunchPlan:
     spec = parse_config({"models": {"a": {"path": "/a.gguf", **fields}}}).models[ModelId("a")]
     return plan_launch(
@@ -39,6 +42,7 @@ def plan_of(
         environ={},
         router_port=2,
         free_gpus_mib=gpus,
+        slots_folder=slots_folder,
     )
 
 
@@ -60,6 +64,7 @@ def loaded(fit: Fit | None = None) -> Learned:
         (plan_of(**OWN), "", True),
         (plan_of(loaded(FIT), **OWN), "", False),
         (plan_of(**OTHER), "", False),
+        (plan_of(slots_folder="/s/a"), "--slot-save-path /s/a", True),
     ],
 )
 def test_what_the_router_adds(plan: LaunchPlan, options: str, is_asked: bool) -> None:  # noqa: FBT001 -- a column

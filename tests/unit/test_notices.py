@@ -18,7 +18,7 @@ from llama_router.core.config.parse import parse_config
 from llama_router.core.scheduling.events import Arrived, Changed, Finished
 from llama_router.core.scheduling.lifecycle import Phase, Signal
 from llama_router.core.scheduling.scheduler import Scheduler
-from llama_router.core.scheduling.waits import Blocker, Wait
+from llama_router.core.scheduling.waits import Blocker, Step, Wait
 from llama_router.errors.admission import QueueTimeoutError
 from llama_router.errors.backends import BackendExitedError
 
@@ -56,6 +56,24 @@ class TestNotices:
         assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
         assert about(notices, Phase.STARTING, progress=0.42) == ["Loading model 'b': 42%"]
         assert notices.granted("b") == ["Model 'b' is ready."]
+
+    def test_a_prompt_cache(self) -> None:
+        """It is saved before the stop, and restored after the load."""
+        notices = Notices()
+        leaving = (Blocker(model=A, phase=Phase.STOPPING, step=Step.SAVING),)
+        assert about(notices, Phase.STOPPED, blockers=leaving) == [
+            "Saving the prompt cache of model 'a', then unloading it..."
+        ]
+        assert about(notices, Phase.STARTING) == ["Loading model 'b'..."]
+        assert about(notices, Phase.STARTING, step=Step.RESTORING) == [
+            "Loading model 'b': its prompt cache is being restored..."
+        ]
+
+    def test_a_model_that_is_replaced_saves_its_cache(self) -> None:
+        """A reload changed its settings."""
+        assert about(Notices(), Phase.STOPPING, step=Step.SAVING) == [
+            "Saving the prompt cache of model 'b', then unloading it, to start it anew..."
+        ]
 
     def test_the_time_left(self) -> None:
         """It is said with the load, or as soon as it is known, and with each percent."""

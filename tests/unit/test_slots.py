@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llama_router.core.requests.slots import takes_slot
+from llama_router.core.requests.slots import acts_on_slots, takes_slot
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,24 @@ def test_slots(method: bytes, target: bytes, *, expected: bool) -> None:
 def test_a_websocket_takes_a_slot() -> None:
     """A whole conversation may go over it."""
     assert takes_slot(b"GET", b"/v1/realtime", upgrade=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        (b"POST", b"/slots/0", True),
+        (b"POST", b"/slots", True),
+        (b"PUT", b"//slots/0", True),
+        (b"POST", b"/prefix/slots/0", True),
+        (b"POST", b"/%73lots/0", True),
+        (b"POST", b"/slots%2f0", True),
+        (b"DELETE", b"/x/../slots/0", True),
+        (b"GET", b"/slots", False),
+        (b"POST", b"/v1/chat/completions", False),
+        (b"POST", b"/timeslots/0", False),
+        (b"POST", b"/%zz\xff", False),
+    ],
+)
+def test_actions_on_slots(method: bytes, path: bytes, *, expected: bool) -> None:
+    """However the path is written; to look at slots is no action."""
+    assert acts_on_slots(method, path) is expected

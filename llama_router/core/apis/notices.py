@@ -47,12 +47,6 @@ _AT_TURN: Final = {
     Behind.CLIENT: "It is the turn of another client first.",
 }
 
-#: What is done for a backend beside its load, or before its stop.
-_AT_STEP: Final = {
-    Step.SAVING: "its prompt cache is being saved",
-    Step.RESTORING: "its prompt cache is being restored",
-}
-
 #: Step in which the progress of a load is reported, as a fraction.
 PROGRESS_STEP: Final = 0.1
 
@@ -223,11 +217,12 @@ def _about_phase(wait: Wait) -> str:
     model = f"model '{wait.model}'"
     match wait.phase:
         case Phase.STARTING:
-            return f"Loading {model}{_doing(wait.step)}..."
+            restoring = ": its prompt cache is being restored" * (wait.step is Step.RESTORING)
+            return f"Loading {model}{restoring}..."
         case Phase.READY:
             return f"{_AT_QUEUE[wait.behind]} {model}."
         case Phase.DRAINING | Phase.STOPPING:
-            return f"Unloading {model}, to start it anew{_doing(wait.step)}..."
+            return f"{_leaving(model, wait.step)}, to start it anew..."
         case Phase.BACKOFF | Phase.FAILED:
             return f"The backend of {model} failed; it is started again."
         case Phase.STOPPED:
@@ -244,9 +239,11 @@ def _about_blocker(blocker: Blocker) -> str:
         case Phase.READY | Phase.DRAINING:
             return f"Waiting for {name} to finish its requests."
         case _:
-            return f"Unloading {name}{_doing(blocker.step)}..."
+            return f"{_leaving(name, blocker.step)}..."
 
 
-def _doing(step: Step | None) -> str:
-    """Return what is done for a backend, as the end of a clause; empty if nothing is."""
-    return "" if step is None else f": {_AT_STEP[step]}"
+def _leaving(name: str, step: Step | None) -> str:
+    """Return what is done before and while a backend is stopped."""
+    if step is Step.SAVING:
+        return f"Saving the prompt cache of {name}, then unloading it"
+    return f"Unloading {name}"

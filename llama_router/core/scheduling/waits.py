@@ -13,8 +13,8 @@ from .lifecycle import Phase
 class Step(Enum):
     """What is done for a backend beside its load, or before its stop."""
 
-    SAVING = auto()  # its prompt cache is being saved
-    RESTORING = auto()  # its prompt cache is being restored
+    SAVING = auto()  # its prompt cache is saved, then it is stopped
+    RESTORING = auto()  # its prompt cache is restored, then it is ready
 
 
 @attrs.frozen(kw_only=True)
