@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from .failures import CommandError
 
@@ -94,23 +93,3 @@ def with_option(args: Sequence[str], key: str, value: object) -> list[str]:
         rest.append(word)
     place = len(rest) if place is None else place
     return [*rest[:place], spellings[0], str(value), *rest[place:]]
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield the lines that a change removed and added: ``-`` or ``+``, and the setting."""
-    old, new = dict(_flat(before)), dict(_flat(after))
-    for key in dict.fromkeys((*old, *new)):
-        if old.get(key) == new.get(key):
-            continue
-        if key in old:
-            yield "-", f"{key} = {old[key]}"
-        if key in new:
-            yield "+", f"{key} = {new[key]}"
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, json.dumps(value, ensure_ascii=False)

@@ -320,6 +320,7 @@ async def test_settings_are_read_and_changed(start, stage) -> None:
         await admin(router, "POST", "settings", {**body, "digest": settings["digest"]})
     ).json()
     assert (report["status"], report["retuned"]) == ("applied", ["a"])
+    assert "+ttl_s = 600" in report["diff"]
     assert router.path.read_text().startswith("# mine\n")
     after = (await admin(router, "GET", "settings?model=a")).json()
     assert (after["effective"]["ttl_s"], after["written"]["ttl_s"]) == (600, 600)

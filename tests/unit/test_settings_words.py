@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llama_router.cli.failures import CommandError
-from llama_router.cli.settings_words import differences, parse_assignment, with_option
+from llama_router.cli.settings_words import parse_assignment, with_option
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,6 @@ def test_another_word_is_a_mistake(word) -> None:
 def test_an_option_of_llama_server_takes_its_own_place(args, expected) -> None:
     """In every spelling, once."""
     assert with_option(args, "ctx", 8192) == expected
-
-
-def test_the_difference_names_what_changed() -> None:
-    """Removed and added lines; nothing about what is the same."""
-    before = {"ttl_s": 60, "spawn": {"args": ["a"]}, "group": "g"}
-    after = {"ttl_s": 600, "spawn": {"args": ["a"]}, "aliases": ["x"]}
-    assert list(differences(before, after)) == [
-        ("-", "ttl_s = 60"),
-        ("+", "ttl_s = 600"),
-        ("-", 'group = "g"'),
-        ("+", 'aliases = ["x"]'),
-    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ..loading import load_and_show
 from ..model_rows import format_duration, format_memory
 from ..options import DEFAULT_CONNECTION, Connection, Flag, Json
 from ..printing import print_error, print_json, print_line, print_styled
-from ..settings_words import differences, is_option, parse_assignment, with_option
+from ..settings_words import is_option, parse_assignment, with_option
 from ..tables import Cell
 
 #: The heading of a list of models or settings, by its field in the report of a reload.
@@ -27,6 +27,9 @@ _HEADINGS: Final = {
     "retuned": "applied without restart",
     "needs_router_restart": "needs a restart of the router",
 }
+
+#: The styles of the lines of a diff, by their first characters.
+_DIFF_STYLES: Final = {"-": ("red",), "+": ("green",), "@": ("cyan",)}
 
 
 @reporting_failures
@@ -154,14 +157,19 @@ def reload(*, connection: Connection = DEFAULT_CONNECTION) -> int:
     return _print_report(report)
 
 
-def _print_report(report: dict[str, Any]) -> int:
-    """Print the report of a reload; return the exit status."""
-    print_line(f"configuration: {report['status']}")
+def _print_report(report: dict[str, Any], *, is_check: bool = False) -> int:
+    """Print the report of a reload, or of what one would do; return the exit status."""
+    if not is_check:
+        print_line(f"configuration: {report['status']}")
     _print_problems(report)
     for field, heading in _HEADINGS.items():
         if report[field]:
             print_line(f"{heading}: {', '.join(report[field])}")
-    if report["status"] == "applied" and not any(report[field] for field in _HEADINGS):
+    if (
+        not is_check
+        and report["status"] == "applied"
+        and not any(report[field] for field in _HEADINGS)
+    ):
         print_line("no model has changed since it was read last")
     return 1 if report["problems"] else 0
 
@@ -184,11 +192,13 @@ def set_(
     *words: str,
     unset: Annotated[tuple[str, ...], Parameter(name="--unset", negative="")] = (),
     router: Annotated[bool, Parameter(name="--router", negative="")] = False,
+    dry_run: Flag = False,
     connection: Connection = DEFAULT_CONNECTION,
 ) -> int:
     """Change settings of a model in the router's configuration file, and apply them.
 
-    Comments and order of the file are kept. Without KEY=VALUE, the settings in force are printed.
+    Comments and order of the file are kept, and the change is printed as a diff of it. Without
+    KEY=VALUE, the settings in force are printed.
 
     Args:
         words: MODEL KEY=VALUE ...; a VALUE is TOML, or else a plain word. Dots separate the keys
@@ -196,6 +206,7 @@ def set_(
             parallel=2 and threads=8 are understood, too.
         unset: A setting to remove; may be given several times.
         router: Change settings of the router itself; then there is no MODEL.
+        dry_run: Only print the change and what it would do; nothing is written.
         connection: How to find the router.
     """
     model, assignments = None, list(words)
@@ -217,12 +228,13 @@ def set_(
         if options := [key for key in changes if model is not None and is_option(key)]:
             changes["args"] = _with_options(changes, options, before["written"])
         # Without a digest: the change does not depend on the file's present content.
-        body = {"model": model, "set": changes, "unset": list(unset)}
+        body = {"model": model, "set": changes, "unset": list(unset), "dry_run": dry_run}
         report = client.post("/admin/settings", body)
-        after = client.get(f"/admin/settings{query}")
-    for sign, line in differences(before["written"], after["written"]):
-        print_styled([Cell(f"{sign} {line}", ("red" if sign == "-" else "green",))])
-    return _print_report(report)
+    for line in report["diff"]:
+        print_styled([Cell(line, _DIFF_STYLES.get(line[:1], ()))])
+    if dry_run:
+        print_line("nothing was written (--dry-run)")
+    return _print_report(report, is_check=dry_run)
 
 
 def _with_options(

@@ -32,18 +32,25 @@ class Reload(msgspec.Struct):
     needs_router_restart: list[str]
 
 
+class Edit(Reload):
+    """The result of a change of the file; *diff* has the lines of a unified diff, masked."""
+
+    diff: list[str]
+
+
 class SettingsBody(StrictBody):
     """Changes of the configuration file.
 
     Keys are those of the file; dots lead into tables (``spawn.ready_timeout_s``). Without
     *model* they are keys of ``[router]``. With *digest*, the change is refused unless the
-    file still has that digest.
+    file still has that digest. With *dry_run*, it is only checked, and nothing is written.
     """
 
     model: Name | None = None
     set: dict[str, Any] = msgspec.field(default_factory=dict)
     unset: list[str] = msgspec.field(default_factory=list)
     digest: str | None = None
+    dry_run: bool = False
 
 
 class Settings(msgspec.Struct):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import attrs
+from msgspec import structs
 from quart import Blueprint, Response, request
 
 from ...config.edit import edited, table_in
 from ...config.file import ConfigFile, read_config
+from ...config.text_diff import masked_diff
 from ...core.config.config import Config
 from ...core.config.redaction import (
     MASK,
@@ -57,9 +59,9 @@ def blueprint(context: ControlContext) -> Blueprint:
     @describe(
         "Change the configuration file, keeping comments and order, and apply it.",
         body=config_schemas.SettingsBody,
-        answer=config_schemas.Reload,
+        answer=config_schemas.Edit,
         errors=(404, 409),
-        also=[(422, config_schemas.Reload)],
+        also=[(422, config_schemas.Edit)],
     )
     async def set_settings() -> Response:
         body = await json_body(config_schemas.SettingsBody)
@@ -68,11 +70,31 @@ def blueprint(context: ControlContext) -> Blueprint:
         table: tuple[str, ...] = ("router",)
         if body.model is not None:
             table = ("models", str(spec_of(context, body.model).id))
-        change = partial(edited, table=table, put=body.set, drop=body.unset)
-        report = await context.edit(change, expected=body.digest)
-        return answer(describe_reload(report), 422 if report.problems else 200)
+        change = _RecordedChange(partial(edited, table=table, put=body.set, drop=body.unset))
+        apply = context.check if body.dry_run else context.edit
+        report = await apply(change, expected=body.digest)
+        diff = await in_thread(change.diff, str(context.config_path), abandon_on_cancel=True)
+        result = config_schemas.Edit(**structs.asdict(describe_reload(report)), diff=diff)
+        return answer(result, 422 if report.problems and not body.dry_run else 200)
 
     return routes
+
+
+class _RecordedChange:
+    """A change of a text that remembers the texts."""
+
+    def __init__(self, change: Callable[[str], str]) -> None:
+        self._change = change
+        self._texts = ("", "")
+
+    def __call__(self, text: str) -> str:
+        changed = self._change(text)
+        self._texts = (text, changed)
+        return changed
+
+    def diff(self, name: str) -> list[str]:
+        """Return the lines of a unified diff of the file *name*. Takes a while: on a thread."""
+        return masked_diff(*self._texts, name)
 
 
 def settings_of(
