@@ -261,3 +261,14 @@ def find_llama_server(*, path: str | None = None) -> tuple[str, ...] | None:
         return None
     # -P: a module in the working directory must not take the place of an installed one.
     return (sys.executable, "-P", "-m", EMBEDDED)
+
+
+def embedded_version() -> str | None:
+    """Return the version of the embedded server's package; None if it is not installed."""
+    # It imports email and zipfile, which most routers never need.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 -- see above
+
+    try:
+        return version("xllamacpp")
+    except PackageNotFoundError:
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import stat
@@ -22,7 +21,7 @@ from ..errors.backends import SpawnError
 from ..files import Unseen, look
 from ..models.discovery.naming import parts_of
 from ..models.scan import file_version
-from .environment import find_program
+from .environment import embedded_version, find_program
 from .server_programs import gpus_of_machine
 
 #: Files with an identity of this machine that survives a boot; the second one is older.
@@ -88,10 +87,8 @@ def identity_of_program(spec: ModelSpec) -> str | None:
 @cache
 def _embedded() -> str | None:
     """Return the embedded server and its version, which cannot change while this process runs."""
-    try:
-        return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    version = embedded_version()
+    return None if version is None else f"xllamacpp {version}"
 
 
 def file_versions(spec: ModelSpec) -> dict[str, str]:

@@ -6,7 +6,6 @@ asked for devices only where the machine has a GPU: without one there is nothing
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 import subprocess
@@ -28,7 +27,7 @@ from ..errors.backends import SpawnError
 from ..errors.causes import Cause
 from ..logs.events import log
 from .diagnosis import diagnose
-from .environment import find_program, inherited
+from .environment import embedded_version, find_program, inherited
 
 #: Seconds that a program may take to answer: a driver may have to load first.
 ANSWER_TIMEOUT_S: Final = 30.0
@@ -185,7 +184,7 @@ async def ask_program(
     version: str | None
     if words[0] == sys.executable:
         # The one that llama.cpp's part says is that of an unknown commit.
-        program, version = EMBEDDED, importlib.metadata.version("xllamacpp")
+        program, version = EMBEDDED, embedded_version()
     else:
         program, match = words[0], _VERSION.search(output)
         version = None if match is None else match[1].strip()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..workers.interpreter_settings import thresholds
+from ..workers.interpreter_settings import settle_imports, thresholds
 
 #: New objects between two collections. With Python's 700, collections take a tenth of the time
 #: of the imports; with none at all, 1.5 MiB of garbage stay.
@@ -25,4 +24,4 @@ def fewer_collections() -> Iterator[None]:
     """
     with thresholds.changed(lambda original: (_NEW_OBJECTS, _YOUNG_COLLECTIONS, original[2])):
         yield
-        gc.freeze()
+        settle_imports()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+#: Orders of a search, in the hub's words.
+SORTS: Final = ("downloads", "likes", "lastModified", "trendingScore")
 
 
 class FoundRepository(msgspec.Struct, frozen=True):

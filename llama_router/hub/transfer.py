@@ -49,9 +49,6 @@ READ_TIMEOUT_S: Final = 30.0
 #: Largest description of a repository that is read, in bytes.
 MAX_DOCUMENT_BYTES: Final = 64 * 2**20
 
-#: Orders of a search.
-SORTS: Final = ("downloads", "likes", "lastModified", "trendingScore")
-
 #: Most repositories of one search.
 MAX_FOUND: Final = 50
 
@@ -143,7 +140,7 @@ class HubClient:
 
         Args:
             words: What a person is looking for; empty for everything.
-            sort: One of `SORTS`.
+            sort: One of `found.SORTS`.
 
         Raises:
             DownloadError: if the request fails.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +10,7 @@ import trio
 from ..control.web.context import ControlContext
 from ..core.requests.control_request import ControlRequest
 from ..threads import in_thread_or_here
-from ..workers.interpreter_settings import loop_goes_first, thresholds
+from ..workers.interpreter_settings import loop_goes_first, settle_imports, thresholds
 
 if TYPE_CHECKING:
     from ..control.web.server import ControlServer
@@ -69,5 +68,5 @@ class ControlPlane:
             from ..control.web.server import ControlServer  # noqa: PLC0415 -- same
 
             server = ControlServer(build_app(self._context))
-            gc.freeze()  # it lives as long as the process: collections skip it
+            settle_imports()
             return server

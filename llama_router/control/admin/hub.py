@@ -10,9 +10,8 @@ from ...core.config.config import Config
 from ...core.memory.devices import Device
 from ...core.memory.size_fit import where_it_fits
 from ...errors.requests import RequestError
-from ...hub.found import FoundRepository, OfferedModel, OfferedRepository
+from ...hub.found import SORTS, FoundRepository, OfferedModel, OfferedRepository
 from ...hub.references import without_host
-from ...hub.transfer import SORTS
 from ..web.context import ControlContext
 from ..web.guard import answer
 from . import download_schemas

@@ -62,7 +62,6 @@ _OPENING: Final = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*+\{")
 _BLANK_RUN: Final = re.compile(rb"[ \t\r\n]*+")
 _QUOTE: Final = ord('"')
 _BLANK: Final = ord(" ")
-_BLANKS: Final = b" " * BLANKED_BYTES
 
 
 @attrs.frozen
@@ -312,7 +311,7 @@ def _append(body: bytearray, closing: int, end: bytes) -> None:
 def _blank(body: bytearray, start: int, end: int) -> Iterator[None]:
     for at in range(start, end, BLANKED_BYTES):
         size = min(BLANKED_BYTES, end - at)
-        body[at : at + size] = _BLANKS[:size]
+        body[at : at + size] = b" " * size
         if size == BLANKED_BYTES:
             yield
 
