@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 #: Free space on a disk below which it is a warning, in bytes.
 _LITTLE: Final = 2 * 10**9
 
+#: Free space that the state directory needs at least, in bytes: below, nothing is kept there.
+_NEEDED: Final = 2**20
+
 #: The unit of the system service, and the folder of its state.
 _UNIT: Final = Path("/etc/systemd/system/llama-router.service")
 
@@ -197,22 +200,36 @@ def about_disks(state_dir: Path, environ: Mapping[str, str]) -> Iterator[Finding
             cure="run as the user of the service, or set router.state_dir",
         )
     else:
-        yield _disk(f"state directory {state_dir}", existing)
+        yield _disk(
+            f"state directory {state_dir}",
+            existing,
+            needed=_NEEDED,
+            cure=f"free space on that disk ('df -h {existing}' shows it), or set router.state_dir "
+            "to a folder on another one: found models, measured figures, the admin token and logs "
+            "are kept there",
+        )
 
 
-def _disk(text: str, folder: Path) -> Finding:
+def _disk(
+    text: str,
+    folder: Path,
+    *,
+    needed: int = 0,
+    cure: str = "'llama-router list' shows sizes, 'llama-router rm MODEL' frees space",
+) -> Finding:
+    """Return what is free on the disk of *folder*: an error if that is less than *needed* bytes."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
         return Finding(topic="disk", text=text)
-    is_little = free < _LITTLE
+    verdict = Verdict.WARNING if free < _LITTLE else Verdict.OK
+    if free < needed:
+        verdict = Verdict.ERROR
     return Finding(
         topic="disk",
-        verdict=Verdict.WARNING if is_little else Verdict.OK,
+        verdict=verdict,
         text=f"{text}, {format_size(free)} of the disk are free",
-        cure="'llama-router list' shows sizes, 'llama-router rm MODEL' frees space"
-        if is_little
-        else "",
+        cure="" if verdict is Verdict.OK else cure,
     )
 
 

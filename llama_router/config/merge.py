@@ -93,7 +93,13 @@ def parse_merged(
                 if len(problem.path) > 1 and problem.path[1] in merged.found_only
             }
             if not invalid:
-                exc.warnings = (*left_out, *merged.warnings)
+                # What a scan would find is not known while the file has mistakes: the folders of
+                # models_dirs may not be known either.
+                absent = {("models", name) for name in merged.left_out}
+                exc.warnings = (
+                    *left_out,
+                    *(warning for warning in merged.warnings if warning.path not in absent),
+                )
                 raise
         left_out += (Problem((), f"{p.location}: {p.message}") for p in invalid.values())
         models = {name: table for name, table in found.models.items() if name not in invalid}

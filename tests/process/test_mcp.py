@@ -133,8 +133,10 @@ async def test_logs_settings_and_unload(start, stage) -> None:
 
 
 async def test_it_is_off_unless_enabled(start, stage) -> None:
-    """A router without the setting says how to turn it on."""
+    """A router without the setting says how to turn it on, before it asks for a token."""
     router = await start({"a": stage.model("a")})
+    answer = await router.ask(request("POST", "/mcp", b"{}", content_type="application/json"))
+    assert (answer.status, answer.error["code"]) == (404, "mcp_disabled")
     answer = await sent(router, {"jsonrpc": "2.0", "id": 1, "method": "ping"})
     assert (answer.status, answer.error["code"]) == (404, "mcp_disabled")
     assert "[router] mcp = true" in answer.error["message"]

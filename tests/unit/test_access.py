@@ -27,6 +27,7 @@ from llama_router.errors.access import (
 )
 from llama_router.errors.admission import UnknownModelError
 from llama_router.errors.config import ConfigError
+from llama_router.errors.requests import RequestError
 
 TOKEN = "generated-token-0123456789"
 ALICE, BOB = "sk-alice-0123456789", "sk-bob-0123456789"
@@ -52,6 +53,18 @@ def fields(**values: str) -> list[tuple[bytes, bytes]]:
 
 def check(g: Gate, scope: Scope = Scope.MODELS, method: bytes = b"POST", **values: str):
     return g.check(scope, method, fields(**{"host": "127.0.0.1:8082", **values}))
+
+
+# -- classes ------------------------------------------------------------------------------
+
+
+def test_two_classes_in_one_request_are_refused() -> None:
+    """Which one counts is not guessed; the same one twice is one."""
+    host = (b"host", b"127.0.0.1:8082")
+    one, other = (b"x-priority", b"background"), (b"x-priority", b"interactive")
+    assert gate().check(Scope.MODELS, b"POST", [host, one, one]).asked == "background"
+    with pytest.raises(RequestError, match="several fields 'X-Priority'"):
+        gate().check(Scope.MODELS, b"POST", [host, one, other])
 
 
 # -- secrets ------------------------------------------------------------------------------

@@ -341,6 +341,13 @@ def test_settings_for_a_model_that_is_gone_are_a_warning_with_a_line(home) -> No
     assert (warning.line, warning.location) == (2, "models.b")
 
 
+def test_a_file_with_mistakes_says_nothing_about_absent_models(home) -> None:
+    """No scan may have been made because of them."""
+    with pytest.raises(ConfigError) as refused:
+        home.load("\n[router]\nport = 'x'\n[models.gone]\ngroup = 'g'\n")
+    assert refused.value.warnings == ()
+
+
 def test_mistakes_in_models_that_are_left_out_are_said_with_all_others(home) -> None:
     """A name that is taken, an unknown key, a model that is not there to be started with."""
     home.scan()

@@ -99,6 +99,15 @@ def test_disks_that_are_nearly_full_are_a_warning(tmp_path, monkeypatch) -> None
     assert list(look_at.about_disks(tmp_path / "state", environ))[-1].verdict is Verdict.WARNING
 
 
+def test_a_state_directory_on_a_full_disk_is_an_error(tmp_path, monkeypatch) -> None:
+    """Nothing is kept there any more; no model there could be removed to free space."""
+    monkeypatch.setattr(look_at, "_NEEDED", 10**18)
+    full = list(look_at.about_disks(tmp_path / "state", {"HOME": str(tmp_path)}))[-1]
+    assert full.verdict is Verdict.ERROR
+    assert "df -h" in full.cure
+    assert "router.state_dir" in full.cure
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """A home folder, and a configuration that is fine."""

@@ -27,6 +27,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf")})
     (tmp_path / "folder").mkdir()
     make_chat_model(tmp_path / "folder" / "found-Q8_0.gguf", name="found", seed=1)
+    make_chat_model(tmp_path / "folder" / "ours-Q8_0.gguf", name="ours", seed=2)
     snapshot = tmp_path / "hf/hub/models--me--repo/snapshots/abc"
     snapshot.mkdir(parents=True)
     make_chat_model(snapshot / "repo-Q4_K_M.gguf", name="cached", seed=1)
@@ -35,6 +36,7 @@ def config(tmp_path, monkeypatch):
         '[router]\nstate_dir = "state"\nmodels_dirs = ["folder"]\n'
         '[models.broken]\npath = "missing.gguf"\naliases = ["b"]\n'
         '[models.program]\nspawn.command = ["python3", "$port"]\n'
+        f'[models.ours]\npath = "{tmp_path}/folder/ours-Q8_0.gguf"\n'
     )
     return config
 
@@ -48,6 +50,7 @@ def test_every_model_is_there_with_its_origin(tmp_path, config, capsys) -> None:
         "program": "configuration",
         "me/repo:Q4_K_M": "hub cache",
         "found-Q8_0": str(tmp_path / "folder"),
+        "ours": f"{tmp_path / 'folder'}, configuration",
     }
     found = listed["found-Q8_0"]
     assert found["size_bytes"] == (tmp_path / "folder/found-Q8_0.gguf").stat().st_size
@@ -62,7 +65,7 @@ def test_the_table_has_a_line_for_each(config, capsys) -> None:
     assert list_models(config=config) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["MODEL", "SIZE", "QUANT", "MODIFIED", "FROM", "NOTES"]
-    assert len(rows) == 4
+    assert len(rows) == 5
     (program,) = [row for row in rows if row.startswith("program")]
     assert program.split() == ["program", "-", "-", "-", "configuration"]
 

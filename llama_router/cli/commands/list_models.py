@@ -160,7 +160,7 @@ def entries_of(loaded: LoadedConfig, caches: Caches) -> list[Entry]:
     return [
         _entry(
             spec,
-            "configuration" if str(spec.id) in written else _origin(spec, folders),
+            _origin(spec, folders, is_written=str(spec.id) in written),
             "" if (fault := faults.get(spec.id)) is None else f"{fault.need.path} {fault.reason}",
         )
         for spec in loaded.config.models.values()
@@ -187,14 +187,14 @@ def _entry(spec: ModelSpec, origin: str, fault: str) -> Entry:
     )
 
 
-def _origin(spec: ModelSpec, folders: list[tuple[str, str]]) -> str:
-    """Return where a model that the configuration does not name was found."""
-    if spec.state is ModelState.MANUAL:
-        return "imported"
+def _origin(spec: ModelSpec, folders: list[tuple[str, str]], *, is_written: bool) -> str:
+    """Return where a model comes from: where its file is, and whether it has a table."""
     for folder, origin in folders:
         if spec.path is not None and is_below(spec.path, folder):
-            return origin
-    return "found"
+            return f"{origin}, configuration" if is_written else origin
+    if is_written:
+        return "configuration"
+    return "imported" if spec.state is ModelState.MANUAL else "found"
 
 
 def age(seconds: float) -> str:

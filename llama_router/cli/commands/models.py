@@ -42,13 +42,16 @@ def import_(folder: Path, /, *, config: Config = None) -> int:
     scanned = catalog.import_folder(absolute(folder))
     for warning in scanned.warnings:
         print_message(f"{warning.path}: warning: {warning.reason}")
+    word = "imported" if scanned.is_stored else "not kept"
     for model in scanned.models:
-        print_line(f"{'imported' if model in scanned.new else 'known already'}: {model}")
+        print_line(f"{word if model in scanned.new else 'known already'}: {model}")
     if not scanned.models:
         return fail(f"{folder}: no model was found")
+    if not scanned.is_stored:
+        return fail("nothing was imported: the list of models could not be written (see above)")
     if scanned.new:
         tell_router(Connection(config=config))
-    return 0 if scanned.is_stored else 1
+    return 0
 
 
 def _fault_of(folder: Path) -> str | None:

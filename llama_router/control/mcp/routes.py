@@ -47,11 +47,13 @@ def blueprint(context: ControlContext) -> Blueprint:
     routes = Blueprint("mcp", __name__)
     endpoint = Endpoint(Tools(context))
 
-    @routes.post("/mcp")
-    @open_to(Scope.MCP)
-    async def mcp() -> Response:
+    def refuse_if_off() -> None:
         if not context.dispatcher.config.router.mcp:
             raise McpDisabledError("the endpoint /mcp is off; [router] mcp = true turns it on")
+
+    @routes.post("/mcp")
+    @open_to(Scope.MCP, refuse_if_off=refuse_if_off)
+    async def mcp() -> Response:
         without_deadline()  # a load waits MAX_WAIT_S at most, an unload for requests in flight
         fields = {name.lower(): value for name, value in request.headers}
         answer = await endpoint.answer(caller(), await raw_body(), fields)

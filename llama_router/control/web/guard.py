@@ -32,15 +32,24 @@ T = TypeVar("T")
 
 _MARK: Final = "_llama_router_scope"
 
+#: The attribute of a view that may be switched off: what refuses a request then.
+_SWITCH: Final = "_llama_router_switch"
+
 #: Longest body of a request to the control plane, in bytes.
 MAX_BODY_BYTES: Final = 1024 * 1024
 
 
-def open_to(scope: Scope) -> Callable[[View], View]:
-    """Mark a view as needing access to *scope* only. Stands below the route's decorator."""
+def open_to(
+    scope: Scope, *, refuse_if_off: Callable[[], None] | None = None
+) -> Callable[[View], View]:
+    """Mark a view as needing access to *scope* only. Stands below the route's decorator.
+
+    *refuse_if_off* raises if the view is switched off, before the sender is asked for a secret.
+    """
 
     def mark(view: View) -> View:
         setattr(view, _MARK, scope)
+        setattr(view, _SWITCH, refuse_if_off)
         return view
 
     return mark
@@ -53,6 +62,14 @@ def scope_of(app: Quart, endpoint: str | None) -> Scope:
     scope = getattr(app.view_functions[endpoint], _MARK, Scope.ADMIN)
     assert isinstance(scope, Scope)
     return scope
+
+
+def _refuse_if_off(app: Quart, endpoint: str | None) -> None:
+    """Refuse a request for a view that is switched off."""
+    if endpoint is not None:
+        refuse: Callable[[], None] | None = getattr(app.view_functions[endpoint], _SWITCH, None)
+        if refuse is not None:
+            refuse()
 
 
 def caller() -> Caller:
@@ -89,6 +106,7 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
             answer = gate.preflight_fields(fields)
             if answer is not None:
                 return Response(b"", HTTPStatus.NO_CONTENT, headers=_as_text(answer))
+        _refuse_if_off(app, request.endpoint)
         scope = scope_of(app, request.endpoint)
         g.caller = gate.check(scope, request.method.encode(), fields)
         if "cookie" in request.headers:

@@ -174,7 +174,9 @@ class Gate:
         if scope is not _MODELS and not (scope is Scope.CHANGES and self.changes_are_open):
             return self._check_scope(scope, seen)
         caller = self._check_key(seen) if self._keys else UNRESTRICTED
-        return _asking(caller, seen[PRIORITY_FIELD]) if PRIORITY_FIELD in seen else caller
+        if PRIORITY_FIELD not in seen:
+            return caller
+        return _asking(caller, {value for name, value in fields if name == PRIORITY_FIELD})
 
     def _check_scope(self, scope: Scope, seen: dict[bytes, bytes]) -> Caller:
         """Return the sender of a request for anything but the use of models."""
@@ -466,12 +468,18 @@ class Gate:
         return caller
 
 
-def _asking(caller: Caller, value: bytes) -> Caller:
-    """Return *caller* with the class that its request asks for.
+def _asking(caller: Caller, values: set[bytes]) -> Caller:
+    """Return *caller* with the class that the *values* of its request ask for.
 
     Raises:
-        RequestError: if there is no such class.
+        RequestError: if there is no such class, or the request asks for several.
     """
+    if len(values) > 1:
+        listed = " and ".join(sorted(map(_quoted, values)))
+        raise RequestError(
+            f"the request has several fields 'X-Priority', {listed}: send one", param="X-Priority"
+        )
+    [value] = values
     try:
         priority = Priority(value.decode("latin-1").strip().lower())
     except ValueError:
