@@ -19,7 +19,7 @@ def test_a_grant_of_ten_minutes_ago_is_half_a_grant() -> None:
 
 
 def test_the_pause_is_from_the_end_of_a_request_to_the_next_arrival() -> None:
-    """Each new one counts for half; without any, it is infinite."""
+    """Each new one counts for a quarter; without any, it is infinite."""
     demand = Demand()
     demand.arrived(0.0)
     assert demand.pause_s == math.inf
@@ -28,7 +28,7 @@ def test_the_pause_is_from_the_end_of_a_request_to_the_next_arrival() -> None:
     assert demand.pause_s == 2.0
     demand.ended(10.0)
     demand.arrived(14.0)
-    assert demand.pause_s == 3.0
+    assert demand.pause_s == 2.5
 
 
 def test_an_arrival_without_an_end_before_it_is_no_pause() -> None:

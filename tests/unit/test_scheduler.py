@@ -706,19 +706,42 @@ def test_an_unloaded_model_has_not_crashed() -> None:
 
 
 def test_a_model_that_is_asked_again_soon_is_kept_for_its_share_of_a_swap() -> None:
-    """Two clients that ask in turns do not cause a swap per request; each load took 10 s."""
-    s = Scheduler(config(router={"min_residency_s": 0}, a={}, b={}))
+    """Two clients that ask in turns do not cause a swap per request; its load took 10 s."""
+    s = asked_each_second_until_14({"swap_patience": 0.5})
+    s.handle(Arrived(4, B, client="rival"), now_s=14)
+    assert s.handle(Finished(3), now_s=15) == []
+    assert s.wake_s == 17
+    assert s.handle(Arrived(5, A), now_s=16) == [Grant(5, A)]
+    # The next request is expected until 20; the other one has waited for half a swap at 19.
+    assert [type(action) for action in s.handle(Finished(5), now_s=18)] == [Stop]
+
+
+def test_the_more_clients_wait_the_sooner_a_swap_is_worth_it() -> None:
+    """Two of them have waited for half a swap together after half of the time."""
+    s = asked_each_second_until_14({"swap_patience": 0.5})
+    s.handle(Arrived(4, B, client="rival"), now_s=14)
+    s.handle(Arrived(5, B, client="other"), now_s=14)
+    assert [type(action) for action in s.handle(Finished(3), now_s=15)] == [Stop]
+
+
+def test_no_request_is_expected_that_could_not_end_within_the_dwell_time() -> None:
+    """A large patience does not lengthen a wait beyond it."""
+    s = asked_each_second_until_14({"swap_patience": 100})
+    s.handle(Arrived(4, B, client="rival"), now_s=14)
+    assert s.handle(Finished(3), now_s=34) == []  # expected until 36; the dwell time ends at 44
+    assert s.handle(Arrived(5, A), now_s=35) == [Grant(5, A)]
+    assert [type(action) for action in s.handle(Finished(5), now_s=35)] == [Stop]
+
+
+def asked_each_second_until_14(settings: dict[str, object]) -> Scheduler:
+    """Return a scheduler with the model a, loaded from 0 to 10, with pauses of one second."""
+    s = Scheduler(config(router={"min_residency_s": 0}, scheduler=settings, a={}, b={}))
     s.handle(Arrived(1, A), now_s=0)
     s.handle(Changed(A, Signal.PROBE_OK), now_s=10)
-    for request, at_s in ((2, 12), (3, 14)):  # a pause of one second each
+    for request, at_s in ((2, 12), (3, 14)):
         s.handle(Finished(request - 1), now_s=at_s - 1)
         s.handle(Arrived(request, A), now_s=at_s)
-    s.handle(Arrived(4, ModelId("b")), now_s=14)
-    assert s.handle(Finished(3), now_s=15) == []
-    assert s.wake_s == 16.5
-    assert s.handle(Arrived(5, A), now_s=16) == [Grant(5, A)]
-    # The next request is expected at 20.5, when its share is over: ten seconds, as it was loading.
-    assert [type(action) for action in s.handle(Finished(5), now_s=19)] == [Stop]
+    return s
 
 
 def test_without_patience_an_idle_model_leaves_at_once() -> None:

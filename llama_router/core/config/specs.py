@@ -182,7 +182,7 @@ class SchedulerSpec:
 
     policy: Policy = attrs.field(default=Policy.GROUPS, metadata=RETUNE)
     max_models: Positive | None = attrs.field(default=None, metadata=RETUNE)
-    swap_patience: Factor = attrs.field(default=1.0, metadata=RETUNE)
+    swap_patience: Factor = attrs.field(default=2.5, metadata=RETUNE)
     prefetch: bool = attrs.field(default=True, metadata=RETUNE)
     max_yield_s: Seconds = attrs.field(default=60.0, metadata=RETUNE)
 

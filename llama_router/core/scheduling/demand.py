@@ -9,7 +9,7 @@ from typing import Final
 HALF_LIFE_S: Final = 600.0
 
 #: Weight of the newest pause in the usual one.
-_NEWEST: Final = 0.5
+_NEWEST: Final = 0.25
 
 
 class Demand:

@@ -22,6 +22,7 @@ turn, and stops no other model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -37,7 +38,10 @@ from .placement import Occupancy, Placement
 from .state import SchedulerState
 
 #: How many times its usual pause a model's next request is waited for.
-_PAUSES: Final = 1.5
+_PAUSES: Final = 2.0
+
+#: Part of `max_dwell_s` after which no next request is waited for: the rest is for it to end in.
+_EXPECTING: Final = 0.75
 
 
 def grant(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
@@ -68,6 +72,8 @@ def grant(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[
 def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[Action]:
     """Start the models that may start, and stop what is in the way of the oldest other turn.
 
+    If that turn waits for a model that is expected back, what is in the way of the next one.
+
     Requests for a model that could not start in any place are refused.
 
     Args:
@@ -96,11 +102,12 @@ def swap(state: SchedulerState, order: list[ModelEntry], now_s: float) -> list[A
             continue
         older.append(entry)
         if not verdict.allowed and entry.spec.id not in state.barred and not evicting:
-            evicting = True  # for one turn at a time
             closed = closed_models(state, before)
             victims = state.victims(entry.spec, occupancy, closed)
-            if any(_is_expected_back(state, state.entries[v], entry, now_s) for v in victims):
+            idle = map(state.entries.__getitem__, victims)
+            if any(_is_expected_back(state, each, entry, order, now_s) for each in idle):
                 continue
+            evicting = True  # for one turn at a time
             for victim in victims:
                 actions.append(state.stop(victim, makes_way(entry.spec.id)))
                 state.entries[victim].made_way_s = now_s  # its memory is not free before its exit
@@ -170,20 +177,29 @@ def _is_closed(
 
 
 def _is_expected_back(
-    state: SchedulerState, victim: ModelEntry, rival: ModelEntry, now_s: float
+    state: SchedulerState,
+    victim: ModelEntry,
+    rival: ModelEntry,
+    order: Sequence[ModelEntry],
+    now_s: float,
 ) -> bool:
     """Return whether an idle model is kept for its next request, though another one waits.
 
-    It is if that request usually comes soon, and the model did not have its share of time yet:
-    so clients that ask for two models in turns do not cause a swap for each request.
+    It is if that request usually comes soon, and the others have not waited for as long as the
+    swap is worth yet: so clients that ask for two models in turns do not cause a swap for each
+    request. The more clients wait for the *order*, the sooner the swap is worth it.
     """
-    patience_s = state.config.scheduler.swap_patience * (victim.load_s + rival.load_s)
-    share_ends_s = victim.ready_since_s + patience_s
-    due_s = victim.idle_since_s + _PAUSES * victim.demand.pause_s
-    bound_s = rival.turn_s + state.config.router.max_dwell_s
-    if not victim.served or victim.busy or due_s > min(share_ends_s, bound_s):
+    if not victim.served or victim.busy or victim.demand.pause_s == math.inf:
         return False
-    return not state.due(due_s, now_s)
+    clients: set[str] = set()
+    for entry in order:
+        clients.update(entry.line.clients(entry.line.rank))
+    swap_s = victim.load_s + rival.load_s
+    patience_s = state.config.scheduler.swap_patience * swap_s / max(1, len(clients))
+    share_ends_s = max(victim.ready_since_s, rival.turn_s) + patience_s
+    bound_s = rival.turn_s + _EXPECTING * state.config.router.max_dwell_s
+    due_s = victim.idle_since_s + _PAUSES * victim.demand.pause_s
+    return due_s <= min(share_ends_s, bound_s) and not state.due(due_s, now_s)
 
 
 def _delays(
