@@ -51,7 +51,7 @@ from .gateway import Gateway
 from .health import health_error
 from .loop.fiber import FiberCancelledError, FiberTimeoutError
 from .reader import BODY_TIMEOUT_S, Reader
-from .router_responses import error_response, healthy_response, slash_redirect
+from .router_responses import error_response, healthy_response, page_redirect, slash_redirect
 from .sockets import ClientGoneError, ClientSocket
 from .tunnel import HandshakeExchange
 from .upload import StreamingUpload
@@ -143,6 +143,8 @@ class ModelRequest:
                 self._upgrade = not self._reader.buffer  # bytes after a handshake are HTTP
             if isinstance(destination, Observe):
                 reusable = await self._observe(destination)
+            elif place := gateway.gate.place_of_page(head.method, head.fields):
+                reusable = await self._redirect(place)
             else:
                 if router.capture_mib:
                     self._capture(router.capture_mib * 2**20)
@@ -172,7 +174,7 @@ class ModelRequest:
             AccessError: if it may not.
         """
         head, log, gate = self._head, self._log, self._gateway.gate
-        self._cors_headers = gate.cors_fields(head.fields)
+        self._cors_headers = gate.backend_fields(head.fields)
         observes = isinstance(destination, Observe)
         if not observes:  # the polls of monitoring would push all requests out
             self._gateway.dispatcher.activity.begin(log)
@@ -409,14 +411,19 @@ class ModelRequest:
                 "because it has keep_cache = true"
             )
 
-    async def _redirect(self) -> bool:
-        """Redirect to the same path with a slash at its end; return as `serve` does.
+    async def _redirect(self, origin: bytes | None = None) -> bool:
+        """Redirect to the same path, with a slash at its end or at *origin*.
 
-        The page there has links that are relative to it.
+        A page has links that are relative to the slash; for *origin* see `Gate.place_of_page`.
+        Returns as `serve` does.
         """
         self._log.status = int(HTTPStatus.TEMPORARY_REDIRECT)
         reusable = self._is_reusable()
-        await self._send(slash_redirect(self._head, self._cors_headers, close=not reusable))
+        head, fields, close = self._head, self._cors_headers, not reusable
+        if origin is None:
+            await self._send(slash_redirect(head, fields, close=close))
+        else:
+            await self._send(page_redirect(head, origin, fields, close=close))
         return reusable
 
     async def _send(self, response: bytes) -> None:

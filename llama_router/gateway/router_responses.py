@@ -83,6 +83,24 @@ def slash_redirect(
     # "./": a name with a colon would be read as a scheme. Source: RFC 3986, section 4.2.
     location = b"./%b/" % head.path.rpartition(b"/")[2]
     location += b"?" + head.query if head.query else b""
+    return _redirect(location, fields, close=close)
+
+
+def page_redirect(
+    head: RequestHead, origin: bytes, fields: Sequence[tuple[bytes, bytes]], *, close: bool
+) -> bytes:
+    """Return a redirect to the same path at another origin, for a page of a backend.
+
+    Args:
+        head: The request.
+        origin: The other origin.
+        fields: Further header fields.
+        close: The connection ends with the response.
+    """
+    return _redirect(origin + head.origin, fields, close=close)
+
+
+def _redirect(location: bytes, fields: Sequence[tuple[bytes, bytes]], *, close: bool) -> bytes:
     lines = [b"HTTP/1.1 307 Temporary Redirect\r\nlocation: %b\r\n" % location]
     lines += [b"%b: %b\r\n" % field for field in fields]
     lines.append(b"content-length: 0\r\n")

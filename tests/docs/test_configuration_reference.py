@@ -118,6 +118,7 @@ def test_the_example_shows_the_defaults() -> None:
             "admin_token",
             "home_model",
             "default_model",
+            "pages_origin",
         )
     }
     router = {k: v for k, v in document["router"].items() if k not in without_default}

@@ -41,13 +41,16 @@ PATIENCE_S = LIMIT_S / 2
 
 
 @contextmanager
-def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sync_api.Page]:
+def opened(
+    folder: Path, url: str, *, may_be: Sequence[int] = (), also: Sequence[str] = ()
+) -> Iterator[sync_api.Page]:
     """Open a browser that reaches nothing but this machine; it must not even try to.
 
     Args:
         folder: For its files.
         url: The only server that it may ask.
         may_be: Statuses of failures that belong to the test.
+        also: Further origins that it may ask.
     """
     asked: set[str] = set()
     errors: list[str] = []
@@ -77,9 +80,10 @@ def opened(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator[sy
         browser.close()
     assert not errors
     # In the middle of a swap nobody has the files.
-    assert not [one for one in refused if re.search("/v1/|/models|/props|/slots|/tools", one)]
+    unexpected = [one for one in refused if re.search("/v1/|/models|/props|/slots|/tools", one)]
+    assert unexpected == [], unexpected
     assert not [text for text in complaints if "Tools" in text]
-    assert not [one for one in asked if not one.startswith((url, "data:", "blob:"))]
+    assert not [one for one in asked if not one.startswith((url, *also, "data:", "blob:"))]
 
 
 @contextmanager
@@ -104,7 +108,7 @@ def dashboard(folder: Path, url: str, *, may_be: Sequence[int] = ()) -> Iterator
     # The latter on a machine that is busy.
     expected += ["ERR_CONNECTION_REFUSED", "was preloaded using link"]
     unexpected = [text for text in said if not any(part in text for part in expected)]
-    assert unexpected == []
+    assert unexpected == [], unexpected
 
 
 async def in_browser(steps: Callable[..., None], folder: Path, url: str) -> None:

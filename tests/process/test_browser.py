@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,6 +18,7 @@ import trio
 
 from tests.limits import LIMIT_S
 from tests.process.browser import MARKS, PATIENCE_S, in_browser, opened
+from tests.process.harness import free_port
 from tests.process.real import chat, make_models, model_table, serving, write_config
 
 if TYPE_CHECKING:
@@ -267,6 +269,41 @@ def go_and_come_back(folder: Path, url: str) -> None:
         message_box(frame(page)).wait_for()
 
 
+#: What a page can try to get: the state of the router, at its own origin and at the dashboard's.
+_REACHES = """
+async (origin) => {
+  const got = async (path) => {
+    try {
+      return (await fetch(path)).status;
+    } catch (error) {
+      return error.name;
+    }
+  };
+  const paths = ["/admin/status", `${origin}/admin/status`, "/ui/session"];
+  return Promise.all(paths.map(got));
+}
+"""
+
+
+def chat_apart(folder: Path, url: str, pages: str) -> None:
+    """Open the chat UI from the dashboard, in a tab of its own; see what that tab gets."""
+    # 403: below /upstream/, the backend itself says that it has no tools.
+    with opened(folder, url, may_be=[403], also=[pages]) as page:
+        page.goto(url)
+        page.get_by_role("link", name="Chat UI").click()
+        page.get_by_role("button", name="Start a", exact=True).click()
+        with page.context.expect_page() as opening:
+            page.get_by_role("link", name="Open the chat UI").click()
+        chat_ui = opening.value
+        assert len(words_of(say(chat_ui, "Hello")).split()) > 20
+        assert chat_ui.url.startswith(pages)
+        chat_ui.screenshot(path=folder / "apart.png")
+        assert chat_ui.evaluate(_REACHES, url) == [401, "TypeError", 404]
+        chat_ui.goto(f"{url}/upstream/a/")  # as a bookmark from before
+        assert chat_ui.url == f"{pages}/upstream/a/"
+        message_box(chat_ui).wait_for()
+
+
 def give_the_secrets(folder: Path, url: str) -> None:
     """Give a wrong key, the key, and the token; the UI needs no key of its own then."""
     with opened(folder, url, may_be=[401]) as page:
@@ -341,6 +378,19 @@ async def test_the_ui_is_one_click_away(config, tmp_path) -> None:
     with trio.fail_after(LIMIT_S):
         async with serving(config) as router:
             await in_browser(go_and_come_back, tmp_path, router.url)
+
+
+async def test_the_ui_can_be_apart_from_the_dashboard(tmp_path, tmp_path_factory) -> None:
+    """It works at an origin of its own, from which it gets nothing that only the dashboard may."""
+    table = model_table(make_models(tmp_path_factory), "a", args=["--predict", "48"])
+    port, second = free_port(), free_port()
+    pages = f"http://127.0.0.1:{second}"
+    hosts = f'host = ["127.0.0.1:{port}", "127.0.0.1:{second}"]'
+    config = write_config(tmp_path, table, router=[hosts, f'pages_origin = "{pages}"'])
+    steps = partial(chat_apart, pages=pages)
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await in_browser(steps, tmp_path, router.url)
 
 
 async def test_one_sign_in_is_for_both(tmp_path, tmp_path_factory) -> None:

@@ -270,3 +270,37 @@ async def test_a_websocket_of_another_page_is_refused(start, stage) -> None:
     )
     assert (await router.ask(data)).status == 403
     assert router.spawned() == []
+
+
+# -- pages of backends --------------------------------------------------------------------------
+
+
+async def test_pages_of_backends_have_an_origin_of_their_own(start, stage) -> None:
+    """A browser is led there, and finds neither the dashboard nor its session."""
+    router = await start({"a": stage.model("a")}, pages_origin="http://pages.localhost:8083")
+    page = {"sec_fetch_mode": "navigate", "sec_fetch_site": "none"}
+    led = await router.ask(from_page(router, "GET", "/upstream/a/x?y=1", **page))
+    there = "http://pages.localhost:8083/upstream/a/x?y=1"
+    assert (led.status, led.fields["location"]) == (307, there)
+    read = await router.ask(from_page(router, "GET", "/upstream/a/health"))
+    assert (read.status, read.fields["content-security-policy"]) == (200, "sandbox")
+    host = {"host": "pages.localhost:8083"}
+    opened = await router.ask(from_page(router, "GET", "/upstream/a/health", **page, **host))
+    assert (opened.status, opened.fields.get("content-security-policy")) == (200, None)
+    for path in ("/ui/", "/ui/session"):
+        assert (await router.ask(from_page(router, "GET", path, **host))).status == 404
+    cookie = cookie_of(await router.ask(from_page(router, "GET", "/ui/session")))
+    refused = await router.ask(from_page(router, "GET", "/admin/status", cookie=cookie, **host))
+    assert (refused.status, refused.error["code"]) == (401, "invalid_admin_token")
+
+
+async def test_the_chat_ui_is_at_the_origin_of_pages(start, stage) -> None:
+    """A page of it is led there; its scripts are not served elsewhere, so none stays behind."""
+    router = await start({"a": stage.model("a")}, pages_origin="http://pages.localhost:8083")
+    page = {"sec_fetch_mode": "navigate", "sec_fetch_site": "none", "accept": "text/html"}
+    led = await router.ask(from_page(router, "GET", "/index.html?q=hello", **page))
+    assert led.fields["location"] == "http://pages.localhost:8083/index.html?q=hello"
+    worker = await router.ask(from_page(router, "GET", "/sw.js"))
+    assert (worker.status, worker.error["code"]) == (404, "no_ui")
+    about = await router.ask(from_page(router, "GET", "/?chat=1", accept="application/json"))
+    assert about.json()["pages_origin"] == "http://pages.localhost:8083"

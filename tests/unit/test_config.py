@@ -117,6 +117,7 @@ def test_every_field_of_the_router_can_be_set() -> None:
         "admin_token": "0123456789abcdef",
         "allowed_hosts": ["box.example.org"],
         "cors_origins": ["https://chat.example.org"],
+        "pages_origin": "http://127.0.0.1:8083",
         "models_api": "admin",
         "metrics": "off",
         "public_without_keys": True,

@@ -14,14 +14,14 @@ from werkzeug.routing import BaseConverter
 from ... import __version__
 from ...backends.backend import Backend
 from ...backends.client import BackendResponse, fetch
-from ...core.access.gate import Scope
+from ...core.access.gate import Gate, Scope
 from ...errors.backends import UpstreamError
 from ...errors.base import RouterError
 from ...errors.requests import RequestError
 from ...logs.events import log
 from ...threads import in_thread
 from ..web.context import ControlContext
-from ..web.guard import answer, open_to
+from ..web.guard import answer, header_fields, open_to
 from .ui_backends import (
     ASSET,
     PASSED_ON_FIELDS,
@@ -47,6 +47,10 @@ _CHUNK_BYTES: Final = 64 * 1024
 _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
+#: Where the UI is, with `RouterSpec.pages_origin`.
+_AT_ORIGIN: Final = "the chat UI is at {}/index.html (see router.pages_origin)"
+
+
 class NoUserInterfaceError(RequestError):
     """No running backend has this file of a chat UI."""
 
@@ -69,6 +73,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     routes = Blueprint("web_ui", __name__)
     routes.record_once(_add_converter)
     files = _UiFiles(context)
+    gate = context.gate
 
     @routes.get("/")
     @open_to(Scope.OPEN)
@@ -78,30 +83,47 @@ def blueprint(context: ControlContext) -> Blueprint:
             about = _about()
             if "chat" in request.args:
                 about["chat_ui"] = await files.page() is not None
+                about["pages_origin"] = gate.pages_origin
             return _varying(answer(about))
         # The UI has addresses with a query, for a first message, say; the dashboard has none.
-        if wanted is RootContent.PAGE and not request.query_string:
+        is_plain = wanted is RootContent.PAGE and not request.query_string
+        if is_plain and not gate.is_for_pages(header_fields()):
             return _redirect("ui/")
-        return await chat(wanted)
+        return await _chat(files, gate, wanted)
 
     @routes.get("/index.html")
     @open_to(Scope.OPEN)
     async def index() -> Response:
-        return await chat(_wanted())
-
-    async def chat(wanted: RootContent) -> Response:
-        if (page := await files.page()) is not None:
-            return _varying(page)
-        if wanted is RootContent.PAGE:
-            return _redirect("ui/#/chat")
-        raise NoUserInterfaceError("no running backend has a chat UI")
+        return await _chat(files, gate, _wanted())
 
     @routes.get("/<ui_asset:path>")
     @open_to(Scope.OPEN)
     async def asset(path: str) -> Response:
+        if (origin := _elsewhere(gate)) is not None:
+            raise NoUserInterfaceError(_AT_ORIGIN.format(origin))
         return await files.asset(path)
 
     return routes
+
+
+async def _chat(files: _UiFiles, gate: Gate, wanted: RootContent) -> Response:
+    """Return the UI's page, or a redirect to where it is, or can be had."""
+    if (origin := _elsewhere(gate)) is not None:
+        if wanted is RootContent.PAGE:
+            return _redirect(origin + request.full_path.removesuffix("?"))
+        raise NoUserInterfaceError(_AT_ORIGIN.format(origin))
+    if (page := await files.page()) is not None:
+        return _varying(page)
+    if wanted is RootContent.PAGE and gate.pages_origin is None:
+        return _redirect("ui/#/chat")
+    raise NoUserInterfaceError(
+        "no running backend has a chat UI: load a model in the dashboard, then reload this page"
+    )
+
+
+def _elsewhere(gate: Gate) -> str | None:
+    """Return the origin at which the UI is, if it is not the one that was asked."""
+    return None if gate.is_for_pages(header_fields()) else gate.pages_origin
 
 
 def _add_converter(state: BlueprintSetupState) -> None:
@@ -115,7 +137,10 @@ def _wanted() -> RootContent:
 
 
 def _redirect(place: str) -> Response:
-    """Return a redirect to *place*, relative: a proxy may show the router below another path."""
+    """Return a redirect to *place*, which is relative within the router.
+
+    A proxy may show it below another path.
+    """
     fields = {"location": place, "cache-control": "no-store"}
     return _varying(Response(b"", HTTPStatus.FOUND, headers=fields))
 

@@ -11,7 +11,7 @@ from quart import Blueprint, Response, abort, request
 from ...core.access.gate import Scope
 from ...threads import in_thread
 from ..web.context import ControlContext
-from ..web.guard import open_to
+from ..web.guard import keep_from_pages, open_to
 from .static_files import StaticFile, StaticFiles
 
 #: What the page may do: load scripts, styles and fonts of the router, show images that the user
@@ -34,9 +34,10 @@ _FIELDS: Final = {
 }
 
 
-def blueprint(_context: ControlContext) -> Blueprint:
+def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes."""
     routes = Blueprint("dashboard", __name__, url_prefix="/ui")
+    keep_from_pages(routes, context.gate)
     files = StaticFiles(Path(__file__).with_name("static"))
 
     @routes.get("")

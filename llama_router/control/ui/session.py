@@ -13,7 +13,14 @@ from ...core.access.gate import Gate, Rights, Scope
 from ...core.access.sessions import Session, cookie_name
 from ...process.peer_user import router_users
 from ..web.context import ControlContext
-from ..web.guard import answer, header_fields, json_body, open_to, user_of_client
+from ..web.guard import (
+    answer,
+    header_fields,
+    json_body,
+    keep_from_pages,
+    open_to,
+    user_of_client,
+)
 
 #: Random bytes in the text of a cookie.
 _TEXT_BYTES: Final = 32
@@ -41,6 +48,7 @@ def blueprint(context: ControlContext) -> Blueprint:
     """Return the routes. They are open, and give rights by what they find out themselves."""
     routes = Blueprint("dashboard_session", __name__, url_prefix="/ui/session")
     gate = context.gate
+    keep_from_pages(routes, gate)
 
     @routes.get("")
     @open_to(Scope.OPEN)

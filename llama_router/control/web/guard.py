@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
-from quart import Quart, Response, g, request
+from quart import Blueprint, Quart, Response, abort, g, request
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
@@ -119,6 +119,15 @@ def install(app: Quart, gate: Gate, max_body_bytes: Callable[[], int]) -> None:
             response.headers.extend(_as_text(gate.cors_fields(header_fields())))
         response.headers["x-content-type-options"] = "nosniff"
         return response
+
+
+def keep_from_pages(routes: Blueprint, gate: Gate) -> None:
+    """Answer *routes* with 404 at the origin of pages of backends, where nobody signs in."""
+
+    @routes.before_request
+    async def check_place() -> None:
+        if gate.is_for_pages(header_fields()):
+            abort(HTTPStatus.NOT_FOUND)
 
 
 async def _check_user(gate: Gate, scope: Scope, fields: list[tuple[bytes, bytes]]) -> None:

@@ -61,6 +61,17 @@ def is_browser(user_agent: bytes) -> bool:
     return agent.startswith(b"mozilla/") and b"powershell" not in agent
 
 
+def is_navigation(fields: Fields) -> bool:
+    """Return whether a browser asks for a page, for a tab or a frame.
+
+    Over plain HTTP to another machine only the second field says so.
+    """
+    return any(
+        (name == b"sec-fetch-mode" and value == b"navigate") or name == b"upgrade-insecure-requests"
+        for name, value in fields
+    )
+
+
 def without_default_port(origin: str) -> str:
     """Return *origin* in lower case, without the port that its scheme implies."""
     origin = origin.lower()

@@ -34,7 +34,14 @@ from ...errors.requests import RequestError
 from ..config.config import Config
 from ..config.exposure import is_loopback
 from ..config.specs import MetricsAccess, ModelsApi, Priority
-from .browsers import Fields, is_browser, is_listed, is_same_origin, without_default_port
+from .browsers import (
+    Fields,
+    is_browser,
+    is_listed,
+    is_navigation,
+    is_same_origin,
+    without_default_port,
+)
 from .caller import UNRESTRICTED, Caller
 from .hosts import address_of, canonical, host_of, is_misleading, is_unspecified
 from .sessions import Session, Sessions, cookie_texts, is_direct, is_from_own_page
@@ -65,6 +72,10 @@ _CHECKED_FIELDS: Final = _CREDENTIALS | {
 }
 
 _READS: Final = frozenset((b"GET", b"HEAD"))
+
+#: What makes a page harmless: it gets an origin of its own that nothing has, and no scripts.
+#: Source: https://html.spec.whatwg.org/multipage/browsers.html#sandboxing.
+_SANDBOX: Final = (b"content-security-policy", b"sandbox")
 
 #: Header fields that name the page of a request, or are typical of a browser.
 _LOAD_FIELDS: Final = frozenset(
@@ -134,6 +145,11 @@ class Gate:
                 self._hosts.add(canonical(host.lower()))
         self._hosts |= {canonical(host.lower()) for host in router.allowed_hosts}
         self._origins = frozenset(map(without_default_port, router.cors_origins))
+        self.pages_origin = router.pages_origin
+        self._pages = b"" if router.pages_origin is None else router.pages_origin.encode("ascii")
+        pages_host = host_of((router.pages_origin or "").partition("://")[2])
+        if pages_host is not None:
+            self._hosts.add(canonical(pages_host.lower()))
         self._good_hosts: set[bytes] = set()
         self._models_api = router.models_api
         self._asks_always = router.dashboard_sign_in
@@ -186,6 +202,38 @@ class Gate:
             return self._check_metrics(seen)
         return self._check_token(scope, seen)
 
+    # -- pages of backends ------------------------------------------------------------------
+
+    def is_for_pages(self, fields: Fields) -> bool:
+        """Return whether a request was sent to the origin that pages of backends have alone."""
+        return bool(self._pages) and is_same_origin(self._pages, _value(fields, b"host"))
+
+    def place_of_page(self, method: bytes, fields: Fields) -> bytes | None:
+        """Return the origin at which a browser is to open a page that it asks for here.
+
+        A page that came from here could do what the dashboard may.
+
+        Args:
+            method: As received.
+            fields: The header fields of a request for something that a backend serves.
+
+        Returns:
+            None if it may have it here, or asks for no page.
+        """
+        if not self._pages or method not in _READS or not is_navigation(fields):
+            return None
+        return None if self.is_for_pages(fields) else self._pages
+
+    def backend_fields(self, fields: Fields) -> Sequence[tuple[bytes, bytes]]:
+        """Return the header fields for a response of a backend to a request with *fields*.
+
+        They are those of CORS; and where pages of backends have an origin of their own, nothing
+        that comes from another one becomes a page with rights, whatever asked for it.
+        """
+        if not self._pages or self.is_for_pages(fields):
+            return self.cors_fields(fields)
+        return (*self.cors_fields(fields), _SANDBOX)
+
     # -- sessions of browsers ---------------------------------------------------------------
 
     @property
@@ -200,7 +248,8 @@ class Gate:
     def is_local_page(self, fields: Fields) -> bool:
         """Return whether a page of the router, asked as this machine, sent a request directly."""
         seen = dict(fields)
-        return is_from_own_page(seen) and is_direct(seen, is_loopback)
+        is_own = is_from_own_page(seen) and is_direct(seen, is_loopback)
+        return is_own and not self.is_for_pages(seen.items())
 
     def sign_in(self, secret: str, text: bytes, *, uid: int | None) -> Rights:
         """Begin a session with the rights of *secret*; return these.
@@ -255,6 +304,8 @@ class Gate:
     def _session(self, seen: dict[bytes, bytes]) -> Session | None:
         cookies = seen.get(b"cookie")
         if cookies is None or self._sessions is None or not is_from_own_page(seen):
+            return None
+        if self.is_for_pages(seen.items()):
             return None
         session = self._sessions.find(cookie_texts(cookies, seen.get(b"host", b"")))
         return None if session is None or self.rights(session) is None else session
@@ -498,6 +549,10 @@ def _origin_error(origin: bytes | None) -> OriginNotAllowedError:
         f"a page of {owner} may not use this router; if it should, add its origin to "
         "router.cors_origins"
     )
+
+
+def _value(fields: Fields, wanted: bytes) -> bytes:
+    return next((value for name, value in fields if name == wanted), b"")
 
 
 def _digest(secret: bytes) -> bytes:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
+from types import MappingProxyType
 from typing import Final
 
 #: An address with a port: ``127.0.0.1:8083``, ``box.lan:80``, ``[::1]:8083``.
 _WITH_PORT: Final = re.compile(r"(\[[^\[\]]+\]|[^\[\]:]+):([0-9]{1,5})")
 
 _MAX_PORT: Final = 65_535
+
+_DEFAULT_PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 
 
 def without_brackets(host: str) -> str:
@@ -50,6 +54,26 @@ def is_loopback(host: str) -> bool:
     # From Python 3.13 on, is_loopback alone is true of ::ffff:127.0.0.1, too.
     is_mapped = isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
     return address.is_loopback and not is_mapped
+
+
+def pages_fault(origin: str | None, hosts: Iterable[str], port: int) -> str | None:
+    """Return why pages of backends cannot have *origin*; None if they can.
+
+    Args:
+        origin: The setting ``pages_origin``.
+        hosts: The addresses to listen on, without ports.
+        port: The port of addresses that name none.
+    """
+    if origin is None:
+        return None
+    scheme, _, authority = origin.lower().partition("://")
+    host, own = split_address(authority)
+    if host not in {"localhost", *hosts} or (own or _DEFAULT_PORTS[scheme]) != port:
+        return None
+    return (
+        "is where the dashboard is: pages of backends need another port, which 'host' lists, too, "
+        "or another name of this router"
+    )
 
 
 def host_fault(host: str, *, has_keys: bool, public_without_keys: bool) -> str | None:

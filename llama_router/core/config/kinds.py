@@ -239,6 +239,11 @@ _ORIGIN: Final = matching(
     "patterns",
 )
 
+_PAGES_ORIGIN: Final = matching(
+    r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?",
+    "must be one origin like 'http://127.0.0.1:8083', without a path",
+)
+
 _WITHOUT_CONTROLS: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 Port = Annotated[int, between(0, 65535)]
@@ -277,6 +282,7 @@ LlamaServer = Annotated[
 ]
 UrlPath = Annotated[Text, _URL_PATH]
 Origin = Annotated[Text, _ORIGIN]
+PagesOrigin = Annotated[Text, _PAGES_ORIGIN]
 
 Word = Annotated[String, Limit(_placeholder_fault)]
 """A word of a command line, or the value of a variable; its placeholders are known."""

@@ -12,7 +12,7 @@ import attrs
 from ...errors.config import ConfigError, Problem, Where
 from . import placeholders, tables
 from .config import Config
-from .exposure import host_fault
+from .exposure import host_fault, pages_fault
 from .kinds import LLAMA_SERVER, Table, name_fault
 from .names import ModelId
 from .specs import (
@@ -124,6 +124,8 @@ class _Parser:
             if fault is not None:
                 place = () if isinstance(router.host, str) else (index,)
                 self.report(("router", "host", *place), fault)
+        if fault := pages_fault(router.pages_origin, router.hosts, router.port):
+            self.report(("router", "pages_origin"), fault)
         return Config(
             router=router, scheduler=scheduler, devices=devices, api_keys=keys, models=models
         )

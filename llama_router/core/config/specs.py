@@ -26,6 +26,7 @@ from .kinds import (
     MemoryMib,
     Name,
     Origin,
+    PagesOrigin,
     Port,
     Positive,
     Seconds,
@@ -160,6 +161,7 @@ class RouterSpec:
     dashboard_sign_in: bool = attrs.field(default=False, metadata=RETUNE)
     allowed_hosts: tuple[Text, ...] = attrs.field(default=(), metadata=RETUNE)
     cors_origins: tuple[Origin, ...] = attrs.field(default=(), metadata=RETUNE)
+    pages_origin: PagesOrigin | None = attrs.field(default=None, metadata=RETUNE)
     models_api: ModelsApi = attrs.field(default=ModelsApi.AUTO, metadata=RETUNE)
     metrics: MetricsAccess = attrs.field(default=MetricsAccess.AUTO, metadata=RETUNE)
     public_without_keys: bool = attrs.field(default=False, metadata=RETUNE)

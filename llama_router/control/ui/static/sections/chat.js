@@ -3,6 +3,7 @@
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
 import { address, call } from "../api.js";
 import { Badge, Button, Empty, Notice, Progress, Search, Skeleton } from "../components.js";
+import { Icon } from "../icons.js";
 import { load } from "../model_actions.js";
 import { hasFailed, loadText, matches, phaseOf } from "../model_row.js";
 import { routeTo } from "../route.js";
@@ -18,16 +19,18 @@ export default function Chat({ route }) {
   const ready = useStore((state) => state.models
     .filter(({ phase }) => phase === "ready").map(({ id }) => id).join("\n"));
   const [found, setFound] = useState(null);
+  const [origin, setOrigin] = useState(null);
   const [failed, setFailed] = useState(null);
   const [shown, setShown] = useState(false);
   useEffect(() => {
     if (shown) return undefined; // it copes with a backend that leaves
     const end = new AbortController();
     call("/", { query: { chat: 1 }, headers: { accept: "application/json" }, signal: end.signal })
-      .then(({ chat_ui: there }) => {
+      .then(({ chat_ui: there, pages_origin: elsewhere }) => {
         setFound(there);
+        setOrigin(elsewhere);
         setFailed(null);
-        if (there) setShown(true);
+        if (there && !elsewhere) setShown(true);
       }, (error) => error.name !== "AbortError" && setFailed(error));
     return () => end.abort();
   }, [ready, shown]);
@@ -35,7 +38,17 @@ export default function Chat({ route }) {
   return html`<h1>Chat UI of llama.cpp</h1>
     ${failed ? html`<${Notice} tone="bad">${failed.message}<//>`
       : found === null ? html`<${Skeleton} label="Looking for the chat UI" />`
+      : found ? html`<${Elsewhere} origin=${origin} />`
       : html`<${Chooser} />`}`;
+}
+
+/** Where the page is, if pages of backends have an origin of their own: out of reach of this one. */
+function Elsewhere({ origin }) {
+  return html`<${Empty} icon="chat" title="The chat UI has a tab of its own" action=${html`
+    <a class="button primary" href=${`${origin}/index.html`} target="_blank" rel="noopener">
+      <${Icon} name="out" size=${16} /><span>Open the chat UI</span></a>`}>
+    Pages of backends are at <span class="name">${origin}</span>, apart from this dashboard, as${" "}
+    <code>router.pages_origin</code> says.<//>`;
 }
 
 /** The page itself. What conversation it shows is kept in the address, for a reload. */
