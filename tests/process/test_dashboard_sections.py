@@ -172,7 +172,8 @@ def see_abilities(folder: Path, url: str) -> None:
         cards.get_by_role("listitem", name="a", exact=True).get_by_text("Tools").wait_for()
         embedder = cards.get_by_role("listitem", name="embedder", exact=True)
         embedder.get_by_text("Embeddings", exact=True).wait_for()
-        page.goto(f"{url}/ui/#/playground?tab=embeddings")
+        embedder.get_by_role("link", name="Try: embedder").click()
+        page.wait_for_url("**/ui/#/playground/embedder?tab=embeddings")
         choice = page.get_by_role("combobox", name="Model")
         sync_api.expect(choice.get_by_role("option")).to_have_text(["embedder"])
 

@@ -48,6 +48,7 @@ PROBES: list[object] = [
         "pool",
         "0" * 64,
         "/a/llama-server",
+        "http://a",
     ),
     *([], ["/a"], ["a"], [1], "ab", ("a",), {}, {"a": "b"}, {"a": 1}, {"a": {"b": 1}}),
     *(None, b"a", dt.date(2026, 1, 1)),

@@ -97,7 +97,7 @@ export function FailureDialog({ row, onClose }) {
       return load(row);
     }}>Try again<//>`}>
     <p class="said">${sentence(cut(message, 4000))}</p>
-    <p class="quiet small-text">${[ago !== null && `${duration(ago)} ago`, cause, code,
+    <p class="quiet small-text">${[ago !== null && (ago < 5 ? "just now" : `${duration(ago)} ago`), cause, code,
       row.failures > 1 && `${row.failures} failures in a row`].filter(Boolean).join(" · ")}</p>
     ${shown ? html`<h3>Its last words</h3>
       <pre class="log" tabindex="0" aria-label="Last lines of output">${shown}</pre>`

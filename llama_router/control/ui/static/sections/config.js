@@ -120,7 +120,7 @@ function File({ line }) {
     setText(file.text);
     setConflict(false);
   };
-  return html`<p class="quiet"><code>${file.path}</code>${file.exists ? "" : " does not exist yet"}
+  return html`<p class="quiet"><code>${file.path}</code>${" "}${file.exists ? "" : " does not exist yet"}
       · ${file.status === "rejected" ? html`<${Badge} tone="bad">Rejected<//> the last good
         configuration is in force` : html`<${Badge} tone="good">In force<//>`}
       ${reloaded ? ` since ${clock(reloaded)}` : ""}</p>

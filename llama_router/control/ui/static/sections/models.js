@@ -2,8 +2,8 @@
 
 import { Component, html, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState }
   from "../lib.js";
-import { sentence } from "../api.js";
-import { Badge, Button, Empty, Notice, Progress, Search, Segmented, Select, Skeleton, Table,
+import { address, sentence } from "../api.js";
+import { Badge, Button, CopyButton, Empty, Notice, Progress, Search, Segmented, Select, Skeleton, Table,
   useWindow } from "../components.js";
 import { bytes, count, mib, plural, tokens } from "../format.js";
 import { Icon } from "../icons.js";
@@ -55,6 +55,7 @@ export default function Models({ route }) {
   return html`
     <div class="section-head">
       <h1>Models</h1>
+      ${models.length > 0 && html`<${Address} />`}
       ${models.length > 0 && html`<${Segmented} label="View" value=${view} onChange=${setView} options=${[
         { value: "cards", label: "Cards", icon: "cards" },
         { value: "table", label: "Table", icon: "table" }]} />`}
@@ -90,6 +91,13 @@ function inOrder(rows, order) {
   if (order === "used") return rows.sort((a, b) => (lastUsed(b) ?? 0) - (lastUsed(a) ?? 0));
   if (order === "memory") return rows.sort((a, b) => (memorySum(b) ?? 0) - (memorySum(a) ?? 0));
   return rows;
+}
+
+/** What a program is to be told, so that it uses the models. */
+function Address() {
+  const base = new URL(address("/v1"), location.href).href;
+  return html`<p class="api-address quiet"><span>API for programs</span> <code>${base}</code>
+    <${CopyButton} small kind="quiet" label="Copy the address of the API" text=${base}>${null}<//></p>`;
 }
 
 function NoModels() {
@@ -203,9 +211,23 @@ function Rate({ row }) {
   return html`<div title=${about}><dt>Tokens/s</dt><dd class=${past ? "quiet" : ""}>${text}</dd></div>`;
 }
 
+/** Leads to the place to try a model: each kind has its own. */
+function TryLink({ row: { id, capabilities = [] } }) {
+  const only = capabilities.includes("completion") ? null
+    : ["embedding", "rerank"].find((each) => capabilities.includes(each));
+  const word = only ? "Try" : "Chat";
+  return html`<a class="button plain small" aria-label=${`${word}: ${id}`}
+    href=${routeTo("playground", id, { tab: TABS[only] ?? null })}>
+    <${Icon} name=${only ? "playground" : "chat"} size=${16} /><span>${word}</span></a>`;
+}
+
+/** The tabs of the playground for models that do one thing only. */
+const TABS = { embedding: "embeddings", rerank: "rerank" };
+
 function Actions({ row, show, admin, bare }) {
   return html`<div class="model-actions">
     <${MainAction} row=${row} bare=${bare} />
+    ${!bare && !hasFailed(row) && html`<${TryLink} row=${row} />`}
     <span class="end">
       ${admin && row.keep_loaded !== undefined && html`<span class=${bare ? "at-m" : ""}>
         <${Button} kind="quiet" small icon="pin"

@@ -7,8 +7,9 @@ import { Button, CopyButton, Empty, Field, Notice, Progress, Segmented, Select, 
 import { duration, plural, rate } from "../format.js";
 import { Icon } from "../icons.js";
 import { Markdown } from "../markdown.js";
+import { loadText } from "../model_row.js";
 import { routeTo, useChoice } from "../route.js";
-import { useStore } from "../store.js";
+import { useNow, useStore } from "../store.js";
 
 const TABS = [
   { value: "chat", label: "Chat" },
@@ -98,11 +99,12 @@ function sees({ capabilities, architecture } = {}) {
 /** Whether the model is loaded, and what it waits for. */
 function ModelState({ model }) {
   const row = useStore((state) => state.models.find(({ id }) => id === model));
+  useNow(row?.phase === "starting" ? 1 : 60);
   if (!row) return null;
   if (row.phase === "starting") {
-    return html`<div class="load-state"><span class="quiet">Loading${
-      row.load_left_s ? `, about ${duration(row.load_left_s)} left` : ""}</span>
-      <${Progress} label=${`Load of ${model}`} value=${row.progress} /></div>`;
+    return html`<div class="load-state"><span class="quiet">${
+      ["Loading", loadText(row)].filter(Boolean).join(", ")}</span>
+      <${Progress} label=${`Load of ${model}`} value=${row.load_progress} /></div>`;
   }
   if (row.waits_for) return html`<span class="quiet">${sentence(row.waits_for)}</span>`;
   return html`<span class="quiet">${row.phase === "ready" ? "Loaded"
@@ -188,9 +190,10 @@ function Chat({ model, sees }) {
         ${sees && html`<label class="button small plain file-button">Picture
           <input type="file" accept="image/*" class="off-screen"
             onChange=${(event) => { readImage(event.target).then(setImage, toastError); }} /></label>`}
-        <span class="end"></span>
-        ${busy ? html`<${Button} icon="stop" onClick=${() => { running.current.abort(); }}>Stop<//>`
+        <span class="end">${busy
+          ? html`<${Button} icon="stop" onClick=${() => { running.current.abort(); }}>Stop<//>`
           : html`<${Button} kind="primary" type="submit" disabled=${!text.trim() && !image}>Send<//>`}
+        </span>
       </div>
     </form>
   </div>`;
