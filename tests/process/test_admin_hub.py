@@ -120,30 +120,29 @@ async def test_a_repository_without_models_says_why(admin) -> None:
     assert "no GGUF files" in found["note"]
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "code", "param"),
-    [
+async def test_a_mistake_is_told(admin) -> None:
+    """In one sentence, with its code."""
+    for query, status, code, param in (
         ("repo?id=acme/none", 404, "hub_repository_missing", "model"),
         ("repo?id=../../etc/passwd", 400, "hub_reference_invalid", "id"),
         ("repo", 400, "invalid_request", "id"),
         ("search?sort=evil", 400, "invalid_request", "sort"),
         ("search?q=" + "x" * 201, 400, "invalid_request", "q"),
-    ],
-)
-async def test_a_mistake_is_told(admin, query, status, code, param) -> None:
-    """In one sentence, with its code."""
-    answer = await admin.get(f"/admin/hub/{query}")
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    ):
+        answer = await admin.get(f"/admin/hub/{query}")
+        error = answer.json()["error"]
+        told = (answer.status_code, error["code"], error["param"])
+        assert told == (status, code, param), query
 
 
-@pytest.mark.parametrize("query", ["search?q=x", f"repo?id={REPO}"])
-async def test_a_hub_that_fails_is_told_at_once(admin, server, query) -> None:
+async def test_a_hub_that_fails_is_told_at_once(admin, server) -> None:
     """Without the retries of a download: a person waits."""
-    server.answers = [(503, {})] * 2
-    answer = await admin.get(f"/admin/hub/{query}")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "hub_unreachable")
-    assert len(server.answers) == 1
+    for query in ("search?q=x", f"repo?id={REPO}"):
+        server.answers = [(503, {})] * 2
+        answer = await admin.get(f"/admin/hub/{query}")
+        told = (answer.status_code, answer.json()["error"]["code"])
+        assert told == (503, "hub_unreachable"), query
+        assert len(server.answers) == 1
 
 
 async def test_a_hub_that_is_silent_is_given_up(server, tmp_path, monkeypatch) -> None:

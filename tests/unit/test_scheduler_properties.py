@@ -480,7 +480,7 @@ class MemoryBusyMachine(Remembered, BusyMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestCounted = CountedMachine.TestCase
 TestCounted.settings = TestScheduler.settings
 TestMemory = MemoryMachine.TestCase
