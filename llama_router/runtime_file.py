@@ -21,6 +21,10 @@ from .files import make_folder, read_up_to, replace_atomically
 
 FILE: Final = "router.json"
 
+#: The lock of a state directory; it contains the pid of the router that holds it open. Commands
+#: find a router by it whose file is in no usual place.
+LOCK: Final = "router.lock"
+
 _MAX_BYTES: Final = 2**20
 
 

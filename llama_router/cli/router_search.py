@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
+from ..admin_token import FILE as TOKEN_FILE
 from ..admin_token import AdminTokenFileError, read_token
 from ..config.file import read_file
 from ..config.locations import NO_HOME, default_config_path, state_dir_for
@@ -18,6 +19,7 @@ from ..errors.config import ConfigError
 from ..files import Unseen, absolute, look
 from ..runtime_file import FILE, RuntimeFile, read, runtime_path
 from .failures import NoRouterError
+from .own_routers import own_routers
 
 #: The environment variable for the admin token, e.g. of a router on another machine.
 TOKEN_VARIABLE: Final = "LLAMA_ROUTER_ADMIN_TOKEN"  # noqa: S105 -- a name, not a secret
@@ -54,12 +56,14 @@ def find_router(connection: Connection, environ: Mapping[str, str]) -> RuntimeFi
     """Return the runtime file of the running router.
 
     Raises:
-        NoRouterError: if there is none.
+        NoRouterError: if there is none, or several could be meant.
     """
     candidates = list(_runtime_paths(connection, environ))
     for candidate in candidates:
         if (found := read(candidate)) is not None:
             return found
+    if (elsewhere := _find_elsewhere(connection, candidates, environ)) is not None:
+        return elsewhere
     faults = [fault for candidate in candidates if (fault := _fault_of(candidate))]
     searched = ", ".join(map(str, candidates)) or f"nothing, because {NO_HOME}"
     raise NoRouterError(
@@ -67,6 +71,37 @@ def find_router(connection: Connection, environ: Mapping[str, str]) -> RuntimeFi
         cure="start one with 'llama-router serve', or name one elsewhere with --url",
         details=[f"looked for {searched}"],
     )
+
+
+def _find_elsewhere(
+    connection: Connection, candidates: list[Path], environ: Mapping[str, str]
+) -> RuntimeFile | None:
+    """Return the runtime file of the only router that this user runs; None if there is none.
+
+    Raises:
+        NoRouterError: if there are several, or it has no runtime file.
+    """
+    running = own_routers(environ)
+    if connection.config is not None:
+        running = [router for router in running if router.runtime_path in candidates]
+    found = [file for router in running if (file := read(router.runtime_path)) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NoRouterError(
+            "several routers are running",
+            cure="name one with --config",
+            details=[f"pid {file.pid}: --config {file.config}" for file in found],
+        )
+    if running:
+        router = running[0]
+        raise NoRouterError(
+            f"a router is running, pid {router.pid}, but its file {router.runtime_path} is not "
+            "there",
+            cure="look for free space on that disk, and restart it; until then, name it with "
+            f"--url and --token-file {router.state_dir / TOKEN_FILE}",
+        )
+    return None
 
 
 def _fault_of(path: Path) -> str:

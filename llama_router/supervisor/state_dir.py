@@ -22,9 +22,7 @@ from ..errors.config import ConfigError, Problem
 from ..files import is_open_to_all, make_folder, reason_of
 from ..logs.events import log
 from ..process.instances import InstanceRecord, SweepOutcome, sweep
-
-#: The lock file; it contains the pid of the router that holds the lock.
-_LOCK: Final = "router.lock"
+from ..runtime_file import LOCK
 
 _MAX_PID_BYTES: Final = 32
 
@@ -56,7 +54,7 @@ class StateDirLock:
         """
         if self._descriptor is not None:
             return
-        path = state_dir / _LOCK
+        path = state_dir / LOCK
         with suppress(OSError):
             make_folder(state_dir)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
