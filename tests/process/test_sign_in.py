@@ -288,7 +288,8 @@ async def test_pages_of_backends_have_an_origin_of_their_own(start, stage) -> No
     opened = await router.ask(from_page(router, "GET", "/upstream/a/health", **page, **host))
     assert (opened.status, opened.fields.get("content-security-policy")) == (200, None)
     for path in ("/ui/", "/ui/session"):
-        assert (await router.ask(from_page(router, "GET", path, **host))).status == 404
+        answer = await router.ask(from_page(router, "GET", path, **host))
+        assert (answer.status, answer.error["code"]) == (404, "dashboard_elsewhere")
     cookie = cookie_of(await router.ask(from_page(router, "GET", "/ui/session")))
     refused = await router.ask(from_page(router, "GET", "/admin/status", cookie=cookie, **host))
     assert (refused.status, refused.error["code"]) == (401, "invalid_admin_token")

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
-from quart import Blueprint, Quart, Response, abort, g, request
+from quart import Blueprint, Quart, Response, g, request
 from quart_trio.wrappers import TrioRequest
 from quart_trio.wrappers.request import TrioBody
 
@@ -37,6 +37,13 @@ _SWITCH: Final = "_llama_router_switch"
 
 #: Longest body of a request to the control plane, in bytes.
 MAX_BODY_BYTES: Final = 1024 * 1024
+
+
+class DashboardElsewhereError(RequestError):
+    """The dashboard was asked for at the origin of pages of backends."""
+
+    code = "dashboard_elsewhere"
+    status = HTTPStatus.NOT_FOUND
 
 
 def open_to(
@@ -127,7 +134,10 @@ def keep_from_pages(routes: Blueprint, gate: Gate) -> None:
     @routes.before_request
     async def check_place() -> None:
         if gate.is_for_pages(header_fields()):
-            abort(HTTPStatus.NOT_FOUND)
+            raise DashboardElsewhereError(
+                "this address is for pages of backends (see router.pages_origin): open the "
+                "dashboard at another address of the router"
+            )
 
 
 async def _check_user(gate: Gate, scope: Scope, fields: list[tuple[bytes, bytes]]) -> None:

@@ -35,6 +35,12 @@ export function phaseOf(row) {
   return { word, tone };
 }
 
+/** Return "embedding" or "rerank" for a model that does that and does not chat; else undefined. */
+export function onlyOf({ capabilities = [] }) {
+  return capabilities.includes("completion") ? undefined
+    : ["embedding", "rerank"].find((each) => capabilities.includes(each));
+}
+
 export function isRunning(row) {
   return RUNNING.has(row.phase);
 }

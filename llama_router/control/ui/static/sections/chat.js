@@ -5,7 +5,7 @@ import { address, call } from "../api.js";
 import { Badge, Button, Empty, Notice, Progress, Search, Skeleton } from "../components.js";
 import { Icon } from "../icons.js";
 import { load } from "../model_actions.js";
-import { hasFailed, loadText, matches, phaseOf } from "../model_row.js";
+import { hasFailed, loadText, matches, onlyOf, phaseOf } from "../model_row.js";
 import { routeTo } from "../route.js";
 import { useNow, useStore } from "../store.js";
 
@@ -73,13 +73,14 @@ function Frame({ conversation }) {
 }
 
 function Chooser() {
-  const models = useStore((state) => state.models);
+  const all = useStore((state) => state.models);
+  const models = all.filter((row) => !onlyOf(row));
   const [search, setSearch] = useState("");
   const moving = models.some(({ phase }) => phase === "starting");
   useNow(moving ? 1 : 60);
   const running = models.filter(({ phase }) => phase === "ready").map(({ id }) => id);
   if (!models.length) {
-    return html`<${Empty} icon="models" title="No models yet" action=${html`
+    return html`<${Empty} icon="models" title=${all.length ? "No model chats" : "No models yet"} action=${html`
       <a class="button primary" href=${routeTo("hub")}>Get models</a>`}>
       The page comes out of a running model; there is none to start.<//>`;
   }

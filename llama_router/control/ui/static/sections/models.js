@@ -9,9 +9,8 @@ import { bytes, count, mib, plural, tokens } from "../format.js";
 import { Icon } from "../icons.js";
 import { FailureDialog, MainAction, pin } from "../model_actions.js";
 import { FILTERS, abilitiesOf, contextOf, factsOf, hasFailed, hueOf, isRunning, lastUsed,
-  lastUsedText, loadText, matches, memoryOf, memorySum, memoryText, phaseOf, rateOf, reasonOf, sourceOf,
-  squeezeOf, ttlText }
-  from "../model_row.js";
+  lastUsedText, loadText, matches, memoryOf, memorySum, memoryText, onlyOf, phaseOf, rateOf, reasonOf,
+  sourceOf, squeezeOf, ttlText } from "../model_row.js";
 import { routeTo, useChoice } from "../route.js";
 import { SettingsDialog } from "./model_settings.js";
 import { useNow, useStore } from "../store.js";
@@ -212,12 +211,11 @@ function Rate({ row }) {
 }
 
 /** Leads to the place to try a model: each kind has its own. */
-function TryLink({ row: { id, capabilities = [] } }) {
-  const only = capabilities.includes("completion") ? null
-    : ["embedding", "rerank"].find((each) => capabilities.includes(each));
+function TryLink({ row }) {
+  const only = onlyOf(row);
   const word = only ? "Try" : "Chat";
-  return html`<a class="button plain small" aria-label=${`${word}: ${id}`}
-    href=${routeTo("playground", id, { tab: TABS[only] ?? null })}>
+  return html`<a class="button plain small" aria-label=${`${word}: ${row.id}`}
+    href=${routeTo("playground", row.id, { tab: TABS[only] ?? null })}>
     <${Icon} name=${only ? "playground" : "chat"} size=${16} /><span>${word}</span></a>`;
 }
 
