@@ -12,7 +12,9 @@ dwell time. So the choice stays the same while a model waits, and the wait is bo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import ClassVar, Final
 
 import attrs
@@ -156,6 +158,93 @@ def _may_leave_some_time(resident: Resident) -> bool:
 # -- the choice ---------------------------------------------------------------------------
 
 
+_Valued = tuple[float, ModelId, Resident]
+"""A resident with what would be lost with it. Sorted, those that are worth least come first."""
+
+
+@attrs.frozen
+class _Moment:
+    """What a start finds.
+
+    Attributes:
+        apart: Residents that have to be gone for it in any case.
+        apart_cost: Sum of their values.
+        free: What is left of each device beside all others, when everything is freed that is
+            being freed: the residents in the way are those that are left then.
+        freeing: How much of it is not free yet.
+        ranked: The residents on each device that may leave, those that are worth least first.
+        freed: What is free of each device in addition, with the first of them gone, with the
+            first two, and so on.
+    """
+
+    apart: tuple[Resident, ...]
+    apart_cost: float
+    free: dict[DeviceId, int]
+    freeing: dict[DeviceId, int]
+    ranked: dict[DeviceId, list[_Valued]]
+    freed: dict[DeviceId, list[int]]
+
+
+def _moment(
+    spec: ModelSpec, occupancy: Occupancy, may_leave: Callable[[Resident], bool]
+) -> _Moment | None:
+    """Return what the start of a model finds; None if one must be gone that may not leave."""
+    memory = occupancy.memory
+    alone = memory.runs_alone(spec)
+    if may_leave is not _may_leave_some_time:
+        return _look_around(occupancy, may_leave, alone=alone)
+    if alone not in occupancy.memo:
+        occupancy.memo[alone] = _look_around(occupancy, may_leave, alone=alone)
+    found: _Moment | None = occupancy.memo[alone]
+    return found
+
+
+def _look_around(
+    occupancy: Occupancy, may_leave: Callable[[Resident], bool], *, alone: bool
+) -> _Moment | None:
+    memory = occupancy.memory
+    soon, freeing = _rooms(memory)
+    free = soon.copy()
+    ranked: dict[DeviceId, list[_Valued]] = {name: [] for name in free}
+    apart: list[Resident] = []
+    for each in occupancy.residents:
+        if not each.spec.keep_loaded and (alone or memory.runs_alone(each.spec)):
+            if not may_leave(each):
+                return None
+            apart.append(each)
+            continue
+        valued = (value_of(each), each.model, each) if may_leave(each) else None
+        for name, mib in each.claims.items():
+            if name in free:
+                free[name] -= mib
+                if valued is not None:
+                    ranked[name].append(valued)
+    for some in ranked.values():
+        some.sort(key=_order)
+    freed = {
+        name: [*accumulate(each.claims[name] for _, _, each in some)]
+        for name, some in ranked.items()
+    }
+    return _Moment(tuple(apart), sum(map(value_of, apart)), free, freeing, ranked, freed)
+
+
+def _rooms(memory: MemoryView) -> tuple[dict[DeviceId, int], dict[DeviceId, int]]:
+    """Return what models may take of each device soon, and how much of that is not free yet."""
+    if (known := memory.memo.get(_rooms)) is None:
+        states = memory.devices.items()
+        soon = {name: state.soon_mib for name, state in states}
+        known = memory.memo[_rooms] = (
+            soon,
+            {name: soon[name] - state.available_mib for name, state in states},
+        )
+    found: tuple[dict[DeviceId, int], dict[DeviceId, int]] = known
+    return found
+
+
+def _order(valued: _Valued) -> tuple[float, ModelId]:
+    return valued[:2]
+
+
 def _best(
     spec: ModelSpec,
     ways: Sequence[Claims],
@@ -163,64 +252,51 @@ def _best(
     may_leave: Callable[[Resident], bool],
 ) -> _Plan | None:
     """Return the way that costs least, and of those the tightest one; None if there is none."""
-    memory = occupancy.memory
-    alone = memory.runs_alone(spec)
-    apart, free, ranked = _by_value(occupancy, alone=alone)
-    if not all(map(may_leave, apart)):
+    moment = _moment(spec, occupancy, may_leave)
+    if moment is None:
         return None
     best: _Plan | None = None
     for claims in ways:
-        most = math.inf if best is None else best.cost
-        plan = _with_room(claims, free, ranked, may_leave, apart, memory, most)
-        if plan is not None and (best is None or _rank(plan) < _rank(best)):
-            best = plan
+        plan = _with_room(claims, moment, occupancy.memory, best)
+        best = plan or best
     if best is not None and not best.cost:
         return best
     limit = math.inf if best is None else best.cost
-    plan = _split(spec, occupancy, may_leave, limit)
-    return plan or best
+    return _split(spec, occupancy.memory, moment, limit) or best
 
 
-def _rank(plan: _Plan) -> tuple[float, bool, int]:
-    return plan.cost, not plan.is_free, plan.left_mib
-
-
-def _split(
-    spec: ModelSpec, occupancy: Occupancy, may_leave: Callable[[Resident], bool], limit: float
-) -> _Plan | None:
+def _split(spec: ModelSpec, memory: MemoryView, moment: _Moment, limit: float) -> _Plan | None:
     """Return the cheapest way to split a model over what is left on several GPUs.
 
     Args:
         spec: Its settings.
-        occupancy: The moment.
-        may_leave: Returns whether a resident may leave for it.
+        memory: The devices, and what models take.
+        moment: What it finds.
         limit: What the way must cost less than.
     """
-    memory = occupancy.memory
     footprint = memory.footprints[spec.id]
-    gpus = tuple(state.device.id for state in usable_gpus(spec, memory))
-    if len(gpus) < 2 or not footprint.gpu_mib:
-        return None
     split_cost = _SPLIT_LOADS * _load_s(memory.load_s.get(spec.id, 0.0), footprint.gpu_mib)
-    alone = memory.runs_alone(spec)
-    apart, free, ranked = _by_value(occupancy, alone=alone)
-    cost = split_cost + sum(map(value_of, apart))
-    if cost >= limit:
+    cost = split_cost + moment.apart_cost
+    if cost >= limit or not footprint.gpu_mib:
         return None
-    room = {name: free[name] for name in gpus}
+    room = {state.device.id: moment.free[state.device.id] for state in usable_gpus(spec, memory)}
+    if len(room) < 2:
+        return None
     share = split_over(footprint, room)
-    for value, each in _cheapest(occupancy, gpus, alone=alone):
-        if share is not None or cost + value >= limit:
-            break
-        if may_leave(each):
+    if share is None:
+        there = {valued[1]: valued for name in room for valued in moment.ranked[name]}
+        for value, _, each in sorted(there.values(), key=_order):
             cost += value
+            if cost >= limit:
+                return None
             for name, mib in each.claims.items():
                 if name in room:
                     room[name] += mib
-            share = split_over(footprint, room)
-    if share is None:
-        return None
-    plan = _with_room(with_share(spec, share, memory), free, ranked, may_leave, apart, memory)
+            if (share := split_over(footprint, room)) is not None:
+                break
+        else:
+            return None
+    plan = _with_room(with_share(spec, share, memory), moment, memory, None)
     return plan if plan is not None and plan.cost + split_cost < limit else None
 
 
@@ -235,68 +311,15 @@ def _shrunk(
     memory = occupancy.memory
     if not memory.footprints[spec.id].shrinks:
         return None
-    apart, free, ranked = _by_value(occupancy, alone=memory.runs_alone(spec))
-    if not all(map(may_leave, apart)):
+    moment = _moment(spec, occupancy, may_leave)
+    if moment is None:
         return None
-    room = dict(free)
-    for name, residents in ranked.items():
-        room[name] += sum(each.claims[name] for each in residents if may_leave(each))
+    room = {
+        name: mib + sum(each.claims[name] for _, _, each in moment.ranked[name])
+        for name, mib in moment.free.items()
+    }
     claims = shrunk(spec, memory, room)
-    if claims is None:
-        return None
-    return _with_room(claims, free, ranked, may_leave, apart, memory)
-
-
-def _cheapest(
-    occupancy: Occupancy, gpus: tuple[DeviceId, ...], *, alone: bool
-) -> Sequence[tuple[float, Resident]]:
-    """Return the residents on *gpus* and their values, those that are worth least first."""
-    key = ("cheapest", alone, gpus)
-    if (known := occupancy.memo.get(key)) is None:
-        _, _, ranked = _by_value(occupancy, alone=alone)
-        there = {each.model: each for name in gpus for each in ranked[name]}
-        known = [(value_of(each), each) for each in sorted(there.values(), key=_order)]
-        occupancy.memo[key] = known
-    found: Sequence[tuple[float, Resident]] = known
-    return found
-
-
-_Found = tuple[list[Resident], dict[DeviceId, int], dict[DeviceId, list[Resident]]]
-
-
-def _by_value(occupancy: Occupancy, *, alone: bool) -> _Found:
-    """Return what a start finds: residents to be gone, room beside the others, those by value.
-
-    Args:
-        occupancy: The moment.
-        alone: The model must not run beside others.
-    """
-    if (known := occupancy.memo.get(alone)) is None:
-        memory = occupancy.memory
-        apart = [
-            each
-            for each in occupancy.residents
-            if not each.spec.keep_loaded and (alone or memory.runs_alone(each.spec))
-        ]
-        staying = [each for each in occupancy.residents if each not in apart]
-        # What is being freed is free soon: the residents in the way are those that are left then.
-        free = {name: state.soon_mib for name, state in memory.devices.items()}
-        for each in staying:
-            for name, mib in each.claims.items():
-                if name in free:
-                    free[name] -= mib
-        ranked: dict[DeviceId, list[Resident]] = {name: [] for name in memory.devices}
-        for each in sorted(staying, key=_order):
-            for name in each.claims:
-                if name in ranked:
-                    ranked[name].append(each)
-        known = occupancy.memo[alone] = apart, free, ranked
-    found: _Found = known
-    return found
-
-
-def _order(resident: Resident) -> tuple[float, ModelId]:
-    return value_of(resident), resident.model
+    return None if claims is None else _with_room(claims, moment, memory, None)
 
 
 def value_of(resident: Resident) -> float:
@@ -319,69 +342,75 @@ def _load_s(known_s: float, mib: int) -> float:
 
 
 def _with_room(
-    claims: Claims,
-    free: Mapping[DeviceId, int],
-    ranked: Mapping[DeviceId, Sequence[Resident]],
-    may_leave: Callable[[Resident], bool],
-    apart: Sequence[Resident],
-    memory: MemoryView,
-    most: float = math.inf,
+    claims: Claims, moment: _Moment, memory: MemoryView, rival: _Plan | None
 ) -> _Plan | None:
     """Return the plan for one way; None if not even all that may leave make room for it.
 
-    None, too, if it costs more than *most*.
+    None, too, if it is no better than *rival*.
     """
-    leaving: dict[ModelId, Resident] = {}
-    for name, mib in claims.items():
-        lacking = mib - free[name]
-        if lacking > 0:
-            lacking -= sum(each.claims.get(name, 0) for each in leaving.values())
-            for each in ranked[name]:
-                if lacking > 0 and each.model not in leaving and may_leave(each):
-                    leaving[each.model] = each
-                    lacking -= each.claims[name]
-        if lacking > 0:
-            return None
-    if len(leaving) > 1:  # a large one may have sufficed
-        for each in sorted(leaving.values(), key=_order, reverse=True):
-            if not each.leaving and _suffice(claims, free, leaving, without=each.model):
-                del leaving[each.model]
-    gone = [*apart, *leaving.values()]
-    cost = sum(map(value_of, gone))
-    if cost > most:
+    limit = math.inf if rival is None else rival.cost
+    free = moment.free
+    if any(mib > free[n] and _costs_more(n, mib, moment, limit) for n, mib in claims.items()):
         return None
-    left_mib = sum(
-        free[name] - mib + sum(each.claims.get(name, 0) for each in leaving.values())
-        for name, mib in claims.items()
-        if memory.devices[name].device.is_gpu
-    )
-    return _Plan(
+    left = {name: free[name] - mib for name, mib in claims.items()}
+    leaving = _first_to_leave(moment, left)
+    if len(leaving) > 1:  # a large one may have sufficed
+        _spare(leaving, left)
+    cost = moment.apart_cost + sum(value for value, _, _ in leaving.values())
+    if cost > limit:
+        return None
+    plan = _Plan(
         claims=claims,
-        leaving=tuple(gone),
+        leaving=(*moment.apart, *(each for _, _, each in leaving.values())),
         cost=cost,
-        left_mib=left_mib,
-        is_free=all(
-            mib <= free[name] - (state.soon_mib - state.available_mib)
-            for name, mib in claims.items()
-            for state in (memory.devices[name],)
-        ),
+        left_mib=sum(mib for name, mib in left.items() if memory.devices[name].device.is_gpu),
+        is_free=all(mib <= free[n] - moment.freeing[n] for n, mib in claims.items()),
     )
+    return plan if rival is None or _rank(plan) < _rank(rival) else None
 
 
-def _suffice(
-    claims: Claims,
-    free: Mapping[DeviceId, int],
-    leaving: Mapping[ModelId, Resident],
-    *,
-    without: ModelId,
-) -> bool:
-    """Return whether there is room for *claims* if all that are *leaving* leave, but one."""
-    return all(
-        mib
-        <= free[name]
-        + sum(each.claims.get(name, 0) for each in leaving.values() if each.model != without)
-        for name, mib in claims.items()
-    )
+def _costs_more(name: DeviceId, mib: int, moment: _Moment, limit: float) -> bool:
+    """Return whether it costs more than *limit* to have so much of a device, or cannot be had.
+
+    All residents that are worth less than a certain one do not suffice, so it costs that one.
+    """
+    last = bisect_left(moment.freed[name], mib - moment.free[name])
+    ranked = moment.ranked[name]
+    return last == len(ranked) or moment.apart_cost + ranked[last][0] > limit
+
+
+def _first_to_leave(moment: _Moment, left: dict[DeviceId, int]) -> dict[ModelId, _Valued]:
+    """Return the residents that are worth least on devices of which too little is left.
+
+    Args:
+        moment: They suffice.
+        left: What is left of each device; what they hold is added.
+    """
+    leaving: dict[ModelId, _Valued] = {}
+    for name in tuple(left):
+        for valued in moment.ranked[name]:
+            if left[name] >= 0:
+                break
+            if valued[1] not in leaving:
+                leaving[valued[1]] = valued
+                held = valued[2].claims
+                for each in left:
+                    left[each] += held.get(each, 0)
+    return leaving
+
+
+def _spare(leaving: dict[ModelId, _Valued], left: dict[DeviceId, int]) -> None:
+    """Remove the residents that need not leave, those that are worth most first."""
+    for valued in sorted(leaving.values(), key=_order, reverse=True):
+        held = valued[2].claims
+        if not valued[2].leaving and all(held.get(name, 0) <= mib for name, mib in left.items()):
+            del leaving[valued[1]]
+            for name in left:
+                left[name] -= held.get(name, 0)
+
+
+def _rank(plan: _Plan) -> tuple[float, bool, int]:
+    return plan.cost, not plan.is_free, plan.left_mib
 
 
 # -- no way --------------------------------------------------------------------------------

@@ -146,6 +146,10 @@ def split_over(footprint: Footprint, rooms: Mapping[DeviceId, int]) -> Claims | 
         rooms: What is left on each GPU.
     """
     layer_mib = math.ceil(footprint.gpu_mib * _LAYER)
+    if footprint.gpu_mib + footprint.per_gpu_mib + 2 * layer_mib > sum(
+        mib for mib in rooms.values() if mib > 0
+    ):
+        return None  # with the fewest GPUs it takes least
     largest = sorted(rooms.items(), key=_room, reverse=True)
     for count in range(2, len(largest) + 1):
         chosen = largest[:count]
