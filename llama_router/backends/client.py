@@ -8,6 +8,8 @@ is built of asynchronous generators, which Trio cannot end when a client leaves.
 from __future__ import annotations
 
 import math
+import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -24,7 +26,7 @@ from ..errors.backends import UpstreamError, UpstreamTimeoutError
 from ..errors.base import RouterError
 from ..errors.requests import RequestError
 from ..timeouts import was_held_up
-from .backend import Backend
+from .upstream import Upstream
 
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ class BackendExchange:
         first_byte_s: Clock time of its first byte, in seconds; NaN before.
     """
 
-    def __init__(self, backend: Backend, timeouts: Timeouts) -> None:
+    def __init__(self, backend: Upstream, timeouts: Timeouts) -> None:
         """Prepare an exchange; the total time begins now."""
         self.backend = backend
         self._timeouts = timeouts
@@ -246,12 +248,15 @@ class BackendExchange:
         Raises:
             UpstreamError: if HTTP does not allow the target or a field.
         """
-        head = [(b"host", self.backend.authority), (b"connection", b"close")]
+        backend = self.backend
+        target = backend.prefix.decode() + target
+        head = [(b"host", backend.authority), (b"connection", b"close"), *backend.own_fields]
         if body is not None:
             head.append((b"content-type", b"application/json"))
             head.append((b"content-length", b"%d" % len(body)))
         try:
-            request = h11.Request(method=method, target=target, headers=[*head, *fields])
+            passed = [field for field in fields if field[0] not in backend.strips]
+            request = h11.Request(method=method, target=target, headers=[*head, *passed])
             sent = self._http.send(request) or b""
         except h11.LocalProtocolError as exc:
             raise UpstreamError(f"{self._name} cannot be sent {target!r}: {exc}") from exc
@@ -260,7 +265,24 @@ class BackendExchange:
         return sent, data
 
     async def _connect(self) -> None:
-        self._socket = await trio.open_tcp_stream(self.backend.host, self.backend.port)
+        host, port = self.backend.host, self.backend.port
+        if host.startswith("/"):
+            self._socket = await trio.open_unix_socket(host)
+            return
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # Not open_tcp_stream(): its error names no reason.
+        connection = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            await connection.connect((host, port))
+        except OSError as exc:
+            connection.close()
+            if exc.errno is None:
+                raise
+            raise OSError(exc.errno, os.strerror(exc.errno)) from exc  # without the address
+        except BaseException:
+            connection.close()
+            raise
+        self._socket = trio.SocketStream(connection)
 
     async def _send(self, data: bytes) -> None:
         self._unsent = memoryview(data)
@@ -331,7 +353,7 @@ class BackendExchange:
             with trio.move_on_at(until_s) as self._scope:
                 try:
                     return await step()
-                except OSError as exc:  # of open_tcp_stream()
+                except OSError as exc:  # of a connection
                     raise await self._unread(f"it does not accept connections: {exc}") from exc
                 except trio.BrokenResourceError as exc:
                     raise await self._unread("it closed the connection mid-answer") from exc
@@ -353,7 +375,7 @@ class BackendExchange:
 
     @property
     def _name(self) -> str:
-        return f"the backend of model {str(self.backend.model)!r}"
+        return self.backend.title
 
     async def _refusal(self) -> RouterError:
         """Return the error that the backend reports, with its status."""
@@ -396,7 +418,7 @@ class BackendResponse:
 
 
 async def fetch(
-    backend: Backend,
+    backend: Upstream,
     target: str,
     *,
     fields: Fields = (),

@@ -93,7 +93,7 @@ class LearnedLaunches:
 
     async def find_launches(self, config: Config) -> None:
         """Find the launches of the models of *config*, on threads."""
-        for specs in _batches(config.models.values()):
+        for specs in _batches(config.local.models.values()):
             with suppress(ThreadRefusedError):  # logged; the next change is another chance
                 self._keys |= await in_thread(
                     keys_of, specs, config.file_versions, abandon_on_cancel=True

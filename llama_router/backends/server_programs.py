@@ -152,7 +152,7 @@ class ServerPrograms:
     def _served(self, config: Config) -> dict[tuple[str, ...], ModelSpec]:
         """Return the words that run each llama-server of *config*, with its first model."""
         specs: dict[tuple[str, ...], ModelSpec] = {}
-        for written, spec in _first_models(config.models.values()).items():
+        for written, spec in _first_models(config.local.models.values()).items():
             with suppress(SpawnError):  # the start of the model reports it
                 found = find_program((expand(written, {}),), path=spec.spawn.env.get("PATH"))
                 specs.setdefault(found.argv, spec)

@@ -90,7 +90,10 @@ def notes_of(model: dict[str, Any]) -> str:
         "loaded by request only": not model["autoload"],
         "unlisted": model["unlisted"],
     }
-    return ", ".join(note for note, applies in notes.items() if applies)
+    told = [note for note, applies in notes.items() if applies]
+    if (url := model.get("url")) is not None:
+        told.append(f"served by {escape_controls(url)}")
+    return ", ".join(told)
 
 
 def memory_of(model: dict[str, Any]) -> str:
@@ -147,6 +150,9 @@ def _failure_line(name: str, model: dict[str, Any], failure: dict[str, Any]) -> 
     cause = "" if failure["cause"] is None else f" ({failure['cause']})"
     retry_s = model["retry_in_s"]
     pause = f", not tried again for {format_duration(retry_s)}" if retry_s else ""
+    if model.get("url") is not None:  # nothing of it is here to be looked into
+        again = f", asked again in {format_duration(retry_s)}" if retry_s else ""
+        return f"{name}: down{again}: {escape_controls(failure['message'])}"
     sentence, output = without_output(failure["message"])
     words = ": ".join((sentence, *output[-1:]))
     message = shorten(escape_controls(words), _MESSAGE_CHARACTERS, placeholder=" …")

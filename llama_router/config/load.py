@@ -134,7 +134,7 @@ def _checked(file: ConfigFile, found: FoundModels | None, *, running: bool) -> L
         config=attrs.evolve(
             config,
             file_faults=faults,
-            file_versions={model: file_versions(spec) for model, spec in config.models.items()},
+            file_versions={m: file_versions(spec) for m, spec in config.local.models.items()},
             in_use=models_in_use(document, config),
         ),
         warnings=warnings,
@@ -147,7 +147,7 @@ def _checked(file: ConfigFile, found: FoundModels | None, *, running: bool) -> L
 
 def file_faults(config: Config) -> dict[ModelId, FileFault]:
     """Return the models that cannot be started, each with the file that prevents it."""
-    found = ((model, first_fault(needs_of(spec))) for model, spec in config.models.items())
+    found = ((model, first_fault(needs_of(spec))) for model, spec in config.local.models.items())
     return {model: fault for model, fault in found if fault is not None}
 
 
@@ -165,7 +165,7 @@ def _warnings_about(config: Config) -> Iterator[Problem]:
     """Yield probable mistakes in *config*."""
     if not config.models:
         yield Problem((), "no models are configured")
-    for model, spec in config.models.items():
+    for model, spec in config.local.models.items():
         words = (*spec.spawn.command, *spec.spawn.args, *spec.spawn.env.values())
         if spec.mmproj is not None and not any(
             "mmproj" in placeholders.names_in(word) for word in words
@@ -182,7 +182,7 @@ def _warnings_about(config: Config) -> Iterator[Problem]:
 def _command_warnings(document: Mapping[str, Any], config: Config) -> Iterator[Problem]:
     """Yield probable mistakes in commands; one that many models inherit is reported once."""
     reported = set[tuple[Where, str]]()
-    for spec in config.models.values():
+    for spec in config.local.models.values():
         if spec.spawn.command is DEFAULT_SPAWN.command and not spec.spawn.args:
             continue  # the built-in command, as nearly always
         for message in command_warnings(spec):
@@ -199,13 +199,16 @@ def _exposed_secrets(file: ConfigFile) -> Iterator[Problem]:
     document = file.document
     keys_of_secrets: list[Where] = [("router", "admin_token")]
     keys_of_secrets += [("api_keys", name, "key") for name, _ in tables(document, "api_keys")]
+    keys_of_secrets += [("models", name, "key") for name, _ in tables(document, "models")]
     for section, *keys in keys_of_secrets:
         found: object = document.get(str(section))
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
-        if found is None:
+        if found is None or (isinstance(found, str) and found.startswith("${env.")):
             continue
         remedy = "keep its 'sha256' instead" if keys[-1] == "key" else "leave it out"
+        if section == "models":
+            remedy = "keep it in a 'key_file' instead"
         message = (
             "every user of this machine may read it, because the file's mode is "
             f"{file.mode:04o}: {remedy}, or let only the router's user read the file"

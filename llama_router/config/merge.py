@@ -196,7 +196,7 @@ class _Merger:
         claimed = self.names(written)
         used_files = set(self._file_of.values())
         for model, table in written.items():
-            if not isinstance(table, Mapping):
+            if not isinstance(table, Mapping) or "url" in table:
                 yield model, table
             elif model in self._found.models and self._is_same(model):
                 if self._is_out_of_reach(self._with_found_spawn(model, table)):

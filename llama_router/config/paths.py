@@ -58,6 +58,7 @@ class ConfigPaths:
             model_where: Where = ("models", name)
             self._make_key_absolute(model, "path", model_where, _model_fault, self.unusable)
             self._make_key_absolute(model, "mmproj", model_where, _readable_fault, self.unusable)
+            self._make_key_absolute(model, "key_file", model_where, _readable_fault, self.warnings)
             spawns.append(((*model_where, "spawn"), model.get("spawn")))
         for where, spawn in spawns:
             if isinstance(spawn, dict):

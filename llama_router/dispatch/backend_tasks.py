@@ -17,8 +17,8 @@ from ..backends.backend import (
     LaunchEvent,
     LoadExpected,
     LoadProgress,
-    PromptCache,
 )
+from ..backends.upstream import PromptCache
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec
 from ..core.scheduling.events import Changed

@@ -18,10 +18,13 @@ import trio
 
 from ..backends.backend import Backend, BackendSlept, CacheMoves, LoadExpected, LoadProgress
 from ..backends.readiness import probe as probe_health
+from ..backends.service import Answer
+from ..backends.upstream import Upstream
 from ..core.access.caller import UNRESTRICTED, Caller
 from ..core.config.config import Config
 from ..core.config.names import ModelId
-from ..core.config.reload import ReloadPlan
+from ..core.config.reload import ReloadPlan, local_plan
+from ..core.config.service import Service
 from ..core.config.specs import ModelSpec
 from ..core.memory.view import Claims, MemoryView
 from ..core.scheduling import policies, refusals
@@ -49,6 +52,8 @@ from ..core.scheduling.model_entry import ModelStatistics
 from ..core.scheduling.placement import Placement, Resident
 from ..core.scheduling.scheduler import Scheduler
 from ..core.scheduling.waits import Wait
+from ..core.services.health import Finding
+from ..core.services.models import ServiceModels
 from ..errors.admission import UnknownModelError
 from ..errors.backends import (
     BackendError,
@@ -69,6 +74,7 @@ from .captures import Captures
 from .health import HealthChecks, Probe
 from .lease import Lease
 from .load_log import LoadLog
+from .services import AskService, Services
 from .waits import Waits
 
 #: Time between two looks at the clock while requests wait, in seconds. A look that comes late
@@ -76,8 +82,14 @@ from .waits import Waits
 LOOK_S: Final = 1.0
 
 
+async def _ask_none(service: Service, *, timeout_s: float) -> Answer:  # noqa: ARG001 -- a default
+    """Find no service; for a dispatcher without any."""
+    await trio.lowlevel.checkpoint()
+    return Answer(Finding.REFUSES, "cannot be asked here")
+
+
 class Dispatcher:
-    """Performs what the scheduler decides.
+    """Performs what the scheduler decides, and what `ServiceModels` does for those of services.
 
     Every method takes a model by its id: names and aliases are resolved where a request comes in.
 
@@ -86,6 +98,7 @@ class Dispatcher:
         launch: Runs one backend.
         placement_for: Returns the placement policy of a configuration.
         probe: Sends one request to the health endpoint of a backend.
+        ask_service: Asks a service that the router did not start for its health.
         note: Adds a sentence to the log of a model, between the output of its backends.
         on_squeezed: Called with a model that became ready, but got less context or fewer layers
             on the GPU because something else held memory; must not block.
@@ -112,11 +125,16 @@ class Dispatcher:
         *,
         placement_for: Callable[[Config], Placement] = policies.placement_for,
         probe: Probe = probe_health,
+        ask_service: AskService = _ask_none,
         note: Callable[[ModelId, str], None] = lambda *_: None,
         on_squeezed: Callable[[ModelId], None] = lambda _: None,
     ) -> None:
-        self._scheduler = Scheduler(config, placement_for)
+        self._scheduler = Scheduler(config.local, placement_for)
         self.config = config
+        self._served = ServiceModels(config)
+        self._services = Services(
+            self._served, lambda: self.config, ask_service, self._perform_for_services
+        )
         self._note = note
         self._on_squeezed = on_squeezed
         self._ids = count(1)
@@ -140,7 +158,7 @@ class Dispatcher:
         self.on_end: Callable[[ModelId, Claims, BackendError | None], MemoryView] | None = None
         self.changed = trio.Event()
         self.reading_wanted = trio.Event()
-        self.waits = Waits(self._scheduler.wait_of, self.feed)
+        self.waits = Waits(self._scheduled_wait_of, self.feed)
         self.loads = LoadLog()
         self.activity = ActivityLog(self._loading_since)
         self.captures = Captures()
@@ -152,12 +170,14 @@ class Dispatcher:
         self._clock = trio.lowlevel.current_clock().current_time  # without two wrappers
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._tasks.run)
+            await self._nursery.start(self._services.run)
             self.submit(Tick())  # some models start without a request
             task_status.started()
             while True:
                 with trio.CancelScope(deadline=self._alarm_s) as self._alarm:
                     await trio.sleep_forever()
                 self._end_holds()
+                self._services.act(self._served.time_out(trio.current_time()))
                 self.submit(Tick())
 
     # -- requests -------------------------------------------------------------------------
@@ -190,13 +210,21 @@ class Dispatcher:
             client = address if caller.name is None else f"key {caller.name}"
             priority = caller.priority_at(self.config.models.get(model))
             arrived = Arrived(request, model, may_load, takes_slot, client, priority, caller.weight)
-            self.submit(arrived, now_s)
+            if model in self._served:
+                self._services.act(self._served.arrived(arrived, now_s))
+            elif model not in self.config.models:
+                lease.settle(refusals.unknown(model, self.config), now_s)
+            else:
+                self.submit(arrived, now_s)
         return lease
 
     @contextmanager
     def load(self, model: ModelId) -> Iterator[Lease]:
         """Request *model* as `lease` does, only in order to load it, whatever failed before."""
-        self.submit(ExplicitLoad(model))
+        if model in self._served:
+            self._services.act(self._served.asked(model))
+        else:
+            self.submit(ExplicitLoad(model))
         with self.lease(model, takes_slot=False) as lease:
             self.waits.loads.add(lease.request)
             try:
@@ -213,7 +241,9 @@ class Dispatcher:
 
     def _finish(self, request: int) -> None:
         now_s = self._clock()
-        if not self._scheduler.finish_at_once(request, now_s):
+        if self._served.has(request):
+            self._services.act(self._served.finished(request, now_s))
+        elif not self._scheduler.finish_at_once(request, now_s):
             self.submit(Finished(request), now_s)
 
     # -- connections that hold their lease only while their clients send: see `activity` ----
@@ -240,7 +270,7 @@ class Dispatcher:
         """Take the lease of *request* again, if its backend still serves and is not in the way."""
         lease = self._listening[request]
         backend = lease.backend
-        if backend is None or self._backends.get(backend.model) is not backend:
+        if not isinstance(backend, Backend) or self._backends.get(backend.model) is not backend:
             return False
         held = self._scheduler.hold_again(
             request, backend.model, trio.current_time(), takes_slot=lease.takes_slot
@@ -284,7 +314,7 @@ class Dispatcher:
         """Return what *request* waits for; None if it does not."""
         return self.waits.of(request)
 
-    def note_outcome(self, backend: Backend, *, status: int, error: RouterError | None) -> None:
+    def note_outcome(self, backend: Upstream, *, status: int, error: RouterError | None) -> None:
         """Take note of the end of a request; *backend* is replaced if it turns out to hang.
 
         Args:
@@ -293,6 +323,10 @@ class Dispatcher:
             error: The error of the exchange, if it failed.
         """
         if isinstance(error, UpstreamError) or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if not isinstance(backend, Backend):
+                at_once = isinstance(error, UpstreamError)
+                self._services.note_failure(backend, at_once=at_once)
+                return
             if self._nursery is None:
                 return
             symptom = f"it answered with status {status}" if error is None else str(error)
@@ -328,11 +362,11 @@ class Dispatcher:
 
     def running(
         self, model: ModelId | None, may_use: Callable[[ModelSpec], bool] = lambda _: True
-    ) -> Backend:
+    ) -> Upstream:
         """Return a ready backend, without a lease and without loading it.
 
         Args:
-            model: Its model; None for the last spawned model.
+            model: Its model; None for the last spawned model of this router.
             may_use: Returns whether a model counts if none is requested.
 
         Raises:
@@ -346,8 +380,10 @@ class Dispatcher:
             raise NoModelRunningError("no models running")
         if model not in self.config.models:
             raise UnknownModelError(f"no model or alias is named {str(model)!r}")
+        if (upstream := self._services.upstreams.get(model)) is not None:
+            return upstream
         if model not in self._backends:
-            phase = self._scheduler.phase(model)
+            phase = self.phase(model)
             raise NoModelRunningError(
                 f"model {str(model)!r} is not running (it is {phase}); watching does not load it"
             )
@@ -364,7 +400,11 @@ class Dispatcher:
             The models that return without a request: as soon as the old process is gone,
             unless another model takes their place.
         """
-        self.submit(Reconfigured(config, plan))
+        former, self.config = self.config, config
+        if plan is not None and (former.local is not former or config.local is not config):
+            plan = local_plan(plan, former, config)
+        self.submit(Reconfigured(config.local, plan))
+        self._services.reconfigure(config, trio.current_time())
         self.loads.forget_removed(config.models.keys())
         self.captures.limit(config.router.capture_mib * 2**20)
         returning = self._scheduler.returning
@@ -382,6 +422,9 @@ class Dispatcher:
             model: A model of the configuration in force.
             force: End the requests in flight instead of waiting for them.
         """
+        if model in self._served:
+            self._unload_service(model, force=force)
+            return
         self.submit(Unload(model, force))
         while self.phase(model) in (Phase.DRAINING, Phase.STOPPING):
             await self._moved.wait()
@@ -406,6 +449,7 @@ class Dispatcher:
         for model in self._tasks.running:
             self._note(model, "the router is shutting down, and ends it after its requests")
         self.submit(ShutDown())
+        self._services.act(self._served.shut_down())
         self._cut_silent()
 
     async def save_caches(self, give_up: trio.Event) -> None:
@@ -422,12 +466,18 @@ class Dispatcher:
     def statistics_of(self, model: ModelId) -> ModelStatistics | None:
         """Return a snapshot of *model*; None if there is no such model."""
         try:
+            if model in self._served:
+                return self._served.statistics_of(model)
             return self._scheduler.statistics_of(model)
         except KeyError:
             return None
 
     def statistics(self) -> dict[ModelId, ModelStatistics]:
         """Return a snapshot of every model."""
+        return self._scheduler.statistics() | self._served.statistics()
+
+    def local_statistics(self) -> dict[ModelId, ModelStatistics]:
+        """Return a snapshot of every model that may have a process here."""
         return self._scheduler.statistics()
 
     def failed(self) -> dict[ModelId, ModelStatistics]:
@@ -477,8 +527,8 @@ class Dispatcher:
             now_s = trio.current_time()
         if now_s > self._alarm_s + LATE_S:
             self._scheduler.held_up(now_s - self._alarm_s, now_s=now_s)
+            self._served.held_up(now_s - self._alarm_s)
         actions = self._scheduler.handle(event, now_s=now_s)
-        self.config = self._scheduler.config
         for action in actions:
             match action:
                 case Grant(request, model):
@@ -498,6 +548,42 @@ class Dispatcher:
         self._announce_change()
         self._set_alarm(now_s)
 
+    def _perform_for_services(self, actions: Iterable[Grant | Refuse]) -> None:
+        """Carry out what was decided about requests for models of services."""
+        now_s = trio.current_time()
+        granted: set[ModelId] = set()
+        for action in actions:
+            lease = self._leases[action.request]
+            if isinstance(action, Grant):
+                granted.add(action.model)
+                lease.settle(self._services.upstreams[action.model], now_s)
+            else:
+                lease.settle(action.error, now_s)
+        if self._served.moves:
+            moves, self._served.moves = self._served.moves, []
+            self._publish(moves)
+        elif granted and self.waits.watching:
+            self.waits.notify(granted)
+        self._announce_change()
+        self._set_alarm(now_s)
+
+    def _unload_service(self, model: ModelId, *, force: bool) -> None:
+        """Leave the service of *model* alone; its requests go on, unless *force* ends them."""
+        self._services.unload(model)
+        if not force:
+            return
+        error = refusals.cut_by_unload(model)
+        for request in self._served.in_flight(model):
+            lease = self.find_lease(request)
+            if lease is not None and lease.cut is not None:
+                lease.cut(error)
+
+    def _scheduled_wait_of(self, request: int) -> Wait | None:
+        """Return what *request* waits for, as those see it that decide; None if it does not."""
+        if self._served.has(request):
+            return self._served.wait_of(request)
+        return self._scheduler.wait_of(request)
+
     def _announce_change(self) -> None:
         """Wake those that wait for a change, or for the wish to read the devices."""
         self.changed.set()
@@ -515,8 +601,8 @@ class Dispatcher:
 
     def _set_alarm(self, now_s: float) -> None:
         """Set the time of the next `Tick`, and of the next look at the clock."""
-        at_s = min(self._scheduler.wake_s, self._clients.next_s)
-        if self._scheduler.has_queue:
+        at_s = min(self._scheduler.wake_s, self._clients.next_s, self._served.wake_s)
+        if self._scheduler.has_queue or self._served.wake_s < math.inf:
             at_s = min(at_s, now_s + LOOK_S)
         self._alarm_s = at_s
         if self._alarm.deadline != at_s:

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 import trio
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..core.scheduling.waits import Wait
 from ..errors.base import RouterError
 
@@ -84,7 +84,7 @@ class Lease:
         self._error: RouterError | None = None
         self.arrived_s = arrived_s
         self.granted_s = math.nan
-        self.backend: Backend | None = None
+        self.backend: Upstream | None = None
         self.caller = caller
         self.cut: Callable[[RouterError], None] | None = None
         self.moved_bytes: Callable[[], int] = _none_moved
@@ -139,7 +139,7 @@ class Lease:
         """Hold the model until the lease is released, as leases do that only wait and end."""
         self._owner.hold_to_end(self.request)
 
-    def granted_nowait(self) -> Backend | None:
+    def granted_nowait(self) -> Upstream | None:
         """Return the granted backend, or None while the request waits.
 
         Raises:
@@ -150,7 +150,7 @@ class Lease:
             raise self._error.with_traceback(None)  # several requests may share it
         return self.backend
 
-    async def granted(self) -> Backend:
+    async def granted(self) -> Upstream:
         """Wait for the grant and return the backend.
 
         Raises:
@@ -175,9 +175,9 @@ class Lease:
         """Seconds of the wait before that: for other models, or for requests in front."""
         return max(0.0, self.granted_s - self.arrived_s - self.load_s)
 
-    def settle(self, result: Backend | RouterError, now_s: float) -> None:
+    def settle(self, result: Upstream | RouterError, now_s: float) -> None:
         """End the wait, with a backend or with an error."""
-        if isinstance(result, Backend):
+        if isinstance(result, Upstream):
             self.backend = result
             self.granted_s = now_s
         else:

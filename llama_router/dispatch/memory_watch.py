@@ -126,7 +126,7 @@ class MemoryWatch:
         self.faults = reading.faults
         await self._measure_exactly(pids)
         complete = await self._footprints.find_some(
-            config, self._devices, self._dispatcher.wanted()
+            config.local, self._devices, self._dispatcher.wanted()
         )
         self._submit(reading, pids)
         return complete
@@ -151,7 +151,7 @@ class MemoryWatch:
 
     def _submit(self, reading: MachineReading, pids: Mapping[ModelId, frozenset[int]]) -> None:
         """Feed the scheduler, without a checkpoint between the state it has and the new one."""
-        stats = self._dispatcher.statistics()
+        stats = self._dispatcher.local_statistics()
         resident = {m: found for m, found in stats.items() if found.phase in RESIDENT}
         claims = {model: found.claims for model, found in resident.items()}
         loading = frozenset(
@@ -176,7 +176,7 @@ class MemoryWatch:
                 self._note_measured(model, _with_untold(peak, claims[model]))
         self.view = MemoryView(
             devices=states,
-            footprints=self._footprints.known(self._dispatcher.config, self._devices),
+            footprints=self._footprints.known(self._dispatcher.config.local, self._devices),
             measured=measured,
             load_s=self._footprints.load_s,
             at_s=trio.current_time(),
@@ -218,7 +218,7 @@ class MemoryWatch:
         }
         self.view = MemoryView(
             devices=states,
-            footprints=self._footprints.known(self._dispatcher.config, self._devices),
+            footprints=self._footprints.known(self._dispatcher.config.local, self._devices),
             measured={m: found for m, found in self.view.measured.items() if m != model},
             load_s=self._footprints.load_s,
             at_s=self.view.at_s,
@@ -276,7 +276,7 @@ async def read_once(
         environ: The environment of a router.
         state_dir: Its state directory.
     """
-    programs = ServerPrograms(environ)
+    programs, config = ServerPrograms(environ), config.local
     await programs.ask(config)
     reading = await this_machine(lambda: config.devices, state_dir).read()
     devices, warnings = devices_of(reading, config.devices, config.scheduler.max_models)

@@ -183,6 +183,12 @@ class BackendHungError(BackendError):
     code = "backend_hung"
 
 
+class ServiceDownError(BackendError):
+    """The service that serves the model, which the router did not start, does not serve now."""
+
+    code = "service_down"
+
+
 class UpstreamError(RouterError):
     """The backend was ready, but the exchange with it failed."""
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..core.apis.model_names import ModelNameRewriter
 from ..dispatch.activity import is_file
 from ..errors.backends import UpstreamError
@@ -64,7 +64,7 @@ class BufferedExchange(Exchange):
 
     __slots__ = ()
 
-    async def run(self, backend: Backend) -> None:
+    async def run(self, backend: Upstream) -> None:
         """Send request and response; see `Exchange.run`."""
         self._backend = backend
         self._client.slow = False
@@ -80,9 +80,9 @@ class BufferedExchange(Exchange):
         except FiberTimeoutError:
             raise self._silence_error() from None
         except UpstreamError as exc:
-            if (model := f"model {str(backend.model)!r}") in str(exc):
+            if f"model {str(backend.model)!r}" in str(exc):
                 raise
-            raise UpstreamError(f"the backend of {model} failed: {exc}") from exc
+            raise UpstreamError(f"{backend.title} failed: {exc}") from exc
         finally:
             self._fiber.deadline_s = math.inf
 
@@ -177,7 +177,7 @@ class BufferedExchange(Exchange):
             if upstream.connected:
                 raise
             raise UpstreamError(
-                f"the backend of model {str(self._backend.model)!r} did not accept a connection "
+                f"{self._backend.title} did not accept a connection "
                 f"within {request.connection_timeout_s:g} s (connection_timeout_s)"
             ) from None
         self._fiber.expire_in(silence_s)

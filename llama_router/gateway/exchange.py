@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..core.apis.event_stream import NOT_BUFFERED
 from ..core.apis.registry import APIS
 from ..core.apis.usage import HEAD_BYTES, TAIL_BYTES
@@ -89,7 +89,7 @@ class Exchange:
         "status",
     )
 
-    _backend: Backend
+    _backend: Upstream
 
     def __init__(self, loop: EventLoop, client: ClientSocket, request: BackendRequest) -> None:
         self._loop = loop
@@ -106,7 +106,7 @@ class Exchange:
         self.reusable = False
         self.error: RouterError | None = None
 
-    async def run(self, backend: Backend) -> None:
+    async def run(self, backend: Upstream) -> None:
         """Send the request to *backend* and its response to the client.
 
         If the backend fails before the response has begun, the failure is raised, and nothing
@@ -146,15 +146,17 @@ class Exchange:
             raise await self._undelivered(f"it does not accept connections: {exc}") from exc
 
     def _request_head(self, content_length: int | None, *, chunked: bool = False) -> bytes:
-        request = self._request
+        request, backend = self._request, self._backend
+        strips = request.strip_headers
         return upstream_request_head(
             request.head,
-            target=request.target,
-            host=self._backend.authority,
+            target=backend.prefix + request.target if backend.prefix else request.target,
+            host=backend.authority,
             content_length=content_length,
             chunked=chunked,
             upgrade=request.upgrade,
-            strip_headers=request.strip_headers,
+            strip_headers=strips | backend.strips if backend.strips else strips,
+            own_fields=backend.own_fields,
         )
 
     async def _send_to(
@@ -256,7 +258,7 @@ class Exchange:
 
     def _silence_error(self) -> UpstreamTimeoutError:
         return UpstreamTimeoutError(
-            f"the backend of model {str(self._backend.model)!r} was silent for "
+            f"{self._backend.title} was silent for "
             f"{self._request.read_timeout_s:g} s (read_timeout_s), or the client took nothing "
             "for as long"
         )

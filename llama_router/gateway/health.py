@@ -71,5 +71,5 @@ def health_error(gateway: Gateway) -> RouterError | None:
 
 def is_loading(dispatcher: Dispatcher) -> bool:
     """Return whether any model is being started, or is waited for."""
-    models = dispatcher.statistics().values()
+    models = dispatcher.local_statistics().values()
     return any(each.phase is Phase.STARTING or each.queued for each in models)

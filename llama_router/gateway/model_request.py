@@ -9,7 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..core.access.caller import UNRESTRICTED
 from ..core.access.gate import Scope
 from ..core.access.sessions import without_session
@@ -450,7 +450,7 @@ class ModelRequest:
         response_model: str | None,
         *,
         stream: bool | None,
-    ) -> Backend:
+    ) -> Upstream:
         """Wait for the backend; the exchange continues a response that begins meanwhile.
 
         A resumable stream goes on to wait without its client. The arguments are those of
@@ -535,7 +535,7 @@ class ModelRequest:
         keepalive_s = self._gateway.dispatcher.config.router.stream_keepalive_s
         return keepalive_s if keepalive_s and self._conversation is None else 0.0
 
-    def _record_conversation(self, backend: Backend, response_model: str | None) -> None:
+    def _record_conversation(self, backend: Upstream, response_model: str | None) -> None:
         """Record the owner of this stream, for a client that leaves and returns."""
         name, early = self._conversation, self._early
         if name is None:
@@ -571,7 +571,7 @@ class ModelRequest:
         query = self._head.query
         return await self._run_exchange(backend, path + b"?" + query if query else path, None)
 
-    def _running(self, model: ModelId | None, destination: Observe) -> Backend:
+    def _running(self, model: ModelId | None, destination: Observe) -> Upstream:
         """Return the running backend that *destination* means.
 
         Raises:
@@ -583,7 +583,7 @@ class ModelRequest:
             is_props = model is None and destination.path == "/props"
             raise (health_error(self._gateway) if is_props else None) or exc from None
 
-    def _backend_with_health(self, path: bytes) -> tuple[Backend, bytes] | None:
+    def _backend_with_health(self, path: bytes) -> tuple[Upstream, bytes] | None:
         """Return the backend that was started last, and its path for *path*.
 
         None if no model runs, or the path is not among its ``proxy_endpoints``.
@@ -612,7 +612,7 @@ class ModelRequest:
         return reusable
 
     async def _run_exchange(
-        self, backend: Backend, target: bytes, response_model: str | None
+        self, backend: Upstream, target: bytes, response_model: str | None
     ) -> bool:
         """Send the request to *backend*, and its response to the client; return as `serve` does.
 

@@ -474,6 +474,12 @@ class UpstreamSocket(Channel):
 def connect(loop: EventLoop, client: ClientSocket, host: str, port: int) -> UpstreamSocket:
     """Return a connection for *client* that may still be in progress; a send on it waits.
 
+    Args:
+        loop: Runs the connections.
+        client: The client that it is for.
+        host: An address, or the path of a Unix socket.
+        port: The port; of no meaning for a path.
+
     Raises:
         OSError: if the port is closed (a send may raise it instead).
         ExhaustedError: if no file descriptor is left for it.
@@ -482,14 +488,20 @@ def connect(loop: EventLoop, client: ClientSocket, host: str, port: int) -> Upst
         raise _exhausted(os.strerror(errno.EMFILE))
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        is_path = host.startswith("/")
+        if is_path:
+            family = socket.AF_UNIX
         connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as exc:
         _raise_if_exhausted(exc)
         raise
     try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with contextlib.suppress(BlockingIOError):  # EINPROGRESS: the normal case
-            connection.connect((host, port))
+        if is_path:
+            connection.connect(host)  # at once, or never: there is no handshake
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(BlockingIOError):  # EINPROGRESS: the normal case
+                connection.connect((host, port))
         return UpstreamSocket(loop, connection, client)
     except OSError as exc:
         connection.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..errors.base import RouterError
 from ..errors.requests import RequestTimeoutError
 from ..http1 import (
@@ -119,7 +119,7 @@ class StreamingUpload(Exchange):
         self._encoder: BodyEncoder | None = None
         self._out = memoryview(b"")  # the part of the response that the client must get next
 
-    async def run(self, backend: Backend) -> None:
+    async def run(self, backend: Upstream) -> None:
         """Send request and response; see `Exchange.run`.
 
         Raises:

@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from ..backends.backend import Backend
+from ..backends.upstream import Upstream
 from ..core.access.caller import Caller
 from ..core.apis.dialect import StreamDialect, StreamInfo
 from ..core.apis.event_stream import NOT_BUFFERED
@@ -195,7 +195,7 @@ class RequestWait:
     early: EarlyStream | None
     reporter: WaitReporter | None = attrs.field(default=None, init=False)
 
-    async def run(self, lease: Lease, model: ModelId) -> Backend:
+    async def run(self, lease: Lease, model: ModelId) -> Upstream:
         """Return the backend once it is granted; stop waiting when the client leaves.
 
         Raises:
@@ -216,7 +216,9 @@ class RequestWait:
         field = (self.head.get(_NOTIFY_FIELD) or b"").decode("ascii", "replace")
         return wants_notices(field, self.dispatcher.config.models.get(model))
 
-    async def _wait_with_events(self, stream: EarlyStream, lease: Lease, model: ModelId) -> Backend:
+    async def _wait_with_events(
+        self, stream: EarlyStream, lease: Lease, model: ModelId
+    ) -> Upstream:
         loop, fiber = self.loop, self.client.fiber
         notices = self._wants_notices(model)
         self.reporter = reporter = WaitReporter(stream.dialect, notices=notices, now_s=loop.now_s)

@@ -206,7 +206,7 @@ def with_cookies(head: RequestHead, change: Callable[[bytes], bytes]) -> Request
     return replace(head, fields=fields, lines=lines, has_cookies=True, sent=None)
 
 
-def upstream_request_head(
+def upstream_request_head(  # noqa: PLR0913 -- each is one independent fact about the request
     head: RequestHead,
     *,
     target: bytes,
@@ -215,6 +215,7 @@ def upstream_request_head(
     chunked: bool = False,
     upgrade: bool = False,
     strip_headers: frozenset[bytes] = frozenset(),
+    own_fields: tuple[tuple[bytes, bytes], ...] = (),
 ) -> bytes:
     """Return the head to send to a backend for the client's *head*, as HTTP/1.1.
 
@@ -229,14 +230,15 @@ def upstream_request_head(
         chunked: The body is sent in chunks, because its length is not known.
         upgrade: Offer to switch to WebSocket, as the client did.
         strip_headers: Names, in lower case, of further fields to leave out.
+        own_fields: Fields that the client did not send.
 
     Source: RFC 9110, sections 7.6.1 and 7.8.
     """
-    sent, made_for = head.sent, (target, host, strip_headers)
+    sent, made_for = head.sent, (target, host, strip_headers, own_fields)
     if sent is not None and sent.made_for == made_for:
         start = sent.start
     else:
-        start = _start_for_backend(head, target, host, strip_headers)
+        start = _start_for_backend(head, target, host, strip_headers, own_fields)
         if sent is not None:
             sent.start, sent.made_for = start, made_for
     if content_length is None and not chunked and head.method not in _WITHOUT_CONTENT:
@@ -255,13 +257,18 @@ def upstream_request_head(
 
 
 def _start_for_backend(
-    head: RequestHead, target: bytes, host: bytes, strip_headers: frozenset[bytes]
+    head: RequestHead,
+    target: bytes,
+    host: bytes,
+    strip_headers: frozenset[bytes],
+    own_fields: tuple[tuple[bytes, bytes], ...],
 ) -> bytes:
     """Return the lines of `upstream_request_head` that do not depend on the body."""
     drop = _dropped(strip_headers)
     if head.connection_options:
         drop |= head.connection_options
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method, target, host)]
+    lines += [b"%b: %b" % field for field in own_fields]
     # Both lists are of one length; zip is faster without the check.
     fields = zip(head.lines, head.fields)  # noqa: B905
     lines += [line for line, (name, _) in fields if name not in drop]

@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -18,6 +19,7 @@ from ..backends.launch import Launcher
 from ..backends.learned_launches import FILE_NAME, LearnedLaunches
 from ..backends.ports import Ports
 from ..backends.server_programs import ServerPrograms
+from ..backends.service import ask
 from ..config.catalog import Catalog
 from ..config.load import LoadedConfig
 from ..core.access.gate import Gate
@@ -146,6 +148,7 @@ async def router_parts(
             dispatcher = Dispatcher(
                 loaded.config,
                 launcher,
+                ask_service=partial(ask, environ=environ),
                 note=lambda model, sentence: logs.for_model(model).note(sentence),
                 on_squeezed=squeezed.note,
             )

@@ -87,7 +87,7 @@ def test_the_example_has_every_field() -> None:
 def test_the_uncommented_example_is_valid() -> None:
     """Every example line works, all of them together as well."""
     config = parse_config(tomllib.loads(uncommented()))
-    assert list(config.models) == ["qwen-7b", "vllm-qwen"]
+    assert list(config.models) == ["qwen-7b", "vllm-qwen", "big", "beside"]
     assert config.resolve("qwen") == "qwen-7b"
 
 

@@ -123,7 +123,9 @@ def phase(dispatcher: Dispatcher, model: ModelId) -> Phase:
 
 async def use(dispatcher: Dispatcher, name: str) -> Backend:
     with dispatcher.lease(ModelId(name)) as lease:
-        return await lease.granted()
+        backend = await lease.granted()
+        assert isinstance(backend, Backend)
+        return backend
 
 
 async def test_a_ready_model_is_granted_without_waiting(

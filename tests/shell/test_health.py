@@ -40,7 +40,9 @@ async def ready(nursery: trio.Nursery, health: Health) -> tuple[Dispatcher, Back
     dispatcher = Dispatcher(config(a={}), FakeBackends(), probe=health)
     await nursery.start(dispatcher.run)
     with dispatcher.lease(A) as lease:
-        return dispatcher, await lease.granted()
+        backend = await lease.granted()
+        assert isinstance(backend, Backend)
+        return dispatcher, backend
 
 
 async def test_a_silent_backend_without_health_is_replaced(

@@ -53,7 +53,10 @@ def check(config: Config = None, *, commands: bool = False) -> int:
         state_dir = state_dir_for(loaded.config.router.state_dir, os.environ)
         fits = despite_stalls(lambda: _fits(loaded.config, state_dir))
         for model, spec in loaded.config.models.items():
-            print_line(f"{model}: {_command_line(spec, fits.get(model))}")
+            if spec.url is not None:
+                print_line(f"{model}: served by {spec.url}")
+            else:
+                print_line(f"{model}: {_command_line(spec, fits.get(model))}")
         _print_programs(loaded.config)
     damaged = despite_stalls(lambda: _damaged_models(prepared)) | _too_large_models(prepared)
     for model, fault in damaged.items():
@@ -90,7 +93,7 @@ def _fits(config: LoadedConfiguration, state_dir: Path) -> dict[ModelId, Fit]:
 
     machine = this_machine()
     figures = read_figures(state_dir / FILE_NAME, machine, keep_broken=True)
-    keys = keys_of(config.models.values(), config.file_versions)
+    keys = keys_of(config.local.models.values(), config.file_versions)
     found = {
         model: fit_to_repeat(
             spec := config.models[model],
@@ -126,7 +129,7 @@ def _too_large_models(prepared: PreparedConfig) -> dict[ModelId, str]:
 
     Settings of devices that are wrong here, and found models that do not fit, are warned of.
     """
-    config = prepared.loaded.config
+    config = prepared.loaded.config.local
     if config.scheduler.policy is not Policy.MEMORY:
         return {}
     # A tenth of a second of imports, only for this policy.

@@ -10,7 +10,7 @@ from ...core.config.names import ModelId
 from ...core.memory.footprint import Footprint
 from ...core.memory.view import Claims, MemoryView
 from ...core.scheduling.placement import Resident
-from ...core.scheduling.plan import steps_for
+from ...core.scheduling.plan import Step, steps_for
 from . import model_schemas
 
 
@@ -77,14 +77,21 @@ def describe_plan(
         residents: What is loaded.
         models: The models to be loaded.
     """
+    local = config.local
     if models:
-        steps = steps_for(config, view, residents.values(), models)
+        here = [model for model in models if model in local.models]
+        steps = steps_for(local, view, residents.values(), here)
     else:
         steps = [
             step
-            for model in config.models
-            for step in steps_for(config, view, residents.values(), [model])
+            for model in local.models
+            for step in steps_for(local, view, residents.values(), [model])
         ]
+    steps += [
+        Step(model=model, footprint=None, claims={}, reason=f"a service serves it: {spec.url}")
+        for model, spec in config.models.items()
+        if spec.url is not None and (not models or model in models)
+    ]
     return model_schemas.Plan(
         policy=config.scheduler.policy.value,
         devices=describe_devices(view, (each.claims for each in residents.values())),

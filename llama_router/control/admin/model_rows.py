@@ -186,6 +186,7 @@ class ModelRows:
             unlisted=spec.unlisted,
             keep_loaded=spec.keep_loaded,
             phase=statistics.phase.value,
+            url=spec.url,
             sleeping=backend is not None and backend.sleeping,
             pid=None if backend is None else backend.pid,
             port=None if backend is None else backend.port,

@@ -125,7 +125,8 @@ class Model(msgspec.Struct):
     the rate of its streams now, estimated from their bytes; null if none moves, or before the end
     of its first one. *last_tokens_per_s* is that of its last answer. *last_used_at*, in seconds
     since 1970, is when its last request ended. *max_in_flight* is how many requests its backend
-    gets at once, by the settings or its own slots; null for no limit.
+    gets at once, by the settings or its own slots; null for no limit. *url* is that of the
+    service that serves it, if no process of this router does.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Model(msgspec.Struct):
     unlisted: bool
     keep_loaded: bool
     phase: str
+    url: str | None
     sleeping: bool
     pid: int | None
     port: int | None

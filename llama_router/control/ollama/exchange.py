@@ -13,8 +13,8 @@ import msgspec
 import trio
 from quart import Response, request
 
-from ...backends.backend import Backend
 from ...backends.client import BackendExchange, Timeouts
+from ...backends.upstream import Upstream
 from ...core.access.caller import Caller
 from ...core.access.gate import Gate
 from ...core.apis.dialect import StreamDialect, StreamInfo
@@ -182,7 +182,7 @@ class OllamaExchange:
             else:
                 return upstream
 
-    def _lease_again(self, ended: Backend) -> None:
+    def _lease_again(self, ended: Upstream) -> None:
         """Take a lease on the backend that follows *ended*, in place of the one on that."""
         self._is_repeated = True
         dispatcher, lease = self._context.dispatcher, self._log.lease

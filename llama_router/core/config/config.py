@@ -47,10 +47,21 @@ class Config:
     )
     in_use: frozenset[ModelId] = attrs.field(default=frozenset(), eq=False, repr=False)
     _names: Names = attrs.field(init=False, eq=False, repr=False)
+    _local: Config | None = attrs.field(init=False, eq=False, repr=False)
 
     @_names.default
     def _index_names(self) -> Names:
         return Names(named for spec in self.models.values() for named in spec.resolved_names())
+
+    @_local.default
+    def _without_services(self) -> Config | None:
+        local = {model: spec for model, spec in self.models.items() if spec.url is None}
+        return None if len(local) == len(self.models) else attrs.evolve(self, models=local)
+
+    @property
+    def local(self) -> Config:
+        """Return it without the models that services serve: those that may run here."""
+        return self if self._local is None else self._local
 
     @property
     def touched(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ import attrs
 
 from . import placeholders
 from .exposure import address_fault
+from .service import key_fault, url_fault
 
 CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that no name may contain: they could forge lines in a log or a terminal."""
@@ -292,6 +293,12 @@ Env = Mapping[Annotated[str, Limit(_variable_name_fault, {"pattern": "^[^=]+$"})
 
 AdminSecret = Annotated[str, at_least(16), _VISIBLE]
 KeySecret = Annotated[str, at_least(8), _VISIBLE]
+ServiceUrl = Annotated[Text, Limit(url_fault, {"pattern": "^(?:[Hh][Tt][Tt][Pp]://|unix:/)"})]
+"""Where a service is reached that the router did not start."""
+
+ServiceKey = Annotated[str, Limit(key_fault, {"minLength": 1})]
+"""The key that such a service gets, or ``${env.NAME}``."""
+
 Sha256 = Annotated[str, matching(r"[0-9A-Fa-f]{64}", "must be 64 hexadecimal digits")]
 
 Name = Annotated[str, Limit(name_fault, {"minLength": 1, "pattern": _WITHOUT_CONTROLS})]

@@ -17,6 +17,7 @@ from .kinds import LLAMA_SERVER, Table, name_fault
 from .names import ModelId
 from .specs import (
     DEFAULT_SPAWN,
+    SERVICE_SPAWN,
     ApiKey,
     DeclaredKind,
     DeviceSpec,
@@ -47,6 +48,15 @@ _MODEL_KEYS: Final = _readers(tables.MODEL)
 
 # Settings of a model that `[router]` has, too.
 _INHERITED: Final = ("max_queued", "ttl_s", "notify_model_swap", "autoload", "aliases_in_list")
+
+# What decides about a process, and its memory: there is none for a model that a service serves.
+_OF_PROCESS: Final = (
+    *("path", "mmproj", "spawn", "args", "found_args", "template", "group", "ttl_s"),
+    *("keep_loaded", "memory_mib", "exclusive", "devices", "needs"),
+)
+
+# What decides about a service.
+_OF_SERVICE: Final = ("key", "key_file", "health_endpoint", "health_period_s", "proxy_endpoints")
 
 # Replaces invalid commands, so that no second problem is reported about them.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
@@ -107,7 +117,8 @@ class _Parser:
             ModelId(name): self.model(ModelId(name), table, router, default, templates)
             for name, table in self.named_tables(sections, "models")
         }
-        self.check_names(router, models, sections.get("models", {}))
+        owners = self.check_names(router, models, sections.get("models", {}))
+        self.check_home(router, models, owners)
         self.check_keys(keys)
         scheduler = SchedulerSpec(
             **self.fields(sections.get("scheduler", {}), _SCHEDULER_KEYS, ("scheduler",))
@@ -221,6 +232,11 @@ class _Parser:
     ) -> ModelSpec:
         where = ("models", model)
         own = self.fields(table, _MODEL_KEYS, where)
+        if "url" in table:
+            return self.service_model(model, table, own, router)
+        for key in _OF_SERVICE:
+            if key in table:
+                self.report((*where, key), "needs a 'url': it is about a service")
         template = own.get("template")
         inherits = _Template(spawn=default)
         if "template" in table:
@@ -242,6 +258,36 @@ class _Parser:
             self.report(where, f"the command uses '${name}', but the model has no {name!r}")
         inherited = {name: getattr(router, name) for name in _INHERITED}
         return ModelSpec(id=model, spawn=spawn, **{**inherited, **inherits.model, **own})
+
+    def service_model(
+        self,
+        model: ModelId,
+        table: Mapping[str, object],
+        own: Mapping[str, Any],
+        router: RouterSpec,
+    ) -> ModelSpec:
+        """Return a model that a service serves.
+
+        Args:
+            model: The model.
+            table: Its table in the document.
+            own: The valid values of *table*.
+            router: The ``[router]`` table.
+        """
+        where = ("models", model)
+        for key in _OF_PROCESS:
+            if key in table:
+                message = "has no meaning beside 'url': the router starts no process for the model"
+                self.report((*where, key), message)
+        if "key" in table and "key_file" in table:
+            self.report((*where, "key_file"), "the model has a 'key' already")
+        usable = {key: value for key, value in own.items() if key not in _OF_PROCESS}
+        endpoints = usable.get("proxy_endpoints")
+        spawn = SERVICE_SPAWN
+        if endpoints is not None:
+            spawn = attrs.evolve(spawn, proxy_endpoints=endpoints)
+        inherited = {name: getattr(router, name) for name in _INHERITED if name != "ttl_s"}
+        return ModelSpec(id=model, spawn=spawn, **{**inherited, **usable})
 
     def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
         where = ("api_keys", name)
@@ -317,8 +363,12 @@ class _Parser:
         router: RouterSpec,
         models: Mapping[ModelId, ModelSpec],
         written: Mapping[str, object],
-    ) -> None:
-        """Report duplicate names of models, and names in ``[router]`` that no model has."""
+    ) -> Mapping[str, str]:
+        """Report duplicate names of models, and names in ``[router]`` that no model has.
+
+        Returns:
+            The model of each name.
+        """
         owners = {name: name for name in written}
         for model, spec in models.items():
             for index, alias in enumerate(spec.aliases):
@@ -339,6 +389,19 @@ class _Parser:
             if name is not None and name not in owners:
                 message = f"no model has the name {name!r}{_suggest(name, owners)}"
                 self.report(("router", key), message)
+        return owners
+
+    def check_home(
+        self,
+        router: RouterSpec,
+        models: Mapping[ModelId, ModelSpec],
+        owners: Mapping[str, str],
+    ) -> None:
+        """Report a home model without a process: there is nothing to return to."""
+        home = models.get(ModelId(owners.get(router.home_model or "", "")))
+        if home is not None and home.url is not None:
+            message = f"a service serves {router.home_model!r}: there is no process to return to"
+            self.report(("router", "home_model"), message)
 
 
 def _suggest(wrong: str, known: Iterable[str]) -> str:

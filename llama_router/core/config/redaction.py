@@ -72,6 +72,8 @@ def redacted_config(config: Config) -> dict[str, Any]:
     for model, spec in config.models.items():
         table = _plain(attrs.asdict(spec, recurse=False))
         table["spawn"] = _spawn(spec.spawn)
+        if spec.key is not None:
+            table["key"] = MASK
         models[str(model)] = table
     return {
         "router": router,

@@ -63,6 +63,28 @@ def plan_reload(old: Config, new: Config) -> ReloadPlan:
     )
 
 
+def local_plan(plan: ReloadPlan, old: Config, new: Config) -> ReloadPlan:
+    """Return the part of *plan* that turns ``old.local`` into ``new.local``.
+
+    A model that a service serves from now on is removed there, and the other way round.
+    """
+    changed = plan.add | plan.remove | plan.restart | plan.retune
+    before = {model for model in changed if _is_local(model, old)}
+    after = {model for model in changed if _is_local(model, new)}
+    kept = before & after
+    return ReloadPlan(
+        add=frozenset(after - before),
+        remove=frozenset(before - after),
+        restart=plan.restart & kept,
+        retune=plan.retune & kept,
+        base=old.local,
+    )
+
+
+def _is_local(model: ModelId, config: Config) -> bool:
+    return model in config.models and config.models[model].url is None
+
+
 def reuse_unchanged(old: Config, new: Config) -> Config:
     """Return *new* with the objects of *old* for every model that is equal in both.
 

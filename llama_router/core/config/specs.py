@@ -30,6 +30,8 @@ from .kinds import (
     Port,
     Positive,
     Seconds,
+    ServiceKey,
+    ServiceUrl,
     Sha256,
     Text,
     Timeout,
@@ -41,6 +43,7 @@ from .kinds import (
 )
 from .names import ModelId, ResolvedModel
 from .overrides import PROTECTED, RequestOverrides
+from .service import Service
 
 
 class OnChange(Enum):
@@ -301,6 +304,13 @@ class ModelSpec:
     Attributes:
         id: Its name in the configuration and in the API.
         spawn: Complete spawn settings; the model's own ``args`` are at the end of its args.
+        url: Where a service serves it that the router did not start; None for a process.
+        key: The key that this service gets, or ``${env.NAME}``; None for no key.
+        key_file: A file with the key; None for none.
+        health_endpoint: Path that the service answers with a success while it serves; None for
+            those that most servers have.
+        health_period_s: Seconds between two health checks of the service.
+        proxy_endpoints: Path prefixes that are passed on to the service; None for the usual ones.
         path: Model file for ``$path``.
         mmproj: Projector file for ``$mmproj``.
         state: AUTO if a scan found it, MANUAL if the user wrote or imported it.
@@ -336,6 +346,12 @@ class ModelSpec:
 
     id: ModelId = attrs.field(metadata=RESTART)
     spawn: SpawnSpec = attrs.field(metadata=INSIDE)
+    url: ServiceUrl | None = attrs.field(default=None, metadata=RETUNE)
+    key: ServiceKey | None = attrs.field(default=None, repr=False, metadata=RETUNE)
+    key_file: Text | None = attrs.field(default=None, metadata=RETUNE)
+    health_endpoint: UrlPath | None = attrs.field(default=None, metadata=RETUNE)
+    health_period_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
+    proxy_endpoints: tuple[UrlPath, ...] | None = attrs.field(default=None, metadata=RETUNE)
     path: Text | None = attrs.field(default=None, metadata=RESTART)
     mmproj: Text | None = attrs.field(default=None, metadata=RESTART)
     state: ModelState = attrs.field(default=ModelState.MANUAL, metadata=RETUNE)
@@ -368,6 +384,19 @@ class ModelSpec:
     description: Text | None = attrs.field(default=None, metadata=RETUNE)
     metadata: Mapping[Name, JsonValue] = attrs.field(factory=dict[str, Any], metadata=RETUNE)
 
+    @property
+    def service(self) -> Service | None:
+        """Return the service that serves it; None if a process of this router does."""
+        if self.url is None:
+            return None
+        return Service(
+            url=self.url,
+            key=self.key,
+            key_file=self.key_file,
+            health_endpoint=self.health_endpoint,
+            health_period_s=self.health_period_s,
+        )
+
     def names(self) -> dict[str, str | None]:
         """Return every name that clients can use, each with its preset."""
         plain = (str(self.id), *self.aliases)
@@ -390,7 +419,8 @@ class ModelSpec:
             drop=frozenset(self.drop_params),
             defaults=self.default_params,
             sets={**self.set_params, **({} if preset is None else self.presets[preset])},
-            model=self.upstream_model,
+            # A service knows the model by one name, and not by the aliases here.
+            model=self.upstream_model or (None if self.url is None else str(self.id)),
         )
         return None if preset is None and overrides == RequestOverrides() else overrides
 
@@ -407,6 +437,9 @@ DEFAULT_ENDPOINTS: Final = (
     *("/completion", "/chat/completions", "/responses", "/infill", "/audio/transcriptions"),
     *("/embedding", "/rerank", "/tokenize", "/detokenize", "/apply-template", "/cors-proxy"),
 )
+
+SERVICE_SPAWN: Final = SpawnSpec(command=(), proxy_endpoints=DEFAULT_ENDPOINTS)
+"""In place of spawn settings: nothing is spawned for a model that a service serves."""
 
 DEFAULT_SPAWN = SpawnSpec(
     command=(

@@ -1,0 +1,1 @@
+"""Models that services serve which this router did not start: their health, and their requests."""
