@@ -225,6 +225,10 @@ class _Merger:
         for model, table in models.items():
             if not isinstance(table, Mapping):
                 continue
+            if "url" in table and "models" in table:
+                names.remove(model)
+                names.update(f"{model}/{each}" for each in _strings(table["models"]))
+                continue
             plain = (model, *_strings(table.get("aliases")))
             names.update(plain)
             if isinstance(presets := table.get("presets"), Mapping):

@@ -35,7 +35,7 @@ EXAMPLE_LINE = re.compile(r"^# (\[[^\]]+\]|[a-z_]+ = .+)$", re.MULTILINE)
 ROW = re.compile(r"^\| `(\w+)` \| .+ \| (.+) \| .+ \| (.+) \|$", re.MULTILINE)
 
 # What a model's table may have: not quite the fields of its spec.
-ARGS = {"args", "found_args"}
+ARGS = {"args", "found_args", "models"}
 MODEL_KEYS = {field.name for field in attrs.fields(ModelSpec)} - {"id"} | ARGS
 SECTIONS: dict[str, tuple[type[attrs.AttrsInstance], Any]] = {
     "## `[router]`": (RouterSpec, RouterSpec()),
@@ -87,7 +87,9 @@ def test_the_example_has_every_field() -> None:
 def test_the_uncommented_example_is_valid() -> None:
     """Every example line works, all of them together as well."""
     config = parse_config(tomllib.loads(uncommented()))
-    assert list(config.models) == ["qwen-7b", "vllm-qwen", "big", "beside"]
+    assert list(config.models) == [
+        *("qwen-7b", "vllm-qwen", "big", "beside/qwen-7b", "beside/gemma-4b")
+    ]
     assert config.resolve("qwen") == "qwen-7b"
 
 

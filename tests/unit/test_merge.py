@@ -245,6 +245,19 @@ def test_malformed_documents_are_left_for_the_parser(document) -> None:
     laid(document, running=True)
 
 
+def test_a_service_is_none_of_what_is_found() -> None:
+    """Neither its table needs a file, nor do the names of several models of it count as gone."""
+    tables = {"one": {"url": "http://h"}, "box": {"url": "http://h", "models": ["a"]}}
+    document = {"router": {"default_model": "box/a"}, "models": tables}
+    result = merge(document, FOUND, file_of={}, running=False)
+    assert result.warnings == ()
+    assert {"one", "box/a"} < set(map(str, parse_config(result.document).models))
+    result = merge(
+        {**document, "router": {"default_model": "box"}}, FOUND, file_of={}, running=True
+    )
+    assert [warning.path for warning in result.warnings] == [("router", "default_model")]
+
+
 def test_a_default_model_that_is_gone_is_ignored() -> None:
     """The router goes on, and refuses who names no model; one with a preset is there."""
     router = {"default_model": "gone", "default_for_unknown": True}

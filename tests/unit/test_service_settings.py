@@ -97,10 +97,10 @@ def test_settings_of_a_process_contradict_a_url(key: str, value: object) -> None
     assert "starts no process" in message
 
 
-@pytest.mark.parametrize("key", ["key", "key_file", "health_endpoint", "proxy_endpoints"])
+@pytest.mark.parametrize("key", ["key", "key_file", "health_endpoint", "proxy_endpoints", "models"])
 def test_settings_of_a_service_need_a_url(key: str) -> None:
     """Beside a process they would have no effect."""
-    value: object = ["/v1/"] if key == "proxy_endpoints" else "/x"
+    value: object = ["/v1/"] if key in ("proxy_endpoints", "models") else "/x"
     where, message = fault(path="/m.gguf", **{key: value})
     assert (where, "'url'" in message) == (f"models.a.{key}", True)
 
@@ -185,3 +185,29 @@ def test_a_configuration_without_services_is_its_own_local_part() -> None:
     """Nothing is made twice for the usual case."""
     found = config(a=PROCESS)
     assert found.local is found
+
+
+def test_several_models_of_one_service() -> None:
+    """Each has the name of the table in front here, and its own name there."""
+    found = config(box={"url": "http://h", "models": ["a", "b/c:d"], "max_in_flight": 2})
+    assert {str(m): spec.upstream_model for m, spec in found.models.items()} == {
+        "box/a": "a",
+        "box/b/c:d": "b/c:d",
+    }
+    assert len({spec.service for spec in found.models.values()}) == 1
+    assert found.resolve("box") is None
+
+
+@pytest.mark.parametrize("key", ["upstream_model", "name", "description"])
+def test_settings_of_one_model_are_not_for_several(key: str) -> None:
+    """They would be the same for all of them."""
+    where, message = fault(url="http://h", models=["x", "y"], **{key: "z"})
+    assert (where, "one model" in message) == (f"models.a.{key}", True)
+
+
+def test_a_model_of_a_service_with_the_name_of_another_one() -> None:
+    """It is said where it is; so is an alias that one of them has as its name."""
+    with pytest.raises(ConfigError, match=r"models.box.models\[0\]: there is a model 'box/a'"):
+        config(box={"url": "http://h", "models": ["a"]}, **{"box/a": dict[str, Any](PROCESS)})
+    with pytest.raises(ConfigError, match="already a name"):
+        config(box={"url": "http://h", "models": ["a"]}, x={**PROCESS, "aliases": ["box/a"]})

@@ -56,7 +56,12 @@ _OF_PROCESS: Final = (
 )
 
 # What decides about a service.
-_OF_SERVICE: Final = ("key", "key_file", "health_endpoint", "health_period_s", "proxy_endpoints")
+_OF_SERVICE: Final = (
+    *("key", "key_file", "health_endpoint", "health_period_s", "proxy_endpoints", "models"),
+)
+
+# What decides about one model, and not about all those of a service.
+_OF_ONE: Final = ("aliases", "presets", "upstream_model", "name", "description", "context_length")
 
 # Replaces invalid commands, so that no second problem is reported about them.
 _NO_WORDS: dict[str, Any] = {"command": (), "args": (), "env": {}}
@@ -113,11 +118,16 @@ class _Parser:
             hint = _suggest(wanted, templates)
             where = ("router", "safetensors_template")
             self.report(where, f"there is no template {wanted!r}{hint}")
-        models = {
-            ModelId(name): self.model(ModelId(name), table, router, default, templates)
-            for name, table in self.named_tables(sections, "models")
-        }
-        owners = self.check_names(router, models, sections.get("models", {}))
+        written = dict(sections.get("models", {}))
+        models: dict[ModelId, ModelSpec] = {}
+        for name, table in self.named_tables(sections, "models"):
+            if "models" in table and "url" in table:
+                models |= self.models_of_service(name, table, router, written)
+                del written[name]
+            else:
+                model = ModelId(name)
+                models[model] = self.model(model, table, router, default, templates)
+        owners = self.check_names(router, models, written)
         self.check_home(router, models, owners)
         self.check_keys(keys)
         scheduler = SchedulerSpec(
@@ -233,10 +243,12 @@ class _Parser:
         where = ("models", model)
         own = self.fields(table, _MODEL_KEYS, where)
         if "url" in table:
-            return self.service_model(model, table, own, router)
+            settings = self.service_settings(where, table, own, router)
+            return ModelSpec(id=model, **settings)
         for key in _OF_SERVICE:
             if key in table:
                 self.report((*where, key), "needs a 'url': it is about a service")
+        own.pop("models", None)
         template = own.get("template")
         inherits = _Template(spawn=default)
         if "template" in table:
@@ -259,35 +271,65 @@ class _Parser:
         inherited = {name: getattr(router, name) for name in _INHERITED}
         return ModelSpec(id=model, spawn=spawn, **{**inherited, **inherits.model, **own})
 
-    def service_model(
+    def models_of_service(
         self,
-        model: ModelId,
+        name: str,
+        table: Mapping[str, object],
+        router: RouterSpec,
+        written: Mapping[str, object],
+    ) -> dict[ModelId, ModelSpec]:
+        """Return the models of a table that names several of one service: ``NAME/MODEL`` each.
+
+        Args:
+            name: The name of the table.
+            table: The table.
+            router: The ``[router]`` table.
+            written: All tables of models.
+        """
+        where = ("models", name)
+        own = self.fields(table, _MODEL_KEYS, where)
+        settings = self.service_settings(where, table, own, router)
+        for key in _OF_ONE:
+            if key in table:
+                self.report((*where, key), "is about one model: give that a table of its own")
+            settings.pop(key, None)
+        found: dict[ModelId, ModelSpec] = {}
+        for index, upstream_model in enumerate(own.get("models", ())):
+            model = ModelId(f"{name}/{upstream_model}")
+            if model in written or model in found:
+                self.report((*where, "models", index), f"there is a model {str(model)!r} already")
+            found[model] = ModelSpec(id=model, upstream_model=upstream_model, **settings)
+        return found
+
+    def service_settings(
+        self,
+        where: Where,
         table: Mapping[str, object],
         own: Mapping[str, Any],
         router: RouterSpec,
-    ) -> ModelSpec:
-        """Return a model that a service serves.
+    ) -> dict[str, Any]:
+        """Return the settings of a model that a service serves.
 
         Args:
-            model: The model.
-            table: Its table in the document.
+            where: The place of its table.
+            table: The table in the document.
             own: The valid values of *table*.
             router: The ``[router]`` table.
         """
-        where = ("models", model)
         for key in _OF_PROCESS:
             if key in table:
                 message = "has no meaning beside 'url': the router starts no process for the model"
                 self.report((*where, key), message)
         if "key" in table and "key_file" in table:
             self.report((*where, "key_file"), "the model has a 'key' already")
-        usable = {key: value for key, value in own.items() if key not in _OF_PROCESS}
-        endpoints = usable.get("proxy_endpoints")
+        inherited = {name: getattr(router, name) for name in _INHERITED if name != "ttl_s"}
+        settings = inherited | {key: own[key] for key in own if key not in _OF_PROCESS}
+        settings.pop("models", None)
+        endpoints = settings.get("proxy_endpoints")
         spawn = SERVICE_SPAWN
         if endpoints is not None:
             spawn = attrs.evolve(spawn, proxy_endpoints=endpoints)
-        inherited = {name: getattr(router, name) for name in _INHERITED if name != "ttl_s"}
-        return ModelSpec(id=model, spawn=spawn, **{**inherited, **usable})
+        return settings | {"spawn": spawn}
 
     def api_key(self, name: str, table: Mapping[str, object]) -> ApiKey | None:
         where = ("api_keys", name)
@@ -369,7 +411,7 @@ class _Parser:
         Returns:
             The model of each name.
         """
-        owners = {name: name for name in written}
+        owners = {name: name for name in (*written, *map(str, models))}
         for model, spec in models.items():
             for index, alias in enumerate(spec.aliases):
                 if alias in owners:

@@ -6,7 +6,7 @@ from typing import Any, Final, get_type_hints
 
 import attrs
 
-from .kinds import KeySecret, Table, Word
+from .kinds import KeySecret, Table, Text, Word
 from .names import ModelId
 from .specs import ApiKey, DeviceSpec, ModelSpec, Priority, RouterSpec, SchedulerSpec, SpawnSpec
 
@@ -27,8 +27,15 @@ API_KEY: Final = _kinds_of(ApiKey, key=KeySecret)
 SPAWN: Final = _kinds_of(SpawnSpec)
 #: What a template may have of a model, beside its spawn settings.
 MODEL_IN_TEMPLATE: Final[Kinds] = {"autoload": bool, "priority": Priority}
-#: A model; its ``spawn`` is a table with the keys of `SPAWN`.
-MODEL: Final = _kinds_of(ModelSpec, spawn=Table, args=tuple[Word, ...], found_args=tuple[Word, ...])
+#: A model, or with ``models`` all models of one service; its ``spawn`` is a table with the keys
+#: of `SPAWN`.
+MODEL: Final = _kinds_of(
+    ModelSpec,
+    spawn=Table,
+    args=tuple[Word, ...],
+    found_args=tuple[Word, ...],
+    models=tuple[Text, ...],
+)
 
 #: The tables at the top, in the order of the example.
 SECTIONS: Final = (
