@@ -11,10 +11,12 @@ from http import HTTPStatus
 from typing import Final
 
 import attrs
+import msgspec
 import trio
 
+from ..core.config.kinds import name_fault
 from ..core.config.names import ModelId
-from ..core.config.service import HEALTH_ENDPOINTS, KEY_FIELDS, Service, key_fault
+from ..core.config.service import HEALTH_ENDPOINTS, KEY_FIELDS, Service, is_pattern, key_fault
 from ..core.config.specs import SERVICE_SPAWN, ModelSpec
 from ..core.services.health import Finding
 from ..errors.backends import UpstreamError, UpstreamTimeoutError
@@ -25,6 +27,15 @@ from .upstream import Upstream
 
 #: Longest answer to a question about health, in bytes; it may be a list of models.
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+
+#: Most names of one list of models that are used.
+MAX_NAMES: Final = 1000
+
+#: Longest of them, in characters.
+_MAX_NAME: Final = 256
+
+#: The list of models, in OpenAI's API.
+_LIST: Final = "/v1/models"
 
 #: Longest file with a key, in bytes.
 _MAX_KEY_BYTES: Final = 64 * 1024
@@ -114,6 +125,52 @@ async def ask(service: Service, *, environ: Mapping[str, str], timeout_s: float)
         if answer.route is not None:
             break
     return answer
+
+
+async def list_models(
+    service: Service, *, environ: Mapping[str, str], timeout_s: float
+) -> tuple[str, ...]:
+    """Return the names in the list of models of *service*, sorted.
+
+    Names that no client could use are left out, and so are those beyond `MAX_NAMES`.
+
+    Args:
+        service: The service.
+        environ: The environment, which may hold its key.
+        timeout_s: As for `ask`.
+
+    Raises:
+        UpstreamError: if it gives none now; the message is the end of a sentence about it.
+    """
+    answer = await ask(service, environ=environ, timeout_s=timeout_s)
+    if answer.finding is not Finding.SERVES or answer.route is None:
+        raise UpstreamError(answer.reason)
+    probe = _probe_of(service, answer.route)
+    try:
+        response = await fetch(probe, _LIST, max_bytes=MAX_ANSWER_BYTES, timeout_s=timeout_s)
+    except UpstreamError as exc:
+        raise UpstreamError(_symptom(exc, probe)) from exc
+    if response.status != HTTPStatus.OK:
+        raise UpstreamError(f"answered {_LIST} with status {response.status}")
+    try:
+        listed = msgspec.json.decode(response.body, type=_ModelList).data
+    except (msgspec.DecodeError, ValueError) as exc:
+        raise UpstreamError(f"answered {_LIST} with no list of models: {exc}") from None
+    names = {each.id for each in listed if len(each.id) <= _MAX_NAME and is_usable_name(each.id)}
+    return tuple(sorted(names)[:MAX_NAMES])
+
+
+class _ListedModel(msgspec.Struct):
+    id: str
+
+
+class _ModelList(msgspec.Struct):
+    data: list[_ListedModel]
+
+
+def is_usable_name(name: str) -> bool:
+    """Return whether *name* can be one of a model here; ``*`` would make it a pattern."""
+    return name_fault(name) is None and not is_pattern(name)
 
 
 class _UnusableError(Exception):

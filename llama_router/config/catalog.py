@@ -22,6 +22,7 @@ from ..models.discovery.discover import discover
 from ..models.discovery.found import ScanWarning
 from ..models.found_file import FoundFileContent
 from ..models.scan import Scan, scan
+from . import service_lists
 from .file import ConfigFile, read_file
 from .load import LoadedConfig, load_file
 from .merge import FoundModels
@@ -162,6 +163,7 @@ class Catalog:
                 m for m in present if found_file.is_safetensors(content.models[m])
             ),
             startup_model=content.startup_model,
+            services=service_lists.read(self._state_dir),
         )
         return load_file(file, found=found, running=running, optional=self._optional)
 
@@ -229,6 +231,14 @@ class Catalog:
             self._content = reply.content
         reply.report.log()
         return reply.report
+
+    def store_service_list(self, url: str, names: tuple[str, ...]) -> bool:
+        """Store the models that the service at *url* lists; return whether that is news.
+
+        Raises:
+            OSError: if it cannot be stored.
+        """
+        return despite_stalls(lambda: service_lists.store(self._state_dir, url, names))
 
     def set_startup_model(self, file: Path) -> str | None:
         """Store the model of *file* as the startup model, unless a known model is it already.

@@ -12,6 +12,7 @@ from ..core.config import placeholders
 from ..core.config.config import Config
 from ..core.config.kinds import Table, as_table, is_llama_server
 from ..core.config.parse import parse_config
+from ..core.config.service import is_pattern, matching_names
 from ..core.config.specs import DEFAULT_SPAWN
 from ..errors.config import ConfigError, Problem
 
@@ -31,12 +32,14 @@ class FoundModels:
         files: Identity of the file by id; two models with one file are the same model.
         startup_model: The model to load if ``router.toml`` names none.
         safetensors: Those that are folders of safetensors: they need a template.
+        services: The models that services listed, by URL.
     """
 
     models: Mapping[str, Table] = attrs.field(factory=dict[str, Table])
     files: Mapping[str, object] = attrs.field(factory=dict[str, object])
     startup_model: str | None = None
     safetensors: frozenset[str] = frozenset()
+    services: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict[str, tuple[str, ...]])
 
 
 @attrs.frozen
@@ -197,7 +200,7 @@ class _Merger:
         used_files = set(self._file_of.values())
         for model, table in written.items():
             if not isinstance(table, Mapping) or "url" in table:
-                yield model, table
+                yield model, self._with_listed(model, table, written)
             elif model in self._found.models and self._is_same(model):
                 if self._is_out_of_reach(self._with_found_spawn(model, table)):
                     self.left_out[model] = table
@@ -217,6 +220,16 @@ class _Merger:
                 yield model, self._merge(model, {}, claimed)
         if self._out_of_reach:
             self.warnings.append(_unreachable(self._out_of_reach))
+
+    def _with_listed(self, model: str, table: object, written: Mapping[str, Any]) -> object:
+        """Return the table of a service with the names in its list that a pattern stands for."""
+        url, patterns = as_table(table).get("url"), _strings(as_table(table).get("models"))
+        if not isinstance(url, str) or not any(map(is_pattern, patterns)):
+            return table
+        listed = matching_names(patterns, self._found.services.get(url, ()))
+        taken = {*written, *self._found.models}
+        new = [n for n in listed if n not in patterns and f"{model}/{n}" not in taken]
+        return {**as_table(table), "models": [*patterns, *new]}
 
     @staticmethod
     def names(models: Mapping[str, Any]) -> set[str]:

@@ -37,6 +37,7 @@ from .control_plane import ControlPlane
 from .parts import RouterParts
 from .running_router import RunningRouter
 from .scans import Scans
+from .service_imports import ServiceImports
 from .shutdown import drain_s
 
 
@@ -84,6 +85,13 @@ class Frontend:
                     scans.scan_or_log,
                 )
                 tasks.start_soon(folders.run)
+                imports = ServiceImports(
+                    self._parts.catalog,
+                    lambda: dispatcher.config,
+                    self._parts.environ,
+                    watcher.reload,
+                )
+                tasks.start_soon(imports.run)
             await tasks.start(context.downloads.run)
             await tasks.start(context.model_info.run)
             await tasks.start(context.loads.run)

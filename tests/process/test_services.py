@@ -7,13 +7,15 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
+import httpx
 import pytest
 import trio
 
-from tests.process.harness import Answer, RawClient, Router, post, request
+from tests.process.harness import LIMIT_S, Answer, RawClient, Router, post, request
 
 pytestmark = pytest.mark.process
 
@@ -28,11 +30,13 @@ class Service:
     Attributes:
         listener: Where it listens.
         health: Its answers by path; None for no answer at all.
+        models: The names in its list of models.
         paths: The paths of the questions, each with its ``authorization``.
     """
 
     listener: trio.SocketListener
     health: dict[str, int | None] = attrs.field(factory=lambda: {"/health": 200})
+    models: list[str] = attrs.field(factory=list)
     paths: list[tuple[str, str | None]] = attrs.field(factory=list)
     _requests: tuple[
         trio.MemorySendChannel[tuple[Answer, trio.SocketStream]],
@@ -69,7 +73,10 @@ class Service:
         status = self.health.get(path, 404)
         if status is None:
             await trio.sleep_forever()
-        await stream.send_all(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % status)
+        body = json.dumps({"data": [{"id": name} for name in self.models]}).encode()
+        await stream.send_all(
+            b"HTTP/1.1 %d x\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
+        )
         await stream.aclose()
 
 
@@ -253,3 +260,29 @@ async def test_a_variable_holds_the_key(start, serving, monkeypatch) -> None:
     await router.events.wait("service.up")
     got, _ = await ask(router, post(CHAT, "a"), service)
     assert got.fields["authorization"] == "Bearer sesame-42"
+
+
+async def test_the_models_that_a_service_lists(serve, serving) -> None:
+    """They come and go with its list, and are known at a start without it."""
+    service = await serving()
+    service.health = {"/v1/models": 200}
+    service.models = ["org/a", "b", "c"]
+    table = f"""
+[models.box]
+url = "{service.url}"
+models = ["*a", "c"]
+health_period_s = 0.05
+"""
+    router = await serve(table)
+    await router.event("service.listed", models=3)
+    await router.event("config.applied", added=["box/org/a"])
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=LIMIT_S) as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert {each["id"] for each in listed} == {"box/org/a", "box/c"}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.post, CHAT, json={"model": "box/org/a"}))
+            got, stream = await service.request()
+            assert json.loads(got.body) == {"model": "org/a"}
+            await answer(stream, b"{}")
+    service.models = ["c"]
+    await router.event("config.applied", removed=["box/org/a"])

@@ -258,6 +258,25 @@ def test_a_service_is_none_of_what_is_found() -> None:
     assert [warning.path for warning in result.warnings] == [("router", "default_model")]
 
 
+def test_patterns_stand_for_what_a_service_lists() -> None:
+    """Once each, and never in the place of another model; its table asks for the list."""
+    tables = {
+        "box": {"url": "http://h", "models": ["a*", "b"]},
+        "box/a2": {"url": "http://i"},
+        "o": {"url": "http://h", "models": ["*"]},
+    }
+    listed = {"http://h": ("a1", "a2", "b", "c", "r:Q4_0"), "http://j": ("a3",)}
+    found = FoundModels(models=FOUND.models, files=FOUND.files, services=listed)
+    config = parsed({"models": tables}, found=found)
+    own = {str(m): spec.url for m, spec in config.models.items() if spec.url is not None}
+    assert own == {
+        **dict.fromkeys(("box/a1", "box/b", "o/a1", "o/a2", "o/b", "o/c"), "http://h"),
+        "box/a2": "http://i",
+    }
+    assert config.imports.keys() == {"box", "o"}
+    assert parsed({"models": tables}).imports.keys() == {"box", "o"}
+
+
 def test_a_default_model_that_is_gone_is_ignored() -> None:
     """The router goes on, and refuses who names no model; one with a preset is there."""
     router = {"default_model": "gone", "default_for_unknown": True}

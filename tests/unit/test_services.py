@@ -274,7 +274,9 @@ def test_a_removed_model_ends_with_its_last_request() -> None:
     models = served(max_in_flight=1)
     arrived(models, 1)
     arrived(models, 2)
-    assert codes(models.reconfigured(config(b={}), 1.0)) == ["model_not_found"]
+    actions = models.reconfigured(config(b={}), 1.0)
+    assert codes(actions) == ["model_not_found"]
+    assert Ask(B) in actions
     assert A not in models
     assert B in models
     assert models.has(1)

@@ -10,6 +10,7 @@ import attrs
 
 from .file_needs import FileFault
 from .names import ModelId, Names, ResolvedModel
+from .service import Service
 from .specs import ApiKey, DeviceSpec, ModelSpec, RouterSpec, SchedulerSpec
 
 #: Longest name in which presets are searched; no name on any hub comes near it.
@@ -29,6 +30,7 @@ class Config:
             file.
         file_versions: Versions of the files that models need, by model and path: another one
             after a file was replaced or written. Files that could not be seen are not in it.
+        imports: The services whose lists of models are used, by the name of their table.
         in_use: Found models with files that it uses or names, so that they are not deleted.
     """
 
@@ -45,6 +47,7 @@ class Config:
     file_versions: Mapping[ModelId, Mapping[str, str]] = attrs.field(
         factory=dict[ModelId, Mapping[str, str]], eq=False, repr=False
     )
+    imports: Mapping[str, Service] = attrs.field(factory=dict[str, Service], eq=False, repr=False)
     in_use: frozenset[ModelId] = attrs.field(default=frozenset(), eq=False, repr=False)
     _names: Names = attrs.field(init=False, eq=False, repr=False)
     _local: Config | None = attrs.field(init=False, eq=False, repr=False)

@@ -15,6 +15,7 @@ from .config import Config
 from .exposure import host_fault, pages_fault
 from .kinds import LLAMA_SERVER, Table, name_fault
 from .names import ModelId
+from .service import Service, is_pattern
 from .specs import (
     DEFAULT_SPAWN,
     SERVICE_SPAWN,
@@ -98,6 +99,7 @@ class _Parser:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.imports: dict[str, Service] = {}
 
     def config(self, document: Mapping[str, Any]) -> Config:
         sections = self.fields(document, _SECTIONS, ())
@@ -148,7 +150,12 @@ class _Parser:
         if fault := pages_fault(router.pages_origin, router.hosts, router.port):
             self.report(("router", "pages_origin"), fault)
         return Config(
-            router=router, scheduler=scheduler, devices=devices, api_keys=keys, models=models
+            router=router,
+            scheduler=scheduler,
+            devices=devices,
+            api_keys=keys,
+            models=models,
+            imports=self.imports,
         )
 
     def report(self, where: Where, message: str) -> None:
@@ -295,6 +302,10 @@ class _Parser:
             settings.pop(key, None)
         found: dict[ModelId, ModelSpec] = {}
         for index, upstream_model in enumerate(own.get("models", ())):
+            if is_pattern(upstream_model):
+                if (service := ModelSpec(id=ModelId(name), **settings).service) is not None:
+                    self.imports[name] = service
+                continue
             model = ModelId(f"{name}/{upstream_model}")
             if model in written or model in found:
                 self.report((*where, "models", index), f"there is a model {str(model)!r} already")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import attrs
@@ -125,3 +126,18 @@ def key_fault(key: str) -> str | None:
     if not key or not all("!" <= character <= "~" for character in key):
         return "must hold only visible ASCII characters, without spaces"
     return None
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether *name* stands for all models of a service that match it: it has a ``*``."""
+    return "*" in name
+
+
+def matching_names(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return those of *names* that a pattern matches, or that are among *patterns*.
+
+    Nothing but ``*`` is special in a pattern.
+    """
+    words = (".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns)
+    matches = re.compile("|".join(words), re.DOTALL).fullmatch
+    return [name for name in names if matches(name)]

@@ -248,10 +248,11 @@ class ServiceModels:
             if not entry.in_flight:
                 del self._entries[model]
         for model, spec in specs.items():
+            is_new = model not in self._entries or self._entries[model].removed
             entry = self._entries.setdefault(model, _Entry(spec))
             former, entry.spec = entry.spec.service, spec
-            was_removed, entry.removed = entry.removed, False
-            if was_removed or (former != spec.service and entry.phase is not Phase.STOPPED):
+            entry.removed = False
+            if is_new or (former != spec.service and entry.phase is not Phase.STOPPED):
                 # What waits goes on to wait; it is told by the next answer.
                 self._move(entry, Phase.STARTING)
                 entry.error = entry.retry_at_s = entry.failed_s = None
