@@ -18,6 +18,7 @@ from llama_router.control.web.app import build_app
 from llama_router.core.requests.control_request import ControlRequest
 from llama_router.core.requests.routes import Control, route
 from llama_router.gateway.gateway import Gateway
+from tests.limits import stretched_s
 from tests.process.harness import RawClient, Router, request
 
 pytestmark = pytest.mark.process
@@ -242,8 +243,12 @@ def request_bytes(
 
 @pytest.mark.parametrize("allowed", [False, True], ids=["without-token", "with-token"])
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
-async def test_no_route_leaks_a_connection(router, exchanges, act: Act, *, allowed: bool) -> None:
+async def test_no_route_leaks_a_connection(
+    router, exchanges, monkeypatch, act: Act, *, allowed: bool
+) -> None:
     """Whatever a client sends, it gets its answer, and its descriptor is free when it has left."""
+    # How long an answer to a half-closed connection may take.
+    monkeypatch.setattr(server, "HALF_CLOSED_S", stretched_s(server.HALF_CLOSED_S))
     fields = {"content_type": "application/json"}
     if allowed:
         fields["authorization"] = f"Bearer {token_of(router)}"
@@ -265,7 +270,7 @@ async def test_no_route_leaks_a_connection(router, exchanges, act: Act, *, allow
     async with trio.open_nursery() as nursery:
         for method, target, body in ALL_EVENTS:
             nursery.start_soon(visit, method, target, body)
-    with trio.fail_after(GONE_S):
+    with trio.fail_after(stretched_s(GONE_S)):
         await exchanges.done(len(ALL_EVENTS))
     assert sockets() <= before + open_backends(router)
 
@@ -282,7 +287,7 @@ async def test_a_crowd_that_leaves_behind_two_requests(router, exchanges) -> Non
         with socket.create_connection(("127.0.0.1", router.port)) as client:
             client.sendall(2 * b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await trio.lowlevel.checkpoint()
-    with trio.fail_after(GONE_S):
+    with trio.fail_after(stretched_s(GONE_S)):
         await exchanges.done(100)
     assert sockets() == before
 
@@ -308,7 +313,7 @@ async def test_an_abandoned_request_is_one_line_of_the_log(router, exchanges) ->
     await client.send(request("POST", "/admin/models/load", b'{"model": "slow"}', **fields) + b"x")
     await router.events.wait("backend.spawned", model="slow")
     await client.stream.aclose()
-    with trio.fail_after(GONE_S):
+    with trio.fail_after(stretched_s(GONE_S)):
         await exchanges.done(1)
     lines = [entry for entry in router.events.entries if entry["event"].startswith("control.")]
     assert [line["event"] for line in lines] == ["control.abandoned"]
@@ -418,7 +423,7 @@ async def test_leaving_is_seen_behind_further_bytes(router, exchanges) -> None:
     await client.chunk() if (await client.head()).fields.get("transfer-encoding") else None
     await client.send(b"and more")
     await client.stream.aclose()
-    with trio.fail_after(GONE_S):
+    with trio.fail_after(stretched_s(GONE_S)):
         await exchanges.done(1)
 
 
@@ -431,7 +436,7 @@ async def test_a_client_that_sends_without_end_is_given_up(router, exchanges, mo
     assert (await client.head()).status == 200
     with pytest.raises(trio.BrokenResourceError):
         await pour(client)
-    with trio.fail_after(GONE_S):
+    with trio.fail_after(stretched_s(GONE_S)):
         await exchanges.done(1)
 
 
@@ -479,7 +484,7 @@ class TestEnd:
         await client.send(data)
         await trio.testing.wait_all_tasks_blocked()
         router.requests.stop.set()
-        with trio.fail_after(GONE_S):
+        with trio.fail_after(stretched_s(GONE_S)):
             assert await client.rest() == b""
             await router.ended.wait()
 
@@ -504,7 +509,7 @@ class TestEnd:
         while not exchanges.requests:
             await exchanges._news.wait()
         router.requests.stop.set()
-        with trio.fail_after(GONE_S):
+        with trio.fail_after(stretched_s(GONE_S)):
             answer = await client.answer()
             assert (answer.status, answer.error["code"]) == (503, "shutting_down")
             await client.stream.aclose()
@@ -524,7 +529,7 @@ class TestEnd:
         await client.send(request("POST", "/v1/echo", **fields) + begun)
         await trio.testing.wait_all_tasks_blocked()
         router.requests.stop.set()
-        with trio.fail_after(GONE_S):
+        with trio.fail_after(stretched_s(GONE_S)):
             answer = await client.answer()
             assert (answer.status, answer.error["code"]) == (503, "shutting_down")
             await client.stream.aclose()
@@ -551,5 +556,5 @@ class TestEnd:
         await client.send(2 * request("GET", "/v1/models"))
         assert (await client.answer()).status == 200
         router.requests.stop.set()
-        with trio.fail_after(GONE_S):
+        with trio.fail_after(stretched_s(GONE_S)):
             await router.ended.wait()

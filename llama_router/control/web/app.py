@@ -44,7 +44,7 @@ from ..ollama import store
 from ..ui import routes as dashboard
 from ..ui import session as dashboard_session
 from . import guard
-from .connection import connection_class
+from .connection import CLIENT_LEFT, connection_class
 from .context import ControlContext
 
 #: Media types of responses that are sent as they come about, and must not be collected by a
@@ -126,6 +126,16 @@ class _HostlessApp(QuartTrio):
         )
 
 
+def _hidden(error: Exception) -> Response:
+    """Return the response to an error that must not be shown to clients."""
+    if isinstance(error, CLIENT_LEFT):
+        return _error_response(RequestError("the client disconnected before its request ended"))
+    refusal = InternalError("the router failed to answer; its log says why")
+    response = _error_response(refusal)
+    log.error("control.crashed", exc_info=error, request_id=g.get("request_id"))
+    return response
+
+
 def build_app(context: ControlContext) -> QuartTrio:
     """Return the application that serves *context*."""
     app = _HostlessApp("llama_router")
@@ -167,10 +177,7 @@ def build_app(context: ControlContext) -> QuartTrio:
 
     @app.errorhandler(Exception)
     async def hide(error: Exception) -> Response:
-        refusal = InternalError("the router failed to answer; its log says why")
-        response = _error_response(refusal)
-        log.error("control.crashed", exc_info=error, request_id=g.get("request_id"))
-        return response
+        return _hidden(error)
 
     @app.after_request
     async def close(response: Response) -> Response:

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable
-from quart import request
+from quart import request, wrappers
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 from quart_trio.wrappers.request import TrioBody
@@ -19,6 +19,11 @@ from .server import BODY_ERROR
 
 #: Bodies up to this size are not counted, in bytes: the buffers of a connection are as large.
 UNCOUNTED_BYTES: Final = 64 * 1024
+
+#: What Quart raises where a client has disconnected; releases before 0.23 have no such class.
+CLIENT_LEFT: Final[tuple[type[Exception], ...]] = tuple(
+    getattr(wrappers, name) for name in ("ClientDisconnectedError",) if hasattr(wrappers, name)
+)
 
 _STACK: Final = "llama_router.stack"
 
@@ -43,10 +48,13 @@ class ScopedConnection(TrioASGIHTTPConnection):
     """
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Serve one request."""
-        async with AsyncExitStack() as stack:
-            cast("dict[str, Any]", self.scope)[_STACK] = stack
-            await super().__call__(receive, send)
+        """Serve one request; return at once if the client disconnects."""
+        try:
+            async with AsyncExitStack() as stack:
+                cast("dict[str, Any]", self.scope)[_STACK] = stack
+                await super().__call__(receive, send)
+        except* CLIENT_LEFT:
+            pass
 
     async def handle_messages(  # type: ignore[override]  # Quart-Trio's differs from Quart's, too
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
@@ -54,12 +62,14 @@ class ScopedConnection(TrioASGIHTTPConnection):
         """Receive the body; a `BODY_ERROR` in a message is raised in the view that reads it."""
 
         async def receive_or_fail() -> ASGIReceiveEvent:
-            message = await receive()
-            error = cast("dict[str, Any]", message).get(BODY_ERROR)
-            if error is not None:
+            # What completes the body is not passed on: Quart 0.23 takes nothing after it.
+            while True:
+                message = await receive()
+                error = cast("dict[str, Any]", message).get(BODY_ERROR)
+                if error is None:
+                    return message
                 assert isinstance(request.body, FailableBody)
                 request.body.fail(error)
-            return message
 
         await super().handle_messages(nursery, request, receive_or_fail)
 
@@ -110,19 +120,20 @@ class BudgetedBody:
         self._woken = trio.Event()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message; empty if the budget has no room for the body."""
-        message = await self._receive()
-        if message["type"] != "http.request":
-            return message
-        self._received_bytes += len(message.get("body", b""))
-        if not self._refused and not await self._has_room():
+        """Return the next message; drop those of a body for which the budget has no room."""
+        while True:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                return message
+            if self._refused:
+                continue
+            self._received_bytes += len(message.get("body", b""))
+            if await self._has_room():
+                return message
             self._refused = True
             cast("dict[str, Any]", self._request.scope)[_REFUSED] = True
             self._request.body.clear()
             self._request.body.set_complete()
-        if self._refused:
-            message["body"] = b""
-        return message
 
     async def _has_room(self) -> bool:
         missing_bytes = self._received_bytes - self.share.held_bytes
