@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import trio
 
-from ..core.config.command import command_line, environment
+from ..core.config.command import command_line, environment, stop_command_line
 from ..core.config.redaction import redacted_command
 from ..core.config.specs import ModelSpec
 from ..core.memory.devices import GPU_KINDS, DeviceKind, MachineReading
@@ -27,6 +27,7 @@ from ..core.prompt_cache.command import reason_against
 from ..core.scheduling.waits import Step
 from ..errors.backends import (
     BackendError,
+    BackendUnreapableError,
     PortTakenError,
     ReadinessTimeoutError,
     SpawnError,
@@ -41,12 +42,14 @@ from ..model_logs.store import LogStore
 from ..process import procfs
 from ..process.background_writer import BackgroundWriter
 from ..process.cgroup import ControlGroup, ControlGroups
+from ..process.containers import remove
 from ..process.family import Leader
 from ..process.instances import InstanceRecord
 from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
 from ..process.port_owner import foreign_listener, listening_addresses
-from ..process.process import SCAN_TIMEOUT_S, SpawnedProcess, run_process
+from ..process.process import REAP_TIMEOUT_S, SCAN_TIMEOUT_S, SpawnedProcess, run_process
+from ..timeouts import sleep_running
 from . import child_protocol
 from .backend import (
     Backend,
@@ -69,6 +72,7 @@ from .ports import Ports
 from .preflight import check_files, in_start_thread
 from .readiness import ReadinessState, wait_ready
 from .slots import find_slots
+from .stop_command import StopCommand
 
 #: The address of every backend: only this machine can reach it.
 BACKEND_HOST: Final = "127.0.0.1"
@@ -80,6 +84,9 @@ PORT_CHANGES: Final = 3
 #: The number of ports among which such a port is chosen at random, because another router
 #: may be allocating ports at the same moment.
 _PORT_SPREAD: Final = 32
+
+#: Seconds in which the name of a container is freed before a start.
+FREE_NAME_S: Final = 60.0
 
 #: GPUs that a backend can use.
 REAL_GPU_KINDS: Final = GPU_KINDS - {DeviceKind.SIMULATED}
@@ -232,6 +239,7 @@ class Launcher:
             router_port=self.router_port,
             free_gpus_mib=free_gpus_mib,
             slots_folder=None if slots_folder is None else str(slots_folder),
+            marker=f"{self.instance}.{next(self._serial)}",
         )
         readiness = ReadinessState(announces=plan.program.speaks_child_protocol)
         watch = LoadWatch(health_endpoint=spec.spawn.health_endpoint)
@@ -326,7 +334,7 @@ class Launcher:
     ) -> None:
         """Run the process; at the end it is removed from the lifeline and the record."""
         spec, program = plan.spec, plan.program
-        marker = f"{self.instance}.{next(self._serial)}"
+        marker = plan.marker
         env = {**plan.env, procfs.INSTANCE_VARIABLE: self.instance}
 
         def report_unkillable() -> None:
@@ -338,7 +346,11 @@ class Launcher:
 
         process: SpawnedProcess | None = None
         oom_counters: dict[Path, int] = {}
-        stopped = True
+        stopped = is_gone = True
+        if plan.runs is not None and marker not in (plan.runs.name or marker):
+            # Its name is not that of this run only, so an earlier container may have it.
+            with trio.move_on_after(FREE_NAME_S):  # then the runtime itself says what is wrong
+                await self._remove_container(plan, model_log)
         try:
             async with trio.open_nursery() as nursery:
                 process = await nursery.start(
@@ -354,6 +366,7 @@ class Launcher:
                         on_unkillable=report_unkillable,
                         marker=marker,
                         exit_command=child_protocol.EXIT_COMMAND,
+                        before_stop=self._stop_command(plan, port, env, model_log),
                         group=group,
                     )
                 )
@@ -380,9 +393,14 @@ class Launcher:
             if process is not None:
                 if stopped:
                     model_log.note(f"pid {process.pid} was ended by the router")
+                if plan.runs is not None:
+                    is_gone = await self._end_container(plan, model_log)
                 self.lifeline.unregister(process.pid)
-                self.writer.enqueue(partial(self.record.remove, process.pid))
-        missed = None if ready.is_set() or not spec.spawn.check_port_owner else port
+                if is_gone:
+                    self.writer.enqueue(partial(self.record.remove, process.pid))
+        if not is_gone:
+            raise BackendUnreapableError(f"the container of model {str(spec.id)!r} is still there")
+        missed = None if ready.is_set() or not spec.spawn.checks_port_owner else port
         error = await exit_error(
             spec.id,
             process,
@@ -393,6 +411,75 @@ class Launcher:
         )
         error.retryable = ready.is_set() or error.cause not in PERMANENT_CAUSES
         raise error
+
+    def _stop_command(
+        self, plan: LaunchPlan, port: int, env: Mapping[str, str], model_log: ModelLog
+    ) -> Callable[[int], Awaitable[None]] | None:
+        """Return what runs the stop command of a process; None if there is none."""
+        spec = plan.spec
+        if spec.spawn.stop_command is None:
+            return None
+
+        async def run(pid: int) -> None:
+            argv = stop_command_line(
+                spec, port=port, host=BACKEND_HOST, container=plan.container, pid=pid
+            )
+            command = StopCommand(
+                model=spec.id,
+                argv=argv,
+                env=env,
+                cwd=spec.spawn.cwd,
+                timeout_s=spec.spawn.stop_timeout_s,
+                marker=plan.marker,
+                force_stop=self.force_stop,
+                model_log=model_log,
+            )
+            await command.run()
+
+        return run
+
+    async def _end_container(self, plan: LaunchPlan, model_log: ModelLog) -> bool:
+        """Remove the container of a backend that has ended; return whether it is certainly gone.
+
+        Its memory counts until then, also if this call is cancelled. Only `force_stop` bounds it;
+        the record on disk then keeps the backend for the next start of the router.
+        """
+        is_gone = False
+
+        async def remove() -> None:
+            nonlocal is_gone
+            await self._remove_container(plan, model_log)
+            is_gone = True
+            removing.cancel()
+
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                removing = nursery.cancel_scope
+                nursery.start_soon(remove)
+                await self.force_stop.wait()
+                await sleep_running(REAP_TIMEOUT_S)
+                removing.cancel()
+        if not is_gone:
+            self.record.keep()
+        return is_gone
+
+    async def _remove_container(self, plan: LaunchPlan, model_log: ModelLog) -> None:
+        """Return once no container has the name of *plan*'s; a made-up name is not known."""
+        if plan.runs is None or plan.runs.name is None:
+            return
+        model, name = plan.spec.id, plan.runs.name
+
+        def report_stuck(reply: str) -> None:
+            reason = (
+                f"its container {name} is still there, and its memory counts as taken until it is "
+                f"gone: {reply}"
+            )
+            log.error("backend.stuck", model=model, reason=reason)
+            model_log.note(reason)
+
+        if await remove(plan.runs, plan.env, on_stuck=report_stuck):
+            log.info("backend.container_removed", model=model, container=name)
+            model_log.note(f"its container {name} was removed")
 
     def _report_withheld(self, spec: ModelSpec, model_log: ModelLog) -> None:
         """Log the variables that the backend may need and does not get, once per model."""
@@ -416,7 +503,7 @@ class Launcher:
         expected_s: float | None,
     ) -> None:
         async def find_foreign() -> str | None:
-            if not spec.spawn.check_port_owner:
+            if not spec.spawn.checks_port_owner:
                 return None
             # Abandoned with the wait: a scan of /proc may hang, see `process.SCAN_TIMEOUT_S`.
             return await in_start_thread(

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from ..core.config.command import command_line, environment
+from ..core.config.containers import ContainerCommand, container_command, container_name
 from ..core.config.specs import ModelSpec
 from ..core.memory.fit import (
     VERBOSITY,
@@ -50,6 +51,9 @@ class LaunchPlan:
         reads_report: Whether llama.cpp is asked to say what it takes.
         raises_verbosity: Whether it says more in its log only because of that.
         visible: The setting of the GPUs that the program can see.
+        marker: Unique name of the run.
+        container: The value of ``$container``.
+        runs: The container that it runs; None for any other program.
     """
 
     spec: ModelSpec
@@ -61,6 +65,9 @@ class LaunchPlan:
     reads_report: bool
     raises_verbosity: bool
     visible: str
+    marker: str
+    container: str
+    runs: ContainerCommand | None
 
 
 def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the start
@@ -72,6 +79,7 @@ def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the star
     environ: Mapping[str, str],
     router_port: int,
     free_gpus_mib: tuple[int, ...] | None,
+    marker: str,
     slots_folder: str | None = None,
 ) -> LaunchPlan:
     """Return the plan of a start of *spec*'s backend on *port*.
@@ -84,19 +92,22 @@ def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the star
         environ: The router's own environment.
         router_port: The router's port, for llama-server's child protocol.
         free_gpus_mib: What is free on each GPU, in MiB; None if that is not known.
+        marker: Unique name of the run.
         slots_folder: Where its slots are saved; None if they are not.
 
     Raises:
         SpawnError: if there is no such program.
     """
-    env = inherited(environ) | environment(spec, port=port, host=host)
+    container = container_name(spec.id, marker)
+    env = inherited(environ) | environment(spec, port=port, host=host, container=container)
     memory = memory_for(env, free_gpus_mib)
     fit = fit_to_repeat(spec, learned, memory)
     options = () if fit is None else options_of(fit, spec)
     if slots_folder is not None:
         options = (*options, SLOTS_OPTION, slots_folder)
     program = find_program(
-        (*command_line(spec, port=port, host=host), *options), path=spec.spawn.env.get("PATH")
+        (*command_line(spec, port=port, host=host, container=container), *options),
+        path=spec.spawn.env.get("PATH"),
     )
     reads_fit = reads_report = raises_verbosity = False
     if program.speaks_child_protocol:
@@ -119,6 +130,9 @@ def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the star
         reads_report=reads_report,
         raises_verbosity=raises_verbosity,
         visible=memory.visible,
+        marker=marker,
+        container=container,
+        runs=container_command(program.argv),
     )
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from ..core.config.containers import container_command
 from ..core.config.kinds import as_table, is_llama_server
 from ..core.config.placeholders import names_in
 from ..core.config.specs import ModelSpec
@@ -48,6 +49,12 @@ def command_warnings(spec: ModelSpec) -> Iterator[str]:
         )
     if spec.path is not None and "path" not in used:
         yield "it does not use '$path', so the model's 'path' has no effect"
+    container = container_command(words)
+    if container is not None and container.name is None:
+        yield (
+            "its container has no name, so it cannot be found and removed if it outlives its "
+            "client: add '--name', '$container'"
+        )
     if not is_llama_server(program):
         return
     joined = next((word for word in words[1:] if _JOINED.fullmatch(word)), None)

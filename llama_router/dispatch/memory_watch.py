@@ -17,9 +17,9 @@ from ..backends.launch_identity import this_machine as identify_machine
 from ..backends.learned_launches import FILE_NAME, LearnedLaunches, read_figures
 from ..backends.server_programs import ServerPrograms
 from ..core.config.config import Config
+from ..core.config.containers import runs_container
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, Policy
-from ..core.memory.containers import runs_container
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
 from ..core.memory.ledger import Ledger, NotFreed, Usage
 from ..core.memory.placed import placed

@@ -34,7 +34,7 @@ _NO_VALUE: Final = "TOML has no such value; write it as set_params or a preset o
 #: Settings without a counterpart, each with the consequence.
 _NOTES: Final = {
     "cmdStop": "a backend is stopped by SIGTERM to all its processes, and after stop_timeout_s "
-    "by SIGKILL",
+    "by SIGKILL; if it needs its own command, write it as spawn.stop_command, with $pid",
     "timeouts": "connection_timeout_s and read_timeout_s of [router] apply to all models",
 }
 

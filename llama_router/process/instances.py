@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 import msgspec
 
+from ..core.config.containers import ContainerCommand, container_command
 from ..files import make_folder, reason_of, remove_temporaries, replace_atomically
 from . import procfs
 from .treekill import Trees
@@ -69,6 +71,7 @@ class SweptRecord:
         killed: The processes that were killed.
         survivors: The processes that still run.
         models: The models with a backend that still ran.
+        containers: Names of containers that may still run: they could not be removed.
     """
 
     path: Path
@@ -77,6 +80,7 @@ class SweptRecord:
     killed: frozenset[int] = frozenset()
     survivors: frozenset[int] = frozenset()
     models: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
 
 
 class InstanceRecord:
@@ -98,6 +102,7 @@ class InstanceRecord:
             raise ValueError(f"an instance needs a plain name, not {instance!r}")
         pid = os.getpid()
         self._lock = threading.Lock()
+        self._is_kept = False
         self._record = _Record(
             instance=instance,
             boot_id=procfs.boot_id(),
@@ -137,21 +142,35 @@ class InstanceRecord:
                 self._record.backends = kept
                 self._write()
 
+    def keep(self) -> None:
+        """Leave the file when the router stops: something that it started may still run."""
+        self._is_kept = True
+
     def close(self) -> None:
-        """Remove the file: the router stops, and all backends are gone.
+        """Remove the file: the router stops, and all backends are gone. See `keep`.
 
         Raises:
             OSError: if it exists and cannot be removed.
         """
         with self._lock:
-            self.path.unlink(missing_ok=True)
+            if not self._is_kept:
+                self.path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         # Not synced to the disk: it need not outlive the boot.
         replace_atomically(self.path, msgspec.json.format(msgspec.json.encode(self._record)))
 
 
-def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[SweptRecord]:
+EndContainer = Callable[[ContainerCommand], bool]
+"""Removes the container of a command; returns whether it is certainly gone."""
+
+
+def sweep(
+    state_dir: Path,
+    *,
+    timeout_s: float = SWEEP_TIMEOUT_S,
+    end_container: EndContainer = lambda _command: True,
+) -> list[SweptRecord]:
     """Kill the processes that dead routers left running, and remove their records.
 
     A backend is killed only if both its pid and its start time match, together with its
@@ -161,6 +180,7 @@ def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[SweptR
     Args:
         state_dir: Where the records are.
         timeout_s: Seconds to wait per record until the killed processes are gone.
+        end_container: Called with each command of a backend that ran a container with a name.
 
     Returns:
         One entry per record, by file name. A record or folder that cannot be read is an
@@ -173,10 +193,10 @@ def sweep(state_dir: Path, *, timeout_s: float = SWEEP_TIMEOUT_S) -> list[SweptR
         return []
     except OSError as exc:
         return [_skipped(folder, f"cannot be listed: {reason_of(exc)}")]
-    return [_sweep_one(path, timeout_s) for path in paths]
+    return [_sweep_one(path, timeout_s, end_container) for path in paths]
 
 
-def _sweep_one(path: Path, timeout_s: float) -> SweptRecord:
+def _sweep_one(path: Path, timeout_s: float, end_container: EndContainer) -> SweptRecord:
     try:
         record = _read(path)
         if record.boot_id != procfs.boot_id():
@@ -186,14 +206,16 @@ def _sweep_one(path: Path, timeout_s: float) -> SweptRecord:
             return _skipped(path, "it is of another container, whose processes cannot be seen")
         if procfs.alive(record.router_pid, record.router_start_time):
             return SweptRecord(path=path, outcome=SweepOutcome.LIVING)
-        return _end_leftovers(path, record, timeout_s)
+        return _end_leftovers(path, record, timeout_s, end_container)
     except OSError as exc:
         return _skipped(path, f"cannot be read or removed: {reason_of(exc)}")
     except (ValueError, RecursionError) as exc:  # not JSON, or not a record
         return _skipped(path, f"is no record of a router: {exc}")
 
 
-def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> SweptRecord:
+def _end_leftovers(
+    path: Path, record: _Record, timeout_s: float, end_container: EndContainer
+) -> SweptRecord:
     running = [each for each in record.backends if procfs.alive(each.pid, each.start_time)]
     trees = Trees(
         # A backend that is gone is no root: its pid may belong to another session by now.
@@ -201,15 +223,23 @@ def _end_leftovers(path: Path, record: _Record, timeout_s: float) -> SweptRecord
         _markers(record),
     )
     survivors = trees.end(timeout_s=timeout_s)
-    if not survivors:
+    # Their clients may be gone long since: a container does not end with its client.
+    commands = (container_command(each.argv) for each in record.backends)
+    containers = tuple(
+        each.name
+        for each in commands
+        if each is not None and each.name is not None and not end_container(each)
+    )
+    if not survivors and not containers:
         path.unlink(missing_ok=True)
         remove_temporaries(path)  # it was killed while it wrote
     return SweptRecord(
         path=path,
-        outcome=SweepOutcome.SURVIVED if survivors else SweepOutcome.SWEPT,
+        outcome=SweepOutcome.SURVIVED if survivors or containers else SweepOutcome.SWEPT,
         killed=frozenset(trees.killed),
         survivors=frozenset(survivors),
         models=tuple(backend.model for backend in running),
+        containers=containers,
     )
 
 

@@ -50,7 +50,7 @@ def foreign_listener(port: int, pid: int, host: str = "127.0.0.1") -> str | None
     owner = f"process {min(foreign)}" if foreign else "a process of another user"
     return (
         f"port {port} is answered by {owner}, which does not belong to the backend (if it does, "
-        "as with a container, set check_port_owner = false)"
+        "set check_port_owner = false)"
     )
 
 

@@ -113,6 +113,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     on_unkillable: Callable[[], None],
     marker: str,
     exit_command: bytes = b"",
+    before_stop: Callable[[int], Awaitable[None]] | None = None,
     group: ControlGroup | None = None,
     task_status: trio.TaskStatus[SpawnedProcess] = trio.TASK_STATUS_IGNORED,
 ) -> int:
@@ -139,6 +140,8 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
         marker: Unique name of this run, without white space.
         exit_command: Written to its standard input together with SIGTERM. A llama-server that
             reads commands there does not end without it.
+        before_stop: Run with its pid before SIGTERM, if it still runs then: a way to end it that
+            it knows itself. Cancelled when it has ended, or by *force_stop*; bounds itself.
         group: The control group of its tree, if there is one. Every process in it at the end
             belongs to the tree.
         task_status: Reports the process as soon as it runs.
@@ -158,6 +161,11 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     )
     tree = ProcessTree(spawned.pid, spawned.start_time, marker, group)
     gone = False
+
+    async def ask_to_end() -> None:
+        if before_stop is not None:
+            await before_stop(process.pid)
+
     try:
         async with trio.open_nursery() as nursery:
             # The reader outlives cancellation: a program that logs while it shuts down
@@ -172,6 +180,7 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
             finally:
                 try:
                     request_exit = partial(spawned.write, exit_command)
+                    await _ask(process, ask_to_end, force_stop)
                     gone = await _stop(
                         process, tree, request_exit, grace_s, force_stop, on_unkillable
                     )
@@ -255,6 +264,15 @@ def _spawn_error(  # noqa: C901 -- one line for each reason
     if exc.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC):
         error.cause = Cause.COMMAND_MISSING
     return error
+
+
+async def _ask(
+    process: trio.Process, ask: Callable[[], Awaitable[None]], force_stop: trio.Event
+) -> None:
+    """Run *ask* until it returns, *process* has ended or *force_stop* is set."""
+    if process.poll() is None:
+        with trio.CancelScope(shield=True):  # *ask* bounds itself
+            await _wait_any(ask, process.wait, force_stop.wait)
 
 
 async def _stop(

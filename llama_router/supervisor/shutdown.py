@@ -8,6 +8,8 @@ from typing import Final
 import trio
 
 from ..core.config.config import Config
+from ..core.config.containers import runs_container
+from ..core.config.specs import SpawnSpec
 from ..model_logs.store import LogStore
 from ..process.instances import InstanceRecord
 from ..process.process import REAP_TIMEOUT_S
@@ -16,6 +18,9 @@ from ..timeouts import move_on_after_running
 
 #: Seconds in which refusals are written, however short ``drain_s`` is.
 REFUSAL_S: Final = 0.25
+
+#: Seconds in which containers are found and removed after their clients have ended.
+CONTAINER_S: Final = 10.0
 
 #: Seconds in which the logs of models are flushed to the disk.
 LOG_FLUSH_S: Final = 2.0
@@ -72,5 +77,10 @@ def _save_s(config: Config) -> float:
 
 
 def _grace_s(config: Config) -> float:
-    specs = config.models.values()
-    return max((spec.spawn.stop_timeout_s for spec in specs), default=0.0)
+    return max((_stop_s(spec.spawn) for spec in config.models.values()), default=0.0)
+
+
+def _stop_s(spawn: SpawnSpec) -> float:
+    """Return how long the stop of a backend may take: by its command first, then by SIGTERM."""
+    stop_s = spawn.stop_timeout_s * (1 if spawn.stop_command is None else 2)
+    return stop_s + (CONTAINER_S if runs_container(spawn.command) else 0)

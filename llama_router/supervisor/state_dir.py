@@ -6,12 +6,14 @@ import fcntl
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from ..admin_token import AdminToken, admin_token
+from ..backends.environment import inherited
 from ..backends.kept_caches import FOLDER, read_index
 from ..backends.launch_identity import this_machine
 from ..backends.learned_launches import FILE_NAME, read_figures
@@ -21,7 +23,8 @@ from ..errors.base import RouterError
 from ..errors.config import ConfigError, Problem
 from ..files import is_open_to_all, make_folder, reason_of
 from ..logs.events import log
-from ..process.instances import InstanceRecord, SweepOutcome, sweep
+from ..process.containers import remove_now
+from ..process.instances import SWEEP_TIMEOUT_S, InstanceRecord, SweepOutcome, sweep
 from ..runtime_file import LOCK
 
 _MAX_PID_BYTES: Final = 32
@@ -114,7 +117,7 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
         StateDirError: if nothing can be written there.
         AdminTokenFileError: if the admin token cannot be used.
     """
-    _sweep(state_dir)
+    _sweep(state_dir, environ)
     record = _open_record(state_dir, instance)
     if is_open_to_all(state_dir):
         reason = "every user of this machine may put commands for the router there: chmod 700"
@@ -132,17 +135,20 @@ def prepare_state_dir(state_dir: Path, environ: Mapping[str, str], instance: str
     return PreparedState(record, token, machine, figures, read_index(state_dir / FOLDER))
 
 
-def _sweep(state_dir: Path) -> None:
-    """End processes that an earlier router with this state directory left behind."""
-    for swept in sweep(state_dir):
+def _sweep(state_dir: Path, environ: Mapping[str, str]) -> None:
+    """End processes and containers that an earlier router with this state directory left."""
+    env = inherited(environ)
+    end_container = partial(remove_now, env=env, timeout_s=SWEEP_TIMEOUT_S)
+    for swept in sweep(state_dir, end_container=end_container):
         if swept.outcome is SweepOutcome.SKIPPED:
             log.warning("instances.skipped", path=str(swept.path), reason=swept.reason)
-        elif swept.killed or swept.survivors:
+        elif swept.killed or swept.survivors or swept.containers:
             log.warning(
                 "backend.swept",
                 models=swept.models,
                 killed=sorted(swept.killed),
                 survivors=sorted(swept.survivors),
+                containers=swept.containers,
             )
 
 

@@ -116,6 +116,8 @@ def test_the_example_shows_the_defaults() -> None:
             "models_dirs",
             "safetensors_template",
             "cwd",
+            "stop_command",
+            "check_port_owner",
             "ready_limit_s",
             "admin_token",
             "home_model",
@@ -200,4 +202,4 @@ def test_the_examples_in_the_reference_are_valid() -> None:
 def test_the_reference_has_every_placeholder() -> None:
     """And no other."""
     named = set(re.findall(r"^\| `\$(\w+)` \|", REFERENCE.read_text(), re.MULTILINE))
-    assert named == placeholders.NAMES
+    assert named == placeholders.STOP_NAMES

@@ -43,6 +43,7 @@ def plan_of(
         router_port=2,
         free_gpus_mib=gpus,
         slots_folder=slots_folder,
+        marker="run.1",
     )
 
 

@@ -123,8 +123,16 @@ def _variable_name_fault(name: str) -> str | None:
 
 
 def _placeholder_fault(word: str) -> str | None:
+    return _fault_among(word, placeholders.NAMES)
+
+
+def _stop_placeholder_fault(word: str) -> str | None:
+    return _fault_among(word, placeholders.STOP_NAMES)
+
+
+def _fault_among(word: str, known: frozenset[str]) -> str | None:
     try:
-        placeholders.names_in(word)
+        placeholders.names_in(word, known)
     except ValueError as exc:
         return str(exc)
     return None
@@ -288,6 +296,10 @@ PagesOrigin = Annotated[Text, _PAGES_ORIGIN]
 Word = Annotated[String, Limit(_placeholder_fault)]
 """A word of a command line, or the value of a variable; its placeholders are known."""
 
+StopWord = Annotated[String, Limit(_stop_placeholder_fault)]
+"""A word of a stop command, which may use ``$pid``, too."""
+
+StopCommand = Annotated[tuple[StopWord, ...], Limit(_program_fault, {"minItems": 1})]
 Command = Annotated[tuple[Word, ...], Limit(_program_fault, {"minItems": 1})]
 Env = Mapping[Annotated[str, Limit(_variable_name_fault, {"pattern": "^[^=]+$"})], Word]
 

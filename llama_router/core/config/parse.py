@@ -12,6 +12,7 @@ import attrs
 from ...errors.config import ConfigError, Problem, Where
 from . import placeholders, tables
 from .config import Config
+from .containers import container_command
 from .exposure import host_fault, pages_fault
 from .kinds import LLAMA_SERVER, Table, name_fault
 from .names import ModelId
@@ -132,6 +133,7 @@ class _Parser:
         owners = self.check_names(router, models, written)
         self.check_home(router, models, owners)
         self.check_keys(keys)
+        self.check_containers(models)
         scheduler = SchedulerSpec(
             **self.fields(sections.get("scheduler", {}), _SCHEDULER_KEYS, ("scheduler",))
         )
@@ -410,6 +412,23 @@ class _Parser:
         for name, key in keys.items():
             if (owner := owners.setdefault(key.sha256, name)) != name:
                 self.report(("api_keys", name), f"the same key as that of {owner!r}")
+
+    def check_containers(self, models: Mapping[ModelId, ModelSpec]) -> None:
+        """Report models with one name of a container: each would remove that of the other."""
+        owners: dict[tuple[tuple[str, ...], str], ModelId] = {}
+        for model, spec in models.items():
+            found = container_command((*spec.spawn.command, *spec.spawn.args))
+            if found is None or found.name is None:
+                continue
+            if {"container", "model", "port"} & placeholders.names_in(found.name):
+                continue
+            owner = owners.setdefault((found.runtime, found.name), model)
+            if owner != model:
+                message = (
+                    f"its container has the same name as that of {owner!r}: write "
+                    "'--name', '$container'"
+                )
+                self.report(("models", model), message)
 
     def check_names(
         self,

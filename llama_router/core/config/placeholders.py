@@ -9,15 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-NAMES = frozenset({"path", "port", "host", "mmproj", "model"})
-"""Every placeholder, without its dollar sign."""
+NAMES = frozenset({"path", "port", "host", "mmproj", "model", "container"})
+"""Every placeholder of a backend's command, without its dollar sign."""
+
+STOP_NAMES = NAMES | {"pid"}
+"""Those of the command that stops it: its process exists."""
 
 # A dollar sign with another dollar sign, a name, or nothing valid after it.
 _TOKEN = re.compile(r"\$(\$|[A-Za-z_][A-Za-z0-9_]*|)")
 
 
-def names_in(argument: str) -> frozenset[str]:
+def names_in(argument: str, known: frozenset[str] = NAMES) -> frozenset[str]:
     """Return the placeholders that *argument* uses, without their dollar signs.
+
+    Args:
+        argument: A word of a command line.
+        known: Those that it may use.
 
     Raises:
         ValueError: if one of them is unknown, or no name follows a dollar sign.
@@ -27,10 +34,10 @@ def names_in(argument: str) -> frozenset[str]:
     names = frozenset(_TOKEN.findall(argument)) - {"$"}
     if "" in names:
         raise ValueError("no name follows '$'; write '$$' for a dollar sign")
-    if unknown := sorted(names - NAMES):
-        known = ", ".join(f"${name}" for name in sorted(NAMES))
+    if unknown := sorted(names - known):
+        listed = ", ".join(f"${name}" for name in sorted(known))
         raise ValueError(
-            f"unknown placeholder '${unknown[0]}'; known are {known}; write '$$' for a dollar sign"
+            f"unknown placeholder '${unknown[0]}'; known are {listed}; write '$$' for a dollar sign"
         )
     return names
 
@@ -43,7 +50,7 @@ def expand(argument: str, values: Mapping[str, str]) -> str:
     Raises:
         ValueError: as `names_in`, or if *values* lacks a placeholder that is used.
     """
-    if missing := sorted(names_in(argument) - values.keys()):
+    if missing := sorted(names_in(argument, STOP_NAMES) - values.keys()):
         raise ValueError(f"there is no value for '${missing[0]}'")
     return _TOKEN.sub(lambda found: "$" if found[1] == "$" else values[found[1]], argument)
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 import attrs
 
+from .containers import runs_container
 from .exposure import split_address
 from .kinds import (
     Addresses,
@@ -33,6 +34,7 @@ from .kinds import (
     ServiceKey,
     ServiceUrl,
     Sha256,
+    StopCommand,
     Text,
     Timeout,
     UrlPath,
@@ -275,8 +277,10 @@ class SpawnSpec:
         cwd: Working folder of the process; None for the router's.
         ready_timeout_s: Seconds for which nothing may move between spawn and ready.
         ready_limit_s: Seconds from spawn to ready; None for no limit.
+        stop_command: Run before SIGTERM, within *stop_timeout_s*; None for SIGTERM at once.
         stop_timeout_s: Seconds between SIGTERM and SIGKILL.
-        check_port_owner: Require that the listener is the spawned process or its child.
+        check_port_owner: Require that the listener is the spawned process or its child; None
+            for all commands but those of container runtimes.
         keep_cache: Save the prompt cache before a stop, and restore it after the next load.
         keep_cache_min_tokens: Tokens that a conversation must have to be saved.
         keep_cache_max_s: Seconds for which saving may delay a stop, and restoring a load.
@@ -290,11 +294,19 @@ class SpawnSpec:
     cwd: Text | None = attrs.field(default=None, metadata=RESTART)
     ready_timeout_s: Timeout = attrs.field(default=60.0, metadata=RETUNE)
     ready_limit_s: Timeout | None = attrs.field(default=None, metadata=RETUNE)
+    stop_command: StopCommand | None = attrs.field(default=None, metadata=RETUNE)
     stop_timeout_s: Timeout = attrs.field(default=2.0, metadata=RETUNE)
-    check_port_owner: bool = attrs.field(default=True, metadata=RESTART)
+    check_port_owner: bool | None = attrs.field(default=None, metadata=RESTART)
     keep_cache: bool = attrs.field(default=False, metadata=RESTART)
     keep_cache_min_tokens: Count = attrs.field(default=512, metadata=RETUNE)
     keep_cache_max_s: Timeout = attrs.field(default=5.0, metadata=RETUNE)
+
+    @property
+    def checks_port_owner(self) -> bool:
+        """Return whether another process on the port is not the backend."""
+        if self.check_port_owner is None:
+            return not runs_container(self.command)
+        return self.check_port_owner
 
 
 @attrs.frozen(kw_only=True)

@@ -13,15 +13,11 @@ from typing import Final
 
 import attrs
 
+from ..config.containers import runs_container
 from .devices import Device, DeviceId, DeviceKind
-
-_RUNTIMES: Final = frozenset({"docker", "podman", "nerdctl"})
 
 #: A machine has fewer GPUs than the largest number of so many digits.
 _MOST_DIGITS: Final = 9
-
-#: Programs that run the one behind them.
-_WRAPPERS: Final = frozenset({"sudo", "env", "nice", "exec"})
 
 #: What begins the name of one of NVIDIA's devices in CDI.
 _CDI: Final = "nvidia.com/gpu="
@@ -43,15 +39,6 @@ class Container:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     devices: tuple[Device, ...]
-
-
-def runs_container(argv: Sequence[str]) -> bool:
-    """Return whether a command line is for a container runtime.
-
-    The processes of the container are not its descendants, but those of a service.
-    """
-    program = next((word for word in argv if _name(word) not in _WRAPPERS), "")
-    return _name(program) in _RUNTIMES
 
 
 def container_of(
@@ -128,7 +115,3 @@ def _nvidia(names: str, devices: Sequence[Device]) -> dict[DeviceId, Device]:
         for place, each in enumerate(gpus)
         if str(place) in wanted or each.selector.lower().startswith(uuids)
     }
-
-
-def _name(program: str) -> str:
-    return program.rpartition("/")[2]
