@@ -23,7 +23,7 @@ from ..http1.response import parse_response_head
 _SECRET_FIELDS: Final = frozenset(
     (
         *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
-        *(b"x-admin-token", b"x-api-key"),
+        *(b"x-admin-token", b"x-api-key", b"api-key"),
     )
 )
 

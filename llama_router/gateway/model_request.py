@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from ..backends.upstream import Upstream
+from ..core.access.browsers import asks_for_page
 from ..core.access.caller import UNRESTRICTED
 from ..core.access.gate import Scope
 from ..core.access.sessions import without_session
@@ -38,6 +39,7 @@ from ..dispatch.conversations import MAX_NAME, Owner, WaitingStream
 from ..dispatch.lease import Lease
 from ..dispatch.request_log import Outcome, RequestLog
 from ..dispatch.stream_wait import StreamWait
+from ..errors.access import ApiKeyError
 from ..errors.backends import UpstreamError
 from ..errors.base import RouterError
 from ..errors.requests import EndpointNotAllowedError, NoModelRunningError
@@ -63,6 +65,12 @@ CONVERSATION_FIELD: Final = b"x-conversation-id"
 #: Fields that a request gets anew when it is sent without its client.
 _REPLACED: Final = frozenset((b"accept-encoding", b"content-type"))
 _ACCEPT_ENCODING: Final = frozenset((b"accept-encoding",))
+#: Makes a browser ask its user; the password is the API key. Source: RFC 7617.
+_ASK_FOR_PASSWORD: Final = (
+    b"www-authenticate",
+    b'Basic realm="llama-router: an API key as the password", charset="UTF-8"',
+)
+
 _AUTHORIZATION: Final = frozenset((b"authorization",))
 
 #: First status of a failure of the backend.
@@ -745,6 +753,12 @@ async def send_refusal(
     if client.mid_send:
         raise ClientGoneError
     client.fiber.expire_in(BODY_TIMEOUT_S)
+    if (
+        isinstance(error, ApiKeyError)
+        and head is not None
+        and asks_for_page(head.method, head.fields)
+    ):
+        add_headers = (*add_headers, _ASK_FOR_PASSWORD)
     with contextlib.suppress(ClientGoneError, FiberTimeoutError):
         await client.send(error_response(head, error, request_id, add_headers, close=close))
     client.fiber.deadline_s = math.inf

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 from collections.abc import Container, Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -13,7 +14,7 @@ from typing import Final, TypeAlias
 import attrs
 import trio
 
-from ..core.config.exposure import split_address
+from ..core.config.exposure import socket_path, split_address
 from ..errors.base import RouterError
 from ..logs.events import log
 from .connection import serve_connection
@@ -48,6 +49,13 @@ class ListenError(RouterError):
 UNIX_PEER: Final = "unix"
 
 _INTERNET: Final = (socket.AF_INET, socket.AF_INET6)
+
+#: The name of this machine for itself, and the addresses that it means.
+_LOCALHOST: Final = "localhost"
+_LOOPBACK: Final = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+#: Permissions of the files of UNIX sockets.
+_SOCKET_MODE: Final = 0o660
 
 _Where: TypeAlias = tuple[int, str, int]
 """Family, IP address and port of a socket."""
@@ -87,6 +95,11 @@ def listen(
     try:
         for place, address in sorted(enumerate(addresses), key=lambda each: _covers_none(each[1])):
             host, own_port = split_address(address)
+            path = socket_path(address)
+            if path is not None:
+                listener = _kept_at(path, replacing) or UnixListener.at(path)
+                places.setdefault(listener, place)
+                continue
             for family, ip in _resolved(host):
                 where = (family, ip, port if own_port is None else own_port)
                 if _is_covered(where, found):
@@ -119,8 +132,92 @@ def _resolved(host: str) -> list[tuple[int, str]]:
     Raises:
         OSError: if there is none.
     """
+    if host.lower() == _LOCALHOST:  # what a machine's list of names leaves out, clients still try
+        return [(int(family), ip) for family, ip in _LOOPBACK if _has(family, ip)]
     infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((int(family), str(where[0])) for family, _, _, _, where in infos))
+
+
+def _has(family: socket.AddressFamily, ip: str) -> bool:
+    """Return whether this machine has the address *ip*; one without IPv6 has no ``::1``."""
+    if family == socket.AF_INET:
+        return True
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((ip, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _kept_at(path: str, replacing: Sequence[socket.socket]) -> socket.socket | None:
+    """Return the one of *replacing* that listens at *path*; None without one."""
+    return next(
+        (old for old in replacing if isinstance(old, UnixListener) and old.path == path), None
+    )
+
+
+class UnixListener(socket.socket):
+    """A listening UNIX socket that removes its file when it is closed.
+
+    Attributes:
+        path: Its file.
+    """
+
+    path: str = ""
+    _identity: tuple[int, int] | None = None
+
+    @classmethod
+    def at(cls, path: str) -> UnixListener:
+        """Return a socket that listens at *path*; what a router that was killed left is replaced.
+
+        Its group may connect, others may not: permissions say who uses the router there.
+
+        Raises:
+            OSError: if another program listens there, or the path cannot be used.
+        """
+        _remove_stale(path)
+        listener = cls(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            listener.bind(path)
+            listener.path = path
+            found = os.stat(path)  # noqa: PTH116 -- its path is a text everywhere here
+            listener._identity = found.st_dev, found.st_ino
+            os.chmod(path, _SOCKET_MODE)  # noqa: PTH101 -- same
+            listener.listen(BACKLOG)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def close(self) -> None:
+        """Close it, and remove its file unless another one has taken its place."""
+        super().close()
+        if self._identity is not None:
+            with contextlib.suppress(OSError):
+                found = os.stat(self.path)  # noqa: PTH116 -- same
+                if (found.st_dev, found.st_ino) == self._identity:
+                    os.unlink(self.path)  # noqa: PTH108 -- same
+            self._identity = None
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the file of a socket at *path* on which nothing listens.
+
+    Raises:
+        OSError: if something listens, or the file is something else.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        # A full queue shows a listener, too.
+        if probe.connect_ex(path) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)  # noqa: PTH108 -- same
 
 
 def _is_covered(where: _Where, found: Container[_Where]) -> bool:
@@ -132,12 +229,12 @@ def _is_covered(where: _Where, found: Container[_Where]) -> bool:
 def _listen_error(address: str, port: int, exc: Exception) -> ListenError:
     host, own_port = split_address(address)
     port = port if own_port is None else own_port
+    place = host if socket_path(address) is not None else f"{host} port {port}"
     in_use = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
     hint = "; another program listens there" if in_use else ""
     reason = (exc.strerror if isinstance(exc, OSError) else None) or exc
     return ListenError(
-        f"cannot listen on {host} port {port}: {reason}{hint} "
-        "(router.host and router.port in router.toml)"
+        f"cannot listen on {place}: {reason}{hint} (router.host and router.port in router.toml)"
     )
 
 

@@ -30,7 +30,7 @@ _MAX_PARSED_BYTES: Final = 128
 _SECRET: Final = frozenset(
     (
         *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
-        *(b"x-admin-token", b"x-api-key"),
+        *(b"x-admin-token", b"x-api-key", b"api-key"),
     )
 )
 

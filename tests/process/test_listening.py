@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ import trio
 
 from llama_router.gateway.server import ListenError, listen
 from tests.limits import LIMIT_S
-from tests.process.harness import free_port, post
+from tests.process.harness import RawClient, free_port, post
 from tests.process.real import serving, write_config
 from tests.process.test_admin import admin, write
 
@@ -45,6 +46,50 @@ def test_an_address_that_another_one_covers_needs_no_socket(opened) -> None:
     found = listen(["127.0.0.1", "localhost", "127.0.0.1", "0.0.0.0"], 0)
     opened += found.sockets
     assert [ip for ip, _ in where(found.sockets) if ":" not in ip] == ["0.0.0.0"]
+
+
+def test_localhost_is_both_families(opened) -> None:
+    """Whatever the machine's list of names says: clients try either."""
+    found = listen(["localhost"], 0)
+    opened += found.sockets
+    assert where(found.sockets) == [("127.0.0.1", found.port), ("::1", found.port)]
+
+
+def test_a_unix_socket_is_for_its_group_and_goes_with_its_router(tmp_path) -> None:
+    """The file of one that was killed is replaced; the same one is kept by a reload."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    (listener,) = listen([f"unix:{path}"], 0).sockets
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert listen([f"unix:{path}"], 0, replacing=[listener]).sockets == [listener]
+    listener.close()
+    assert not path.exists()
+
+
+def test_a_unix_socket_of_another_program_is_not_taken(tmp_path) -> None:
+    """Nor is a file that is no socket."""
+    path, file = tmp_path / "s", tmp_path / "f"
+    file.write_text("mine")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(ListenError, match=f"cannot listen on unix:{path}: .*another program"):
+            listen([f"unix:{path}"], 0)
+    with pytest.raises(ListenError, match="there is a file that is no socket"):
+        listen([f"unix:{file}"], 0)
+    assert path.is_socket()
+    assert file.read_text() == "mine"
+
+
+def test_a_unix_socket_leaves_the_file_of_another_one(tmp_path) -> None:
+    """Another router may have taken the path since."""
+    path = tmp_path / "s"
+    (listener,) = listen([f"unix:{path}"], 0).sockets
+    path.unlink()
+    path.write_text("another")
+    listener.close()
+    assert path.exists()
 
 
 def test_sockets_that_fit_are_kept(opened) -> None:
@@ -91,6 +136,19 @@ async def test_a_router_listens_on_all_of_them(start, stage) -> None:
     assert runtime["urls"] == urls
     assert await connects("127.0.0.2", router.port)
     assert (await admin(router, "GET", "status", port=own)).status == 200
+
+
+async def test_a_router_listens_on_a_unix_socket(start, stage, tmp_path) -> None:
+    """Beside an address; its URL is in the status, and requests there are served."""
+    path = tmp_path / "s"
+    router = await start({"a": stage.model("a")}, host=["127.0.0.1", f"unix:{path}"])
+    assert (await admin(router, "GET", "status")).json()["urls"][1] == f"unix:{path}"
+    client = RawClient(await trio.open_unix_socket(path))
+    await client.send(post("/v1/echo", "a"))
+    assert (await client.answer()).status == 200
+    await client.stream.aclose()
+    await router.stop()
+    assert not path.exists()
 
 
 async def test_the_command_line_has_several(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from typing import Any
 
@@ -9,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama_router.core.access.browsers import check_media_type
+from llama_router.core.access.browsers import asks_for_page, check_media_type
 from llama_router.core.access.caller import UNRESTRICTED
 from llama_router.core.access.gate import Gate, Scope
 from llama_router.core.access.hosts import host_of
-from llama_router.core.config.exposure import host_fault, is_loopback, split_address
+from llama_router.core.config.exposure import (
+    address_fault,
+    host_fault,
+    is_loopback,
+    socket_path,
+    split_address,
+)
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.errors.access import (
@@ -140,11 +147,42 @@ def test_models_need_a_key_once_there_is_one(values) -> None:
         check(gate(keys=KEYS), **values)
 
 
+def basic(user_and_password: str) -> str:
+    return f"Basic {base64.b64encode(user_and_password.encode()).decode()}"
+
+
 def test_a_key_is_known_by_its_name() -> None:
-    """As a bearer token or as X-Api-Key; written out or as a digest."""
+    """As a bearer token, X-Api-Key, Api-Key or a password; written out or as a digest."""
     g = gate(keys=KEYS)
     assert check(g, authorization=f"Bearer {ALICE}").name == "alice"
     assert check(g, x_api_key=BOB).name == "bob"
+    assert check(g, api_key=BOB).name == "bob"
+    assert check(g, authorization=basic(f"anyone:{ALICE}")).name == "alice"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [basic("alice"), basic("alice:"), "Basic", "Basic ***", basic(f"a:{'x' * 4000}"), basic("a:b")],
+)
+def test_other_basic_credentials_are_no_key(given) -> None:
+    """Also those that are too long, or no text in base 64."""
+    with pytest.raises(ApiKeyError):
+        check(gate(keys=KEYS), authorization=given)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "asks"),
+    [
+        (b"GET", [(b"sec-fetch-mode", b"navigate")], True),
+        (b"GET", [(b"accept", b"text/html,*/*;q=0.8")], True),
+        (b"GET", [(b"sec-fetch-mode", b"cors"), (b"accept", b"text/html")], False),
+        (b"GET", [(b"accept", b"application/json")], False),
+        (b"POST", [(b"sec-fetch-mode", b"navigate")], False),
+    ],
+)
+def test_only_a_browser_that_opens_a_page_is_asked_for_a_password(method, fields, asks) -> None:
+    """A script on a page gets the error, not a window over its page."""
+    assert asks_for_page(method, fields) is asks
 
 
 def test_a_key_is_good_for_its_models_only() -> None:
@@ -215,7 +253,9 @@ def test_presets_are_not_searched_in_a_name_without_end() -> None:
 
 def test_backends_do_not_see_the_routers_secrets() -> None:
     """With keys the client's key stays here; without, Authorization is the backend's affair."""
-    assert gate(keys=KEYS).strip_headers == {b"authorization", b"x-api-key", b"x-admin-token"}
+    assert gate(keys=KEYS).strip_headers == {
+        *(b"authorization", b"x-api-key", b"api-key", b"x-admin-token")
+    }
     assert gate().strip_headers == {b"x-admin-token"}
 
 
@@ -738,3 +778,19 @@ def test_a_browser_must_say_it(page) -> None:
     """Without asking before, a page of another site cannot."""
     for said in ({"content_type": FORM}, {"content_type": "text/plain"}, {}):
         assert not says_json(b"{}", **page, **said)
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("unix:/run/s", None),
+        ("unix:s", "a UNIX socket needs a whole path: 'unix:/run/llama-router/socket'"),
+        (f"unix:/{'x' * 107}", "the path of a UNIX socket has at most 107 bytes"),
+    ],
+)
+def test_a_unix_socket_is_an_address_with_a_whole_path(address, fault) -> None:
+    """It has no port, and only this machine reaches it."""
+    assert address_fault(address) == fault
+    assert split_address(address) == (address, None)
+    assert socket_path(address) == address.removeprefix("unix:")
+    assert is_loopback(address)

@@ -55,6 +55,17 @@ def check_media_type(fields: Fields, body: bytes) -> None:
         raise MediaTypeError("the body must be JSON; send 'Content-Type: application/json'")
 
 
+def asks_for_page(method: bytes, fields: Fields) -> bool:
+    """Return whether a browser asks for a page: it can ask its user for a password."""
+    if method != b"GET":
+        return False
+    seen = dict(fields)
+    mode = seen.get(b"sec-fetch-mode")
+    if mode is not None:
+        return mode == b"navigate"
+    return b"text/html" in seen.get(b"accept", b"")
+
+
 def is_browser(user_agent: bytes) -> bool:
     """Return whether *user_agent* is that of a browser; PowerShell's begins like one."""
     agent = user_agent.lower()

@@ -13,6 +13,8 @@ plain HTTP to another address than 127.0.0.1, loads nothing (`Gate.check_load`).
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -32,7 +34,7 @@ from ...errors.access import (
 )
 from ...errors.requests import RequestError
 from ..config.config import Config
-from ..config.exposure import is_loopback
+from ..config.exposure import is_loopback, socket_path
 from ..config.specs import MetricsAccess, ModelsApi, Priority
 from .browsers import (
     Fields,
@@ -61,7 +63,7 @@ class Scope(StrEnum):
 #: A module's global is read faster than an enum's member, and each request to a model asks.
 _MODELS: Final = Scope.MODELS
 
-_CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"x-admin-token"))
+_CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
 #: The field in which a request asks for a class.
 PRIORITY_FIELD: Final = b"x-priority"
@@ -84,6 +86,9 @@ _LOAD_FIELDS: Final = frozenset(
 
 #: A list of names of header fields.
 _FIELD_NAMES: Final = re.compile(rb"[A-Za-z0-9_-]+(?:[ \t]*,[ \t]*[A-Za-z0-9_-]+)*")
+
+#: Longest ``Basic`` credentials that are decoded.
+_MAX_BASIC_BYTES: Final = 4096
 
 #: Most values of ``Host`` in the cache of good ones, each of which is parsed once.
 _MAX_CACHED: Final = 64
@@ -141,7 +146,9 @@ class Gate:
         }
         self._hosts = {"localhost", *self._own_hosts}
         for host in router.hosts:
-            if not is_unspecified(host):  # every address, so no name of the router
+            if socket_path(host) is None and not is_unspecified(
+                host
+            ):  # every address, so no name of the router
                 self._hosts.add(canonical(host.lower()))
         self._hosts |= {canonical(host.lower()) for host in router.allowed_hosts}
         self._origins = frozenset(map(without_default_port, router.cors_origins))
@@ -564,7 +571,27 @@ def _given_token(seen: dict[bytes, bytes]) -> bytes | None:
 
 
 def _given_key(seen: dict[bytes, bytes]) -> bytes | None:
-    return _bearer(seen.get(b"authorization")) or seen.get(b"x-api-key")
+    authorization = seen.get(b"authorization")
+    return (
+        _bearer(authorization)
+        or seen.get(b"x-api-key")
+        or seen.get(b"api-key")
+        or (None if authorization is None else _password(authorization))
+    )
+
+
+def _password(value: bytes) -> bytes | None:
+    """Return the password of ``Basic`` credentials, whatever the user's name; None without one.
+
+    Source: RFC 7617, section 2.
+    """
+    if value[:6].lower() != b"basic " or len(value) > _MAX_BASIC_BYTES:
+        return None
+    try:
+        decoded = base64.b64decode(value[6:].strip(b" "), validate=True)
+    except binascii.Error:
+        return None
+    return decoded.partition(b":")[2] or None
 
 
 def _bearer(value: bytes | None) -> bytes | None:

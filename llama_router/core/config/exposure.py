@@ -16,6 +16,18 @@ _MAX_PORT: Final = 65_535
 _DEFAULT_PORTS: Final = MappingProxyType({"http": 80, "https": 443})
 
 
+#: The beginning of the address of a UNIX socket; its path follows.
+_UNIX: Final = "unix:"
+
+#: Longest path of a UNIX socket, in bytes. Source: unix(7).
+_MAX_PATH_BYTES: Final = 107
+
+
+def socket_path(address: str) -> str | None:
+    """Return the path of the UNIX socket that *address* names; None for any other address."""
+    return address.removeprefix(_UNIX) if address.startswith(_UNIX) else None
+
+
 def without_brackets(host: str) -> str:
     """Return *host* without the brackets around an IPv6 address, as in a URL."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -23,6 +35,8 @@ def without_brackets(host: str) -> str:
 
 def split_address(address: str) -> tuple[str, int | None]:
     """Return the host of *address*, without brackets, and its port; None if it has none."""
+    if socket_path(address) is not None:
+        return address, None
     found = _WITH_PORT.fullmatch(address)
     if found is None:
         return without_brackets(address), None
@@ -31,6 +45,12 @@ def split_address(address: str) -> tuple[str, int | None]:
 
 def address_fault(address: str) -> str | None:
     """Return the fault of an address to listen on; None if it may be one."""
+    path = socket_path(address)
+    if path is not None:
+        if not path.startswith("/"):
+            return "a UNIX socket needs a whole path: 'unix:/run/llama-router/socket'"
+        is_long = len(path.encode("utf-8", "surrogateescape")) > _MAX_PATH_BYTES
+        return f"the path of a UNIX socket has at most {_MAX_PATH_BYTES} bytes" if is_long else None
     host, port = split_address(address)
     if port is not None and port > _MAX_PORT:
         return f"the port must be from 0 to {_MAX_PORT}"
@@ -43,7 +63,10 @@ def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach a router that listens on *host*.
 
     An IPv4 address in the form of IPv6 counts as one that others reach: browsers take it for one.
+    A UNIX socket is of this machine.
     """
+    if socket_path(host) is not None:
+        return True
     host = without_brackets(host)
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
