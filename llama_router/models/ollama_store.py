@@ -65,8 +65,8 @@ class OllamaModel:
 
     @property
     def is_plain(self) -> bool:
-        """Return whether it is its file and nothing else."""
-        return not (self.adapters or self.system_prompt or self.args or self.default_params)
+        """Return whether it is its file and nothing else, as far as that can be served."""
+        return not (self.adapters or self.args or self.default_params)
 
 
 class _Layer(msgspec.Struct, rename="camel"):
@@ -95,8 +95,12 @@ def read_store(folder: Path, warnings: ScanWarnings) -> Iterator[OllamaModel]:
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
             warnings.add(path, f"it is not a manifest of Ollama: {exc}")
         else:
-            if model is not None:
-                yield model
+            if model is None:
+                continue
+            if model.system_prompt is not None:
+                reason = "its system prompt is not used: send it with each chat"
+                warnings.add(path, reason)
+            yield model
 
 
 def _manifests(root: Path, warnings: ScanWarnings) -> Iterator[tuple[str, str, str, str]]:

@@ -143,7 +143,8 @@ class _Scanner:
         """Yield the models of Ollama's store; names that mean the same are aliases of one."""
         same: dict[object, list[OllamaModel]] = {}
         for model in read_store(folder, self.warnings):
-            key = msgspec.json.encode(attrs.asdict(attrs.evolve(model, name="", template=None)))
+            served = attrs.evolve(model, name="", template=None, system_prompt=None)
+            key = msgspec.json.encode(attrs.asdict(served))
             same.setdefault(key, []).append(model)
         for models in same.values():
             # A tag that says more than "latest" is the better name.

@@ -114,6 +114,20 @@ def test_a_model_of_ollama_with_parameters_of_its_own_is_another_one(ollama) -> 
     assert found["base:latest"].path == found["cool:latest"].path
 
 
+def test_a_system_prompt_of_ollama_is_said_not_to_be_used(ollama) -> None:
+    """Clients send it; the model is the one that it was made from, by another name."""
+    weights = ollama.weights()
+    ollama.manifest(f"{LIBRARY}/base/1b", ("model", weights))
+    layers = (("model", weights), ("system", ollama.blob("You are Mario.")))
+    ollama.manifest(f"{LIBRARY}/mario/latest", *layers)
+    found = models(StoreKind.OLLAMA, ollama.folder)
+    assert {name: set(m.aliases) for name, m in found.items()} == {
+        "base:1b": {"mario:latest", "mario"}
+    }
+    (told,) = reasons(StoreKind.OLLAMA, ollama.folder)
+    assert told == "its system prompt is not used: send it with each chat"
+
+
 def test_projector_and_adapter_of_ollama_are_used(ollama) -> None:
     """Both are blobs; a new one means another launch."""
     projector = ollama.weights(projector_keys())
