@@ -248,8 +248,12 @@ _RULES: Final = (
 )
 
 # Harmless lines that look like a cause: warnings about optional parts, in the formats of vLLM
-# and of llama-server's logger ("0.00.003.860 W srv ...").
-_WARNING: Final = re.compile(r"\bWARN(?:ING)?\b|^[\d.]+ [WID] |\bDEBUG\b")
+# and of llama-server's logger ("0.00.003.860 W srv ..."), and the sources that gdb misses when
+# llama.cpp lets it print where it aborted.
+_WARNING: Final = re.compile(
+    r"\bWARN(?:ING)?\b|^[\d.]+ [WID] |\bDEBUG\b"
+    r"|^(?:warning: )?\d+\s+\S+: No such file or directory\.?$"
+)
 
 _SIGNALS: Final = {
     Signals.SIGSEGV: (Cause.SEGFAULT, "it crashed (SIGSEGV: it used memory that is not its own)"),

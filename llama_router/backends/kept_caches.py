@@ -18,7 +18,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,13 @@ from ..logs.events import log
 from ..threads import in_thread
 from .backend import Backend
 from .client import BackendExchange, Timeouts
+
+#: Seconds for slots to be free at a stop, when no request is left: a llama-server notices within
+#: about one that a client has gone.
+ENDING_S: Final = 1.5
+
+#: Seconds between two looks at the slots meanwhile.
+_POLL_S: Final = 0.05
 
 #: The folder in the state directory.
 FOLDER: Final = "prompt-caches"
@@ -301,11 +308,14 @@ class KeptCache:
 
     # -- before a stop --------------------------------------------------------------------
 
-    async def save(self) -> None:
+    async def save(self, *, idle_only: bool) -> None:
         """Let the backend save its slots that are worth it, within ``keep_cache_max_s``.
 
-        A slot that serves a request is left out; call it again when that has ended: what is saved
-        already is not saved again.
+        What is saved already is not saved again, unless it was used since.
+
+        Args:
+            idle_only: Leave out slots that serve a request. Else their clients have left, and the
+                server gets `ENDING_S` to notice it.
         """
         spawn = self.backend.spec.spawn
         is_wanted = self.caches.wants(self.backend.model)
@@ -315,15 +325,9 @@ class KeptCache:
         with trio.move_on_after(spawn.keep_cache_max_s) as scope:
             async with self._saving:
                 slots = await self._list(spawn.keep_cache_max_s)
-                n_used = sum(
-                    (slot.id_task or 0) >= 0 and slot.id_task is not None for slot in slots
-                )
-                for slot in slots_to_save(
-                    slots, min_tokens=spawn.keep_cache_min_tokens, saved=self._saved
-                ):
-                    if self._is_off():
-                        break
-                    done += await self._save_one(slot, n_used, spawn.keep_cache_max_s)
+                done += await self._save_idle(slots)
+                if not idle_only and any(slot.is_processing for slot in slots):
+                    done += await self._save_idle(await self._list_ended(slots))
                 if done:  # the router may be about to end
                     await in_thread(self.caches.write, abandon_on_cancel=True)
         took_s = round(trio.current_time() - begun_s, 3)
@@ -332,6 +336,24 @@ class KeptCache:
         if scope.cancelled_caught:
             reason = f"it took longer than {spawn.keep_cache_max_s:g} s (keep_cache_max_s)"
             log.warning("cache.unsaved", model=self.backend.model, reason=reason)
+
+    async def _save_idle(self, slots: Sequence[Slot]) -> int:
+        """Save those of *slots* that are worth it; return how many."""
+        spawn, done = self.backend.spec.spawn, 0
+        n_used = sum(slot.id_task is not None and slot.id_task >= 0 for slot in slots)
+        for slot in slots_to_save(slots, min_tokens=spawn.keep_cache_min_tokens, saved=self._saved):
+            if self._is_off():
+                break
+            done += await self._save_one(slot, n_used, spawn.keep_cache_max_s)
+        return done
+
+    async def _list_ended(self, slots: Sequence[Slot]) -> Sequence[Slot]:
+        """Return the slots when none serves a request any more, or after `ENDING_S`."""
+        with trio.move_on_after(ENDING_S):
+            while any(slot.is_processing for slot in slots):
+                await trio.sleep(_POLL_S)
+                slots = await self._list(ENDING_S)
+        return slots
 
     async def _list(self, limit_s: float) -> list[Slot]:
         """Return the slots of the backend; all that it may have, if it does not list them."""

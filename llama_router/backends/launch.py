@@ -300,9 +300,9 @@ class Launcher:
             )
             load_s = round(backend.ready_s - spawned_s, 4)
             log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)
+            ready.set()  # its load is proven, so an end from here on is no failed start
             await self._restore_cache(backend, key, slots_folder, report)
             backend.ready_s = trio.current_time()
-            ready.set()
             _report_fit(backend, model_log, repeated=not plan.reads_fit)
             report_lines.note_in(model_log.note)
             if key is not None:

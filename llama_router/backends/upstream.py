@@ -30,8 +30,12 @@ class PromptCache(Protocol):
     def note_answer(self, tail: bytes) -> None:
         """Take note of the end of a successful answer. Must not block."""
 
-    async def save(self) -> None:
-        """Save it; return within the time that the settings allow. May be called again."""
+    async def save(self, *, idle_only: bool) -> None:
+        """Save it; return within the time that the settings allow. May be called again.
+
+        Args:
+            idle_only: Only what no request uses now: it is saved before others have ended.
+        """
 
 
 @attrs.define(eq=False)

@@ -107,14 +107,14 @@ class BackendTasks:
             running: The scope of its task, which may be over, and another one begun.
         """
         with leaving:
-            await cache.save()
+            await cache.save(idle_only=False)
         running.cancel()
 
     def save_idle(self, model: ModelId) -> None:
         """Begin to save the idle slots of *model*, which is stopped after its last request."""
         backend = self.ready.get(model)
         if backend is not None and backend.cache is not None and self._nursery is not None:
-            self._nursery.start_soon(backend.cache.save)
+            self._nursery.start_soon(partial(backend.cache.save, idle_only=True))
 
     async def save_all(self, give_up: trio.Event) -> None:
         """Save the prompt caches of all ready backends side by side, until *give_up* is set."""
@@ -128,7 +128,7 @@ class BackendTasks:
             waiting.start_soon(wait)
             async with trio.open_nursery() as saving:
                 for cache in caches:
-                    saving.start_soon(cache.save)
+                    saving.start_soon(partial(cache.save, idle_only=False))
             waiting.cancel_scope.cancel()
 
     @property

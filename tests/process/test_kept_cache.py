@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
 from pathlib import Path
 
@@ -85,3 +87,23 @@ async def test_what_is_kept_is_private_and_goes_with_its_model(models, tmp_path)
         async with serving(config) as router:
             await router.event("cache.removed", model="a")
         assert not (folder / "a").exists()
+
+
+async def test_a_file_on_which_the_server_aborts_costs_one_start(models, tmp_path) -> None:
+    """It is not tried again: the request that waits is served by the next process."""
+    args = ["--parallel", "2"]
+    config = write_config(tmp_path, model_table(models, "a", *KEEP, args=args))
+    folder = tmp_path / "state" / "prompt-caches"
+    with trio.fail_after(LIMIT_S):
+        async with serving(config) as router:
+            await cached(router, talk("a", "one"))
+        (path,) = (folder / "a").iterdir()
+        os.truncate(path, 3000)
+        index = json.loads((folder / "index.json").read_bytes())
+        index["slots"][0] |= {"size_bytes": 3000, "mtime_ns": path.stat().st_mtime_ns}
+        (folder / "index.json").write_text(json.dumps(index))
+        async with serving(config) as router:
+            _, n_cached = await cached(router, talk("a", "one"))
+            assert n_cached == 0
+            assert len(router.named("cache.discarded")) == 1
+            assert len(router.named("backend.crashed")) == 1

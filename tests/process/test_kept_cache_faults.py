@@ -36,12 +36,14 @@ class Server:
         fault: What it does wrong: ``hang``, ``refuse``, ``full``, ``short``, ``lie`` or nothing.
         folder: Where it writes.
         asked: The requests that it got.
+        busy_looks: How often it says that its first slot serves a request.
     """
 
     folder: Path
     slots: list[list[int]] = attrs.field(factory=lambda: [[], []])
     fault: str = ""
     asked: list[str] = attrs.field(factory=list)
+    busy_looks: int = 0
     hanging: trio.Event = attrs.field(factory=trio.Event)
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -75,10 +77,14 @@ class Server:
 
     def _answer(self, target: str, body: dict[str, str]) -> tuple[int, object]:
         if target == "/slots":
-            return 200, [
-                {"id": number, "n_prompt_tokens": len(tokens)} | ({"id_task": 1} if tokens else {})
-                for number, tokens in enumerate(self.slots)
-            ]
+            self.busy_looks -= 1
+            listed: list[dict[str, object]] = []
+            for number, tokens in enumerate(self.slots):
+                listed.append({"id": number, "n_prompt_tokens": len(tokens)})
+                if tokens:
+                    listed[-1]["id_task"] = 1
+            listed[0]["is_processing"] = self.busy_looks >= 0
+            return 200, listed
         slot = int(target.removeprefix("/slots/").partition("?")[0])
         if self.fault == "refuse":
             return 501, {"error": {"message": "not supported by this architecture"}}
@@ -141,7 +147,7 @@ async def keep(caches: Caches, *conversations: range, **spawn: object) -> None:
     """Save *conversations* as a backend of the model does."""
     server = Server(caches.folder, [list(tokens) for tokens in conversations])
     async with cache_of(caches, server, **spawn) as cache:
-        await cache.save()
+        await cache.save(idle_only=False)
 
 
 async def restored(caches: Caches, fault: str = "") -> list[list[int]]:
@@ -201,9 +207,21 @@ async def test_slots_are_saved_once_for_each_request(tmp_path: Path) -> None:
     caches = Caches(tmp_path)
     server = Server(tmp_path, [[*range(20)], []])
     async with cache_of(caches, server) as cache:
-        await cache.save()
-        await cache.save()
+        await cache.save(idle_only=False)
+        await cache.save(idle_only=False)
     assert len([asked for asked in server.asked if asked.endswith("save")]) == 1
+
+
+@pytest.mark.parametrize(("idle_only", "saves"), [(True, 1), (False, 2)])
+async def test_a_request_that_ends_is_waited_for_at_the_stop(
+    tmp_path: Path, *, idle_only: bool, saves: int
+) -> None:
+    """A client has left, and the server notices it a moment later; not while others drain."""
+    caches = Caches(tmp_path)
+    server = Server(tmp_path, [[*range(20)], [*range(100, 120)]], busy_looks=2)
+    async with cache_of(caches, server) as cache:
+        await cache.save(idle_only=idle_only)
+    assert len(caches.files) == saves
 
 
 async def test_another_launch_removes_what_was_kept(tmp_path: Path) -> None:
@@ -266,7 +284,7 @@ async def test_a_save_that_fails_leaves_nothing(tmp_path: Path, fault: str) -> N
     server = Server(tmp_path, [[*range(20)], []], fault)
     with events() as kept:
         async with cache_of(caches, server) as cache:
-            await cache.save()
+            await cache.save(idle_only=False)
     assert len(reasons(kept, "cache.unsaved")) == 1
     assert caches.files == before
 
@@ -277,7 +295,7 @@ async def test_a_save_that_hangs_is_given_up_in_time(tmp_path: Path) -> None:
     server = Server(tmp_path, [[*range(20)], []], "hang")
     with events() as kept:
         async with cache_of(caches, server, keep_cache_max_s=0.1) as cache:
-            await cache.save()
+            await cache.save(idle_only=False)
     assert reasons(kept, "cache.unsaved") == ["it took longer than 0.1 s (keep_cache_max_s)"]
 
 
@@ -309,8 +327,8 @@ async def test_a_server_that_refuses_is_asked_once(tmp_path: Path) -> None:
     server = Server(tmp_path, [[*range(20)], [*range(50)]], "refuse")
     with events() as kept:
         async with cache_of(caches, server) as cache:
-            await cache.save()
-            await cache.save()
+            await cache.save(idle_only=False)
+            await cache.save(idle_only=False)
     (reason,) = reasons(kept, "cache.disabled")
     assert "not supported by this architecture" in reason
     assert len([asked for asked in server.asked if asked.endswith("save")]) == 1
@@ -330,7 +348,7 @@ async def test_a_server_that_does_not_use_what_it_restores_is_switched_off(tmp_p
                 cache.note_answer(b'"timings":{"cache_n":0,"prompt_n":20}}')
                 assert not cache.awaits_answer
                 server.slots = [[*range(25 + load)], []]
-                await cache.save()
+                await cache.save(idle_only=False)
     assert len(reasons(kept, "cache.disabled")) == 1
     assert await caches.prepare(MODEL, LAUNCH) is None
 
@@ -345,7 +363,7 @@ async def test_a_server_that_was_seen_to_use_it_is_never_switched_off(tmp_path: 
             await cache.restore()
             cache.note_answer(b'"timings":{"cache_n":%d,"prompt_n":1}}' % cached)
             server.slots = [[*range(25 + load)], []]
-            await cache.save()
+            await cache.save(idle_only=False)
     assert await caches.prepare(MODEL, LAUNCH) is not None
 
 

@@ -45,11 +45,13 @@ class FakeCache:
     def __init__(self, save_s: float) -> None:
         self.save_s = save_s
         self.saved_s: list[float] = []
+        self.idle_only: list[bool] = []
 
     def note_answer(self, tail: bytes) -> None:
         """Nothing waits for it."""
 
-    async def save(self) -> None:
+    async def save(self, *, idle_only: bool) -> None:
+        self.idle_only.append(idle_only)
         await trio.sleep(self.save_s)
         self.saved_s.append(trio.current_time())
 
@@ -556,6 +558,7 @@ async def test_idle_slots_are_saved_while_others_drain(
         assert phase(d, A) is Phase.DRAINING
     await trio.sleep(5)
     assert fake.cache.saved_s == [3, 8]
+    assert fake.cache.idle_only == [True, False]
     assert phase(d, A) is Phase.STOPPED
 
 

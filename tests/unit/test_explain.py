@@ -248,6 +248,13 @@ def test_the_status_alone(returncode: int, cause: Cause, words: str) -> None:
     assert words in found.sentence
 
 
+def test_sources_that_a_debugger_misses_are_no_missing_files() -> None:
+    """llama.cpp lets gdb print where it aborted, and gdb looks for the sources of libraries."""
+    lines = ["58\t../sysdeps/nptl/start.h: No such file or directory.", "[Inferior 1 detached]"]
+    assert diagnose(-6, lines).cause is Cause.ASSERTION
+    assert diagnose(1, ["m.gguf: No such file or directory"]).cause is Cause.FILE_MISSING
+
+
 def test_what_nobody_understands_stays_unknown() -> None:
     """No guess is better than a wrong one."""
     assert diagnose(3, ["boom", "srv  update_slots: all slots are idle"]).cause is Cause.UNKNOWN

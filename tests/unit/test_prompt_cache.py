@@ -66,7 +66,11 @@ def test_slots_with_a_conversation_are_saved() -> None:
 def test_the_last_used_slot_is_saved_first() -> None:
     """The time may not be enough for all of them."""
     slots = [Slot(id=n, id_task=task) for n, task in enumerate((4, 9, 6))]
-    assert [slot.id for slot in slots_to_save(slots, min_tokens=1, saved={})] == [1, 2, 0]
+    assert [slot.id for slot in slots_to_save(slots, min_tokens=1, saved={})] == [
+        1,
+        2,
+        0,
+    ]
 
 
 def test_a_saved_slot_is_saved_again_only_after_another_request() -> None:
