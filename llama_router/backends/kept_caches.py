@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -223,6 +224,7 @@ class KeptCache:
     _trial: Trial = attrs.field(factory=lambda: Trial(()), init=False)
     _restored: list[KeptSlot] = attrs.field(factory=list[KeptSlot], init=False)
     _saved: dict[int, int | None] = attrs.field(factory=dict[int, int | None], init=False)
+    _looks: count[int] = attrs.field(factory=count, init=False)
     _saving: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
     @property
@@ -248,7 +250,7 @@ class KeptCache:
         would on each start.
         """
         limit_s = self.backend.spec.spawn.keep_cache_max_s
-        kept = self.caches.kept.of(self.backend.model)[: self.backend.slots or 1]
+        kept = self.caches.kept.of(self.backend.model)[: self._n_slots]
         begun_s = trio.current_time()
         current: KeptSlot | None = None
         reason = "its backend ended, or was stopped, while it read it"
@@ -357,17 +359,23 @@ class KeptCache:
 
     async def _list(self, limit_s: float) -> list[Slot]:
         """Return the slots of the backend; all that it may have, if it does not list them."""
-        every = [Slot(id=number, id_task=0) for number in range(self.backend.slots or 1)]
         try:
-            body = await self._ask("GET", "/slots", limit_s)
-            return parse_slots(body)
-        except RequestError as exc:
+            return parse_slots(await self._ask("GET", "/slots", limit_s))
+        except RouterError as exc:
             if exc.status in _UNSUPPORTED:  # --no-slots: it saves them all the same
-                return every[:MOST_SLOTS]
-            self.caches.skip(self.backend.model, str(exc))
-        except (RouterError, ValueError) as exc:
-            self._note_failure(str(exc))
+                look = next(self._looks)  # perhaps each was used since the last one
+                return [Slot(id=number, id_task=look) for number in range(self._n_slots)]
+            if isinstance(exc, RequestError):  # it has an API key of its own
+                self.caches.skip(self.backend.model, str(exc))
+            else:
+                self._note_failure(str(exc))
+        except ValueError as exc:
+            self._note_failure(f"its list of slots cannot be read: {exc}")
         return []
+
+    @property
+    def _n_slots(self) -> int:
+        return min(self.backend.slots or 1, MOST_SLOTS)
 
     async def _save_one(self, slot: Slot, n_used: int, limit_s: float) -> bool:
         """Save one slot; return whether it was worth it."""

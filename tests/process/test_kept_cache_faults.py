@@ -33,7 +33,8 @@ class Server:
 
     Attributes:
         slots: The tokens of each slot; empty ones were not used.
-        fault: What it does wrong: ``hang``, ``refuse``, ``full``, ``short``, ``lie`` or nothing.
+        fault: What it does wrong: ``hang``, ``refuse``, ``full``, ``short``, ``lie``,
+            ``unlisted``, or nothing.
         folder: Where it writes.
         asked: The requests that it got.
         busy_looks: How often it says that its first slot serves a request.
@@ -75,16 +76,21 @@ class Server:
         ]
         return len(body) >= (length[0] if length else 0)
 
+    def _listed(self) -> tuple[int, object]:
+        if self.fault == "unlisted":
+            return 501, {"error": {"message": "it does not list slots"}}
+        self.busy_looks -= 1
+        listed: list[dict[str, object]] = []
+        for number, tokens in enumerate(self.slots):
+            listed.append({"id": number, "n_prompt_tokens": len(tokens)})
+            if tokens:
+                listed[-1]["id_task"] = 1
+        listed[0]["is_processing"] = self.busy_looks >= 0
+        return 200, listed
+
     def _answer(self, target: str, body: dict[str, str]) -> tuple[int, object]:
         if target == "/slots":
-            self.busy_looks -= 1
-            listed: list[dict[str, object]] = []
-            for number, tokens in enumerate(self.slots):
-                listed.append({"id": number, "n_prompt_tokens": len(tokens)})
-                if tokens:
-                    listed[-1]["id_task"] = 1
-            listed[0]["is_processing"] = self.busy_looks >= 0
-            return 200, listed
+            return self._listed()
         slot = int(target.removeprefix("/slots/").partition("?")[0])
         if self.fault == "refuse":
             return 501, {"error": {"message": "not supported by this architecture"}}
@@ -222,6 +228,17 @@ async def test_a_request_that_ends_is_waited_for_at_the_stop(
     async with cache_of(caches, server) as cache:
         await cache.save(idle_only=idle_only)
     assert len(caches.files) == saves
+
+
+async def test_slots_that_are_not_listed_are_saved(tmp_path: Path) -> None:
+    """With --no-slots: the answer to each save says whether it was worth it."""
+    caches = Caches(tmp_path)
+    server = Server(tmp_path, [[*range(20)], []], "unlisted")
+    async with cache_of(caches, server) as cache:
+        await cache.save(idle_only=False)
+        server.slots = [[*range(20)], [*range(100, 120)]]
+        await cache.save(idle_only=False)
+    assert [slot.n_tokens for slot in caches.kept.slots] == [20, 20]
 
 
 async def test_another_launch_removes_what_was_kept(tmp_path: Path) -> None:
