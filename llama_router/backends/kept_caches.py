@@ -434,10 +434,8 @@ class KeptCache:
         older: list[KeptSlot] = []
         for slot in self.caches.kept.of(self.backend.model):
             with suppress(OSError):
-                before = await in_thread(
-                    _read_tokens, self.folder / slot.file, abandon_on_cancel=True
-                )
-                if state_file.continues(before, tokens):
+                path = self.folder / slot.file
+                if await in_thread(_is_continued, path, tokens, abandon_on_cancel=True):
                     older.append(slot)
         return older
 
@@ -515,3 +513,8 @@ def _read_tokens(path: Path) -> bytes:
     with open_file(path) as file:
         size = state_file.prompt_bytes(file.read(state_file.HEAD_BYTES))
         return b"" if size is None else state_file.tokens_in(file.read(size))
+
+
+def _is_continued(path: Path, tokens: bytes) -> bool:
+    """Return whether *tokens* go on with the conversation in a slot's file. Blocks."""
+    return state_file.continues(_read_tokens(path), tokens)
