@@ -189,17 +189,25 @@ async def test_nothing_listens(start, serving) -> None:
         ({"/health": 503}, "answered /health with status 503"),
         ({"/health": 401}, "set 'key' or 'key_file'"),
         ({}, "'health_endpoint'"),
-        ({"/health": None}, "did not answer /health within 0.2 s"),
     ],
 )
 async def test_it_does_not_serve(start, serving, health, reason) -> None:
     """The error names what its health check found."""
     service = await serving()
     service.health = health
-    router = await start({"a": {"url": service.url}}, connection_timeout_s=0.2)
+    router = await start({"a": {"url": service.url}})
     refused = await router.ask(post(CHAT, "a"))
     assert (refused.status, refused.error["code"]) == (503, "service_down")
     assert reason in refused.error["message"]
+
+
+async def test_it_says_nothing(start, serving) -> None:
+    """A request waits for its health check no longer than for a connection."""
+    service = await serving()
+    service.health = {"/health": None}
+    router = await start({"a": {"url": service.url}}, connection_timeout_s=0.2)
+    refused = await router.ask(post(CHAT, "a"))
+    assert "did not answer /health within 0.2 s" in refused.error["message"]
 
 
 async def test_it_comes_back(start, serving) -> None:
