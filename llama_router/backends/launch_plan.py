@@ -16,6 +16,7 @@ from ..core.memory.fit import (
     Fit,
     FitReader,
     FreeMemory,
+    host_target_mib,
     is_fitted,
     is_squeezed,
     options_of,
@@ -139,6 +140,7 @@ def plan_launch(  # noqa: PLR0913 -- each is one independent fact about the star
 def fit_to_repeat(spec: ModelSpec, learned: Learned, memory: FreeMemory) -> Fit | None:
     """Return the choice of an earlier fitting that the next start of *spec* repeats by options."""
     fit = learned.fit
+    memory = attrs.evolve(memory, host_target_mib=host_target_mib(spec))
     if fit is None or not is_fitted(spec) or not would_repeat(fit, memory):
         return None
     return fit
@@ -156,10 +158,12 @@ def memory_for(env: Mapping[str, str], free_gpus_mib: tuple[int, ...] | None = N
         for name, value in env.items()
         if name.endswith(_VISIBLE_SUFFIX) or name == _VISIBLE
     )
-    host_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # as llama.cpp counts
-    return FreeMemory(
-        host_mib=host_bytes // 2**20, gpus_mib=free_gpus_mib, visible=" ".join(chosen)
-    )
+    return FreeMemory(host_mib=all_host_mib(), gpus_mib=free_gpus_mib, visible=" ".join(chosen))
+
+
+def all_host_mib() -> int:
+    """Return the memory of the machine, as llama.cpp counts it."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 class LoadReport:

@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 import trio
 
 from ..backends.launch_identity import this_machine as identify_machine
+from ..backends.launch_plan import all_host_mib
 from ..backends.learned_launches import FILE_NAME, LearnedLaunches, read_figures
 from ..backends.server_programs import ServerPrograms
 from ..core.config.config import Config
@@ -21,11 +22,12 @@ from ..core.config.containers import runs_container
 from ..core.config.names import ModelId
 from ..core.config.specs import ModelSpec, Policy
 from ..core.memory.devices import HOST, Device, DeviceId, MachineReading
+from ..core.memory.fit import within_host
 from ..core.memory.ledger import Ledger, NotFreed, Usage
 from ..core.memory.placed import placed
 from ..core.memory.settings import devices_of
 from ..core.memory.view import Claims, MemoryView
-from ..core.memory.visibility import device_choice
+from ..core.memory.visibility import DeviceChoice, device_choice
 from ..core.scheduling.events import MemoryChanged
 from ..core.scheduling.lifecycle import RESIDENT, Phase
 from ..devices.machine import Machine, this_machine
@@ -186,12 +188,21 @@ class MemoryWatch:
     def _with_devices(self, spec: ModelSpec, claims: Claims) -> ModelSpec:
         """Return the settings with what makes a backend use the GPUs of its claims, and no others.
 
-        Unless its launch names its GPUs itself.
+        Without GPUs, with what makes it fit into its share of host memory. Unless its launch names
+        its GPUs itself.
         """
         footprint = self.view.footprints.get(spec.id)
         gpus = [self._devices[name] for name in claims if name in self._devices]
         chosen = [device for device in gpus if device.is_gpu]
-        if footprint is None or footprint.is_pinned or not chosen:
+        if footprint is None:
+            return spec
+        if not chosen:
+            if not footprint.is_pinned and any(each.is_gpu for each in self._devices.values()):
+                return spec  # the fitting would leave as much free of GPUs that it finds, too
+            share_mib = claims.get(HOST, 0)
+            env = within_host(spec, footprint, share_mib, all_host_mib()) if share_mib else {}
+            return placed(spec, DeviceChoice(env=env)) if env else spec
+        if footprint.is_pinned:
             return spec
         view = self._footprints.view_of(spec, self._devices)
         is_shrunk = sum(claims[device.id] for device in chosen) < footprint.gpu_mib

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from llama_router.core.config.names import ModelId
+from llama_router.core.memory.estimate import estimate
+from llama_router.core.memory.flags import read_flags
 from llama_router.core.memory.report_lines import LEFT_OUT
 from llama_router.dispatch import squeezed
+from llama_router.models.tensors import read_weights
 from llama_router.models.tiny.chat import make_chat_model
 from tests.process.harness import Router
 
@@ -88,6 +91,24 @@ async def test_the_second_load_repeats_the_choice(start, large_context) -> None:
     commands = [event["argv"] for event in router.events.named("backend.spawned")]
     assert (list(commands[0][-2:]), list(commands[1][-4:])) == (large_context["args"], options)
     assert [event["repeated"] for event in router.events.named("backend.fitted")] == [False, True]
+
+
+@pytest.mark.embedded
+async def test_a_model_is_fitted_into_its_share_of_host_memory(start, tmp_path) -> None:
+    """By itself, llama.cpp would compare with all memory, and take more than models may have."""
+    path = tmp_path / "a.gguf"
+    make_chat_model(path, name="a", n_ctx=1 << 18)
+    takes = estimate(read_weights(str(path)), read_flags([], {}), has_gpu=False)
+    assert takes.least_host_mib is not None
+    most_mib = (takes.host_mib + takes.least_host_mib) // 2
+    router = await start(
+        {"a": {"path": str(path)}},
+        scheduler={"policy": "memory"},
+        devices={"host": {"memory_mib": most_mib, "reserve_mib": 0}},
+    )
+    found = await load(router, "a")
+    assert found["fit"]["n_ctx_full"] == 1 << 18
+    assert 0.4 < found["fit"]["n_ctx"] / (1 << 18) < 0.6
 
 
 @pytest.mark.embedded

@@ -13,14 +13,17 @@ from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
 from llama_router.core.config.specs import ModelSpec
 from llama_router.core.memory.fit import (
+    TARGET,
     Fit,
     FitReader,
     FreeMemory,
     is_fitted,
     is_squeezed,
     options_of,
+    within_host,
     would_repeat,
 )
+from llama_router.core.memory.footprint import Footprint, Source
 
 #: Without a GPU, and nothing to change. The real output of the embedded server.
 HOST = """\
@@ -189,6 +192,19 @@ def test_what_a_user_writes_is_what_runs(fields: dict[str, Any], expected: bool)
 
 def memory(*gpus_mib: int, host_mib: int = 24105, visible: str = "") -> FreeMemory:
     return FreeMemory(host_mib=host_mib, gpus_mib=gpus_mib or None, visible=visible)
+
+
+def test_a_model_is_fitted_into_its_share_of_host_memory() -> None:
+    """llama.cpp compares what it counts with all memory, so the rest of that is to be left free."""
+    takes = Footprint(
+        source=Source.ESTIMATED, host_mib=6000, least_host_mib=2000, least_gpu_mib=0,
+        uncounted_mib=100,
+    )  # fmt: skip
+    assert within_host(spec_of(), takes, 4000, 16000) == {TARGET: "12100"}
+    assert within_host(spec_of(), takes, 6000, 16000) == {}  # all of it has room
+    assert within_host(spec_of(), attrs.evolve(takes, least_gpu_mib=None), 4000, 16000) == {}
+    assert within_host(spec_of(args=["--fit-target", "9"]), takes, 4000, 16000) == {}
+    assert within_host(spec_of(args=["--fit", "off"]), takes, 4000, 16000) == {}
 
 
 ROOMY = attrs.evolve(fit_of(GPU), n_ctx=131072, n_gpu_layers=None, free_mib=30000)

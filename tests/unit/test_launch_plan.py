@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from llama_router.backends.launch_plan import LaunchPlan, LoadReport, memory_for, plan_launch
 from llama_router.core.config.names import ModelId
 from llama_router.core.config.parse import parse_config
-from llama_router.core.memory.fit import Fit
+from llama_router.core.memory.fit import TARGET, Fit
 from llama_router.core.memory.footprint import Source
 from llama_router.core.memory.learned import NOTHING, Learned
 
@@ -17,8 +18,9 @@ ASKED = "LLAMA_ARG_LOG_VERBOSITY"
 HOST_MIB = memory_for({}).host_mib
 
 FIT = Fit(
-    n_ctx=4096, n_ctx_full=8192, need_mib=9, free_mib=HOST_MIB, total_mib=HOST_MIB, margin_mib=1
-)
+    n_ctx=4096, n_ctx_full=8192, need_mib=9, free_mib=HOST_MIB, total_mib=HOST_MIB,
+    margin_mib=1024,
+)  # fmt: skip
 ON_GPU = Fit(
     n_ctx=4096, n_ctx_full=8192, n_gpu_layers=9, gpus=1, need_mib=9000, free_mib=8000,
     total_mib=24000, margin_mib=1024,
@@ -62,6 +64,8 @@ def loaded(fit: Fit | None = None) -> Learned:
         (plan_of(loaded(ON_GPU)), "", True),
         (plan_of(loaded(ON_GPU), (8000,)), "--ctx-size 4096 --n-gpu-layers 9 --fit off", False),
         (plan_of(loaded(ON_GPU), (20000,)), "", True),
+        (plan_of(loaded(FIT), spawn={"env": {TARGET: "9000"}}), "", True),
+        (plan_of(loaded(attrs.evolve(FIT, margin_mib=9000))), "", True),
         (plan_of(**OWN), "", True),
         (plan_of(loaded(FIT), **OWN), "", False),
         (plan_of(**OTHER), "", False),

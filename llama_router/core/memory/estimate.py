@@ -5,6 +5,7 @@ llama.cpp's own report, and a measurement, are better: this is what is known bef
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -111,10 +112,13 @@ def estimate(
     least = found
     if not flags.n_ctx and found.n_ctx > _LEAST_CTX:
         least = parts(attrs.evolve(flags, n_ctx=_LEAST_CTX))
+    # The fitting leaves out copies of weights, and what is no buffer of llama.cpp.
+    counted = parts(attrs.evolve(flags, repack=False)).host.total / _MIB
     return attrs.evolve(
         found.footprint,
         least_host_mib=least.footprint.host_mib,
         least_gpu_mib=least.footprint.gpu_mib,
+        uncounted_mib=math.ceil(max(0.0, found.footprint.host_mib - counted)),
     )
 
 

@@ -17,10 +17,18 @@ from msgspec import Meta
 
 from ..config.kinds import is_llama_server
 from ..config.specs import DEFAULT_SPAWN, ModelSpec
+from .footprint import Footprint
 
 #: The variable with which llama.cpp is asked to say what its fitting does, and the value. An
 #: option in the command goes before it.
 VERBOSITY: Final = ("LLAMA_ARG_LOG_VERBOSITY", "4")
+
+#: The variable that says how much memory the fitting leaves free, and the options, in MiB.
+TARGET: Final = "LLAMA_ARG_FIT_TARGET"
+_TARGET_OPTIONS: Final = frozenset(("-fitt", "--fit-target"))
+
+#: What it leaves without any of them.
+_TARGET_MIB: Final = 1024
 
 #: A context that is smaller by less than this part counts as the same.
 _SAME_CONTEXT: Final = 0.9
@@ -94,11 +102,14 @@ class FreeMemory:
         host_mib: All host memory.
         gpus_mib: What is free on each GPU; None if that is not known.
         visible: As in `Fit`.
+        host_target_mib: What the fitting is to leave free of host memory; None if it is the same
+            as ever.
     """
 
     host_mib: int
     gpus_mib: tuple[int, ...] | None = None
     visible: str = ""
+    host_target_mib: int | None = None
 
 
 def would_repeat(fit: Fit, memory: FreeMemory) -> bool:
@@ -106,7 +117,9 @@ def would_repeat(fit: Fit, memory: FreeMemory) -> bool:
     if not fit.is_exact or fit.visible != memory.visible:
         return False
     if not fit.gpus:
-        free_mib = memory.host_mib
+        # What it is to leave free may have changed: it then has so much more or less.
+        target_mib = memory.host_target_mib
+        free_mib = memory.host_mib - (0 if target_mib is None else target_mib - fit.margin_mib)
     elif memory.gpus_mib is None or len(memory.gpus_mib) < fit.gpus:
         return False
     elif fit.gpus == 1:
@@ -119,6 +132,36 @@ def would_repeat(fit: Fit, memory: FreeMemory) -> bool:
         return free_mib >= fit.need_mib + fit.margin_mib
     # Of several GPUs each must have room, and a reduced model must get what has become free.
     return abs(free_mib - fit.free_mib) <= max(_SAME_FREE_MIB, _SAME_FREE * fit.free_mib)
+
+
+def host_target_mib(spec: ModelSpec) -> int | None:
+    """Return what the fitting of *spec* leaves free of host memory; None if its options say it."""
+    words, _, _ = spec.spawn.env.get(TARGET, str(_TARGET_MIB)).partition(",")
+    says = bool(_own_options(spec) & _TARGET_OPTIONS) or not words.isdecimal()
+    return None if says else int(words)
+
+
+def within_host(
+    spec: ModelSpec, footprint: Footprint, host_mib: int, total_mib: int
+) -> dict[str, str]:
+    """Return the variables with which llama.cpp fits a model into its share of host memory.
+
+    By itself it compares with all memory of the machine, of which others have a part, and which
+    a control group may limit. Empty if the share is enough for the whole model, or if llama.cpp
+    does not fit it, or is told otherwise.
+
+    Args:
+        spec: Its settings.
+        footprint: What it takes in full.
+        host_mib: Its share.
+        total_mib: All memory of the machine.
+    """
+    full_mib = footprint.host_mib + footprint.gpu_mib
+    if not footprint.shrinks or host_mib >= full_mib or not is_fitted(spec):
+        return {}
+    if _own_options(spec) & {*_TARGET_OPTIONS, *_CONTEXT, TARGET}:
+        return {}
+    return {TARGET: str(max(0, total_mib - host_mib + footprint.uncounted_mib))}
 
 
 def is_squeezed(fit: Fit, widest: Fit | None) -> bool:

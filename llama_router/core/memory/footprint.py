@@ -34,6 +34,7 @@ class Footprint:
         least_host_mib: Of host memory, with the least context that llama.cpp's fitting would
             choose; None if it is not fitted.
         least_gpu_mib: The same of GPUs, with all layers there.
+        uncounted_mib: The part of *host_mib* that the fitting does not count.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Footprint:
     is_pinned: bool = False
     least_host_mib: int | None = None
     least_gpu_mib: int | None = None
+    uncounted_mib: int = 0
 
     @property
     def is_known(self) -> bool:

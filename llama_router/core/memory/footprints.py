@@ -65,6 +65,7 @@ def footprint_from(
         found = attrs.evolve(
             found,
             least_host_mib=estimated.least_host_mib,
+            uncounted_mib=estimated.uncounted_mib,
             least_gpu_mib=estimated.least_gpu_mib,
         )
     return attrs.evolve(_on_pinned(found, sources.pinned, devices), is_pinned=is_pinned)
