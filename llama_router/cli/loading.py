@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -12,9 +12,11 @@ from ..admin_token import AdminTokenFileError
 from ..hub.units import format_duration
 from .client import AdminClient, connected
 from .failures import NoRouterError, RefusedByRouterError
-from .model_client import ModelClient
 from .router_search import Connection
 from .terminal import is_movable
+
+if TYPE_CHECKING:
+    from .model_client import ModelClient
 
 
 @attrs.define(eq=False)

@@ -13,8 +13,9 @@ from typing import Any, Final
 from ..core.apis.notices import MARK, NOTIFY_FIELD
 from ..files import reason_of
 from ..http_library import httpx
-from .client import open_http, open_http_for_trio, refusal_of, translated_errors
 from .failures import CliError, RefusedByRouterError, without_output
+from .http_clients import open_http, open_http_for_trio, translated_errors
+from .plain_http import refusal_of
 from .router_search import Connection, find_router
 from .suggestions import names_of, suggestion
 

@@ -68,7 +68,6 @@ def test_commands_reach_a_router_that_listens_on_a_unix_socket(socket_path) -> N
     """Its URL is ``unix:`` and the path; to it, they call it localhost."""
     client = AdminClient(f"unix:{socket_path}", Token("secret", "a test"))
     assert client.get("/admin/status") == {"host": "localhost", "path": "/admin/status"}
-    client.close()
 
 
 def test_commands_do_not_ask_a_router_that_listens_everywhere_by_that_address() -> None:
@@ -79,7 +78,6 @@ def test_commands_do_not_ask_a_router_that_listens_everywhere_by_that_address() 
         port = server.server_address[1]
         client = AdminClient(f"http://0.0.0.0:{port}/", Token("secret", "a test"))
         assert client.get("/admin/status")["host"] == f"127.0.0.1:{port}"
-        client.close()
         server.shutdown()
         thread.join()
 
@@ -92,9 +90,7 @@ def test_a_token_that_was_changed_just_now_is_read_again(socket_path) -> None:
     with client.stream("/admin/logs/a") as lines:
         assert json.loads(next(lines))["path"] == "/admin/logs/a"
     assert client.get("/admin/status")["path"] == "/admin/status"
-    client.close()
     client = AdminClient(url, tokens[0], renew=lambda: tokens[0])
     with pytest.raises(RefusedByRouterError) as refused:
         client.get("/admin/status")
     assert "is from there" in refused.value.cure
-    client.close()
