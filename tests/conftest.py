@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from llama_router.build_kind import PURE, build_kind
+
 # How long an example takes says how busy the machine is, and nothing about the program.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
@@ -38,6 +40,23 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
     return len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs interpreted modules, where the compiled build is tested (`.ci/compiled`)."""
+    if build_kind() == PURE:
+        return
+    for item in items:
+        if item.get_closest_marker("interpreted"):
+            item.add_marker(pytest.mark.skip(reason="needs interpreted modules"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests that skipped."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("interpreted" in report.keywords for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} tests need interpreted modules and were skipped")
 
 
 @pytest.fixture

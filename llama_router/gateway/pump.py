@@ -22,8 +22,8 @@ from .loop.fiber import (
     READ_EVENTS,
     READABLE,
     FiberTimeoutError,
-    pause,
 )
+from .loop.pausing import pause
 from .silence import Silence
 from .sockets import (
     RECEIVE_BYTES,

@@ -17,7 +17,8 @@ from ..errors.requests import BodyTooLargeError, RequestTimeoutError
 from ..http1 import ChunkedBody, RequestHead, RequestHeads
 from .backend_request import RequestBody
 from .loop.event_loop import EventLoop
-from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, READ_EVENTS, Fiber, FiberTimeoutError, pause
+from .loop.fiber import CHUNKS_PER_PIECE, PEER_CLOSED, READ_EVENTS, Fiber, FiberTimeoutError
+from .loop.pausing import pause
 from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket
 
 #: Time for which an idle connection is kept for the next request, in seconds.

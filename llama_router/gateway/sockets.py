@@ -16,7 +16,8 @@ from typing import Final
 from ..errors.base import RouterError
 from ..http1 import ResponseHeads
 from .loop.event_loop import EventLoop
-from .loop.fiber import PEER_CLOSED, READABLE, WRITABLE, Channel, Fiber, FiberTimeoutError, pause
+from .loop.fiber import PEER_CLOSED, READABLE, WRITABLE, Channel, Fiber, FiberTimeoutError
+from .loop.pausing import pause
 
 #: Most bytes of one receive. More would only raise the memory that a slow reader can occupy.
 RECEIVE_BYTES: Final = 32 * 1024
@@ -242,7 +243,8 @@ class ClientSocket(Channel):
             if self.peer_closed:
                 raise ClientGoneError
             try:
-                data = data[self.send_some(data) :]
+                sent = self.send_some(data)
+                data = data[sent:]
             except BlockingIOError:
                 continue
             except OSError as exc:
@@ -460,7 +462,8 @@ class UpstreamSocket(Channel):
             finally:
                 self.interest = client.interest = 0
             with contextlib.suppress(BlockingIOError):
-                data = data[self._send(data) :]
+                sent = self._send(data)
+                data = data[sent:]
                 self.connected = True
                 client.fiber.expire_in(silence_s)
         return None

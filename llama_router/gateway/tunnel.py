@@ -19,8 +19,8 @@ from .loop.fiber import (
     WRITABLE,
     Channel,
     FiberTimeoutError,
-    pause,
 )
+from .loop.pausing import pause
 from .sockets import (
     RECEIVE_BYTES,
     SLOW_RECEIVE_BYTES,

@@ -31,8 +31,8 @@ from .loop.fiber import (
     WRITABLE,
     FiberCancelledError,
     FiberTimeoutError,
-    pause,
 )
+from .loop.pausing import pause
 from .pump import Tail
 from .silence import Silence
 from .sockets import RECEIVE_BYTES, ClientGoneError, ClientSocket, UpstreamSocket

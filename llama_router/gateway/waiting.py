@@ -32,7 +32,8 @@ from ..errors.base import RouterError
 from ..http1 import RequestHead
 from .body import LAST_CHUNK, chunk
 from .loop.event_loop import EventLoop
-from .loop.fiber import ENDING_S, PEER_CLOSED, FiberTimeoutError, pause
+from .loop.fiber import ENDING_S, PEER_CLOSED, FiberTimeoutError
+from .loop.pausing import pause
 from .sockets import ClientGoneError, ClientSocket
 
 _NOTIFY_FIELD: Final = NOTIFY_FIELD.encode()

@@ -95,7 +95,8 @@ class Journal:
         try:
             rest = memoryview(entry)
             while rest:
-                rest = rest[os.write(file, rest) :]
+                written = os.write(file, rest)
+                rest = rest[written:]
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))
             self._socket.sendmsg([b""], [rights], 0, self._path)

@@ -48,9 +48,9 @@ class ThreadedWriter(Generic[Item]):
         self._written_bytes = 0
         self._closing = threading.Event()
         self._closed = False  # an attribute is read faster than the event
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._worker = threading.Thread(target=self._run, name=name, daemon=True)
         with thread_refusals():
-            self._thread.start()
+            self._worker.start()
 
     def put(self, item: Item, size_bytes: int) -> bool:
         """Queue *item*; return False if the queue is full or closed."""
@@ -72,8 +72,8 @@ class ThreadedWriter(Generic[Item]):
         self._closed = True
         self._closing.set()
         self._queue.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        self._worker.join(timeout_s)
+        return not self._worker.is_alive()
 
     def _run(self) -> None:
         closed = False

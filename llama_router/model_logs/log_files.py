@@ -97,7 +97,8 @@ def _open(path: Path) -> int:
 def _write_all(descriptor: int, data: bytes | bytearray) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        written = os.write(descriptor, rest)
+        rest = rest[written:]
 
 
 def _rotate(path: Path, backups: int) -> None:

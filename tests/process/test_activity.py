@@ -89,6 +89,7 @@ async def test_a_request_of_ollamas_api_is_one_too(start, stage) -> None:
     assert (row.model, row.path, row.state, row.client) == ("a", "/api/chat", "done", "127.0.0.1")
 
 
+@pytest.mark.interpreted
 async def test_an_ended_request_keeps_no_connection(start, stage, monkeypatch) -> None:
     """What served it can be collected, although its record is kept: also after an error."""
     made: list[weakref.ref[Marked]] = []

@@ -356,6 +356,7 @@ class TestMisbehaviour:
         assert await client.chunk() == b""
         await script.gone_s()
 
+    @pytest.mark.interpreted
     async def test_interim_answers_do_not_postpone_the_end(self, start, stage, monkeypatch) -> None:
         """However many there are, the answer must come within read_timeout_s."""
         monkeypatch.setattr("llama_router.gateway.exchange.MAX_INTERIM", 10**9)

@@ -122,6 +122,7 @@ async def test_a_body_waits_until_there_is_room(lane) -> None:
         await answered(peer, second)  # on the same connection
 
 
+@pytest.mark.interpreted
 async def test_a_body_that_gets_no_room_is_refused(lane, monkeypatch) -> None:
     """The client is told so, and when to come again."""
     monkeypatch.setattr(reader, "ROOM_TIMEOUT_S", 0.2)
@@ -135,6 +136,7 @@ async def test_a_body_that_gets_no_room_is_refused(lane, monkeypatch) -> None:
     assert "max_bodies_mib" in answer.error["message"]
 
 
+@pytest.mark.interpreted
 async def test_no_room_is_said_before_the_client_sends(lane, monkeypatch) -> None:
     """Who expects a 100 keeps its body."""
     monkeypatch.setattr(reader, "ROOM_TIMEOUT_S", 0.2)
@@ -203,6 +205,7 @@ async def test_a_body_is_let_go_when_its_answer_begins(lane) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.interpreted
 async def test_a_trickle_is_408(lane, monkeypatch, chunked) -> None:
     """Bytes that come all the time, but too few of them, do not keep a body in memory."""
     monkeypatch.setattr(reader, "BODY_TIMEOUT_S", 0.3)

@@ -290,6 +290,7 @@ class TestLimits:
         assert lane.peers == []
 
     @pytest.mark.parametrize("part", [get()[:1], get()[:-2]], ids=["first-byte", "last-line"])
+    @pytest.mark.interpreted
     async def test_a_slow_head_is_408(self, lane, monkeypatch, part) -> None:
         """Its time counts from its first byte, however often another byte comes."""
         monkeypatch.setattr(reader, "HEAD_TIMEOUT_S", 0.2)
@@ -304,6 +305,7 @@ class TestLimits:
         [length()[:-1], chunked(CHUNKED_BODY)[:-1], chunked(b"e\r\n")],
         ids=["length", "last-chunk", "chunk"],
     )
+    @pytest.mark.interpreted
     async def test_a_slow_body_is_408(self, lane, monkeypatch, part) -> None:
         """A body that stops arriving reaches no backend."""
         monkeypatch.setattr(reader, "BODY_TIMEOUT_S", 0.2)
@@ -314,6 +316,7 @@ class TestLimits:
         assert await client.rest() == b""
         assert lane.peers == []
 
+    @pytest.mark.interpreted
     async def test_an_idle_connection_ends_without_a_word(self, lane, monkeypatch) -> None:
         """Before the first request and after the last one."""
         monkeypatch.setattr(reader, "IDLE_CONNECTION_S", 0.2)

@@ -98,6 +98,7 @@ class TestPump:
         await peer.send(chunk(b"data: a\n\n") + chunk(b"data: b\n\n"))
         assert [await client.chunk(), await client.chunk()] == [b"data: a\n\n", b"data: b\n\n"]
 
+    @pytest.mark.interpreted
     async def test_what_a_full_read_leaves_is_read_too(self, lane, monkeypatch) -> None:
         """The kernel tells only once that there is something."""
         monkeypatch.setattr(pump, "RECEIVE_BYTES", 1024)
@@ -151,6 +152,7 @@ class TestPump:
         sent += chunk(b"data: x\n\n") + LAST_CHUNK
         assert await client.exactly(len(sent)) == sent
 
+    @pytest.mark.interpreted
     async def test_each_of_many_streams_gets_its_own_bytes(self, lane, monkeypatch) -> None:
         """In their order and once, although much comes in one round, and some are slow or leave."""
         monkeypatch.setattr(pump, "RECEIVE_BYTES", 1024)
@@ -195,6 +197,7 @@ class TestPump:
         assert await other.chunk() == b"data: x\n\n"
         assert await peer.rest() == b""
 
+    @pytest.mark.interpreted
     async def test_a_bug_costs_one_stream(self, lane, monkeypatch) -> None:
         """Whatever goes wrong with a chunk, what came in the same round is sent."""
 

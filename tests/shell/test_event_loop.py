@@ -25,8 +25,8 @@ from llama_router.gateway.loop.fiber import (
     Fiber,
     FiberCancelledError,
     FiberTimeoutError,
-    pause,
 )
+from llama_router.gateway.loop.pausing import pause
 from llama_router.gateway.sockets import ClientGoneError, ClientSocket, UpstreamSocket
 from tests.events import capture_logs
 from tests.limits import LIMIT_S, stretched_s
@@ -798,6 +798,7 @@ class TestFairness:
         await loop.wait_idle()
         assert resumed == 10
 
+    @pytest.mark.interpreted
     async def test_turns_are_short_while_trio_is_in_a_hurry(self, loop, monkeypatch) -> None:
         """After `EventLoop.prioritize_trio`, for a moment: then a slice is as long as before."""
         busy = True

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from llama_router.core.apis.usage import Usage
 from llama_router.dispatch.activity_log import ActivityLog
+from llama_router.dispatch.lease import Lease
 from llama_router.dispatch.request_log import Outcome, RequestLog
 from llama_router.dispatch.token_rates import TokenRates
 
@@ -21,16 +21,10 @@ class Stream:
         self.record = RequestLog("POST", "/v1/chat/completions", began_s=granted_s)
         self.record.model, self.record.streamed = model, True
         activity.begin(self.record)
-        lease: Any = SimpleNamespace(
-            backend=object(),
-            granted_s=granted_s,
-            arrived_s=granted_s,
-            queue_s=0.0,
-            load_s=0.0,
-            caller=None,
-            moved_bytes=lambda: self.moved_bytes,
-        )
-        self.record.lease = lease
+        nothing: Any = object()
+        self.record.lease = lease = Lease(nothing, 1, None, granted_s)
+        lease.backend, lease.granted_s = nothing, granted_s
+        lease.moved_bytes = lambda: self.moved_bytes
         activity.granted(self.record)
 
     def end(self, *, tokens: int, now_s: float) -> None:

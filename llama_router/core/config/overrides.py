@@ -30,7 +30,7 @@ class RequestOverrides:
     @property
     def touched(self) -> frozenset[str]:
         """Names of the fields on which the result of `changes` depends."""
-        names = self.drop | self.defaults.keys() | self.sets.keys()
+        names = self.drop.union(self.defaults, self.sets)
         return names if self.model is None else names | {"model"}
 
     def changes(self, present: Collection[str]) -> tuple[set[str], dict[str, Any]]:

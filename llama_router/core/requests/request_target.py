@@ -11,6 +11,7 @@ import msgspec
 from ...errors.requests import RequestError
 from .json_scan import FieldScanner, too_complex_error
 from .multipart import MAX_BOUNDARY_BYTES, FormScanner, boundary_of, is_form
+from .target_fields import DECODER, TargetFields
 from .tolerated_json import strict_form, why_malformed
 
 #: Longest name of a model, in bytes; no name on any hub comes near it.
@@ -52,12 +53,7 @@ _CURL_TYPE: Final = b"application/x-www-form-urlencoded"
 _JSON: Final = b"application/json"
 
 
-class _Body(msgspec.Struct):
-    model: str | None = None
-    stream: bool | None = None
-
-
-_decode = msgspec.json.Decoder(_Body).decode
+_decode: Final = DECODER.decode
 
 
 #: Bytes that may precede an object: blanks, and a byte order mark.
@@ -204,7 +200,7 @@ def _target_of_json(body: bytes | bytearray | memoryview, default: str | None) -
     return RequestTarget(checked_name(target.model or default), bool(target.stream))
 
 
-def _decoded(body: bytes | bytearray | memoryview) -> _Body:
+def _decoded(body: bytes | bytearray | memoryview) -> TargetFields:
     """Return the fields of *body*, which may be JSON that only some decoders accept."""
     try:
         return _decode(body)

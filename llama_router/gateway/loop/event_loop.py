@@ -63,8 +63,8 @@ from .fiber import (
     Channel,
     Fiber,
     FiberCancelledError,
-    pause,
 )
+from .pausing import pause
 
 T = TypeVar("T")
 

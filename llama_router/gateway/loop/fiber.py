@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import select
 import socket
-from collections.abc import Callable, Coroutine, Generator
-from types import coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ...errors.base import RouterError
 from ...logs.events import log
+from .pausing import pause
 
 if TYPE_CHECKING:
     from .event_loop import EventLoop
@@ -51,12 +51,6 @@ class FiberCancelledError(Exception):
     def __init__(self, error: RouterError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-@coroutine
-def pause() -> Generator[None, None, None]:
-    """Suspend the fiber until it is resumed; `event_loop` lists what resumes it."""
-    yield
 
 
 class Fiber:
