@@ -9,8 +9,8 @@ from typing import Final
 from ..workers.interpreter_settings import settle_imports, thresholds
 
 #: New objects between two collections. With Python's 700, collections take a tenth of the time
-#: of the imports; with none at all, 1.5 MiB of garbage stay.
-_NEW_OBJECTS: Final = 20_000
+#: of the imports; with 20,000, half a MiB of garbage stays, with none at all 1.5 MiB.
+_NEW_OBJECTS: Final = 5000
 
 #: Young collections between two of the middle generation: more than the imports cause.
 _YOUNG_COLLECTIONS: Final = 1000

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: New objects between two garbage collections while it is loaded, and young collections between
 #: two others: nearly all objects of imports stay.
-_NEW_OBJECTS: Final = 20_000
+_NEW_OBJECTS: Final = 5000
 _YOUNG_COLLECTIONS: Final = 1000
 
 
