@@ -298,7 +298,7 @@ class Launcher:
             backend.slots = await find_slots(
                 backend, plan.program.argv, plan.env, asks=plan.program.speaks_child_protocol
             )
-            load_s = round(backend.ready_s - spawned_s, 4)
+            load_s = round(trio.current_time() - spawned_s, 4)
             log.info("backend.ready", model=spec.id, pid=process.pid, port=port, load_s=load_s)
             ready.set()  # its load is proven, so an end from here on is no failed start
             await self._restore_cache(backend, key, slots_folder, report)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 
+from tests.limits import stretched_s
 from tests.process.real import (
     LIMIT_S,
     RealRouter,
@@ -199,7 +200,8 @@ async def test_the_log_has_one_complete_line_per_request(models, tmp_path) -> No
     assert first["path"] == CHAT_PATH
     assert first["prompt_tokens"] == cold["usage"]["prompt_tokens"] > 0
     assert first["completion_tokens"] == 7
-    assert 0 < first["load_s"] <= ready["load_s"] + 0.001
+    # What was kept of prompts is looked for behind the load, and the request waits for that, too.
+    assert 0 < first["load_s"] <= ready["load_s"] + stretched_s(0.1)
     assert 0 <= first["queue_s"] < 1
     assert first["queue_s"] + first["load_s"] <= first["ttft_s"] <= first["duration_s"]
     assert second["load_s"] == 0
