@@ -208,11 +208,12 @@ async def test_what_was_measured_counts_in_a_later_life(
     holders.parent.mkdir(parents=True, mode=0o700)
     table: dict[str, object] = {"scheduler": MEMORY, "devices": {"gpu0": gpu(9000)}}
     first = await start({"odd": stage.model("odd"), "a": stage.model("a")}, **table)
-    # Until it is known what it takes, no GPU is chosen; then the second start has one.
-    for _ in range(2):
+    # Until it is known what it takes, no GPU is chosen; then the second start has one. It takes
+    # more, so that its claim shows that it was measured and not only chosen.
+    for taken_mib in (3000, 4000):
         assert (await first.ask(post("/v1/echo", "odd"))).status == 200
-        holders.write_text(json.dumps({(await stage.backend("odd")).pid: 3000}))
-        while first.of("odd").claims.get(DeviceId("gpu0")) != 3000:
+        holders.write_text(json.dumps({(await stage.backend("odd")).pid: taken_mib}))
+        while first.of("odd").claims.get(DeviceId("gpu0")) != taken_mib:
             await first.running.dispatcher.changed.wait()
         assert (await first.ask(post("/v1/echo", "a"))).status == 200
     await first.stop()
@@ -223,7 +224,7 @@ async def test_what_was_measured_counts_in_a_later_life(
     while second.of("odd").phase is Phase.STOPPED:
         await second.running.dispatcher.changed.wait()
     # As it starts: once it runs, what is measured counts, and this process holds nothing.
-    assert second.of("odd").claims[DeviceId("gpu0")] == 3000
+    assert second.of("odd").claims[DeviceId("gpu0")] == 4000
     assert (await client.answer()).status == 200
 
 
