@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import statistics
 import sys
 import tempfile
 import time
@@ -24,10 +22,10 @@ import attrs
 import httpx
 
 from bench import arguments, versions
-from bench.programs import HOST, ROOT, StartError, child
+from bench.programs import HOST, StartError
 from bench.results import Results
 from bench.swap.ask import AskError, ask
-from bench.swap.contestants import router_port
+from bench.variants import WORKLOAD, cell, measure_in_turns, running, write_json
 from llama_router.models.tiny.chat import make_chat_model
 
 #: The names of the two routers, and what each has in the spawn settings of A.
@@ -78,28 +76,13 @@ def run(options: argparse.Namespace) -> int:
         except (AskError, StartError) as error:
             print(f"bench cache: {error}", file=sys.stderr)
             return 2
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            for router in routers if number % 2 else routers[::-1]:
-                try:
-                    figures = router.swap(number)
-                except AskError as error:
-                    figures = {}
-                    problems.append(f"{router.kind}, round {number + 1}: {error}")
-                results.add("swap", router.kind, figures)
-    ratio = _ratio(results)
+        measure_in_turns(routers, options.rounds, _Router.swap, results, problems)
+    spread = results.paired(WORKLOAD, "after_s", "with", "without")
+    ratio = None if spread is None else spread.median
     if ratio is not None and ratio > GOAL:
         problems.append(f"the goal is at most {GOAL:.0%}")
     print("\n".join(_report(results, ratio, problems, options)))
-    if options.json is not None:
-        document = {
-            "versions": versions.machine(),
-            "tokens": options.tokens,
-            "ratio": ratio,
-            "rounds": results.rounds,
-            "problems": problems,
-        }
-        options.json.write_text(json.dumps(document, indent=1))
+    write_json(options, results, problems, tokens=options.tokens, ratio=ratio)
     return int(bool(problems))
 
 
@@ -193,14 +176,7 @@ def _running(folder: Path, kind: str, model: Path, tokens: int) -> Iterator[_Rou
     Raises:
         StartError: if it does not come up.
     """
-    config, log = folder / f"{kind}.toml", folder / f"{kind}.log"
     lines = [
-        "[router]",
-        "port = 0",
-        f'state_dir = "{folder}/state-{kind}"',
-        "min_residency_s = 0",
-        "scan_caches = false",
-        'log_format = "json"',
         "[models.a]",
         f"path = {json.dumps(str(model.resolve()))}",
         f'args = ["--ctx-size", "{2 * tokens + 1024}", "--parallel", "1"]',
@@ -210,21 +186,8 @@ def _running(folder: Path, kind: str, model: Path, tokens: int) -> Iterator[_Rou
         "[models.b]",
         f'path = "{folder}/b.gguf"',
     ]
-    config.write_text("\n".join(lines) + "\n")
-    argv = [sys.executable, "-m", "llama_router", "serve", "--config", str(config)]
-    with child(argv, log, environment=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
-        yield _Router(kind, router_port(process, log), tokens)
-
-
-def _ratio(results: Results) -> float | None:
-    """Return what *with* takes of *without*: the median over rounds; None if one is missing."""
-    pairs = zip(
-        results.series("swap", "with", "after_s"),
-        results.series("swap", "without", "after_s"),
-        strict=True,
-    )
-    ratios = [kept / anew for kept, anew in pairs if kept is not None and anew is not None]
-    return statistics.median(ratios) if ratios else None
+    with running(folder, kind, lines) as (port, _):
+        yield _Router(kind, port, tokens)
 
 
 def _report(
@@ -238,17 +201,10 @@ def _report(
     )
     yield f"{'keep_cache':<12}{'loaded, computed':>24}{'after the swap':>24}{'from the cache':>18}"
     for kind in KINDS:
-        cells = [_cell(results, kind, figure) for figure in ("first_s", "after_s")]
-        cached = [n for n in results.series("swap", kind, "cached_tokens") if n is not None]
-        cells_text = "".join(f"{cell:>24}" for cell in cells)
-        yield f"{kind:<12}{cells_text}{statistics.median(cached) if cached else 0:>18.0f}"
+        cells = [cell(results, kind, figure) for figure in ("first_s", "after_s")]
+        cached = results.spread(WORKLOAD, kind, "cached_tokens")
+        cells_text = "".join(f"{text:>24}" for text in cells)
+        yield f"{kind:<12}{cells_text}{cached.median if cached else 0:>18.0f}"
     if ratio is not None:
         yield f"with keep_cache it takes {ratio:.1%} of the time without (goal: {GOAL:.0%})"
     yield from (f"problem: {problem}" for problem in problems)
-
-
-def _cell(results: Results, kind: str, figure: str) -> str:
-    values = [value for value in results.series("swap", kind, figure) if value is not None]
-    if not values:
-        return "not measured"
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

@@ -12,7 +12,6 @@ import contextlib
 import datetime as dt
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -25,10 +24,11 @@ import attrs
 import httpx
 
 from bench import arguments, versions
-from bench.programs import HOST, ROOT, StartError, child, end_of
+from bench.programs import HOST, StartError, end_of
 from bench.results import Results
 from bench.swap.ask import AskError, ask
-from bench.swap.contestants import FIXED, events_in, router_port
+from bench.swap.contestants import FIXED, events_in
+from bench.variants import WORKLOAD, cell, measure_in_turns, running, write_json
 from llama_router.models.tiny.chat import make_chat_model
 
 #: The names of the three routers, and what each has in ``[scheduler]``.
@@ -95,26 +95,15 @@ def run(options: argparse.Namespace) -> int:
         except StartError as error:
             print(f"bench prefetch: {error}", file=sys.stderr)
             return 1
-        for number in range(options.rounds):
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-            for place in range(len(routers)):
-                router = routers[(number + place) % len(routers)]
-                try:
-                    figures = router.swap(options.busy_s)
-                except (AskError, StartError) as error:
-                    figures = {}
-                    problems.append(f"{router.kind}, round {number + 1}: {error}")
-                results.add("swap", router.kind, figures)
+        measure_in_turns(
+            routers,
+            options.rounds,
+            lambda router, _: router.swap(options.busy_s),
+            results,
+            problems,
+        )
     print("\n".join(_report(results, problems, options)))
-    if options.json is not None:
-        document = {
-            "versions": versions.machine(),
-            "size_mb": options.size_mb,
-            "busy_s": options.busy_s,
-            "rounds": results.rounds,
-            "problems": problems,
-        }
-        options.json.write_text(json.dumps(document, indent=1))
+    write_json(options, results, problems, size_mb=options.size_mb, busy_s=options.busy_s)
     return int(bool(problems))
 
 
@@ -197,16 +186,10 @@ def _running(folder: Path, kind: str, model: Path) -> Iterator[_Router]:
     Raises:
         StartError: if it does not come up.
     """
-    script, config, log = folder / "busy.py", folder / f"{kind}.toml", folder / f"{kind}.log"
+    script = folder / "busy.py"
     script.write_text(_BUSY)
     lines = [
-        "[router]",
-        "port = 0",
-        f'state_dir = "{folder}/state-{kind}"',
         f'admin_token = "{_TOKEN}"',
-        "min_residency_s = 0",
-        "scan_caches = false",
-        'log_format = "json"',
         "[scheduler]",
         "swap_patience = 0",
         KINDS[kind],
@@ -217,10 +200,8 @@ def _running(folder: Path, kind: str, model: Path) -> Iterator[_Router]:
         f'path = "{model}"',
         f"args = {json.dumps(FIXED)}",
     ]
-    config.write_text("\n".join(lines) + "\n")
-    argv = [sys.executable, "-m", "llama_router", "serve", "--config", str(config)]
-    with child(argv, log, environment=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
-        yield _Router(kind, router_port(process, log), log, model)
+    with running(folder, kind, lines) as (port, log):
+        yield _Router(kind, port, log, model)
 
 
 def _ask_busy(port: int, busy_s: float) -> None:
@@ -275,16 +256,9 @@ def _report(results: Results, problems: list[str], options: argparse.Namespace) 
     )
     yield f"{'prefetch':<12}{'until ready':>24}{'until the answer':>24}"
     for kind in KINDS:
-        cells = (_cell(results, kind, figure) for figure in ("ready_s", "answer_s"))
-        yield f"{kind:<12}" + "".join(f"{cell:>24}" for cell in cells)
-    cold = [cold for kind in KINDS for cold in results.series("swap", kind, "cold")]
+        cells = (cell(results, kind, figure) for figure in ("ready_s", "answer_s"))
+        yield f"{kind:<12}" + "".join(f"{text:>24}" for text in cells)
+    cold = [cold for kind in KINDS for cold in results.series(WORKLOAD, kind, "cold")]
     if not all(cold):
         yield "this file system keeps files in memory: the cache was not cold in every round"
     yield from (f"problem: {problem}" for problem in problems)
-
-
-def _cell(results: Results, kind: str, figure: str) -> str:
-    values = [value for value in results.series("swap", kind, figure) if value is not None]
-    if not values:
-        return "not measured"
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
