@@ -92,9 +92,21 @@ def endless_table(folder: Path, name: str, *children: str) -> str:
         name: The model.
         children: Python source of programs that the backend starts.
     """
+    return program_table(folder, name, _ENDLESS, *children)
+
+
+def program_table(folder: Path, name: str, source: str, *arguments: str) -> str:
+    """Return the TOML table of a model that a Python program serves, and write the program.
+
+    Args:
+        folder: Where the program is written.
+        name: The model.
+        source: The program; its first argument is its port.
+        arguments: Further ones.
+    """
     script = folder / f"{name}.py"
-    script.write_text(_ENDLESS)
-    command = [sys.executable, "-I", str(script), "$port", *children]
+    script.write_text(source)
+    command = [sys.executable, "-I", str(script), "$port", *arguments]
     return f"\n[models.{name}]\nspawn.command = {json.dumps(command)}\n"
 
 
@@ -250,8 +262,24 @@ async def run_cli(
     *arguments: str, folder: Path, **changes: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``llama-router`` with these arguments to its end, in *folder* as its home."""
+    return await _finished(arguments, folder, changes, typed=b"")
+
+
+async def said(folder: Path, *words: str, typed: bytes = b"") -> tuple[int, str, str]:
+    """Run a command with the configuration in *folder*; return status, output and errors.
+
+    What is *typed* comes on a pipe.
+    """
+    done = await _finished((*words, "-c", str(folder / "router.toml")), folder, {}, typed=typed)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+async def _finished(
+    arguments: Iterable[str], folder: Path, changes: dict[str, str], *, typed: bytes
+) -> subprocess.CompletedProcess[bytes]:
     return await trio.run_process(
         [sys.executable, "-m", "llama_router", *arguments],
+        stdin=typed,
         cwd=folder,
         env=environment(**(home(folder) | changes)),
         capture_stdout=True,

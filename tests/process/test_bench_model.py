@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.process.real import environment, home, run_cli, serving, write_config
+from tests.process.real import (
+    environment,
+    home,
+    program_table,
+    run_cli,
+    serving,
+    write_config,
+)
 from tests.process.terminal import terminal
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
@@ -70,13 +77,10 @@ def write_models(folder: Path, port: str = "0") -> Path:
 
     It connects to *port* when that request comes, unless it is 0.
     """
-    script = folder / "counting.py"
-    script.write_text(_COUNTING)
-    command = [sys.executable, "-I", str(script), "$port"]
     return write_config(
         folder,
-        f"\n[models.counting]\nspawn.command = {json.dumps(command)}\n",
-        f"\n[models.endless]\nspawn.command = {json.dumps([*command, port])}\n",
+        program_table(folder, "counting", _COUNTING),
+        program_table(folder, "endless", _COUNTING, port),
     )
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.process.real import environment, home, run_cli, serving, write_config
+from tests.process.real import (
+    environment,
+    home,
+    program_table,
+    run_cli,
+    said,
+    serving,
+    write_config,
+)
 from tests.process.terminal import terminal
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
@@ -51,24 +59,12 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 @pytest.fixture
 def config(tmp_path) -> Path:
     """A configuration with a model for embeddings."""
-    script = tmp_path / "lengths.py"
-    script.write_text(_LENGTHS)
-    command = json.dumps([sys.executable, "-I", str(script), "$port"])
-    return write_config(tmp_path, f"\n[models.lengths]\nspawn.command = {command}\n")
+    return write_config(tmp_path, program_table(tmp_path, "lengths", _LENGTHS))
 
 
 async def embedded(folder: Path, *words: str, typed: bytes = b"") -> tuple[int, str, str]:
     """Run the command with *typed* on a pipe; return exit status, output and errors."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "llama_router", "embed", *words, "-c", str(folder / "router.toml")],
-        stdin=typed,
-        cwd=folder,
-        env=environment(**home(folder)),
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    return await said(folder, "embed", *words, typed=typed)
 
 
 async def test_each_text_is_a_line(tmp_path, config) -> None:

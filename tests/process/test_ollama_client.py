@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from tests.process.real import (
     endless_table,
     make_models,
     model_table,
+    program_table,
     serving,
     shared,
     write_config,
@@ -219,10 +219,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 @pytest.fixture
 def caller(tmp_path) -> Path:
     """A configuration with a backend that calls tools."""
-    script = tmp_path / "caller.py"
-    script.write_text(CALLER)
-    command = json.dumps([sys.executable, "-I", str(script), "$port"])
-    return write_config(tmp_path, f"[models.caller]\nspawn.command = {command}\n")
+    return write_config(tmp_path, program_table(tmp_path, "caller", CALLER))
 
 
 async def test_calls_of_tools(caller) -> None:

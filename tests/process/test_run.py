@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from pathlib import Path
 
 import pytest
-import trio
 
-from tests.process.real import environment, home, run_cli, serving, write_config
+from tests.process.real import (
+    program_table,
+    run_cli,
+    said,
+    serving,
+    write_config,
+)
 from tests.process.terminal import terminal
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
@@ -65,10 +69,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 def echo_tables(folder: Path, *names: str) -> list[str]:
     """Return tables of models that repeat what they hear."""
-    script = folder / "echo.py"
-    script.write_text(_ECHO)
-    command = json.dumps([sys.executable, "-I", str(script), "$port"])
-    return [f"\n[models.{name}]\nspawn.command = {command}\n" for name in names]
+    return [program_table(folder, name, _ECHO) for name in names]
 
 
 @pytest.fixture
@@ -85,16 +86,7 @@ def chatting(folder: Path, *, columns: int = 80, **changes: str):
 
 async def told(folder: Path, *words: str, typed: bytes = b"") -> tuple[int, str, str]:
     """Run the command with *typed* on a pipe; return exit status, output and errors."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "llama_router", "run", *words, "-c", str(folder / "router.toml")],
-        stdin=typed,
-        cwd=folder,
-        env=environment(**home(folder)),
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    return await said(folder, "run", *words, typed=typed)
 
 
 # -- for scripts -----------------------------------------------------------------------------
