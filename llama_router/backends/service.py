@@ -83,21 +83,8 @@ def service_upstream(spec: ModelSpec, route: Route) -> Upstream:
     """Return the service of *spec* for requests, reached by *route*."""
     service = spec.service
     assert service is not None, "a service serves the model"
-    address, now_s = service.address, trio.current_time()
-    upstream = Upstream(
-        model=spec.id,
-        spec=spec,
-        host=route.host,
-        port=address.port,
-        spawned_s=now_s,
-        ready_s=now_s,
-        prefix=address.prefix.encode(),
-        own_fields=_fields(route.key),
-        strips=KEY_FIELDS if route.key is not None else frozenset(),
-    )
-    upstream.authority = address.authority.encode()
-    upstream.title = f"the service of model {str(spec.id)!r} at {service.url}"
-    return upstream
+    title = f"the service of model {str(spec.id)!r} at {service.url}"
+    return _reached(service, route, spec, title=title, at_s=trio.current_time())
 
 
 async def ask(service: Service, *, environ: Mapping[str, str], timeout_s: float) -> Answer:
@@ -145,7 +132,7 @@ async def list_models(
     answer = await ask(service, environ=environ, timeout_s=timeout_s)
     if answer.finding is not Finding.SERVES or answer.route is None:
         raise UpstreamError(answer.reason)
-    probe = _probe_of(service, answer.route)
+    probe = _probe(service, answer.route)
     try:
         response = await fetch(probe, _LIST, max_bytes=MAX_ANSWER_BYTES, timeout_s=timeout_s)
     except UpstreamError as exc:
@@ -188,7 +175,7 @@ class _UnusableError(Exception):
 async def _ask_at(service: Service, route: Route, timeout_s: float) -> Answer:
     """Ask *service* at one address; the answer has a route if something answered there."""
     endpoint = service.health_endpoint
-    probe = _probe_of(service, route)
+    probe = _probe(service, route)
     for path in HEALTH_ENDPOINTS if endpoint is None else (endpoint,):
         try:
             response = await fetch(probe, path, max_bytes=MAX_ANSWER_BYTES, timeout_s=timeout_s)
@@ -218,21 +205,29 @@ def _judged(status: int, path: str, route: Route) -> Answer:
     return Answer(Finding.REFUSES, answered, route)
 
 
-def _probe_of(service: Service, route: Route) -> Upstream:
-    address, never_s = service.address, math.nan
-    probe = Upstream(
-        model=ModelId(service.url),
-        spec=_NO_SPEC,
+def _probe(service: Service, route: Route) -> Upstream:
+    return _reached(service, route, _NO_SPEC, title="it")
+
+
+def _reached(
+    service: Service, route: Route, spec: ModelSpec, *, title: str, at_s: float = math.nan
+) -> Upstream:
+    """Return *service*, reached by *route*, as what serves *spec* since *at_s*."""
+    address = service.address
+    upstream = Upstream(
+        model=spec.id,
+        spec=spec,
         host=route.host,
         port=address.port,
-        spawned_s=never_s,
-        ready_s=never_s,
+        spawned_s=at_s,
+        ready_s=at_s,
         prefix=address.prefix.encode(),
         own_fields=_fields(route.key),
+        strips=KEY_FIELDS if route.key is not None else frozenset(),
     )
-    probe.authority = address.authority.encode()
-    probe.title = "it"
-    return probe
+    upstream.authority = address.authority.encode()
+    upstream.title = title
+    return upstream
 
 
 def _symptom(exc: UpstreamError, probe: Upstream) -> str:
