@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ..config.specs import ModelSpec
+from . import versioned_file
 from .devices import DeviceId
 from .fit import Fit
 from .footprint import Footprint
@@ -64,8 +65,7 @@ class _Entry(msgspec.Struct):
     figures: Learned
 
 
-class _File(msgspec.Struct):
-    format: int
+class _File(versioned_file.Versioned):
     launches: list[_Entry]
 
 
@@ -134,7 +134,7 @@ def after_load(
 def encode(figures: LearnedFigures) -> bytes:
     """Return the content of a file with *figures*."""
     entries = [_Entry(machine, launch, each) for (machine, launch), each in figures._known.items()]  # noqa: SLF001 -- the codec of the class above
-    return msgspec.json.format(msgspec.json.encode(_File(_FORMAT, entries)), indent=1) + b"\n"
+    return versioned_file.encode(_File(_FORMAT, entries))
 
 
 def decode(data: bytes) -> LearnedFigures:
@@ -143,12 +143,7 @@ def decode(data: bytes) -> LearnedFigures:
     Raises:
         ValueError: if they cannot be read; with the reason.
     """
-    try:
-        file = msgspec.json.decode(data, type=_File)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise ValueError(str(exc)) from exc
-    if file.format != _FORMAT:
-        raise ValueError(f"its format is {file.format}, and this version knows {_FORMAT}")
+    file = versioned_file.decode(data, _File, _FORMAT)
     last = file.launches[-MAX_LAUNCHES:]
     return LearnedFigures(
         {(MachineId(each.machine), LaunchKey(each.launch)): each.figures for each in last}

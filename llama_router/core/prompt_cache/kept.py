@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Final, TypeVar
 
 import attrs
-import msgspec
 from msgspec import Meta
 
 from ..config.names import ModelId
+from ..memory import versioned_file
 from ..memory.learned import LaunchKey
 
 #: Version of the index.
@@ -126,8 +126,7 @@ class KeptSlots:
         return attrs.evolve(self, off=_latest(self.off, launch, reason))
 
 
-class _File(msgspec.Struct):
-    format: int
+class _File(versioned_file.Versioned):
     slots: list[KeptSlot]
     works: list[LaunchKey]
     misses: dict[LaunchKey, _Count]
@@ -137,7 +136,7 @@ class _File(msgspec.Struct):
 def encode(kept: KeptSlots) -> bytes:
     """Return the content of the index."""
     file = _File(_FORMAT, list(kept.slots), list(kept.works), {**kept.misses}, {**kept.off})
-    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+    return versioned_file.encode(file)
 
 
 def decode(data: bytes) -> KeptSlots:
@@ -148,12 +147,7 @@ def decode(data: bytes) -> KeptSlots:
     Raises:
         ValueError: if it cannot be read; with the reason.
     """
-    try:
-        file = msgspec.json.decode(data, type=_File)
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise ValueError(str(exc)) from exc
-    if file.format != _FORMAT:
-        raise ValueError(f"its format is {file.format}, and this version knows {_FORMAT}")
+    file = versioned_file.decode(data, _File, _FORMAT)
     if any("/" in slot.file or slot.file.startswith(".") for slot in file.slots):
         raise ValueError("it names a file outside of its folder")
     return KeptSlots(
