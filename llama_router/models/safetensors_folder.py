@@ -73,8 +73,12 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def read_model(folder: Path) -> SafetensorsModel | None:
-    """Return the model in *folder*; None if it has none that generates text.
+def read_model(folder: Path, *, is_wanted: bool = True) -> SafetensorsModel | None:
+    """Return the model in *folder*; None if it has none that generates text, or is not wanted.
+
+    Args:
+        folder: The folder.
+        is_wanted: Whether the model would be served; else it is only looked at for MLX.
 
     Raises:
         SafetensorsError: if it is damaged, incomplete, or for another platform.
@@ -88,15 +92,15 @@ def read_model(folder: Path) -> SafetensorsModel | None:
     try:
         data = read_up_to(folder / CONFIG_NAME, _MAX_JSON_BYTES)
         config = msgspec.json.decode(data, type=_Config, strict=False)
-        missing = _missing(folder, names)
         is_for_mlx = _is_for_mlx(folder / weights[0], config)
+        missing = _missing(folder, names) if is_wanted and not is_for_mlx else None
     except OSError as exc:
         raise SafetensorsError(f"it cannot be read: {reason_of(exc)}") from exc
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as exc:
         raise SafetensorsError(f"its config.json or index is damaged: {exc}") from exc
     if is_for_mlx:
         raise MlxError("it is a model for MLX, which needs macOS")
-    if not any(_GENERATES.fullmatch(name) for name in config.architectures or ()):
+    if not is_wanted or not any(_GENERATES.fullmatch(name) for name in config.architectures or ()):
         return None
     if missing:
         raise SafetensorsError(f"its file {missing} is missing")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final, assert_never
 
 import attrs
-import msgspec
 
 from ..core.config.placeholders import escape
 from ..files import Unseen, list_entries, look, unseen
+from ..files.json_text import encode_kept
 from ..files.stalls import look_at
 from .caches import (
     Caches,
@@ -141,10 +141,10 @@ class _Scanner:
 
     def _ollama_files(self, folder: Path) -> Iterator[FoundFile]:
         """Yield the models of Ollama's store; names that mean the same are aliases of one."""
-        same: dict[object, list[OllamaModel]] = {}
+        same: dict[bytes, list[OllamaModel]] = {}
         for model in read_store(folder, self.warnings):
             served = attrs.evolve(model, name="", template=None, system_prompt=None)
-            key = msgspec.json.encode(attrs.asdict(served))
+            key = encode_kept(attrs.asdict(served))
             same.setdefault(key, []).append(model)
         for models in same.values():
             # A tag that says more than "latest" is the better name.
@@ -269,13 +269,12 @@ class _Scanner:
         """Return the model of which *folder* holds the safetensors; None if there is none."""
         path = Path(folder)
         try:
-            model = read_model(path)
+            model = read_model(path, is_wanted=self._with_safetensors)
         except SafetensorsError as exc:
             if self._with_safetensors or isinstance(exc, MlxError):
                 self.warnings.add(path, str(exc))
             return None
-        found = look(path)
-        if model is None or not self._with_safetensors or isinstance(found, Unseen):
+        if model is None or isinstance(found := look(path), Unseen):
             return None
         name = relative_path.rpartition("/")[2] or path.name
         return FoundFile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,14 @@ def test_models_of_ollama_have_its_names(ollama) -> None:
         "hf.co/o/r-GGUF:Q8_0": (),
     }
     assert found["hf.co/o/r-GGUF:Q8_0"].quant == "Q8_0"
+
+
+def test_a_store_of_ollama_in_a_folder_without_a_readable_name_is_told(tmp_path) -> None:
+    """As any model whose path is no text in UTF-8; the scan goes on."""
+    store = Ollama(tmp_path / os.fsdecode(b"oll\xffama"))
+    store.manifest(f"{LIBRARY}/gemma3/4b", ("model", store.weights()))
+    told = reasons(StoreKind.OLLAMA, store.folder)
+    assert told == ["its name has characters that cannot be shown"]
 
 
 def test_two_names_of_one_model_of_ollama_are_one_model(ollama) -> None:
