@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 from ..files import opened, reason_of
@@ -17,16 +17,19 @@ from .gguf_reader import GgufError, Reader, Vocabulary, read_counts, read_vocabu
 _MAX_DIFFERENCE: Final = 128
 _FIRST_COMPARED: Final = 5
 
+#: Vocabularies that are kept: those of a model and its drafts. One has 14 MB.
+_KEPT_VOCABULARIES: Final = 4
+
 _LORA_A: Final = b".lora_a"
 _LORA_B: Final = b".lora_b"
 _EMBEDDING: Final = b"token_embd.weight"
 
 
 class Compatibility:
-    """Compares side files with models; each file is read once."""
+    """Compares side files with models, model by model; each file is read once or little more."""
 
     def __init__(self) -> None:
-        self._vocabulary = cache(_read_vocabulary)
+        self._vocabulary = lru_cache(_KEPT_VOCABULARIES)(_read_vocabulary)
         self._tensors = cache(_read_tensors)
 
     def fault(self, side_file: FoundFile, model: FoundFile) -> str | None:
