@@ -342,7 +342,7 @@ class KeptCache:
     async def _save_idle(self, slots: Sequence[Slot]) -> int:
         """Save those of *slots* that are worth it; return how many."""
         spawn, done = self.backend.spec.spawn, 0
-        n_used = sum(slot.id_task is not None and slot.id_task >= 0 for slot in slots)
+        n_used = sum(slot.was_used for slot in slots)
         for slot in slots_to_save(slots, min_tokens=spawn.keep_cache_min_tokens, saved=self._saved):
             if self._is_off():
                 break

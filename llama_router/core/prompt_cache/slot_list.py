@@ -31,6 +31,11 @@ class Slot(msgspec.Struct, frozen=True):
     id_task: int | None = None
     n_prompt_tokens: int | None = None
 
+    @property
+    def was_used(self) -> bool:
+        """Whether it has served a request."""
+        return self.id_task is not None and self.id_task >= 0
+
 
 def parse_slots(data: bytes) -> list[Slot]:
     """Return the slots in the body of an answer to ``GET /slots``.
@@ -59,8 +64,7 @@ def slots_to_save(
         slot
         for slot in slots
         if not slot.is_processing
-        and slot.id_task is not None
-        and slot.id_task >= 0
+        and slot.was_used
         and (slot.n_prompt_tokens is None or slot.n_prompt_tokens >= min_tokens)
         and saved.get(slot.id, -1) != slot.id_task
     ]

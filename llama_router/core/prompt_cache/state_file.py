@@ -10,6 +10,7 @@ integers of the prompt, and these. Since version 4 they are packed (``server_tok
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Final
 
@@ -49,22 +50,7 @@ def tokens_in(prompt: bytes) -> bytes:
     return prompt[: len(prompt) // _INT_BYTES * _INT_BYTES]
 
 
-def common_tokens(one: bytes, other: bytes) -> int:
-    """Return the number of tokens with which both begin."""
-    low, high = 0, min(len(one), len(other)) // _INT_BYTES
-    while low < high:  # each step compares at the speed of memory
-        middle = (low + high + 1) // 2
-        if (
-            one[low * _INT_BYTES : middle * _INT_BYTES]
-            == (other[low * _INT_BYTES : middle * _INT_BYTES])
-        ):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def continues(older: bytes, newer: bytes) -> bool:
     """Return whether *newer*, the tokens of a file, go on with the conversation of *older*."""
-    n_older = len(older) // _INT_BYTES
-    return n_older > 0 and common_tokens(older, newer) >= SAME_PART * n_older
+    n_same = math.ceil(SAME_PART * (len(older) // _INT_BYTES))
+    return n_same > 0 and older[: n_same * _INT_BYTES] == newer[: n_same * _INT_BYTES]
