@@ -1,4 +1,4 @@
-"""Timeouts that count only the time in which this process runs.
+"""Waits: for the first of several, and with timeouts that count only the time of this process.
 
 A process may be held up: it is stopped (Ctrl-Z, SIGSTOP), its machine is suspended, or others
 use the processor. The clock continues meanwhile, but neither the router nor, possibly, the process
@@ -28,6 +28,18 @@ def was_held_up(scope: trio.CancelScope) -> bool:
     do not justify a task of their own.
     """
     return trio.current_time() - scope.deadline > LATE_S
+
+
+async def first_of(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Return when the first of *waits* has ended; cancel the others."""
+    async with trio.open_nursery() as nursery:
+
+        async def end_after(wait: Callable[[], Awaitable[object]]) -> None:
+            await wait()
+            nursery.cancel_scope.cancel()
+
+        for wait in waits:
+            nursery.start_soon(end_after, wait)
 
 
 async def sleep_running(duration_s: float) -> None:

@@ -49,7 +49,7 @@ from ..process.lifeline import Lifeline
 from ..process.oom import OomDetector
 from ..process.port_owner import foreign_listener, listening_addresses
 from ..process.process import REAP_TIMEOUT_S, SCAN_TIMEOUT_S, SpawnedProcess, run_process
-from ..timeouts import sleep_running
+from ..timeouts import first_of, sleep_running
 from . import child_protocol
 from .backend import (
     Backend,
@@ -446,19 +446,17 @@ class Launcher:
         """
         is_gone = False
 
-        async def remove() -> None:
+        async def until_gone() -> None:
             nonlocal is_gone
             await self._remove_container(plan, model_log)
             is_gone = True
-            removing.cancel()
 
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                removing = nursery.cancel_scope
-                nursery.start_soon(remove)
-                await self.force_stop.wait()
-                await sleep_running(REAP_TIMEOUT_S)
-                removing.cancel()
+        async def give_up() -> None:
+            await self.force_stop.wait()
+            await sleep_running(REAP_TIMEOUT_S)
+
+        with trio.CancelScope(shield=True):  # bounded by `force_stop`
+            await first_of(until_gone, give_up)
         if not is_gone:
             self.record.keep()
         return is_gone

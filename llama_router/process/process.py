@@ -21,7 +21,7 @@ from ..errors.backends import BackendUnreapableError, SpawnError
 from ..errors.causes import Cause
 from ..files import is_missing
 from ..threads import thread_refusals
-from ..timeouts import move_on_after_running, sleep_running
+from ..timeouts import first_of, move_on_after_running, sleep_running
 from . import procfs
 from .process_tree import ProcessTree
 
@@ -162,10 +162,6 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
     tree = ProcessTree(spawned.pid, spawned.start_time, marker, group)
     gone = False
 
-    async def ask_to_end() -> None:
-        if before_stop is not None:
-            await before_stop(process.pid)
-
     try:
         async with trio.open_nursery() as nursery:
             # The reader outlives cancellation: a program that logs while it shuts down
@@ -180,7 +176,8 @@ async def run_process(  # noqa: PLR0913 -- each is one independent fact about th
             finally:
                 try:
                     request_exit = partial(spawned.write, exit_command)
-                    await _ask(process, ask_to_end, force_stop)
+                    if before_stop is not None:
+                        await _ask(process, partial(before_stop, process.pid), force_stop)
                     gone = await _stop(
                         process, tree, request_exit, grace_s, force_stop, on_unkillable
                     )
@@ -272,7 +269,7 @@ async def _ask(
     """Run *ask* until it returns, *process* has ended or *force_stop* is set."""
     if process.poll() is None:
         with trio.CancelScope(shield=True):  # *ask* bounds itself
-            await _wait_any(ask, process.wait, force_stop.wait)
+            await first_of(ask, process.wait, force_stop.wait)
 
 
 async def _stop(
@@ -305,11 +302,11 @@ async def _stop(
                 await tree.scan()
             _signal_group(process, signal.SIGTERM)
             request_exit()
-            await move_on_after_running(partial(_wait_any, process.wait, force_stop.wait), grace_s)
+            await move_on_after_running(partial(first_of, process.wait, force_stop.wait), grace_s)
             _signal_group(process, signal.SIGKILL)
         if not await move_on_after_running(until_gone, REAP_TIMEOUT_S):
             on_unkillable()
-            await _wait_any(until_gone, give_up)
+            await first_of(until_gone, give_up)
     return gone
 
 
@@ -330,18 +327,6 @@ async def _until_gone(process: trio.Process, tree: ProcessTree) -> None:
         else:
             await trio.sleep(pause_s)
         pause_s = min(pause_s * 2, _MAX_PAUSE_S)
-
-
-async def _wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Return when the first of *waits* has ended; cancel the others."""
-    async with trio.open_nursery() as nursery:
-
-        async def wait_one(wait: Callable[[], Awaitable[object]]) -> None:
-            await wait()
-            nursery.cancel_scope.cancel()
-
-        for wait in waits:
-            nursery.start_soon(wait_one, wait)
 
 
 def _signal_group(process: trio.Process, signum: signal.Signals) -> None:

@@ -23,12 +23,12 @@ from ...core.apis.notices import KEEPALIVE_S
 from ...errors.requests import RequestError
 from ...event_feed import RouterDraining
 from ...files.json_text import encode_shown
+from ...timeouts import first_of
 from ..web.connection import request_stack
 from ..web.context import ControlContext
 from ..web.guard import still_allowed
 from ..web.server import without_deadline
 from .activity import activity_row
-from .live import first_of
 from .openapi import Query, describe
 from .status import StatusPage
 

@@ -7,7 +7,7 @@ It sleeps while nothing happens, and gives way between models, so that it holds 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, NoReturn
@@ -18,6 +18,7 @@ from ...core.config.names import ModelId
 from ...core.config.specs import ModelSpec
 from ...dispatch.dispatcher import Dispatcher
 from ...threads import ThreadRefusedError
+from ...timeouts import first_of
 from . import model_schemas
 from .model_rows import ModelRows
 
@@ -188,15 +189,3 @@ def _device_differs(former: model_schemas.Device, now: model_schemas.Device) -> 
         if abs(after - before) >= max(_NOISE_MIB, _NOISE_PART * now.capacity_mib):
             return True
     return False
-
-
-async def first_of(*waits: Callable[[], Awaitable[None]]) -> None:
-    """Return as soon as the first of *waits* has."""
-    async with trio.open_nursery() as nursery:
-
-        async def end_after(wait: Callable[[], Awaitable[None]]) -> None:
-            await wait()
-            nursery.cancel_scope.cancel()
-
-        for wait in waits:
-            nursery.start_soon(end_after, wait)

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ...timeouts import first_of
+
 
 async def wait_first(*waits: Callable[[], Awaitable[object]], timeout_s: float) -> bool:
     """Wait until one of *waits* returns; the others are cancelled.
@@ -14,12 +16,5 @@ async def wait_first(*waits: Callable[[], Awaitable[object]], timeout_s: float) 
         False if none of them has within *timeout_s* seconds.
     """
     with trio.move_on_after(timeout_s) as quiet:
-        async with trio.open_nursery() as nursery:
-
-            async def first(wait: Callable[[], Awaitable[object]]) -> None:
-                await wait()
-                nursery.cancel_scope.cancel()
-
-            for wait in waits:
-                nursery.start_soon(first, wait)
+        await first_of(*waits)
     return not quiet.cancelled_caught
