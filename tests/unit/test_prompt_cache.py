@@ -258,6 +258,7 @@ def test_a_launch_that_worked_once_is_not_given_up() -> None:
         (("vllm", "serve"), {}, "no llama-server"),
         (("llama-server", "--slot-save-path", "/x"), {}, "of its own"),
         (("llama-server", "--slot-save-path=/x"), {}, "of its own"),
+        (("llama-server", "--slot_save_path", "/x"), {}, "of its own"),
         (("llama-server",), {"LLAMA_ARG_SLOT_SAVE_PATH": "/x"}, "of its own"),
         (("llama-server", "--lora", "x.gguf"), {}, "LoRA"),
         (("llama-server", "--embeddings"), {}, "no text"),

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from ..config.kinds import is_llama_server
 from ..config.specs import DEFAULT_SPAWN, ModelSpec
+from .flags import option_names
 from .footprint import Footprint
 
 #: The variable with which llama.cpp is asked to say what its fitting does, and the value. An
@@ -233,8 +234,7 @@ _PREVENTING: Final = frozenset(
 
 def says_verbosity(argv: Sequence[str], env: Mapping[str, str]) -> bool:
     """Return whether a command or its environment chooses the verbosity of llama.cpp's log."""
-    words = {word.partition("=")[0] for word in argv}
-    return VERBOSITY[0] in env or not words.isdisjoint(_VERBOSITY_OPTIONS)
+    return VERBOSITY[0] in env or not _VERBOSITY_OPTIONS.isdisjoint(option_names(argv))
 
 
 _VERBOSITY_OPTIONS: Final = frozenset(
@@ -247,10 +247,7 @@ _VERBOSITY_OPTIONS: Final = frozenset(
 
 def _own_options(spec: ModelSpec) -> frozenset[str]:
     """Return the options and variables that the user gave the backend of *spec*."""
-    words = (word.partition("=")[0] for word in spec.spawn.args if word.startswith("-"))
-    # llama.cpp takes --ctx_size as well.
-    spelled = (word.replace("_", "-") if word.startswith("--") else word for word in words)
-    return frozenset((*spelled, *spec.spawn.env))
+    return frozenset((*option_names(spec.spawn.args), *spec.spawn.env))
 
 
 # Every line of interest has one of these; most lines of a load have none.

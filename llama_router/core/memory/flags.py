@@ -5,7 +5,7 @@ Source: llama.cpp, common/arg.cpp, of the release that the embedded server has (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -199,6 +199,17 @@ def read_flags(argv: Sequence[str], env: Mapping[str, str] | None = None) -> Ser
     draft.setdefault("device", model.get("device", ""))
     own = {name: value for name, value in found.items() if "." not in name}
     return ServerFlags(model=ModelFlags(**model), draft=ModelFlags(**draft), **own)
+
+
+def option_names(words: Iterable[str]) -> Iterator[str]:
+    """Return the options in *words* without their values, as llama.cpp's help spells them.
+
+    It takes ``--ctx_size`` as well.
+    """
+    for word in words:
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            yield name.replace("_", "-") if name.startswith("--") else name
 
 
 def _own_words(argv: Sequence[str]) -> Sequence[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..config.kinds import is_llama_server
+from ..memory.flags import option_names
 
 #: Sets the folder of slots' files, and enables ``POST /slots/N``.
 #: Source: llama.cpp, common/arg.cpp.
@@ -31,7 +32,7 @@ def reason_against(words: Sequence[str], env: Mapping[str, str]) -> str | None:
     """
     if not words or not is_llama_server(words[0]):
         return "its program is no llama-server"
-    options = {word.partition("=")[0] for word in words}
+    options = frozenset(option_names(words))
     if OPTION in options or _VARIABLE in env:
         return f"its command has a {OPTION} of its own"
     if options & _ADAPTERS or env.keys() & _ADAPTER_VARIABLES:
