@@ -12,7 +12,6 @@ log, and the cache.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -24,7 +23,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import attrs
 import msgspec
@@ -40,6 +38,7 @@ from ..core.prompt_cache.trial import Trial, cached_tokens
 from ..errors.base import RouterError
 from ..errors.requests import RequestError
 from ..files import make_folder, open_file, read_up_to, reason_of, replace_atomically
+from ..files.names import file_name_of
 from ..logs.events import log
 from ..threads import in_thread
 from .backend import Backend
@@ -111,11 +110,7 @@ class KeptCaches:
 
     def folder_of(self, model: ModelId) -> Path:
         """Return the folder of *model*; it may not exist."""
-        name = quote(model, safe="", errors="surrogatepass")
-        if len(name) > 180 or name.startswith("."):  # file names end at 255 bytes
-            digest = hashlib.sha256(name.encode()).hexdigest()
-            name = f"{name[:150].lstrip('.')}-{digest[:16]}"
-        return self.folder / name
+        return self.folder / file_name_of(model, visible=True)
 
     async def prepare(self, model: ModelId, launch: LaunchKey | None) -> Path | None:
         """Return the folder for a start of *model* by *launch*; None if nothing can be kept.

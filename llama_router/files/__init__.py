@@ -1,8 +1,8 @@
 """Access to files that may be faulty: a fault is a value or an `OSError`, never a crash.
 
 `looks` examines paths, `contents` reads and replaces files, `stalls` gives up work where a file
-system hangs, `faults` checks the files that a model needs. The names of the first two are
-exported here.
+system hangs, `faults` checks the files that a model needs, `names` names files after models. The
+names of the first two are exported here.
 """
 
 from .contents import (

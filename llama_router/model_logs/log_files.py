@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from contextlib import ExitStack
 from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
-from urllib.parse import quote
 
 import attrs
 
 from ..files import Unseen, check_regular, look, make_folder, open_file
+from ..files.names import file_name_of
 from ..logs.rendering import json_line
 from . import record as log_record
 from .record import LogRecord
@@ -28,11 +27,7 @@ _BLOCK_BYTES: Final = 64 * 1024
 
 def log_path(directory: Path, model: str) -> Path:
     """Return the path of the newest file of *model*; it may not exist."""
-    name = quote(model, safe="", errors="surrogatepass")
-    if len(name) > 180:  # file names end at 255 bytes
-        digest = hashlib.sha256(name.encode()).hexdigest()
-        name = f"{name[:150]}-{digest[:16]}"
-    return directory / f"{name}.jsonl"
+    return directory / f"{file_name_of(model)}.jsonl"
 
 
 def record_line(record: LogRecord, model: str) -> bytes:
