@@ -115,7 +115,10 @@ def home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(os, "environ", environ)
     monkeypatch.chdir(tmp_path)
     backend = '[models.a]\nspawn.command = ["sh", "-c", "exec false $port"]\n'
-    (tmp_path / "router.toml").write_text(f'[router]\nstate_dir = "state"\n{backend}')
+    with socket.create_server(("127.0.0.1", 0)) as probe:  # this machine may run a router, too
+        port = probe.getsockname()[1]
+    router = f'[router]\nport = {port}\nstate_dir = "state"\n'
+    (tmp_path / "router.toml").write_text(router + backend)
     return tmp_path
 
 
