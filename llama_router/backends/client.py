@@ -89,7 +89,7 @@ class BackendExchange:
             refused, or reset before the first byte of the response.
         status: Status of the response; 0 before it.
         fields: Header fields of the response.
-        first_byte_s: Clock time of its first byte, in seconds; NaN before.
+        first_body_s: Clock time of the first byte of its body, in seconds; None before.
     """
 
     def __init__(self, backend: Upstream, timeouts: Timeouts) -> None:
@@ -108,7 +108,8 @@ class BackendExchange:
         self.undelivered = False
         self.status = 0
         self.fields: Fields = ()
-        self.first_byte_s = math.nan
+        self.first_body_s: float | None = None
+        self._has_begun = False  # the response, of which a byte is here
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +220,11 @@ class BackendExchange:
     async def receive(self) -> bytes:
         """Return the next bytes of the body; none at its end."""
         event = await self._next(h11.Data, h11.EndOfMessage)
-        return bytes(event.data) if isinstance(event, h11.Data) else b""
+        if not isinstance(event, h11.Data):
+            return b""
+        if self.first_body_s is None:
+            self.first_body_s = trio.current_time()
+        return bytes(event.data)
 
     async def receive_all(self, max_bytes: int) -> bytes:
         """Return the whole body.
@@ -299,8 +304,7 @@ class BackendExchange:
     async def _read(self) -> None:
         assert self._socket is not None
         data = await self._socket.receive_some(_READ_BYTES)
-        if data and math.isnan(self.first_byte_s):
-            self.first_byte_s = trio.current_time()
+        self._has_begun |= bool(data)
         self._closed = not data
         self._silent_s = 0.0
         self._http.receive_data(data)
@@ -329,7 +333,7 @@ class BackendExchange:
         """Return a symptom for *exc*; h11's sentence about a closed connection names its states."""
         if not self._closed:
             return f"it broke the rules of HTTP: {exc}"
-        if math.isnan(self.first_byte_s):
+        if not self._has_begun:
             return "it closed the connection without an answer"
         return "it closed the connection mid-answer"
 
@@ -365,7 +369,7 @@ class BackendExchange:
     async def _unread(self, symptom: str) -> RouterError:
         """Return the error for *symptom*; note whether the request was not read."""
         error = await self.error_for(symptom)
-        self.undelivered = self.backend.error is not None and math.isnan(self.first_byte_s)
+        self.undelivered = self.backend.error is not None and not self._has_begun
         return error
 
     def _timeout(self, symptom: str) -> UpstreamTimeoutError:

@@ -235,11 +235,11 @@ def tokens_per_s(record: RequestLog) -> float | None:
     That of a stream counts from its first token on. Any other answer comes as a whole, so its
     rate counts from the grant, and the prompt is included in it.
     """
-    tokens, first_byte_s = record.usage.completion_tokens, record.first_byte_s
-    if not tokens or first_byte_s is None or record.ended_s is None:
+    tokens, first_body_s = record.usage.completion_tokens, record.first_body_s
+    if not tokens or first_body_s is None or record.ended_s is None:
         return None
     if record.streamed:
-        tokens, since_s = tokens - 1, first_byte_s
+        tokens, since_s = tokens - 1, first_body_s
     else:
         since_s = record.granted_s
     took_s = record.ended_s - since_s

@@ -47,7 +47,7 @@ class RequestLog:
         error: The reason for `Outcome.REFUSED` or `Outcome.CUT`; None after the end.
         code: Code of the error, after the end.
         status: HTTP status of the response; 0 if there was none.
-        first_byte_s: Clock time of the first byte from the backend, in seconds.
+        first_body_s: Clock time of the first byte of the response's body, in seconds.
         sent_bytes: Bytes of the response's body that the client got.
         usage: Token figures of the response.
         request_id: The id of the request in its response; None if it has none.
@@ -70,7 +70,7 @@ class RequestLog:
         "code",
         "ended_s",
         "error",
-        "first_byte_s",
+        "first_body_s",
         "granted_s",
         "key",
         "lease",
@@ -105,7 +105,7 @@ class RequestLog:
         self.error: RouterError | None = None
         self.code: str | None = None
         self.status = 0
-        self.first_byte_s: float | None = None
+        self.first_body_s: float | None = None
         self.sent_bytes = 0
         self.usage = _NO_USAGE
         self.granted_s = math.nan
@@ -177,8 +177,8 @@ class RequestLog:
         else:
             self.queue_s = self.load_s = 0.0
         fields["queue_s"], fields["load_s"] = self.queue_s, self.load_s
-        if self.first_byte_s is not None:
-            fields["ttft_s"] = self.ttft_s = round(self.first_byte_s - lease.arrived_s, 4)
+        if self.first_body_s is not None:
+            fields["ttft_s"] = self.ttft_s = round(self.first_body_s - lease.arrived_s, 4)
 
     def _add_error(self, fields: dict[str, object], error: RouterError) -> None:
         fields["code"] = self.code = error.code

@@ -283,6 +283,7 @@ class BufferedExchange(Exchange):
         if complete:  # as most responses that are no streams: there is nothing to wait for
             self.status = head.status
             self._begun = True
+            self.first_body_s = self.first_byte_s
             self.sent_bytes = len(data)
             self._tail = data
             out += data
@@ -368,6 +369,7 @@ class BufferedExchange(Exchange):
             raise await self._explain("it closed the connection mid-answer") from None
         finally:
             self._begun |= pump.begun
+            self.first_body_s = pump.first_s
             self.sent_bytes += pump.moved_bytes
 
 

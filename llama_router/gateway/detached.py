@@ -111,9 +111,9 @@ class DetachedRequest:
             # Not earlier: the backend may have an older stream of that name.
             self.conversations.end_wait(self.name, self.record)
             request_log.status = upstream.status
-            request_log.first_byte_s = upstream.first_byte_s
             first = last = b""
             while data := await upstream.receive():
+                request_log.first_body_s = upstream.first_body_s
                 request_log.sent_bytes += len(data)
                 first = first or data[:HEAD_BYTES]
                 last = (last + data)[-TAIL_BYTES:]

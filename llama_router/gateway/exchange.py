@@ -67,6 +67,8 @@ class Exchange:
     Attributes:
         status: The backend's status; 0 before its response.
         first_byte_s: Clock time of the first byte of the response, in seconds.
+        first_body_s: That of the first byte of its body. A backend may send the head at once, and
+            the body when the first token is there.
         sent_bytes: Bytes of the response's body, as framed, sent to the client.
         reusable: The client's connection can be used for another request.
         error: The failure that ended the response after it had begun.
@@ -83,6 +85,7 @@ class Exchange:
         "_request",
         "_tail",
         "error",
+        "first_body_s",
         "first_byte_s",
         "reusable",
         "sent_bytes",
@@ -98,6 +101,7 @@ class Exchange:
         self._request = request
         self.status = 0
         self.first_byte_s: float | None = None
+        self.first_body_s: float | None = None
         self._interim_count = 0
         self.sent_bytes = 0
         self._tail: Tail | bytes = b""

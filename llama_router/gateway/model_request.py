@@ -703,7 +703,7 @@ class ModelRequest:
     def _log_exchange(self, exchange: Exchange) -> None:
         log = self._log
         log.status = exchange.status
-        log.first_byte_s = exchange.first_byte_s
+        log.first_body_s = exchange.first_body_s
         log.sent_bytes = exchange.sent_bytes
         log.usage = usage_of(self._path, exchange.last(), exchange.first())
         log.error = exchange.error

@@ -91,6 +91,7 @@ class Pump:
 
     Attributes:
         begun: Bytes of the response were sent to the client.
+        first_s: Clock time of the first byte of the body, in seconds; None before.
         moved_bytes: Bytes of the body, as the backend framed it, that were moved so far.
     """
 
@@ -114,6 +115,7 @@ class Pump:
         "_unsent",
         "_upstream",
         "begun",
+        "first_s",
         "moved_bytes",
     )
 
@@ -158,6 +160,7 @@ class Pump:
         self._unsent = b""  # the rest that the client did not accept
         self._error: Exception | None = None  # raised in the fiber
         self.begun = False
+        self.first_s: float | None = None
         self.moved_bytes = 0
 
     async def run(self, out: bytes, data: bytes) -> bool:
@@ -175,6 +178,8 @@ class Pump:
         client, fiber, framing, chunks = self._client, self._fiber, self._framing, 0
         while True:
             size = len(data)
+            if size and self.first_s is None:
+                self.first_s = self._loop.clock()
             used = framing.feed(data)
             if used < size:
                 data = data[:used]
@@ -298,6 +303,8 @@ class Pump:
                 pieces.append(data)
             else:
                 self._tail.add(data)
+            if self.first_s is None:
+                self.first_s = self._loop.now_s
             self.moved_bytes += size
             send = self._send
             sent = send(data)

@@ -262,8 +262,6 @@ class StreamingUpload(Exchange):
             if not self._framing.eof():
                 raise await self._explain("it closed the connection mid-answer")
             return True
-        if self.first_byte_s is None:
-            self.first_byte_s = self._loop.clock()
         if self._framing is None:
             self._take_head(data)
         else:
@@ -311,6 +309,8 @@ class StreamingUpload(Exchange):
         assert encoder is not None, "set together with the framing"
         used = framing.feed(data)
         data = data[:used]
+        if data and self.first_body_s is None:
+            self.first_body_s = self._loop.clock()
         self._body_tail.add(data)
         self.sent_bytes += used
         self._out = memoryview(before + encoder.encode(data, framing.boundary))

@@ -55,6 +55,21 @@ async def test_a_request_is_there_from_its_arrival_to_its_end(start, stage) -> N
     assert row.sent_bytes >= len(USAGE)
 
 
+async def test_a_head_is_no_first_token(start, stage) -> None:
+    """llama-server sends it at once: without a byte of the body there is no time to the first."""
+    router = await start({"a": stage.model("a")})
+    client = await router.connect()
+    await client.send(post(CHAT, "a", stream=True))
+    scripted = await (await stage.backend("a")).request()
+    await scripted.begin_stream()
+    await client.head()
+    await scripted.close()
+    ended = await router.events.wait("request.completed", model="a")
+    assert "ttft_s" not in ended
+    (row,) = rows(router)
+    assert (row.outcome, row.ttft_s) == ("cut", None)
+
+
 async def test_the_polls_of_monitoring_are_no_activity(start, stage) -> None:
     """They would push the requests out of the log within minutes."""
     router = await start({"a": stage.model("a")})

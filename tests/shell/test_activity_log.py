@@ -70,7 +70,7 @@ def test_the_rate_of_tokens(*, streamed: bool, tokens: int | None, rate: float |
     """That of a stream counts from its first token, any other one from the grant."""
     one = record()
     one.streamed, one.usage = streamed, Usage(5, tokens)
-    one.granted_s, one.first_byte_s, one.ended_s = 1.0, 2.0, 4.0
+    one.granted_s, one.first_body_s, one.ended_s = 1.0, 2.0, 4.0
     assert tokens_per_s(one) == rate
 
 

@@ -31,7 +31,7 @@ class Stream:
         self.record.usage = Usage(1, tokens)
         self.record.sent_bytes = self.moved_bytes
         self.record.outcome = Outcome.OK
-        self.record.first_byte_s = now_s - 1
+        self.record.first_body_s = now_s - 1
         self.record.write(now_s=now_s)
 
 

@@ -80,7 +80,7 @@ def ended(
     record.model, record.outcome, record.key, record.streamed = model, outcome, key, True
     record.usage, record.sent_bytes = Usage(10, 21), 500
     record.granted_s, record.queue_s, record.load_s, record.ttft_s = 4.0, 1.0, 2.0, 4.0
-    record.first_byte_s, record.ended_s = 5.0, 9.0
+    record.first_body_s, record.ended_s = 5.0, 9.0
     return record
 
 

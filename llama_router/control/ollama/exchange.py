@@ -327,7 +327,7 @@ class OllamaExchange:
         """Log the request, once it is over."""
         log, upstream = self._log, self._upstream
         if upstream is not None and upstream.status:
-            log.first_byte_s = upstream.first_byte_s
+            log.first_body_s = upstream.first_body_s
         if log.outcome in (Outcome.OK, Outcome.CUT):
             log.status = int(HTTPStatus.OK)
         if upstream is not None and log.outcome is not Outcome.CLIENT_GONE:
