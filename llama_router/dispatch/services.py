@@ -187,7 +187,9 @@ class Services:
             if upstream is not None:
                 upstream.end(None)
             self.upstreams[spec.id] = fresh
-        self.act(self.models.serves(spec.id, now_s))
+        actions = self.models.serves(spec.id, now_s)
+        if actions or self.models.moves:  # most answers change nothing, and wake nothing
+            self.act(actions)
 
     def _went_down(self, watch: _Watch, spec: ModelSpec, answer: Answer, now_s: float) -> None:
         url, health = watch.service.url, watch.health
