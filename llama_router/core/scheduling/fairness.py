@@ -25,6 +25,7 @@ from typing import Final
 import attrs
 
 from ..config.specs import Priority
+from .waits import Behind
 
 #: The classes by rank: lower ranks go first.
 CLASSES: Final = tuple(Priority)
@@ -295,19 +296,17 @@ class Line:
             self._order = {each: place for place, each in enumerate(ranked)}
         return self._order[request]
 
-    def behind_class(self, request: int) -> bool:
-        """Return whether requests of a higher class wait before *request*."""
-        return self.rank < self._places[request].rank
-
-    def behind_clients(self, request: int) -> bool:
-        """Return whether requests of other clients are granted before *request*."""
+    def behind(self, request: int) -> Behind | None:
+        """Return what is granted before *request*; None if that are those of its client only."""
         mine = self._places[request]
+        if self.rank < mine.rank:
+            return Behind.CLASS
         own = next(
             place
             for place, each in enumerate(self._lanes[mine.rank].queues[mine.client])
             if each == request
         )
-        return self.place(request) > own
+        return Behind.CLIENT if self.place(request) > own else None
 
     def crowd(self, client: str) -> int | None:
         """Return the request that leaves a full queue for one of *client*; None if none does.

@@ -294,7 +294,7 @@ class Scheduler:
         if model is None or request not in (entry := state.entries[model]).queued:
             return None
         ahead = entry.line.place(request)
-        behind = _behind(entry, request)
+        behind = entry.line.behind(request)
         if entry.phase is not Phase.STOPPED:
             return Wait(model=model, phase=entry.phase, ahead=ahead, behind=behind)
         if self._occupancy is None:
@@ -482,13 +482,6 @@ class Scheduler:
         if state.home is not None and not state.waiting and not state.returning:
             actions += idle_policy.go_home(state, state.home, now_s)
         return actions
-
-
-def _behind(entry: ModelEntry, request: int) -> Behind | None:
-    """Return what is granted before a request in the queue of its model."""
-    if entry.line.behind_class(request):
-        return Behind.CLASS
-    return Behind.CLIENT if entry.line.behind_clients(request) else None
 
 
 def _queue_limit(entry: ModelEntry) -> int:

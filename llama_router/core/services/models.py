@@ -11,8 +11,7 @@ Such a model takes no memory and no turn of another one, so it never enters the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 import attrs
@@ -27,7 +26,7 @@ from ..scheduling.events import Arrived, Grant, Refuse
 from ..scheduling.fairness import RANKS, Line
 from ..scheduling.lifecycle import Phase
 from ..scheduling.model_entry import ModelStatistics
-from ..scheduling.waits import Behind, Wait
+from ..scheduling.waits import Wait
 
 
 @attrs.frozen
@@ -225,7 +224,7 @@ class ServiceModels:
         if entry.phase is Phase.STOPPED:
             return []
         self._move(entry, Phase.FAILED)
-        return self._refuse_queue(entry, lambda: self._why_down(entry, now_s))
+        return self._refuse_queue(entry, self._why_down(entry, now_s))
 
     def unloaded(self, model: ModelId) -> list[Action]:
         """Leave the service of *model* alone until a request asks for it."""
@@ -233,7 +232,7 @@ class ServiceModels:
         self._move(entry, Phase.STOPPED)
         entry.error = entry.retry_at_s = entry.failed_s = None
         entry.failures = 0
-        return self._refuse_queue(entry, lambda: refusals.unloaded(model))
+        return self._refuse_queue(entry, refusals.unloaded(model))
 
     def reconfigured(self, config: Config, now_s: float) -> list[Action]:
         """Replace the configuration; requests in flight go on where they are."""
@@ -244,7 +243,7 @@ class ServiceModels:
             if model in specs or entry.removed:
                 continue
             entry.removed = True
-            actions += self._refuse_queue(entry, partial(refusals.removed, model))
+            actions += self._refuse_queue(entry, refusals.removed(model))
             if not entry.in_flight:
                 del self._entries[model]
         for model, spec in specs.items():
@@ -264,7 +263,7 @@ class ServiceModels:
         """Refuse all requests that wait, and all later ones."""
         self._shutting_down = True
         entries = self._entries.values()
-        refused = (self._refuse_queue(entry, refusals.shutting_down) for entry in entries)
+        refused = (self._refuse_queue(entry, refusals.shutting_down()) for entry in entries)
         return [action for each in refused for action in each]
 
     # -- snapshots ------------------------------------------------------------------------
@@ -308,12 +307,8 @@ class ServiceModels:
         model = self._owner.get(request)
         if model is None or request not in (entry := self._entries[model]).queued:
             return None
-        behind: Behind | None = None
-        if entry.line.behind_class(request):
-            behind = Behind.CLASS
-        elif entry.line.behind_clients(request):
-            behind = Behind.CLIENT
-        ahead = entry.line.place(request)
+        line = entry.line
+        ahead, behind = line.place(request), line.behind(request)
         return Wait(model=model, phase=entry.phase, ahead=ahead, behind=behind)
 
     # -- steps ----------------------------------------------------------------------------
@@ -357,12 +352,13 @@ class ServiceModels:
             entry.in_flight.add(request)
         return [Grant(request, entry.spec.id) for request in granted]
 
-    def _refuse_queue(self, entry: _Entry, error: Callable[[], RouterError]) -> list[Action]:
+    def _refuse_queue(self, entry: _Entry, error: RouterError) -> list[Action]:
+        """Refuse all requests in the queue, with one error."""
         refused = tuple(entry.queued)
         for request in refused:
             self._leave_queue(entry, request)
             del self._owner[request]
-        return [Refuse(request, error()) for request in refused]
+        return [Refuse(request, error) for request in refused]
 
     def _why_down(self, entry: _Entry, now_s: float) -> BackendError:
         """Return the error for a request while the service does not serve."""
