@@ -171,6 +171,8 @@ def _with_template(document: Mapping[str, Any], found: FoundModels) -> FoundMode
 
     Without one they are left out: llama.cpp does not serve them.
     """
+    if not found.safetensors:
+        return found
     template = as_table(document.get("router")).get("safetensors_template")
     models: dict[str, Table] = {}
     for model, table in found.models.items():
@@ -202,11 +204,12 @@ class _Merger:
             if not isinstance(table, Mapping) or "url" in table:
                 yield model, self._with_listed(model, table, written)
             elif model in self._found.models and self._is_same(model):
-                if self._is_out_of_reach(self._with_found_spawn(model, table)):
+                whole = self._with_found_spawn(model, table)
+                if self._is_out_of_reach(whole):
                     self.left_out[model] = table
                     self._out_of_reach.append(model)
                 else:
-                    yield model, self._merge(model, table, claimed)
+                    yield model, self._merge(model, whole, claimed)
             elif "path" not in table and "path" in self._placeholders(table):
                 self._leave_out(model, table)
             else:
@@ -214,10 +217,11 @@ class _Merger:
         for model in self._found.models:
             if model in claimed or self._found.files.get(model) in used_files:
                 continue  # the document uses the name, or the file, for another model
-            if self._is_out_of_reach(self._with_found_spawn(model, {})):
+            whole = self._with_found_spawn(model, {})
+            if self._is_out_of_reach(whole):
                 self._out_of_reach.append(model)
             else:
-                yield model, self._merge(model, {}, claimed)
+                yield model, self._merge(model, whole, claimed)
         if self._out_of_reach:
             self.warnings.append(_unreachable(self._out_of_reach))
 
@@ -282,7 +286,7 @@ class _Merger:
         return merged
 
     def _merge(self, model: str, table: Table, claimed: set[str]) -> Table:
-        table = self._with_found_spawn(model, table)
+        """Return the found model with *table*, which has what was found of its command."""
         merged = {**self._found.models[model], **table}
         if "aliases" not in table:
             merged["aliases"] = [a for a in _strings(merged.get("aliases")) if a not in claimed]
