@@ -16,16 +16,9 @@ import attrs
 from ..core.config.redaction import MASK, is_secret
 from ..errors.backends import UpstreamError
 from ..http1 import Fields
+from ..http1.fields import SECRET
 from ..http1.framing import Dechunker, Framing
 from ..http1.response import parse_response_head
-
-#: Header fields with secrets.
-_SECRET_FIELDS: Final = frozenset(
-    (
-        *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
-        *(b"x-admin-token", b"x-api-key", b"api-key"),
-    )
-)
 
 #: The part of all the memory that one capture may take.
 _LARGEST_PART: Final = 4
@@ -205,9 +198,7 @@ def masked_body(body: bytes) -> bytes:
 
 
 def _masked(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    return [
-        (name, MASK.encode() if name.lower() in _SECRET_FIELDS else value) for name, value in fields
-    ]
+    return [(name, MASK.encode() if name.lower() in SECRET else value) for name, value in fields]
 
 
 def _masked_target(target: str) -> str:

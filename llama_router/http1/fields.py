@@ -26,8 +26,9 @@ _PARSED: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _MAX_PARSED: Final = 2048
 _MAX_PARSED_BYTES: Final = 128
 
-#: Fields with secrets, which do not stay in memory for longer than their connection.
-_SECRET: Final = frozenset(
+#: The names of fields with secrets, in lower case. What is parsed of them does not stay in memory
+#: for longer than their connection.
+SECRET: Final = frozenset(
     (
         *(b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"),
         *(b"x-admin-token", b"x-api-key", b"api-key"),
@@ -98,7 +99,7 @@ def _parse_field(line: bytes) -> tuple[bytes, bytes] | None:
         return None
     name, _, value = line.partition(b":")
     field = name.lower(), value.strip(b" \t")
-    if len(line) <= _MAX_PARSED_BYTES and field[0] not in _SECRET:
+    if len(line) <= _MAX_PARSED_BYTES and field[0] not in SECRET:
         if len(_PARSED) >= _MAX_PARSED:
             _PARSED.clear()
         _PARSED[line] = field

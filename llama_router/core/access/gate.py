@@ -35,6 +35,7 @@ from ...errors.access import (
 from ...errors.requests import RequestError
 from ..config.config import Config
 from ..config.exposure import is_loopback, socket_path
+from ..config.service import KEY_FIELDS
 from ..config.specs import MetricsAccess, ModelsApi, Priority
 from .browsers import (
     Fields,
@@ -63,8 +64,8 @@ class Scope(StrEnum):
 #: A module's global is read faster than an enum's member, and each request to a model asks.
 _MODELS: Final = Scope.MODELS
 
-_CREDENTIALS: Final = frozenset((b"authorization", b"x-api-key", b"api-key", b"x-admin-token"))
 _ADMIN_CREDENTIALS: Final = frozenset((b"x-admin-token",))
+_CREDENTIALS: Final = KEY_FIELDS | _ADMIN_CREDENTIALS
 #: The field in which a request asks for a class.
 PRIORITY_FIELD: Final = b"x-priority"
 
