@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import socket
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import attrs
 import msgspec
 import trio
 
+from ..core.access.hosts import address_of
 from ..core.config.kinds import name_fault
 from ..core.config.names import ModelId
 from ..core.config.service import HEALTH_ENDPOINTS, KEY_FIELDS, Service, is_pattern, key_fault
@@ -214,7 +214,7 @@ def _reached(
 ) -> Upstream:
     """Return *service*, reached by *route*, as what serves *spec* since *at_s*."""
     address = service.address
-    upstream = Upstream(
+    return Upstream(
         model=spec.id,
         spec=spec,
         host=route.host,
@@ -224,10 +224,9 @@ def _reached(
         prefix=address.prefix.encode(),
         own_fields=_fields(route.key),
         strips=KEY_FIELDS if route.key is not None else frozenset(),
+        authority=address.authority.encode(),
+        title=title,
     )
-    upstream.authority = address.authority.encode()
-    upstream.title = title
-    return upstream
 
 
 def _symptom(exc: UpstreamError, probe: Upstream) -> str:
@@ -274,7 +273,7 @@ async def _addresses(service: Service) -> list[str]:
         _UnusableError: if its name has none.
     """
     address = service.address
-    if address.is_path or _is_address(address.host):
+    if address.is_path or address_of(address.host) is not None:
         return [address.host]
     try:
         found = await in_thread(
@@ -288,11 +287,3 @@ async def _addresses(service: Service) -> list[str]:
         reason = f"cannot be found: {address.host}: {exc}"
         raise _UnusableError(reason, Finding.FAILS) from None
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

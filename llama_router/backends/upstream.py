@@ -78,15 +78,18 @@ class Upstream:
     failures: int = attrs.field(default=0, kw_only=True)
     sleeping: bool = attrs.field(default=False, kw_only=True)
     cache: PromptCache | None = attrs.field(default=None, kw_only=True)
-    authority: bytes = attrs.field(init=False)
-    title: str = attrs.field(init=False)
+    authority: bytes = attrs.field(kw_only=True)
+    title: str = attrs.field(kw_only=True)
     _kept: list[KeptConnection] = attrs.field(factory=list, init=False)
 
-    def __attrs_post_init__(self) -> None:
-        """Set once what each request needs."""
+    @authority.default
+    def _default_authority(self) -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        self.authority = f"{host}:{self.port}".encode()
-        self.title = f"the backend of model {str(self.model)!r}"
+        return f"{host}:{self.port}".encode()
+
+    @title.default
+    def _default_title(self) -> str:
+        return f"the backend of model {str(self.model)!r}"
 
     def take_connection(self) -> KeptConnection | None:
         """Return the most recently kept connection or None; the backend may have closed it."""

@@ -27,6 +27,7 @@ from ..core.scheduling.waits import Step
 from ..errors.backends import BackendError, first_error
 from ..logs.events import log
 from ..process.family import Leader
+from ..timeouts import first_of
 
 BackendEvent: TypeAlias = Changed | LoadExpected | LoadProgress | BackendSlept | CacheMoves
 """What the tasks report: a backend is ready or gone, fell asleep or woke up; the end of its load is
@@ -119,17 +120,13 @@ class BackendTasks:
     async def save_all(self, give_up: trio.Event) -> None:
         """Save the prompt caches of all ready backends side by side, until *give_up* is set."""
         caches = [backend.cache for backend in self.ready.values() if backend.cache is not None]
-        async with trio.open_nursery() as waiting:
 
-            async def wait() -> None:
-                await give_up.wait()
-                waiting.cancel_scope.cancel()
-
-            waiting.start_soon(wait)
+        async def save() -> None:
             async with trio.open_nursery() as saving:
                 for cache in caches:
                     saving.start_soon(partial(cache.save, idle_only=False))
-            waiting.cancel_scope.cancel()
+
+        await first_of(save, give_up.wait)
 
     @property
     def running(self) -> tuple[ModelId, ...]:
