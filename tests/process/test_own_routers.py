@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from llama_router.cli.own_routers import own_routers
-from tests.process.real import home, run_cli, serving, write_config
+from tests.process.real import LIMIT_S, environment, home, run_cli, serving, write_config
 
 pytestmark = [pytest.mark.process, pytest.mark.usefixtures("in_time")]
 
@@ -40,6 +43,37 @@ async def test_the_only_router_is_found(tmp_path) -> None:
             assert f"--config {other}" in said
             status, said = await told(tmp_path, "status", "--config", str(other))
             assert status == 0
+
+
+@pytest.mark.embedded
+async def test_the_demo_is_found(tmp_path) -> None:
+    """Its folder is known to no command; a second one there is refused in a sentence."""
+    pytest.importorskip("xllamacpp", reason="the extra 'embedded' is not installed")
+    command = ("demo", "--port", "0", "--no-browser", "--folder", str(tmp_path / "demo"))
+    demo = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "llama_router", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(**home(tmp_path)),
+        cwd=tmp_path,
+    )
+    assert demo.stdout is not None
+    async with demo.stdout:
+        try:
+            welcome = b""
+            while b"In another terminal" not in welcome:
+                data = await demo.stdout.receive_some()
+                assert data, welcome
+                welcome += data
+            status, said = await told(tmp_path, "ps", "--all")
+            assert (status, "tiny-a" in said) == (0, True)
+            status, said = await told(tmp_path, *command)
+            assert (status, f"another router, pid {demo.pid}," in said) == (1, True)
+        finally:
+            demo.terminate()
+            with trio.CancelScope(shield=True), trio.fail_after(LIMIT_S):
+                await demo.wait()
 
 
 async def test_a_router_without_its_file_is_not_denied(tmp_path) -> None:

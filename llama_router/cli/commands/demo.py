@@ -18,7 +18,7 @@ import trio
 from ...backends.environment import find_llama_server, inherited
 from ...backends.server_programs import ask_program
 from ...config.load import LoadedConfig, load_config
-from ...config.locations import NO_HOME
+from ...config.locations import NO_HOME, state_dir_for
 from ...errors.base import RouterError
 from ...errors.config import ConfigError
 from ...files import home_folder
@@ -81,10 +81,21 @@ def demo(
         return _demo_once(override_address(loaded, port=port or 0), folder)
     with fewer_collections():
         # The whole router: half a second of imports, which `demo --help` does not need.
+        from ...supervisor.state_dir import StateDirLock  # noqa: PLC0415 -- see above
         from ..router_process import serve_config  # noqa: PLC0415 -- see above
 
     loaded = override_address(loaded, port=port)
-    status = serve_config(loaded, task_status=_Welcome(folder, not no_browser and _has_desktop()))
+    lock = StateDirLock()  # by which other commands find this router, too
+    try:
+        lock.hold(state_dir_for(loaded.config.router.state_dir, os.environ))
+    except ConfigError as exc:
+        _print(f"The demo in {folder} cannot start: {exc}", file=sys.stderr)
+        return 1
+    try:
+        welcome = _Welcome(folder, not no_browser and _has_desktop())
+        status = serve_config(loaded, task_status=welcome)
+    finally:
+        lock.release()
     if status == 1:
         _print(_ENDED, file=sys.stderr)
     return status
