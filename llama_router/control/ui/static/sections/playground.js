@@ -43,7 +43,8 @@ export default function Playground({ route }) {
     || entry.capabilities.includes(NEEDED[tab]));
   const names = (able.length ? able : entries).map(({ id }) => id);
   const wanted = route.argument || kept;
-  const model = names.includes(wanted) ? wanted : names[0];
+  const sure = able.find((entry) => entry.capabilities?.length);
+  const model = names.includes(wanted) ? wanted : sure?.id ?? names[0];
   const choose = (name) => {
     setKept(name);
     location.hash = routeTo("playground", name, { tab });
